@@ -22,8 +22,8 @@
 
 #include <liburing.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #define URING_MIN_CQ_ENTRIES                                            \
@@ -41,6 +41,14 @@ static const uint8_t uring_opcodes[] = {
     IORING_OP_READ,  IORING_OP_READV,     IORING_OP_WRITE,    IORING_OP_WRITEV,
     IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
 };
+
+/* Not every liburing exports its own functions for restrictions and for enabling. */
+static int ring_register(const struct uring *u, unsigned opcode, const void *arg, unsigned n)
+{
+    long rc = syscall(SYS_io_uring_register, u->ring.ring_fd, opcode, arg, n);
+
+    return rc < 0 ? -errno : (int)rc;
+}
 
 /*
  * The best flags first. 6.1 has them all; what is missing or forbidden costs speed alone.
@@ -80,7 +88,7 @@ static int ring_restrict(struct uring *u)
         list[i].opcode = IORING_RESTRICTION_SQE_OP;
         list[i].sqe_op = uring_opcodes[i];
     }
-    return io_uring_register_restrictions(&u->ring, list, ARRAY_SIZE(list));
+    return ring_register(u, IORING_REGISTER_RESTRICTIONS, list, ARRAY_SIZE(list));
 }
 
 static int uring_open(struct loop *loop, unsigned entries, struct dt_error *err)
@@ -152,7 +160,7 @@ static void ring_judge(int rc)
 /* The first thread that needs the kernel becomes the loop's own. */
 static void ring_enable(struct uring *u)
 {
-    int rc = io_uring_enable_rings(&u->ring);
+    int rc = ring_register(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 
     if (rc < 0)
         log_error("cannot enable an io_uring: %s", strerror(-rc));
