@@ -58,12 +58,30 @@ void param_free_all(const struct dt_param *params, void *base);
 char *param_format(const struct dt_param *p, const void *base);
 const char *param_type_name(const struct dt_param *p);
 int param_find(const struct dt_param *params, const char *name);
+/** param_size() - bytes of the field of this type; 0 for an unknown type. */
+size_t param_size(const struct dt_param *p);
 
-/* Numbers with units, for tools too. */
+/* Numbers with units, for tools too: -EINVAL for what is none, -ERANGE for what is too large. */
 int parse_uint(const char *text, uint64_t *value);     /* 20k = 20000 */
 int parse_size(const char *text, uint64_t *bytes);     /* 64K = 65536 */
 int parse_duration(const char *text, uint64_t *ns);    /* 5ms */
+int parse_fraction(const char *text, double *value);   /* 1% = 0.01 = 1e-2 */
 int parse_bool(const char *text, bool *value);
+/* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
+char *format_count(uint64_t n);
+char *format_size(uint64_t bytes);
+char *format_duration(uint64_t ns);
+
+/**
+ * struct nearest - finds the known name that a person probably meant. Set @wanted, zero the rest,
+ * offer what is known, and let nearest_hint() add "; did you mean 'X'?" to an error.
+ */
+struct nearest {
+    const char *wanted, *best;
+    unsigned distance;
+};
+void nearest_offer(struct nearest *nearest, const char *name);
+void nearest_hint(const struct nearest *nearest, struct dt_error *err);
 
 /* ---- Registry -------------------------------------------------------------------------------- */
 
