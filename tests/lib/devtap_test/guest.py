@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+import time
 
 from . import paths
 from .process import Process
@@ -130,12 +131,14 @@ class Guest:
         self.console = SerialPort(self._path("console"))
         self.control = SerialPort(self._path("control"))
         self.qmp.command("cont")
+        started = time.monotonic()
         if self.root in ("initramfs", "testroot"):
             self.console.expect("devtap-guest: ready", boot_timeout)
             self.shell = Shell(self.control)
             self.shell.sync(20.0)
         elif self.root == "image":
             self.log_in(boot_timeout)
+        self.boot_seconds = time.monotonic() - started
 
     def log_in(self, timeout):
         """Waits until the image's console has logged root in, and drives that shell."""
@@ -154,7 +157,6 @@ class Guest:
 
     def power_off(self, timeout=60.0):
         """Shuts the guest down as its user would, and waits until QEMU has ended."""
-        self.console.send("") if self.shell is None else None
         command = "sync; poweroff -f" if self.root != "image" else "systemctl poweroff"
         self.shell.port.send(command + "\n")
         return self.process.child.wait(timeout)

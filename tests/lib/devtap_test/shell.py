@@ -102,7 +102,7 @@ class Shell:
         code = base64.b64encode(command.encode()).decode()
         self._acknowledged("c=;", 20.0)
         for at in range(0, len(code), self.CHUNK):
-            self._acknowledged(f"c=$c{code[at:at + self.CHUNK]};", 20.0)
+            self._acknowledged(f"c=${{c}}{code[at:at + self.CHUNK]};", 20.0)
         number = next(self.numbers)
         start = len(self.port.text)
         self.port.send(f"echo dt-'begin-{number}-'; "
