@@ -98,34 +98,38 @@ const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
 /* ---- Requests -------------------------------------------------------------------------------- */
 
 struct ctx;
-/** struct copybuf - a piece of a thread's private memory (see copypool). */
-struct copybuf {
-    void *data;
-    uint32_t order;
-};
+struct xform;
 
 /**
  * struct request - a dt_req with what only core may see. A front embeds it in its slots, followed
  * by DT_FRAME_BUDGET bytes for the layers' frames: REQUEST_SIZE bytes, cache-aligned.
+ *
+ * The first cache line is all that a request without copies touches.
  */
 struct request {
     struct dt_req pub;
     /* Set by the front before lane_submit(): the guest's buffer. */
     struct iovec *iov;
     uint32_t niov;
-    uint32_t sample;     /* index+1 into the lane's latency samples; 0 = not sampled */
-    struct ctx *holder;  /* whose it is now: the contract check */
-    struct request *next;/* lists: waiting for memory, sub-request queue, free */
-    struct iovec copy;      /* the private copy, if the chain wanted one */
-    struct iovec *own_iov;  /* the guest's buffer while @iov points to @copy */
+    uint32_t sample;      /* its latency is being sampled */
+    struct ctx *holder;   /* whose it is now: the contract check */
+    struct request *next; /* lists: waiting for memory, sub-request queue, free */
+
+    struct iovec copy;     /* the private copy, if the chain wanted one */
+    struct iovec *own_iov; /* the guest's buffer while @iov points to @copy */
     uint32_t own_niov;
-    uint32_t reserved_; 
+    uint32_t unused_;
+    struct xform *xforms; /* other data for the layers below (data.c) */
+    struct ctx *sub_owner;
     void *sub_arg;
     void (*sub_done)(struct dt_ctx *c, struct dt_req *sub);
 } CACHE_ALIGNED;
+_Static_assert(sizeof(struct request) == 2 * CACHE_LINE, "a request is two cache lines");
 #define REQUEST_SIZE (sizeof(struct request) + DT_FRAME_BUDGET)
 
 /* ---- Devices and lanes -------------------------------------------------------------------------- */
+
+#define DEVICE_MAX_THREADS 64u
 
 struct device;
 struct lane;
@@ -160,8 +164,8 @@ struct device_config {
 
 /** device_new() - build and open the chain, back first. Nothing runs yet. */
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
-/** device_start() - fence the back, then start the lanes, each on its thread; returns when all run. From a thread
- *  that runs none of the loops, or before the loops run (then on this thread). */
+/** device_start() - fence the back, then start the lanes, each on its thread; returns when all
+ *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
 /** device_stop() - stop the lanes; nothing may be in flight (device_quiesce() first). */
