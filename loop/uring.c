@@ -22,8 +22,8 @@
 
 #include <liburing.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #define URING_MIN_CQ_ENTRIES                                            \
@@ -35,12 +35,21 @@ struct uring {
     bool enabled;
     unsigned arm_head; /* watches to arm: slot index + 1, linked by watch_slot.next */
     bool wake_armed;
+    bool starved; /* of kernel memory, and that was logged */
 };
 
 static const uint8_t uring_opcodes[] = {
     IORING_OP_READ,  IORING_OP_READV,     IORING_OP_WRITE,    IORING_OP_WRITEV,
     IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE,
 };
+
+/* Not every liburing exports its own functions for restrictions and for enabling. */
+static int ring_register(const struct uring *u, unsigned opcode, const void *arg, unsigned n)
+{
+    long rc = syscall(SYS_io_uring_register, u->ring.ring_fd, opcode, arg, n);
+
+    return rc < 0 ? -errno : (int)rc;
+}
 
 /*
  * The best flags first. 6.1 has them all; what is missing or forbidden costs speed alone.
@@ -80,7 +89,7 @@ static int ring_restrict(struct uring *u)
         list[i].opcode = IORING_RESTRICTION_SQE_OP;
         list[i].sqe_op = uring_opcodes[i];
     }
-    return io_uring_register_restrictions(&u->ring, list, ARRAY_SIZE(list));
+    return ring_register(u, IORING_REGISTER_RESTRICTIONS, list, ARRAY_SIZE(list));
 }
 
 static int uring_open(struct loop *loop, unsigned entries, struct dt_error *err)
@@ -133,14 +142,16 @@ static void uring_close(struct loop *loop)
 }
 
 /* What the kernel could not do now is tried again: the SQEs stay where they are. */
-static void ring_judge(int rc)
+static void ring_judge(struct uring *u, int rc)
 {
     if (likely(rc >= 0) || rc == -ETIME || rc == -EINTR || rc == -EBUSY)
         return;
     if (rc == -EAGAIN || rc == -ENOMEM) {
         const struct timespec pause = {.tv_nsec = 100000};
 
-        log_warning("io_uring: the kernel is short of memory; trying again");
+        if (!u->starved)
+            log_warning("io_uring: the kernel is short of memory; trying until it is not");
+        u->starved = true;
         nanosleep(&pause, NULL);
         return;
     }
@@ -152,7 +163,7 @@ static void ring_judge(int rc)
 /* The first thread that needs the kernel becomes the loop's own. */
 static void ring_enable(struct uring *u)
 {
-    int rc = io_uring_enable_rings(&u->ring);
+    int rc = ring_register(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 
     if (rc < 0)
         log_error("cannot enable an io_uring: %s", strerror(-rc));
@@ -171,7 +182,7 @@ static struct io_uring_sqe *ring_sqe(struct loop *loop)
         if (!u->enabled)
             ring_enable(u);
         stat_add(&loop->stats.submits, 1);
-        ring_judge(io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
+        ring_judge(u, io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
     }
     return &sq->sqes[sq->sqe_tail++ & (sq->ring_entries - 1)];
 }
@@ -239,7 +250,7 @@ static void uring_enter(struct loop *loop, uint64_t timeout)
     } else {
         rc = io_uring_enter(u->ring.ring_fd, waiting, timeout ? 1 : 0, flags, NULL);
     }
-    ring_judge(rc);
+    ring_judge(u, rc);
 }
 
 static void watch_event(struct loop *loop, uint64_t key, int result)
