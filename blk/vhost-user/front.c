@@ -43,8 +43,10 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     front->fault[0] = '\0';
     front->features = 0;
     ret = vhost_backend_new(&front->session, &config, err);
-    if (ret < 0)
+    if (ret < 0) {
+        close(sock);
         return ret;
+    }
     front->sessions++;
     log_info("%s: a VM attached", device_name(front->dev));
     return 0;

@@ -34,6 +34,7 @@ enum queue_state {
  * struct front_queue - one virtqueue, on one lane. All but what messages carry belongs to that
  * lane's thread.
  * @blocked: the chain admits nothing now; wake() tells when.
+ * @slots:   mapped, so that a deep ring of which little is used costs little.
  * @dirty:   on the lane's list of rings with used entries to publish.
  */
 struct front_queue {
@@ -41,18 +42,18 @@ struct front_queue {
     struct front_lane *lane;
     unsigned index;
     enum queue_state state;
-    bool blocked, dirty, fault_reported;
+    bool blocked, dirty;
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
     int call;
     struct slot *slots;
+    size_t slots_size;
     struct front_queue *next_dirty;
 
     /* Between the session's thread and the lane's. */
     struct loop_message start, stop, stopped;
     uint32_t base;
-    bool spurious_call;
 };
 
 /** struct front_lane - the front on one thread. */
@@ -99,6 +100,12 @@ struct front {
 };
 
 extern const struct vhost_device_ops front_session_ops;
+
+/** front_queue_owes() - are there requests of an earlier process still to be taken again? */
+static inline bool front_queue_owes(const struct front_queue *q)
+{
+    return q->vq.replay_next < q->vq.replay_count;
+}
 
 /* queue.c */
 void front_queue_init(struct front *front, unsigned index);

@@ -8,6 +8,7 @@
  */
 #include "blk/vhost-user/internal.h"
 #include <sys/epoll.h>
+#include <sys/mman.h>
 
 #define RELEASE_NS DT_MS(100)
 
@@ -70,14 +71,7 @@ static void close_intake(struct front_queue *q, enum queue_state state)
 
 static void run_start(struct loop_message *message)
 {
-    struct front_queue *q = container_of(message, struct front_queue, start);
-    const uint64_t one = 1;
-
-    open_intake(q);
-    if (q->spurious_call && q->call >= 0 && write(q->call, &one, sizeof(one)) < 0)
-        log_debug("queue %u: call: %m", q->index);
-    if (q->lane->pausing)
-        close_intake(q, QUEUE_PAUSED);
+    open_intake(container_of(message, struct front_queue, start));
 }
 
 static bool lane_idle(const struct front_lane *fl)
@@ -89,7 +83,8 @@ void front_queue_drained(struct front_queue *q)
 {
     struct front_lane *fl = q->lane;
 
-    if (q->state == QUEUE_STOPPING && q->vq.in_flight == 0 && !q->dirty) {
+    if (q->state == QUEUE_STOPPING && q->vq.in_flight == 0 && !q->dirty && !front_queue_owes(q)) {
+        loop_poller_remove(loop_of(q), &q->poller);
         q->state = QUEUE_IDLE;
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);
@@ -105,6 +100,8 @@ static void run_stop(struct loop_message *message)
     struct front_queue *q = container_of(message, struct front_queue, stop);
 
     close_intake(q, QUEUE_STOPPING);
+    if (front_queue_owes(q))
+        loop_poller_wake(loop_of(q), &q->poller);
     lane_release(q->lane->lane, dt_clock_ns() + RELEASE_NS);
     front_queue_drained(q);
 }
@@ -161,6 +158,22 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
 
 /* ---- On the session's thread ------------------------------------------------------------------------ */
 
+static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
+{
+    q->slots_size = n * sizeof(struct slot);
+    q->slots = mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (q->slots != MAP_FAILED)
+        return 0;
+    q->slots = NULL;
+    return dt_fail(err, -errno, "queue %u: no memory for %u requests", q->index, n);
+}
+
+static void unmap_slots(struct front_queue *q)
+{
+    munmap(q->slots, q->slots_size);
+    q->slots = NULL;
+}
+
 int front_queue_start(void *dev, unsigned index, struct dt_error *err)
 {
     struct front *front = dev;
@@ -171,17 +184,17 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (ret < 0)
         return ret;
     CHECK(q->state == QUEUE_IDLE);
-    free(q->slots);
-    q->slots = xaligned(CACHE_LINE, ring.config.size * sizeof(struct slot));
-    for (unsigned i = 0; i < ring.config.size; i++)
-        q->slots[i].queue = q;
+    ret = map_slots(q, ring.config.size, err);
+    if (ret < 0)
+        return ret;
     ring.config.slots = q->slots;
     ring.config.slot_stride = sizeof(struct slot);
     ring.config.iovs = q->lane->iovs;
     ret = virtq_start(&q->vq, &ring.config, ring.base, ring.recover, err);
-    if (ret < 0)
+    if (ret < 0) {
+        unmap_slots(q);
         return ret;
-    q->spurious_call = ring.recover;
+    }
     if (q->vq.replay_count)
         log_info("%s: queue %u: %u requests of an earlier process are run again",
                  device_name(front->dev), index, q->vq.replay_count);
@@ -194,8 +207,7 @@ static void run_stopped(struct loop_message *message)
 {
     struct front_queue *q = container_of(message, struct front_queue, stopped);
 
-    free(q->slots);
-    q->slots = NULL;
+    unmap_slots(q);
     vhost_backend_queue_stopped(q->front->session, q->index, q->base);
 }
 

@@ -248,10 +248,12 @@ unsigned front_queue_poll(struct loop_poller *poller)
     int n;
 
     q->blocked = want == 0;
-    if (q->blocked)
+    if (unlikely(q->state == QUEUE_STOPPING))
+        want = MIN(want, q->vq.replay_count - q->vq.replay_next);
+    if (want == 0)
         return 0;
     n = virtq_take(&q->vq, chains, want);
-    if (unlikely(n < 0 || q->vq.config.map->faulted)) {
+    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)
@@ -261,6 +263,7 @@ unsigned front_queue_poll(struct loop_poller *poller)
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;
 
+        slot->queue = q;
         if (unlikely(!find_status(slot))) { /* nowhere to answer: give the buffer back */
             virtq_push(&q->vq, &slot->chain, 0);
             mark_dirty(q);
@@ -296,7 +299,7 @@ void front_wake(struct lane *lane)
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
 
-        if (q->lane == fl && q->state == QUEUE_RUNNING && q->blocked) {
+        if (q->lane == fl && q->blocked) {
             q->blocked = false;
             loop_poller_wake(lane_loop(lane), &q->poller);
         }
