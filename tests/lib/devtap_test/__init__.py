@@ -7,6 +7,7 @@ from .guest import Disk, Guest, GuestError
 from .process import Process, free_socket_path, wait_for
 from .qsd import StorageDaemon
 from .shell import CommandFailed
+from .softdisk import SoftDisk
 
-__all__ = ["CommandFailed", "Disk", "Guest", "GuestError", "Process", "StorageDaemon",
+__all__ = ["CommandFailed", "Disk", "Guest", "GuestError", "Process", "SoftDisk", "StorageDaemon",
            "free_socket_path", "wait_for"]

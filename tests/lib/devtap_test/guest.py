@@ -134,6 +134,7 @@ class Guest:
         started = time.monotonic()
         if self.root in ("initramfs", "testroot"):
             self.console.expect("devtap-guest: ready", boot_timeout)
+            self.control.expect("devtap-guest: shell", 20.0)
             self.shell = Shell(self.control)
             self.shell.sync(20.0)
         elif self.root == "image":

@@ -81,7 +81,7 @@ class Shell:
         self.numbers = itertools.count(1)
 
     def sync(self, timeout):
-        """Waits until the shell answers; repeats the question, for a shell that starts late."""
+        """Waits until the shell answers; asks again, for a shell that flushes what it finds."""
         end = time.monotonic() + timeout
         while True:
             try:
