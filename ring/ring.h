@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ring.h - guest memory and virtqueues.
+ *
+ * Everything read here was written by somebody hostile. The rules that make it safe:
+ * each descriptor is copied once into private memory and judged there; no index, address or
+ * length is read twice; every walk is bounded; what the device publishes comes from
+ * private shadows, never from the ring.
+ *
+ * Sources: OASIS virtio 1.2, sections 2.6 to 2.8 (split and packed virtqueues); QEMU
+ * docs/interop/vhost-user.rst, "Inflight I/O tracking" and "Migration".
+ */
+#ifndef RING_H
+#define RING_H
+
+#include "base/base.h"
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
+/* ---- Guest memory ------------------------------------------------------------------- */
+
+#define MEMMAP_MAX_REGIONS 512u
+
+/**
+ * struct memmap_region - one piece of guest memory, mapped shared into this process.
+ * @gpa:  its address in the ring's address space (guest-physical).
+ * @size: bytes.
+ * @uva:  its address in the front end's own address space (ring addresses arrive so).
+ * @host: where @gpa is here.
+ * @mapping, @mapping_size: what to munmap; it also covers the offset within the file.
+ * @fd_offset: offset in the file where the region starts.
+ */
+struct memmap_region {
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t uva;
+    uint8_t *host;
+    void *mapping;
+    size_t mapping_size;
+    uint64_t fd_offset;
+};
+
+/**
+ * struct memmap - all memory of one guest, sorted by @gpa, no two regions overlapping.
+ * It must stay where it is while it has regions: the SIGBUS guard knows @faulted by address.
+ * @faulted: set by the SIGBUS guard when the file behind a region turned out shorter than
+ *           promised (the range reads as zeroes from then on): the session must break.
+ *
+ * Changed only while no thread walks a ring that uses it.
+ */
+struct memmap {
+    struct memmap_region *regions;
+    unsigned count;
+    bool faulted; /* read it with READ_ONCE(): the signal handler of any thread sets it */
+};
+
+void memmap_init(struct memmap *map);
+/** memmap_clear() - unmap everything. */
+void memmap_clear(struct memmap *map);
+/**
+ * memmap_add() - map @size bytes of @fd at @offset.
+ *
+ * Refuses, with a text that names the numbers: size 0, wrap-around, overlap in @gpa (and in
+ * @uva), more than MEMMAP_MAX_REGIONS, a file that cannot be mapped shared, a regular file or
+ * memfd shorter than offset + size. Any page size, any alignment of @offset. The fd stays the
+ * caller's.
+ */
+int memmap_add(struct memmap *map, uint64_t gpa, uint64_t uva, uint64_t size, int fd,
+               uint64_t offset, struct dt_error *err);
+/** memmap_remove() - unmap the region with exactly this gpa, uva and size; -ENOENT if none. */
+int memmap_remove(struct memmap *map, uint64_t gpa, uint64_t uva, uint64_t size);
+/** memmap_host() - where [@gpa, @gpa+@len) is here; NULL unless one region holds it all. */
+void *memmap_host(const struct memmap *map, uint64_t gpa, uint64_t len);
+/** memmap_uva_to_gpa() - translate a front-end virtual address; false unless one region has
+ *  all of [@uva, @uva+@len). */
+bool memmap_uva_to_gpa(const struct memmap *map, uint64_t uva, uint64_t len, uint64_t *gpa);
+/** memmap_host_to_gpa() - the reverse of memmap_host() for the dirty log; false if outside. */
+bool memmap_host_to_gpa(const struct memmap *map, const void *host, uint64_t *gpa);
+
+enum memmap_access { MEMMAP_READ = 1, MEMMAP_WRITE = 2 };
+/**
+ * memmap_iov() - describe [@addr, @addr+@len) as vectors; a range may span adjacent regions.
+ * @access: what will be done to it (regions of today allow both; a vIOMMU narrows it).
+ * @hint:   in and out: index of the region that matched last, or 0.
+ *
+ * Return: entries written (>= 1), -EFAULT when any byte is outside the guest's memory,
+ * -E2BIG when @max is too few, -EAGAIN when a translation is not known yet (vIOMMU).
+ */
+int memmap_iov_search(const struct memmap *map, uint64_t addr, uint32_t len,
+                      enum memmap_access access, struct iovec *iov, unsigned max, unsigned *hint);
+static inline int memmap_iov(const struct memmap *map, uint64_t addr, uint32_t len,
+                             enum memmap_access access, struct iovec *iov, unsigned max,
+                             unsigned *hint)
+{
+    if (likely(*hint < map->count && max > 0)) {
+        const struct memmap_region *r = &map->regions[*hint];
+        uint64_t off = addr - r->gpa;
+
+        if (likely(off < r->size && len <= r->size - off)) {
+            *iov = (struct iovec){r->host + off, len};
+            return 1;
+        }
+    }
+    return memmap_iov_search(map, addr, len, access, iov, max, hint);
+}
+
+/**
+ * memmap_guard_install() - handle SIGBUS: a fault inside a registered map replaces the
+ * region by zero pages and sets @faulted; any other SIGBUS kills the process as before.
+ * Idempotent; async-signal-safe inside.
+ */
+void memmap_guard_install(void);
+
+/* ---- Dirty-page log (live migration) ------------------------------------------------- */
+
+#define DIRTYLOG_PAGE 4096u
+
+/** struct dirtylog - one bit per 4 KiB page of guest-physical memory, shared with the VMM. */
+struct dirtylog {
+    uint8_t *bits; /* NULL = not logging */
+    uint64_t size; /* bytes of @bits */
+};
+/** dirtylog_mark() - set the bits of [@gpa, @gpa+@len) atomically; beyond the log: ignored. */
+void dirtylog_mark(const struct dirtylog *log, uint64_t gpa, uint64_t len);
+
+/* ---- In-flight log -------------------------------------------------------------------- */
+
+/*
+ * One log per queue, in the layout of vhost-user's inflight region, in the VMM's memory where
+ * INFLIGHT_SHMFD was negotiated and in a memfd of ours otherwise. A byte that the
+ * specification pads counts how often an entry was found after a crash.
+ */
+/** inflight_queue_size() - bytes one queue's log takes (a multiple of 64). */
+size_t inflight_queue_size(uint16_t queue_size, bool packed);
+/** inflight_format() - make an empty log at @mem, which is zeroed. */
+void inflight_format(void *mem, uint16_t queue_size, bool packed);
+
+/* ---- Virtqueue, device side ----------------------------------------------------------- */
+
+#define VIRTQ_MAX_SIZE   32768u
+#define VIRTQ_INLINE_IOV 10u
+/* Longest vector of one chain: what the ring takes beyond is refused as hostile. */
+#define VIRTQ_MAX_IOV 1024u
+
+/**
+ * struct virtq_chain - a descriptor chain, judged and translated; the first member of the
+ * caller's slot for its id (see virtq_config.slots).
+ * @id:       head index (split) or buffer id (packed).
+ * @ndesc:    ring descriptors it occupies.
+ * @attempts: crashes it has already been through (0 = fresh). A replayed chain may already
+ *            have been executed.
+ * @nread, @nwrite: entries of @iov the device may read, followed by those it may write.
+ * @read_len, @write_len: their bytes.
+ * @iov: points to @inline_iov, or to a long list of the pool until virtq_push().
+ */
+struct virtq_chain {
+    uint16_t id;
+    uint16_t ndesc;
+    uint8_t attempts;
+    uint8_t pad_;
+    uint16_t nread;
+    uint16_t nwrite;
+    uint16_t log_first_; /* private: its first and last entry in a packed in-flight log */
+    uint16_t log_last_;
+    uint64_t read_len;
+    uint64_t write_len;
+    struct iovec *iov;
+    struct iovec inline_iov[VIRTQ_INLINE_IOV];
+};
+
+/** struct iovpool - preallocated long lists of VIRTQ_MAX_IOV entries, shared by a thread's rings.
+ *  Pages are touched only when used. Single-threaded. */
+struct iovpool;
+struct iovpool *iovpool_new(unsigned lists);
+void iovpool_free(struct iovpool *pool);
+
+/**
+ * struct virtq_config - what virtq_start() needs.
+ * @desc, @driver, @device: guest-physical addresses of the three ring areas (split: descriptor
+ *         table, available ring, used ring; packed: ring, driver event, device event).
+ * @slots, @slot_stride: the caller's array of @size slots; each begins with a virtq_chain.
+ * @inflight: this queue's log; never NULL.
+ * @log_used: dirty-log address of the used ring, where @log_used_valid.
+ */
+struct virtq_config {
+    uint16_t size;
+    bool packed;
+    bool event_idx;
+    bool indirect;
+    uint64_t desc, driver, device;
+    const struct memmap *map;
+    struct iovpool *iovs;
+    void *slots;
+    size_t slot_stride;
+    void *inflight;
+    const struct dirtylog *dirty;
+    uint64_t log_used;
+    bool log_used_valid;
+};
+
+/** struct virtq_stats - per queue; read from any thread. */
+struct virtq_stats {
+    uint64_t taken, pushed, kicks_seen, calls, calls_suppressed, replayed;
+};
+
+struct virtq {
+    struct virtq_config config;
+    bool started;
+    bool broken;  /* virtq_take() found the ring corrupt */
+    bool polling; /* notifications are off: the device looks by itself */
+    bool notify_known;     /* the shared notification word is as @polling and @armed_at say */
+    bool avail_wrap, used_wrap;
+    bool signalled_valid;  /* EVENT_IDX: @signalled means something */
+    uint16_t last_avail;   /* next available entry to take; packed: ring offset */
+    uint16_t used;         /* next used entry to publish; packed: ring offset */
+    uint16_t avail_shadow; /* split: driver's avail idx as last read */
+    uint16_t armed_at;     /* EVENT_IDX: the event index the driver was given */
+    uint16_t signalled;    /* EVENT_IDX: used index at the last call decision */
+    uint16_t in_flight;    /* taken and not yet pushed */
+    uint16_t descs;        /* packed: ring descriptors taken and not yet published */
+    uint16_t log_free;     /* packed: head of the in-flight log's free list */
+    uint16_t *log_next;    /* packed: private copy of that list's links */
+    struct ring_desc *copy;     /* packed: the chain being judged */
+    uint8_t *state;        /* by id: free, taken or pushed */
+    void *desc_area, *driver_area, *device_area; /* where the three areas are here */
+    struct virtq_done *done; /* pushed and not yet published */
+    unsigned done_count;
+    uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
+    unsigned replay_count, replay_next;
+    uint64_t counter; /* in-flight log: submission order */
+    unsigned hint;    /* last memory region */
+    struct virtq_stats stats;
+    char fault[160]; /* why virtq_take() returned an error */
+};
+
+/**
+ * virtq_start() - judge addresses, alignment and size; take up the ring where it stands.
+ * @base: as SET_VRING_BASE gave it: split: next available index; packed: available and
+ *        used offset with their wrap bits (15 and 31).
+ * @recover: the in-flight log holds what an earlier process left: finish its last batch, set
+ *        the indices from the ring's used index and the log (never from @base), and make
+ *        virtq_take() return the unfinished chains first, oldest first, attempts counted. A log
+ *        that is all zeroes (its version is 0) records nothing and counts as a fresh start.
+ *        Without @recover the log is made anew.
+ *
+ * @vq is zeroed before its first start; statistics survive a stop.
+ *
+ * Return: 0; -EINVAL for a configuration that cannot be; -EFAULT for an area outside the guest's
+ * memory; -EBADMSG for a log that no process of ours or of the specification can have left.
+ */
+int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t base, bool recover,
+                struct dt_error *err);
+/** virtq_stop() - forget the ring. All chains must have been pushed and published; replayed ones
+ *  not yet taken stay in the log (virtq_pending() tells).
+ *  Return: the base for GET_VRING_BASE. */
+uint32_t virtq_stop(struct virtq *vq);
+/** virtq_set_dirty() - logging was switched on or off on a live ring. */
+void virtq_set_dirty(struct virtq *vq, const struct dirtylog *dirty, uint64_t log_used,
+                     bool log_used_valid);
+
+/* Most chains that one virtq_take() returns, whatever its @max. */
+#define VIRTQ_BURST 32u
+
+/**
+ * virtq_take() - take up to @max chains the driver made available.
+ * @out: filled with pointers to the slots' chains.
+ *
+ * A descriptor of length 0 is tolerated and contributes nothing.
+ *
+ * Return: how many (0 = none, or the iovec pool is empty for now), or -EPROTO when the ring is
+ * corrupt; virtq.fault then says how, and the session must break. Chains taken before the
+ * fault in the same call are returned first; the fault comes with the next call.
+ */
+int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
+/** virtq_push() - a chain is done; @written bytes of its writable part were set. The
+ *  driver sees it after virtq_publish(). The slot may be reused at once. */
+void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
+/** virtq_publish() - show the pushed batch; return true if the driver wants a call. */
+bool virtq_publish(struct virtq *vq);
+/** virtq_abandon() - the session broke: forget the ring with chains in flight. They stay in the
+ *  log; nobody may push them any more. */
+void virtq_abandon(struct virtq *vq);
+/** virtq_pending() - is there something to take, or a fault to fetch? Reads the ring once. */
+bool virtq_pending(struct virtq *vq);
+/** virtq_disarm() - the device polls: ask the driver not to kick. */
+void virtq_disarm(struct virtq *vq);
+/** virtq_arm() - ask for a kick, full fence, look again; true if nothing is pending. */
+bool virtq_arm(struct virtq *vq);
+/** virtq_dirty() - mark the writable vectors of @chain (first @written bytes) in the log. */
+void virtq_dirty(struct virtq *vq, const struct virtq_chain *chain, uint64_t written);
+
+/* ---- Virtqueue, driver side ------------------------------------------------------------ */
+
+/** struct virtq_buffer - one descriptor: an address the device understands and a length. */
+struct virtq_buffer {
+    uint64_t addr;
+    uint32_t len;
+};
+
+/**
+ * struct virtq_driver - the driver's end of a ring: the front end library's, and the tap's when
+ * it faces a rear. The device is not trusted either: ids and lengths it returns are checked.
+ */
+struct virtq_driver {
+    uint16_t size;
+    bool packed, event_idx;
+    bool avail_wrap, used_wrap;
+    bool polling;
+    bool notify_known; /* the shared notification word is as @polling and @armed_at say */
+    bool broken;       /* the device broke the ring; see @fault */
+    uint8_t *mem;      /* the ring areas, contiguous, in shared memory */
+    uint64_t addr;     /* where the device sees @mem */
+    size_t desc_off, driver_off, device_off, total;
+    uint16_t free_head, free_count; /* split: descriptors; packed: buffer ids and descriptors */
+    uint16_t avail, avail_published, used;
+    uint16_t used_shadow; /* split: device's used idx as last read */
+    uint16_t armed_at;
+    uint16_t first_at;   /* packed: where the first chain since the last publish begins */
+    uint64_t first_word; /* packed: its len, id and flags, withheld until publish */
+    uint16_t *chain_len; /* by id: descriptors in use, 0 = not outstanding */
+    uint16_t *next;      /* free list and split chains, private copy */
+    uint16_t *last;      /* split: by id, the last descriptor of the chain */
+    uint32_t *max_len;   /* by id: writable bytes offered */
+    char fault[160];
+};
+
+/** virtq_driver_bytes() - shared memory needed for the areas of a ring. */
+size_t virtq_driver_bytes(uint16_t size, bool packed);
+/** virtq_driver_init() - lay a new, empty ring out in @mem (zeroed by this call). */
+int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool event_idx,
+                      void *mem, uint64_t addr);
+void virtq_driver_fini(struct virtq_driver *d);
+/**
+ * virtq_driver_add() - offer a chain: @nread device-readable buffers, then @nwrite writable.
+ * Return: its id, or -ENOSPC when descriptors ran out, -EINVAL for none at all. Visible after
+ * virtq_driver_publish().
+ */
+int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
+                     unsigned nwrite);
+/** virtq_driver_publish() - show what was added; true if the device wants a kick. */
+bool virtq_driver_publish(struct virtq_driver *d);
+/**
+ * virtq_driver_reap() - collect finished chains.
+ * Return: how many ids (and lengths, unless NULL) were stored, or -EPROTO with @fault set when
+ * the device returned an id that was not outstanding or a length beyond what was offered.
+ * Chains collected before the fault in the same call are returned first.
+ */
+int virtq_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
+/** virtq_driver_arm() - ask for calls and look again: true if nothing is there to reap. */
+bool virtq_driver_arm(struct virtq_driver *d);
+void virtq_driver_disarm(struct virtq_driver *d);
+
+#endif
