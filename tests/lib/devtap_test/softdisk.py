@@ -22,7 +22,7 @@ class SoftDisk(Process):
     def __init__(self, chain, folder, disk="vm1", options=()):
         self.disk = disk
         self.socket = free_socket_path(folder, f"{disk}.sock")
-        self.environment = dict(os.environ, XDG_RUNTIME_DIR=str(folder))
+        self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
         self.arguments = [self.binary(), "run", "--disk", disk, "--socket", self.socket,
                           *[str(option) for option in options], chain]
         super().__init__(self.arguments, folder, name=f"devtap-{disk}", ready_line=self.READY,
@@ -61,9 +61,9 @@ class SoftDisk(Process):
         return {layer["name"]: layer for layer in stats["layers"]}
 
     def operations(self, layer, operation):
-        """How many requests of an operation a layer has seen."""
+        """How many requests of an operation ("read", "flush", ...) a layer has seen."""
         return self.stats()[layer]["ops"].get(operation, {}).get("requests", 0)
 
     def resize(self, size):
-        """Changes the size of the backing file, and tells devtap to look."""
+        """Changes the disk's size while it runs."""
         self.devtap("resize", self.disk, str(size))
