@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * core.h - requests, chains, devices, parameters, registry and statistics.
+ *
+ * Theory of operation: a device is a chain of layers plus what its front promised the guest.
+ * Each thread that serves the device has a *lane*: one dt_ctx per layer, linked down for submit
+ * and up for complete, skipping layers without the callback. A front takes a burst from a
+ * ring, fills the requests of its slots and calls lane_submit(); they come back through
+ * front_ops.complete, in any order, with no allocation and no lock on the way.
+ *
+ * Chains carry a generation. A request belongs to the contexts it went through, so a chain
+ * can be exchanged while requests of the old one are still on their way.
+ */
+#ifndef CORE_H
+#define CORE_H
+
+#include "base/base.h"
+#include "loop/loop.h"
+#include <devtap/block.h>
+#include <jansson.h>
+
+/* ---- Parameters ---------------------------------------------------------------------------- */
+
+/** struct setting - `key=value` as written; both owned. */
+struct setting {
+    char *key, *value;
+};
+/** struct layer_spec - one layer of a chain as written. */
+struct layer_spec {
+    char *name;
+    struct setting *settings;
+    unsigned count;
+};
+/** struct chain_spec - a parsed chain: extensions first, the back last. */
+struct chain_spec {
+    struct layer_spec *layers;
+    unsigned count;
+};
+#define CHAIN_MAX_LAYERS 16u
+
+/**
+ * chain_parse() - parse `name key=value ... | name ... | back key=value`.
+ * Values may be quoted with "..." or '...'; a backslash escapes the next character outside
+ * single quotes. Errors name the position.
+ */
+int chain_parse(struct chain_spec *spec, const char *text, struct dt_error *err);
+void chain_spec_free(struct chain_spec *spec);
+
+/** param_apply() - parse @value for @p into the layer's data at @base. A string replaces (and
+ *  frees) the one before. */
+int param_apply(const struct dt_param *p, void *base, const char *value, struct dt_error *err);
+/** struct param_old - a field's former value while a live change is being judged. */
+struct param_old {
+    _Alignas(8) unsigned char bytes[8];
+};
+/** param_change() - as param_apply(), but what was there before can come back, exactly: if it
+ *  returned 0, end with param_change_end(), to @keep the new value or to restore the old one. */
+int param_change(const struct dt_param *p, void *base, const char *value, struct param_old *old,
+                 struct dt_error *err);
+void param_change_end(const struct dt_param *p, void *base, struct param_old *old, bool keep);
+/** param_apply_all() - defaults, then the settings; unknown, repeated and missing ones refused,
+ *  with the nearest known name suggested. Errors do not name the layer: the caller knows its name
+ *  in the chain. */
+int param_apply_all(const struct dt_param *params, void *base, const struct layer_spec *spec,
+                    struct dt_error *err);
+void param_free_all(const struct dt_param *params, void *base);
+/** param_format() - the present value as a person would write it; owned by the caller. */
+char *param_format(const struct dt_param *p, const void *base);
+const char *param_type_name(const struct dt_param *p);
+int param_find(const struct dt_param *params, const char *name);
+/** param_size() - bytes of the field of this type; 0 for an unknown type. */
+size_t param_size(const struct dt_param *p);
+
+/* Numbers with units, for tools too: -EINVAL for what is none, -ERANGE for what is too large. */
+int parse_uint(const char *text, uint64_t *value);     /* 20k = 20000 */
+int parse_size(const char *text, uint64_t *bytes);     /* 64K = 65536 */
+int parse_duration(const char *text, uint64_t *ns);    /* 5ms */
+int parse_fraction(const char *text, double *value);   /* 1% = 0.01 = 1e-2 */
+int parse_bool(const char *text, bool *value);
+/* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
+char *format_count(uint64_t n);
+char *format_size(uint64_t bytes);
+char *format_duration(uint64_t ns);
+
+/**
+ * struct nearest - finds the known name that a person probably meant. Set @wanted, zero the rest,
+ * offer what is known, and let nearest_hint() add "; did you mean 'X'?" to an error.
+ */
+struct nearest {
+    const char *wanted, *best;
+    unsigned distance;
+};
+void nearest_offer(struct nearest *nearest, const char *name);
+void nearest_hint(const struct nearest *nearest, struct dt_error *err);
+
+/* ---- Registry -------------------------------------------------------------------------------- */
+
+/** registry_add() - check a description (ABI, size, name, contradictions) and make it known. */
+int registry_add(const struct dt_block_ext *ext, struct dt_error *err);
+/**
+ * registry_find() - by name; a name with a slash, or one not built in that exists as NAME.so in
+ * $DEVTAP_EXTENSIONS or the installed extension directory, is loaded. Errors suggest the nearest name.
+ */
+const struct dt_block_ext *registry_find(const char *name, struct dt_error *err);
+/** registry_next() - iterate over all known, in order of registration; NULL starts. */
+const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
+
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+struct ctx;
+struct xform;
+
+/**
+ * struct request - a dt_req with what only core may see. A front embeds it in its slots, followed
+ * by DT_FRAME_BUDGET bytes for the layers' frames: REQUEST_SIZE bytes, cache-aligned.
+ *
+ * The first cache line is all that a request without copies touches.
+ */
+struct request {
+    struct dt_req pub;
+    /* Set by the front before lane_submit(): the guest's buffer. */
+    struct iovec *iov;
+    uint32_t niov;
+    uint32_t sample;      /* its latency is being sampled */
+    struct ctx *holder;   /* whose it is now: the contract check */
+    struct request *next; /* lists: waiting for memory, sub-request queue, free */
+
+    struct iovec copy;     /* the private copy, if the chain wanted one */
+    struct iovec *own_iov; /* the guest's buffer while @iov points to @copy */
+    uint32_t own_niov;
+    uint32_t unused_;
+    struct xform *xforms; /* other data for the layers below (data.c) */
+    struct ctx *sub_owner;
+    void *sub_arg;
+    void (*sub_done)(struct dt_ctx *c, struct dt_req *sub);
+} CACHE_ALIGNED;
+_Static_assert(sizeof(struct request) == 2 * CACHE_LINE, "a request is two cache lines");
+#define REQUEST_SIZE (sizeof(struct request) + DT_FRAME_BUDGET)
+
+/* ---- Devices and lanes -------------------------------------------------------------------------- */
+
+#define DEVICE_MAX_THREADS 64u
+
+struct device;
+struct lane;
+
+/** struct front_ops - what core asks of the front; all on the lane's thread unless noted. */
+struct front_ops {
+    /* Requests given to lane_submit() are finished: pub.error is set. */
+    void (*complete)(struct lane *lane, struct request **reqs, unsigned n);
+    /* Intake may go on: look at the rings again. */
+    void (*wake)(struct lane *lane);
+    /* The device's info changed (resize). On the device's first thread. */
+    void (*info_changed)(void *front);
+};
+
+/**
+ * struct device_config - a device to be.
+ * @name:    letters, digits, '-', '_', '.'; at most 63.
+ * @chain:   parsed; the device keeps its own copy.
+ * @loops, @threads: the threads that will serve it; more than one only if every layer is
+ *           DT_PER_QUEUE.
+ * @state_dir: where layers keep state, or NULL.
+ * @copy_bytes: private memory per lane for copies; 0 = 8 MiB.
+ */
+struct device_config {
+    const char *name;
+    const struct chain_spec *chain;
+    struct loop *const *loops;
+    unsigned threads;
+    const char *state_dir;
+    size_t copy_bytes;
+};
+
+/** device_new() - build and open the chain, back first. Nothing runs yet. */
+int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
+/** device_start() - fence the back, then start the lanes, each on its thread; returns when all
+ *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
+int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
+                 struct dt_error *err);
+/** device_stop() - stop the lanes; nothing may be in flight (device_quiesce() first). */
+void device_stop(struct device *dev);
+/** device_free() - save the layers' state, close them. */
+void device_free(struct device *dev);
+
+const char *device_name(const struct device *dev);
+const struct dt_block_info *device_info(const struct device *dev);
+void *device_front(const struct device *dev);
+unsigned device_threads(const struct device *dev);
+struct lane *device_lane(struct device *dev, unsigned thread);
+
+/**
+ * device_quiesce() - ask every layer to let go of what it holds; @done runs on the device's first
+ * thread when nothing is in flight on any lane, with @late naming the layers that still
+ * hold requests when @deadline (absolute ns) passed (it then runs with what remains). New requests must not be submitted meanwhile.
+ */
+void device_quiesce(struct device *dev, uint64_t deadline,
+                    void (*done)(void *arg, const char *late), void *arg);
+
+/* Lanes: everything on the lane's own thread. */
+struct loop *lane_loop(const struct lane *lane);
+struct device *lane_device(const struct lane *lane);
+unsigned lane_thread(const struct lane *lane);
+/** lane_admit() - how many of @want requests may be taken from the rings now. */
+unsigned lane_admit(struct lane *lane, unsigned want);
+/** lane_submit() - @n requests, each with pub, iov and niov set, enter the chain. Ranges are
+ *  checked here: what lies outside the disk completes with -EINVAL. */
+void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
+/** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
+void lane_release(struct lane *lane, uint64_t deadline);
+unsigned lane_in_flight(const struct lane *lane);
+/* The front's own pointer on each lane. */
+void lane_set_front(struct lane *lane, void *arg);
+void *lane_front(const struct lane *lane);
+
+/* Control, from a thread that runs none of the device's loops, while they run. */
+int device_set(struct device *dev, const char *layer, const char *param, const char *value,
+               struct dt_error *err);
+int device_do(struct device *dev, const char *layer, const char *verb, int argc,
+              const char *const *argv, json_t **reply, struct dt_error *err);
+/** device_show() - name, info, chain with present parameters. New reference. */
+json_t *device_show(struct device *dev);
+/**
+ * device_stats() - counters since the start: {"layers":[{"name","ops":{"read":{"requests",
+ * "bytes","errors"}...},"latency":{"read":{"p50","p90","p99","p999","max"} in ns}, "counters":{..}}], ...}.
+ */
+json_t *device_stats(struct device *dev);
+
+/* ---- Calls across threads --------------------------------------------------------------------------- */
+
+/** loop_call() - run @fn on the loop's thread and wait for it. Never from a loop's own thread. */
+void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+#endif

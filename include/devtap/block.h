@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devtap/block.h - the block extension API: put your own code under a virtual machine's disk.
+ *
+ * A soft disk is a front (where the VM attaches), a chain of extensions, and a back that serves
+ * it. Extensions and backs are layers: one static struct dt_block_ext of a name and
+ * callbacks, where NULL means "pass through". A layer without a callback is left out of that
+ * path when the chain is built, and costs nothing.
+ *
+ *     guest -> front -> [request: submit ->] layer 1 -> layer 2 -> ... -> back
+ *     guest <- front <- [response: <- complete] layer 1 <- layer 2 <- ... <- back
+ *
+ * A minimal extension is `request` (or `response`) and a struct of about ten lines; see
+ * examples/. Callbacks come in two forms: for bursts (`submit`, `complete`) and per request
+ * (`request`, `response`; core makes the loop).
+ *
+ * Threads: a device runs on one thread, unless every layer of its chain sets DT_PER_QUEUE.
+ * A layer has one struct dt_ctx on each thread that serves the device; all callbacks with a
+ * dt_ctx run on its thread and need no locks for what belongs to it.
+ *
+ * Ownership: inside `submit` and `complete` the layer owns the requests it was given. It hands each of
+ * them on exactly once: down with dt_forward(), or up with dt_complete(), at once or
+ * later. Core checks this at every crossing, and a violation ends the process.
+ */
+#ifndef DEVTAP_BLOCK_H
+#define DEVTAP_BLOCK_H
+
+#include <devtap/base.h>
+#include <devtap/io.h>
+#include <devtap/param.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct dt_layer;
+
+/* ---- Requests ------------------------------------------------------------------------- */
+
+enum dt_op {
+    DT_OP_READ,
+    DT_OP_WRITE,
+    DT_OP_FLUSH,        /* writes completed before it become durable; no range */
+    DT_OP_DISCARD,      /* contents no longer matter; a hint */
+    DT_OP_WRITE_ZEROES, /* the range reads as zeroes */
+    DT_OP_COUNT,
+};
+
+enum dt_req_flags {
+    DT_REQ_REPLAYED = 1, /* may already have been executed before a crash */
+    DT_REQ_UNMAP = 2,    /* WRITE_ZEROES: space may be given back */
+    DT_REQ_FUA = 4,      /* WRITE, WRITE_ZEROES: durable when completed */
+    DT_REQ_SUB = 8,      /* made by a layer above, not by the guest */
+};
+
+/**
+ * struct dt_req - one request as every layer sees it.
+ * @sector:  first sector, in units of 512 bytes whatever the disk's block size.
+ * @sectors: how many; 0 for DT_OP_FLUSH. The range lies within the device: core has checked.
+ * @op:      enum dt_op.
+ * @flags:   enum dt_req_flags.
+ * @queue:   the guest's queue it came from.
+ * @error:   0 or -errno; set before dt_complete(). The guest sees OK, "unsupported" for
+ *           -EOPNOTSUPP, and an I/O error for everything else.
+ * @started: when its burst was taken, ns of dt_clock_ns().
+ *
+ * The data is opaque until dt_req_map().
+ */
+struct dt_req {
+    uint64_t sector;
+    uint32_t sectors;
+    uint8_t op;
+    uint8_t flags;
+    uint16_t queue;
+    int32_t error;
+    uint32_t core_; /* private to core */
+    uint64_t started;
+};
+
+/** dt_req_bytes() - length of the range in bytes. */
+static inline uint64_t dt_req_bytes(const struct dt_req *req)
+{
+    return (uint64_t)req->sectors << DT_SECTOR_SHIFT;
+}
+/** dt_req_has_data() - does it carry a buffer (READ and WRITE do)? */
+static inline bool dt_req_has_data(const struct dt_req *req)
+{
+    return req->op == DT_OP_READ || req->op == DT_OP_WRITE;
+}
+/** dt_op_name() - "read", "write", "flush", "discard", "write-zeroes". */
+DT_PUBLIC const char *dt_op_name(enum dt_op op);
+/** dt_op_parse() - the reverse; -1 if unknown. */
+DT_PUBLIC int dt_op_parse(const char *name);
+
+/* ---- The layer ------------------------------------------------------------------------- */
+
+/**
+ * struct dt_ctx - a layer on one thread. The fields are read-only for the layer.
+ * @data:       this thread's private state: @ctx_size zeroed bytes.
+ * @layer_data: the device-wide state, shared by all threads: @layer_size bytes.
+ * @counters:   this thread's values of the layer's counters.
+ * @thread:     index of the thread among the device's threads.
+ */
+struct dt_ctx {
+    void *data;
+    void *layer_data;
+    uint64_t *counters;
+    struct dt_layer *layer;
+    uint32_t frame_offset;
+    uint32_t thread;
+};
+
+/** dt_frame() - this layer's private bytes in @req: frame_size, undefined at `submit`,
+ *  kept until the request is completed. */
+static inline void *dt_frame(struct dt_ctx *c, struct dt_req *req)
+{
+    return (char *)req + c->frame_offset;
+}
+/** dt_count() - add to counter @index (position in .counters). */
+static inline void dt_count(struct dt_ctx *c, unsigned index, uint64_t n)
+{
+    __atomic_store_n(&c->counters[index], c->counters[index] + n, __ATOMIC_RELAXED);
+}
+
+/** dt_forward() - hand @n requests down to the next layer. Not for backs. */
+DT_PUBLIC void dt_forward(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+/** dt_complete() - hand @n finished requests up, @error set in each. */
+DT_PUBLIC void dt_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+static inline void dt_forward_one(struct dt_ctx *c, struct dt_req *req)
+{
+    dt_forward(c, &req, 1);
+}
+static inline void dt_complete_one(struct dt_ctx *c, struct dt_req *req, int error)
+{
+    req->error = error;
+    dt_complete(c, &req, 1);
+}
+/** dt_now() - ns of dt_clock_ns(), taken once per turn of the thread's loop. */
+DT_PUBLIC uint64_t dt_now(struct dt_ctx *c);
+/** dt_wake() - @admit would now let requests in: look at the rings again. */
+DT_PUBLIC void dt_wake(struct dt_ctx *c);
+
+/* ---- Data --------------------------------------------------------------------------------- */
+
+/**
+ * enum dt_data - what a layer does with the data of one direction; it declares the most it needs.
+ * @DT_DATA_NONE:   never looks (the default; costs nothing).
+ * @DT_DATA_PEEK:   reads or fills the guest's own buffer, which the guest may be changing.
+ * @DT_DATA_STABLE: needs bytes that cannot change: core takes one private copy for the chain.
+ * @DT_DATA_TRANSFORM: passes different data on, out of place, with dt_req_transform().
+ *
+ * For reads, STABLE and TRANSFORM mean that the data arrives in private memory, is seen by
+ * `complete` there, and reaches the guest's buffer last.
+ */
+enum dt_data {
+    DT_DATA_NONE,
+    DT_DATA_PEEK,
+    DT_DATA_STABLE,
+    DT_DATA_TRANSFORM,
+};
+
+/**
+ * dt_req_map() - look at the data of a READ or WRITE.
+ * @iov: set to the vectors, valid until the request leaves this layer.
+ *
+ * A layer that declared DT_DATA_NONE for the direction may not call this.
+ * Return: number of vectors; their bytes equal dt_req_bytes().
+ */
+DT_PUBLIC unsigned dt_req_map(struct dt_ctx *c, struct dt_req *req, const struct iovec **iov);
+/**
+ * dt_req_transform() - give the layers below other memory for this request.
+ * @from: set to the vectors as the layers above see them (@from_n entries).
+ *
+ * WRITE: fill the returned buffer from @from in `submit`, then forward. READ: forward; in
+ * `complete` call dt_req_restore(), which returns the buffer that was filled, and turn it into
+ * @from there. The buffer is taken from a pool that was reserved with the request: this never fails.
+ * Needs DT_DATA_TRANSFORM for the direction.
+ *
+ * Return: a contiguous private buffer of dt_req_bytes().
+ */
+DT_PUBLIC void *dt_req_transform(struct dt_ctx *c, struct dt_req *req, const struct iovec **from,
+                                 unsigned *from_n);
+/** dt_req_restore() - undo dt_req_transform() when the request comes back: the layers above
+ *  see their own buffer again (@to). Call for both directions. Return: the private buffer, valid until this
+ *  request is completed. */
+DT_PUBLIC void *dt_req_restore(struct dt_ctx *c, struct dt_req *req, const struct iovec **to,
+                               unsigned *to_n);
+
+/* ---- Requests of a layer's own ------------------------------------------------------------- */
+
+/**
+ * dt_sub_new() - make a request that enters the chain below this layer.
+ * @iov, @n: its data in memory of the layer (READ, WRITE), in place until @done.
+ * @done: runs on this thread when it came back; sub->error tells; free it with dt_sub_free().
+ * @arg: for @done, by dt_sub_arg().
+ *
+ * Declare how many a thread may need at once in .sub_requests.
+ * Return: NULL when all are in use: try again from a @done.
+ */
+DT_PUBLIC struct dt_req *dt_sub_new(struct dt_ctx *c, enum dt_op op, uint64_t sector,
+                                    uint32_t sectors, const struct iovec *iov, unsigned n,
+                                    void (*done)(struct dt_ctx *c, struct dt_req *sub), void *arg);
+/** dt_sub_submit() - send it; it starts at the end of this turn, so that a chain of
+ *  sub-requests does not recurse. */
+DT_PUBLIC void dt_sub_submit(struct dt_ctx *c, struct dt_req *sub);
+DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
+DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
+
+/**
+ * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
+ * without DT_PER_QUEUE: the device). Embed it; a request's frame is the usual place.
+ * @granted: called when the lock was obtained later than dt_range_lock() returned.
+ */
+struct dt_range {
+    void (*granted)(struct dt_ctx *c, struct dt_range *range);
+    uint64_t sector, sectors;
+    struct dt_range *next_; /* private to core */
+    bool held_;
+};
+/** dt_range_lock() - true: locked at once. false: @granted will be called; first come, first served. */
+DT_PUBLIC bool dt_range_lock(struct dt_ctx *c, struct dt_range *range, uint64_t sector,
+                             uint64_t sectors);
+DT_PUBLIC void dt_range_unlock(struct dt_ctx *c, struct dt_range *range);
+
+/* ---- Description ----------------------------------------------------------------------------- */
+
+/**
+ * struct dt_block_info - what a disk is. The back fills it; extensions may change it on the way
+ * up (`info`). The guest sees the result. Sizes of transfers are in sectors, 0 = no limit of its own.
+ */
+struct dt_block_info {
+    uint64_t sectors;
+    uint32_t logical_block;   /* bytes: 512 or 4096 */
+    uint32_t physical_block;  /* bytes, a power of two >= logical_block */
+    uint32_t optimal_io;      /* bytes, or 0 */
+    uint32_t max_sectors;     /* of one READ or WRITE; core splits what is longer */
+    uint32_t max_segments;    /* vectors of one READ or WRITE */
+    uint32_t max_discard;     /* sectors */
+    uint32_t discard_align;   /* sectors */
+    uint32_t max_write_zeroes;/* sectors */
+    bool read_only;
+    bool rotational;
+    bool can_flush;           /* false: every write is durable when completed */
+    bool can_discard;
+    bool can_write_zeroes;
+    bool write_zeroes_unmaps;
+};
+
+/** struct dt_counter - one of a layer's own counters; an array ends with a NULL name. */
+struct dt_counter {
+    const char *name; /* lower-case-with-dashes */
+    const char *unit; /* "requests", "bytes", "ns", ... */
+    const char *help; /* one sentence */
+};
+
+struct dt_reply;
+/** dt_reply() - add a named text, number or fraction to what a verb answers. */
+DT_PUBLIC void dt_reply(struct dt_reply *reply, const char *key, const char *fmt, ...)
+    DT_PRINTF(3, 4);
+DT_PUBLIC void dt_reply_u64(struct dt_reply *reply, const char *key, uint64_t value);
+
+/**
+ * struct dt_verb - a command of the layer's own: `devtap do DEVICE LAYER VERB [ARG...]`.
+ * Runs on the device's first thread. An array ends with a NULL name.
+ */
+struct dt_verb {
+    const char *name;
+    const char *args; /* for the help: "[SECTOR COUNT]" */
+    const char *help; /* one sentence */
+    int (*run)(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
+               struct dt_error *err);
+};
+
+enum dt_ext_flags {
+    DT_BACK = 1,            /* the end of a chain; otherwise an extension */
+    DT_PER_QUEUE = 2,       /* safe on several threads at once */
+    DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
+};
+
+/**
+ * struct dt_block_ext - an extension or a back. Zero what you do not use.
+ *
+ * @abi, @size: DT_ABI and sizeof(struct dt_block_ext): use DT_BLOCK_EXT_HEADER.
+ * @name:    lower case, as in a chain: "throttle".
+ * @summary: one line for `devtap extensions`.
+ * @help:    a paragraph for `devtap help NAME`, or NULL.
+ * @flags:   enum dt_ext_flags.
+ * @read_data, @write_data: enum dt_data for the two directions.
+ * @params:  declared parameters; core parses and checks them into the layer's data, prints them in
+ *           help and applies defaults. Ends with a NULL name. See <devtap/param.h>.
+ * @counters, @verbs: may be NULL.
+ * @layer_size, @ctx_size: bytes of the device-wide and of each thread's state, zeroed.
+ * @frame_size: bytes kept in each request; all layers of a chain share DT_FRAME_BUDGET.
+ * @sub_requests: of its own that may be outstanding on each thread.
+ * @state_version: of the blob of @save; @load refuses what it does not know.
+ */
+struct dt_block_ext {
+    uint32_t abi;
+    uint32_t size;
+    const char *name;
+    const char *summary;
+    const char *help;
+    uint32_t flags;
+    uint8_t read_data;
+    uint8_t write_data;
+    const struct dt_param *params;
+    const struct dt_counter *counters;
+    const struct dt_verb *verbs;
+    size_t layer_size;
+    size_t ctx_size;
+    size_t frame_size;
+    unsigned sub_requests;
+    uint32_t state_version;
+
+    /* Life. open(): parameters are in place, the layers below are open; check them, take resources.
+     * start(), stop(): the layer on one thread, on that thread; no request is in it at stop(). */
+    int (*open)(struct dt_layer *layer, struct dt_error *err);
+    void (*close)(struct dt_layer *layer);
+    int (*start)(struct dt_ctx *c, struct dt_error *err);
+    void (*stop)(struct dt_ctx *c);
+    /* What the disk is: backs fill all of it, extensions change what they change. */
+    int (*info)(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err);
+
+    /* Requests going down, responses going up; in burst form or per request, never both. */
+    void (*submit)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+    void (*complete)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+    enum dt_verdict (*request)(struct dt_ctx *c, struct dt_req *req);
+    enum dt_verdict (*response)(struct dt_ctx *c, struct dt_req *req);
+
+    /* Before requests are taken from a ring: how many of @want may be? The others stay in the
+     * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
+    unsigned (*admit)(struct dt_ctx *c, unsigned want);
+    /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
+     * requests for a time of its own must have this. */
+    void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
+    /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
+    int (*cancel)(struct dt_ctx *c, struct dt_req *req);
+
+    /* Live parameter @index (one flagged DT_PARAM_LIVE) has the new value in the layer's data.
+     * No thread is inside the layer. An error restores the old value. */
+    int (*set)(struct dt_layer *layer, unsigned index, struct dt_error *err);
+    /* Soft state for the next process: bytes written to @buf, or -errno. */
+    int64_t (*save)(struct dt_layer *layer, void *buf, size_t size);
+    int (*load)(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                struct dt_error *err);
+    /* Backs: no I/O of an earlier, dead process can land any more once this returns 0. */
+    int (*fence)(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
+};
+
+/** enum dt_verdict - what a per-request callback decided.
+ * @DT_PASS:  go on: down from `request`, up from `response`.
+ * @DT_DONE:  `request` only: finished here with req->error; goes up from this layer.
+ * @DT_HELD:  the layer keeps it and will hand it on itself. */
+enum dt_verdict {
+    DT_PASS,
+    DT_DONE,
+    DT_HELD,
+};
+
+#define DT_FRAME_BUDGET     128u
+#define DT_BLOCK_EXT_HEADER .abi = DT_ABI, .size = sizeof(struct dt_block_ext)
+
+/**
+ * DT_BLOCK_EXTENSION() - the entry of a shared object: `DT_BLOCK_EXTENSION(my_ext)` once.
+ */
+#define DT_BLOCK_EXTENSION(ext)                                                                   \
+    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void);                                \
+    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void)                                 \
+    {                                                                                             \
+        return &(ext);                                                                            \
+    }
+
+/* ---- The layer's surroundings ------------------------------------------------------------------ */
+
+/** dt_layer_data() - the device-wide state. */
+DT_PUBLIC void *dt_layer_data(struct dt_layer *layer);
+/** dt_layer_name() - its name in the chain: the extension's, with "#2" for a second one. */
+DT_PUBLIC const char *dt_layer_name(const struct dt_layer *layer);
+DT_PUBLIC const char *dt_layer_device(const struct dt_layer *layer);
+/** dt_layer_info() - the disk as the layer below describes it (valid from open() on). */
+DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer);
+/** dt_layer_threads(), dt_layer_ctx() - its contexts, for verbs and statistics. */
+DT_PUBLIC unsigned dt_layer_threads(const struct dt_layer *layer);
+DT_PUBLIC struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread);
+/**
+ * dt_layer_state_dir() - a directory of this layer's own, made on first use, kept over restarts.
+ * Return: an O_PATH descriptor owned by core, or -ENOENT when the device was given no state=.
+ */
+DT_PUBLIC int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err);
+/** dt_layer_event() - something a person or a manager should know: goes to the log as one line. */
+DT_PUBLIC void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
+    DT_PRINTF(3, 4);
+/** dt_layer_info_changed() - the back grew or shrank: core asks all layers again and tells the guest. */
+DT_PUBLIC void dt_layer_info_changed(struct dt_layer *layer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
