@@ -126,7 +126,7 @@ void backend_begin_message(struct vhost_backend *s)
     int rc = 0;
 
     if (vhost_backend_faulted(s)) {
-        vhost_backend_break(s, "the file behind the guest's memory was truncated");
+        vhost_backend_break(s, "a zero page took the place of guest memory");
         end_message(s);
         return;
     }
