@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_vhost_hostile.c - a front end that means harm: every message cut, stretched, out of order,
- * with descriptors missing, spare or of the wrong kind. The session breaks with a reason or refuses;
- * nothing leaks, and the session beside it goes on.
+ * with descriptors missing, spare or of the wrong kind. The session breaks with a reason or
+ * refuses; nothing leaks, and the session beside it goes on.
  */
 #include "vhost_peer.h"
 
@@ -151,8 +151,8 @@ static void cut_at_every_byte(void **state)
             if (e->fd != NO_FD) {
                 msg.msg_control = control;
                 msg.msg_controllen = sizeof(control);
-                *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET,
-                                                        SCM_RIGHTS};
+                *CMSG_FIRSTHDR(&msg) =
+                    (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
                 memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &o.fd[e->fd], sizeof(int));
             }
             assert_int_equal(sendmsg(p->sock, &msg, 0), cut);
@@ -295,8 +295,20 @@ static void unknown_requests(void **state)
 /* Any order, under live rings, with numbers near the edges. */
 static void at_random(void **state)
 {
-    static const uint64_t edges[] = {0, 1, 2, 255, 256, 0x100, 32768, 65535, 1u << 31, UINT32_MAX,
-                                     1ull << 63, UINT64_MAX, UINT64_MAX - 4095, PEER_UVA};
+    static const uint64_t edges[] = {0,
+                                     1,
+                                     2,
+                                     255,
+                                     256,
+                                     0x100,
+                                     32768,
+                                     65535,
+                                     1u << 31,
+                                     UINT32_MAX,
+                                     1ull << 63,
+                                     UINT64_MAX,
+                                     UINT64_MAX - 4095,
+                                     PEER_UVA};
     struct peer *p = *state;
     struct dt_rng rng;
     struct others o;
@@ -326,10 +338,14 @@ static void hostile_values(void **state)
     struct peer *p = *state;
     int region = memfd_create("region", MFD_CLOEXEC);
     static const uint64_t inflights[][3] = {
-        {0, 0, 4 | 128 << 16},          {65536, 1, 4 | 128 << 16},
-        {65536, 4096, 4 | 128 << 16},   {UINT64_MAX, 0, 4 | 128 << 16},
-        {65536, UINT64_MAX - 7, 4 | 128 << 16}, {65536, 0, 0},
-        {65536, 0, 65535 | 65535u << 16}, {8192, 0, 4 | 128 << 16},
+        {0, 0, 4 | 128 << 16},
+        {65536, 1, 4 | 128 << 16},
+        {65536, 4096, 4 | 128 << 16},
+        {UINT64_MAX, 0, 4 | 128 << 16},
+        {65536, UINT64_MAX - 7, 4 | 128 << 16},
+        {65536, 0, 0},
+        {65536, 0, 65535 | 65535u << 16},
+        {8192, 0, 4 | 128 << 16},
         {65536, 0, 257 | 1 << 16},
     };
     static const uint64_t logs[][2] = {{0, 0}, {UINT64_MAX, 0}, {4096, 65536}, {65537, 0}};
