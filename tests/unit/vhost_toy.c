@@ -73,7 +73,8 @@ static void toy_watch(struct toy_queue *q, int fd)
     CHECK(loop_watch_add(q->toy->loop, &q->kick) == 0);
 }
 
-/* ---- What the session asks --------------------------------------------------------------------- */
+/* ---- What the session asks ---------------------------------------------------------------------
+ */
 
 static uint64_t toy_features(void *dev)
 {
@@ -144,14 +145,14 @@ static void toy_stop_now(struct toy_queue *q)
     q->stop_asked = false;
     toy_complete_queue(q);
     toy_watch(q, -1);
-    vhost_backend_queue_stopped(q->toy->session, q->index, virtq_stop(&q->vq));
+    vhost_backend_queue_stopped(q->toy->session, q->index, q->vq.started ? virtq_stop(&q->vq) : 0);
 }
 
 static void toy_queue_stop(void *dev, unsigned index)
 {
     struct toy_queue *q = &((struct toy *)dev)->queues[index];
 
-    CHECK(!q->stop_asked && q->vq.started && !q->toy->paused && !q->toy->pause_asked);
+    CHECK(!q->stop_asked && !q->toy->paused && !q->toy->pause_asked);
     q->stops++;
     q->stop_asked = true;
     if (!q->toy->slow)
@@ -195,6 +196,8 @@ static void toy_resume(void *dev)
         CHECK(vhost_backend_ring(t->session, i, &q->ring, &err) == 0);
         virtq_set_dirty(&q->vq, q->ring.config.dirty, q->ring.config.log_used,
                         q->ring.config.log_used_valid);
+        if (q->ring.kick >= 0)
+            eventfd_write(q->ring.kick, 1); /* what came meanwhile was not looked at */
     }
 }
 
@@ -254,7 +257,8 @@ static const struct vhost_device_ops toy_ops = {
     .set_mtu = toy_set_mtu,
 };
 
-/* ---- What a test asks -------------------------------------------------------------------------------- */
+/* ---- What a test asks
+ * -------------------------------------------------------------------------------- */
 
 struct toy *toy_new(struct loop *loop, int sock, uint64_t protocol)
 {
