@@ -49,8 +49,18 @@ void chain_spec_free(struct chain_spec *spec);
 /** param_apply() - parse @value for @p into the layer's data at @base. A string replaces (and
  *  frees) the one before. */
 int param_apply(const struct dt_param *p, void *base, const char *value, struct dt_error *err);
+/** struct param_old - a field's former value while a live change is being judged. */
+struct param_old {
+    _Alignas(8) unsigned char bytes[8];
+};
+/** param_change() - as param_apply(), but what was there before can come back, exactly: if it
+ *  returned 0, end with param_change_end(), to @keep the new value or to restore the old one. */
+int param_change(const struct dt_param *p, void *base, const char *value, struct param_old *old,
+                 struct dt_error *err);
+void param_change_end(const struct dt_param *p, void *base, struct param_old *old, bool keep);
 /** param_apply_all() - defaults, then the settings; unknown, repeated and missing ones refused,
- *  with the nearest known name suggested. */
+ *  with the nearest known name suggested. Errors do not name the layer: the caller knows its name
+ *  in the chain. */
 int param_apply_all(const struct dt_param *params, void *base, const struct layer_spec *spec,
                     struct dt_error *err);
 void param_free_all(const struct dt_param *params, void *base);
@@ -58,12 +68,30 @@ void param_free_all(const struct dt_param *params, void *base);
 char *param_format(const struct dt_param *p, const void *base);
 const char *param_type_name(const struct dt_param *p);
 int param_find(const struct dt_param *params, const char *name);
+/** param_size() - bytes of the field of this type; 0 for an unknown type. */
+size_t param_size(const struct dt_param *p);
 
-/* Numbers with units, for tools too. */
+/* Numbers with units, for tools too: -EINVAL for what is none, -ERANGE for what is too large. */
 int parse_uint(const char *text, uint64_t *value);     /* 20k = 20000 */
 int parse_size(const char *text, uint64_t *bytes);     /* 64K = 65536 */
 int parse_duration(const char *text, uint64_t *ns);    /* 5ms */
+int parse_fraction(const char *text, double *value);   /* 1% = 0.01 = 1e-2 */
 int parse_bool(const char *text, bool *value);
+/* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
+char *format_count(uint64_t n);
+char *format_size(uint64_t bytes);
+char *format_duration(uint64_t ns);
+
+/**
+ * struct nearest - finds the known name that a person probably meant. Set @wanted, zero the rest,
+ * offer what is known, and let nearest_hint() add "; did you mean 'X'?" to an error.
+ */
+struct nearest {
+    const char *wanted, *best;
+    unsigned distance;
+};
+void nearest_offer(struct nearest *nearest, const char *name);
+void nearest_hint(const struct nearest *nearest, struct dt_error *err);
 
 /* ---- Registry -------------------------------------------------------------------------------- */
 
@@ -80,34 +108,38 @@ const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
 /* ---- Requests -------------------------------------------------------------------------------- */
 
 struct ctx;
-/** struct copybuf - a piece of a thread's private memory (see copypool). */
-struct copybuf {
-    void *data;
-    uint32_t order;
-};
+struct xform;
 
 /**
  * struct request - a dt_req with what only core may see. A front embeds it in its slots, followed
  * by DT_FRAME_BUDGET bytes for the layers' frames: REQUEST_SIZE bytes, cache-aligned.
+ *
+ * The first cache line is all that a request without copies touches.
  */
 struct request {
     struct dt_req pub;
     /* Set by the front before lane_submit(): the guest's buffer. */
     struct iovec *iov;
     uint32_t niov;
-    uint32_t sample;     /* index+1 into the lane's latency samples; 0 = not sampled */
-    struct ctx *holder;  /* whose it is now: the contract check */
-    struct request *next;/* lists: waiting for memory, sub-request queue, free */
-    struct iovec copy;      /* the private copy, if the chain wanted one */
-    struct iovec *own_iov;  /* the guest's buffer while @iov points to @copy */
+    uint32_t sample;      /* its latency is being sampled */
+    struct ctx *holder;   /* whose it is now: the contract check */
+    struct request *next; /* lists: waiting for memory, sub-request queue, free */
+
+    struct iovec copy;     /* the private copy, if the chain wanted one */
+    struct iovec *own_iov; /* the guest's buffer while @iov points to @copy */
     uint32_t own_niov;
-    uint32_t reserved_; 
+    uint32_t unused_;
+    struct xform *xforms; /* other data for the layers below (data.c) */
+    struct ctx *sub_owner;
     void *sub_arg;
     void (*sub_done)(struct dt_ctx *c, struct dt_req *sub);
 } CACHE_ALIGNED;
+_Static_assert(sizeof(struct request) == 2 * CACHE_LINE, "a request is two cache lines");
 #define REQUEST_SIZE (sizeof(struct request) + DT_FRAME_BUDGET)
 
 /* ---- Devices and lanes -------------------------------------------------------------------------- */
+
+#define DEVICE_MAX_THREADS 64u
 
 struct device;
 struct lane;
@@ -142,8 +174,8 @@ struct device_config {
 
 /** device_new() - build and open the chain, back first. Nothing runs yet. */
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
-/** device_start() - fence the back, then start the lanes, each on its thread; returns when all run. From a thread
- *  that runs none of the loops, or before the loops run (then on this thread). */
+/** device_start() - fence the back, then start the lanes, each on its thread; returns when all
+ *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
 /** device_stop() - stop the lanes; nothing may be in flight (device_quiesce() first). */
@@ -174,6 +206,8 @@ unsigned lane_admit(struct lane *lane, unsigned want);
 /** lane_submit() - @n requests, each with pub, iov and niov set, enter the chain. Ranges are
  *  checked here: what lies outside the disk completes with -EINVAL. */
 void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
+/** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
+void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);
 /* The front's own pointer on each lane. */
 void lane_set_front(struct lane *lane, void *arg);

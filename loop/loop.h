@@ -47,6 +47,9 @@ void loop_run(struct loop *loop);
 bool loop_turn(struct loop *loop, bool wait);
 /** loop_stop() - from any thread, or from a callback: loop_run() returns after this turn. */
 void loop_stop(struct loop *loop);
+/** loop_is_foreign() - is another thread inside loop_run()? Then only messages reach it. A thread
+ *  that starts another for a loop waits until this is true (loop_post() works before). */
+bool loop_is_foreign(const struct loop *loop);
 /** loop_engine_name() - "io_uring" or "epoll". */
 const char *loop_engine_name(const struct loop *loop);
 /** loop_now() - dt_clock_ns() taken at most once per turn. */

@@ -321,7 +321,7 @@ struct dt_block_ext {
     /* What the disk is: backs fill all of it, extensions change what they change. */
     int (*info)(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err);
 
-    /* Requests going down, responses going up; the burst form wins if both are set. */
+    /* Requests going down, responses going up; in burst form or per request, never both. */
     void (*submit)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
     void (*complete)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
     enum dt_verdict (*request)(struct dt_ctx *c, struct dt_req *req);

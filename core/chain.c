@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/* chain.c - a chain as written becomes open layers: the back first, each above what it stands on. */
+#include "core/internal.h"
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static void name_layer(struct device *dev, struct dt_layer *layer)
+{
+    unsigned same = 1;
+
+    for (unsigned i = 1; i < layer->index; i++)
+        same += dev->layers[i]->ext == layer->ext;
+    if (same == 1)
+        snprintf(layer->name, sizeof(layer->name), "%s", layer->ext->name);
+    else
+        snprintf(layer->name, sizeof(layer->name), "%s#%u", layer->ext->name, same);
+}
+
+static struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext, unsigned index)
+{
+    struct dt_layer *layer = xcalloc(1, sizeof(*layer));
+
+    layer->magic = LAYER_MAGIC;
+    layer->ext = ext;
+    layer->dev = dev;
+    layer->index = index;
+    layer->state_fd = -1;
+    layer->data = xaligned(CACHE_LINE, MAX(ext->layer_size, (size_t)1));
+    layer->ctxs = xcalloc(dev->threads, sizeof(struct ctx *));
+    return layer;
+}
+
+static void layer_free(struct dt_layer *layer)
+{
+    if (layer->open && layer->ext->close)
+        layer->ext->close(layer);
+    param_free_all(layer->ext->params, layer->data);
+    if (layer->state_fd >= 0)
+        close(layer->state_fd);
+    layer->magic = 0;
+    free(layer->data);
+    free(layer->ctxs);
+    free(layer);
+}
+
+/* Ends with a back, has no back before, fits the frame budget, and may run on these threads. */
+static int judge_chain(struct device *dev, struct dt_error *err)
+{
+    size_t frames = 0;
+
+    for (unsigned i = 1; i <= dev->nlayers; i++) {
+        const struct dt_block_ext *ext = dev->layers[i]->ext;
+        bool last = i == dev->nlayers;
+
+        if (last && !(ext->flags & DT_BACK))
+            return dt_fail(err, -EINVAL,
+                           "the chain ends with the extension '%s'; it must end with a back (such "
+                           "as 'file path=...')",
+                           ext->name);
+        if (!last && (ext->flags & DT_BACK))
+            return dt_fail(err, -EINVAL,
+                           "'%s' is a back and must be the last of the chain, but '%s' follows it",
+                           ext->name, dev->layers[i + 1]->ext->name);
+        if (dev->threads > 1 && !(ext->flags & DT_PER_QUEUE))
+            return dt_fail(err, -EINVAL,
+                           "'%s' serves a device on one thread only; give the device one thread, "
+                           "not %u",
+                           ext->name, dev->threads);
+        frames += ALIGN_UP(ext->frame_size, (size_t)16);
+    }
+    if (frames > DT_FRAME_BUDGET)
+        return dt_fail(err, -E2BIG,
+                       "the layers of this chain keep %zu bytes in each request, more than the %u "
+                       "there are: use fewer layers",
+                       frames, DT_FRAME_BUDGET);
+    return 0;
+}
+
+static bool power_of_two(uint32_t n)
+{
+    return n && !(n & (n - 1));
+}
+
+static int judge_info(const struct dt_layer *layer, struct dt_error *err)
+{
+    const struct dt_block_info *info = &layer->info;
+
+    if (info->sectors == 0 || info->sectors > UINT64_MAX >> DT_SECTOR_SHIFT)
+        return dt_fail(err, -EINVAL, "a disk of %llu sectors is not possible",
+                       (unsigned long long)info->sectors);
+    if (info->logical_block < DT_SECTOR_SIZE || !power_of_two(info->logical_block) ||
+        !power_of_two(info->physical_block) || info->physical_block < info->logical_block)
+        return dt_fail(err, -EINVAL,
+                       "block sizes %u (logical) and %u (physical) must be powers of two, 512 or "
+                       "more, the physical not below the logical",
+                       info->logical_block, info->physical_block);
+    if ((info->sectors << DT_SECTOR_SHIFT) % info->logical_block)
+        return dt_fail(err, -EINVAL, "the size %llu is not a multiple of the block size %u",
+                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT),
+                       info->logical_block);
+    return 0;
+}
+
+static int layer_info(struct dt_layer *layer, struct dt_error *err)
+{
+    int ret = 0;
+
+    if (layer->below)
+        layer->info = layer->below->info;
+    else
+        layer->info = (struct dt_block_info){.logical_block = 512, .physical_block = 512};
+    if (layer->ext->info)
+        ret = layer->ext->info(layer, &layer->info, err);
+    if (ret == 0)
+        ret = judge_info(layer, err);
+    return ret;
+}
+
+static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, struct dt_error *err)
+{
+    int ret = param_apply_all(layer->ext->params, layer->data, spec, err);
+
+    if (ret == 0 && layer->ext->open)
+        ret = layer->ext->open(layer, err);
+    if (ret < 0)
+        return ret;
+    layer->open = true;
+    ret = layer_info(layer, err);
+    if (ret == 0)
+        ret = state_load(layer, err);
+    return ret;
+}
+
+int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err)
+{
+    int ret;
+
+    dev->layers = xcalloc(spec->count + 1, sizeof(struct dt_layer *));
+    for (unsigned i = 1; i <= spec->count; i++) {
+        const struct dt_block_ext *ext = registry_find(spec->layers[i - 1].name, err);
+
+        if (!ext)
+            return -ENOENT;
+        dev->layers[i] = layer_new(dev, ext, i);
+        dev->nlayers = i;
+        name_layer(dev, dev->layers[i]);
+    }
+    ret = judge_chain(dev, err);
+    for (unsigned i = dev->nlayers; ret == 0 && i > 0; i--) {
+        struct dt_layer *layer = dev->layers[i];
+
+        layer->below = i < dev->nlayers ? dev->layers[i + 1] : NULL;
+        ret = layer_open(layer, &spec->layers[i - 1], err);
+        if (ret < 0)
+            dt_fail_prefix(err, "%s", layer->name);
+    }
+    if (ret == 0)
+        dev->info = dev->layers[1]->info;
+    return ret;
+}
+
+void chain_close(struct device *dev)
+{
+    for (unsigned i = 1; i <= dev->nlayers; i++)
+        layer_free(dev->layers[i]);
+    free(dev->layers);
+    dev->layers = NULL;
+    dev->nlayers = 0;
+}
+
+int device_gather_info(struct device *dev, struct dt_error *err)
+{
+    for (unsigned i = dev->nlayers; i > 0; i--) {
+        int ret = layer_info(dev->layers[i], err);
+
+        if (ret < 0)
+            return ret;
+    }
+    __atomic_store_n(&dev->info.sectors, dev->layers[1]->info.sectors, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* ---- What a layer may ask ------------------------------------------------------------------ */
+
+void *dt_layer_data(struct dt_layer *layer)
+{
+    CHECK_MAGIC(layer, LAYER_MAGIC);
+    return layer->data;
+}
+
+const char *dt_layer_name(const struct dt_layer *layer)
+{
+    return layer->name;
+}
+
+const char *dt_layer_device(const struct dt_layer *layer)
+{
+    return layer->dev->name;
+}
+
+const struct dt_block_info *dt_layer_info(const struct dt_layer *layer)
+{
+    return layer->below ? &layer->below->info : &layer->info;
+}
+
+unsigned dt_layer_threads(const struct dt_layer *layer)
+{
+    return layer->dev->threads;
+}
+
+struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread)
+{
+    CHECK(thread < layer->dev->threads);
+    return layer->ctxs[thread] ? &layer->ctxs[thread]->pub : NULL;
+}
+
+void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
+{
+    char text[400];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    log_warning("event=%s device=%s layer=%s: %s", event, layer->dev->name, layer->name, text);
+}

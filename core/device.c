@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/* device.c - a soft device: its chain, its lanes, and what is asked of it from outside. */
+#include "core/internal.h"
+#include <ctype.h>
+
+#define FENCE_NS DT_S(30)
+
+static int judge_name(const char *name, struct dt_error *err)
+{
+    size_t n = strlen(name);
+
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)name[i]) && !strchr("-_.", name[i]))
+            return dt_fail(err, -EINVAL, "the name '%s' may hold letters, digits, '-', '_', '.'",
+                           name);
+    if (n == 0 || n > 63 || name[0] == '.')
+        return dt_fail(err, -EINVAL, "a device's name has 1 to 63 characters, the first not '.'");
+    return 0;
+}
+
+int device_new(struct device **out, const struct device_config *config, struct dt_error *err)
+{
+    struct device *dev;
+    int ret = judge_name(config->name, err);
+
+    if (ret < 0)
+        return ret;
+    CHECK(config->threads >= 1 && config->threads <= DEVICE_MAX_THREADS);
+    dev = xcalloc(1, sizeof(*dev));
+    dev->magic = DEVICE_MAGIC;
+    snprintf(dev->name, sizeof(dev->name), "%s", config->name);
+    dev->threads = config->threads;
+    dev->loops = xcalloc(dev->threads, sizeof(struct loop *));
+    memcpy(dev->loops, config->loops, dev->threads * sizeof(struct loop *));
+    dev->state_dir = config->state_dir ? xstrdup(config->state_dir) : NULL;
+    dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
+    dev->generation = 1;
+    ret = chain_open(dev, config->chain, err);
+    if (ret < 0) {
+        dt_fail_prefix(err, "%s", dev->name);
+        device_free(dev);
+        return ret;
+    }
+    *out = dev;
+    return 0;
+}
+
+/* ---- Start and stop ------------------------------------------------------------------------- */
+
+struct start_call {
+    struct lane *lane;
+    struct dt_error *err;
+    int ret;
+};
+
+static void start_on_thread(void *arg)
+{
+    struct start_call *call = arg;
+
+    call->ret = lane_start(call->lane, call->err);
+}
+
+static void stop_on_thread(void *arg)
+{
+    lane_stop(arg);
+}
+
+static int fence(struct device *dev, struct dt_error *err)
+{
+    struct dt_layer *back = dev->layers[dev->nlayers];
+    int ret = 0;
+
+    if (back->ext->fence)
+        ret = back->ext->fence(back, dt_clock_ns() + FENCE_NS, err);
+    if (ret < 0)
+        dt_fail_prefix(err, "%s: %s", dev->name, back->name);
+    return ret;
+}
+
+static int start_lane(struct device *dev, unsigned t, struct dt_error *err)
+{
+    struct start_call call = {.err = err};
+    int ret = lane_new(&dev->lanes[t], dev, t, err);
+
+    if (ret < 0)
+        return ret;
+    call.lane = dev->lanes[t];
+    loop_call(dev->loops[t], start_on_thread, &call);
+    if (call.ret < 0) {
+        lane_free(dev->lanes[t]);
+        dev->lanes[t] = NULL;
+    }
+    return call.ret;
+}
+
+static void stop_lanes(struct device *dev)
+{
+    for (unsigned t = 0; t < dev->threads; t++) {
+        if (!dev->lanes[t])
+            continue;
+        loop_call(dev->loops[t], stop_on_thread, dev->lanes[t]);
+        lane_free(dev->lanes[t]);
+    }
+    free(dev->lanes);
+    dev->lanes = NULL;
+}
+
+int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
+                 struct dt_error *err)
+{
+    int ret = fence(dev, err);
+
+    CHECK_MAGIC(dev, DEVICE_MAGIC);
+    dev->front_ops = front;
+    dev->front_arg = front_arg;
+    dev->lanes = xcalloc(dev->threads, sizeof(struct lane *));
+    for (unsigned t = 0; ret == 0 && t < dev->threads; t++)
+        ret = start_lane(dev, t, err);
+    if (ret < 0)
+        stop_lanes(dev);
+    else
+        dev->started = true;
+    return ret;
+}
+
+void device_stop(struct device *dev)
+{
+    CHECK_MAGIC(dev, DEVICE_MAGIC);
+    if (!dev->started)
+        return;
+    dev->started = false;
+    stop_lanes(dev);
+}
+
+void device_free(struct device *dev)
+{
+    if (!dev)
+        return;
+    CHECK_MAGIC(dev, DEVICE_MAGIC);
+    CHECK(!dev->started);
+    for (unsigned i = 1; i <= dev->nlayers; i++)
+        if (dev->layers[i]->open)
+            state_save(dev->layers[i]);
+    chain_close(dev);
+    dev->magic = 0;
+    free(dev->state_dir);
+    free(dev->loops);
+    free(dev);
+}
+
+/* ---- The disk changed ------------------------------------------------------------------------- */
+
+static void run_info_changed(struct loop_message *message)
+{
+    struct device *dev = container_of(message, struct device, info_message);
+    struct dt_error err;
+
+    __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
+    if (device_gather_info(dev, &err) < 0)
+        log_error("%s: change of the disk ignored: %s", dev->name, err.text);
+    else if (dev->started && dev->front_ops->info_changed)
+        dev->front_ops->info_changed(dev->front_arg);
+}
+
+void dt_layer_info_changed(struct dt_layer *layer)
+{
+    struct device *dev = layer->dev;
+
+    if (__atomic_exchange_n(&dev->info_pending, true, __ATOMIC_ACQ_REL))
+        return;
+    dev->info_message.run = run_info_changed;
+    loop_post(dev->loops[0], &dev->info_message);
+}
+
+/* ---- Questions ----------------------------------------------------------------------------------- */
+
+const char *device_name(const struct device *dev)
+{
+    return dev->name;
+}
+
+const struct dt_block_info *device_info(const struct device *dev)
+{
+    return &dev->info;
+}
+
+void *device_front(const struct device *dev)
+{
+    return dev->front_arg;
+}
+
+unsigned device_threads(const struct device *dev)
+{
+    return dev->threads;
+}
+
+struct lane *device_lane(struct device *dev, unsigned thread)
+{
+    CHECK(thread < dev->threads && dev->lanes);
+    return dev->lanes[thread];
+}
+
+struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err)
+{
+    for (unsigned i = 1; i <= dev->nlayers; i++)
+        if (!strcmp(dev->layers[i]->name, name))
+            return dev->layers[i];
+    dt_fail(err, -ENOENT, "%s has no layer '%s' (see 'devtap show %s')", dev->name, name,
+            dev->name);
+    return NULL;
+}

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - what core's own files share: layers, contexts, lanes, private memory, statistics. */
+#ifndef CORE_INTERNAL_H
+#define CORE_INTERNAL_H
+
+#include "core/core.h"
+#include <pthread.h>
+
+/* ---- Statistics (stats.c) ---------------------------------------------------------------- */
+
+/*
+ * Latencies are counted in log-linear buckets: 8 per power of two, so a reported
+ * percentile is at most 12.5 % above the true one. One writer, any readers.
+ */
+#define HISTOGRAM_SUB     8u
+#define HISTOGRAM_BUCKETS (61u * HISTOGRAM_SUB)
+struct histogram {
+    uint64_t count, max;
+    uint32_t buckets[HISTOGRAM_BUCKETS];
+};
+enum latency_kind { LATENCY_READ, LATENCY_WRITE, LATENCY_OTHER, LATENCY_KINDS };
+
+struct op_stats {
+    uint64_t requests, sectors, errors;
+};
+struct edge_stats {
+    struct op_stats ops[DT_OP_COUNT];
+    struct histogram latency[LATENCY_KINDS];
+};
+void histogram_add(struct histogram *h, uint64_t ns);
+void histogram_merge(struct histogram *into, const struct histogram *from);
+uint64_t histogram_percentile(const struct histogram *h, double p);
+json_t *stats_json(struct device *dev);
+
+/* Counters have one writer; other threads read them whole. */
+static inline void bump(uint64_t *counter, uint64_t n)
+{
+    __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* ---- Layers and contexts ------------------------------------------------------------------ */
+
+#define LAYER_MAGIC 0x4c617965u
+#define CTX_MAGIC   0x43747800u
+
+/** struct dt_layer - one extension or back of a chain, device-wide. */
+struct dt_layer {
+    uint32_t magic;
+    const struct dt_block_ext *ext;
+    struct device *dev;
+    struct dt_layer *below; /* NULL for the back */
+    char name[64];
+    unsigned index; /* 1 = right below the front */
+    void *data;
+    bool open;
+    struct dt_block_info info; /* as this layer presents it to the one above */
+    struct ctx **ctxs;         /* by thread; NULL before the start */
+    int state_fd;              /* its state directory, or -1 */
+};
+
+/**
+ * struct ctx - a layer on one thread. The front is context 0 of every lane, without a layer.
+ * @down: next context below with a way to submit; @up: next above that wants completions.
+ * @own_complete: behind sub_complete(), what the layer itself does; NULL = pass up.
+ * @held: requests that are in this context now.
+ */
+struct ctx {
+    struct dt_ctx pub;
+    void (*submit)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+    void (*complete)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+    void (*own_complete)(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+    struct ctx *down, *up;
+    struct lane *lane;
+    uint32_t magic;
+    uint32_t index;
+    uint32_t held;
+    bool started;
+    /* Requests of its own, and range locks (sub.c, range.c). */
+    struct request *sub_free;
+    char *sub_memory;
+    struct dt_range *range_head, **range_tail;
+    struct edge_stats stats;
+};
+static inline struct ctx *ctx_of(struct dt_ctx *c)
+{
+    struct ctx *ctx = container_of(c, struct ctx, pub);
+
+    CHECK(ctx->magic == CTX_MAGIC);
+    return ctx;
+}
+static inline struct request *request_of(struct dt_req *req)
+{
+    return container_of(req, struct request, pub);
+}
+
+/* ---- Private memory (copypool.c) -------------------------------------------------------------- */
+
+/*
+ * A buddy allocator over one mapping per lane: pieces of 4 KiB to 1 MiB, contiguous and
+ * page-aligned. Pages are touched when used, so an idle pool costs nothing.
+ */
+#define COPYPOOL_MIN_SHIFT 12u
+#define COPYPOOL_MAX_SHIFT 20u
+#define COPYPOOL_ORDERS    (COPYPOOL_MAX_SHIFT - COPYPOOL_MIN_SHIFT + 1)
+struct copypool {
+    uint8_t *base;
+    size_t size;
+    size_t free_bytes;
+    int32_t free_head[COPYPOOL_ORDERS]; /* page index of the first free piece, -1 = none */
+    struct copypool_page {
+        int32_t next, prev;
+        int8_t free_order; /* order of the free piece that begins here, or -1 */
+        int8_t used_order; /* order of the piece in use that begins here, or -1 */
+    } *pages;
+};
+int copypool_init(struct copypool *pool, size_t bytes);
+void copypool_fini(struct copypool *pool);
+/** copypool_get() - @bytes <= 1 MiB, leaving @reserve bytes free for others; NULL if it cannot. */
+void *copypool_get(struct copypool *pool, size_t bytes, size_t reserve);
+void copypool_put(struct copypool *pool, void *piece);
+
+/* ---- Lanes -------------------------------------------------------------------------------------- */
+
+#define LANE_MAGIC      0x4c616e65u
+#define LANE_PIECES     16u   /* oversize requests being split at a time */
+#define LANE_PIECE_IOVS 1024u
+#define LANE_COPY_MAX   (1u << COPYPOOL_MAX_SHIFT)
+
+/** struct xform - other memory for one request below one transforming layer (data.c). */
+struct xform {
+    struct xform *next;
+    struct ctx *owner; /* NULL = reserved, not yet used */
+    struct iovec own;
+    struct iovec *above;
+    uint32_t above_n;
+};
+
+/** struct lane - a device on one thread. */
+struct lane {
+    uint32_t magic;
+    unsigned thread;
+    struct loop *loop;
+    struct device *dev;
+    struct ctx *front;  /* context 0 */
+    struct ctx *top;    /* where requests enter */
+    struct ctx **ctxs;  /* by layer index; [0] = front */
+    unsigned nctxs;
+    const struct front_ops *front_ops;
+    void *front_arg;
+    unsigned in_flight; /* requests of the guest within the chain */
+    unsigned subs;      /* requests of layers' own, submitted and not yet back */
+
+    /* What the chain needs per direction: a private copy, and transforming layers. */
+    bool needs_data;
+    bool want_copy[2]; /* [0] reads, [1] writes */
+    uint32_t max_sectors, max_segments; /* longer requests are split */
+    uint32_t block_mask;                /* sectors of a logical block, less one */
+    struct copypool pool;
+    struct xform *xform_memory, *xform_free;
+    struct request *wait_head, **wait_tail; /* waiting for private memory */
+
+    /* Sub-requests, and what waited for memory or a piece, start at the end of the turn. */
+    struct request *sub_head, **sub_tail;
+    struct loop_deferred deferred;
+    struct request *split_head, **split_tail; /* oversize, waiting for a piece */
+    struct split_piece *pieces;
+
+    /* Admission (admit.c) and latency sampling. */
+    struct ctx *admitters[CHAIN_MAX_LAYERS];
+    unsigned nadmitters;
+    uint32_t since_sample;
+    uint64_t last_sample;
+    bool sampling;
+    uint64_t stamps[CHAIN_MAX_LAYERS + 1];
+
+    /* Quiesce (quiesce.c). */
+    bool quiescing;
+    char late[128];
+    struct dt_timer quiesce_timer;
+    struct loop_message quiesce_start, quiesce_report;
+};
+
+int lane_new(struct lane **lane, struct device *dev, unsigned thread, struct dt_error *err);
+void lane_free(struct lane *lane);
+int lane_start(struct lane *lane, struct dt_error *err);
+void lane_stop(struct lane *lane);
+/** lane_drained() - in_flight may have reached zero: tell whoever waits. */
+void lane_drained(struct lane *lane);
+
+/* The edges (ctx.c). */
+void ctx_link(struct lane *lane);
+void edge_submit(struct ctx *from, struct ctx *to, struct dt_req **reqs, unsigned n);
+void sample_start(struct lane *lane, struct request *r);
+
+/* Data (data.c). */
+int data_init(struct lane *lane);
+void data_fini(struct lane *lane);
+/** data_attach() - reserve what the chain below @from needs; false: no memory now. */
+bool data_attach(struct lane *lane, struct ctx *from, struct request *r);
+void data_detach(struct lane *lane, struct request *r);
+
+/* Requests of layers' own, and splitting (sub.c, split.c). */
+void sub_init(struct ctx *c, unsigned count);
+void sub_fini(struct ctx *c);
+/** sub_complete() - the `complete` of a context that has requests of its own: takes them out. */
+void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+void sub_run_queue(struct lane *lane);
+void split_init(struct lane *lane);
+void split_fini(struct lane *lane);
+/** split_queue() - serve an oversize request in pieces, one after the other. */
+void split_queue(struct lane *lane, struct request *r);
+void split_run_queue(struct lane *lane);
+/** lane_finish() - requests of the guest leave the chain. */
+void lane_finish(struct lane *lane, struct request **reqs, unsigned n);
+
+/* ---- Devices -------------------------------------------------------------------------------------- */
+
+#define DEVICE_MAGIC 0x44657669u
+struct device {
+    uint32_t magic;
+    char name[64];
+    uint32_t generation;
+    struct dt_layer **layers; /* [0] unused (the front), 1..nlayers, top to bottom */
+    unsigned nlayers;
+    struct dt_block_info info;
+    struct loop **loops;
+    unsigned threads;
+    struct lane **lanes;
+    const struct front_ops *front_ops;
+    void *front_arg;
+    char *state_dir;
+    size_t copy_bytes;
+    bool started;
+    struct loop_message info_message;
+    bool info_pending;
+
+    /* One quiesce at a time. */
+    void (*quiesce_done)(void *arg, const char *late);
+    void *quiesce_arg;
+    uint64_t quiesce_deadline;
+    unsigned quiesce_left;
+    char quiesce_late[256];
+};
+struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err);
+/** device_gather_info() - ask all layers, bottom up, what the disk is. */
+int device_gather_info(struct device *dev, struct dt_error *err);
+/** device_exclusive() - run @fn while no thread is inside the device's layers. */
+void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
+
+/* Building the chain (chain.c). */
+int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err);
+void chain_close(struct device *dev);
+
+/* Soft state on disk (state.c). */
+int state_load(struct dt_layer *layer, struct dt_error *err);
+void state_save(struct dt_layer *layer);
+
+/** struct dt_reply - what a verb answers. */
+struct dt_reply {
+    json_t *object;
+};
+
+#endif

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lane.c - a device on one thread: where requests enter the chain and leave it.
+ *
+ * Nothing here allocates or locks once the lane has started.
+ */
+#include "core/internal.h"
+
+#define SAMPLE_EVERY 64u
+#define SAMPLE_NS    DT_MS(1)
+
+/* ---- Entering ----------------------------------------------------------------------------- */
+
+unsigned lane_admit(struct lane *lane, unsigned want)
+{
+    if (unlikely(lane->wait_head || lane->split_head || lane->quiescing))
+        return 0;
+    for (unsigned i = 0; i < lane->nadmitters && want; i++) {
+        struct ctx *c = lane->admitters[i];
+
+        want = MIN(want, c->pub.layer->ext->admit(&c->pub, want));
+    }
+    return want;
+}
+
+/* What may not enter: returns the error, or 0. */
+static int judge(const struct lane *lane, const struct dt_req *req)
+{
+    uint64_t sectors = __atomic_load_n(&lane->dev->info.sectors, __ATOMIC_RELAXED);
+
+    if (unlikely(req->op >= DT_OP_COUNT))
+        return -EOPNOTSUPP;
+    if (unlikely(req->sector > sectors || req->sectors > sectors - req->sector))
+        return -EINVAL;
+    if (unlikely((req->sector | req->sectors) & lane->block_mask))
+        return -EINVAL;
+    if (unlikely(lane->dev->info.read_only && req->op != DT_OP_READ && req->op != DT_OP_FLUSH))
+        return -EROFS;
+    return 0;
+}
+
+static void wait_for_memory(struct lane *lane, struct request *r)
+{
+    r->next = NULL;
+    *lane->wait_tail = r;
+    lane->wait_tail = &r->next;
+}
+
+static bool oversize(const struct lane *lane, const struct request *r)
+{
+    return dt_req_has_data(&r->pub) &&
+           (r->pub.sectors > lane->max_sectors || r->niov > lane->max_segments);
+}
+
+void lane_submit(struct lane *lane, struct request **reqs, unsigned n)
+{
+    uint64_t now = loop_now(lane->loop);
+    struct dt_req *enter[64];
+    unsigned nenter = 0;
+
+    CHECK(n <= ARRAY_SIZE(enter));
+    lane->in_flight += n;
+    for (unsigned i = 0; i < n; i++) {
+        struct request *r = reqs[i];
+
+        r->pub.started = now;
+        r->pub.error = judge(lane, &r->pub);
+        r->holder = lane->front;
+        r->own_iov = NULL;
+        r->xforms = NULL;
+        r->sample = 0;
+        if (unlikely(r->pub.error))
+            lane_finish(lane, &r, 1);
+        else if (unlikely(oversize(lane, r)))
+            split_queue(lane, r);
+        else if (unlikely(lane->needs_data &&
+                          (lane->wait_head || !data_attach(lane, lane->front, r))))
+            wait_for_memory(lane, r);
+        else
+            enter[nenter++] = &r->pub;
+    }
+    if (nenter == 0)
+        return;
+    lane->since_sample += nenter;
+    if (!lane->sampling &&
+        (lane->since_sample >= SAMPLE_EVERY || now - lane->last_sample >= SAMPLE_NS))
+        sample_start(lane, request_of(enter[0]));
+    lane->front->held += nenter;
+    edge_submit(lane->front, lane->top, enter, nenter);
+}
+
+static void run_waiting(struct lane *lane)
+{
+    bool waited = lane->wait_head;
+
+    while (lane->wait_head) {
+        struct request *r = lane->wait_head;
+        struct dt_req *req = &r->pub;
+
+        if (!data_attach(lane, lane->front, r))
+            return;
+        lane->wait_head = r->next;
+        if (!lane->wait_head)
+            lane->wait_tail = &lane->wait_head;
+        lane->front->held++;
+        edge_submit(lane->front, lane->top, &req, 1);
+    }
+    if (waited)
+        lane->front_ops->wake(lane);
+}
+
+static void run_deferred(struct loop_deferred *deferred)
+{
+    struct lane *lane = container_of(deferred, struct lane, deferred);
+
+    sub_run_queue(lane);
+    split_run_queue(lane);
+    run_waiting(lane);
+}
+
+/* ---- Leaving --------------------------------------------------------------------------------- */
+
+void lane_finish(struct lane *lane, struct request **reqs, unsigned n)
+{
+    lane->in_flight -= n;
+    lane->front_ops->complete(lane, reqs, n);
+    if (unlikely(lane->quiescing))
+        lane_drained(lane);
+}
+
+static void front_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
+{
+    struct ctx *front = ctx_of(c);
+    struct lane *lane = front->lane;
+
+    front->held -= n;
+    for (unsigned i = 0; i < n; i++) {
+        struct request *r = request_of(reqs[i]);
+
+        r->holder = NULL;
+        if (unlikely(r->sample)) {
+            r->sample = 0;
+            lane->sampling = false;
+        }
+        if (unlikely(lane->needs_data))
+            data_detach(lane, r);
+    }
+    lane_finish(lane, (struct request **)reqs, n);
+}
+
+/* ---- Life --------------------------------------------------------------------------------------- */
+
+static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned index,
+                           uint32_t *frame_offset)
+{
+    struct ctx *c = xaligned(CACHE_LINE, sizeof(*c));
+    unsigned counters = 0;
+
+    c->magic = CTX_MAGIC;
+    c->lane = lane;
+    c->index = index;
+    c->pub.layer = layer;
+    c->pub.thread = lane->thread;
+    if (!layer)
+        return c;
+    while (layer->ext->counters && layer->ext->counters[counters].name)
+        counters++;
+    c->pub.counters = xcalloc(counters + 1, sizeof(uint64_t));
+    c->pub.layer_data = layer->data;
+    c->pub.data = xaligned(CACHE_LINE, MAX(layer->ext->ctx_size, (size_t)1));
+    c->pub.frame_offset = *frame_offset;
+    *frame_offset += (uint32_t)ALIGN_UP(layer->ext->frame_size, 16u);
+    layer->ctxs[lane->thread] = c;
+    return c;
+}
+
+static void ctx_free(struct ctx *c)
+{
+    sub_fini(c);
+    if (c->pub.layer)
+        c->pub.layer->ctxs[c->pub.thread] = NULL;
+    free(c->pub.counters);
+    free(c->pub.data);
+    free(c);
+}
+
+/* Limits of one request: the disk's, and the largest private piece where copies are made. */
+static void set_limits(struct lane *lane)
+{
+    const struct dt_block_info *info = &lane->dev->info;
+
+    lane->max_sectors = info->max_sectors ? info->max_sectors : UINT32_MAX;
+    lane->block_mask = (info->logical_block >> DT_SECTOR_SHIFT) - 1;
+    lane->max_segments = info->max_segments ? info->max_segments : UINT32_MAX;
+    if (lane->needs_data)
+        lane->max_sectors = MIN(lane->max_sectors, LANE_COPY_MAX >> DT_SECTOR_SHIFT);
+}
+
+int lane_new(struct lane **out, struct device *dev, unsigned thread, struct dt_error *err)
+{
+    struct lane *lane = xaligned(CACHE_LINE, sizeof(*lane));
+    uint32_t frame_offset = sizeof(struct request);
+    int ret;
+
+    lane->magic = LANE_MAGIC;
+    lane->thread = thread;
+    lane->loop = dev->loops[thread];
+    lane->dev = dev;
+    lane->front_ops = dev->front_ops;
+    lane->nctxs = dev->nlayers + 1;
+    lane->ctxs = xcalloc(lane->nctxs, sizeof(struct ctx *));
+    for (unsigned i = 0; i < lane->nctxs; i++) {
+        struct ctx *c = ctx_new(lane, i ? dev->layers[i] : NULL, i, &frame_offset);
+
+        lane->ctxs[i] = c;
+        if (i > 0 && c->pub.layer->ext->admit)
+            lane->admitters[lane->nadmitters++] = c;
+    }
+    lane->front = lane->ctxs[0];
+    lane->front->complete = front_complete;
+    ctx_link(lane);
+    lane->deferred.run = run_deferred;
+    lane->sub_tail = &lane->sub_head;
+    ret = data_init(lane);
+    set_limits(lane);
+    split_init(lane);
+    if (ret < 0) {
+        lane_free(lane);
+        return dt_fail(err, ret, "%s: no memory for private copies (%zu bytes)", dev->name,
+                       dev->copy_bytes);
+    }
+    *out = lane;
+    return 0;
+}
+
+void lane_free(struct lane *lane)
+{
+    if (!lane)
+        return;
+    CHECK(lane->in_flight == 0 && lane->subs == 0);
+    loop_defer_cancel(lane->loop, &lane->deferred);
+    split_fini(lane);
+    for (unsigned i = 0; i < lane->nctxs; i++)
+        ctx_free(lane->ctxs[i]);
+    data_fini(lane);
+    free(lane->ctxs);
+    free(lane);
+}
+
+int lane_start(struct lane *lane, struct dt_error *err)
+{
+    for (unsigned i = lane->nctxs - 1; i > 0; i--) {
+        struct ctx *c = lane->ctxs[i];
+        int ret = c->pub.layer->ext->start ? c->pub.layer->ext->start(&c->pub, err) : 0;
+
+        if (ret < 0) {
+            dt_fail_prefix(err, "%s: %s", lane->dev->name, c->pub.layer->name);
+            lane_stop(lane);
+            return ret;
+        }
+        c->started = true;
+    }
+    return 0;
+}
+
+void lane_stop(struct lane *lane)
+{
+    CHECK(lane->in_flight == 0 && lane->subs == 0);
+    for (unsigned i = 1; i < lane->nctxs; i++) {
+        struct ctx *c = lane->ctxs[i];
+
+        if (c->started && c->pub.layer->ext->stop)
+            c->pub.layer->ext->stop(&c->pub);
+        c->started = false;
+    }
+    loop_timer_cancel(lane->loop, &lane->quiesce_timer);
+    loop_defer_cancel(lane->loop, &lane->deferred);
+}
+
+struct loop *lane_loop(const struct lane *lane)
+{
+    return lane->loop;
+}
+
+struct device *lane_device(const struct lane *lane)
+{
+    return lane->dev;
+}
+
+unsigned lane_thread(const struct lane *lane)
+{
+    return lane->thread;
+}
+
+unsigned lane_in_flight(const struct lane *lane)
+{
+    return lane->in_flight;
+}
+
+void lane_set_front(struct lane *lane, void *arg)
+{
+    lane->front_arg = arg;
+}
+
+void *lane_front(const struct lane *lane)
+{
+    return lane->front_arg;
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * spec.c - the chain as a person writes it:
+ *
+ *     trace out=/tmp/t | throttle iops=5000 | file path="/my disks/vm1.img"
+ *
+ * Words are separated by white space (line ends too, so that a chain may stand in a file) and
+ * layers by '|'. Quotes and backslashes work as in a shell, anywhere in a word.
+ */
+#include "core/core.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define SPEC_CONTEXT 24 /* characters of the chain shown around an error */
+
+struct scanner {
+    const char *text; /* the whole chain */
+    const char *at;   /* the next character */
+    struct dt_error *err;
+};
+
+/* Appends the surroundings of @at: "... near: throttle >>iops 5000 | fi...". */
+static void mark_position(struct scanner *s, const char *at)
+{
+    size_t before = MIN((size_t)(at - s->text), (size_t)SPEC_CONTEXT);
+    size_t after = strnlen(at, SPEC_CONTEXT);
+    char near[2 * SPEC_CONTEXT + 16];
+
+    snprintf(near, sizeof(near), "%s%.*s>>>%.*s%s", at - before > s->text ? "..." : "", (int)before,
+             at - before, (int)after, at, at[after] ? "..." : "");
+    for (char *p = near; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = ' ';
+    if (s->err) {
+        size_t used = strlen(s->err->text);
+
+        snprintf(s->err->text + used, sizeof(s->err->text) - used, " (at >>> in: %s)", near);
+    }
+}
+
+/* Fails at character @at of the chain. */
+static int DT_PRINTF(3, 4) scan_fail(struct scanner *s, const char *at, const char *fmt, ...)
+{
+    char what[160];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(what, sizeof(what), fmt, args);
+    va_end(args);
+    dt_fail(s->err, -EINVAL, "chain, column %zu: %s", (size_t)(at - s->text) + 1, what);
+    mark_position(s, at);
+    return -EINVAL;
+}
+
+static void skip_space(struct scanner *s)
+{
+    while (isspace((unsigned char)*s->at))
+        s->at++;
+}
+
+static bool word_ends(char c)
+{
+    return c == '\0' || c == '|' || isspace((unsigned char)c);
+}
+
+/*
+ * Reads one word and takes its quotes off. @equals is set to the offset in the word of the
+ * first '=' that was written bare, or to -1.
+ */
+static int read_word(struct scanner *s, char **word, ssize_t *equals)
+{
+    const char *start = s->at, *opened = NULL;
+    _cleanup_free_ char *out = xcalloc(strlen(start) + 1, 1);
+    size_t n = 0;
+    char quote = 0;
+
+    *equals = -1;
+    for (; quote ? *s->at != '\0' : !word_ends(*s->at); s->at++) {
+        char c = *s->at;
+
+        if (c == '\\' && quote != '\'') {
+            if (s->at[1] == '\0')
+                return scan_fail(s, s->at, "nothing follows the backslash");
+            out[n++] = *++s->at;
+        } else if (quote ? c == quote : c == '"' || c == '\'') {
+            quote = quote ? 0 : c;
+            opened = s->at;
+        } else {
+            if (c == '=' && !quote && *equals < 0)
+                *equals = (ssize_t)n;
+            out[n++] = c;
+        }
+    }
+    if (quote)
+        return scan_fail(s, opened, "the quote is never closed");
+    *word = TAKE_PTR(out);
+    return 0;
+}
+
+static int read_setting(struct scanner *s, struct layer_spec *layer)
+{
+    const char *start = s->at;
+    _cleanup_free_ char *word = NULL;
+    struct setting *setting;
+    ssize_t equals;
+    int ret = read_word(s, &word, &equals);
+
+    if (ret < 0)
+        return ret;
+    if (equals < 0)
+        return scan_fail(s, start, "expected key=value, found '%.40s'", word);
+    if (equals == 0)
+        return scan_fail(s, start, "a parameter's name is missing before '='");
+    layer->settings = realloc(layer->settings, (layer->count + 1) * sizeof(*setting));
+    CHECK(layer->settings);
+    setting = &layer->settings[layer->count++];
+    setting->key = strndup(word, (size_t)equals);
+    CHECK(setting->key);
+    setting->value = xstrdup(word + equals + 1);
+    return 0;
+}
+
+static int read_layer(struct scanner *s, struct chain_spec *spec)
+{
+    struct layer_spec *layer;
+    const char *start = s->at;
+    ssize_t equals;
+    int ret;
+
+    if (word_ends(*start))
+        return scan_fail(s, start, "the name of an extension or back is missing");
+    if (spec->count == CHAIN_MAX_LAYERS)
+        return scan_fail(s, start, "a chain has at most %u layers", CHAIN_MAX_LAYERS);
+    layer = &spec->layers[spec->count++];
+    ret = read_word(s, &layer->name, &equals);
+    if (ret < 0)
+        return ret;
+    if (equals >= 0)
+        return scan_fail(s, start, "a layer begins with its name, found '%.40s'", layer->name);
+    if (layer->name[0] == '\0')
+        return scan_fail(s, start, "the name of an extension or back is empty");
+    for (skip_space(s); !word_ends(*s->at); skip_space(s)) {
+        ret = read_setting(s, layer);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+int chain_parse(struct chain_spec *spec, const char *text, struct dt_error *err)
+{
+    struct scanner s = {.text = text, .at = text, .err = err};
+    int ret;
+
+    spec->layers = xcalloc(CHAIN_MAX_LAYERS, sizeof(*spec->layers));
+    spec->count = 0;
+    skip_space(&s);
+    if (*s.at == '\0') {
+        chain_spec_free(spec);
+        return dt_fail(err, -EINVAL,
+                       "the chain is empty: it needs at least a back, such as "
+                       "'file path=disk.img'");
+    }
+    for (;;) {
+        ret = read_layer(&s, spec);
+        if (ret < 0) {
+            chain_spec_free(spec);
+            return ret;
+        }
+        if (*s.at == '\0')
+            return 0;
+        s.at++; /* the '|' */
+        skip_space(&s);
+    }
+}
+
+void chain_spec_free(struct chain_spec *spec)
+{
+    for (unsigned i = 0; i < spec->count; i++) {
+        struct layer_spec *layer = &spec->layers[i];
+
+        for (unsigned j = 0; j < layer->count; j++) {
+            free(layer->settings[j].key);
+            free(layer->settings[j].value);
+        }
+        free(layer->settings);
+        free(layer->name);
+    }
+    free(spec->layers);
+    *spec = (struct chain_spec){0};
+}

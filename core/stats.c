@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/* stats.c - latency histograms, and a device's counters as JSON. */
+#include "core/internal.h"
+
+static unsigned bucket_of(uint64_t ns)
+{
+    unsigned exp;
+
+    if (ns < HISTOGRAM_SUB)
+        return (unsigned)ns;
+    exp = 63u - (unsigned)__builtin_clzll(ns); /* >= 3 */
+    return (exp - 2) * HISTOGRAM_SUB + (unsigned)((ns >> (exp - 3)) & (HISTOGRAM_SUB - 1));
+}
+
+/* The largest value that falls into bucket @b. */
+static uint64_t bucket_top(unsigned b)
+{
+    unsigned exp = b / HISTOGRAM_SUB + 2;
+
+    if (b < HISTOGRAM_SUB)
+        return b;
+    return ((uint64_t)(HISTOGRAM_SUB + b % HISTOGRAM_SUB + 1) << (exp - 3)) - 1;
+}
+
+void histogram_add(struct histogram *h, uint64_t ns)
+{
+    unsigned b = MIN(bucket_of(ns), HISTOGRAM_BUCKETS - 1);
+
+    __atomic_store_n(&h->buckets[b], h->buckets[b] + 1, __ATOMIC_RELAXED);
+    bump(&h->count, 1);
+    if (ns > h->max)
+        __atomic_store_n(&h->max, ns, __ATOMIC_RELAXED);
+}
+
+void histogram_merge(struct histogram *into, const struct histogram *from)
+{
+    into->count = 0;
+    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
+        into->buckets[b] += __atomic_load_n(&from->buckets[b], __ATOMIC_RELAXED);
+        into->count += into->buckets[b];
+    }
+    into->max = MAX(into->max, __atomic_load_n(&from->max, __ATOMIC_RELAXED));
+}
+
+uint64_t histogram_percentile(const struct histogram *h, double p)
+{
+    uint64_t rank = (uint64_t)((double)h->count * p / 100.0), seen = 0;
+
+    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
+        seen += h->buckets[b];
+        if (seen > rank)
+            return MIN(bucket_top(b), h->max);
+    }
+    return h->max;
+}
+
+static json_t *ops_json(unsigned threads, const struct edge_stats *const *of)
+{
+    json_t *ops = json_object();
+
+    for (unsigned op = 0; op < DT_OP_COUNT; op++) {
+        struct op_stats sum = {0};
+
+        for (unsigned t = 0; t < threads; t++) {
+            sum.requests += __atomic_load_n(&of[t]->ops[op].requests, __ATOMIC_RELAXED);
+            sum.sectors += __atomic_load_n(&of[t]->ops[op].sectors, __ATOMIC_RELAXED);
+            sum.errors += __atomic_load_n(&of[t]->ops[op].errors, __ATOMIC_RELAXED);
+        }
+        json_object_set_new(ops, dt_op_name(op),
+                            json_pack("{sI sI sI}", "requests", (json_int_t)sum.requests, "bytes",
+                                      (json_int_t)(sum.sectors << DT_SECTOR_SHIFT), "errors",
+                                      (json_int_t)sum.errors));
+    }
+    return ops;
+}
+
+static json_t *latency_json(unsigned threads, const struct edge_stats *const *of)
+{
+    static const char *const kinds[LATENCY_KINDS] = {"read", "write", "other"};
+    json_t *latency = json_object();
+
+    for (unsigned k = 0; k < LATENCY_KINDS; k++) {
+        _cleanup_free_ struct histogram *sum = xcalloc(1, sizeof(*sum));
+
+        for (unsigned t = 0; t < threads; t++)
+            histogram_merge(sum, &of[t]->latency[k]);
+        if (sum->count == 0)
+            continue;
+        json_object_set_new(
+            latency, kinds[k],
+            json_pack("{sI sI sI sI sI sI}", "samples", (json_int_t)sum->count, "p50",
+                      (json_int_t)histogram_percentile(sum, 50), "p90",
+                      (json_int_t)histogram_percentile(sum, 90), "p99",
+                      (json_int_t)histogram_percentile(sum, 99), "p999",
+                      (json_int_t)histogram_percentile(sum, 99.9), "max", (json_int_t)sum->max));
+    }
+    return latency;
+}
+
+static json_t *counters_json(const struct dt_layer *layer)
+{
+    const struct dt_counter *counters = layer->ext->counters;
+    json_t *object = json_object();
+
+    for (unsigned i = 0; counters && counters[i].name; i++) {
+        uint64_t sum = 0;
+
+        for (unsigned t = 0; t < layer->dev->threads; t++)
+            sum += __atomic_load_n(&layer->ctxs[t]->pub.counters[i], __ATOMIC_RELAXED);
+        json_object_set_new(object, counters[i].name, json_integer((json_int_t)sum));
+    }
+    return object;
+}
+
+/* A layer that requests pass without stopping was crossed by what the next one below counted. */
+static const struct edge_stats *counted_at(struct ctx *c)
+{
+    while (!c->submit)
+        c = c->lane->ctxs[c->index + 1];
+    return &c->stats;
+}
+
+json_t *stats_json(struct device *dev)
+{
+    json_t *layers = json_array();
+    unsigned in_flight = 0;
+
+    for (unsigned i = 1; i <= dev->nlayers; i++) {
+        struct dt_layer *layer = dev->layers[i];
+        const struct edge_stats *of[DEVICE_MAX_THREADS];
+        unsigned held = 0;
+
+        for (unsigned t = 0; t < dev->threads; t++) {
+            of[t] = counted_at(layer->ctxs[t]);
+            held += __atomic_load_n(&layer->ctxs[t]->held, __ATOMIC_RELAXED);
+        }
+        json_array_append_new(layers,
+                              json_pack("{ss si so so so}", "name", layer->name, "holding",
+                                        (int)held, "ops", ops_json(dev->threads, of),
+                                        "latency", latency_json(dev->threads, of), "counters",
+                                        counters_json(layer)));
+    }
+    for (unsigned t = 0; t < dev->threads; t++)
+        in_flight += __atomic_load_n(&dev->lanes[t]->in_flight, __ATOMIC_RELAXED);
+    return json_pack("{ss sI si so}", "name", dev->name, "time", (json_int_t)dt_clock_ns(),
+                     "in_flight", (int)in_flight, "layers", layers);
+}
