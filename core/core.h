@@ -196,6 +196,8 @@ unsigned lane_admit(struct lane *lane, unsigned want);
 /** lane_submit() - @n requests, each with pub, iov and niov set, enter the chain. Ranges are
  *  checked here: what lies outside the disk completes with -EINVAL. */
 void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
+/** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
+void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);
 /* The front's own pointer on each lane. */
 void lane_set_front(struct lane *lane, void *arg);

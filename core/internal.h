@@ -154,6 +154,7 @@ struct lane {
     bool needs_data;
     bool want_copy[2]; /* [0] reads, [1] writes */
     uint32_t max_sectors, max_segments; /* longer requests are split */
+    uint32_t block_mask;                /* sectors of a logical block, less one */
     struct copypool pool;
     struct xform *xform_memory, *xform_free;
     struct request *wait_head, **wait_tail; /* waiting for private memory */

@@ -32,6 +32,8 @@ static int judge(const struct lane *lane, const struct dt_req *req)
         return -EOPNOTSUPP;
     if (unlikely(req->sector > sectors || req->sectors > sectors - req->sector))
         return -EINVAL;
+    if (unlikely((req->sector | req->sectors) & lane->block_mask))
+        return -EINVAL;
     if (unlikely(lane->dev->info.read_only && req->op != DT_OP_READ && req->op != DT_OP_FLUSH))
         return -EROFS;
     return 0;
@@ -188,6 +190,7 @@ static void set_limits(struct lane *lane)
     const struct dt_block_info *info = &lane->dev->info;
 
     lane->max_sectors = info->max_sectors ? info->max_sectors : UINT32_MAX;
+    lane->block_mask = (info->logical_block >> DT_SECTOR_SHIFT) - 1;
     lane->max_segments = info->max_segments ? info->max_segments : UINT32_MAX;
     if (lane->needs_data)
         lane->max_sectors = MIN(lane->max_sectors, LANE_COPY_MAX >> DT_SECTOR_SHIFT);

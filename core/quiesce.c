@@ -36,6 +36,16 @@ static void run_late(struct dt_timer *timer)
     report(lane);
 }
 
+void lane_release(struct lane *lane, uint64_t deadline)
+{
+    for (unsigned i = 1; i < lane->nctxs; i++) {
+        struct ctx *c = lane->ctxs[i];
+
+        if (c->held && c->pub.layer->ext->quiesce)
+            c->pub.layer->ext->quiesce(&c->pub, deadline);
+    }
+}
+
 /* On each lane's thread. */
 static void run_start(struct loop_message *message)
 {
@@ -46,12 +56,7 @@ static void run_start(struct loop_message *message)
     lane->quiescing = true;
     lane->quiesce_timer.fire = run_late;
     loop_timer_set(lane->loop, &lane->quiesce_timer, deadline);
-    for (unsigned i = 1; i < lane->nctxs; i++) {
-        struct ctx *c = lane->ctxs[i];
-
-        if (c->pub.layer->ext->quiesce)
-            c->pub.layer->ext->quiesce(&c->pub, deadline);
-    }
+    lane_release(lane, deadline);
     lane_drained(lane);
 }
 

@@ -124,6 +124,7 @@ struct loop {
     CACHE_ALIGNED struct loop_message *mailbox; /* newest first */
     bool sleeping;
     bool stop;
+    pid_t owner; /* the thread inside loop_run(), or 0 */
 };
 
 /* Counters have one writer and any number of readers. */

@@ -310,9 +310,17 @@ bool loop_turn(struct loop *loop, bool wait)
     return done;
 }
 
+bool loop_is_foreign(const struct loop *loop)
+{
+    pid_t owner = __atomic_load_n(&loop->owner, __ATOMIC_ACQUIRE);
+
+    return owner != 0 && owner != gettid();
+}
+
 void loop_run(struct loop *loop)
 {
     CHECK_MAGIC(loop, LOOP_MAGIC);
+    __atomic_store_n(&loop->owner, gettid(), __ATOMIC_RELEASE);
     for (;;) {
         uint64_t timeout;
 
@@ -328,6 +336,7 @@ void loop_run(struct loop *loop)
     }
     loop->engine->enter(loop, 0);
     __atomic_store_n(&loop->stop, false, __ATOMIC_RELAXED);
+    __atomic_store_n(&loop->owner, 0, __ATOMIC_RELEASE);
 }
 
 void loop_stop(struct loop *loop)

@@ -2,9 +2,9 @@
 /*
  * loop.h - one event loop per thread.
  *
- * Theory of operation: a turn of the loop polls the active pollers, completes I/O,
- * fires due timers, runs posted messages, runs what was deferred to the end of the turn, and
- * submits all new I/O in one system call. While any poller is active the loop spins; a
+ * Theory of operation: a turn of the loop completes I/O and calls ready watches, polls the active
+ * pollers, fires due timers, runs posted messages, runs what was deferred to the end of the turn,
+ * and submits all new I/O in one system call. While any poller is active the loop spins; a
  * poller that found nothing for the spin time is asked to arm its notification (and looks
  * once more), and when none is active the loop sleeps in the kernel until a completion, an
  * eventfd, a message or a timer.
@@ -36,21 +36,27 @@ struct loop_config {
 
 /** loop_new() - allocate a loop for the calling thread or a thread yet to be started. */
 int loop_new(struct loop **loop, const struct loop_config *config, struct dt_error *err);
-/** loop_free() - after its thread ended. Watches, timers and pollers must be gone. */
+/** loop_free() - after its thread ended. Watches, timers, active pollers and I/O in flight must be
+ *  gone: this is checked. */
 void loop_free(struct loop *loop);
-/** loop_run() - turn until loop_stop(). The thread that calls it owns the loop from then on. */
+/** loop_run() - turn until loop_stop(). The first thread that turns a loop owns it from then on:
+ *  no other may. I/O, watches and timers may be started before that. */
 void loop_run(struct loop *loop);
 /** loop_turn() - one turn; with @wait it may sleep. For tests, and for programs with a loop of
  *  their own. Returns true if anything was done. */
 bool loop_turn(struct loop *loop, bool wait);
 /** loop_stop() - from any thread, or from a callback: loop_run() returns after this turn. */
 void loop_stop(struct loop *loop);
+/** loop_is_foreign() - is another thread inside loop_run()? Then only messages reach it. A thread
+ *  that starts another for a loop waits until this is true (loop_post() works before). */
+bool loop_is_foreign(const struct loop *loop);
 /** loop_engine_name() - "io_uring" or "epoll". */
 const char *loop_engine_name(const struct loop *loop);
 /** loop_now() - dt_clock_ns() taken at most once per turn. */
 uint64_t loop_now(struct loop *loop);
 
-/* File descriptors, timers: as in <devtap/io.h>, on a loop instead of a context. */
+/* File descriptors, timers: as in <devtap/io.h>, on a loop instead of a context.
+ * One watch per descriptor (-EEXIST); remove it before the descriptor is closed. */
 int loop_watch_add(struct loop *loop, struct dt_watch *watch);
 void loop_watch_remove(struct loop *loop, struct dt_watch *watch);
 void loop_timer_set(struct loop *loop, struct dt_timer *timer, uint64_t deadline);
@@ -70,13 +76,14 @@ void loop_fallocate(struct loop *loop, struct dt_io *io, int fd, int mode, uint6
  * @arm:  the spin time is over: enable notification, look once more; return true if there is
  *        still nothing (the poller becomes inactive), false to stay active. NULL = never idle.
  *
- * An eventfd's watch makes it active again by loop_poller_wake().
+ * An eventfd's watch makes it active again by loop_poller_wake(). @poll may remove and free its
+ * poller; @arm may remove it.
  */
 struct loop_poller {
     unsigned (*poll)(struct loop_poller *poller);
     bool (*arm)(struct loop_poller *poller);
     struct list node; /* list_init() before first use */
-    uint64_t last_work;
+    uint64_t last_work; /* private to the loop */
 };
 /** loop_poller_wake() - make active: polled from this turn on. Harmless when it is already. */
 void loop_poller_wake(struct loop *loop, struct loop_poller *poller);
@@ -85,7 +92,8 @@ void loop_poller_remove(struct loop *loop, struct loop_poller *poller);
 
 /**
  * struct loop_deferred - runs once at the end of the current turn (publishing completions of
- * a whole burst, for example). Set @run; zero the rest.
+ * a whole burst, for example). Set @run; zero the rest. Deferring it again while it is pending
+ * changes nothing; what is deferred by a @run still joins the same turn, a few times over.
  */
 struct loop_deferred {
     void (*run)(struct loop_deferred *deferred);

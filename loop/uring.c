@@ -35,6 +35,7 @@ struct uring {
     bool enabled;
     unsigned arm_head; /* watches to arm: slot index + 1, linked by watch_slot.next */
     bool wake_armed;
+    bool starved; /* of kernel memory, and that was logged */
 };
 
 static const uint8_t uring_opcodes[] = {
@@ -141,14 +142,16 @@ static void uring_close(struct loop *loop)
 }
 
 /* What the kernel could not do now is tried again: the SQEs stay where they are. */
-static void ring_judge(int rc)
+static void ring_judge(struct uring *u, int rc)
 {
     if (likely(rc >= 0) || rc == -ETIME || rc == -EINTR || rc == -EBUSY)
         return;
     if (rc == -EAGAIN || rc == -ENOMEM) {
         const struct timespec pause = {.tv_nsec = 100000};
 
-        log_warning("io_uring: the kernel is short of memory; trying again");
+        if (!u->starved)
+            log_warning("io_uring: the kernel is short of memory; trying until it is not");
+        u->starved = true;
         nanosleep(&pause, NULL);
         return;
     }
@@ -179,7 +182,7 @@ static struct io_uring_sqe *ring_sqe(struct loop *loop)
         if (!u->enabled)
             ring_enable(u);
         stat_add(&loop->stats.submits, 1);
-        ring_judge(io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
+        ring_judge(u, io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
     }
     return &sq->sqes[sq->sqe_tail++ & (sq->ring_entries - 1)];
 }
@@ -247,7 +250,7 @@ static void uring_enter(struct loop *loop, uint64_t timeout)
     } else {
         rc = io_uring_enter(u->ring.ring_fd, waiting, timeout ? 1 : 0, flags, NULL);
     }
-    ring_judge(rc);
+    ring_judge(u, rc);
 }
 
 static void watch_event(struct loop *loop, uint64_t key, int result)

@@ -42,6 +42,7 @@ struct memmap_region {
 
 /**
  * struct memmap - all memory of one guest, sorted by @gpa, no two regions overlapping.
+ * It must stay where it is while it has regions: the SIGBUS guard knows @faulted by address.
  * @faulted: set by the SIGBUS guard when the file behind a region turned out shorter than
  *           promised (the range reads as zeroes from then on): the session must break.
  *
@@ -50,8 +51,7 @@ struct memmap_region {
 struct memmap {
     struct memmap_region *regions;
     unsigned count;
-    bool faulted;
-    struct list guard_node;
+    bool faulted; /* read it with READ_ONCE(): the signal handler of any thread sets it */
 };
 
 void memmap_init(struct memmap *map);
@@ -86,8 +86,23 @@ enum memmap_access { MEMMAP_READ = 1, MEMMAP_WRITE = 2 };
  * Return: entries written (>= 1), -EFAULT when any byte is outside the guest's memory,
  * -E2BIG when @max is too few, -EAGAIN when a translation is not known yet (vIOMMU).
  */
-int memmap_iov(const struct memmap *map, uint64_t addr, uint32_t len, enum memmap_access access,
-               struct iovec *iov, unsigned max, unsigned *hint);
+int memmap_iov_search(const struct memmap *map, uint64_t addr, uint32_t len,
+                      enum memmap_access access, struct iovec *iov, unsigned max, unsigned *hint);
+static inline int memmap_iov(const struct memmap *map, uint64_t addr, uint32_t len,
+                             enum memmap_access access, struct iovec *iov, unsigned max,
+                             unsigned *hint)
+{
+    if (likely(*hint < map->count && max > 0)) {
+        const struct memmap_region *r = &map->regions[*hint];
+        uint64_t off = addr - r->gpa;
+
+        if (likely(off < r->size && len <= r->size - off)) {
+            *iov = (struct iovec){r->host + off, len};
+            return 1;
+        }
+    }
+    return memmap_iov_search(map, addr, len, access, iov, max, hint);
+}
 
 /**
  * memmap_guard_install() - handle SIGBUS: a fault inside a registered map replaces the
@@ -142,11 +157,11 @@ struct virtq_chain {
     uint16_t id;
     uint16_t ndesc;
     uint8_t attempts;
-    uint8_t taken; /* private */
+    uint8_t pad_;
     uint16_t nread;
     uint16_t nwrite;
-    uint16_t next_; /* private */
-    uint32_t pad_;
+    uint16_t log_first_; /* private: its first and last entry in a packed in-flight log */
+    uint16_t log_last_;
     uint64_t read_len;
     uint64_t write_len;
     struct iovec *iov;
@@ -191,27 +206,31 @@ struct virtq_stats {
 struct virtq {
     struct virtq_config config;
     bool started;
-    /* Split rings, and packed: host addresses of the three areas. */
-    void *desc_area, *driver_area, *device_area;
-    uint16_t last_avail;  /* next available entry to take; packed: ring offset */
-    uint16_t used;        /* next used entry to write; packed: ring offset */
-    uint16_t published;   /* split: used idx the driver can see */
-    uint16_t avail_shadow;/* split: driver's avail idx as last read */
+    bool broken;  /* virtq_take() found the ring corrupt */
+    bool polling; /* notifications are off: the device looks by itself */
+    bool notify_known;     /* the shared notification word is as @polling and @armed_at say */
     bool avail_wrap, used_wrap;
-    bool polling;         /* notifications are off: the device looks by itself */
-    uint16_t in_flight;   /* taken and not yet pushed */
-    uint16_t signalled;   /* EVENT_IDX: used index at the last call decision */
-    bool signalled_valid;
-    uint32_t batch;       /* pushed and not yet published */
-    uint32_t batch_first_flags; /* packed: withheld until publish */
-    uint16_t batch_first;       /* packed: its ring offset */
-    uint16_t batch_head;        /* in-flight log: last pushed of this batch */
-    uint16_t *replay;           /* ids found in the log, oldest first */
+    bool signalled_valid;  /* EVENT_IDX: @signalled means something */
+    uint16_t last_avail;   /* next available entry to take; packed: ring offset */
+    uint16_t used;         /* next used entry to publish; packed: ring offset */
+    uint16_t avail_shadow; /* split: driver's avail idx as last read */
+    uint16_t armed_at;     /* EVENT_IDX: the event index the driver was given */
+    uint16_t signalled;    /* EVENT_IDX: used index at the last call decision */
+    uint16_t in_flight;    /* taken and not yet pushed */
+    uint16_t descs;        /* packed: ring descriptors taken and not yet published */
+    uint16_t log_free;     /* packed: head of the in-flight log's free list */
+    uint16_t *log_next;    /* packed: private copy of that list's links */
+    struct ring_desc *copy;     /* packed: the chain being judged */
+    uint8_t *state;        /* by id: free, taken or pushed */
+    void *desc_area, *driver_area, *device_area; /* where the three areas are here */
+    struct virtq_done *done; /* pushed and not yet published */
+    unsigned done_count;
+    uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
-    uint64_t counter;           /* in-flight log: submission order */
-    unsigned hint;              /* last memory region */
+    uint64_t counter; /* in-flight log: submission order */
+    unsigned hint;    /* last memory region */
     struct virtq_stats stats;
-    char fault[160];            /* why virtq_take() returned an error */
+    char fault[160]; /* why virtq_take() returned an error */
 };
 
 /**
@@ -220,20 +239,33 @@ struct virtq {
  *        used offset with their wrap bits (15 and 31).
  * @recover: the in-flight log holds what an earlier process left: finish its last batch, set
  *        the indices from the ring's used index and the log (never from @base), and make
- *        virtq_take() return the unfinished chains first, oldest first, attempts counted.
+ *        virtq_take() return the unfinished chains first, oldest first, attempts counted. A log
+ *        that is all zeroes (its version is 0) records nothing and counts as a fresh start.
+ *        Without @recover the log is made anew.
+ *
+ * @vq is zeroed before its first start; statistics survive a stop.
+ *
+ * Return: 0; -EINVAL for a configuration that cannot be; -EFAULT for an area outside the guest's
+ * memory; -EBADMSG for a log that no process of ours or of the specification can have left.
  */
 int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t base, bool recover,
                 struct dt_error *err);
-/** virtq_stop() - forget the ring. All chains must have been pushed.
+/** virtq_stop() - forget the ring. All chains must have been pushed and published; replayed ones
+ *  not yet taken stay in the log (virtq_pending() tells).
  *  Return: the base for GET_VRING_BASE. */
 uint32_t virtq_stop(struct virtq *vq);
 /** virtq_set_dirty() - logging was switched on or off on a live ring. */
 void virtq_set_dirty(struct virtq *vq, const struct dirtylog *dirty, uint64_t log_used,
                      bool log_used_valid);
 
+/* Most chains that one virtq_take() returns, whatever its @max. */
+#define VIRTQ_BURST 32u
+
 /**
  * virtq_take() - take up to @max chains the driver made available.
  * @out: filled with pointers to the slots' chains.
+ *
+ * A descriptor of length 0 is tolerated and contributes nothing.
  *
  * Return: how many (0 = none, or the iovec pool is empty for now), or -EPROTO when the ring is
  * corrupt; virtq.fault then says how, and the session must break. Chains taken before the
@@ -245,7 +277,10 @@ int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
 void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
 /** virtq_publish() - show the pushed batch; return true if the driver wants a call. */
 bool virtq_publish(struct virtq *vq);
-/** virtq_pending() - is there something to take? Reads the ring once. */
+/** virtq_abandon() - the session broke: forget the ring with chains in flight. They stay in the
+ *  log; nobody may push them any more. */
+void virtq_abandon(struct virtq *vq);
+/** virtq_pending() - is there something to take, or a fault to fetch? Reads the ring once. */
 bool virtq_pending(struct virtq *vq);
 /** virtq_disarm() - the device polls: ask the driver not to kick. */
 void virtq_disarm(struct virtq *vq);
@@ -269,16 +304,23 @@ struct virtq_buffer {
 struct virtq_driver {
     uint16_t size;
     bool packed, event_idx;
-    uint8_t *mem;       /* the ring areas, contiguous, in shared memory */
-    uint64_t addr;      /* where the device sees @mem */
-    size_t desc_off, driver_off, device_off, total;
-    uint16_t free_head, free_count;
-    uint16_t avail, avail_published, used;
     bool avail_wrap, used_wrap;
+    bool polling;
+    bool notify_known; /* the shared notification word is as @polling and @armed_at say */
+    bool broken;       /* the device broke the ring; see @fault */
+    uint8_t *mem;      /* the ring areas, contiguous, in shared memory */
+    uint64_t addr;     /* where the device sees @mem */
+    size_t desc_off, driver_off, device_off, total;
+    uint16_t free_head, free_count; /* split: descriptors; packed: buffer ids and descriptors */
+    uint16_t avail, avail_published, used;
+    uint16_t used_shadow; /* split: device's used idx as last read */
+    uint16_t armed_at;
+    uint16_t first_at;   /* packed: where the first chain since the last publish begins */
+    uint64_t first_word; /* packed: its len, id and flags, withheld until publish */
     uint16_t *chain_len; /* by id: descriptors in use, 0 = not outstanding */
     uint16_t *next;      /* free list and split chains, private copy */
+    uint16_t *last;      /* split: by id, the last descriptor of the chain */
     uint32_t *max_len;   /* by id: writable bytes offered */
-    bool polling;
     char fault[160];
 };
 
@@ -290,7 +332,8 @@ int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool e
 void virtq_driver_fini(struct virtq_driver *d);
 /**
  * virtq_driver_add() - offer a chain: @nread device-readable buffers, then @nwrite writable.
- * Return: its id, or -ENOSPC when descriptors ran out. Visible after virtq_driver_publish().
+ * Return: its id, or -ENOSPC when descriptors ran out, -EINVAL for none at all. Visible after
+ * virtq_driver_publish().
  */
 int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
                      unsigned nwrite);
@@ -300,6 +343,7 @@ bool virtq_driver_publish(struct virtq_driver *d);
  * virtq_driver_reap() - collect finished chains.
  * Return: how many ids (and lengths, unless NULL) were stored, or -EPROTO with @fault set when
  * the device returned an id that was not outstanding or a length beyond what was offered.
+ * Chains collected before the fault in the same call are returned first.
  */
 int virtq_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
 /** virtq_driver_arm() - ask for calls and look again: true if nothing is there to reap. */

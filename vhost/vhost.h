@@ -19,6 +19,16 @@
 #define VHOST_VERSION    0x1u
 #define VHOST_REPLY      0x4u
 #define VHOST_NEED_REPLY 0x8u
+/* Memory slots offered: constant, since a front end that reconnects refuses fewer than before,
+ * and below MEMMAP_MAX_REGIONS, so that a tap has room for slots of its own in its rear. */
+#define VHOST_MEM_SLOTS 509u
+/* SET_VRING_KICK, _CALL, _ERR: the ring's index, and "no descriptor comes with this". */
+#define VHOST_RING_INDEX_MASK 0xffu
+#define VHOST_RING_NO_FD      0x100u
+/* SET_VRING_ADDR: log writes to the used ring. */
+#define VHOST_RING_F_LOG 0x1u
+/* Bytes of SET_CONFIG and GET_CONFIG before the data. */
+#define VHOST_CONFIG_HEADER 12u
 
 enum vhost_request {
     VHOST_GET_FEATURES = 1,
@@ -46,6 +56,8 @@ enum vhost_request {
     VHOST_SET_VRING_ENDIAN = 23,
     VHOST_GET_CONFIG = 24,
     VHOST_SET_CONFIG = 25,
+    VHOST_CREATE_CRYPTO_SESSION = 26,
+    VHOST_CLOSE_CRYPTO_SESSION = 27,
     VHOST_POSTCOPY_ADVISE = 28,
     VHOST_POSTCOPY_LISTEN = 29,
     VHOST_POSTCOPY_END = 30,
@@ -62,7 +74,7 @@ enum vhost_request {
     VHOST_GET_SHARED_OBJECT = 41,
     VHOST_SET_DEVICE_STATE_FD = 42,
     VHOST_CHECK_DEVICE_STATE = 43,
-    VHOST_REQUEST_END,
+    VHOST_REQUEST_END, /* one past the last that is known here */
 };
 
 /* What the back end asks of the front end, on the channel of SET_BACKEND_REQ_FD. */
@@ -137,14 +149,21 @@ struct vhost_message {
     unsigned nfds;
 };
 
+/** vhost_request_name() - as the specification spells it, or "an unknown request". */
 const char *vhost_request_name(uint32_t request);
 
 /**
  * struct vhost_stream - reassembles messages from a non-blocking socket: a peer may send a
  * header in one piece and the payload in another, with file descriptors on either.
+ * @sock:     the socket; stays the caller's.
+ * @expect:   what the peer sends. Requests to a back end are checked against the table of sizes
+ *            and descriptors; replies and the back end's own requests only for what they have in
+ *            common, since what is right depends on what was asked.
+ * @have:     bytes received of the message under way; 0 = at a message boundary.
  */
 struct vhost_stream {
     int sock;
+    enum vhost_expect { VHOST_EXPECT_REQUESTS, VHOST_EXPECT_REPLIES, VHOST_EXPECT_EVENTS } expect;
     size_t have;
     struct vhost_message message;
 };
@@ -152,12 +171,21 @@ struct vhost_stream {
  * vhost_stream_read() - receive what there is.
  * Return: 1 and a whole, size-checked message in @s->message (its fds now the caller's: take
  * or vhost_message_close_fds() them), 0 = not yet, -ECONNRESET at end of stream, -EPROTO with
- * @err naming the request and what is wrong with its version, size or number of fds.
+ * @err naming the request and what is wrong with its version, size or number of fds, or saying
+ * that the stream ended within a message; another -errno where the socket failed.
+ *
+ * A request whose number is not known here passes: whether it deserves an answer is for the
+ * session to say.
  */
 int vhost_stream_read(struct vhost_stream *s, struct dt_error *err);
 void vhost_stream_reset(struct vhost_stream *s); /* closes fds that were received */
 void vhost_message_close_fds(struct vhost_message *m);
-/** vhost_send() - send one message whole; waits at most @timeout_ms for a full socket buffer. */
+/**
+ * vhost_send() - send one message whole, with its fds (which stay the caller's).
+ * @timeout_ms: how long to wait while the socket's buffer is full; 0 = not at all.
+ * Return: 0, -ETIMEDOUT, or another -errno. After a failure the stream may have been cut within
+ * a message: it is of no further use.
+ */
 int vhost_send(int sock, const struct vhost_message *m, int timeout_ms);
 /** vhost_fd_is_eventfd() - is this descriptor an eventfd (the only kind taken for rings)? */
 bool vhost_fd_is_eventfd(int fd);
@@ -207,27 +235,40 @@ struct vhost_device_ops {
     uint64_t (*features)(void *dev);
     /* The driver acknowledged @features (already known to be a subset). */
     int (*set_features)(void *dev, uint64_t features, struct dt_error *err);
-    /* Device configuration space: read or write [offset, offset+len); -EINVAL if outside. */
+    /*
+     * Device configuration space: read or write [offset, offset+len). A read beyond its end
+     * gives zeroes: SPDK's initiator and QEMU of another version ask for more than we may
+     * have. A write outside is -EINVAL.
+     */
     int (*get_config)(void *dev, void *buf, uint32_t offset, uint32_t len);
     int (*set_config)(void *dev, const void *buf, uint32_t offset, uint32_t len);
     /*
      * Ring @q is ready and enabled: vhost_backend_ring() gives its configuration. The device
      * calls virtq_start() on a ring of its own (with slots, iovec pool), on whatever thread
-     * it likes. A failure here breaks the session.
+     * it likes. A failure here breaks the session. The session then signals the ring's kick
+     * and call eventfds once, for what was signalled while nobody listened.
      */
     int (*queue_start)(void *dev, unsigned q, struct dt_error *err);
     /*
-     * Take nothing more from ring @q, finish what is in flight, virtq_stop() it, then call
+     * Take nothing more from ring @q (but what virtq_take() still owes from the in-flight log:
+     * no base can express that), finish what is in flight, virtq_stop() it, then call
      * vhost_backend_queue_stopped() with the base, at once or later, on the session's loop.
      */
     void (*queue_stop)(void *dev, unsigned q);
     /*
      * Guest memory or the dirty log is about to change: make no thread use either, with
-     * nothing in flight where @drain; then call vhost_backend_paused(). resume() follows.
+     * nothing in flight where @drain; then call vhost_backend_paused(). resume() follows: read
+     * vhost_backend_ring() of each started ring again and virtq_set_dirty() it. Never called
+     * while a queue_stop() is under way, nor the other way round.
      */
     void (*pause)(void *dev, bool drain);
     void (*resume)(void *dev);
-    /* A kick eventfd of ring @q was replaced while it runs. */
+    /*
+     * A kick eventfd of ring @q was replaced while it runs; called between pause() and
+     * resume(). The descriptor it had stays open until the ring stops or the next replacement,
+     * so that a watch on it can be removed at leisure. (A call eventfd is replaced under its
+     * number, without a pause.)
+     */
     void (*queue_kick_changed)(void *dev, unsigned q);
     /* The device status register became @status; 0 = reset by the driver. May be NULL. */
     void (*set_status)(void *dev, uint8_t status);
@@ -236,6 +277,9 @@ struct vhost_device_ops {
      * after an orderly disconnect. The device may free the session from here.
      */
     void (*closed)(void *dev, const char *reason);
+    /* Network devices, where VHOST_F_RARP and VHOST_F_MTU are offered; else NULL. */
+    void (*send_rarp)(void *dev, const uint8_t mac[6]);
+    int (*set_mtu)(void *dev, uint16_t mtu);
 };
 
 /**
@@ -255,11 +299,14 @@ struct vhost_backend_config {
     void *dev;
 };
 
+/** vhost_backend_new() - serve a connection. On failure the socket stays the caller's. */
 int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend_config *config,
                       struct dt_error *err);
 /**
  * vhost_backend_break() - end the session because of a peer's fault; the reason is logged
- * and passed to closed(). Rings are stopped first, through queue_stop().
+ * and passed to closed(). Rings are stopped first, through queue_stop(). From any callback or
+ * from outside; nothing happens before the loop runs again, and the first reason is the one that
+ * counts.
  */
 void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...) DT_PRINTF(2, 3);
 /** vhost_backend_close() - end it in good order (the program is stopping); closed() follows. */
@@ -267,21 +314,39 @@ void vhost_backend_close(struct vhost_backend *s);
 /** vhost_backend_free() - from closed() or after it. */
 void vhost_backend_free(struct vhost_backend *s);
 
-/** struct vhost_ring - what a device needs to start ring @q; descriptors stay the session's. */
+/**
+ * struct vhost_ring - what a device needs to start ring @q; descriptors stay the session's.
+ * @config, @base and @recover may be handed to virtq_start() as they are.
+ */
 struct vhost_ring {
     struct virtq_config config; /* all but slots and iovs filled in */
     uint32_t base;
     bool recover;
     int kick, call; /* -1 = none: poll, or signal nobody */
 };
+/** vhost_backend_ring() - from queue_start() or later while the ring is started. */
 int vhost_backend_ring(struct vhost_backend *s, unsigned q, struct vhost_ring *ring,
                        struct dt_error *err);
 /** vhost_backend_call_fd(), _kick_fd() - the current eventfds; they may be replaced at run time. */
 int vhost_backend_call_fd(const struct vhost_backend *s, unsigned q);
 int vhost_backend_kick_fd(const struct vhost_backend *s, unsigned q);
+/**
+ * vhost_backend_queue_stopped(), vhost_backend_paused() - the answers to queue_stop() and pause(),
+ * from within them or later, on the session's loop. The session goes on when the loop runs
+ * again, never within the call.
+ */
 void vhost_backend_queue_stopped(struct vhost_backend *s, unsigned q, uint32_t base);
 void vhost_backend_paused(struct vhost_backend *s);
-/** vhost_backend_notify_config() - the device's configuration changed: tell the driver. */
+/**
+ * vhost_backend_faulted() - did a file behind the guest's memory, the dirty log or the in-flight
+ * region turn out shorter than promised? The session looks at each message; a device looks where
+ * it finds a ring corrupt or at its leisure, and breaks the session.
+ */
+bool vhost_backend_faulted(const struct vhost_backend *s);
+/**
+ * vhost_backend_notify_config() - the device's configuration changed: tell the driver.
+ * Return: 0, -ENOTSUP where the front end opened no channel for it, or what sending gave.
+ */
 int vhost_backend_notify_config(struct vhost_backend *s);
 const struct vhost_state *vhost_backend_state(const struct vhost_backend *s);
 struct memmap *vhost_backend_memmap(struct vhost_backend *s);

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/* front.c - where a VM attaches: sockets, one session at a time, and the front's life. */
+#include "blk/vhost-user/internal.h"
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define PROTOCOL_FEATURES                                                                         \
+    (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
+     1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
+     1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
+#define CONNECT_RETRY_NS DT_MS(200)
+
+/* ---- Sessions -------------------------------------------------------------------------------- */
+
+static void front_stopped(struct front *front)
+{
+    void (*done)(void *arg) = front->stop_done;
+
+    front->stop_done = NULL;
+    if (done)
+        done(front->stop_arg);
+}
+
+static void run_stopped(struct loop_message *message)
+{
+    front_stopped(container_of(message, struct front, stopped_message));
+}
+
+static int begin_session(struct front *front, int sock, struct dt_error *err)
+{
+    struct vhost_backend_config config = {
+        .loop = front->loop,
+        .sock = sock,
+        .queues = front->nqueues,
+        .protocol_features = PROTOCOL_FEATURES,
+        .name = device_name(front->dev),
+        .ops = &front_session_ops,
+        .dev = front,
+    };
+    int ret;
+
+    front->fault[0] = '\0';
+    front->features = 0;
+    ret = vhost_backend_new(&front->session, &config, err);
+    if (ret < 0) {
+        close(sock);
+        return ret;
+    }
+    front->sessions++;
+    log_info("%s: a VM attached", device_name(front->dev));
+    return 0;
+}
+
+static void session_closed(void *dev, const char *reason)
+{
+    struct front *front = dev;
+
+    front->broken += reason != NULL;
+    log_info("%s: the VM detached", device_name(front->dev));
+    vhost_backend_free(front->session);
+    front->session = NULL;
+    if (front->stopping)
+        front_stopped(front);
+    else if (front->connect)
+        loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+static void run_fault(struct loop_message *message)
+{
+    struct front *front = container_of(message, struct front, fault_message);
+
+    if (front->session)
+        vhost_backend_break(front->session, "%s", front->fault);
+}
+
+const struct vhost_device_ops front_session_ops = {
+    .features = front_features,
+    .set_features = front_set_features,
+    .get_config = front_get_config,
+    .set_config = front_set_config,
+    .queue_start = front_queue_start,
+    .queue_stop = front_queue_stop,
+    .pause = front_pause,
+    .resume = front_resume,
+    .queue_kick_changed = front_queue_kick_changed,
+    .closed = session_closed,
+};
+
+/* ---- Sockets ----------------------------------------------------------------------------------- */
+
+static void run_accept(struct dt_watch *watch, uint32_t events)
+{
+    struct front *front = container_of(watch, struct front, listen_watch);
+    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct dt_error err;
+
+    if (sock < 0)
+        return;
+    if (front->session) {
+        log_warning("%s: a second connection was refused: a VM is attached already",
+                    device_name(front->dev));
+        close(sock);
+    } else if (begin_session(front, sock, &err) < 0) {
+        log_error("%s: %s", device_name(front->dev), err.text);
+    }
+}
+
+static int try_connect(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+    if (sock >= 0 && connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        close(sock);
+        return -1;
+    }
+    return sock;
+}
+
+static void run_connect(struct dt_timer *timer)
+{
+    struct front *front = container_of(timer, struct front, connect_timer);
+    int sock = try_connect(front->connect);
+    struct dt_error err;
+
+    if (sock >= 0 && begin_session(front, sock, &err) == 0)
+        return;
+    if (sock >= 0)
+        log_error("%s: %s", device_name(front->dev), err.text);
+    loop_timer_set(front->loop, timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+static int open_sockets(struct front *front, const struct front_config *config,
+                        struct dt_error *err)
+{
+    int ret;
+
+    if (config->session_fd >= 0)
+        return begin_session(front, config->session_fd, err);
+    if (config->connect) {
+        if (strlen(config->connect) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+            return dt_fail(err, -ENAMETOOLONG, "the socket path '%s' is too long", config->connect);
+        front->connect = xstrdup(config->connect);
+        front->connect_timer.fire = run_connect;
+        loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns());
+        return 0;
+    }
+    front->listen_watch = (struct dt_watch){
+        .fd = front->listen_fd, .events = EPOLLIN, .ready = run_accept};
+    ret = loop_watch_add(front->loop, &front->listen_watch);
+    return ret < 0 ? dt_fail(err, ret, "cannot watch the socket: %s", strerror(-ret)) : 0;
+}
+
+/* ---- Life ---------------------------------------------------------------------------------------- */
+
+static void run_info_changed(void *arg)
+{
+    front_config_update(arg);
+}
+
+const struct front_ops front_device_ops = {
+    .complete = front_complete,
+    .wake = front_wake,
+    .info_changed = run_info_changed,
+};
+
+int front_new(struct front **out, const struct front_config *config, struct dt_error *err)
+{
+    struct front *front = xcalloc(1, sizeof(*front));
+    const char *serial = config->serial ? config->serial : device_name(config->dev);
+    int ret;
+
+    front->magic = FRONT_MAGIC;
+    front->dev = config->dev;
+    front->listen_fd = config->listen_fd;
+    front->packed = config->packed;
+    memcpy(front->serial, serial, MIN(strlen(serial), sizeof(front->serial)));
+    front->nqueues = config->queues ? MIN(config->queues, VHOST_MAX_QUEUES) : FRONT_QUEUES;
+    front->nlanes = device_threads(front->dev);
+    front->loop = lane_loop(device_lane(front->dev, 0));
+    front->lanes = xcalloc(front->nlanes, sizeof(*front->lanes));
+    front->queues = xaligned(CACHE_LINE, front->nqueues * sizeof(*front->queues));
+    front->stopped_message.run = run_stopped;
+    front->fault_message.run = run_fault;
+    for (unsigned t = 0; t < front->nlanes; t++)
+        front_lane_init(front, t);
+    for (unsigned i = 0; i < front->nqueues; i++)
+        front_queue_init(front, i);
+    front_config_init(front);
+    memmap_guard_install();
+    ret = open_sockets(front, config, err);
+    if (ret < 0) {
+        front->listen_fd = -1;
+        front_free(front);
+        return ret;
+    }
+    *out = front;
+    return 0;
+}
+
+void front_stop(struct front *front, void (*done)(void *arg), void *arg)
+{
+    CHECK_MAGIC(front, FRONT_MAGIC);
+    front->stopping = true;
+    front->stop_done = done;
+    front->stop_arg = arg;
+    loop_timer_cancel(front->loop, &front->connect_timer);
+    if (front->listen_fd >= 0)
+        loop_watch_remove(front->loop, &front->listen_watch);
+    if (front->session)
+        vhost_backend_close(front->session);
+    else
+        loop_post(front->loop, &front->stopped_message);
+}
+
+void front_free(struct front *front)
+{
+    if (!front)
+        return;
+    CHECK_MAGIC(front, FRONT_MAGIC);
+    CHECK(!front->session);
+    for (unsigned t = 0; t < front->nlanes; t++)
+        front_lane_fini(&front->lanes[t]);
+    if (front->listen_fd >= 0)
+        close(front->listen_fd);
+    front->magic = 0;
+    free(front->connect);
+    free(front->queues);
+    free(front->lanes);
+    free(front);
+}
+
+/* ---- Seen from outside ------------------------------------------------------------------------------ */
+
+static const char *state_name(const struct front_queue *q)
+{
+    static const char *const names[] = {"idle", "running", "paused", "stopping"};
+
+    return names[q->state];
+}
+
+static json_t *queue_json(const struct front_queue *q)
+{
+    const struct virtq_stats *s = &q->vq.stats;
+
+    return json_pack("{si ss si sb si sI sI sI sI sI sI}", "queue", (int)q->index, "state",
+                     state_name(q), "size", (int)q->vq.config.size, "packed", q->vq.config.packed,
+                     "in_flight", (int)q->vq.in_flight, "taken", (json_int_t)s->taken, "pushed",
+                     (json_int_t)s->pushed, "kicks", (json_int_t)s->kicks_seen, "calls",
+                     (json_int_t)s->calls, "calls_suppressed", (json_int_t)s->calls_suppressed,
+                     "replayed", (json_int_t)s->replayed);
+}
+
+json_t *front_show(struct front *front)
+{
+    json_t *queues = json_array();
+    char features[32];
+
+    for (unsigned i = 0; i < front->nqueues; i++)
+        if (front->queues[i].state != QUEUE_IDLE)
+            json_array_append_new(queues, queue_json(&front->queues[i]));
+    snprintf(features, sizeof(features), "0x%llx", (unsigned long long)front->features);
+    return json_pack("{sb ss# ss sI sI si sb so}", "attached", front->session != NULL, "serial",
+                     front->serial, (int)strnlen(front->serial, sizeof(front->serial)), "features",
+                     features, "sessions", (json_int_t)front->sessions, "broken",
+                     (json_int_t)front->broken, "queues_offered", (int)front->nqueues, "writeback",
+                     !front->fua, "queues", queues);
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - the front's queues and slots. */
+#ifndef BLK_VHOST_USER_INTERNAL_H
+#define BLK_VHOST_USER_INTERNAL_H
+
+#include "blk/vhost-user/front.h"
+#include <linux/virtio_blk.h>
+
+#define FRONT_MAGIC 0x46726e74u
+#define FRONT_BURST 32u
+
+/**
+ * struct slot - a request between the ring and the chain; one per descriptor chain the ring can hold.
+ * @status:  where the guest expects the status byte.
+ * @trimmed: the status byte shares its vector with data: the vector was cut by one.
+ */
+struct slot {
+    struct virtq_chain chain;
+    struct front_queue *queue;
+    uint8_t *status;
+    bool trimmed;
+    struct request req;
+    uint8_t frames[DT_FRAME_BUDGET];
+} CACHE_ALIGNED;
+
+enum queue_state {
+    QUEUE_IDLE,     /* no ring */
+    QUEUE_RUNNING,  /* takes requests */
+    QUEUE_PAUSED,   /* memory or the log is changing: takes nothing */
+    QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
+};
+
+/**
+ * struct front_queue - one virtqueue, on one lane. All but what messages carry belongs to that
+ * lane's thread.
+ * @blocked: the chain admits nothing now; wake() tells when.
+ * @slots:   mapped, so that a deep ring of which little is used costs little.
+ * @dirty:   on the lane's list of rings with used entries to publish.
+ */
+struct front_queue {
+    struct front *front;
+    struct front_lane *lane;
+    unsigned index;
+    enum queue_state state;
+    bool blocked, dirty;
+    struct virtq vq;
+    struct loop_poller poller;
+    struct dt_watch kick;
+    int call;
+    struct slot *slots;
+    size_t slots_size;
+    struct front_queue *next_dirty;
+
+    /* Between the session's thread and the lane's. */
+    struct loop_message start, stop, stopped;
+    uint32_t base;
+};
+
+/** struct front_lane - the front on one thread. */
+struct front_lane {
+    struct front *front;
+    struct lane *lane;
+    struct iovpool *iovs;
+    struct front_queue *dirty;
+    struct loop_deferred publish;
+    struct loop_message pause, paused, resume;
+    bool pausing;
+};
+
+struct front {
+    uint32_t magic;
+    struct device *dev;
+    struct loop *loop; /* of the device's first thread: sessions and sockets */
+    char serial[FRONT_SERIAL_SIZE];
+    unsigned nqueues;
+    bool packed;
+    uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
+    uint64_t features; /* acknowledged by the driver */
+    bool writeback;
+    bool fua; /* every write must be durable when completed */
+    struct virtio_blk_config config;
+
+    struct vhost_backend *session;
+    struct front_queue *queues;
+    struct front_lane *lanes;
+    unsigned nlanes, lanes_to_pause;
+    bool drain;
+
+    int listen_fd;
+    struct dt_watch listen_watch;
+    char *connect;
+    struct dt_timer connect_timer;
+    bool stopping;
+    void (*stop_done)(void *arg);
+    void *stop_arg;
+    struct loop_message stopped_message;
+    struct loop_message fault_message;
+    char fault[256];
+    uint64_t sessions, broken;
+};
+
+extern const struct vhost_device_ops front_session_ops;
+
+/** front_queue_owes() - are there requests of an earlier process still to be taken again? */
+static inline bool front_queue_owes(const struct front_queue *q)
+{
+    return q->vq.replay_next < q->vq.replay_count;
+}
+
+/* queue.c */
+void front_queue_init(struct front *front, unsigned index);
+void front_lane_init(struct front *front, unsigned thread);
+void front_lane_fini(struct front_lane *fl);
+int front_queue_start(void *dev, unsigned q, struct dt_error *err);
+void front_queue_stop(void *dev, unsigned q);
+void front_pause(void *dev, bool drain);
+void front_resume(void *dev);
+void front_queue_kick_changed(void *dev, unsigned q);
+void front_lane_fault(struct front_lane *fl, const char *fmt, ...) DT_PRINTF(2, 3);
+
+/* request.c: between ring and chain. */
+unsigned front_queue_poll(struct loop_poller *poller);
+bool front_queue_arm(struct loop_poller *poller);
+void front_publish(struct loop_deferred *deferred);
+void front_complete(struct lane *lane, struct request **reqs, unsigned n);
+void front_wake(struct lane *lane);
+/** front_queue_drained() - something completed: a stop or pause may be waiting for it. */
+void front_queue_drained(struct front_queue *q);
+
+/* config.c: what the guest sees of the disk. */
+void front_config_init(struct front *front);
+void front_config_update(struct front *front);
+uint64_t front_features(void *dev);
+int front_set_features(void *dev, uint64_t features, struct dt_error *err);
+int front_get_config(void *dev, void *buf, uint32_t offset, uint32_t len);
+int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len);
+
+#endif

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * queue.c - rings begin, pause and end on their lane's thread; the session asks on its own.
+ *
+ * The session's thread prepares a ring, then a message hands it to the lane. From there until the
+ * lane's answer to a stop the session does not touch it. A pause closes the intake of a whole
+ * lane, while guest memory or the dirty log changes.
+ */
+#include "blk/vhost-user/internal.h"
+#include <sys/epoll.h>
+#include <sys/mman.h>
+
+#define RELEASE_NS DT_MS(100)
+
+/* ---- On the lane's thread ----------------------------------------------------------------------- */
+
+static struct loop *loop_of(const struct front_queue *q)
+{
+    return lane_loop(q->lane->lane);
+}
+
+static void run_kicked(struct dt_watch *watch, uint32_t events)
+{
+    struct front_queue *q = container_of(watch, struct front_queue, kick);
+    uint64_t count;
+
+    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR) {
+        front_lane_fault(q->lane, "queue %u: kick eventfd: %s", q->index, strerror(errno));
+        return;
+    }
+    virtq_disarm(&q->vq);
+    loop_poller_wake(loop_of(q), &q->poller);
+}
+
+static void unwatch(struct front_queue *q)
+{
+    if (q->kick.fd >= 0)
+        loop_watch_remove(loop_of(q), &q->kick);
+    q->kick.fd = -1;
+}
+
+static void watch(struct front_queue *q)
+{
+    int fd = vhost_backend_kick_fd(q->front->session, q->index);
+
+    unwatch(q);
+    q->call = vhost_backend_call_fd(q->front->session, q->index);
+    q->kick.fd = fd;
+    if (fd >= 0 && loop_watch_add(loop_of(q), &q->kick) < 0) {
+        q->kick.fd = -1;
+        front_lane_fault(q->lane, "queue %u: cannot watch its kick eventfd", q->index);
+    }
+}
+
+/* Take requests from now on. The ring may hold some that were never kicked for. */
+static void open_intake(struct front_queue *q)
+{
+    q->state = QUEUE_RUNNING;
+    q->blocked = false;
+    watch(q);
+    virtq_disarm(&q->vq);
+    loop_poller_wake(loop_of(q), &q->poller);
+}
+
+static void close_intake(struct front_queue *q, enum queue_state state)
+{
+    q->state = state;
+    unwatch(q);
+    loop_poller_remove(loop_of(q), &q->poller);
+}
+
+static void run_start(struct loop_message *message)
+{
+    open_intake(container_of(message, struct front_queue, start));
+}
+
+static bool lane_idle(const struct front_lane *fl)
+{
+    return lane_in_flight(fl->lane) == 0 && fl->dirty == NULL;
+}
+
+void front_queue_drained(struct front_queue *q)
+{
+    struct front_lane *fl = q->lane;
+
+    if (q->state == QUEUE_STOPPING && q->vq.in_flight == 0 && !q->dirty && !front_queue_owes(q)) {
+        loop_poller_remove(loop_of(q), &q->poller);
+        q->state = QUEUE_IDLE;
+        q->base = virtq_stop(&q->vq);
+        loop_post(q->front->loop, &q->stopped);
+    }
+    if (fl->pausing && lane_idle(fl)) {
+        fl->pausing = false;
+        loop_post(q->front->loop, &fl->paused);
+    }
+}
+
+static void run_stop(struct loop_message *message)
+{
+    struct front_queue *q = container_of(message, struct front_queue, stop);
+
+    close_intake(q, QUEUE_STOPPING);
+    if (front_queue_owes(q))
+        loop_poller_wake(loop_of(q), &q->poller);
+    lane_release(q->lane->lane, dt_clock_ns() + RELEASE_NS);
+    front_queue_drained(q);
+}
+
+static void run_pause(struct loop_message *message)
+{
+    struct front_lane *fl = container_of(message, struct front_lane, pause);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+
+        if (q->lane == fl && q->state == QUEUE_RUNNING)
+            close_intake(q, QUEUE_PAUSED);
+    }
+    if (!front->drain || lane_idle(fl)) {
+        loop_post(front->loop, &fl->paused);
+        return;
+    }
+    fl->pausing = true;
+    lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
+}
+
+static void run_resume(struct loop_message *message)
+{
+    struct front_lane *fl = container_of(message, struct front_lane, resume);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+        struct vhost_ring ring;
+
+        if (q->lane != fl || q->state != QUEUE_PAUSED || !front->session)
+            continue;
+        if (vhost_backend_ring(front->session, q->index, &ring, NULL) == 0)
+            virtq_set_dirty(&q->vq, ring.config.dirty, ring.config.log_used,
+                            ring.config.log_used_valid);
+        open_intake(q);
+    }
+}
+
+void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
+{
+    struct front *front = fl->front;
+    va_list args;
+
+    if (__atomic_exchange_n(&front->fault[0], '?', __ATOMIC_ACQ_REL))
+        return; /* the first fault is being reported */
+    va_start(args, fmt);
+    vsnprintf(front->fault, sizeof(front->fault), fmt, args);
+    va_end(args);
+    loop_post(front->loop, &front->fault_message);
+}
+
+/* ---- On the session's thread ------------------------------------------------------------------------ */
+
+static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
+{
+    q->slots_size = n * sizeof(struct slot);
+    q->slots = mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (q->slots != MAP_FAILED)
+        return 0;
+    q->slots = NULL;
+    return dt_fail(err, -errno, "queue %u: no memory for %u requests", q->index, n);
+}
+
+static void unmap_slots(struct front_queue *q)
+{
+    munmap(q->slots, q->slots_size);
+    q->slots = NULL;
+}
+
+int front_queue_start(void *dev, unsigned index, struct dt_error *err)
+{
+    struct front *front = dev;
+    struct front_queue *q = &front->queues[index];
+    struct vhost_ring ring;
+    int ret = vhost_backend_ring(front->session, index, &ring, err);
+
+    if (ret < 0)
+        return ret;
+    CHECK(q->state == QUEUE_IDLE);
+    ret = map_slots(q, ring.config.size, err);
+    if (ret < 0)
+        return ret;
+    ring.config.slots = q->slots;
+    ring.config.slot_stride = sizeof(struct slot);
+    ring.config.iovs = q->lane->iovs;
+    ret = virtq_start(&q->vq, &ring.config, ring.base, ring.recover, err);
+    if (ret < 0) {
+        unmap_slots(q);
+        return ret;
+    }
+    if (q->vq.replay_count)
+        log_info("%s: queue %u: %u requests of an earlier process are run again",
+                 device_name(front->dev), index, q->vq.replay_count);
+    q->state = QUEUE_PAUSED;
+    loop_post(loop_of(q), &q->start);
+    return 0;
+}
+
+static void run_stopped(struct loop_message *message)
+{
+    struct front_queue *q = container_of(message, struct front_queue, stopped);
+
+    unmap_slots(q);
+    vhost_backend_queue_stopped(q->front->session, q->index, q->base);
+}
+
+void front_queue_stop(void *dev, unsigned index)
+{
+    struct front *front = dev;
+
+    loop_post(loop_of(&front->queues[index]), &front->queues[index].stop);
+}
+
+void front_pause(void *dev, bool drain)
+{
+    struct front *front = dev;
+
+    front->drain = drain;
+    front->lanes_to_pause = front->nlanes;
+    for (unsigned t = 0; t < front->nlanes; t++)
+        loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].pause);
+}
+
+static void run_paused(struct loop_message *message)
+{
+    struct front *front = container_of(message, struct front_lane, paused)->front;
+
+    if (--front->lanes_to_pause == 0)
+        vhost_backend_paused(front->session);
+}
+
+void front_resume(void *dev)
+{
+    struct front *front = dev;
+
+    for (unsigned t = 0; t < front->nlanes; t++)
+        loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].resume);
+}
+
+void front_queue_kick_changed(void *dev, unsigned index)
+{
+    /* The session pauses the lanes around it: resume takes the new descriptors. */
+    (void)dev;
+    (void)index;
+}
+
+/* ---- Life -------------------------------------------------------------------------------------------- */
+
+void front_queue_init(struct front *front, unsigned index)
+{
+    struct front_queue *q = &front->queues[index];
+
+    q->front = front;
+    q->index = index;
+    q->lane = &front->lanes[index % front->nlanes];
+    q->call = -1;
+    q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_kicked};
+    q->poller = (struct loop_poller){.poll = front_queue_poll, .arm = front_queue_arm};
+    list_init(&q->poller.node);
+    q->start.run = run_start;
+    q->stop.run = run_stop;
+    q->stopped.run = run_stopped;
+}
+
+void front_lane_init(struct front *front, unsigned thread)
+{
+    struct front_lane *fl = &front->lanes[thread];
+
+    fl->front = front;
+    fl->lane = device_lane(front->dev, thread);
+    fl->iovs = iovpool_new(64);
+    fl->publish.run = front_publish;
+    fl->pause.run = run_pause;
+    fl->paused.run = run_paused;
+    fl->resume.run = run_resume;
+    lane_set_front(fl->lane, fl);
+}
+
+void front_lane_fini(struct front_lane *fl)
+{
+    CHECK(!fl->dirty);
+    lane_set_front(fl->lane, NULL);
+    iovpool_free(fl->iovs);
+}

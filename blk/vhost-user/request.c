@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * request.c - the data path between a virtqueue and the chain.
+ *
+ * A chain of descriptors is a virtio-blk request (virtio 1.2, 5.2.6): 16 readable bytes of header,
+ * the data, and one writable byte of status at the very end, in any framing. The header is
+ * copied once and judged; what is not a valid request is answered here, and what the ring makes of
+ * an invalid chain breaks the session.
+ */
+#include "blk/vhost-user/internal.h"
+
+#define POISON_ATTEMPTS 2u
+#define HEADER_SIZE     sizeof(struct virtio_blk_outhdr)
+
+/* ---- From the ring into the chain ------------------------------------------------------------ */
+
+/* The header is consumed: what is left of the readable vectors is the data. */
+static unsigned skip_header(struct virtq_chain *chain, struct iovec **iov)
+{
+    struct iovec *v = chain->iov;
+    size_t left = HEADER_SIZE;
+    unsigned n = chain->nread;
+
+    while (n > 0 && left >= v->iov_len) {
+        left -= v->iov_len;
+        v++;
+        n--;
+    }
+    if (left > 0) {
+        v->iov_base = (char *)v->iov_base + left;
+        v->iov_len -= left;
+    }
+    *iov = v;
+    return n;
+}
+
+/* The status byte is the last writable one. */
+static bool find_status(struct slot *slot)
+{
+    struct virtq_chain *chain = &slot->chain;
+    struct iovec *last = &chain->iov[chain->nread + chain->nwrite - 1];
+
+    if (chain->write_len == 0 || last->iov_len == 0)
+        return false;
+    slot->status = (uint8_t *)last->iov_base + last->iov_len - 1;
+    slot->trimmed = last->iov_len > 1;
+    last->iov_len -= slot->trimmed;
+    return true;
+}
+
+static int parse_data(struct slot *slot, uint64_t bytes, struct iovec *iov, unsigned niov)
+{
+    struct request *r = &slot->req;
+
+    if (bytes == 0 || bytes % DT_SECTOR_SIZE || bytes >> DT_SECTOR_SHIFT > UINT32_MAX)
+        return VIRTIO_BLK_S_IOERR;
+    r->pub.sectors = (uint32_t)(bytes >> DT_SECTOR_SHIFT);
+    r->iov = iov;
+    r->niov = niov;
+    return -1;
+}
+
+static int parse_read(struct slot *slot)
+{
+    struct virtq_chain *c = &slot->chain;
+
+    slot->req.pub.op = DT_OP_READ;
+    return parse_data(slot, c->write_len - 1, c->iov + c->nread, c->nwrite - !slot->trimmed);
+}
+
+static int parse_write(struct slot *slot)
+{
+    struct virtq_chain *c = &slot->chain;
+    struct iovec *iov;
+    unsigned n = skip_header(c, &iov);
+
+    slot->req.pub.op = DT_OP_WRITE;
+    if (slot->queue->front->fua)
+        slot->req.pub.flags |= DT_REQ_FUA;
+    return parse_data(slot, c->read_len - HEADER_SIZE, iov, n);
+}
+
+/* One range each, as the configuration space promises. */
+static int parse_range(struct slot *slot, enum dt_op op, uint64_t feature, uint32_t max)
+{
+    struct front *front = slot->queue->front;
+    struct dt_req *req = &slot->req.pub;
+    struct virtio_blk_discard_write_zeroes range;
+    struct virtq_chain *c = &slot->chain;
+
+    if (!(front->features & (1ull << feature)))
+        return VIRTIO_BLK_S_UNSUPP;
+    if (c->read_len != HEADER_SIZE + sizeof(range))
+        return VIRTIO_BLK_S_IOERR;
+    dt_iov_read(c->iov, c->nread, HEADER_SIZE, &range, sizeof(range));
+    if (range.flags & ~(op == DT_OP_WRITE_ZEROES ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
+        return VIRTIO_BLK_S_UNSUPP;
+    if (range.num_sectors > max)
+        return VIRTIO_BLK_S_IOERR;
+    req->op = op;
+    req->sector = range.sector;
+    req->sectors = range.num_sectors;
+    if (range.flags)
+        req->flags |= DT_REQ_UNMAP;
+    if (op == DT_OP_WRITE_ZEROES && front->fua)
+        req->flags |= DT_REQ_FUA;
+    return range.num_sectors ? -1 : VIRTIO_BLK_S_OK;
+}
+
+static int get_id(struct slot *slot)
+{
+    struct virtq_chain *c = &slot->chain;
+
+    if (c->write_len - 1 < FRONT_SERIAL_SIZE)
+        return VIRTIO_BLK_S_IOERR;
+    dt_iov_write(c->iov + c->nread, c->nwrite, 0, slot->queue->front->serial, FRONT_SERIAL_SIZE);
+    return VIRTIO_BLK_S_OK;
+}
+
+/*
+ * Returns -1 when slot->req holds a request for the chain, else the status it is answered with.
+ */
+static int parse(struct slot *slot)
+{
+    struct front *front = slot->queue->front;
+    struct dt_req *req = &slot->req.pub;
+    struct virtio_blk_outhdr header;
+
+    if (slot->chain.attempts >= POISON_ATTEMPTS)
+        return VIRTIO_BLK_S_IOERR;
+    if (slot->chain.read_len < HEADER_SIZE)
+        return VIRTIO_BLK_S_IOERR;
+    if (likely(slot->chain.iov[0].iov_len >= HEADER_SIZE))
+        memcpy(&header, slot->chain.iov[0].iov_base, HEADER_SIZE);
+    else
+        dt_iov_read(slot->chain.iov, slot->chain.nread, 0, &header, HEADER_SIZE);
+    req->sector = header.sector;
+    req->sectors = 0;
+    req->flags = slot->chain.attempts ? DT_REQ_REPLAYED : 0;
+    req->queue = (uint16_t)slot->queue->index;
+    slot->req.iov = NULL;
+    slot->req.niov = 0;
+
+    switch (header.type) {
+    case VIRTIO_BLK_T_IN:
+        return parse_read(slot);
+    case VIRTIO_BLK_T_OUT:
+        return parse_write(slot);
+    case VIRTIO_BLK_T_FLUSH:
+        req->op = DT_OP_FLUSH;
+        req->sector = 0;
+        return -1;
+    case VIRTIO_BLK_T_DISCARD:
+        return parse_range(slot, DT_OP_DISCARD, VIRTIO_BLK_F_DISCARD,
+                           front->config.max_discard_sectors);
+    case VIRTIO_BLK_T_WRITE_ZEROES:
+        return parse_range(slot, DT_OP_WRITE_ZEROES, VIRTIO_BLK_F_WRITE_ZEROES,
+                           front->config.max_write_zeroes_sectors);
+    case VIRTIO_BLK_T_GET_ID:
+        return get_id(slot);
+    default:
+        return VIRTIO_BLK_S_UNSUPP;
+    }
+}
+
+/* ---- From the chain back to the ring ------------------------------------------------------------- */
+
+static void mark_dirty(struct front_queue *q)
+{
+    if (q->dirty)
+        return;
+    q->dirty = true;
+    q->next_dirty = q->lane->dirty;
+    q->lane->dirty = q;
+    loop_defer(lane_loop(q->lane->lane), &q->lane->publish);
+}
+
+static void answer(struct slot *slot, uint8_t status, uint64_t written)
+{
+    struct front_queue *q = slot->queue;
+
+    WRITE_ONCE(*slot->status, status);
+    if (unlikely(q->vq.config.dirty && q->vq.config.dirty->bits)) {
+        slot->chain.iov[slot->chain.nread + slot->chain.nwrite - 1].iov_len += slot->trimmed;
+        virtq_dirty(&q->vq, &slot->chain, slot->chain.write_len);
+    }
+    virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
+}
+
+static uint8_t status_of(int error)
+{
+    if (likely(error == 0))
+        return VIRTIO_BLK_S_OK;
+    return error == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
+}
+
+void front_complete(struct lane *lane, struct request **reqs, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct slot *slot = container_of(reqs[i], struct slot, req);
+        struct dt_req *req = &reqs[i]->pub;
+        uint64_t written = 0;
+
+        if (req->op == DT_OP_READ && req->error == 0)
+            written = dt_req_bytes(req);
+        answer(slot, status_of(req->error), written);
+        mark_dirty(slot->queue);
+    }
+}
+
+/* Once per turn: show every ring's used entries, and call the drivers that want it. */
+void front_publish(struct loop_deferred *deferred)
+{
+    struct front_lane *fl = container_of(deferred, struct front_lane, publish);
+    struct front_queue *q = fl->dirty;
+    const uint64_t one = 1;
+
+    fl->dirty = NULL;
+    while (q) {
+        struct front_queue *next = q->next_dirty;
+
+        q->dirty = false;
+        if (virtq_publish(&q->vq) && q->call >= 0 && write(q->call, &one, sizeof(one)) < 0)
+            log_debug("queue %u: call: %m", q->index); /* EAGAIN: a call is pending already */
+        if (unlikely(q->state != QUEUE_RUNNING))
+            front_queue_drained(q);
+        q = next;
+    }
+}
+
+/* ---- The queue as a poller ------------------------------------------------------------------------- */
+
+static void report_poison(const struct slot *slot)
+{
+    if (unlikely(slot->chain.attempts >= POISON_ATTEMPTS))
+        log_error("%s: queue %u: request %u failed: it was in flight at %u crashes",
+                  device_name(slot->queue->front->dev), slot->queue->index, slot->chain.id,
+                  slot->chain.attempts);
+}
+
+unsigned front_queue_poll(struct loop_poller *poller)
+{
+    struct front_queue *q = container_of(poller, struct front_queue, poller);
+    struct lane *lane = q->lane->lane;
+    struct virtq_chain *chains[FRONT_BURST];
+    struct request *reqs[FRONT_BURST];
+    unsigned want = lane_admit(lane, FRONT_BURST), nreqs = 0;
+    int n;
+
+    q->blocked = want == 0;
+    if (unlikely(q->state == QUEUE_STOPPING))
+        want = MIN(want, q->vq.replay_count - q->vq.replay_next);
+    if (want == 0)
+        return 0;
+    n = virtq_take(&q->vq, chains, want);
+    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+        front_lane_fault(q->lane, "queue %u: %s", q->index,
+                         n < 0 ? q->vq.fault : "guest memory was truncated");
+        if (n < 0)
+            return 0;
+    }
+    for (int i = 0; i < n; i++) {
+        struct slot *slot = container_of(chains[i], struct slot, chain);
+        int status;
+
+        slot->queue = q;
+        if (unlikely(!find_status(slot))) { /* nowhere to answer: give the buffer back */
+            virtq_push(&q->vq, &slot->chain, 0);
+            mark_dirty(q);
+            continue;
+        }
+        status = parse(slot);
+        if (likely(status < 0)) {
+            reqs[nreqs++] = &slot->req;
+        } else {
+            report_poison(slot);
+            answer(slot, (uint8_t)status, status ? 0 : slot->chain.write_len - 1);
+            mark_dirty(q);
+        }
+    }
+    if (nreqs)
+        lane_submit(lane, reqs, nreqs);
+    return (unsigned)n;
+}
+
+/* The spin time is over. A blocked queue sleeps without asking for kicks: wake() will come. */
+bool front_queue_arm(struct loop_poller *poller)
+{
+    struct front_queue *q = container_of(poller, struct front_queue, poller);
+
+    return q->blocked || virtq_arm(&q->vq);
+}
+
+void front_wake(struct lane *lane)
+{
+    struct front_lane *fl = lane_front(lane);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+
+        if (q->lane == fl && q->blocked) {
+            q->blocked = false;
+            loop_poller_wake(lane_loop(lane), &q->poller);
+        }
+    }
+}

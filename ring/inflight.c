@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * inflight.c - the in-flight log: layout, and what a successor makes of it.
+ *
+ * Theory of operation: recovery works on a private copy, judges all of it, and only then writes.
+ * What it writes is ordered so that a crash within recovery leaves a log from which recovery
+ * comes to the same result (but for the count of attempts).
+ *
+ * Source: vhost-user, "Inflight I/O tracking". Where its text is not enough:
+ *
+ * Split: the whole batch list is cleared, not only its head. Packed: a batch of exactly the
+ * ring's size leaves used_idx equal to old_used_idx; only the wrap bits tell. The free list has
+ * no end mark, and when every entry is in flight its head is some entry in flight; so the list
+ * is never walked further than the batch, and is made anew from the entries that no chain in
+ * flight claims.
+ */
+#include "ring/internal.h"
+
+#include <inttypes.h>
+
+bool log_present(const void *mem)
+{
+    const struct log_split *log = mem; /* both layouts begin alike */
+
+    return READ_ONCE(log->version) != 0;
+}
+
+size_t inflight_queue_size(uint16_t queue_size, bool packed)
+{
+    size_t size = packed ? sizeof(struct log_packed) + queue_size * sizeof(struct log_packed_entry)
+                         : sizeof(struct log_split) + queue_size * sizeof(struct log_split_entry);
+
+    return ALIGN_UP(size, (size_t)CACHE_LINE);
+}
+
+void inflight_format(void *mem, uint16_t queue_size, bool packed)
+{
+    struct log_packed *p = mem;
+    struct log_split *s = mem;
+
+    memset(mem, 0, inflight_queue_size(queue_size, packed));
+    if (!packed) {
+        s->desc_num = queue_size;
+        RING_STEP();
+        s->version = LOG_VERSION;
+        return;
+    }
+    for (uint16_t i = 0; i < queue_size; i++)
+        p->desc[i].word.next = (uint16_t)(i + 1 < queue_size ? i + 1 : 0);
+    p->used.used_wrap = p->used.old_used_wrap = 1;
+    p->lists.desc_num = queue_size;
+    RING_STEP();
+    p->lists.version = LOG_VERSION;
+}
+
+static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,
+                        struct dt_error *err)
+{
+    if (version != LOG_VERSION || features != 0)
+        return dt_fail(err, -EBADMSG,
+                       "in-flight log of version %u with features 0x%" PRIx64
+                       "; this program knows version %u without features",
+                       version, features, LOG_VERSION);
+    if (desc_num != size)
+        return dt_fail(err, -EBADMSG, "in-flight log for %u descriptors, but the queue has %u",
+                       desc_num, size);
+    return 0;
+}
+
+struct age {
+    uint64_t counter;
+    uint16_t entry;
+};
+
+static int by_age(const void *a, const void *b)
+{
+    const struct age *x = a, *y = b;
+
+    if (x->counter != y->counter)
+        return x->counter < y->counter ? -1 : 1;
+    return (int)x->entry - (int)y->entry;
+}
+
+static void sort_found(struct age *ages, struct log_found *found)
+{
+    qsort(ages, found->count, sizeof(*ages), by_age);
+    for (unsigned i = 0; i < found->count; i++)
+        found->order[i] = ages[i].entry;
+    found->counter = found->count > 0 ? ages[found->count - 1].counter + 1 : 0;
+}
+
+static void count_attempt(uint8_t *attempts)
+{
+    uint8_t n = READ_ONCE(*attempts);
+
+    if (n < UINT8_MAX)
+        WRITE_ONCE(*attempts, n + 1);
+}
+
+/* ---- Split ---------------------------------------------------------------------------- */
+
+/* Clear the published batch in @copy; @batch gets its heads. */
+static int split_judge_batch(struct log_split *copy, uint16_t size, uint16_t n, uint16_t *batch,
+                             struct dt_error *err)
+{
+    _cleanup_free_ bool *seen = xcalloc(size, sizeof(*seen));
+    uint16_t head = copy->last_batch_head;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (head >= size || seen[head])
+            return dt_fail(
+                err, -EBADMSG,
+                "in-flight log: head %u is the %u. of the last batch of %u, but it is %s", head,
+                i + 1, n, head >= size ? "outside the queue" : "there already");
+        seen[head] = true;
+        batch[i] = head;
+        copy->desc[head].word.inflight = 0;
+        head = copy->desc[head].word.next;
+    }
+    return 0;
+}
+
+static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used, uint16_t *batch,
+                       struct age *ages, struct log_found *found, struct dt_error *err)
+{
+    uint16_t n = (uint16_t)(ring_used - copy->used_idx);
+    int r = judge_header(copy->features, copy->version, copy->desc_num, size, err);
+
+    if (r < 0)
+        return r;
+    if (n > size)
+        return dt_fail(err, -EBADMSG,
+                       "in-flight log: used index %u, but the ring's is %u: more than the %u "
+                       "descriptors apart",
+                       copy->used_idx, ring_used, size);
+    r = split_judge_batch(copy, size, n, batch, err);
+    if (r < 0)
+        return r;
+    for (uint16_t i = 0; i < size; i++) {
+        const struct log_split_entry *e = &copy->desc[i];
+
+        if (e->word.inflight > 1)
+            return dt_fail(err, -EBADMSG, "in-flight log: entry %u says in flight %u", i,
+                           e->word.inflight);
+        if (e->word.inflight)
+            ages[found->count++] = (struct age){e->counter, i};
+    }
+    sort_found(ages, found);
+    return 0;
+}
+
+int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
+                      struct log_found *found, struct dt_error *err)
+{
+    size_t bytes = inflight_queue_size(size, false);
+    _cleanup_free_ struct log_split *copy = xcalloc(1, bytes);
+    _cleanup_free_ struct age *ages = xcalloc(size, sizeof(*ages));
+    _cleanup_free_ uint16_t *batch = xcalloc(size, sizeof(*batch));
+    uint16_t n;
+    int r;
+
+    memcpy(copy, log, bytes);
+    __asm__ volatile("" ::: "memory"); /* the copy is made now and only once */
+    n = (uint16_t)(ring_used - copy->used_idx);
+    r = split_judge(copy, size, ring_used, batch, ages, found, err);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < n; i++)
+        log->desc[batch[i]].word.inflight = 0;
+    RING_STEP();
+    log->used_idx = ring_used;
+    RING_STEP();
+    for (unsigned i = 0; i < found->count; i++)
+        count_attempt(&log->desc[found->order[i]].word.attempts);
+    return 0;
+}
+
+/* ---- Packed --------------------------------------------------------------------------- */
+
+/* Ring descriptors of the last batch, or -EBADMSG. */
+static int packed_batch_size(const struct log_packed *copy, uint16_t size, struct dt_error *err)
+{
+    unsigned used = copy->used.used_idx, old = copy->used.old_used_idx;
+    bool wrapped = copy->used.used_wrap != copy->used.old_used_wrap;
+
+    if (used >= size || old >= size || copy->lists.free_head >= size ||
+        copy->lists.old_free_head >= size || copy->used.used_wrap > 1 ||
+        copy->used.old_used_wrap > 1 || (wrapped ? used > old : used < old))
+        return dt_fail(err, -EBADMSG,
+                       "in-flight log: used %u/%u after %u/%u, free list %u after %u do not fit "
+                       "a ring of %u",
+                       used, copy->used.used_wrap, old, copy->used.old_used_wrap,
+                       copy->lists.free_head, copy->lists.old_free_head, size);
+    return (int)(wrapped ? used + size - old : used - old);
+}
+
+/* The driver saw the batch if the ring no longer shows its first descriptor as available. */
+static bool packed_batch_published(const struct log_packed *copy,
+                                   const struct vring_packed_desc *ring)
+{
+    uint16_t flags = READ_ONCE(ring[copy->used.old_used_idx].flags);
+    bool avail = flags >> VRING_PACKED_DESC_F_AVAIL & 1;
+    bool used = flags >> VRING_PACKED_DESC_F_USED & 1;
+
+    return !(avail == copy->used.old_used_wrap && used != copy->used.old_used_wrap);
+}
+
+/* Commit or roll back what was under way; everything in @copy. */
+static int packed_settle(struct log_packed *copy, uint16_t size,
+                         const struct vring_packed_desc *ring, struct dt_error *err)
+{
+    int batch = packed_batch_size(copy, size, err);
+    uint16_t at = copy->lists.free_head, old = copy->lists.old_free_head;
+
+    if (batch < 0)
+        return batch;
+    if (batch > 0 && packed_batch_published(copy, ring)) {
+        for (int i = 0; i < batch; i++, at = copy->desc[at].word.next) {
+            if (at >= size)
+                return dt_fail(err, -EBADMSG,
+                               "in-flight log: entry %u of the last batch is outside", at);
+            copy->desc[at].word.inflight = 0;
+        }
+        copy->lists.old_free_head = copy->lists.free_head;
+        copy->used.old_used_idx = copy->used.used_idx;
+        copy->used.old_used_wrap = copy->used.used_wrap;
+        return 0;
+    }
+    /* A chain that was still being entered: the ring will give it again. */
+    if (batch == 0 && (old != at || copy->desc[old].word.num == 0))
+        copy->desc[old].word.inflight = 0;
+    copy->lists.free_head = old;
+    copy->used.used_idx = copy->used.old_used_idx;
+    copy->used.used_wrap = copy->used.old_used_wrap;
+    return 0;
+}
+
+/* Judge the chain that begins at @head; its links go to @next, its entries to @claimed. */
+static int packed_claim(const struct log_packed *copy, uint16_t size, uint16_t head, bool *claimed,
+                        bool *ids, struct log_found *found, struct dt_error *err)
+{
+    const union log_packed_word *h = &copy->desc[head].word;
+    uint16_t at = head, last = head, id;
+
+    if (h->inflight > 1 || h->num == 0 || h->num > size)
+        return dt_fail(err, -EBADMSG,
+                       "in-flight log: entry %u says in flight %u with %u descriptors", head,
+                       h->inflight, h->num);
+    for (unsigned i = 0; i < h->num; i++, at = copy->desc[at].word.next) {
+        if (at >= size || claimed[at])
+            return dt_fail(err, -EBADMSG,
+                           "in-flight log: chain of entry %u reaches entry %u, which is %s", head,
+                           at, at >= size ? "outside" : "taken");
+        claimed[at] = true;
+        found->next[last] = at;
+        last = at;
+    }
+    found->next[last] = last;
+    found->descs = (uint16_t)(found->descs + h->num);
+    id = copy->desc[last].id;
+    if (last != h->last || id >= size || ids[id])
+        return dt_fail(
+            err, -EBADMSG,
+            "in-flight log: chain of entry %u ends at %u, not %u, or has the wrong id %u", head,
+            last, h->last, id);
+    ids[id] = true;
+    return 0;
+}
+
+static int packed_judge(struct log_packed *copy, uint16_t size,
+                        const struct vring_packed_desc *ring, bool *claimed, struct age *ages,
+                        struct log_found *found, struct dt_error *err)
+{
+    _cleanup_free_ bool *ids = xcalloc(size, sizeof(*ids));
+    int r = judge_header(copy->features, copy->lists.version, copy->lists.desc_num, size, err);
+
+    if (r == 0)
+        r = packed_settle(copy, size, ring, err);
+    for (uint16_t i = 0; r == 0 && i < size; i++) {
+        if (!copy->desc[i].word.inflight)
+            continue;
+        r = packed_claim(copy, size, i, claimed, ids, found, err);
+        ages[found->count++] = (struct age){copy->desc[i].counter, i};
+    }
+    if (r == 0)
+        sort_found(ages, found);
+    return r;
+}
+
+/* Write the judged state back: flags, lists, indices; each step may be the last. */
+static void packed_commit(struct log_packed *log, const struct log_packed *copy, uint16_t size)
+{
+    for (uint16_t i = 0; i < size; i++) {
+        if (!copy->desc[i].word.inflight)
+            log->desc[i].word.inflight = 0;
+    }
+    RING_STEP();
+    WRITE_ONCE(log->lists.whole, copy->lists.whole);
+    RING_STEP();
+    WRITE_ONCE(log->used.whole, copy->used.whole);
+    RING_STEP();
+}
+
+/* Link all entries that nobody claims; the private links in @found are the same. */
+static void packed_relink(struct log_packed *log, union log_packed_lists lists, uint16_t size,
+                          const bool *claimed, struct log_found *found)
+{
+    uint16_t first = 0;
+
+    for (unsigned i = size; i-- > 0;) {
+        if (claimed[i])
+            continue;
+        found->next[i] = first;
+        log->desc[i].word.next = first;
+        first = (uint16_t)i;
+    }
+    RING_STEP();
+    lists.free_head = lists.old_free_head = found->free_head = first;
+    WRITE_ONCE(log->lists.whole, lists.whole);
+}
+
+int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring_packed_desc *ring,
+                       struct log_found *found, struct dt_error *err)
+{
+    size_t bytes = inflight_queue_size(size, true);
+    _cleanup_free_ struct log_packed *copy = xcalloc(1, bytes);
+    _cleanup_free_ struct age *ages = xcalloc(size, sizeof(*ages));
+    _cleanup_free_ bool *claimed = xcalloc(size, sizeof(*claimed));
+    int r;
+
+    memcpy(copy, log, bytes);
+    __asm__ volatile("" ::: "memory"); /* the copy is made now and only once */
+    r = packed_judge(copy, size, ring, claimed, ages, found, err);
+    if (r < 0)
+        return r;
+    packed_commit(log, copy, size);
+    packed_relink(log, copy->lists, size, claimed, found);
+    found->used_idx = copy->used.used_idx;
+    found->used_wrap = copy->used.used_wrap;
+    for (unsigned i = 0; i < found->count; i++)
+        count_attempt(&log->desc[found->order[i]].word.attempts);
+    return 0;
+}

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * internal.h - what the files of this folder share: the in-flight log's layout, the order of
+ * stores, and the walk that turns judged descriptors into vectors.
+ */
+#ifndef RING_INTERNAL_H
+#define RING_INTERNAL_H
+
+#include "ring/ring.h"
+
+/* ---- Order ---------------------------------------------------------------------------- */
+
+/*
+ * RING_STEP() stands where the order of two stores decides what a successor finds after this
+ * process was killed. Memory outlives the process and the dead have no store buffer, so holding
+ * the compiler back is enough on every machine. The crash tests put a snapshot here.
+ */
+#ifndef RING_STEP
+#define RING_STEP() __asm__ volatile("" ::: "memory")
+#endif
+
+/* Orders an earlier store before a later load, which acquire and release do not. */
+static inline void ring_full_fence(void)
+{
+#if defined(__x86_64__)
+    /* Half the cost of mfence, and as strong for ordinary memory. */
+    __asm__ volatile("lock; addl $0, -4(%%rsp)" ::: "memory", "cc");
+#else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+#define ring_load_acquire(p)     __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define ring_load(p)             __atomic_load_n(p, __ATOMIC_RELAXED)
+#define ring_store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define ring_store(p, v)         __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
+/* ---- In-flight log -------------------------------------------------------------------- */
+
+/*
+ * As in vhost-user, "Inflight I/O tracking". Fields that must change together share a word and
+ * are stored as that word, which leaves fewer states for a successor to find.
+ */
+#define LOG_VERSION 1u
+
+union log_split_word {
+    struct {
+        uint8_t inflight;
+        uint8_t attempts; /* padding in the specification */
+        uint8_t pad[4];
+        uint16_t next; /* the last batch: the head pushed before this one */
+    };
+    uint64_t whole;
+};
+
+struct log_split_entry {
+    union log_split_word word;
+    uint64_t counter;
+};
+
+struct log_split {
+    uint64_t features;
+    uint16_t version;
+    uint16_t desc_num;
+    uint16_t last_batch_head;
+    uint16_t used_idx;
+    struct log_split_entry desc[];
+};
+
+union log_packed_word {
+    struct {
+        uint8_t inflight;
+        uint8_t attempts; /* padding in the specification */
+        uint16_t next;    /* following entry of the chain, or of the free list */
+        uint16_t last;
+        uint16_t num;
+    };
+    uint64_t whole;
+};
+
+struct log_packed_entry {
+    union log_packed_word word;
+    uint64_t counter;
+    uint16_t id;
+    uint16_t flags;
+    uint32_t len;
+    uint64_t addr;
+};
+
+union log_packed_lists {
+    struct {
+        uint16_t version;
+        uint16_t desc_num;
+        uint16_t free_head;
+        uint16_t old_free_head;
+    };
+    uint64_t whole;
+};
+
+union log_packed_used {
+    struct {
+        uint16_t used_idx;
+        uint16_t old_used_idx;
+        uint8_t used_wrap;
+        uint8_t old_used_wrap;
+        uint8_t pad[2];
+    };
+    uint64_t whole;
+};
+
+struct log_packed {
+    uint64_t features;
+    union log_packed_lists lists;
+    union log_packed_used used;
+    uint64_t pad;
+    struct log_packed_entry desc[];
+};
+
+_Static_assert(sizeof(struct log_split) == 16 && sizeof(struct log_split_entry) == 16,
+               "layout of QueueRegionSplit");
+_Static_assert(sizeof(struct log_packed) == 32 && sizeof(struct log_packed_entry) == 32,
+               "layout of QueueRegionPacked");
+
+/**
+ * struct log_found - what a log says after recovery.
+ * @order: log entries in flight, oldest first; room for the queue's size.
+ * @count: of them.
+ * @counter: the next submission number.
+ * @next: packed: private copy of the links, room for the queue's size; the last entry of a chain
+ *        in flight links to itself.
+ * @descs: packed: ring descriptors in flight.
+ * @free_head, @used_idx, @used_wrap: packed: where log and ring stand.
+ */
+struct log_found {
+    uint16_t *order;
+    unsigned count;
+    uint64_t counter;
+    uint16_t *next;
+    uint16_t descs;
+    uint16_t free_head;
+    uint16_t used_idx;
+    bool used_wrap;
+};
+
+/* Is there a log at all? A buffer that was never formatted is zero. */
+bool log_present(const void *mem);
+int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
+                      struct log_found *found, struct dt_error *err);
+int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring_packed_desc *ring,
+                       struct log_found *found, struct dt_error *err);
+
+/* ---- Long vectors --------------------------------------------------------------------- */
+
+/* A list of VIRTQ_MAX_IOV entries, or NULL when all are taken. */
+struct iovec *iovpool_get(struct iovpool *pool);
+void iovpool_put(struct iovpool *pool, struct iovec *list);
+
+/* ---- SIGBUS guard --------------------------------------------------------------------- */
+
+/* Both are lock-free against the handler; -ENOSPC when the table is full. */
+int guard_register(void *mapping, size_t size, bool *faulted);
+void guard_unregister(void *mapping);
+
+/* ---- Virtqueue ------------------------------------------------------------------------ */
+
+enum { ID_FREE, ID_TAKEN, ID_PUSHED };
+
+/* A chain between virtq_push() and virtq_publish(); its slot may already be gone. */
+struct virtq_done {
+    uint16_t id;
+    uint16_t ndesc;
+    uint32_t len;
+    uint16_t log_first;
+    uint16_t log_last;
+};
+
+/* Record why the ring is corrupt; always -EPROTO. */
+int virtq_fault(struct virtq *vq, const char *fmt, ...) DT_PRINTF(2, 3)
+    __attribute__((cold, noinline));
+
+static inline struct virtq_chain *virtq_slot(const struct virtq *vq, uint16_t id)
+{
+    return (struct virtq_chain *)((char *)vq->config.slots + id * vq->config.slot_stride);
+}
+
+int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);
+unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
+int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out);
+bool split_publish(struct virtq *vq);
+bool split_pending(struct virtq *vq);
+void split_notify(struct virtq *vq, bool want);
+
+int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);
+unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
+int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out);
+bool packed_publish(struct virtq *vq);
+bool packed_pending(struct virtq *vq);
+void packed_notify(struct virtq *vq, bool want);
+
+/* Driver side. */
+int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
+                     unsigned n, uint32_t max_len);
+bool split_driver_publish(struct virtq_driver *d);
+int split_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
+bool split_driver_pending(const struct virtq_driver *d);
+void split_driver_notify(struct virtq_driver *d, bool want);
+
+int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
+                      unsigned n, uint32_t max_len);
+bool packed_driver_publish(struct virtq_driver *d);
+int packed_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
+bool packed_driver_pending(const struct virtq_driver *d);
+void packed_driver_notify(struct virtq_driver *d, bool want);
+
+int driver_fault(struct virtq_driver *d, const char *fmt, ...) DT_PRINTF(2, 3)
+    __attribute__((cold, noinline));
+
+/*
+ * Packed rings: is @event, the other side's event structure in one load, crossed by our move
+ * from @old to @now? @wrap is our wrap counter at @now. With DESC a position counts, brought
+ * into one lap with ours; @event_idx says whether DESC may be used, @valid whether @old is known.
+ */
+static inline bool packed_event_wanted(uint32_t event, bool event_idx, bool valid, uint16_t now,
+                                       uint16_t old, bool wrap, uint16_t size)
+{
+    uint16_t off = event & 0x7fff;
+
+    if (event >> 16 == VRING_PACKED_EVENT_FLAG_DISABLE)
+        return false;
+    if (event >> 16 != VRING_PACKED_EVENT_FLAG_DESC || !event_idx || !valid)
+        return true;
+    if ((event >> VRING_PACKED_EVENT_F_WRAP_CTR & 1) != wrap)
+        off = (uint16_t)(off - size);
+    if (now <= old)
+        old = (uint16_t)(old - size);
+    return vring_need_event(off, now, old);
+}
+
+#define PACKED_AVAIL (1u << VRING_PACKED_DESC_F_AVAIL)
+#define PACKED_USED  (1u << VRING_PACKED_DESC_F_USED)
+
+/* Move a ring position @n <= @size descriptors on; the wrap counter turns at the end. */
+static inline void ring_advance(uint16_t *at, bool *wrap, unsigned n, uint16_t size)
+{
+    unsigned to = *at + n;
+
+    if (to >= size) {
+        to -= size;
+        *wrap = !*wrap;
+    }
+    *at = (uint16_t)to;
+}
+
+/* ---- Descriptors ---------------------------------------------------------------------- */
+
+/* The private copy of a descriptor; @next is the buffer id in a packed ring. */
+struct ring_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags;
+    uint16_t next;
+};
+
+/* An indirect table may lie at any address. */
+typedef volatile uint64_t __attribute__((aligned(1), may_alias)) ring_word;
+
+static inline struct ring_desc desc_split(uint64_t addr, uint64_t rest)
+{
+    return (struct ring_desc){addr, (uint32_t)rest, (uint16_t)(rest >> 32), (uint16_t)(rest >> 48)};
+}
+
+static inline struct ring_desc desc_packed(uint64_t addr, uint64_t rest)
+{
+    return (struct ring_desc){addr, (uint32_t)rest, (uint16_t)(rest >> 48), (uint16_t)(rest >> 32)};
+}
+
+/* Volatile loads: exactly one of each word, whatever the guest writes meanwhile. */
+static inline struct ring_desc desc_read_split(const void *p)
+{
+    const ring_word *w = p;
+
+    return desc_split(w[0], w[1]);
+}
+
+static inline struct ring_desc desc_read_packed(const void *p)
+{
+    const ring_word *w = p;
+
+    return desc_packed(w[0], w[1]);
+}
+
+/**
+ * struct walk - a chain being judged. Nothing of it shows in the virtq until it succeeded.
+ * @table: inside an indirect table that descriptor @parent names; else @parent means nothing.
+ */
+struct walk {
+    struct virtq *vq;
+    struct virtq_chain *chain;
+    struct iovec *iov;
+    unsigned n, max, nread;
+    bool writable;
+    bool table;
+    unsigned parent;
+    uint64_t read_len, write_len;
+};
+
+static inline void walk_begin(struct walk *w, struct virtq *vq, struct virtq_chain *chain)
+{
+    *w = (struct walk){.vq = vq, .chain = chain, .iov = chain->inline_iov, .max = VIRTQ_INLINE_IOV};
+}
+
+int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at);
+int walk_indirect(struct walk *w, const struct ring_desc *d, unsigned at);
+/* Give up: returns the long list to the pool and @error to the caller. */
+int walk_abort(struct walk *w, int error);
+int walk_fault(struct walk *w, unsigned at, const char *fmt, ...) DT_PRINTF(3, 4)
+    __attribute__((cold, noinline));
+
+/* Translate descriptor @at; 0, -EPROTO (fault recorded) or -EAGAIN (no list, or no translation). */
+static inline int walk_add(struct walk *w, const struct ring_desc *d, unsigned at)
+{
+    const struct memmap *map = w->vq->config.map;
+    unsigned hint = w->vq->hint;
+    bool write = d->flags & VRING_DESC_F_WRITE;
+
+    if (likely(hint < map->count && w->n < w->max && w->writable <= write && d->len > 0)) {
+        const struct memmap_region *r = &map->regions[hint];
+        uint64_t off = d->addr - r->gpa;
+
+        if (likely(off < r->size && d->len <= r->size - off)) {
+            w->iov[w->n++] = (struct iovec){r->host + off, d->len};
+            w->writable = write;
+            w->read_len += write ? 0 : d->len;
+            w->write_len += write ? d->len : 0;
+            w->nread += !write;
+            return 0;
+        }
+    }
+    return walk_add_slow(w, d, at);
+}
+
+static inline void walk_end(const struct walk *w, uint16_t id, unsigned ndesc, uint8_t attempts)
+{
+    struct virtq_chain *chain = w->chain;
+
+    chain->id = id;
+    chain->ndesc = (uint16_t)ndesc;
+    chain->attempts = attempts;
+    chain->nread = (uint16_t)w->nread;
+    chain->nwrite = (uint16_t)(w->n - w->nread);
+    chain->read_len = w->read_len;
+    chain->write_len = w->write_len;
+    chain->iov = w->iov;
+}
+
+#endif

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * packed.c - the device side of a packed virtqueue (virtio 1.2, 2.8).
+ *
+ * Theory of operation: one ring of descriptors serves both directions. The driver marks a
+ * chain available by the flags of its first descriptor, written last; its buffer id is in
+ * its last. So a chain is first copied whole into private memory and then judged there.
+ * Length, id and flags share an aligned word, which is read in one load and written in one
+ * store.
+ *
+ * A completion overwrites the ring's next used position, whatever chain lay there, and skips
+ * as many positions as its own chain had. Completions wait in a private array and go out so:
+ *
+ *     log: free list gets the chains' entries (links), used_idx, free_head
+ *     ring: used descriptors 2 to n
+ *     ring: used descriptor 1          <- from here the driver sees the whole batch
+ *     log: in flight = 0
+ *     log: old_free_head, old_used_idx
+ *
+ * The log's free list moves only here and at the end of a take, never between a push and its
+ * publish, so a successor can always tell an unfinished batch from an unfinished take. A crash
+ * among the ring stores leaves used marks that the driver does not see yet but would take for
+ * real as soon as it gets there: packed_unmark() takes them back.
+ */
+#include "ring/internal.h"
+
+static inline struct log_packed *packed_log(const struct virtq *vq)
+{
+    return vq->config.inflight;
+}
+
+/* Length, id and flags of a ring descriptor, as one word. */
+static inline uint64_t *desc_word(const struct virtq *vq, unsigned at)
+{
+    struct vring_packed_desc *ring = vq->desc_area;
+
+    return (uint64_t *)(void *)&ring[at].len;
+}
+
+static inline bool word_available(uint64_t word, bool wrap)
+{
+    unsigned flags = (unsigned)(word >> 48);
+
+    return !!(flags & PACKED_AVAIL) == wrap && !!(flags & PACKED_USED) != wrap;
+}
+
+/* Both halves of the free list's head in one store, and both used positions in another. */
+static inline void log_set_lists(struct virtq *vq, uint16_t head, uint16_t old)
+{
+    union log_packed_lists lists = {{LOG_VERSION, vq->config.size, head, old}};
+
+    WRITE_ONCE(packed_log(vq)->lists.whole, lists.whole);
+    RING_STEP();
+}
+
+static inline void log_set_used(struct virtq *vq, uint16_t idx, bool wrap, uint16_t old,
+                                bool old_wrap)
+{
+    union log_packed_used used = {{idx, old, wrap, old_wrap, {0}}};
+
+    WRITE_ONCE(packed_log(vq)->used.whole, used.whole);
+    RING_STEP();
+}
+
+/* ---- Starting ------------------------------------------------------------------------- */
+
+/* Positions in flight must not look used, or the driver takes them for completions. */
+static void packed_unmark(struct virtq *vq, unsigned n)
+{
+    struct vring_packed_desc *ring = vq->desc_area;
+    bool wrap = vq->used_wrap;
+    uint16_t at = vq->used;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t flags = READ_ONCE(ring[at].flags);
+
+        if (!!(flags & PACKED_AVAIL) == wrap && !!(flags & PACKED_USED) == wrap)
+            WRITE_ONCE(ring[at].flags, flags ^ PACKED_USED);
+        ring_advance(&at, &wrap, 1, vq->config.size);
+    }
+}
+
+static int packed_start_fresh(struct virtq *vq, uint32_t base, struct dt_error *err)
+{
+    union log_packed_used *used = &packed_log(vq)->used;
+    uint16_t size = vq->config.size;
+
+    /* Some front ends set only the lower half: nothing is in flight, so used = available. */
+    if (base == 0x8000)
+        base |= base << 16;
+    vq->last_avail = base & 0x7fff;
+    vq->avail_wrap = base >> 15 & 1;
+    vq->used = base >> 16 & 0x7fff;
+    vq->used_wrap = base >> 31;
+    if (vq->last_avail >= size || vq->used >= size)
+        return dt_fail(err, -EINVAL, "ring base 0x%x is outside a packed ring of %u", base, size);
+    used->used_idx = used->old_used_idx = vq->used;
+    used->used_wrap = used->old_used_wrap = vq->used_wrap;
+    for (uint16_t i = 0; i < size; i++)
+        vq->log_next[i] = (uint16_t)(i + 1 < size ? i + 1 : 0);
+    return 0;
+}
+
+int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err)
+{
+    struct log_found found = {.order = vq->replay};
+    uint16_t size = vq->config.size;
+    int r;
+
+    vq->copy = xcalloc(size, sizeof(*vq->copy));
+    vq->log_next = found.next = xcalloc(size, sizeof(*vq->log_next));
+    if (!recover)
+        return packed_start_fresh(vq, base, err);
+    r = log_packed_recover(packed_log(vq), size, vq->desc_area, &found, err);
+    if (r < 0)
+        return r;
+    vq->replay_count = found.count;
+    vq->counter = found.counter;
+    vq->log_free = found.free_head;
+    vq->descs = found.descs;
+    vq->used = vq->last_avail = found.used_idx;
+    vq->used_wrap = vq->avail_wrap = found.used_wrap;
+    ring_advance(&vq->last_avail, &vq->avail_wrap, found.descs, size);
+    packed_unmark(vq, found.descs);
+    return 0;
+}
+
+/* ---- Taking --------------------------------------------------------------------------- */
+
+/* Copy the chain whose first word is @word; its descriptors, or -EPROTO. */
+static int packed_copy(struct virtq *vq, uint64_t word)
+{
+    const struct vring_packed_desc *ring = vq->desc_area;
+    unsigned size = vq->config.size, room = size - vq->descs, at = vq->last_avail, n = 0;
+
+    if (unlikely(room == 0))
+        return virtq_fault(vq, "descriptor %u: available again, but all %u are in flight", at,
+                           size);
+    for (;;) {
+        vq->copy[n++] = desc_packed(READ_ONCE(ring[at].addr), word);
+        if (!(word >> 48 & VRING_DESC_F_NEXT))
+            return (int)n;
+        if (unlikely(n == room))
+            return virtq_fault(vq, "descriptor %u: the chain is longer than the %u that are free",
+                               vq->last_avail, room);
+        if (++at == size)
+            at = 0;
+        word = ring_load(desc_word(vq, at));
+    }
+}
+
+/* Judge the @n descriptors in vq->copy; @from is where they lie in the ring, for the words. */
+static int packed_walk(struct virtq *vq, unsigned n, unsigned from, uint8_t attempts,
+                       struct virtq_chain **out)
+{
+    unsigned size = vq->config.size, at = from;
+    uint16_t id = vq->copy[n - 1].next;
+    struct virtq_chain *chain;
+    struct walk w;
+    int r;
+
+    if (unlikely(id >= size))
+        return virtq_fault(vq, "descriptor %u: buffer id %u is outside the ring of %u",
+                           (from + n - 1) % size, id, size);
+    if (unlikely(vq->state[id] != ID_FREE))
+        return virtq_fault(vq, "descriptor %u: buffer id %u is in flight already",
+                           (from + n - 1) % size, id);
+    chain = virtq_slot(vq, id);
+    walk_begin(&w, vq, chain);
+    for (unsigned i = 0; i < n; i++) {
+        const struct ring_desc *d = &vq->copy[i];
+
+        if (d->flags & VRING_DESC_F_INDIRECT)
+            r = walk_indirect(&w, d, at);
+        else
+            r = walk_add(&w, d, at);
+        if (unlikely(r < 0))
+            return r;
+        if (++at == size)
+            at = 0;
+    }
+    walk_end(&w, id, n, attempts);
+    *out = chain;
+    return 0;
+}
+
+/* Enter the chain in vq->copy in the log; from its first word on a successor will return it. */
+static void packed_log_take(struct virtq *vq, struct virtq_chain *chain)
+{
+    struct log_packed *log = packed_log(vq);
+    uint16_t first = vq->log_free, last = first, at = first;
+    union log_packed_word word = {{.inflight = 1}};
+
+    for (unsigned i = 0; i < chain->ndesc; i++) {
+        const struct ring_desc *d = &vq->copy[i];
+        struct log_packed_entry *e = &log->desc[at];
+
+        e->id = d->next;
+        e->flags = d->flags;
+        e->len = d->len;
+        e->addr = d->addr;
+        last = at;
+        at = vq->log_next[at];
+    }
+    log->desc[first].counter = vq->counter++;
+    chain->log_first_ = first;
+    chain->log_last_ = last;
+    word.next = vq->log_next[first];
+    word.last = last;
+    word.num = chain->ndesc;
+    RING_STEP();
+    WRITE_ONCE(log->desc[first].word.whole, word.whole);
+    RING_STEP();
+    vq->log_free = at;
+    log_set_lists(vq, at, at);
+}
+
+unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
+{
+    for (unsigned i = 0; i < max; i++) {
+        uint64_t word = ring_load_acquire(desc_word(vq, vq->last_avail));
+        int n;
+
+        if (!word_available(word, vq->avail_wrap))
+            return i;
+        n = packed_copy(vq, word);
+        if (unlikely(n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, &out[i]) < 0))
+            return i;
+        vq->state[out[i]->id] = ID_TAKEN;
+        packed_log_take(vq, out[i]);
+        vq->descs = (uint16_t)(vq->descs + n);
+        ring_advance(&vq->last_avail, &vq->avail_wrap, (unsigned)n, vq->config.size);
+    }
+    return max;
+}
+
+/* A chain of the log, whose links recovery judged; its content is judged like the ring's. */
+int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out)
+{
+    const struct log_packed *log = packed_log(vq);
+    uint16_t at = entry;
+    unsigned n = 0;
+    int r;
+
+    for (;; at = vq->log_next[at]) {
+        const struct log_packed_entry *e = &log->desc[at];
+
+        vq->copy[n++] = (struct ring_desc){READ_ONCE(e->addr), READ_ONCE(e->len),
+                                           READ_ONCE(e->flags), READ_ONCE(e->id)};
+        if (vq->log_next[at] == at)
+            break;
+    }
+    r = packed_walk(vq, n, entry, READ_ONCE(log->desc[entry].word.attempts), out);
+    if (r < 0)
+        return r;
+    vq->state[(*out)->id] = ID_TAKEN;
+    (*out)->log_first_ = entry;
+    (*out)->log_last_ = at;
+    return 0;
+}
+
+bool packed_pending(struct virtq *vq)
+{
+    return word_available(ring_load(desc_word(vq, vq->last_avail)), vq->avail_wrap);
+}
+
+/* ---- Publishing ----------------------------------------------------------------------- */
+
+static inline uint64_t used_word(const struct virtq_done *done, bool wrap)
+{
+    uint64_t flags =
+        (wrap ? PACKED_AVAIL | PACKED_USED : 0) | (done->len > 0 ? VRING_DESC_F_WRITE : 0);
+
+    return done->len | (uint64_t)done->id << 32 | flags << 48;
+}
+
+/* The batch's entries become the head of the log's free list. */
+static void packed_log_batch(struct virtq *vq, uint16_t used, bool used_wrap)
+{
+    struct log_packed *log = packed_log(vq);
+    uint16_t old = vq->log_free, head = old;
+
+    for (unsigned i = 0; i < vq->done_count; i++) {
+        const struct virtq_done *done = &vq->done[i];
+
+        WRITE_ONCE(log->desc[done->log_last].word.next, head);
+        vq->log_next[done->log_last] = head;
+        head = done->log_first;
+    }
+    vq->log_free = head;
+    RING_STEP();
+    /* The index before the list: a list that moved alone would mean a chain half entered. */
+    log_set_used(vq, used, used_wrap, vq->used, vq->used_wrap);
+    log_set_lists(vq, head, old);
+}
+
+static void packed_log_done(struct virtq *vq, uint16_t used, bool used_wrap)
+{
+    struct log_packed *log = packed_log(vq);
+
+    for (unsigned i = 0; i < vq->done_count; i++) {
+        WRITE_ONCE(log->desc[vq->done[i].log_first].word.inflight, 0);
+        vq->state[vq->done[i].id] = ID_FREE;
+        RING_STEP();
+    }
+    log_set_lists(vq, vq->log_free, vq->log_free);
+    log_set_used(vq, used, used_wrap, used, used_wrap);
+}
+
+/* Write the used descriptors, the first of them last; moves @at and @wrap behind them. */
+static void packed_write_used(struct virtq *vq, uint16_t *at, bool *wrap)
+{
+    const struct virtq_done *done = vq->done;
+
+    for (unsigned i = 0; i < vq->done_count; i++) {
+        if (i > 0)
+            ring_store(desc_word(vq, *at), used_word(&done[i], *wrap));
+        ring_advance(at, wrap, done[i].ndesc, vq->config.size);
+        RING_STEP();
+    }
+    ring_store_release(desc_word(vq, vq->used), used_word(&done[0], vq->used_wrap));
+    RING_STEP();
+}
+
+static bool packed_wants_call(struct virtq *vq)
+{
+    uint16_t old = vq->signalled;
+    bool valid = vq->signalled_valid;
+
+    /* Our descriptors must be visible before we look whether the driver waits for them. */
+    ring_full_fence();
+    vq->signalled = vq->used;
+    vq->signalled_valid = true;
+    return packed_event_wanted(ring_load((uint32_t *)vq->driver_area), vq->config.event_idx, valid,
+                               vq->used, old, vq->used_wrap, vq->config.size);
+}
+
+static void packed_dirty(struct virtq *vq, const void *host, uint64_t len)
+{
+    uint64_t gpa;
+
+    if (vq->config.dirty && memmap_host_to_gpa(vq->config.map, host, &gpa))
+        dirtylog_mark(vq->config.dirty, gpa, len);
+}
+
+bool packed_publish(struct virtq *vq)
+{
+    struct vring_packed_desc *ring = vq->desc_area;
+    uint16_t at = vq->used;
+    bool wrap = vq->used_wrap;
+    unsigned descs = 0;
+
+    for (unsigned i = 0; i < vq->done_count; i++)
+        descs += vq->done[i].ndesc;
+    ring_advance(&at, &wrap, descs, vq->config.size);
+    packed_log_batch(vq, at, wrap);
+    at = vq->used;
+    wrap = vq->used_wrap;
+    packed_write_used(vq, &at, &wrap);
+    packed_log_done(vq, at, wrap);
+    if (unlikely(vq->config.dirty != NULL)) {
+        unsigned run = MIN(descs, vq->config.size - (unsigned)vq->used);
+
+        packed_dirty(vq, &ring[vq->used], 16 * (uint64_t)run);
+        packed_dirty(vq, ring, 16 * (uint64_t)(descs - run));
+    }
+    vq->used = at;
+    vq->used_wrap = wrap;
+    vq->descs = (uint16_t)(vq->descs - descs);
+    return packed_wants_call(vq);
+}
+
+/* ---- Notifications -------------------------------------------------------------------- */
+
+/* Ask for a kick, or not; virtq_arm() fences and looks again. */
+void packed_notify(struct virtq *vq, bool want)
+{
+    struct vring_packed_desc_event *event = vq->device_area;
+    uint16_t flags = VRING_PACKED_EVENT_FLAG_DISABLE;
+
+    if (want)
+        flags =
+            vq->config.event_idx ? VRING_PACKED_EVENT_FLAG_DESC : VRING_PACKED_EVENT_FLAG_ENABLE;
+    if (want && vq->config.event_idx)
+        ring_store(&event->off_wrap, vq->armed_at);
+    ring_store_release(&event->flags, flags);
+    packed_dirty(vq, event, sizeof(*event));
+}

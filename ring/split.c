@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * split.c - the device side of a split virtqueue (virtio 1.2, 2.7).
+ *
+ * Theory of operation: the driver writes head indices into the available ring and then its
+ * index; we read the index once for all that it shows, copy a burst of heads, ask for their
+ * descriptors all at once (each is a cache line that the driver's core owns), and judge one
+ * chain after the other. Completions wait in a private array and go out in one burst:
+ *
+ *     log: link the batch    used ring: entries
+ *     log: last_batch_head
+ *     used ring: index       <- from here the driver may reuse the heads
+ *     log: in flight = 0
+ *     log: used_idx
+ *
+ * That order is what recovery relies on: if the process dies before the index is stored, the
+ * whole batch is still in flight; if it dies after, the two used indices tell how many heads of
+ * the batch list to clear.
+ *
+ * Notifications: with EVENT_IDX each side names the index at which it wants to be told. To poll
+ * we just leave ours where it is: the driver passes it once every 65,536 chains.
+ */
+#include "ring/internal.h"
+
+static inline struct vring_avail *avail_ring(const struct virtq *vq)
+{
+    return vq->driver_area;
+}
+
+static inline struct vring_used *used_ring(const struct virtq *vq)
+{
+    return vq->device_area;
+}
+
+/* The event indices lie behind the rings' last entries. */
+static inline uint16_t *used_event(const struct virtq *vq)
+{
+    return &avail_ring(vq)->ring[vq->config.size];
+}
+
+static inline uint16_t *avail_event(const struct virtq *vq)
+{
+    return (uint16_t *)(void *)&used_ring(vq)->ring[vq->config.size];
+}
+
+static inline struct log_split *split_log(const struct virtq *vq)
+{
+    return vq->config.inflight;
+}
+
+int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err)
+{
+    struct log_found found = {.order = vq->replay};
+    int r;
+
+    vq->used = READ_ONCE(used_ring(vq)->idx);
+    if (!recover) {
+        split_log(vq)->used_idx = vq->used;
+        vq->last_avail = vq->avail_shadow = (uint16_t)base;
+        return 0;
+    }
+    r = log_split_recover(split_log(vq), vq->config.size, vq->used, &found, err);
+    if (r < 0)
+        return r;
+    vq->replay_count = found.count;
+    vq->counter = found.counter;
+    vq->last_avail = vq->avail_shadow = (uint16_t)(vq->used + found.count);
+    return 0;
+}
+
+/* ---- Taking --------------------------------------------------------------------------- */
+
+/* How many heads wait; reads the driver's index when all that it last showed are taken. */
+static unsigned split_available(struct virtq *vq)
+{
+    uint16_t n = (uint16_t)(vq->avail_shadow - vq->last_avail);
+
+    if (n == 0) {
+        uint16_t idx = ring_load_acquire(&avail_ring(vq)->idx);
+
+        n = (uint16_t)(idx - vq->last_avail);
+        if (unlikely(n > vq->config.size)) {
+            virtq_fault(vq, "available index %u is %u ahead of %u in a ring of %u", idx, n,
+                        vq->last_avail, vq->config.size);
+            return 0;
+        }
+        vq->avail_shadow = idx;
+    }
+    return n;
+}
+
+static int split_walk(struct virtq *vq, uint16_t head, uint8_t attempts, struct virtq_chain *chain)
+{
+    const struct vring_desc *table = vq->desc_area;
+    unsigned size = vq->config.size, ndesc = 1, at = head;
+    struct walk w;
+    int r;
+
+    walk_begin(&w, vq, chain);
+    for (;;) {
+        struct ring_desc d = desc_read_split(&table[at]);
+
+        if (d.flags & VRING_DESC_F_INDIRECT) {
+            r = walk_indirect(&w, &d, at);
+            if (r < 0)
+                return r;
+            break;
+        }
+        r = walk_add(&w, &d, at);
+        if (unlikely(r < 0))
+            return r;
+        if (!(d.flags & VRING_DESC_F_NEXT))
+            break;
+        if (unlikely(d.next >= size))
+            return walk_fault(&w, at, "next %u is outside the ring of %u", d.next, size);
+        if (unlikely(++ndesc > size))
+            return walk_fault(&w, at, "next %u makes a loop in the ring of %u", d.next, size);
+        at = d.next;
+    }
+    walk_end(&w, head, ndesc, attempts);
+    return 0;
+}
+
+/* Enter @head in the log; from the last store on a successor will return it. */
+static inline void split_log_take(struct virtq *vq, uint16_t head)
+{
+    struct log_split_entry *e = &split_log(vq)->desc[head];
+
+    WRITE_ONCE(e->counter, vq->counter);
+    vq->counter++;
+    RING_STEP();
+    WRITE_ONCE(e->word.whole, (union log_split_word){{.inflight = 1}}.whole);
+    RING_STEP();
+}
+
+static int split_take_one(struct virtq *vq, uint16_t at, uint16_t head, struct virtq_chain **out)
+{
+    struct virtq_chain *chain;
+    int r;
+
+    if (unlikely(head >= vq->config.size))
+        return virtq_fault(vq, "available entry %u: head %u is outside the ring of %u", at, head,
+                           vq->config.size);
+    if (unlikely(vq->state[head] != ID_FREE))
+        return virtq_fault(vq, "available entry %u: head %u is in flight already", at, head);
+    chain = virtq_slot(vq, head);
+    r = split_walk(vq, head, 0, chain);
+    if (unlikely(r < 0))
+        return r;
+    vq->state[head] = ID_TAKEN;
+    split_log_take(vq, head);
+    *out = chain;
+    return 0;
+}
+
+unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
+{
+    const struct vring_avail *avail = avail_ring(vq);
+    const struct vring_desc *table = vq->desc_area;
+    unsigned n = split_available(vq), mask = vq->config.size - 1u;
+    uint16_t heads[VIRTQ_BURST], at = vq->last_avail;
+
+    n = MIN(n, max);
+    for (unsigned i = 0; i < n; i++) {
+        heads[i] = READ_ONCE(avail->ring[(at + i) & mask]);
+        __builtin_prefetch(&table[heads[i] & mask]);
+    }
+    for (unsigned i = 0; i < n; i++, vq->last_avail++) {
+        if (unlikely(split_take_one(vq, vq->last_avail & mask, heads[i], &out[i]) < 0))
+            return i;
+    }
+    return n;
+}
+
+/* A head of the log; recovery found it in range, once, and in flight. */
+int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out)
+{
+    uint8_t attempts = READ_ONCE(split_log(vq)->desc[head].word.attempts);
+    int r = split_walk(vq, head, attempts, virtq_slot(vq, head));
+
+    if (r < 0)
+        return r;
+    vq->state[head] = ID_TAKEN;
+    *out = virtq_slot(vq, head);
+    return 0;
+}
+
+bool split_pending(struct virtq *vq)
+{
+    return vq->avail_shadow != vq->last_avail || ring_load(&avail_ring(vq)->idx) != vq->last_avail;
+}
+
+/* ---- Publishing ----------------------------------------------------------------------- */
+
+/* The used ring's own pages: entries [@from, @from + @n), then flags and index. */
+static void split_dirty_used(struct virtq *vq, uint16_t from, unsigned n)
+{
+    uint64_t ring = vq->config.log_used + offsetof(struct vring_used, ring);
+    unsigned size = vq->config.size, first = from & (size - 1), run = MIN(n, size - first);
+
+    if (!vq->config.dirty || !vq->config.log_used_valid)
+        return;
+    dirtylog_mark(vq->config.dirty, ring + 8 * (uint64_t)first, 8 * (uint64_t)run);
+    dirtylog_mark(vq->config.dirty, ring, 8 * (uint64_t)(n - run));
+    dirtylog_mark(vq->config.dirty, vq->config.log_used, offsetof(struct vring_used, ring));
+}
+
+/* Does the driver want to know that the index went from @old to vq->used? */
+static bool split_wants_call(struct virtq *vq)
+{
+    uint16_t old = vq->signalled;
+    bool valid = vq->signalled_valid;
+
+    /* Our index must be visible before we look whether the driver waits for it. */
+    ring_full_fence();
+    if (!vq->config.event_idx)
+        return !(ring_load(&avail_ring(vq)->flags) & VRING_AVAIL_F_NO_INTERRUPT);
+    vq->signalled = vq->used;
+    vq->signalled_valid = true;
+    return !valid || vring_need_event(ring_load(used_event(vq)), vq->used, old);
+}
+
+bool split_publish(struct virtq *vq)
+{
+    struct vring_used *used = used_ring(vq);
+    struct log_split *log = split_log(vq);
+    const struct virtq_done *done = vq->done;
+    unsigned n = vq->done_count, mask = vq->config.size - 1u;
+    uint16_t from = vq->used, head = log->last_batch_head;
+
+    for (unsigned i = 0; i < n; i++) {
+        struct vring_used_elem *e = &used->ring[(from + i) & mask];
+
+        WRITE_ONCE(e->id, done[i].id);
+        WRITE_ONCE(e->len, done[i].len);
+        WRITE_ONCE(log->desc[done[i].id].word.next, head);
+        head = done[i].id;
+    }
+    RING_STEP();
+    WRITE_ONCE(log->last_batch_head, head);
+    RING_STEP();
+    vq->used = (uint16_t)(from + n);
+    ring_store_release(&used->idx, vq->used);
+    RING_STEP();
+    for (unsigned i = 0; i < n; i++) {
+        WRITE_ONCE(log->desc[done[i].id].word.inflight, 0);
+        vq->state[done[i].id] = ID_FREE;
+        RING_STEP();
+    }
+    WRITE_ONCE(log->used_idx, vq->used);
+    RING_STEP();
+    split_dirty_used(vq, from, n);
+    return split_wants_call(vq);
+}
+
+/* ---- Notifications -------------------------------------------------------------------- */
+
+/* Ask for a kick, or not; virtq_arm() fences and looks again. */
+void split_notify(struct virtq *vq, bool want)
+{
+    uint64_t offset = 0;
+
+    if (vq->config.event_idx) {
+        if (!want)
+            return;
+        ring_store(avail_event(vq), vq->armed_at);
+        offset = (uint64_t)((uint8_t *)avail_event(vq) - (uint8_t *)used_ring(vq));
+    } else {
+        ring_store(&used_ring(vq)->flags, want ? 0 : VRING_USED_F_NO_NOTIFY);
+    }
+    if (vq->config.dirty && vq->config.log_used_valid)
+        dirtylog_mark(vq->config.dirty, vq->config.log_used + offset, 2);
+}

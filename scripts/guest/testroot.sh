@@ -1,0 +1,37 @@
+# testroot: the initramfs plus Debian's own disk tools and the libraries they need.
+#
+# A second archive behind the initramfs: the kernel unpacks both into one RAM
+# root. The tools stand before busybox's in PATH's order (see /init).
+
+tools=(
+    /usr/bin/fio /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/e2fsck /sbin/resize2fs /usr/sbin/xfs_repair
+    /usr/sbin/xfs_growfs /usr/sbin/xfs_io /sbin/blkdiscard /sbin/blockdev /bin/lsblk /sbin/blkid
+    /sbin/hdparm /sbin/fstrim /usr/bin/dd /usr/bin/sha256sum /usr/bin/truncate /usr/bin/cmp
+)
+
+build_testroot() {
+    local out=$1 tree=$work/tree root=$work/root tool file loader
+    need cpio
+    step "unpack the tools"
+    mkdir -p "$tree" "$root"
+    tar -x -C "$tree" --exclude='./dev/*' --exclude='./boot/*' --exclude='./lib/modules/*' \
+        --exclude='./usr/lib/modules/*' --exclude='./var/*' -f "$(path_of rootfs)"
+    step "collect them and their libraries"
+    loader=$tree/lib64/ld-linux-x86-64.so.2
+    for tool in "${tools[@]}"; do
+        # Debian's own loader lists what the tool needs: nothing of the host's is taken.
+        install -D -m 755 "$tree$tool" "$root/usr/bin/${tool##*/}"
+        "$loader" --inhibit-cache --list --library-path \
+            "$tree/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu/ceph" \
+            "$tree$tool"
+    done | awk '$3 ~ /^\// {print $3}' | sort -u | while read -r file; do
+        install -D -m 755 "$file" "$root/usr/lib/${file##*/}"
+    done
+    mkdir -p "$root/lib64" "$root/etc"
+    cp -L "$loader" "$root/lib64/"
+    printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
+    printf 'root:x:0:\n' >"$root/etc/group"
+    step "pack"
+    pack_cpio "$root" "$work/tools.cpio"
+    cat "$(path_of initramfs)" "$work/tools.cpio" >"$out"
+}

@@ -1,0 +1,64 @@
+"""What a system test gets as its argument `t`."""
+
+import contextlib
+import itertools
+import pathlib
+
+from .guest import Guest
+
+
+class Skip(Exception):
+    """The test cannot run here; the reason is printed."""
+
+
+def limit(seconds):
+    """Decorator: the test's time limit."""
+    def mark(function):
+        function.limit = seconds
+        return function
+    return mark
+
+
+class Case:
+    """A test's folder and its resources, which all end with the test."""
+
+    LIMIT = 180.0
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.stack = contextlib.ExitStack()
+        self.numbers = itertools.count(1)
+
+    def use(self, resource):
+        """Ends `resource` (a context manager) with the test; returns it."""
+        return self.stack.enter_context(resource)
+
+    def guest(self, *args, **options):
+        """A Guest with its logs in the test's folder."""
+        name = f"guest{next(self.numbers)}"
+        return self.use(Guest(*args, folder=self.folder, name=name, **options))
+
+    def sparse_file(self, size, name="disk.img"):
+        """A new file of `size` bytes without blocks."""
+        path = self.folder / name
+        with open(path, "xb") as file:
+            file.truncate(size)
+        return path
+
+    @staticmethod
+    def equal(found, expected, what=""):
+        """Fails with both values unless they are equal."""
+        assert found == expected, f"{what + ': ' if what else ''}{found!r}, not {expected!r}"
+
+    def log(self, *words):
+        """Prints to the test's log."""
+        print(*words, flush=True)
+
+    @staticmethod
+    def skip(reason):
+        """Ends the test as skipped."""
+        raise Skip(reason)
+
+    def close(self):
+        """Ends all resources, the newest first."""
+        self.stack.close()

@@ -1,0 +1,190 @@
+"""A QEMU guest whose disks are vhost-user-blk back ends."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+import time
+
+from . import paths
+from .process import Process
+from .qmp import Qmp, QmpError
+from .shell import SerialPort, Shell
+
+
+class GuestError(Exception):
+    """The guest or its QEMU did not do what was asked."""
+
+
+@dataclasses.dataclass
+class Disk:
+    """One vhost-user-blk disk; None leaves QEMU's (or the guest's) default."""
+    socket: str
+    queues: int | None = None
+    queue_size: int | None = None
+    packed: bool | None = None
+    event_idx: bool | None = None
+    config_wce: bool | None = None
+    bootindex: int | None = None
+    reconnect: int | None = None
+    extra: str = ""
+
+    def arguments(self, number, defaults):
+        """QEMU's options for the disk, `defaults` standing in for what is None."""
+        def value(name):
+            own = getattr(self, name)
+            return defaults.get(name) if own is None else own
+
+        chardev = f"socket,id=chr{number},path={self.socket}"
+        if value("reconnect"):
+            chardev += f",reconnect={value('reconnect')}"
+        device = f"vhost-user-blk-pci,id=disk{number},chardev=chr{number}"
+        for name, option in (("queues", "num-queues"), ("queue_size", "queue-size"),
+                             ("bootindex", "bootindex")):
+            if value(name) is not None:
+                device += f",{option}={value(name)}"
+        for name, option in (("packed", "packed"), ("event_idx", "event_idx"),
+                             ("config_wce", "config-wce")):
+            if value(name) is not None:
+                device += f",{option}={'on' if value(name) else 'off'}"
+        if self.extra:
+            device += "," + self.extra
+        return ["-chardev", chardev, "-device", device]
+
+
+class Guest:
+    """Starts QEMU, waits for a shell, and ends QEMU with the `with` block.
+
+    disks: socket paths or Disk objects; the first is /dev/vda.
+    root: "initramfs" (busybox), "testroot" (Debian's tools in a RAM root), "image"
+        (firmware boots the first disk), or None (nothing is booted by us and no
+        shell is awaited: use .console).
+    firmware: None (SeaBIOS) or "ovmf".
+    folder: where sockets and logs go; made if not given.
+    overlay: folder that is laid over a RAM root.
+    extra: more arguments for QEMU.
+    """
+
+    def __init__(self, disks=(), queues=1, packed=False, smp=1, mem="512M", reconnect=None,
+                 root="testroot", extra=(), folder=None, firmware=None, boot_timeout=120.0,
+                 append="", name="guest"):
+        self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="dt-guest-"))
+        self.name = name
+        self.root = root
+        self.console = self.control = self.shell = self.qmp = self.process = None
+        defaults = {"queues": queues, "packed": packed, "reconnect": reconnect}
+        argv = self._machine(smp, mem, firmware) + self._boot(root, append)
+        for number, disk in enumerate(disks):
+            disk = disk if isinstance(disk, Disk) else Disk(str(disk))
+            if root == "image" and number == 0 and disk.bootindex is None:
+                disk = dataclasses.replace(disk, bootindex=0)
+            argv += disk.arguments(number, defaults)
+        try:
+            self._start(argv + [str(arg) for arg in extra], boot_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _path(self, suffix):
+        return str(self.folder / f"{self.name}-{suffix}")
+
+    def _machine(self, smp, mem, firmware):
+        accel = paths.accelerator()
+        argv = ["qemu-system-x86_64", "-name", self.name, "-nodefaults", "-no-user-config",
+                "-display", "none", "-no-reboot", "-S",
+                "-machine", f"q35,accel={accel},memory-backend=mem,vmport=off,i8042=off",
+                "-cpu", "host" if accel == "kvm" else "qemu64",
+                "-smp", str(smp), "-m", str(mem),
+                "-object", f"memory-backend-memfd,id=mem,size={mem},share=on",
+                "-device", "virtio-rng-pci",
+                "-qmp", f"unix:{self._path('qmp')},server=on,wait=off"]
+        for port in ("console", "control"):
+            argv += ["-chardev", f"socket,id={port},path={self._path(port)},server=on,wait=off,"
+                     f"logfile={self._path(port + '.log')},logappend=on",
+                     "-serial", f"chardev:{port}"]
+        if firmware == "ovmf":
+            argv += ["-drive", "if=pflash,format=raw,readonly=on,"
+                     "file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+                     "-drive", f"if=pflash,format=raw,file={self._variables()}"]
+        return argv
+
+    def _variables(self):
+        """A private copy of OVMF's variable store."""
+        copy = pathlib.Path(self._path("vars.fd"))
+        copy.write_bytes(pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd").read_bytes())
+        return copy
+
+    @staticmethod
+    def _boot(root, append):
+        if root not in ("initramfs", "testroot"):
+            return []
+        line = f"console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off {append}".strip()
+        return ["-kernel", paths.image("kernel") / "vmlinuz", "-initrd", paths.image(root),
+                "-append", line]
+
+    def _start(self, argv, boot_timeout):
+        self.process = Process(argv, self.folder, name=f"{self.name}-qemu")
+        try:
+            self.qmp = Qmp(self._path("qmp"))
+        except (OSError, ValueError) as error:
+            raise GuestError(f"QEMU did not start: {self.process.output().strip()}") from error
+        self.console = SerialPort(self._path("console"))
+        self.control = SerialPort(self._path("control"))
+        self.qmp.command("cont")
+        started = time.monotonic()
+        if self.root in ("initramfs", "testroot"):
+            self.console.expect("devtap-guest: ready", boot_timeout)
+            self.shell = Shell(self.control)
+            self.shell.sync(20.0)
+        elif self.root == "image":
+            self.log_in(boot_timeout)
+        self.boot_seconds = time.monotonic() - started
+
+    def log_in(self, timeout):
+        """Waits until the image's console has logged root in, and drives that shell."""
+        self.console.expect(r"root@[^\n]*# ?$", timeout)
+        self.shell = Shell(self.console)
+        self.shell.sync(30.0)
+        self.shell.check("dmesg -n 1; PS1=; bind 'set enable-bracketed-paste off' || true")
+
+    def run(self, command, timeout=60.0):
+        """Runs a shell command in the guest; returns (exit status, output)."""
+        return self.shell.run(command, timeout)
+
+    def check(self, command, timeout=60.0):
+        """Runs a shell command that must succeed; returns its output."""
+        return self.shell.check(command, timeout)
+
+    def power_off(self, timeout=60.0):
+        """Shuts the guest down as its user would, and waits until QEMU has ended."""
+        command = "sync; poweroff -f" if self.root != "image" else "systemctl poweroff"
+        self.shell.port.send(command + "\n")
+        return self.process.child.wait(timeout)
+
+    def close(self):
+        """Ends QEMU: politely if it answers, else by force."""
+        if self.qmp:
+            try:
+                self.qmp.sock.settimeout(2.0)
+                self.qmp.command("quit")
+                self.process.child.wait(5.0)
+            except (OSError, ValueError, QmpError):
+                pass
+            except Exception:  # pylint: disable=broad-except
+                pass
+        if self.process:
+            self.process.kill()
+        for port in (self.console, self.control):
+            if port:
+                port.close()
+        for suffix in ("qmp", "console", "control"):
+            try:
+                os.unlink(self._path(suffix))
+            except FileNotFoundError:
+                pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

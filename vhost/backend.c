@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * backend.c - the life of a back-end session.
+ *
+ * Theory of operation: one function, backend_advance(), moves the session on, from the loop and
+ * from nowhere else. It reads a message; the message's check step asks the device for the quiet it
+ * needs (rings stopped, or all paused); the session is then *parked*: the socket is not
+ * watched and no further message is read until the device has answered. Then the message is
+ * applied, the device resumed, rings that have become ready are started, and the reply sent.
+ *
+ * What the device calls, from inside a callback or later, only notes a fact and defers the advance
+ * to the end of the loop's turn. So a callback is never entered from within another, and a
+ * session may be broken from anywhere.
+ *
+ * Ending takes the same road: a pause under way is waited for, then every started ring is
+ * stopped, then memory and descriptors go, and closed() comes last, from the loop.
+ */
+#include "vhost/internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+
+/* Messages per wake-up of the loop, so that a flood on the socket does not starve the rings. */
+#define BACKEND_MESSAGES_PER_TURN 32
+
+static bool backend_parked(const struct vhost_backend *s)
+{
+    return s->pausing || s->stopping > 0;
+}
+
+bool backend_any_started(const struct vhost_backend *s)
+{
+    for (unsigned q = 0; q < s->config.queues; q++)
+        if (s->state->queues[q].started)
+            return true;
+    return false;
+}
+
+/* ---- Asking the device for quiet ------------------------------------------------------------ */
+
+void backend_stop_queue(struct vhost_backend *s, unsigned q)
+{
+    struct backend_queue *queue = &s->queues[q];
+
+    if (!s->state->queues[q].started || queue->stopping)
+        return;
+    CHECK(!s->pausing && !s->paused);
+    queue->stopping = true;
+    s->stopping++;
+    s->config.ops->queue_stop(s->config.dev, q);
+}
+
+void backend_stop_queues(struct vhost_backend *s)
+{
+    for (unsigned q = 0; q < s->config.queues; q++)
+        backend_stop_queue(s, q);
+}
+
+void vhost_backend_queue_stopped(struct vhost_backend *s, unsigned q, uint32_t base)
+{
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    CHECK(q < s->config.queues && s->queues[q].stopping);
+    s->queues[q].stopping = false;
+    s->queues[q].recover = false; /* nothing is in flight, and @base is exact */
+    close_fd(&s->queues[q].old_kick);
+    s->state->queues[q].base = base;
+    s->state->queues[q].started = 0;
+    s->stopping--;
+    loop_defer(s->config.loop, &s->advance);
+}
+
+void backend_pause(struct vhost_backend *s, bool drain)
+{
+    if (!backend_any_started(s))
+        return;
+    CHECK(!s->pausing && !s->paused && s->stopping == 0);
+    s->pausing = true;
+    s->config.ops->pause(s->config.dev, drain);
+}
+
+void vhost_backend_paused(struct vhost_backend *s)
+{
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    CHECK(s->pausing);
+    s->pausing = false;
+    s->paused = true;
+    loop_defer(s->config.loop, &s->advance);
+}
+
+/* ---- Ending -----------------------------------------------------------------------------------
+ */
+
+static void backend_end(struct vhost_backend *s)
+{
+    if (s->phase == BACKEND_OPEN)
+        s->phase = BACKEND_CLOSING;
+    loop_defer(s->config.loop, &s->advance);
+}
+
+void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...)
+{
+    va_list args;
+
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    if (s->phase != BACKEND_OPEN)
+        return;
+    va_start(args, fmt);
+    vsnprintf(s->reason, sizeof(s->reason), fmt, args);
+    va_end(args);
+    s->broken = true;
+    log_error("%s: session broken: %s", s->name, s->reason);
+    backend_end(s);
+}
+
+void vhost_backend_close(struct vhost_backend *s)
+{
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    backend_end(s);
+}
+
+static void backend_watch(struct vhost_backend *s, bool want)
+{
+    int rc;
+
+    if (want == s->watching)
+        return;
+    if (!want) {
+        loop_watch_remove(s->config.loop, &s->watch);
+        s->watching = false;
+        return;
+    }
+    rc = loop_watch_add(s->config.loop, &s->watch);
+    if (rc < 0)
+        vhost_backend_break(s, "cannot watch the socket: %s", strerror(-rc));
+    else
+        s->watching = true;
+}
+
+static void backend_run_closed(struct loop_deferred *deferred)
+{
+    struct vhost_backend *s = container_of(deferred, struct vhost_backend, closed);
+
+    s->phase = BACKEND_CLOSED;
+    s->config.ops->closed(s->config.dev, s->broken ? s->reason : NULL);
+}
+
+static void backend_tear_down(struct vhost_backend *s)
+{
+    backend_watch(s, false);
+    for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++) {
+        struct backend_queue *queue = &s->queues[q];
+
+        if (s->broken)
+            backend_signal(queue->err);
+        close_fd(&queue->kick);
+        close_fd(&queue->old_kick);
+        close_fd(&queue->call);
+        close_fd(&queue->err);
+    }
+    vhost_stream_reset(&s->stream);
+    memmap_clear(&s->memory);
+    memmap_clear(&s->log_map);
+    memmap_clear(&s->inflight_map);
+    s->dirty = (struct dirtylog){0};
+    close_fd(&s->events);
+    close_fd(&s->stream.sock);
+    s->phase = BACKEND_TORN_DOWN;
+    loop_defer(s->config.loop, &s->closed);
+}
+
+/* Returns true when there is more to do at once. */
+static bool backend_end_step(struct vhost_backend *s)
+{
+    if (s->phase != BACKEND_CLOSING)
+        return false;
+    if (s->busy) {
+        vhost_message_close_fds(&s->message);
+        s->busy = false;
+    }
+    if (s->paused) {
+        s->paused = false;
+        s->config.ops->resume(s->config.dev);
+        return true;
+    }
+    if (backend_any_started(s)) {
+        backend_stop_queues(s);
+        return true;
+    }
+    backend_tear_down(s);
+    return false;
+}
+
+/* ---- Moving on --------------------------------------------------------------------------------
+ */
+
+/* Returns true when a message was taken up. */
+static bool backend_read_message(struct vhost_backend *s)
+{
+    struct dt_error err = {""};
+    int rc = vhost_stream_read(&s->stream, &err);
+
+    if (rc == 0)
+        return false;
+    if (rc == -ECONNRESET || rc == -EPIPE) {
+        vhost_backend_close(s);
+    } else if (rc < 0) {
+        vhost_backend_break(s, "%s", err.text);
+    } else {
+        s->message = s->stream.message; /* and its descriptors */
+        s->busy = true;
+        backend_begin_message(s);
+    }
+    return true;
+}
+
+static void backend_advance(struct vhost_backend *s)
+{
+    unsigned budget = BACKEND_MESSAGES_PER_TURN;
+
+    if (s->advancing)
+        return;
+    s->advancing = true;
+    while (!backend_parked(s)) {
+        if (s->phase != BACKEND_OPEN) {
+            if (!backend_end_step(s))
+                break;
+        } else if (s->busy) {
+            backend_finish_message(s);
+        } else if (budget-- == 0 || !backend_read_message(s)) {
+            break; /* the watch brings us back */
+        }
+    }
+    backend_watch(s, s->phase == BACKEND_OPEN && !backend_parked(s));
+    s->advancing = false;
+}
+
+static void backend_run_advance(struct loop_deferred *deferred)
+{
+    backend_advance(container_of(deferred, struct vhost_backend, advance));
+}
+
+static void backend_ready(struct dt_watch *watch, uint32_t events)
+{
+    backend_advance(container_of(watch, struct vhost_backend, watch));
+}
+
+bool vhost_backend_faulted(const struct vhost_backend *s)
+{
+    return READ_ONCE(s->memory.faulted) || READ_ONCE(s->log_map.faulted) ||
+           READ_ONCE(s->inflight_map.faulted);
+}
+
+/* ---- Making and freeing ------------------------------------------------------------------------
+ */
+
+static int backend_new_state(struct vhost_backend *s, struct dt_error *err)
+{
+    s->state_fd = memfd_create("devtap-session", MFD_CLOEXEC);
+    if (s->state_fd < 0 || ftruncate(s->state_fd, sizeof(*s->state)) < 0)
+        return dt_fail(err, -errno, "cannot create a session's state: %s", strerror(errno));
+    s->state = mmap(NULL, sizeof(*s->state), PROT_READ | PROT_WRITE, MAP_SHARED, s->state_fd, 0);
+    if (s->state == MAP_FAILED) {
+        s->state = NULL;
+        return dt_fail(err, -errno, "cannot map a session's state: %s", strerror(errno));
+    }
+    s->state->magic = VHOST_STATE_MAGIC;
+    s->state->version = VHOST_STATE_VERSION;
+    return 0;
+}
+
+static void backend_release(struct vhost_backend *s)
+{
+    if (s->state)
+        munmap(s->state, sizeof(*s->state));
+    close_fd(&s->state_fd);
+    s->magic = 0;
+    free(s->name);
+    free(s);
+}
+
+int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend_config *config,
+                      struct dt_error *err)
+{
+    struct vhost_backend *s = xcalloc(1, sizeof(*s));
+    int rc;
+
+    CHECK(config->queues >= 1 && config->queues <= VHOST_MAX_QUEUES);
+    s->magic = BACKEND_MAGIC;
+    s->config = *config;
+    s->name = xstrdup(config->name ? config->name : "vhost-user");
+    s->config.name = s->name;
+    s->stream.sock = config->sock;
+    s->state_fd = s->events = -1;
+    for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++)
+        s->queues[q] = (struct backend_queue){.kick = -1, .call = -1, .err = -1, .old_kick = -1};
+    memmap_init(&s->memory);
+    memmap_init(&s->log_map);
+    memmap_init(&s->inflight_map);
+    memmap_guard_install();
+    s->advance.run = backend_run_advance;
+    s->closed.run = backend_run_closed;
+    s->watch = (struct dt_watch){.ready = backend_ready, .fd = config->sock, .events = EPOLLIN};
+    rc = backend_new_state(s, err);
+    if (rc == 0)
+        rc = vhost_fd_set_nonblock(config->sock);
+    if (rc == 0) {
+        rc = loop_watch_add(config->loop, &s->watch);
+        if (rc < 0)
+            dt_fail(err, rc, "cannot watch a session's socket: %s", strerror(-rc));
+    }
+    if (rc < 0) {
+        backend_release(s);
+        return rc;
+    }
+    s->watching = true;
+    *session = s;
+    return 0;
+}
+
+void vhost_backend_free(struct vhost_backend *s)
+{
+    if (!s)
+        return;
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    CHECK(s->phase == BACKEND_CLOSED);
+    loop_defer_cancel(s->config.loop, &s->advance);
+    backend_release(s);
+}
+
+const struct vhost_state *vhost_backend_state(const struct vhost_backend *s)
+{
+    return s->state;
+}
+
+struct memmap *vhost_backend_memmap(struct vhost_backend *s)
+{
+    return &s->memory;
+}
