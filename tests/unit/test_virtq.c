@@ -75,6 +75,8 @@ static int add_indirect(struct model *m, const struct offered *o)
     uint16_t at = d->avail, slot[MAX_BUFS];
     int id;
 
+    if (d->free_count == 0)
+        return -ENOSPC; /* before the table of a chain that is out gets overwritten */
     for (unsigned i = 0; i < n; i++) {
         unsigned j = i == 0 || d->packed ? i : 1 + (unsigned)below(m, i);
 
