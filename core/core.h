@@ -49,8 +49,18 @@ void chain_spec_free(struct chain_spec *spec);
 /** param_apply() - parse @value for @p into the layer's data at @base. A string replaces (and
  *  frees) the one before. */
 int param_apply(const struct dt_param *p, void *base, const char *value, struct dt_error *err);
+/** struct param_old - a field's former value while a live change is being judged. */
+struct param_old {
+    _Alignas(8) unsigned char bytes[8];
+};
+/** param_change() - as param_apply(), but what was there before can come back, exactly: if it
+ *  returned 0, end with param_change_end(), to @keep the new value or to restore the old one. */
+int param_change(const struct dt_param *p, void *base, const char *value, struct param_old *old,
+                 struct dt_error *err);
+void param_change_end(const struct dt_param *p, void *base, struct param_old *old, bool keep);
 /** param_apply_all() - defaults, then the settings; unknown, repeated and missing ones refused,
- *  with the nearest known name suggested. */
+ *  with the nearest known name suggested. Errors do not name the layer: the caller knows its name
+ *  in the chain. */
 int param_apply_all(const struct dt_param *params, void *base, const struct layer_spec *spec,
                     struct dt_error *err);
 void param_free_all(const struct dt_param *params, void *base);

@@ -310,6 +310,32 @@ int param_apply(const struct dt_param *p, void *base, const char *value, struct 
     return 0;
 }
 
+int param_change(const struct dt_param *p, void *base, const char *value, struct param_old *old,
+                 struct dt_error *err)
+{
+    void *field = (char *)base + p->offset;
+    int ret;
+
+    _Static_assert(sizeof(old->bytes) >= sizeof(union value), "holds a field of any type");
+    memcpy(old->bytes, field, type_of(p)->size);
+    if (is_text(p))
+        *(char **)field = NULL; /* not freed: it may come back */
+    ret = param_apply(p, base, value, err);
+    if (ret < 0)
+        memcpy(field, old->bytes, type_of(p)->size);
+    return ret;
+}
+
+void param_change_end(const struct dt_param *p, void *base, struct param_old *old, bool keep)
+{
+    void *field = (char *)base + p->offset;
+
+    if (is_text(p))
+        free(keep ? *(char **)old->bytes : *(char **)field);
+    if (!keep)
+        memcpy(field, old->bytes, type_of(p)->size);
+}
+
 char *param_format(const struct dt_param *p, const void *base)
 {
     const struct param_type *type = type_of(p);
@@ -397,9 +423,7 @@ int param_apply_all(const struct dt_param *params, void *base, const struct laye
 {
     int ret = apply_settings(params, base, spec, err);
 
-    if (ret < 0) {
+    if (ret < 0)
         param_free_all(params, base);
-        dt_fail_prefix(err, "%s", spec->name);
-    }
     return ret;
 }

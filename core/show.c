@@ -34,14 +34,14 @@ static void set_exclusive(void *arg)
     struct set_call *call = arg;
     struct dt_layer *layer = call->layer;
     const struct dt_param *p = &layer->ext->params[call->index];
-    _cleanup_free_ char *old = param_format(p, layer->data);
+    struct param_old old;
 
-    call->ret = param_apply(p, layer->data, call->value, call->err);
-    if (call->ret == 0 && layer->ext->set) {
+    call->ret = param_change(p, layer->data, call->value, &old, call->err);
+    if (call->ret < 0)
+        return;
+    if (layer->ext->set)
         call->ret = layer->ext->set(layer, (unsigned)call->index, call->err);
-        if (call->ret < 0 && old)
-            param_apply(p, layer->data, old, NULL);
-    }
+    param_change_end(p, layer->data, &old, call->ret == 0);
 }
 
 int device_set(struct device *dev, const char *layer_name, const char *param, const char *value,

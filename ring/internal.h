@@ -15,7 +15,10 @@
  * process was killed. Memory outlives the process and the dead have no store buffer, so holding
  * the compiler back is enough on every machine. The crash tests put a snapshot here.
  */
-#ifndef RING_STEP
+#ifdef RING_TEST_STEP
+void ring_test_step(void);
+#define RING_STEP() ring_test_step()
+#else
 #define RING_STEP() __asm__ volatile("" ::: "memory")
 #endif
 

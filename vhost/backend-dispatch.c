@@ -73,6 +73,9 @@ static void reply(struct vhost_backend *s, struct vhost_message *m)
     rc = vhost_send(s->stream.sock, m, 0);
     if (rc == -EPIPE || rc == -ECONNRESET)
         vhost_backend_close(s);
+    else if (rc == -ETIMEDOUT)
+        vhost_backend_break(s, "%s: the front end does not read its replies",
+                            vhost_request_name(m->header.request));
     else if (rc < 0)
         vhost_backend_break(s, "%s: cannot send the reply: %s",
                             vhost_request_name(m->header.request), strerror(-rc));
@@ -126,7 +129,7 @@ void backend_begin_message(struct vhost_backend *s)
     int rc = 0;
 
     if (vhost_backend_faulted(s)) {
-        vhost_backend_break(s, "the file behind the guest's memory was truncated");
+        vhost_backend_break(s, "a zero page took the place of guest memory");
         end_message(s);
         return;
     }

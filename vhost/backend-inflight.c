@@ -95,6 +95,9 @@ static int judge_region(const struct vhost_inflight *r, bool packed, struct dt_e
         r->queue_size > VIRTQ_MAX_SIZE)
         return dt_fail(err, -EINVAL, "in-flight region for %u queues of %u", r->num_queues,
                        r->queue_size);
+    if (r->mmap_offset % sizeof(uint64_t))
+        return dt_fail(err, -EINVAL, "in-flight region at offset %" PRIu64 ", which is not aligned",
+                       r->mmap_offset);
     if (r->mmap_size < r->num_queues * inflight_queue_size(r->queue_size, packed))
         return dt_fail(err, -EINVAL,
                        "in-flight region of %" PRIu64 " bytes for %u queues of %u needs %zu",
@@ -190,7 +193,5 @@ int backend_inflight_open(struct vhost_backend *s, unsigned q, bool packed, stru
     /* A log for another size is of a ring that is gone: the guest made a new one. */
     if (READ_ONCE(head->version) == 0 || READ_ONCE(head->desc_num) != size)
         queue->recover = false;
-    if (!queue->recover)
-        inflight_format(head, size, packed);
-    return 0;
+    return 0; /* what is not to be recovered from, virtq_start() formats */
 }

@@ -20,12 +20,13 @@ void backend_signal(int fd)
         log_debug("cannot signal an eventfd: %s", strerror(errno));
 }
 
-/* The lengths are of virtio 1.2, 2.7 (split) and 2.8 (packed), with the EVENT_IDX fields. */
+/* The lengths are those of virtio 1.2, 2.7 (split) and 2.8 (packed). */
 static int ring_addresses(const struct vhost_backend *s, const struct vhost_queue_state *v,
                           struct virtq_config *config, struct dt_error *err)
 {
-    uint64_t driver = config->packed ? 4 : 6 + 2ull * v->size;
-    uint64_t device = config->packed ? 4 : 6 + 8ull * v->size;
+    uint64_t event = config->event_idx ? 2 : 0;
+    uint64_t driver = config->packed ? 4 : 4 + 2ull * v->size + event;
+    uint64_t device = config->packed ? 4 : 4 + 8ull * v->size + event;
 
     if (!memmap_uva_to_gpa(&s->memory, v->desc, 16ull * v->size, &config->desc) ||
         !memmap_uva_to_gpa(&s->memory, v->avail, driver, &config->driver) ||

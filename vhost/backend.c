@@ -92,6 +92,12 @@ void vhost_backend_paused(struct vhost_backend *s)
 /* ---- Ending -----------------------------------------------------------------------------------
  */
 
+bool vhost_backend_faulted(const struct vhost_backend *s)
+{
+    return READ_ONCE(s->memory.faulted) || READ_ONCE(s->log_map.faulted) ||
+           READ_ONCE(s->inflight_map.faulted);
+}
+
 static void backend_end(struct vhost_backend *s)
 {
     if (s->phase == BACKEND_OPEN)
@@ -101,14 +107,18 @@ static void backend_end(struct vhost_backend *s)
 
 void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...)
 {
+    char what[sizeof(s->reason) - 64];
     va_list args;
 
     CHECK_MAGIC(s, BACKEND_MAGIC);
     if (s->phase != BACKEND_OPEN)
         return;
     va_start(args, fmt);
-    vsnprintf(s->reason, sizeof(s->reason), fmt, args);
+    vsnprintf(what, sizeof(what), fmt, args);
     va_end(args);
+    /* Memory that reads as zeroes from one moment to the next looks like anything. */
+    snprintf(s->reason, sizeof(s->reason), "%s%s", what,
+             vhost_backend_faulted(s) ? " (a file of shared memory was truncated)" : "");
     s->broken = true;
     log_error("%s: session broken: %s", s->name, s->reason);
     backend_end(s);
@@ -244,12 +254,6 @@ static void backend_run_advance(struct loop_deferred *deferred)
 static void backend_ready(struct dt_watch *watch, uint32_t events)
 {
     backend_advance(container_of(watch, struct vhost_backend, watch));
-}
-
-bool vhost_backend_faulted(const struct vhost_backend *s)
-{
-    return READ_ONCE(s->memory.faulted) || READ_ONCE(s->log_map.faulted) ||
-           READ_ONCE(s->inflight_map.faulted);
 }
 
 /* ---- Making and freeing ------------------------------------------------------------------------

@@ -46,7 +46,6 @@ struct front_queue {
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
-    int call;
     struct slot *slots;
     size_t slots_size;
     struct front_queue *next_dirty;

@@ -44,7 +44,6 @@ static void watch(struct front_queue *q)
     int fd = vhost_backend_kick_fd(q->front->session, q->index);
 
     unwatch(q);
-    q->call = vhost_backend_call_fd(q->front->session, q->index);
     q->kick.fd = fd;
     if (fd >= 0 && loop_watch_add(loop_of(q), &q->kick) < 0) {
         q->kick.fd = -1;
@@ -260,7 +259,6 @@ void front_queue_init(struct front *front, unsigned index)
     q->front = front;
     q->index = index;
     q->lane = &front->lanes[index % front->nlanes];
-    q->call = -1;
     q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_kicked};
     q->poller = (struct loop_poller){.poll = front_queue_poll, .arm = front_queue_arm};
     list_init(&q->poller.node);

@@ -208,20 +208,28 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
     }
 }
 
+static void call_driver(const struct front_queue *q)
+{
+    int fd = vhost_backend_call_fd(q->front->session, q->index);
+    const uint64_t one = 1;
+
+    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
+        log_debug("queue %u: call: %m", q->index); /* EAGAIN: a call is pending already */
+}
+
 /* Once per turn: show every ring's used entries, and call the drivers that want it. */
 void front_publish(struct loop_deferred *deferred)
 {
     struct front_lane *fl = container_of(deferred, struct front_lane, publish);
     struct front_queue *q = fl->dirty;
-    const uint64_t one = 1;
 
     fl->dirty = NULL;
     while (q) {
         struct front_queue *next = q->next_dirty;
 
         q->dirty = false;
-        if (virtq_publish(&q->vq) && q->call >= 0 && write(q->call, &one, sizeof(one)) < 0)
-            log_debug("queue %u: call: %m", q->index); /* EAGAIN: a call is pending already */
+        if (virtq_publish(&q->vq))
+            call_driver(q);
         if (unlikely(q->state != QUEUE_RUNNING))
             front_queue_drained(q);
         q = next;

@@ -1,12 +1,12 @@
 # testroot: the initramfs plus Debian's own disk tools and the libraries they need.
 #
 # A second archive behind the initramfs: the kernel unpacks both into one RAM
-# root. The tools stand before busybox's in PATH's order (see /init).
+# root. /init puts the tools before busybox's.
 
 tools=(
-    /usr/bin/fio /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/e2fsck /sbin/resize2fs /usr/sbin/xfs_repair
+    /bin/dash /usr/bin/fio /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/e2fsck /sbin/resize2fs /usr/sbin/xfs_repair
     /usr/sbin/xfs_growfs /usr/sbin/xfs_io /sbin/blkdiscard /sbin/blockdev /bin/lsblk /sbin/blkid
-    /sbin/hdparm /sbin/fstrim /usr/bin/dd /usr/bin/sha256sum /usr/bin/truncate /usr/bin/cmp
+    /sbin/hdparm /sbin/fstrim /usr/bin/dd /usr/bin/sha256sum /usr/bin/truncate /usr/bin/cmp /usr/bin/head /usr/bin/stat
 )
 
 build_testroot() {

@@ -103,26 +103,26 @@ static void test_given(void **state)
 static void test_refused(void **state)
 {
     static const char *const cases[][2] = {
-        {"iops=5x00", "throttle: iops=5x00: not a number (such as 5000, 20k or 3M)"},
-        {"iops=5", "throttle: iops=5: too small: the least is 10"},
-        {"iops=2M", "throttle: iops=2M: too large: the most is 1M"},
-        {"iops=99999999999999999999", "throttle: iops=99999999999999999999: too large a number"},
-        {"block=2M", "throttle: block=2M: too large: the most is 1M"},
-        {"block=a", "throttle: block=a: not a size (such as 4096, 64K or 10G)"},
-        {"wait=5", "throttle: wait=5: a duration needs its unit: 5us, 5ms or 5s?"},
-        {"wait=soon", "throttle: wait=soon: not a duration (such as 10us, 5ms or 1s)"},
-        {"rate=2", "throttle: rate=2: a fraction lies between 0 and 1 (or 0% and 100%)"},
-        {"rate=often", "throttle: rate=often: not a fraction (such as 0.01 or 1%)"},
-        {"sync=maybe", "throttle: sync=maybe: neither on nor off"},
-        {"mode=fats", "throttle: mode=fats: not one of fast, safe, mixed; did you mean 'fast'?"},
-        {"mode=", "throttle: mode=: not one of fast, safe, mixed"},
-        {"ops=read,wirte", "throttle: ops=read,wirte: 'wirte' is no operation (read, write, flush, "
+        {"iops=5x00", "iops=5x00: not a number (such as 5000, 20k or 3M)"},
+        {"iops=5", "iops=5: too small: the least is 10"},
+        {"iops=2M", "iops=2M: too large: the most is 1M"},
+        {"iops=99999999999999999999", "iops=99999999999999999999: too large a number"},
+        {"block=2M", "block=2M: too large: the most is 1M"},
+        {"block=a", "block=a: not a size (such as 4096, 64K or 10G)"},
+        {"wait=5", "wait=5: a duration needs its unit: 5us, 5ms or 5s?"},
+        {"wait=soon", "wait=soon: not a duration (such as 10us, 5ms or 1s)"},
+        {"rate=2", "rate=2: a fraction lies between 0 and 1 (or 0% and 100%)"},
+        {"rate=often", "rate=often: not a fraction (such as 0.01 or 1%)"},
+        {"sync=maybe", "sync=maybe: neither on nor off"},
+        {"mode=fats", "mode=fats: not one of fast, safe, mixed; did you mean 'fast'?"},
+        {"mode=", "mode=: not one of fast, safe, mixed"},
+        {"ops=read,wirte", "ops=read,wirte: 'wirte' is no operation (read, write, flush, "
                            "discard, write-zeroes or all); did you mean 'write'?"},
-        {"out=", "throttle: out=: a path is missing"},
-        {"iosp=5", "throttle: no parameter is named 'iosp'; did you mean 'iops'?"},
-        {"colour=red", "throttle: no parameter is named 'colour'; it takes label, out, key, sync, "
+        {"out=", "out=: a path is missing"},
+        {"iosp=5", "no parameter is named 'iosp'; did you mean 'iops'?"},
+        {"colour=red", "no parameter is named 'colour'; it takes label, out, key, sync, "
                        "iops, block, wait, rate, mode, ops"},
-        {"iops=50 label=x iops=50", "throttle: 'iops' is given twice"},
+        {"iops=50 label=x iops=50", "'iops' is given twice"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -167,10 +167,10 @@ static void test_required(void **state)
     struct dt_error err = {""};
 
     assert_int_equal(apply(required, &d, "file", &err), -EINVAL);
-    assert_string_equal(err.text, "file: 'path' is missing: The image file.");
+    assert_string_equal(err.text, "'path' is missing: The image file.");
     assert_int_equal(apply(NULL, &d, "null", &err), 0);
     assert_int_equal(apply(NULL, &d, "null size=1", &err), -EINVAL);
-    assert_string_equal(err.text, "null: it takes no parameters, but 'size' was given");
+    assert_string_equal(err.text, "it takes no parameters, but 'size' was given");
 }
 
 static void test_live_change(void **state)
@@ -185,6 +185,28 @@ static void test_live_change(void **state)
     assert_string_equal(d.label, "two");
     assert_int_equal(param_apply(&params[iops], &d, "20", &err), 0);
     assert_int_equal(param_apply(&params[iops], &d, "2", &err), -ERANGE);
+    assert_int_equal(d.iops, 20);
+    param_free_all(params, &d);
+}
+
+static void test_refused_change_restores(void **state)
+{
+    struct data d = {.label = xstrdup("one"), .iops = 20};
+    const struct dt_param *label = &params[param_find(params, "label")];
+    const struct dt_param *iops = &params[param_find(params, "iops")];
+    struct param_old old;
+    struct dt_error err;
+
+    assert_int_equal(param_change(label, &d, "two", &old, &err), 0);
+    assert_string_equal(d.label, "two");
+    param_change_end(label, &d, &old, false);
+    assert_string_equal(d.label, "one");
+    assert_int_equal(param_change(label, &d, "three", &old, &err), 0);
+    param_change_end(label, &d, &old, true);
+    assert_string_equal(d.label, "three");
+    assert_int_equal(param_change(iops, &d, "5x", &old, &err), -EINVAL);
+    assert_int_equal(param_change(iops, &d, "50", &old, &err), 0);
+    param_change_end(iops, &d, &old, false);
     assert_int_equal(d.iops, 20);
     param_free_all(params, &d);
 }
@@ -227,9 +249,13 @@ static void test_format(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_given),
-        cmocka_unit_test(test_refused),  cmocka_unit_test(test_secret_stays_secret),
-        cmocka_unit_test(test_required), cmocka_unit_test(test_live_change),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_given),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_secret_stays_secret),
+        cmocka_unit_test(test_required),
+        cmocka_unit_test(test_live_change),
+        cmocka_unit_test(test_refused_change_restores),
         cmocka_unit_test(test_format),
     };
 

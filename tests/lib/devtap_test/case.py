@@ -3,8 +3,11 @@
 import contextlib
 import itertools
 import pathlib
+import subprocess
 
+from . import paths
 from .guest import Guest
+from .softdisk import SoftDisk
 
 
 class Skip(Exception):
@@ -38,6 +41,10 @@ class Case:
         name = f"guest{next(self.numbers)}"
         return self.use(Guest(*args, folder=self.folder, name=name, **options))
 
+    def soft_disk(self, chain, **options):
+        """A disk served by `devtap run` with its logs in the test's folder."""
+        return self.use(SoftDisk(chain, self.folder, **options))
+
     def sparse_file(self, size, name="disk.img"):
         """A new file of `size` bytes without blocks."""
         path = self.folder / name
@@ -49,6 +56,13 @@ class Case:
     def equal(found, expected, what=""):
         """Fails with both values unless they are equal."""
         assert found == expected, f"{what + ': ' if what else ''}{found!r}, not {expected!r}"
+
+    def debian_disk(self):
+        """A copy of the bootable Debian disk, which the test may change."""
+        path = self.folder / "debian.img"
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", paths.image("disk"), path],
+                       check=True)
+        return path
 
     def log(self, *words):
         """Prints to the test's log."""

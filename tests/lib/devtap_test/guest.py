@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -10,10 +13,6 @@ from . import paths
 from .process import Process
 from .qmp import Qmp, QmpError
 from .shell import SerialPort, Shell
-
-
-class GuestError(Exception):
-    """The guest or its QEMU did not do what was asked."""
 
 
 @dataclasses.dataclass
@@ -60,18 +59,21 @@ class Guest:
         (firmware boots the first disk), or None (nothing is booted by us and no
         shell is awaited: use .console).
     firmware: None (SeaBIOS) or "ovmf".
-    folder: where sockets and logs go; made if not given.
-    overlay: folder that is laid over a RAM root.
-    extra: more arguments for QEMU.
+    folder: where sockets and logs go; if not given, one is made, and removed unless
+        the `with` block failed, when its name is printed.
+    extra: more arguments for QEMU. append: more of the kernel's command line.
+    wait: False: return as soon as the guest runs; call .wait_for_shell() later.
     """
 
     def __init__(self, disks=(), queues=1, packed=False, smp=1, mem="512M", reconnect=None,
                  root="testroot", extra=(), folder=None, firmware=None, boot_timeout=120.0,
-                 append="", name="guest"):
+                 append="", name="guest", wait=True):
+        self.own_folder = folder is None
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="dt-guest-"))
         self.name = name
         self.root = root
         self.console = self.control = self.shell = self.qmp = self.process = None
+        self.started = self.boot_seconds = 0.0
         defaults = {"queues": queues, "packed": packed, "reconnect": reconnect}
         argv = self._machine(smp, mem, firmware) + self._boot(root, append)
         for number, disk in enumerate(disks):
@@ -80,7 +82,9 @@ class Guest:
                 disk = dataclasses.replace(disk, bootindex=0)
             argv += disk.arguments(number, defaults)
         try:
-            self._start(argv + [str(arg) for arg in extra], boot_timeout)
+            self._start(argv + [str(arg) for arg in extra])
+            if wait:
+                self.wait_for_shell(boot_timeout)
         except BaseException:
             self.close()
             raise
@@ -122,25 +126,27 @@ class Guest:
         return ["-kernel", paths.image("kernel") / "vmlinuz", "-initrd", paths.image(root),
                 "-append", line]
 
-    def _start(self, argv, boot_timeout):
-        self.process = Process(argv, self.folder, name=f"{self.name}-qemu")
-        try:
-            self.qmp = Qmp(self._path("qmp"))
-        except (OSError, ValueError) as error:
-            raise GuestError(f"QEMU did not start: {self.process.output().strip()}") from error
+    def _start(self, argv):
+        self.process = Process(argv, self.folder, name=f"{self.name}-qemu",
+                               ready_socket=self._path("qmp"))
+        self.qmp = Qmp(self._path("qmp"))
         self.console = SerialPort(self._path("console"))
         self.control = SerialPort(self._path("control"))
         self.qmp.command("cont")
-        started = time.monotonic()
+        self.started = time.monotonic()
+
+    def wait_for_shell(self, timeout=120.0):
+        """Waits until commands can be run; .boot_seconds then says how long it took."""
         if self.root in ("initramfs", "testroot"):
-            self.console.expect("devtap-guest: ready", boot_timeout)
+            self.console.expect("devtap-guest: ready", timeout)
+            self.control.expect("devtap-guest: shell", 20.0)
             self.shell = Shell(self.control)
             self.shell.sync(20.0)
         elif self.root == "image":
-            self.log_in(boot_timeout)
-        self.boot_seconds = time.monotonic() - started
+            self._log_in(timeout)
+        self.boot_seconds = time.monotonic() - self.started
 
-    def log_in(self, timeout):
+    def _log_in(self, timeout):
         """Waits until the image's console has logged root in, and drives that shell."""
         self.console.expect(r"root@[^\n]*# ?$", timeout)
         self.shell = Shell(self.console)
@@ -168,9 +174,7 @@ class Guest:
                 self.qmp.sock.settimeout(2.0)
                 self.qmp.command("quit")
                 self.process.child.wait(5.0)
-            except (OSError, ValueError, QmpError):
-                pass
-            except Exception:  # pylint: disable=broad-except
+            except (OSError, ValueError, QmpError, subprocess.TimeoutExpired):
                 pass
         if self.process:
             self.process.kill()
@@ -186,5 +190,9 @@ class Guest:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind, *_):
         self.close()
+        if self.own_folder and kind is None:
+            shutil.rmtree(self.folder)
+        elif self.own_folder:
+            print(f"{self.name}: the logs are in {self.folder}", file=sys.stderr)

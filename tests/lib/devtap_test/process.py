@@ -1,6 +1,7 @@
 """Starting daemons, waiting until they are ready, and always ending them."""
 
 import ctypes
+import itertools
 import os
 import pathlib
 import re
@@ -28,8 +29,12 @@ def wait_for(what, condition, timeout=10.0, interval=0.02):
 
 def free_socket_path(folder=None, name="vhost.sock"):
     """A path for a Unix socket that nothing uses, short enough for sun_path."""
-    folder = tempfile.mkdtemp(prefix="dt-", dir=folder)
-    path = os.path.join(folder, name)
+    path = os.path.join(folder or tempfile.mkdtemp(prefix="dt-"), name)
+    stem, suffix = os.path.splitext(path)
+    for number in itertools.count(2):
+        if not os.path.lexists(path):
+            break
+        path = f"{stem}-{number}{suffix}"
     if len(path.encode()) > 107:
         raise ValueError(f"socket path too long: {path}")
     return path

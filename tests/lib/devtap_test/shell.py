@@ -9,6 +9,7 @@ if the terminal echoes, the echo does not match.
 """
 
 import base64
+import codecs
 import itertools
 import re
 import threading
@@ -32,13 +33,14 @@ class SerialPort:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while True:
             try:
                 data = self.sock.recv(65536)
             except OSError:
                 data = b""
             with self.changed:
-                self.text += data.decode(errors="replace").replace("\r", "")
+                self.text += decoder.decode(data).replace("\r", "")
                 self.closed = not data
                 self.changed.notify_all()
             if not data:
@@ -81,7 +83,7 @@ class Shell:
         self.numbers = itertools.count(1)
 
     def sync(self, timeout):
-        """Waits until the shell answers; repeats the question, for a shell that starts late."""
+        """Waits until the shell answers; asks again, for a shell that flushes what it finds."""
         end = time.monotonic() + timeout
         while True:
             try:

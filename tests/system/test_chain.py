@@ -1,0 +1,69 @@
+"""The extensions, judged from inside the guest."""
+
+import json
+import re
+
+MIB = 1 << 20
+
+
+def test_error(t):
+    """An I/O error made below is an I/O error in the guest, there and nowhere else."""
+    image = t.sparse_file(64 * MIB)
+    disk = t.soft_disk(f"error ops=read start=2048 sectors=8 | file path={image}")
+    guest = t.guest([disk.socket])
+    read = "dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct skip="
+    guest.check(read + "0")
+    guest.check(read + "255")
+    status, output = guest.run(read + "256")
+    assert status != 0 and "Input/output error" in output, output
+    guest.check(read + "257")
+    guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct seek=256")
+    assert "I/O error" in guest.check("dmesg | grep vda"), "the guest's kernel did not complain"
+
+
+def fio_iops(guest, seconds):
+    """4 KiB random reads; returns what fio counted per second."""
+    text = guest.check(f"fio --name=r --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randread "
+                       f"--bs=4k --iodepth=16 --time_based --runtime={seconds} "
+                       f"--output-format=json", seconds + 60)
+    return json.loads(text[text.index("{"):])["jobs"][0]["read"]["iops"]
+
+
+def test_throttle_live(t):
+    """A limit holds, and changes while the guest works."""
+    disk = t.soft_disk(f"throttle iops=200 | file path={t.sparse_file(64 * MIB)}")
+    guest = t.guest([disk.socket])
+    for limit in (200, 600):
+        disk.set("throttle", iops=limit)
+        rate = fio_iops(guest, 5)
+        t.log(f"limit {limit}: {rate}")
+        assert 0.85 * limit <= rate <= 1.15 * limit, f"{rate} IOPS under a limit of {limit}"
+
+
+def test_delay(t):
+    """A delay is what the guest waits."""
+    disk = t.soft_disk(f"delay ops=read time=100ms | file path={t.sparse_file(64 * MIB)}")
+    guest = t.guest([disk.socket])
+    out = guest.check("cat /proc/uptime; for i in 1 2 3 4 5 6 7 8 9 10; do "
+                      "dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i iflag=direct "
+                      "2>/dev/null; done; cat /proc/uptime").split()
+    waited = float(out[2]) - float(out[0])
+    assert 1.0 <= waited < 3.0, f"ten reads took {waited} s"
+
+
+def test_trace_counts(t):
+    """The trace holds every request that the guest's kernel counted, and no other."""
+    trace = t.folder / "trace.dtt"
+    disk = t.soft_disk(f"trace out={trace} | file path={t.sparse_file(64 * MIB)}")
+    guest = t.guest([disk.socket])
+    guest.check("dd if=/dev/urandom of=/dev/vda bs=8k count=100 oflag=direct; "
+                "dd if=/dev/vda of=/dev/null bs=4k count=200 iflag=direct")
+    fields = guest.check("cat /sys/block/vda/stat").split()
+    reads, writes = int(fields[0]), int(fields[4])
+    assert reads >= 200 and writes == 100
+    guest.close()
+    disk.stop()
+    printed = disk.devtap("trace", "print", str(trace))
+    for operation, count in (("read", reads), ("write", writes)):
+        t.equal(len(re.findall(rf"\b{operation}\b", printed)), count, f"{operation}s in the trace")
+    assert "write" in disk.devtap("trace", "summary", str(trace))

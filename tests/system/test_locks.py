@@ -1,0 +1,42 @@
+"""devtap and QEMU keep off each other's images, by QEMU's own locks."""
+
+import subprocess
+
+from devtap_test import SoftDisk, StorageDaemon
+
+MIB = 1 << 20
+
+
+def test_image_locked_by_qemu(t):
+    """An image that QEMU's code writes is refused: one clear line, and exit status 4."""
+    image = t.sparse_file(16 * MIB)
+    t.use(StorageDaemon(image, t.folder))
+    done = subprocess.run([SoftDisk.binary(), "run", "--disk", "vm1", "--socket",
+                           str(t.folder / "x.sock"), f"file path={image}"],
+                          capture_output=True, text=True, timeout=20, check=False)
+    t.equal(done.returncode, 4, "exit status")
+    assert str(image) in done.stderr, done.stderr
+    t.equal(len(done.stderr.strip().splitlines()), 1, "lines on stderr")
+
+
+def test_image_locked_by_devtap(t):
+    """While devtap serves an image, QEMU's tools refuse to write to it; afterwards they do."""
+    image = t.sparse_file(16 * MIB)
+    disk = t.soft_disk(f"file path={image}")
+    write = ["qemu-io", "-f", "raw", "-c", "write 0 4k", str(image)]
+    done = subprocess.run(write, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode != 0 and "lock" in done.stdout + done.stderr, done.stdout + done.stderr
+    disk.stop()
+    subprocess.run(write, capture_output=True, timeout=20, check=True)
+
+
+def test_socket_in_use(t):
+    """A socket that is served is not taken over; one whose server has died is."""
+    first = t.soft_disk(f"file path={t.sparse_file(16 * MIB)}")
+    done = subprocess.run([SoftDisk.binary(), "run", "--disk", "vm2", "--socket", first.socket,
+                           f"file path={t.sparse_file(16 * MIB, 'b.img')}"],
+                          capture_output=True, text=True, timeout=20, check=False)
+    t.equal(done.returncode, 4, "exit status")
+    assert first.socket in done.stderr, done.stderr
+    first.kill()
+    first.restart()
