@@ -31,7 +31,6 @@ struct guard_slot {
 static struct guard_slot slots[GUARD_SLOTS];
 static unsigned slots_used; /* only ever grows: bounds the handler's search */
 static struct sigaction previous;
-static bool installed;
 
 int guard_register(void *mapping, size_t size, bool *faulted)
 {
@@ -104,9 +103,13 @@ static void guard_handler(int sig, siginfo_t *info, void *context)
 void memmap_guard_install(void)
 {
     struct sigaction action = {.sa_sigaction = guard_handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction now;
 
-    if (__atomic_exchange_n(&installed, true, __ATOMIC_ACQ_REL))
+    /* Again where somebody else's handler took its place meanwhile. */
+    CHECK(sigaction(SIGBUS, NULL, &now) == 0);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == guard_handler)
         return;
+    previous = now;
     sigemptyset(&action.sa_mask);
-    CHECK(sigaction(SIGBUS, &action, &previous) == 0);
+    CHECK(sigaction(SIGBUS, &action, NULL) == 0);
 }
