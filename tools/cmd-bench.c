@@ -69,7 +69,7 @@ static const struct dt_param options[] = {
 /** struct bench - one run. */
 struct bench {
     const struct bench_options *options;
-    struct driver_config config;
+    struct vblk_config config;
     struct load load;
     struct verify verify;
     struct worker *workers;
@@ -133,7 +133,7 @@ static int judge_options(struct bench *b, struct dt_error *err)
         return dt_fail(err, -EINVAL, "--sleep needs a thread for each queue");
     if (o->verify && (mode == MODE_READ || mode == MODE_RANDREAD))
         return dt_fail(err, -EINVAL, "--verify needs a mode that writes");
-    b->config = (struct driver_config){.path = o->socket, .queues = queues,
+    b->config = (struct vblk_config){.path = o->socket, .queues = queues,
                                        .depth = (unsigned)o->depth, .bytes = (uint32_t)o->size,
                                        .packed = o->packed, .event_idx = o->event_idx,
                                        .huge = o->huge, .timeout_ms = ANSWER_MS};
@@ -149,7 +149,7 @@ static int judge_options(struct bench *b, struct dt_error *err)
 /* The disk's size is known only once it is open. */
 static int judge_disk(struct bench *b, struct dt_error *err)
 {
-    const struct driver_info *info = driver_info(b->load.driver);
+    const struct vblk_info *info = vblk_info(b->load.driver);
     uint64_t bytes = info->disk.capacity << DT_SECTOR_SHIFT;
     uint64_t flying = (uint64_t)b->load.queues * b->load.depth;
 
@@ -232,7 +232,7 @@ static int come_back(struct bench *b, struct dt_error *err)
         return dt_fail(err, -EIO, "a worker does not pause");
     do {
         doze_ms(TICK_MS);
-        ret = driver_reconnect(b->load.driver, err);
+        ret = vblk_reconnect(b->load.driver, err);
     } while ((ret == -ECONNREFUSED || ret == -ENOENT || ret == -EPIPE || ret == -ECONNRESET) &&
              dt_clock_ns() < deadline);
     if (ret == 0)
@@ -246,7 +246,7 @@ static int watch(struct bench *b, enum worker_state state, struct dt_error *err)
     bool changed;
     int ret;
 
-    if (driver_alive(b->load.driver, &changed))
+    if (vblk_alive(b->load.driver, &changed))
         return 0;
     if (!b->options->reconnect)
         return dt_fail(err, -EIO, "%s: the back end went away", b->options->socket);
@@ -305,7 +305,7 @@ static void stop_workers(struct bench *b, unsigned n)
     for (unsigned i = 0; i < n; i++)
         pthread_join(b->workers[i].thread, NULL);
     for (unsigned q = 0; q < b->load.queues; q++)
-        b->lost += driver_in_flight(driver_queue(b->load.driver, q));
+        b->lost += vblk_in_flight(vblk_queue(b->load.driver, q));
 }
 
 static int run_load(struct bench *b, struct dt_error *err)
@@ -371,7 +371,7 @@ static void print_result_json(const struct bench *b, const struct result *r)
         (json_int_t)b->load.bytes, "depth", (json_int_t)b->load.depth, "queues",
         (json_int_t)b->load.queues, "threads", (json_int_t)b->load.threads, "ring",
         b->config.packed ? "packed" : "split", "event_idx",
-        !!(driver_info(b->load.driver)->features & 1ull << VIRTIO_RING_F_EVENT_IDX), "sleep",
+        !!(vblk_info(b->load.driver)->features & 1ull << VIRTIO_RING_F_EVENT_IDX), "sleep",
         b->load.sleep, "verify", b->load.verify != NULL, "seconds", r->seconds, "requests",
         (json_int_t)b->done_at_end, "iops", r->iops, "bytes_per_second", r->iops * b->load.bytes);
     json_t *latency = json_pack(
@@ -442,14 +442,14 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     int ret = judge_options(&b, &err);
 
     if (ret == 0) {
-        ret = driver_open(&b.load.driver, &b.config, &err);
+        ret = vblk_open(&b.load.driver, &b.config, &err);
         if (ret < 0 && !strstr(err.text, b.options->socket))
             dt_fail_prefix(&err, "%s", b.options->socket);
     }
     ret = ret ?: judge_disk(&b, &err);
     ret = ret ?: run_load(&b, &err);
     ret = ret < 0 ? verb_fail(verb, ret, &err) : report(verb, &b);
-    driver_close(b.load.driver);
+    vblk_close(b.load.driver);
     verify_fini(&b.verify);
     free(b.workers);
     free(b.cpus);

@@ -31,7 +31,7 @@ enum exit_status exit_status_of(int error);
  * Options are declared as parameters of extensions are, so their types, units, bounds, defaults and
  * errors are the same. A DT_PARAM_BOOL is a flag: `--json` means on, and `--json=off` is possible.
  */
-#define OPTIONS_MAX_GROUPS 2u
+#define OPTIONS_MAX_GROUPS 3u
 
 /**
  * struct option_group - options that are described together and stored in one struct.

@@ -58,7 +58,7 @@ bool verify_check(const struct verify *v, uint64_t block, const void *data, char
 
 /** struct load - what all workers do, shared and read-only for them but for @verify. */
 struct load {
-    struct driver *driver;
+    struct vblk *driver;
     unsigned queues, depth, threads;
     uint32_t bytes;
     uint64_t blocks; /* of @bytes each, in the range that is used */
