@@ -32,7 +32,7 @@ static struct guard_slot slots[GUARD_SLOTS];
 static unsigned slots_used; /* only ever grows: bounds the handler's search */
 static struct sigaction previous;
 
-int guard_register(void *mapping, size_t size, bool *faulted)
+int memmap_guard_add(void *mapping, size_t size, bool *faulted)
 {
     for (unsigned i = 0; i < GUARD_SLOTS; i++) {
         struct guard_slot *s = &slots[i];
@@ -53,7 +53,7 @@ int guard_register(void *mapping, size_t size, bool *faulted)
     return -ENOSPC;
 }
 
-void guard_unregister(void *mapping)
+void memmap_guard_remove(void *mapping)
 {
     for (unsigned i = 0; i < __atomic_load_n(&slots_used, __ATOMIC_ACQUIRE); i++) {
         if (__atomic_load_n(&slots[i].start, __ATOMIC_RELAXED) == (uintptr_t)mapping) {
