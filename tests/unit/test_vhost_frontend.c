@@ -20,7 +20,7 @@ struct rear {
     struct loop *loop;
     struct toy *toy;
     pthread_t thread;
-    struct loop_message message;
+    struct loop_message stop, notify;
 };
 
 static void *rear_main(void *arg)
@@ -46,14 +46,14 @@ static struct vhost_frontend *rear_open(struct rear *r, uint64_t protocol)
 
 static void rear_stop(struct loop_message *m)
 {
-    loop_stop(container_of(m, struct rear, message)->loop);
+    loop_stop(container_of(m, struct rear, stop)->loop);
 }
 
 static void rear_close(struct rear *r, struct vhost_frontend *f)
 {
     vhost_frontend_free(f);
-    r->message.run = rear_stop;
-    loop_post(r->loop, &r->message);
+    r->stop.run = rear_stop;
+    loop_post(r->loop, &r->stop);
     pthread_join(r->thread, NULL);
     toy_free(r->toy);
     loop_free(r->loop);
@@ -61,7 +61,7 @@ static void rear_close(struct rear *r, struct vhost_frontend *f)
 
 static void rear_notify(struct loop_message *m)
 {
-    vhost_backend_notify_config(container_of(m, struct rear, message)->toy->session);
+    vhost_backend_notify_config(container_of(m, struct rear, notify)->toy->session);
 }
 
 #define WANTED (F_V1 | F_PACKED)
@@ -240,8 +240,8 @@ static void events_arrive(void **state)
     assert_int_equal(vhost_frontend_negotiate(f, &features, &protocol, 0, &queues, &err), 0);
     assert_int_equal(vhost_frontend_events(f, &changed), 0);
     assert_false(changed);
-    r.message.run = rear_notify;
-    loop_post(r.loop, &r.message);
+    r.notify.run = rear_notify;
+    loop_post(r.loop, &r.notify);
     p = (struct pollfd){.fd = vhost_frontend_backend_fd(f), .events = POLLIN};
     assert_int_equal(poll(&p, 1, 5000), 1);
     assert_int_equal(vhost_frontend_events(f, &changed), 0);
