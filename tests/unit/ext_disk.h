@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * ext_disk.h - a device on a loop of this thread, driven request by request: for the tests of
- * extensions and backs. Include it after nothing and before nothing in particular; it brings
- * cmocka.
+ * extensions and backs. It brings cmocka with it.
  */
 #ifndef EXT_DISK_H
 #define EXT_DISK_H
