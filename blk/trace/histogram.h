@@ -8,19 +8,20 @@
 
 #include <stdint.h>
 
-#define HISTOGRAM_SHIFT   5u
-#define HISTOGRAM_SUB     (1u << HISTOGRAM_SHIFT)
-#define HISTOGRAM_BUCKETS ((65u - HISTOGRAM_SHIFT) * HISTOGRAM_SUB)
+#define TRACE_HISTOGRAM_SHIFT   5u
+#define TRACE_HISTOGRAM_SUB     (1u << TRACE_HISTOGRAM_SHIFT)
+#define TRACE_HISTOGRAM_BUCKETS ((65u - TRACE_HISTOGRAM_SHIFT) * TRACE_HISTOGRAM_SUB)
 
-struct histogram {
+struct trace_histogram {
     uint64_t count, min, max;
     double sum;
-    uint64_t buckets[HISTOGRAM_BUCKETS];
+    uint64_t buckets[TRACE_HISTOGRAM_BUCKETS];
 };
 
-void histogram_add(struct histogram *h, uint64_t value);
-/** histogram_percentile() - the least upper bound of @p percent of the values; 0 if there are none.
+void trace_histogram_add(struct trace_histogram *h, uint64_t value);
+/** trace_histogram_percentile() - the least upper bound of @p percent of the values; 0 if there are
+ * none.
  */
-uint64_t histogram_percentile(const struct histogram *h, double p);
+uint64_t trace_histogram_percentile(const struct trace_histogram *h, double p);
 
 #endif

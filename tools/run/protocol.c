@@ -62,14 +62,14 @@ static int call_list(struct call *c)
 
 static int call_show(struct call *c)
 {
-    const char *device;
+    const char *device = NULL;
 
     return need_text(c, "device", &device) ?: c->ops->show(c->arg, device, &c->result, c->err);
 }
 
 static int call_stats(struct call *c)
 {
-    const char *device;
+    const char *device = NULL;
 
     return need_text(c, "device", &device) ?: c->ops->stats(c->arg, device, &c->result, c->err);
 }
@@ -87,7 +87,7 @@ static char *value_text(json_t *value)
 static int call_set(struct call *c)
 {
     json_t *values = json_object_get(c->request, "values"), *value;
-    const char *device, *layer, *param;
+    const char *device = NULL, *layer = NULL, *param;
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
 
     if (ret == 0 && !json_object_size(values))
@@ -111,7 +111,7 @@ static int call_set(struct call *c)
 static int call_do(struct call *c)
 {
     json_t *args = json_object_get(c->request, "args"), *value;
-    const char *device, *layer, *command, *argv[MAX_ARGS + 1];
+    const char *device = NULL, *layer = NULL, *command = NULL, *argv[MAX_ARGS + 1];
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
     size_t i;
 
@@ -133,7 +133,7 @@ static int call_do(struct call *c)
 
 static int call_resize(struct call *c)
 {
-    const char *device, *size;
+    const char *device = NULL, *size = NULL;
 
     return need_text(c, "device", &device) ?: need_text(c, "size", &size)
                                            ?: c->ops->resize(c->arg, device, size, &c->result,
@@ -156,7 +156,7 @@ static const struct {
 static int dispatch(struct call *c)
 {
     struct nearest nearest;
-    const char *verb;
+    const char *verb = NULL;
     int ret = need_text(c, "verb", &verb);
 
     if (ret < 0)
