@@ -40,7 +40,7 @@ static bool overlaps_busy(const struct load *load, const struct dt_req *req)
 static struct slot *free_slot(struct load *load)
 {
     for (unsigned i = 0; i < LOAD_SLOTS; i++)
-        if (!load->slots[i].busy)
+        if (!load->slots[i].busy && !load->slots[i].kept)
             return &load->slots[i];
     return NULL;
 }
@@ -287,7 +287,7 @@ static void judge_outcome(struct load *load, struct slot *s)
     const struct dt_req *req = &s->request->pub;
     bool refused = req->error == -EROFS || req->error == -EOPNOTSUPP;
 
-    if (req->op == DT_OP_READ && !req->error)
+    if (req->op == DT_OP_READ && !req->error && !load->bench->unjudged)
         judge_read(load, s);
     if (req->op == DT_OP_WRITE)
         judge_write_buffer(load, s);
