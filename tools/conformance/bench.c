@@ -221,7 +221,7 @@ static unsigned requests_busy(const struct bench *b)
     unsigned n = 0;
 
     for (unsigned t = 0; t < b->threads; t++)
-        n += __atomic_load_n(&b->loads[t].busy, __ATOMIC_RELAXED);
+        n += __atomic_load_n(&b->loads[t].busy, __ATOMIC_ACQUIRE);
     return n;
 }
 

@@ -106,8 +106,8 @@ struct load {
     uint64_t first, sectors;
     struct slot slots[LOAD_SLOTS];
     uint8_t *scratch;
-    bool enabled; /* issues new requests; atomic */
-    unsigned busy;
+    bool enabled;          /* issues new requests; atomic */
+    unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */
     struct loop_poller poller;
 };

@@ -108,7 +108,7 @@ static void slot_prepare(struct load *load, struct slot *s)
     r->niov = s->niov;
     memset((uint8_t *)r + REQUEST_SIZE, POISON, RED_ZONE);
     s->busy = true;
-    load->busy++;
+    __atomic_fetch_add(&load->busy, 1, __ATOMIC_RELEASE);
     log_start(load, s);
 }
 
@@ -337,7 +337,7 @@ static void slot_done(struct load *load, struct slot *s)
     judge_outcome(load, s);
     log_end(load, s);
     s->busy = false;
-    load->busy--;
+    __atomic_fetch_sub(&load->busy, 1, __ATOMIC_RELEASE);
     __atomic_fetch_add(&load->done, 1, __ATOMIC_RELAXED);
     if (req->error)
         __atomic_fetch_add(&load->failed, 1, __ATOMIC_RELAXED);
