@@ -33,7 +33,8 @@ static bool too_deep(const char *line, size_t size)
     return false;
 }
 
-/* ---- Verbs ---------------------------------------------------------------------------------------- */
+/* ---- Verbs
+ * ---------------------------------------------------------------------------------------- */
 
 /** struct call - a request on its way. */
 struct call {
@@ -86,18 +87,20 @@ static char *value_text(json_t *value)
 static int call_set(struct call *c)
 {
     json_t *values = json_object_get(c->request, "values"), *value;
-    const char *device, *layer, *param;
+    const char *device = NULL, *layer = NULL, *param = NULL;
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
 
     if (ret == 0 && !json_object_size(values))
         ret = dt_fail(c->err, -EINVAL, "the request needs \"values\", an object");
     if (ret < 0)
         return ret;
-    json_object_foreach(values, param, value) {
+    json_object_foreach(values, param, value)
+    {
         _cleanup_free_ char *text = value_text(value);
 
         if (!text)
-            return dt_fail(c->err, -EINVAL, "the value of '%.40s' must be a text or a number", param);
+            return dt_fail(c->err, -EINVAL, "the value of '%.40s' must be a text or a number",
+                           param);
         ret = c->ops->set(c->arg, device, layer, param, text, c->err);
         if (ret < 0)
             return ret;
@@ -108,7 +111,7 @@ static int call_set(struct call *c)
 static int call_do(struct call *c)
 {
     json_t *args = json_object_get(c->request, "args"), *value;
-    const char *device, *layer, *command, *argv[MAX_ARGS + 1];
+    const char *device = NULL, *layer = NULL, *command = NULL, *argv[MAX_ARGS + 1];
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
     size_t i;
 
@@ -117,7 +120,8 @@ static int call_do(struct call *c)
         return ret;
     if ((args && !json_is_array(args)) || json_array_size(args) > MAX_ARGS)
         return dt_fail(c->err, -EINVAL, "\"args\" is an array of at most %u texts", MAX_ARGS);
-    json_array_foreach(args, i, value) {
+    json_array_foreach(args, i, value)
+    {
         argv[i] = json_string_value(value);
         if (!argv[i])
             return dt_fail(c->err, -EINVAL, "\"args\" is an array of texts");
@@ -145,8 +149,8 @@ static const struct {
     const char *verb;
     int (*run)(struct call *c);
 } calls[] = {
-    {"list", call_list},   {"show", call_show}, {"stats", call_stats}, {"set", call_set},
-    {"do", call_do},       {"resize", call_resize}, {"quit", call_quit},
+    {"list", call_list}, {"show", call_show},     {"stats", call_stats}, {"set", call_set},
+    {"do", call_do},     {"resize", call_resize}, {"quit", call_quit},
 };
 
 static int dispatch(struct call *c)
@@ -168,7 +172,8 @@ static int dispatch(struct call *c)
     return -EINVAL;
 }
 
-/* ---- Replies ---------------------------------------------------------------------------------------- */
+/* ---- Replies
+ * ---------------------------------------------------------------------------------------- */
 
 /* Texts from below may hold what is not UTF-8, which JSON cannot. */
 static json_t *text_json(const char *text)
