@@ -126,9 +126,12 @@ static void twenty_descriptors(void **state)
                          .msg_control = control.buf,
                          .msg_controllen = sizeof(control.buf)};
 
-    *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(20 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    for (unsigned i = 0; i < 20; i++)
-        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)) + i * sizeof(int), &p->mem_fd, sizeof(int));
+    int fds[20];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+        fds[i] = p->mem_fd;
+    control.align = (struct cmsghdr){CMSG_LEN(sizeof(fds)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(control.buf + CMSG_LEN(0), fds, sizeof(fds));
     assert_int_equal(sendmsg(p->sock, &msg, 0), sizeof(h));
     peer_broke(p, "descriptors");
 }

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#define BURST     64u
+#define BURST     32u
 #define SLEEP_MS  20
 #define BLOCK_TAG 0xffffffffffffull /* the low bits of a tag: its block */
 #define TIMED_TAG (1ull << 63)
@@ -133,6 +133,7 @@ struct clocks {
     struct vblk_queue *q;
     struct vblk_request *first;
     uint64_t *starts;
+    unsigned burst;
 };
 
 static inline void finish(struct worker *w, const struct load *load, struct vblk_request *req,
@@ -150,11 +151,11 @@ static inline void finish(struct worker *w, const struct load *load, struct vblk
 static int serve(struct worker *w, const struct load *load, const struct clocks *c, bool again)
 {
     struct vblk_request *done[BURST];
-    int n = vblk_reap(c->q, done, BURST);
+    int n = vblk_reap(c->q, done, c->burst);
 
     if (n <= 0)
         return n;
-    for (int i = 0; i < n; i++) {
+    for (int i = n - 1; i >= 0; i--) {
         uint64_t *start = &c->starts[done[i] - c->first];
 
         finish(w, load, done[i], start);
@@ -287,6 +288,7 @@ static void *run_worker(void *arg)
         c->q = vblk_queue(load->driver, q);
         c->first = vblk_request(c->q, 0);
         c->starts = xcalloc(load->depth, sizeof(uint64_t));
+        c->burst = MAX(1u, MIN(load->depth / 2, BURST));
         if (!load->sleep)
             vblk_poll(c->q);
     }
