@@ -28,13 +28,8 @@ int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, un
             (i >= nread ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0);
         ring_word *word = (ring_word *)(void *)&table[at];
 
-        uint64_t rest = bufs[i].len | flags << 32 | (uint64_t)d->next[at] << 48;
-
-        /* A driver that offers the same buffers again keeps the line shared with the device. */
-        if (word[0] != bufs[i].addr)
-            word[0] = bufs[i].addr;
-        if (word[1] != rest)
-            word[1] = rest;
+        word[0] = bufs[i].addr;
+        word[1] = bufs[i].len | flags << 32 | (uint64_t)d->next[at] << 48;
         last = at;
     }
     d->free_head = at;

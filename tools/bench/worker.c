@@ -2,9 +2,10 @@
 /*
  * worker.c - one thread that keeps its queues full.
  *
- * What it costs must not show: requests are reaped and submitted again in one burst, the ring is
- * published once per burst, and only some requests are timed, since reading the clock costs as much
- * as a whole request may.
+ * What it costs must not show:
+ * - Requests are reaped and submitted again in bursts of half the depth, and the ring is published
+ *   once per burst. With all of them in one burst, one side would always wait for the other.
+ * - Only some requests are timed, since reading the clock costs as much as a request may.
  */
 #include "tools/bench/load.h"
 
@@ -155,7 +156,7 @@ static int serve(struct worker *w, const struct load *load, const struct clocks 
 
     if (n <= 0)
         return n;
-    for (int i = n - 1; i >= 0; i--) {
+    for (int i = 0; i < n; i++) {
         uint64_t *start = &c->starts[done[i] - c->first];
 
         finish(w, load, done[i], start);
