@@ -62,14 +62,14 @@ static int call_list(struct call *c)
 
 static int call_show(struct call *c)
 {
-    const char *device = NULL;
+    const char *device;
 
     return need_text(c, "device", &device) ?: c->ops->show(c->arg, device, &c->result, c->err);
 }
 
 static int call_stats(struct call *c)
 {
-    const char *device = NULL;
+    const char *device;
 
     return need_text(c, "device", &device) ?: c->ops->stats(c->arg, device, &c->result, c->err);
 }
@@ -87,7 +87,7 @@ static char *value_text(json_t *value)
 static int call_set(struct call *c)
 {
     json_t *values = json_object_get(c->request, "values"), *value;
-    const char *device = NULL, *layer = NULL, *param;
+    const char *device = NULL, *layer = NULL, *param = NULL;
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
 
     if (ret == 0 && !json_object_size(values))
@@ -133,7 +133,7 @@ static int call_do(struct call *c)
 
 static int call_resize(struct call *c)
 {
-    const char *device = NULL, *size = NULL;
+    const char *device, *size;
 
     return need_text(c, "device", &device) ?: need_text(c, "size", &size)
                                            ?: c->ops->resize(c->arg, device, size, &c->result,
@@ -156,7 +156,7 @@ static const struct {
 static int dispatch(struct call *c)
 {
     struct nearest nearest;
-    const char *verb = NULL;
+    const char *verb;
     int ret = need_text(c, "verb", &verb);
 
     if (ret < 0)

@@ -1,31 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-/* histogram.c - see histogram.h. */
-#include "blk/trace/histogram.h"
+/* latencies.c - see latencies.h. */
+#include "blk/trace/latencies.h"
 #include "base/base.h"
 
 static unsigned bucket_of(uint64_t value)
 {
     unsigned exp;
 
-    if (value < TRACE_HISTOGRAM_SUB)
+    if (value < LATENCIES_SUB)
         return (unsigned)value;
-    exp = 63u - (unsigned)__builtin_clzll(value); /* >= TRACE_HISTOGRAM_SHIFT */
-    return (exp - TRACE_HISTOGRAM_SHIFT + 1) * TRACE_HISTOGRAM_SUB +
-           (unsigned)((value >> (exp - TRACE_HISTOGRAM_SHIFT)) & (TRACE_HISTOGRAM_SUB - 1));
+    exp = 63u - (unsigned)__builtin_clzll(value); /* >= LATENCIES_SHIFT */
+    return (exp - LATENCIES_SHIFT + 1) * LATENCIES_SUB +
+           (unsigned)((value >> (exp - LATENCIES_SHIFT)) & (LATENCIES_SUB - 1));
 }
 
 /* The largest value that falls into bucket @b. */
 static uint64_t bucket_top(unsigned b)
 {
-    unsigned shift = b / TRACE_HISTOGRAM_SUB - 1;
+    unsigned shift = b / LATENCIES_SUB - 1;
 
-    if (b < TRACE_HISTOGRAM_SUB)
+    if (b < LATENCIES_SUB)
         return b;
-    return ((uint64_t)(TRACE_HISTOGRAM_SUB + b % TRACE_HISTOGRAM_SUB) << shift) +
-           (((uint64_t)1 << shift) - 1);
+    return ((uint64_t)(LATENCIES_SUB + b % LATENCIES_SUB) << shift) + (((uint64_t)1 << shift) - 1);
 }
 
-void trace_histogram_add(struct trace_histogram *h, uint64_t value)
+void latencies_add(struct latencies *h, uint64_t value)
 {
     h->buckets[bucket_of(value)]++;
     h->min = h->count ? MIN(h->min, value) : value;
@@ -34,7 +33,7 @@ void trace_histogram_add(struct trace_histogram *h, uint64_t value)
     h->count++;
 }
 
-uint64_t trace_histogram_percentile(const struct trace_histogram *h, double p)
+uint64_t latencies_percentile(const struct latencies *h, double p)
 {
     uint64_t rank, seen = 0;
 
@@ -44,7 +43,7 @@ uint64_t trace_histogram_percentile(const struct trace_histogram *h, double p)
     rank = (uint64_t)((double)h->count * p / 100.0);
     if ((double)rank < (double)h->count * p / 100.0 || rank == 0)
         rank++;
-    for (unsigned b = 0; b < TRACE_HISTOGRAM_BUCKETS; b++) {
+    for (unsigned b = 0; b < LATENCIES_BUCKETS; b++) {
         seen += h->buckets[b];
         if (seen >= rank)
             return MIN(bucket_top(b), h->max);
