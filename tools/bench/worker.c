@@ -141,7 +141,7 @@ static inline void finish(struct worker *w, const struct load *load, struct vblk
                           uint64_t *start)
 {
     if (unlikely(req->tag & TIMED_TAG))
-        latencies_add(&w->latencies, dt_clock_ns() - *start);
+        histogram_add(&w->latencies, dt_clock_ns() - *start);
     if (unlikely(req->status != VIRTIO_BLK_S_OK))
         failed(w, req);
     if (unlikely(load->verify))

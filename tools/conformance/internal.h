@@ -109,6 +109,7 @@ struct load {
     bool enabled;          /* issues new requests; atomic */
     unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */
+    uint64_t scribbles;
     struct loop_poller poller;
 };
 void load_init(struct load *load, struct bench *b, unsigned thread);

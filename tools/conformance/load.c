@@ -181,15 +181,19 @@ static bool pick_request(struct load *load, struct dt_req *req)
     return false;
 }
 
-/* A guest that changes its buffer while the request is under way. */
+/*
+ * A guest that changes its buffer while the request is under way. Where core has not taken its copy
+ * yet (the request waits for memory, or is being split), the change would rightly be seen.
+ */
 static void scribble(struct load *load, struct slot **slots, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         struct slot *s = slots[i];
 
-        if (!s->busy || s->request->pub.op != DT_OP_WRITE || dt_rng_below(&load->rng, 2))
+        if (!s->busy || s->request->pub.op != DT_OP_WRITE || !s->request->own_iov)
             continue;
         s->scribbled = true;
+        load->scribbles++;
         dt_iov_fill(s->iov, s->niov, 0, POISON, dt_req_bytes(&s->request->pub));
     }
 }
