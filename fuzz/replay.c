@@ -38,6 +38,9 @@ static int replay_file(const char *path)
     return 0;
 }
 
+/* libFuzzer calls it once where a target has it. */
+__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
+
 int main(int argc, char **argv)
 {
     DIR *dir = argc == 2 ? opendir(argv[1]) : NULL;
