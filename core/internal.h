@@ -3,21 +3,12 @@
 #ifndef CORE_INTERNAL_H
 #define CORE_INTERNAL_H
 
+#include "base/histogram.h"
 #include "core/core.h"
 #include <pthread.h>
 
 /* ---- Statistics (stats.c) ---------------------------------------------------------------- */
 
-/*
- * Latencies are counted in log-linear buckets: 8 per power of two, so a reported
- * percentile is at most 12.5 % above the true one. One writer, any readers.
- */
-#define HISTOGRAM_SUB     8u
-#define HISTOGRAM_BUCKETS (61u * HISTOGRAM_SUB)
-struct histogram {
-    uint64_t count, max;
-    uint32_t buckets[HISTOGRAM_BUCKETS];
-};
 enum latency_kind { LATENCY_READ, LATENCY_WRITE, LATENCY_OTHER, LATENCY_KINDS };
 
 struct op_stats {
@@ -25,11 +16,8 @@ struct op_stats {
 };
 struct edge_stats {
     struct op_stats ops[DT_OP_COUNT];
-    struct histogram latency[LATENCY_KINDS];
+    struct histogram *latency; /* by kind; apart, since pages never touched cost nothing */
 };
-void histogram_add(struct histogram *h, uint64_t ns);
-void histogram_merge(struct histogram *into, const struct histogram *from);
-uint64_t histogram_percentile(const struct histogram *h, double p);
 json_t *stats_json(struct device *dev);
 
 /* Counters have one writer; other threads read them whole. */

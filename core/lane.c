@@ -159,6 +159,7 @@ static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned i
     c->magic = CTX_MAGIC;
     c->lane = lane;
     c->index = index;
+    c->stats.latency = xcalloc(LATENCY_KINDS, sizeof(struct histogram));
     c->pub.layer = layer;
     c->pub.thread = lane->thread;
     if (!layer)
@@ -179,6 +180,7 @@ static void ctx_free(struct ctx *c)
     sub_fini(c);
     if (c->pub.layer)
         c->pub.layer->ctxs[c->pub.thread] = NULL;
+    free(c->stats.latency);
     free(c->pub.counters);
     free(c->pub.data);
     free(c);

@@ -204,13 +204,14 @@ static int visit(int dir, const char *dir_path, const char *name,
     return ret < 0 ? ret : 0;
 }
 
-static bool is_control_socket(int dir, const struct dirent *entry)
+/* Only PID.sock: other sockets may lie there, and a front takes whoever connects for a VM. */
+static bool is_control_socket(int dir, const char *name)
 {
-    const char *dot = strrchr(entry->d_name, '.');
+    size_t digits = strspn(name, "0123456789");
     struct stat st;
 
-    return dot && strcmp(dot, ".sock") == 0 &&
-           fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode);
+    return digits && strcmp(name + digits, ".sock") == 0 &&
+           fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode);
 }
 
 int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct dt_error *err)
@@ -224,7 +225,7 @@ int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct d
     if (!dir)
         return errno == ENOENT ? 0 : dt_fail(err, -errno, "%s: %s", path, strerror(errno));
     while (ret == 0 && (entry = readdir(dir)) != NULL) {
-        if (!is_control_socket(dirfd(dir), entry))
+        if (!is_control_socket(dirfd(dir), entry->d_name))
             continue;
         ret = visit(dirfd(dir), path, entry->d_name, fn, arg);
         if (ret == -EACCES) {

@@ -348,7 +348,7 @@ static int run_load(struct bench *b, struct dt_error *err)
 struct result {
     double seconds, iops;
     uint64_t errors, mismatches, twice;
-    struct latencies latencies;
+    struct histogram latencies;
     const char *problem;
 };
 
@@ -361,7 +361,7 @@ static void collect(const struct bench *b, struct result *r)
         r->errors += w->errors;
         r->mismatches += w->mismatches;
         r->twice += w->twice;
-        latencies_merge(&r->latencies, &w->latencies);
+        histogram_merge(&r->latencies, &w->latencies);
         if (!r->problem && w->first_problem[0])
             r->problem = w->first_problem;
     }
@@ -377,7 +377,7 @@ static const char *mode_name(const struct bench *b)
 
 static void print_result_json(const struct bench *b, const struct result *r)
 {
-    const struct latencies *l = &r->latencies;
+    const struct histogram *l = &r->latencies;
     json_t *json = json_pack(
         "{ss sI sI sI sI ss sb sb sb sf sI sf sf}", "rw", mode_name(b), "size",
         (json_int_t)b->load.bytes, "depth", (json_int_t)b->load.depth, "queues",
@@ -388,9 +388,9 @@ static void print_result_json(const struct bench *b, const struct result *r)
         (json_int_t)b->done_at_end, "iops", r->iops, "bytes_per_second", r->iops * b->load.bytes);
     json_t *latency = json_pack(
         "{sI sI sI sI sI sI}", "samples", (json_int_t)l->count, "p50",
-        (json_int_t)latencies_percentile(l, 50), "p90", (json_int_t)latencies_percentile(l, 90),
-        "p99", (json_int_t)latencies_percentile(l, 99), "p999",
-        (json_int_t)latencies_percentile(l, 99.9), "max", (json_int_t)l->max);
+        (json_int_t)histogram_percentile(l, 50), "p90", (json_int_t)histogram_percentile(l, 90),
+        "p99", (json_int_t)histogram_percentile(l, 99), "p999",
+        (json_int_t)histogram_percentile(l, 99.9), "max", (json_int_t)l->max);
 
     json_object_set_new(json, "latency", latency);
     json_object_set_new(json, "errors", json_integer((json_int_t)r->errors));
@@ -403,7 +403,7 @@ static void print_result_json(const struct bench *b, const struct result *r)
 
 static void print_result(const struct bench *b, const struct result *r)
 {
-    const struct latencies *l = &r->latencies;
+    const struct histogram *l = &r->latencies;
 
     printf("%s of %s, depth %u, %u queue%s, %u thread%s, %s ring%s%s, %.1f s\n", mode_name(b),
            human_bytes(b->load.bytes), b->load.depth, b->load.queues, b->load.queues > 1 ? "s" : "",
@@ -412,8 +412,8 @@ static void print_result(const struct bench *b, const struct result *r)
     printf("%-12s %s/s\n%-12s %.1f\n", "iops", human_count(r->iops), "MB/s",
            r->iops * b->load.bytes / 1e6);
     printf("%-12s p50 %s  p99 %s  p99.9 %s  max %s\n", "latency",
-           human_ns(latencies_percentile(l, 50)), human_ns(latencies_percentile(l, 99)),
-           human_ns(latencies_percentile(l, 99.9)), human_ns(l->max));
+           human_ns(histogram_percentile(l, 50)), human_ns(histogram_percentile(l, 99)),
+           human_ns(histogram_percentile(l, 99.9)), human_ns(l->max));
     printf("%-12s %" PRIu64 "\n", "errors", r->errors);
     if (b->load.verify)
         printf("%-12s %" PRIu64 "\n", "mismatches", r->mismatches);

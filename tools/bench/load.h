@@ -6,22 +6,9 @@
 #ifndef TOOLS_BENCH_LOAD_H
 #define TOOLS_BENCH_LOAD_H
 
+#include "base/histogram.h"
 #include "blk/driver/driver.h"
 #include <pthread.h>
-
-/* ---- Latencies (histogram.c) ------------------------------------------------------------------
- */
-
-/* 32 buckets per power of two: a percentile is at most 3.2 % above the true one. */
-#define LATENCY_SUB     32u
-#define LATENCY_BUCKETS (60u * LATENCY_SUB)
-struct latencies {
-    uint64_t count, max;
-    uint64_t buckets[LATENCY_BUCKETS];
-};
-void latencies_add(struct latencies *l, uint64_t ns);
-void latencies_merge(struct latencies *into, const struct latencies *from);
-uint64_t latencies_percentile(const struct latencies *l, double percent);
 
 /* ---- What is read back (verify.c)
  * ----------------------------------------------------------------- */
@@ -95,7 +82,7 @@ struct worker {
     uint64_t next_block; /* sequential */
     uint64_t claim_misses;
     unsigned countdown;
-    struct latencies latencies;
+    struct histogram latencies;
     char first_problem[256];
 } CACHE_ALIGNED;
 

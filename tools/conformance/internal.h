@@ -105,10 +105,11 @@ struct load {
     struct dt_rng rng;
     uint64_t first, sectors;
     struct slot slots[LOAD_SLOTS];
-    uint8_t *scratch;
+    uint8_t *memory, *scratch;
     bool enabled;          /* issues new requests; atomic */
     unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */
+    uint64_t scribbles;
     struct loop_poller poller;
 };
 void load_init(struct load *load, struct bench *b, unsigned thread);

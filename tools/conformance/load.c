@@ -8,6 +8,8 @@
  */
 #include "tools/conformance/internal.h"
 
+#include <sys/mman.h>
+
 #define POISON        0xdb
 #define GAP_MAX       512u
 #define SLOT_MEMORY   ((LOAD_SECTORS << DT_SECTOR_SHIFT) + LOAD_IOVS * GAP_MAX + PAGE_SIZE_4K)
@@ -181,15 +183,19 @@ static bool pick_request(struct load *load, struct dt_req *req)
     return false;
 }
 
-/* A guest that changes its buffer while the request is under way. */
+/*
+ * A guest that changes its buffer while the request is under way. Where core has not taken its copy
+ * yet (the request waits for memory, or is being split), the change would rightly be seen.
+ */
 static void scribble(struct load *load, struct slot **slots, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         struct slot *s = slots[i];
 
-        if (!s->busy || s->request->pub.op != DT_OP_WRITE || dt_rng_below(&load->rng, 2))
+        if (!s->busy || s->request->pub.op != DT_OP_WRITE || !s->request->own_iov)
             continue;
         s->scribbled = true;
+        load->scribbles++;
         dt_iov_fill(s->iov, s->niov, 0, POISON, dt_req_bytes(&s->request->pub));
     }
 }
@@ -397,19 +403,17 @@ void load_init(struct load *load, struct bench *b, unsigned thread)
     list_init(&load->poller.node);
     dt_rng_seed(&load->rng, dt_rng_next(&b->rng));
     load->scratch = xcalloc(LOAD_SECTORS, DT_SECTOR_SIZE);
+    load->memory = shared_memory(LOAD_SLOTS * SLOT_MEMORY); /* most of it is never touched */
     for (unsigned i = 0; i < LOAD_SLOTS; i++) {
         load->slots[i].request = xaligned(CACHE_LINE, REQUEST_SIZE + RED_ZONE);
-        /* Not zeroed: most of it is never touched. */
-        load->slots[i].memory = aligned_alloc(PAGE_SIZE_4K, SLOT_MEMORY);
-        CHECK(load->slots[i].memory);
+        load->slots[i].memory = load->memory + i * SLOT_MEMORY;
     }
 }
 
 void load_fini(struct load *load)
 {
-    for (unsigned i = 0; i < LOAD_SLOTS; i++) {
+    for (unsigned i = 0; i < LOAD_SLOTS; i++)
         free(load->slots[i].request);
-        free(load->slots[i].memory);
-    }
     free(load->scratch);
+    munmap(load->memory, LOAD_SLOTS * SLOT_MEMORY);
 }
