@@ -9,6 +9,8 @@
 #include <stdio.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
+/* A target may have one, to be called first. */
+__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 /* A heap copy of exactly the file's size lets ASan see reads past its end. */
 static int replay_file(const char *path)

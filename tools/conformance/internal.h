@@ -105,7 +105,7 @@ struct load {
     struct dt_rng rng;
     uint64_t first, sectors;
     struct slot slots[LOAD_SLOTS];
-    uint8_t *scratch;
+    uint8_t *memory, *scratch;
     bool enabled;          /* issues new requests; atomic */
     unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */

@@ -8,6 +8,8 @@
  */
 #include "tools/conformance/internal.h"
 
+#include <sys/mman.h>
+
 #define POISON        0xdb
 #define GAP_MAX       512u
 #define SLOT_MEMORY   ((LOAD_SECTORS << DT_SECTOR_SHIFT) + LOAD_IOVS * GAP_MAX + PAGE_SIZE_4K)
@@ -401,19 +403,17 @@ void load_init(struct load *load, struct bench *b, unsigned thread)
     list_init(&load->poller.node);
     dt_rng_seed(&load->rng, dt_rng_next(&b->rng));
     load->scratch = xcalloc(LOAD_SECTORS, DT_SECTOR_SIZE);
+    load->memory = shared_memory(LOAD_SLOTS * SLOT_MEMORY); /* most of it is never touched */
     for (unsigned i = 0; i < LOAD_SLOTS; i++) {
         load->slots[i].request = xaligned(CACHE_LINE, REQUEST_SIZE + RED_ZONE);
-        /* Not zeroed: most of it is never touched. */
-        load->slots[i].memory = aligned_alloc(PAGE_SIZE_4K, SLOT_MEMORY);
-        CHECK(load->slots[i].memory);
+        load->slots[i].memory = load->memory + i * SLOT_MEMORY;
     }
 }
 
 void load_fini(struct load *load)
 {
-    for (unsigned i = 0; i < LOAD_SLOTS; i++) {
+    for (unsigned i = 0; i < LOAD_SLOTS; i++)
         free(load->slots[i].request);
-        free(load->slots[i].memory);
-    }
     free(load->scratch);
+    munmap(load->memory, LOAD_SLOTS * SLOT_MEMORY);
 }
