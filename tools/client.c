@@ -77,8 +77,7 @@ static int connect_in(int dir, const char *name)
     return sock;
 }
 
-/* ---- One call
- * ------------------------------------------------------------------------------------ */
+/* ---- One call ------------------------------------------------------------------------------ */
 
 static int send_all(int sock, const char *text, size_t n)
 {
@@ -181,8 +180,7 @@ int client_call(struct client *c, json_t *request, json_t **result, struct dt_er
     return ret;
 }
 
-/* ---- All processes
- * -------------------------------------------------------------------------------- */
+/* ---- All processes ------------------------------------------------------------------------- */
 
 static int visit(int dir, const char *dir_path, const char *name,
                  int (*fn)(struct client *client, void *arg), void *arg)
@@ -239,8 +237,7 @@ int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct d
     return ret;
 }
 
-/* ---- The one that serves a device
- * ----------------------------------------------------------------------- */
+/* ---- The one that serves a device ---------------------------------------------------------- */
 
 struct search {
     const char *name;

@@ -10,8 +10,7 @@
 #include "blk/driver/driver.h"
 #include <pthread.h>
 
-/* ---- What is read back (verify.c)
- * ----------------------------------------------------------------- */
+/* ---- What is read back (verify.c) ---------------------------------------------------------- */
 
 /*
  * Every block of the range has a generation: 0 = never written here, so its content is unknown. A
@@ -43,8 +42,7 @@ void verify_acknowledge(struct verify *v, uint64_t block, bool ok);
 /** verify_check() - is @data what was last acknowledged? @why explains. */
 bool verify_check(const struct verify *v, uint64_t block, const void *data, char *why, size_t size);
 
-/* ---- Workers (worker.c)
- * ------------------------------------------------------------------------------ */
+/* ---- Workers (worker.c) -------------------------------------------------------------------- */
 
 /** struct load - what all workers do, shared and read-only for them but for @verify. */
 struct load {

@@ -29,8 +29,7 @@ static void problem(struct worker *w, const char *text)
         snprintf(w->first_problem, sizeof(w->first_problem), "%s", text);
 }
 
-/* ---- Choosing ---------------------------------------------------------------------------------
- */
+/* ---- Choosing ------------------------------------------------------------------------------ */
 
 static inline uint64_t scale(uint64_t random, uint64_t bound)
 {
@@ -69,8 +68,7 @@ static uint64_t claim_block(struct worker *w, const struct load *load, bool writ
     return block;
 }
 
-/* ---- The load -----------------------------------------------------------------------------------
- */
+/* ---- The load ------------------------------------------------------------------------------ */
 
 /* Reading the clock is 20 ns; on a request that takes 100 it is done for few. */
 static inline void maybe_time(struct worker *w, struct vblk_request *req, uint64_t *starts)
@@ -180,8 +178,7 @@ static void fill(struct worker *w, const struct load *load, const struct clocks 
     vblk_publish(c->q);
 }
 
-/* ---- The thread
- * ------------------------------------------------------------------------------------ */
+/* ---- The thread ---------------------------------------------------------------------------- */
 
 static void set_now(struct worker *w, enum worker_state state)
 {
