@@ -44,6 +44,8 @@ struct dt_layer {
     struct dt_block_info info; /* as this layer presents it to the one above */
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
+    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    uint32_t events;
 };
 
 /**
