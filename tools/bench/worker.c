@@ -75,7 +75,7 @@ static inline void maybe_time(struct worker *w, struct vblk_request *req, uint64
 {
     if (likely(--w->countdown))
         return;
-    w->countdown = w->sample_every;
+    w->countdown = __atomic_load_n(&w->sample_every, __ATOMIC_RELAXED);
     *starts = dt_clock_ns();
     req->tag |= TIMED_TAG;
 }
