@@ -79,8 +79,8 @@ void edge_submit(struct ctx *from, struct ctx *to, struct dt_req **reqs, unsigne
             from->lane->stamps[to->index] = dt_clock_ns();
     }
     count_run(to, op, run, sectors);
-    from->held -= n;
-    to->held += n;
+    hold(from, -n);
+    hold(to, n);
     to->submit(&to->pub, reqs, n);
 }
 
@@ -112,8 +112,8 @@ void dt_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         if (unlikely(r->sample))
             sample_up(from, to, r);
     }
-    from->held -= n;
-    to->held += n;
+    hold(from, -n);
+    hold(to, n);
     to->complete(&to->pub, reqs, n);
 }
 

@@ -71,6 +71,16 @@ struct ctx {
     struct dt_range *range_head, **range_tail;
     struct edge_stats stats;
 };
+/* One writer, any readers: see stats_json(). */
+static inline void set_relaxed(uint32_t *field, uint32_t value)
+{
+    __atomic_store_n(field, value, __ATOMIC_RELAXED);
+}
+/* @n requests came in; or went, as its two's complement. */
+static inline void hold(struct ctx *c, uint32_t n)
+{
+    set_relaxed(&c->held, c->held + n);
+}
 static inline struct ctx *ctx_of(struct dt_ctx *c)
 {
     struct ctx *ctx = container_of(c, struct ctx, pub);
