@@ -44,6 +44,7 @@ struct dt_layer {
     struct dt_block_info info; /* as this layer presents it to the one above */
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
+    bool loaded;               /* its state was read, or there was none: it may be replaced */
     uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
@@ -194,6 +195,8 @@ void sample_start(struct lane *lane, struct request *r);
 
 /* Data (data.c). */
 int data_init(struct lane *lane);
+/** data_max_bytes() - the longest request whose private pieces the pool can hold all at once. */
+size_t data_max_bytes(const struct lane *lane);
 void data_fini(struct lane *lane);
 /** data_attach() - reserve what the chain below @from needs; false: no memory now. */
 bool data_attach(struct lane *lane, struct ctx *from, struct request *r);

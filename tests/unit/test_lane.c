@@ -429,6 +429,17 @@ static void memory_runs_out_and_comes_back(void **state)
     close_chain();
 }
 
+/* Nine private buffers of the whole request would be more than the pool has. */
+static void deep_chains_fit_the_pool(void **state)
+{
+    open_chain("plus | plus | plus | plus | plus | plus | plus | plus | plus | disk");
+    submit(0, DT_OP_WRITE, 0, 2048, 0x20);
+    turn_until(1);
+    assert_int_equal(slots[0].error, 0);
+    check_disk(0, 2048, 0x29);
+    close_chain();
+}
+
 static void ranges_exclude_each_other(void **state)
 {
     disk_defers = true;
@@ -577,6 +588,7 @@ int main(void)
         cmocka_unit_test(transformed_data_comes_back),
         cmocka_unit_test(stable_data_does_not_change),
         cmocka_unit_test(memory_runs_out_and_comes_back),
+        cmocka_unit_test(deep_chains_fit_the_pool),
         cmocka_unit_test(ranges_exclude_each_other),
         cmocka_unit_test(long_requests_are_split),
         cmocka_unit_test(held_requests_are_let_go),
