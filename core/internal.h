@@ -94,7 +94,7 @@ static inline struct request *request_of(struct dt_req *req)
     return container_of(req, struct request, pub);
 }
 
-/* ---- Private memory (copypool.c) -------------------------------------------------------------- */
+/* ---- Private memory (copypool.c) ---- */
 
 /*
  * A buddy allocator over one mapping per lane: pieces of 4 KiB to 1 MiB, contiguous and
@@ -120,7 +120,7 @@ void copypool_fini(struct copypool *pool);
 void *copypool_get(struct copypool *pool, size_t bytes, size_t reserve);
 void copypool_put(struct copypool *pool, void *piece);
 
-/* ---- Lanes -------------------------------------------------------------------------------------- */
+/* ---- Lanes ---- */
 
 #define LANE_MAGIC      0x4c616e65u
 #define LANE_PIECES     16u   /* oversize requests being split at a time */
@@ -216,7 +216,7 @@ void split_run_queue(struct lane *lane);
 /** lane_finish() - requests of the guest leave the chain. */
 void lane_finish(struct lane *lane, struct request **reqs, unsigned n);
 
-/* ---- Devices -------------------------------------------------------------------------------------- */
+/* ---- Devices ---- */
 
 #define DEVICE_MAGIC 0x44657669u
 struct device {

@@ -101,7 +101,7 @@ static const struct dt_block_ext disk_ext = {
     .submit = disk_submit,
 };
 
-/* ---- Extensions under test ---------------------------------------------------------------------- */
+/* ---- Extensions under test ---- */
 
 static void a_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
@@ -286,7 +286,7 @@ static const struct dt_block_ext keep_ext = {
     .admit = keep_admit, .quiesce = keep_quiesce,
 };
 
-/* ---- Helpers ------------------------------------------------------------------------------------------ */
+/* ---- Helpers ---- */
 
 static void open_chain(const char *text)
 {
@@ -355,7 +355,7 @@ static void check_disk(uint64_t sector, uint32_t sectors, int value)
         assert_int_equal(disk[sector * DT_SECTOR_SIZE + i], value & 0xff);
 }
 
-/* ---- Tests -------------------------------------------------------------------------------------------- */
+/* ---- Tests ---- */
 
 static void layers_are_crossed_in_order(void **state)
 {
