@@ -99,6 +99,10 @@ def test_completion(t):
     t.equal(complete("devtap", "bench", "--rw", "randw"), ["randwrite"])
     t.equal(complete("devtap", "show", "some"), ["some-disk"])
     t.equal(complete("devtap", "help", "throt"), ["throttle"])
+    t.equal(complete("devtap", "trace", "su"), ["summary"])
+    t.equal(complete("devtap", "set", "some-disk", ""), ["null"])
+    t.equal(complete("devtap", "set", "some-disk", "throttle", "io"), ["iops="])
+    t.equal(complete("devtap", "test", "--property", "qui"), ["quiesce"])
 
 
 # ---- Errors ---------------------------------------------------------------------------------
