@@ -40,7 +40,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     };
     int ret;
 
-    front->fault[0] = '\0';
+    front->faulted = false;
     front->features = 0;
     ret = vhost_backend_new(&front->session, &config, err);
     if (ret < 0) {
@@ -250,7 +250,7 @@ void front_free(struct front *front)
 
 static const char *state_name(const struct front_queue *q)
 {
-    static const char *const names[] = {"idle", "running", "paused", "stopping"};
+    static const char *const names[] = {"idle", "starting", "running", "paused", "stopping"};
 
     return names[q->state];
 }

@@ -149,7 +149,7 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
     struct front *front = fl->front;
     va_list args;
 
-    if (__atomic_exchange_n(&front->fault[0], '?', __ATOMIC_ACQ_REL))
+    if (__atomic_exchange_n(&front->faulted, true, __ATOMIC_ACQ_REL))
         return; /* the first fault is being reported */
     va_start(args, fmt);
     vsnprintf(front->fault, sizeof(front->fault), fmt, args);
@@ -200,7 +200,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (q->vq.replay_count)
         log_info("%s: queue %u: requests of an earlier process that are run again: %u",
                  device_name(front->dev), index, q->vq.replay_count);
-    q->state = QUEUE_PAUSED;
+    q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return 0;
 }
