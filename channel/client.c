@@ -465,6 +465,16 @@ int dt_channel_event(struct dt_channel *ch, const char *event, const char *text)
     return send_all(ch, CONTROL_EVENT, 0, json, -1);
 }
 
+bool dt_channel_ended(const struct dt_channel *ch)
+{
+    return ch->ended;
+}
+
+uint32_t dt_channel_slots(const struct dt_channel *ch)
+{
+    return ch->map.slots;
+}
+
 /* ---- Sleeping ------------------------------------------------------------------------------- */
 
 int dt_channel_control_fd(const struct dt_channel *ch)

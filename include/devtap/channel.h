@@ -132,6 +132,11 @@ DT_PUBLIC int dt_channel_event(struct dt_channel *ch, const char *event, const c
 /** dt_channel_counter() - counter @index of the description now has this value. */
 DT_PUBLIC void dt_channel_counter(struct dt_channel *ch, unsigned index, uint64_t value);
 
+/** dt_channel_ended() - devtap is gone, or broke the protocol. */
+DT_PUBLIC bool dt_channel_ended(const struct dt_channel *ch);
+/** dt_channel_slots() - ids are below this, once DT_CHANNEL_START came. */
+DT_PUBLIC uint32_t dt_channel_slots(const struct dt_channel *ch);
+
 /* For programs with a loop of their own: what to watch, and the sleeping protocol. */
 DT_PUBLIC int dt_channel_control_fd(const struct dt_channel *ch);
 DT_PUBLIC int dt_channel_kick_fd(const struct dt_channel *ch);
