@@ -9,21 +9,15 @@
  * Whatever it asks, the answer comes: a status the driver knows, no byte written outside the
  * writable parts, and no more than their length reported.
  */
+#include "tests/unit/raw_guest.h"
 #include "tests/unit/soft_disk.h"
 #include <stdio.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 
-#define MEMORY_BYTES (4u << 20)
-#define RING_BYTES   (1u << 20)
-#define GPA          0x40000000ull
-#define PARTS        7u
-#define PART_MAX     0x4000u
-#define CANARY       0xa5
+#define PARTS    7u
+#define PART_MAX 0x4000u
+#define CANARY   0xa5
 
-static uint8_t *memory;
-static struct virtq_driver ring;
-static int kick;
+static struct raw_guest guest;
 
 static void must(bool ok, const char *what)
 {
@@ -31,37 +25,6 @@ static void must(bool ok, const char *what)
         fprintf(stderr, "fuzz_request: %s\n", what);
         abort();
     }
-}
-
-static void attach(const char *path)
-{
-    uint64_t features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_BLK_F_FLUSH |
-                        1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES |
-                        1ull << VHOST_FEATURE_PROTOCOL;
-    uint64_t protocol = 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS;
-    struct vhost_frontend_ring config = {.size = 64};
-    int fd = memfd_create("fuzz", MFD_CLOEXEC);
-    struct vhost_frontend *front;
-    struct dt_error err = {""};
-    unsigned queues;
-
-    must(fd >= 0 && ftruncate(fd, MEMORY_BYTES) == 0, "memfd");
-    memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    must(memory != MAP_FAILED, "mmap");
-    must(vhost_frontend_connect(&front, path, 5000, &err) == 0, err.text);
-    must(vhost_frontend_negotiate(front, &features, &protocol, 0, &queues, &err) == 0, err.text);
-    must(vhost_frontend_add_memory(front, GPA, (uintptr_t)memory, MEMORY_BYTES, fd, 0, &err) == 0,
-         err.text);
-    must(virtq_driver_init(&ring, 64, false, false, memory, GPA) == 0, "ring");
-    virtq_driver_disarm(&ring);
-    kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    config.desc = (uintptr_t)memory + ring.desc_off;
-    config.driver = (uintptr_t)memory + ring.driver_off;
-    config.device = (uintptr_t)memory + ring.device_off;
-    config.kick = kick;
-    config.call = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    must(vhost_frontend_ring_start(front, 0, &config, &err) == 0, err.text);
-    must(vhost_frontend_ring_enable(front, 0, true, &err) == 0, err.text);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -72,7 +35,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     log_set_level(DT_LOG_ERROR);
     blk_register_builtin();
     soft_disk_start(&disk, "error probability=0 | mem size=1M");
-    attach(disk.socket);
+    raw_guest_attach(&guest, disk.socket,
+                     1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_DISCARD |
+                         1ull << VIRTIO_BLK_F_WRITE_ZEROES);
     return 0;
 }
 
@@ -85,12 +50,12 @@ struct framing {
 
 static void lay_out(struct framing *f, const uint16_t *lengths)
 {
-    uint64_t at = RING_BYTES;
+    uint64_t at = RAW_DATA;
 
-    memset(memory + RING_BYTES, CANARY, MEMORY_BYTES - RING_BYTES);
+    memset(guest.memory + RAW_DATA, CANARY, RAW_MEMORY - RAW_DATA);
     f->writable = 0;
     for (unsigned i = 0; i < f->nread + f->nwrite; i++) {
-        f->bufs[i] = (struct virtq_buffer){GPA + at, lengths[i] % PART_MAX + 1u};
+        f->bufs[i] = (struct virtq_buffer){RAW_GPA + at, lengths[i] % PART_MAX + 1u};
         if (i >= f->nread)
             f->writable += f->bufs[i].len;
         at += f->bufs[i].len + 64;
@@ -104,32 +69,24 @@ static void fill(const struct framing *f, const uint8_t *bytes, size_t n)
     for (unsigned i = 0; i < f->nread && used < n; i++) {
         size_t part = MIN(n - used, (size_t)f->bufs[i].len);
 
-        memcpy(memory + (f->bufs[i].addr - GPA), bytes + used, part);
+        memcpy(guest.memory + (f->bufs[i].addr - RAW_GPA), bytes + used, part);
         used += part;
     }
 }
 
 static void run(const struct framing *f)
 {
-    const uint64_t one = 1;
-    uint64_t deadline = dt_clock_ns() + DT_S(10);
-    uint32_t written;
-    uint16_t id;
-    int n;
+    int64_t written = raw_guest_run(&guest, f->bufs, f->nread, f->nwrite, 10000);
 
-    must(virtq_driver_add(&ring, f->bufs, f->nread, f->nwrite) >= 0, "the ring is full");
-    if (virtq_driver_publish(&ring))
-        must(write(kick, &one, sizeof(one)) == sizeof(one), "kick");
-    while ((n = virtq_driver_reap(&ring, &id, &written, 1)) == 0)
-        must(dt_clock_ns() < deadline, "no answer");
-    must(n == 1, ring.fault);
-    must(written <= f->writable, "more was written than there is room");
+    must(written != -ETIMEDOUT, "no answer");
+    must(written >= 0, guest.ring.fault);
+    must((uint64_t)written <= f->writable, "more was written than there is room");
 }
 
 static void check(const struct framing *f)
 {
     for (unsigned i = 0; i < f->nread + f->nwrite; i++) {
-        const uint8_t *behind = memory + (f->bufs[i].addr - GPA) + f->bufs[i].len;
+        const uint8_t *behind = guest.memory + (f->bufs[i].addr - RAW_GPA) + f->bufs[i].len;
 
         for (unsigned k = 0; k < 64; k++)
             must(behind[k] == CANARY, "a byte outside the buffers was written");
@@ -137,7 +94,7 @@ static void check(const struct framing *f)
     if (f->nwrite) {
         const struct virtq_buffer *last = &f->bufs[f->nread + f->nwrite - 1];
 
-        must(memory[last->addr - GPA + last->len - 1] <= VIRTIO_BLK_S_UNSUPP, "no status");
+        must(guest.memory[last->addr - RAW_GPA + last->len - 1] <= VIRTIO_BLK_S_UNSUPP, "no status");
     }
 }
 

@@ -13,14 +13,15 @@
 #include <sched.h>
 #include <time.h>
 
-#define TICK_MS         10
-#define ANSWER_MS       10000
-#define DRAIN_NS        DT_S(30)
-#define RECONNECT_NS    DT_S(60)
-#define VERIFY_SPARE    4u /* blocks per request in flight, so that free ones are found soon */
+#define TICK_MS      10
+#define ANSWER_MS    10000
+#define DRAIN_NS     DT_S(30)
+#define RECONNECT_NS DT_S(60)
+#define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
 enum mode { MODE_DEFAULT, MODE_READ, MODE_WRITE, MODE_RANDREAD, MODE_RANDWRITE, MODE_RANDRW };
-static const char *const modes[] = {"default", "read", "write", "randread", "randwrite", "randrw", NULL};
+static const char *const modes[] = {"default",   "read",   "write", "randread",
+                                    "randwrite", "randrw", NULL};
 
 struct bench_options {
     const char *socket, *time, *cpu;
@@ -69,7 +70,7 @@ static const struct dt_param options[] = {
 /** struct bench - one run. */
 struct bench {
     const struct bench_options *options;
-    struct driver_config config;
+    struct vblk_config config;
     struct load load;
     struct verify verify;
     struct worker *workers;
@@ -82,7 +83,8 @@ struct bench {
     bool tty;
 };
 
-/* ---- Options ------------------------------------------------------------------------------------ */
+/* ---- Options ------------------------------------------------------------------------------------
+ */
 
 static int parse_time(struct bench *b, struct dt_error *err)
 {
@@ -133,13 +135,21 @@ static int judge_options(struct bench *b, struct dt_error *err)
         return dt_fail(err, -EINVAL, "--sleep needs a thread for each queue");
     if (o->verify && (mode == MODE_READ || mode == MODE_RANDREAD))
         return dt_fail(err, -EINVAL, "--verify needs a mode that writes");
-    b->config = (struct driver_config){.path = o->socket, .queues = queues,
-                                       .depth = (unsigned)o->depth, .bytes = (uint32_t)o->size,
-                                       .packed = o->packed, .event_idx = o->event_idx,
-                                       .huge = o->huge, .timeout_ms = ANSWER_MS};
-    b->load = (struct load){.queues = queues, .depth = (unsigned)o->depth,
-                            .threads = (unsigned)o->threads, .bytes = (uint32_t)o->size,
-                            .random = mode >= MODE_RANDREAD, .sleep = o->sleep, .seed = o->seed,
+    b->config = (struct vblk_config){.path = o->socket,
+                                     .queues = queues,
+                                     .depth = (unsigned)o->depth,
+                                     .bytes = (uint32_t)o->size,
+                                     .packed = o->packed,
+                                     .event_idx = o->event_idx,
+                                     .huge = o->huge,
+                                     .timeout_ms = ANSWER_MS};
+    b->load = (struct load){.queues = queues,
+                            .depth = (unsigned)o->depth,
+                            .threads = (unsigned)o->threads,
+                            .bytes = (uint32_t)o->size,
+                            .random = mode >= MODE_RANDREAD,
+                            .sleep = o->sleep,
+                            .seed = o->seed,
                             .reads = mode != MODE_WRITE && mode != MODE_RANDWRITE,
                             .writes = mode != MODE_READ && mode != MODE_RANDREAD};
     b->load.read_share = (uint32_t)(MIN(o->read_share, 0.9999999) * 4294967296.0);
@@ -149,7 +159,7 @@ static int judge_options(struct bench *b, struct dt_error *err)
 /* The disk's size is known only once it is open. */
 static int judge_disk(struct bench *b, struct dt_error *err)
 {
-    const struct driver_info *info = driver_info(b->load.driver);
+    const struct vblk_info *info = vblk_info(b->load.driver);
     uint64_t bytes = info->disk.capacity << DT_SECTOR_SHIFT;
     uint64_t flying = (uint64_t)b->load.queues * b->load.depth;
 
@@ -175,7 +185,8 @@ static int judge_disk(struct bench *b, struct dt_error *err)
     return verify_init(&b->verify, b->load.blocks, b->load.bytes, b->options->seed, err);
 }
 
-/* ---- While it runs ---------------------------------------------------------------------------------- */
+/* ---- While it runs
+ * ---------------------------------------------------------------------------------- */
 
 static uint64_t total_done(const struct bench *b)
 {
@@ -232,7 +243,7 @@ static int come_back(struct bench *b, struct dt_error *err)
         return dt_fail(err, -EIO, "a worker does not pause");
     do {
         doze_ms(TICK_MS);
-        ret = driver_reconnect(b->load.driver, err);
+        ret = vblk_reconnect(b->load.driver, err);
     } while ((ret == -ECONNREFUSED || ret == -ENOENT || ret == -EPIPE || ret == -ECONNRESET) &&
              dt_clock_ns() < deadline);
     if (ret == 0)
@@ -246,7 +257,7 @@ static int watch(struct bench *b, enum worker_state state, struct dt_error *err)
     bool changed;
     int ret;
 
-    if (driver_alive(b->load.driver, &changed))
+    if (vblk_alive(b->load.driver, &changed))
         return 0;
     if (!b->options->reconnect)
         return dt_fail(err, -EIO, "%s: the back end went away", b->options->socket);
@@ -305,7 +316,7 @@ static void stop_workers(struct bench *b, unsigned n)
     for (unsigned i = 0; i < n; i++)
         pthread_join(b->workers[i].thread, NULL);
     for (unsigned q = 0; q < b->load.queues; q++)
-        b->lost += driver_in_flight(driver_queue(b->load.driver, q));
+        b->lost += vblk_in_flight(vblk_queue(b->load.driver, q));
 }
 
 static int run_load(struct bench *b, struct dt_error *err)
@@ -331,7 +342,8 @@ static int run_load(struct bench *b, struct dt_error *err)
     return ret;
 }
 
-/* ---- The result ---------------------------------------------------------------------------------------- */
+/* ---- The result
+ * ---------------------------------------------------------------------------------------- */
 
 struct result {
     double seconds, iops;
@@ -371,7 +383,7 @@ static void print_result_json(const struct bench *b, const struct result *r)
         (json_int_t)b->load.bytes, "depth", (json_int_t)b->load.depth, "queues",
         (json_int_t)b->load.queues, "threads", (json_int_t)b->load.threads, "ring",
         b->config.packed ? "packed" : "split", "event_idx",
-        !!(driver_info(b->load.driver)->features & 1ull << VIRTIO_RING_F_EVENT_IDX), "sleep",
+        !!(vblk_info(b->load.driver)->features & 1ull << VIRTIO_RING_F_EVENT_IDX), "sleep",
         b->load.sleep, "verify", b->load.verify != NULL, "seconds", r->seconds, "requests",
         (json_int_t)b->done_at_end, "iops", r->iops, "bytes_per_second", r->iops * b->load.bytes);
     json_t *latency = json_pack(
@@ -394,10 +406,9 @@ static void print_result(const struct bench *b, const struct result *r)
     const struct latencies *l = &r->latencies;
 
     printf("%s of %s, depth %u, %u queue%s, %u thread%s, %s ring%s%s, %.1f s\n", mode_name(b),
-           human_bytes(b->load.bytes), b->load.depth, b->load.queues,
-           b->load.queues > 1 ? "s" : "", b->load.threads, b->load.threads > 1 ? "s" : "",
-           b->config.packed ? "packed" : "split", b->load.sleep ? ", sleeping" : "",
-           b->load.verify ? ", verified" : "", r->seconds);
+           human_bytes(b->load.bytes), b->load.depth, b->load.queues, b->load.queues > 1 ? "s" : "",
+           b->load.threads, b->load.threads > 1 ? "s" : "", b->config.packed ? "packed" : "split",
+           b->load.sleep ? ", sleeping" : "", b->load.verify ? ", verified" : "", r->seconds);
     printf("%-12s %s/s\n%-12s %.1f\n", "iops", human_count(r->iops), "MB/s",
            r->iops * b->load.bytes / 1e6);
     printf("%-12s p50 %s  p99 %s  p99.9 %s  max %s\n", "latency",
@@ -433,7 +444,8 @@ static int report(const struct verb *verb, const struct bench *b)
     return STATUS_DONE;
 }
 
-/* ---- The verb --------------------------------------------------------------------------------------------- */
+/* ---- The verb
+ * --------------------------------------------------------------------------------------------- */
 
 static int run(const struct verb *verb, void *opts, int argc, char **argv)
 {
@@ -442,14 +454,14 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     int ret = judge_options(&b, &err);
 
     if (ret == 0) {
-        ret = driver_open(&b.load.driver, &b.config, &err);
+        ret = vblk_open(&b.load.driver, &b.config, &err);
         if (ret < 0 && !strstr(err.text, b.options->socket))
             dt_fail_prefix(&err, "%s", b.options->socket);
     }
     ret = ret ?: judge_disk(&b, &err);
     ret = ret ?: run_load(&b, &err);
     ret = ret < 0 ? verb_fail(verb, ret, &err) : report(verb, &b);
-    driver_close(b.load.driver);
+    vblk_close(b.load.driver);
     verify_fini(&b.verify);
     free(b.workers);
     free(b.cpus);

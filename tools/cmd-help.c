@@ -31,7 +31,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         describe_print(ext, stdout);
     else
         verb_print_help(other, stdout);
-    if (ext && other) /* `trace` is both */
+    if (ext && other && !o->json) /* `trace` is both */
         printf("\n`devtap %s --help` explains the command of the same name.\n", argv[0]);
     return STATUS_DONE;
 }

@@ -257,9 +257,10 @@ struct vhost_device_ops {
     void (*queue_stop)(void *dev, unsigned q);
     /*
      * Guest memory or the dirty log is about to change: make no thread use either, with
-     * nothing in flight where @drain; then call vhost_backend_paused(). resume() follows: read
-     * vhost_backend_ring() of each started ring again and virtq_set_dirty() it. Never called
-     * while a queue_stop() is under way, nor the other way round.
+     * nothing in flight where @drain (in every case but that of a new kick eventfd); then call
+     * vhost_backend_paused(). resume() follows: read vhost_backend_ring() of each started ring
+     * again and virtq_set_dirty() it. Never called while a queue_stop() is under way, nor the other
+     * way round.
      */
     void (*pause)(void *dev, bool drain);
     void (*resume)(void *dev);
@@ -267,7 +268,7 @@ struct vhost_device_ops {
      * A kick eventfd of ring @q was replaced while it runs; called between pause() and
      * resume(). The descriptor it had stays open until the ring stops or the next replacement,
      * so that a watch on it can be removed at leisure. (A call eventfd is replaced under its
-     * number, without a pause.)
+     * number, which stays valid while the ring runs; nobody is told.)
      */
     void (*queue_kick_changed)(void *dev, unsigned q);
     /* The device status register became @status; 0 = reset by the driver. May be NULL. */
@@ -311,6 +312,8 @@ int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend
 void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...) DT_PRINTF(2, 3);
 /** vhost_backend_close() - end it in good order (the program is stopping); closed() follows. */
 void vhost_backend_close(struct vhost_backend *s);
+/** vhost_backend_ending() - is it closing, or did its peer hang up? closed() will follow. */
+bool vhost_backend_ending(const struct vhost_backend *s);
 /** vhost_backend_free() - from closed() or after it. */
 void vhost_backend_free(struct vhost_backend *s);
 

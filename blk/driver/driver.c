@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* driver.c - the session: memory, features, the disk's description, and coming back after a crash. */
+/* driver.c - the session: memory, features, the disk's description, and coming back after a crash.
+ */
 #include "blk/driver/internal.h"
 
 #include <stdio.h>
@@ -16,14 +17,14 @@ static const uint64_t wanted_features =
     BIT64(VIRTIO_BLK_F_TOPOLOGY) | BIT64(VIRTIO_BLK_F_MQ) | BIT64(VIRTIO_BLK_F_DISCARD) |
     BIT64(VIRTIO_BLK_F_WRITE_ZEROES);
 
-static const uint64_t wanted_protocol = BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) |
-                                        BIT64(VHOST_F_BACKEND_REQ) | BIT64(VHOST_F_CONFIG) |
-                                        BIT64(VHOST_F_INFLIGHT_SHMFD) |
-                                        BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
+static const uint64_t wanted_protocol =
+    BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) | BIT64(VHOST_F_BACKEND_REQ) |
+    BIT64(VHOST_F_CONFIG) | BIT64(VHOST_F_INFLIGHT_SHMFD) | BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
 
-/* ---- The session ------------------------------------------------------------------------------ */
+/* ---- The session ------------------------------------------------------------------------------
+ */
 
-static int read_config(struct driver *d, struct dt_error *err)
+static int read_config(struct vblk *d, struct dt_error *err)
 {
     struct virtio_blk_config disk = {0};
     int ret = vhost_frontend_get_config(d->session, &disk, 0, CONFIG_BYTES, err);
@@ -37,7 +38,7 @@ static int read_config(struct driver *d, struct dt_error *err)
     return 0;
 }
 
-static int negotiate(struct driver *d, bool again, struct dt_error *err)
+static int negotiate(struct vblk *d, bool again, struct dt_error *err)
 {
     uint64_t needed = d->config.packed ? BIT64(VIRTIO_F_RING_PACKED) : 0;
     uint64_t features = wanted_features, protocol = wanted_protocol;
@@ -69,7 +70,7 @@ static int negotiate(struct driver *d, bool again, struct dt_error *err)
     return 0;
 }
 
-static int share_memory(struct driver *d, struct dt_error *err)
+static int share_memory(struct vblk *d, struct dt_error *err)
 {
     int ret = 0;
 
@@ -77,26 +78,27 @@ static int share_memory(struct driver *d, struct dt_error *err)
         ret = vhost_frontend_inflight(d->session, d->config.queues, d->queues[0].ring_size,
                                       &d->inflight_fd, &d->inflight, err);
     if (ret == 0)
-        ret = vhost_frontend_add_memory(d->session, DRIVER_GPA, (uintptr_t)d->memory,
-                                        d->memory_size, d->memory_fd, 0, err);
+        ret = vhost_frontend_add_memory(d->session, VBLK_GPA, (uintptr_t)d->memory, d->memory_size,
+                                        d->memory_fd, 0, err);
     return ret;
 }
 
-static int start_queues(struct driver *d, bool again, struct dt_error *err)
+static int start_queues(struct vblk *d, bool again, struct dt_error *err)
 {
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < d->config.queues; i++)
-        ret = queue_start(d, i, again, err);
+        ret = vblk_queue_start(d, i, again, err);
     return ret;
 }
 
-/* ---- Memory -------------------------------------------------------------------------------------- */
+/* ---- Memory
+ * -------------------------------------------------------------------------------------- */
 
-static int make_memory(struct driver *d, struct dt_error *err)
+static int make_memory(struct vblk *d, struct dt_error *err)
 {
     unsigned flags = MFD_CLOEXEC | (d->config.huge ? MFD_HUGETLB : 0);
-    size_t each = ALIGN_UP(queue_bytes(&d->config), (size_t)PAGE_SIZE_4K);
+    size_t each = ALIGN_UP(vblk_queue_bytes(&d->config), (size_t)PAGE_SIZE_4K);
     int ret = 0;
 
     d->memory_size = ALIGN_UP(each * d->config.queues, (size_t)HUGE_BYTES);
@@ -115,13 +117,14 @@ static int make_memory(struct driver *d, struct dt_error *err)
     for (unsigned i = 0; i < d->config.queues; i++)
         d->queues[i].kick = d->queues[i].call = -1;
     for (unsigned i = 0; ret == 0 && i < d->config.queues; i++)
-        ret = queue_init(d, i, d->memory + i * each, err);
+        ret = vblk_queue_init(d, i, d->memory + i * each, err);
     return ret;
 }
 
-/* ---- Life ------------------------------------------------------------------------------------------ */
+/* ---- Life
+ * ------------------------------------------------------------------------------------------ */
 
-static int open_session(struct driver *d, struct dt_error *err)
+static int open_session(struct vblk *d, struct dt_error *err)
 {
     int ret = vhost_frontend_connect(&d->session, d->path, d->config.timeout_ms, err);
 
@@ -132,9 +135,9 @@ static int open_session(struct driver *d, struct dt_error *err)
     return ret ?: start_queues(d, false, err);
 }
 
-int driver_open(struct driver **out, const struct driver_config *config, struct dt_error *err)
+int vblk_open(struct vblk **out, const struct vblk_config *config, struct dt_error *err)
 {
-    struct driver *d = xcalloc(1, sizeof(*d));
+    struct vblk *d = xcalloc(1, sizeof(*d));
     int ret;
 
     CHECK(config->queues >= 1 && config->depth >= 1 && config->depth <= 8192);
@@ -144,20 +147,20 @@ int driver_open(struct driver **out, const struct driver_config *config, struct 
     d->memory_fd = d->inflight_fd = -1;
     ret = open_session(d, err);
     if (ret < 0) {
-        driver_close(d);
+        vblk_close(d);
         return ret;
     }
     *out = d;
     return 0;
 }
 
-void driver_close(struct driver *d)
+void vblk_close(struct vblk *d)
 {
     if (!d)
         return;
     vhost_frontend_free(d->session);
     for (unsigned i = 0; d->queues && i < d->config.queues; i++)
-        queue_fini(&d->queues[i]);
+        vblk_queue_fini(&d->queues[i]);
     free(d->queues);
     if (d->memory)
         munmap(d->memory, d->memory_size);
@@ -169,18 +172,18 @@ void driver_close(struct driver *d)
     free(d);
 }
 
-const struct driver_info *driver_info(const struct driver *d)
+const struct vblk_info *vblk_info(const struct vblk *d)
 {
     return &d->info;
 }
 
-struct driver_queue *driver_queue(struct driver *d, unsigned index)
+struct vblk_queue *vblk_queue(struct vblk *d, unsigned index)
 {
     CHECK(index < d->config.queues);
     return &d->queues[index];
 }
 
-bool driver_alive(struct driver *d, bool *changed)
+bool vblk_alive(struct vblk *d, bool *changed)
 {
     bool config_changed = false;
     struct dt_error err;
@@ -191,7 +194,7 @@ bool driver_alive(struct driver *d, bool *changed)
     return true;
 }
 
-int driver_reconnect(struct driver *d, struct dt_error *err)
+int vblk_reconnect(struct vblk *d, struct dt_error *err)
 {
     int ret;
 

@@ -9,9 +9,10 @@
 #define RING_MIN                16u
 #define REAP_BURST              64u
 
-/* ---- Requests --------------------------------------------------------------------------------- */
+/* ---- Requests ---------------------------------------------------------------------------------
+ */
 
-struct driver_request *driver_request(struct driver_queue *q, unsigned index)
+struct vblk_request *vblk_request(struct vblk_queue *q, unsigned index)
 {
     CHECK(index < q->depth);
     return &q->requests[index];
@@ -23,7 +24,7 @@ static inline bool fills_data(uint32_t type)
     return type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
 }
 
-static void add_to_ring(struct driver_queue *q, struct driver_request *req)
+static void add_to_ring(struct vblk_queue *q, struct vblk_request *req)
 {
     struct virtq_buffer *bufs = req->bufs_;
     int id;
@@ -42,9 +43,9 @@ static void add_to_ring(struct driver_queue *q, struct driver_request *req)
     q->by_id[id] = req;
 }
 
-void driver_submit(struct driver_queue *q, struct driver_request *req)
+void vblk_submit(struct vblk_queue *q, struct vblk_request *req)
 {
-    struct driver_line *line = req->line_;
+    struct vblk_line *line = req->line_;
 
     CHECK(!req->busy);
     line->header.type = req->type;
@@ -63,19 +64,19 @@ static void signal_eventfd(int fd)
         ;
 }
 
-void driver_publish(struct driver_queue *q)
+void vblk_publish(struct vblk_queue *q)
 {
     if (virtq_driver_publish(&q->ring))
         signal_eventfd(q->kick);
 }
 
-int driver_reap(struct driver_queue *q, struct driver_request **done, unsigned max)
+int vblk_reap(struct vblk_queue *q, struct vblk_request **done, unsigned max)
 {
     uint16_t ids[REAP_BURST];
     int n = virtq_driver_reap(&q->ring, ids, NULL, MIN(max, REAP_BURST));
 
     for (int i = 0; i < n; i++) {
-        struct driver_request *req = q->by_id[ids[i]];
+        struct vblk_request *req = q->by_id[ids[i]];
 
         req->busy = false;
         req->status = READ_ONCE(req->line_->status);
@@ -86,22 +87,22 @@ int driver_reap(struct driver_queue *q, struct driver_request **done, unsigned m
     return n;
 }
 
-const char *driver_fault(const struct driver_queue *q)
+const char *vblk_fault(const struct vblk_queue *q)
 {
     return q->ring.fault;
 }
 
-unsigned driver_in_flight(const struct driver_queue *q)
+unsigned vblk_in_flight(const struct vblk_queue *q)
 {
     return q->in_flight;
 }
 
-void driver_poll(struct driver_queue *q)
+void vblk_poll(struct vblk_queue *q)
 {
     virtq_driver_disarm(&q->ring);
 }
 
-void driver_wait(struct driver_queue *q, int timeout_ms)
+void vblk_wait(struct vblk_queue *q, int timeout_ms)
 {
     struct pollfd p = {.fd = q->call, .events = POLLIN};
     uint64_t count;
@@ -113,7 +114,8 @@ void driver_wait(struct driver_queue *q, int timeout_ms)
     }
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------------
+ */
 
 static uint16_t ring_size_for(unsigned depth)
 {
@@ -125,50 +127,50 @@ static uint16_t ring_size_for(unsigned depth)
 }
 
 /* The three parts of a queue's memory, each on pages of its own. */
-static size_t ring_part(const struct driver_config *config)
+static size_t ring_part(const struct vblk_config *config)
 {
     return ALIGN_UP(virtq_driver_bytes(ring_size_for(config->depth), config->packed),
                     (size_t)PAGE_SIZE_4K);
 }
 
-static size_t line_part(const struct driver_config *config)
+static size_t line_part(const struct vblk_config *config)
 {
-    return ALIGN_UP(config->depth * sizeof(struct driver_line), (size_t)PAGE_SIZE_4K);
+    return ALIGN_UP(config->depth * sizeof(struct vblk_line), (size_t)PAGE_SIZE_4K);
 }
 
-static size_t data_stride(const struct driver_config *config)
+static size_t data_stride(const struct vblk_config *config)
 {
     return ALIGN_UP((size_t)config->bytes, (size_t)PAGE_SIZE_4K);
 }
 
-size_t queue_bytes(const struct driver_config *config)
+size_t vblk_queue_bytes(const struct vblk_config *config)
 {
     return ring_part(config) + line_part(config) + config->depth * data_stride(config);
 }
 
-static void init_request(struct driver *d, struct driver_request *req, struct driver_line *line,
+static void init_request(struct vblk *d, struct vblk_request *req, struct vblk_line *line,
                          uint8_t *data)
 {
-    uint64_t at = driver_gpa(d, line);
+    uint64_t at = vblk_gpa(d, line);
 
     req->data = data;
     req->line_ = line;
     req->bufs_[0] = (struct virtq_buffer){at, sizeof(line->header)};
-    req->bufs_[1] = (struct virtq_buffer){driver_gpa(d, data), 0};
-    req->bufs_[2] = (struct virtq_buffer){at + offsetof(struct driver_line, status), 1};
+    req->bufs_[1] = (struct virtq_buffer){vblk_gpa(d, data), 0};
+    req->bufs_[2] = (struct virtq_buffer){at + offsetof(struct vblk_line, status), 1};
 }
 
-static int init_ring(struct driver *d, struct driver_queue *q)
+static int init_ring(struct vblk *d, struct vblk_queue *q)
 {
     return virtq_driver_init(&q->ring, q->ring_size, d->config.packed,
                              d->info.features & 1ull << VIRTIO_RING_F_EVENT_IDX, q->ring_memory,
-                             driver_gpa(d, q->ring_memory));
+                             vblk_gpa(d, q->ring_memory));
 }
 
-int queue_init(struct driver *d, unsigned index, uint8_t *memory, struct dt_error *err)
+int vblk_queue_init(struct vblk *d, unsigned index, uint8_t *memory, struct dt_error *err)
 {
-    struct driver_queue *q = &d->queues[index];
-    struct driver_line *lines = (void *)(memory + ring_part(&d->config));
+    struct vblk_queue *q = &d->queues[index];
+    struct vblk_line *lines = (void *)(memory + ring_part(&d->config));
     uint8_t *data = (uint8_t *)lines + line_part(&d->config);
 
     q->depth = d->config.depth;
@@ -186,7 +188,7 @@ int queue_init(struct driver *d, unsigned index, uint8_t *memory, struct dt_erro
     return 0;
 }
 
-void queue_fini(struct driver_queue *q)
+void vblk_queue_fini(struct vblk_queue *q)
 {
     virtq_driver_fini(&q->ring);
     free(q->requests);
@@ -198,7 +200,7 @@ void queue_fini(struct driver_queue *q)
 }
 
 /* Without an in-flight log nobody remembers what was under way: begin a new ring with all of it. */
-static void submit_again(struct driver *d, struct driver_queue *q)
+static void submit_again(struct vblk *d, struct vblk_queue *q)
 {
     bool polling = q->ring.polling;
 
@@ -212,10 +214,11 @@ static void submit_again(struct driver *d, struct driver_queue *q)
 }
 
 /*
- * Where the new back end begins if it has no log: split: what is next in the available ring is unknown to
- * us if the old one crashed, so the used index, as QEMU does (the log knows what lies between).
+ * Where the new back end begins if it has no log: split: what is next in the available ring is
+ * unknown to us if the old one crashed, so the used index, as QEMU does (the log knows what lies
+ * between).
  */
-static uint32_t ring_base(const struct driver_queue *q)
+static uint32_t ring_base(const struct vblk_queue *q)
 {
     const struct virtq_driver *r = &q->ring;
 
@@ -225,9 +228,9 @@ static uint32_t ring_base(const struct driver_queue *q)
            (uint32_t)r->used_wrap << 31;
 }
 
-int queue_start(struct driver *d, unsigned index, bool again, struct dt_error *err)
+int vblk_queue_start(struct vblk *d, unsigned index, bool again, struct dt_error *err)
 {
-    struct driver_queue *q = &d->queues[index];
+    struct vblk_queue *q = &d->queues[index];
     struct vhost_frontend_ring ring = {.size = q->ring_size, .kick = q->kick, .call = q->call};
     uint64_t at = (uintptr_t)q->ring_memory;
     int ret;

@@ -240,28 +240,6 @@ static void every_number_and_kind_of_descriptors(void **state)
     others_close(&o);
 }
 
-/* More descriptors than any message may have: the kernel closes some, we the rest. */
-static void twenty_descriptors(void **state)
-{
-    struct peer *p = *state;
-    struct vhost_header h = {VHOST_GET_FEATURES, VHOST_VERSION, 0};
-    union {
-        char buf[CMSG_SPACE(20 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {{0}};
-    struct iovec iov = {&h, sizeof(h)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buf,
-                         .msg_controllen = sizeof(control.buf)};
-
-    *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(20 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    for (unsigned i = 0; i < 20; i++)
-        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)) + i * sizeof(int), &p->mem_fd, sizeof(int));
-    assert_int_equal(sendmsg(p->sock, &msg, 0), sizeof(h));
-    peer_broke(p, "descriptors");
-}
-
 static void wrong_headers(void **state)
 {
     struct peer *p = *state;
@@ -412,7 +390,6 @@ int main(void)
         HOSTILE(every_wrong_size),
         HOSTILE(sizes_beyond_everything),
         HOSTILE(every_number_and_kind_of_descriptors),
-        HOSTILE(twenty_descriptors),
         HOSTILE(wrong_headers),
         HOSTILE(unknown_requests),
         HOSTILE(at_random),

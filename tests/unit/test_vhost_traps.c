@@ -6,18 +6,12 @@
  */
 #include "vhost_peer.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 
 #include <cmocka.h>
-
-/* cmocka puts its own handler in place of ours for each test. */
-static struct sigaction guard_action;
 
 static int setup(void **state)
 {
@@ -161,11 +155,15 @@ static void trap_06_call_comes_at_any_time(void **state)
     assert_int_equal(eventfd_read(p->call[2], &value), 0);
     assert_int_equal(eventfd_read(p->call[0], &value), -1);
     assert_int_equal(p->toy->pauses, 0);
+    int number = vhost_backend_call_fd(p->toy->session, 0);
     peer_ring_fd(p, VHOST_SET_VRING_CALL, 0, -1);
-    assert_int_equal(p->toy->pauses, 1);
     peer_io(p, 0, 1);
+    assert_int_equal(eventfd_read(p->call[2], &value), -1);
     peer_ring_fd(p, VHOST_SET_VRING_CALL, 0, p->call[0]);
     assert_int_equal(eventfd_read(p->call[0], &value), 0);
+    /* Completions on other threads may hold the number: it was valid all the time. */
+    assert_int_equal(vhost_backend_call_fd(p->toy->session, 0), number);
+    assert_int_equal(p->toy->pauses, 0);
 }
 
 static void trap_07_without_bit_30_rings_are_enabled(void **state)
@@ -273,10 +271,10 @@ static void trap_10_memory_goes_before_it_comes(void **state)
     peer_add_memory(p);
     peer_start_ring(p, 0, 128, 0, false);
     peer_io(p, 0, 2);
-    /* One without rings: a pause to add it, a drained pause to remove it. */
+    /* One without rings comes and goes in a drained pause; the rings stay. */
     assert_int_equal(peer_ack(p, VHOST_ADD_MEM_REG, other, sizeof(other), &p->mem_fd, 1), 0);
     assert_int_equal(p->toy->pauses, 1);
-    assert_false(p->toy->drain);
+    assert_true(p->toy->drain);
     assert_int_equal(peer_ack(p, VHOST_REM_MEM_REG, other, sizeof(other), &p->mem_fd, 1), 0);
     assert_int_equal(p->toy->pauses, 2);
     assert_true(p->toy->drain);
@@ -319,6 +317,10 @@ static void trap_13_reset_and_rarp_are_silent(void **state)
     peer_send(p, VHOST_SEND_RARP, 0, mac, sizeof(mac), NULL, 0);
     peer_empty(p, VHOST_RESET_DEVICE);
     assert_false(peer_reply(p));
+    uint64_t mtu = 9000;
+    assert_int_equal(peer_ack(p, VHOST_NET_SET_MTU, &mtu, 8, NULL, 0), 0);
+    mtu += 1 << 16;
+    assert_int_not_equal(peer_ack(p, VHOST_NET_SET_MTU, &mtu, 8, NULL, 0), 0);
     assert_memory_equal(p->toy->mac, mac, 6);
     assert_false(peer_started(p, 0));
     assert_int_equal(vhost_backend_state(p->toy->session)->queues[0].base, 0);
@@ -382,62 +384,6 @@ static void trap_17_a_restart_offers_the_same(void **state)
     assert_int_equal(peer_ask_u64(p, VHOST_GET_FEATURES), features & ~F_LOG);
 }
 
-static void trap_21_a_truncated_memory_file_breaks_one_session(void **state)
-{
-    struct peer *p = *state, *other = peer_new(PROTOCOL_ALL);
-    struct sigaction cmocka_action;
-
-    sigaction(SIGBUS, &guard_action, &cmocka_action);
-    peer_negotiate(p, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
-    peer_add_memory(p);
-    peer_start_ring(p, 0, 128, 0, false);
-    peer_io(p, 0, 1);
-    assert_int_equal(ftruncate(p->mem_fd, 0), 0);
-    eventfd_write(p->kick[0], 1);
-    peer_turn(p);
-    peer_empty(p, VHOST_GET_FEATURES);
-    peer_broke(p, "truncated");
-    peer_negotiate(other, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
-    peer_free(other);
-    assert_int_equal(ftruncate(p->mem_fd, PEER_MEM_SIZE), 0);
-    sigaction(SIGBUS, &cmocka_action, NULL);
-}
-
-static void trap_21_a_full_call_eventfd_does_not_block(void **state)
-{
-    struct peer *p = *state;
-    int full = eventfd(0, EFD_CLOEXEC); /* and it blocks */
-
-    assert_int_equal(eventfd_write(full, UINT64_MAX - 1), 0);
-    peer_negotiate(p, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
-    peer_add_memory(p);
-    peer_start_ring(p, 0, 128, 0, false);
-    peer_ring_fd(p, VHOST_SET_VRING_CALL, 0, full);
-    assert_true(fcntl(full, F_GETFL) & O_NONBLOCK);
-    peer_io(p, 0, 2);
-    close(full);
-}
-
-static void trap_21_only_eventfds_are_taken(void **state)
-{
-    struct peer *p = *state;
-    uint64_t q0 = 0;
-
-    peer_negotiate(p, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
-    for (uint32_t r = VHOST_SET_VRING_KICK; r <= VHOST_SET_VRING_ERR; r++) {
-        int pipes[2];
-
-        assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
-        assert_int_not_equal(peer_ack(p, r, &q0, 8, &pipes[1], 1), 0);
-        assert_int_not_equal(peer_ack(p, r, &q0, 8, &p->mem_fd, 1), 0);
-        assert_int_not_equal(peer_ack(p, r, &q0, 8, &p->sock, 1), 0);
-        assert_int_not_equal(peer_ack(p, r, &q0, 8, NULL, 0), 0);
-        close(pipes[0]);
-        close(pipes[1]);
-    }
-    assert_true(peer_alive(p));
-}
-
 #define TRAP(name) cmocka_unit_test_setup_teardown(trap_##name, setup, teardown)
 
 int main(void)
@@ -460,12 +406,7 @@ int main(void)
         TRAP(14_packed_base_with_an_empty_upper_half),
         TRAP(15_one_kick_and_one_call_after_a_start),
         TRAP(17_a_restart_offers_the_same),
-        TRAP(21_a_truncated_memory_file_breaks_one_session),
-        TRAP(21_a_full_call_eventfd_does_not_block),
-        TRAP(21_only_eventfds_are_taken),
     };
 
-    memmap_guard_install();
-    sigaction(SIGBUS, NULL, &guard_action);
     return cmocka_run_group_tests_name("vhost-user traps", tests, NULL, NULL);
 }

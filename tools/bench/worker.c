@@ -2,9 +2,9 @@
 /*
  * worker.c - one thread that keeps its queues full.
  *
- * What it costs must not show: requests are reaped and submitted again in one burst, the ring is published once per
- * burst, and only some requests are timed, since reading the clock costs as much as a
- * whole request may.
+ * What it costs must not show: requests are reaped and submitted again in one burst, the ring is
+ * published once per burst, and only some requests are timed, since reading the clock costs as much
+ * as a whole request may.
  */
 #include "tools/bench/load.h"
 
@@ -28,7 +28,8 @@ static void problem(struct worker *w, const char *text)
         snprintf(w->first_problem, sizeof(w->first_problem), "%s", text);
 }
 
-/* ---- Choosing --------------------------------------------------------------------------------- */
+/* ---- Choosing ---------------------------------------------------------------------------------
+ */
 
 static inline uint64_t scale(uint64_t random, uint64_t bound)
 {
@@ -67,10 +68,11 @@ static uint64_t claim_block(struct worker *w, const struct load *load, bool writ
     return block;
 }
 
-/* ---- The load ----------------------------------------------------------------------------------- */
+/* ---- The load -----------------------------------------------------------------------------------
+ */
 
 /* Reading the clock is 20 ns; on a request that takes 100 it is done for few. */
-static inline void maybe_time(struct worker *w, struct driver_request *req, uint64_t *starts)
+static inline void maybe_time(struct worker *w, struct vblk_request *req, uint64_t *starts)
 {
     if (likely(--w->countdown))
         return;
@@ -79,8 +81,8 @@ static inline void maybe_time(struct worker *w, struct driver_request *req, uint
     req->tag |= TIMED_TAG;
 }
 
-static inline void send(struct worker *w, const struct load *load, struct driver_queue *q,
-                        struct driver_request *req, uint64_t *starts)
+static inline void send(struct worker *w, const struct load *load, struct vblk_queue *q,
+                        struct vblk_request *req, uint64_t *starts)
 {
     bool write = choose_write(w, load);
     uint64_t block;
@@ -97,10 +99,10 @@ static inline void send(struct worker *w, const struct load *load, struct driver
     req->bytes = load->bytes;
     req->tag = block;
     maybe_time(w, req, starts);
-    driver_submit(q, req);
+    vblk_submit(q, req);
 }
 
-static void verify_done(struct worker *w, const struct load *load, struct driver_request *req)
+static void verify_done(struct worker *w, const struct load *load, struct vblk_request *req)
 {
     bool write = req->type == VIRTIO_BLK_T_OUT, ok = req->status == VIRTIO_BLK_S_OK;
     uint64_t block = req->tag & BLOCK_TAG;
@@ -115,7 +117,7 @@ static void verify_done(struct worker *w, const struct load *load, struct driver
     verify_release(load->verify, block, write);
 }
 
-static void failed(struct worker *w, const struct driver_request *req)
+static void failed(struct worker *w, const struct vblk_request *req)
 {
     char text[120];
 
@@ -128,12 +130,12 @@ static void failed(struct worker *w, const struct driver_request *req)
 
 /* Times of a queue's requests in flight, by their index. */
 struct clocks {
-    struct driver_queue *q;
-    struct driver_request *first;
+    struct vblk_queue *q;
+    struct vblk_request *first;
     uint64_t *starts;
 };
 
-static inline void finish(struct worker *w, const struct load *load, struct driver_request *req,
+static inline void finish(struct worker *w, const struct load *load, struct vblk_request *req,
                           uint64_t *start)
 {
     if (unlikely(req->tag & TIMED_TAG))
@@ -147,8 +149,8 @@ static inline void finish(struct worker *w, const struct load *load, struct driv
 /* Reaps one queue and, where @again, submits what came back. Returns how many, or -EPROTO. */
 static int serve(struct worker *w, const struct load *load, const struct clocks *c, bool again)
 {
-    struct driver_request *done[BURST];
-    int n = driver_reap(c->q, done, BURST);
+    struct vblk_request *done[BURST];
+    int n = vblk_reap(c->q, done, BURST);
 
     if (n <= 0)
         return n;
@@ -161,22 +163,23 @@ static int serve(struct worker *w, const struct load *load, const struct clocks 
     }
     count(&w->done, (uint64_t)n);
     if (likely(again))
-        driver_publish(c->q);
+        vblk_publish(c->q);
     return n;
 }
 
 static void fill(struct worker *w, const struct load *load, const struct clocks *c)
 {
     for (unsigned i = 0; i < load->depth; i++) {
-        struct driver_request *req = driver_request(c->q, i);
+        struct vblk_request *req = vblk_request(c->q, i);
 
         if (!req->busy)
             send(w, load, c->q, req, &c->starts[i]);
     }
-    driver_publish(c->q);
+    vblk_publish(c->q);
 }
 
-/* ---- The thread ------------------------------------------------------------------------------------ */
+/* ---- The thread
+ * ------------------------------------------------------------------------------------ */
 
 static void set_now(struct worker *w, enum worker_state state)
 {
@@ -191,7 +194,7 @@ static enum worker_state wanted(const struct worker *w)
 static void broken_ring(struct worker *w, const struct clocks *c)
 {
     count(&w->twice, 1);
-    problem(w, driver_fault(c->q));
+    problem(w, vblk_fault(c->q));
     __atomic_store_n(&w->want, WORKER_QUIT, __ATOMIC_RELEASE);
 }
 
@@ -210,7 +213,7 @@ static bool serve_all(struct worker *w, const struct load *load, struct clocks *
         total += ret;
     }
     if (total == 0 && load->sleep && n == 1)
-        driver_wait(clocks[0].q, SLEEP_MS);
+        vblk_wait(clocks[0].q, SLEEP_MS);
     return total > 0;
 }
 
@@ -219,7 +222,7 @@ static unsigned in_flight(const struct clocks *clocks, unsigned n)
     unsigned sum = 0;
 
     for (unsigned i = 0; i < n; i++)
-        sum += driver_in_flight(clocks[i].q);
+        sum += vblk_in_flight(clocks[i].q);
     return sum;
 }
 
@@ -281,11 +284,11 @@ static void *run_worker(void *arg)
     for (unsigned q = w->index; q < load->queues; q += load->threads) {
         struct clocks *c = &clocks[n++];
 
-        c->q = driver_queue(load->driver, q);
-        c->first = driver_request(c->q, 0);
+        c->q = vblk_queue(load->driver, q);
+        c->first = vblk_request(c->q, 0);
         c->starts = xcalloc(load->depth, sizeof(uint64_t));
         if (!load->sleep)
-            driver_poll(c->q);
+            vblk_poll(c->q);
     }
     work(w, load, clocks, n);
     for (unsigned i = 0; i < n; i++)
