@@ -161,8 +161,8 @@ bool channel_arm(struct channel_consumer *c);
 /* Frames; JSON unless noted. Answers carry the sequence number of what they answer. */
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
-    CONTROL_INIT,      /* down: device, layer, settings, disk below; fd: saved state, if any */
-    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up */
+    CONTROL_INIT,      /* down: device, layer, parameters, disk below */
+    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up, and the saved state if there is one */
     CONTROL_SET,       /* down: parameter, value */
     CONTROL_DO,        /* down: verb, arguments */
     CONTROL_SAVE,      /* down: the answer has a memfd with the state */

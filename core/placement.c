@@ -94,7 +94,8 @@ const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct 
 
     *rest = (struct layer_spec){.name = spec->name, .count = spec->count};
     rest->settings = xcalloc(spec->count + 1, sizeof(struct setting));
-    memcpy(rest->settings, spec->settings, spec->count * sizeof(struct setting));
+    if (spec->count)
+        memcpy(rest->settings, spec->settings, spec->count * sizeof(struct setting));
     if (strcmp(spec->name, "process") == 0) {
         command = take_setting(rest, "cmd");
         if (command)

@@ -178,7 +178,7 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
         p->save_seq = 0;
         if (judge_answer(answer, &err) == 0)
             keep_state(p, f);
-    } else {
+    } else if (f->seq == 0 || f->seq > p->process.seq) {
         proxy_break(p, "it answered what was not asked");
     }
 }

@@ -148,6 +148,7 @@ static void on_quiesce(struct host *h, json_t *json)
 
 static void on_end(struct host *h, int error)
 {
+    h->status = error ? EXIT_FAILURE : EXIT_SUCCESS;
     if (error)
         log_error("%s: the worker broke the channel's protocol: %s", h->name, strerror(-error));
     h->abandoned = h->stopping = true;
@@ -192,8 +193,8 @@ static void on_control(struct dt_watch *watch, uint32_t events)
     while (!h->stopping && dt_channel_poll_control(h->ch, &e))
         host_control(h, &e);
     /* The end of the conversation is an event of the other kind. */
-    if (!h->stopping && dt_channel_ended(h->ch))
-        host_control(h, &(struct dt_channel_event){.type = DT_CHANNEL_END, .fd = -1});
+    if (!h->stopping && dt_channel_ended(h->ch) && dt_channel_poll(h->ch, &e, 1))
+        host_control(h, &e);
 }
 
 /* Until there is a loop, there is only the socket. */

@@ -229,6 +229,8 @@ int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
 int proxy_send_init(struct proxy *p, struct dt_error *err);
 int proxy_send_start(struct proxy *p, struct dt_error *err);
 void proxy_ask_state(struct proxy *p);
+/** proxy_save_now() - the state as it is now, if the process answers. */
+void proxy_save_now(struct proxy *p);
 char *proxy_param_text(const struct proxy *p, unsigned index);
 
 /* Life and death (life.c, death.c). */

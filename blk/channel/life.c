@@ -213,20 +213,26 @@ static int proxy_start(struct dt_ctx *c, struct dt_error *err)
     return 0;
 }
 
-static void proxy_stop(struct dt_ctx *c)
+void proxy_save_now(struct proxy *p)
 {
-    struct proxy *p = c->layer_data;
     json_t *answer = NULL;
     struct dt_error err;
 
+    if (!p->w->saves || p->state != PROXY_LIVE)
+        return;
+    p->save_seq = 0; /* what is on its way is older */
+    proxy_ask_state(p);
+    /* Answers come in order: once this one is here, so is the state. */
+    proxy_call(p, CONTROL_INFO, json_pack("{so}", "below", info_to_json(&p->below)), &answer, &err);
+    json_decref(answer);
+}
+
+static void proxy_stop(struct dt_ctx *c)
+{
+    struct proxy *p = c->layer_data;
+
     proxy_count(p);
-    if (p->w->saves && p->state == PROXY_LIVE) {
-        proxy_ask_state(p);
-        /* Answers come in order: once this one is here, so is the state. */
-        proxy_call(p, CONTROL_INFO, json_pack("{so}", "below", info_to_json(&p->below)), &answer,
-                   &err);
-        json_decref(answer);
-    }
+    proxy_save_now(p);
     proxy_unwatch(p);
     dt_timer_cancel(c, &p->timer);
     dt_timer_cancel(c, &p->tick);
@@ -297,6 +303,15 @@ static int proxy_load(struct dt_layer *layer, const void *buf, size_t size, uint
     memcpy(p->blob, buf, size);
     p->blob_size = size;
     return 0;
+}
+
+pid_t placed_pid(struct dt_layer *layer, unsigned *restarts)
+{
+    struct proxy *p = dt_layer_data(layer);
+
+    if (restarts)
+        *restarts = p->restarts;
+    return p->process.pid;
 }
 
 const struct dt_block_ext proxy_template = {

@@ -18,6 +18,7 @@
 #define BLK_CHANNEL_PLACED_H
 
 #include "core/core.h"
+#include <sys/types.h>
 
 /**
  * struct placed_config - how extensions' processes are made.
@@ -34,6 +35,10 @@ void placed_init(const struct placed_config *config);
 
 /** placed_params - what every placed extension takes besides its own; for the help. */
 extern const struct dt_param placed_params[];
+
+/** placed_pid() - the process of a placed layer, or -1. @restarts: how often it was replaced. On the
+ *  layer's thread. */
+pid_t placed_pid(struct dt_layer *layer, unsigned *restarts);
 
 /**
  * placed_host() - the whole life of a process that hosts the extension @name: run it when a

@@ -80,7 +80,7 @@ static int run_restart(struct dt_layer *layer, int argc, const char *const *argv
     struct proxy *p = dt_layer_data(layer);
 
     p->nfailures = 0;
-    proxy_ask_state(p);
+    proxy_save_now(p);
     proxy_restart(p);
     return 0;
 }
