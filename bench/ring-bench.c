@@ -46,13 +46,15 @@ struct bench {
     struct iovpool *iovs;
     void *slots, *log;
     int fd;
-    struct virtq vq;
-    struct virtq_driver driver;
+    /* What the device thread writes, what the driver thread writes, what both read. */
+    CACHE_ALIGNED struct virtq vq;
+    CACHE_ALIGNED struct virtq_driver driver;
     struct header *headers;
     uint16_t owner[QUEUE_SIZE]; /* by id: the request */
     uint64_t sector;
     double line_ns; /* the bare round trip */
-    bool ready, stop;
+    CACHE_ALIGNED bool ready;
+    bool stop;
 };
 
 static void pin(int cpu)

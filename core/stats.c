@@ -74,6 +74,19 @@ static json_t *ops_json(unsigned threads, const struct edge_stats *const *of)
     return ops;
 }
 
+/* [[largest ns, samples]...] of the buckets in use: differences of two answers give the
+ * percentiles of the time between. */
+static json_t *buckets_json(const struct histogram *h)
+{
+    json_t *buckets = json_array();
+
+    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
+        if (h->buckets[b])
+            json_array_append_new(
+                buckets, json_pack("[II]", (json_int_t)bucket_top(b), (json_int_t)h->buckets[b]));
+    return buckets;
+}
+
 static json_t *latency_json(unsigned threads, const struct edge_stats *const *of)
 {
     static const char *const kinds[LATENCY_KINDS] = {"read", "write", "other"};
@@ -86,13 +99,13 @@ static json_t *latency_json(unsigned threads, const struct edge_stats *const *of
             histogram_merge(sum, &of[t]->latency[k]);
         if (sum->count == 0)
             continue;
-        json_object_set_new(
-            latency, kinds[k],
-            json_pack("{sI sI sI sI sI sI}", "samples", (json_int_t)sum->count, "p50",
-                      (json_int_t)histogram_percentile(sum, 50), "p90",
-                      (json_int_t)histogram_percentile(sum, 90), "p99",
-                      (json_int_t)histogram_percentile(sum, 99), "p999",
-                      (json_int_t)histogram_percentile(sum, 99.9), "max", (json_int_t)sum->max));
+        json_object_set_new(latency, kinds[k],
+                            json_pack("{sI sI sI sI sI sI so}", "samples", (json_int_t)sum->count,
+                                      "p50", (json_int_t)histogram_percentile(sum, 50), "p90",
+                                      (json_int_t)histogram_percentile(sum, 90), "p99",
+                                      (json_int_t)histogram_percentile(sum, 99), "p999",
+                                      (json_int_t)histogram_percentile(sum, 99.9), "max",
+                                      (json_int_t)sum->max, "buckets", buckets_json(sum)));
     }
     return latency;
 }
@@ -134,11 +147,10 @@ json_t *stats_json(struct device *dev)
             of[t] = counted_at(layer->ctxs[t]);
             held += __atomic_load_n(&layer->ctxs[t]->held, __ATOMIC_RELAXED);
         }
-        json_array_append_new(layers,
-                              json_pack("{ss si so so so}", "name", layer->name, "holding",
-                                        (int)held, "ops", ops_json(dev->threads, of),
-                                        "latency", latency_json(dev->threads, of), "counters",
-                                        counters_json(layer)));
+        json_array_append_new(layers, json_pack("{ss si so so so}", "name", layer->name, "holding",
+                                                (int)held, "ops", ops_json(dev->threads, of),
+                                                "latency", latency_json(dev->threads, of),
+                                                "counters", counters_json(layer)));
     }
     for (unsigned t = 0; t < dev->threads; t++)
         in_flight += __atomic_load_n(&dev->lanes[t]->in_flight, __ATOMIC_RELAXED);

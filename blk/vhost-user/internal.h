@@ -7,7 +7,7 @@
 #include <linux/virtio_blk.h>
 
 #define FRONT_MAGIC 0x46726e74u
-#define FRONT_BURST 32u
+#define FRONT_BURST VIRTQ_GOOD_BURST
 
 /**
  * struct slot - a request between the ring and the chain; one per descriptor chain the ring can hold.

@@ -44,15 +44,28 @@ static const char *field(json_t *report, const char *property, const char *key)
     return "(not run)";
 }
 
+static void print_failures(json_t *report)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach(json_object_get(report, "properties"), i, item)
+    {
+        if (strcmp(json_string_value(json_object_get(item, "outcome")), "failed") == 0)
+            print_error("%s: %s\n%s", json_string_value(json_object_get(item, "name")),
+                        json_string_value(json_object_get(item, "text")),
+                        json_string_value(json_object_get(item, "log")));
+    }
+}
+
 /* The chain passes; what it must not skip is named. */
 static void check_good(const char *chain, const char *const *not_skipped)
 {
     int failed;
     json_t *report = run(chain, NULL, &failed);
-    _cleanup_free_ char *text = json_dumps(report, JSON_INDENT(1));
 
-    if (failed)
-        fail_msg("%s: %s", chain, text);
+    print_failures(report);
+    assert_int_equal(failed, 0);
     for (; *not_skipped; not_skipped++)
         assert_string_equal(field(report, *not_skipped, "outcome"), "passed");
     json_decref(report);

@@ -219,7 +219,7 @@ static void test_listen_mode(void **state)
 {
     struct dt_error err;
     struct stat st;
-    int sock = listen_at(path, -1, -1, 0620, &err);
+    int sock = listen_at(path, -1, -1, 0620, 0, &err);
 
     assert_true(sock >= 0);
     assert_int_equal(stat(path, &st), 0);
@@ -235,16 +235,16 @@ static void test_listen_mode(void **state)
 static void test_listen_twice(void **state)
 {
     struct dt_error err;
-    int sock = listen_at(path, -1, -1, 0600, &err), other;
+    int sock = listen_at(path, -1, -1, 0600, 0, &err), other;
 
     /* Even one that does not listen yet is somebody's. */
-    assert_int_equal(listen_at(path, -1, -1, 0600, &err), -EADDRINUSE);
+    assert_int_equal(listen_at(path, -1, -1, 0600, 0, &err), -EADDRINUSE);
     assert_non_null(strstr(err.text, "socket in use"));
     listen(sock, 1);
-    assert_int_equal(listen_at(path, -1, -1, 0600, &err), -EADDRINUSE);
+    assert_int_equal(listen_at(path, -1, -1, 0600, 0, &err), -EADDRINUSE);
     assert_int_equal(accept4(sock, NULL, NULL, SOCK_NONBLOCK), -1); /* and was not disturbed */
     close(sock);
-    other = listen_at(path, -1, -1, 0600, &err); /* stale now */
+    other = listen_at(path, -1, -1, 0600, 0, &err); /* stale now */
     assert_true(other >= 0);
     close(other);
     unlink(path);
@@ -256,8 +256,8 @@ static void test_listen_refused(void **state)
     struct dt_error err;
 
     snprintf(other, sizeof(other), "%s/no/such", folder);
-    assert_int_equal(listen_at(other, -1, -1, 0600, &err), -ENOENT);
-    assert_int_equal(listen_at(folder, -1, -1, 0600, &err), -EEXIST);
+    assert_int_equal(listen_at(other, -1, -1, 0600, 0, &err), -ENOENT);
+    assert_int_equal(listen_at(folder, -1, -1, 0600, 0, &err), -EEXIST);
     assert_int_equal(socket_kind(0) < 0, 1);
 }
 
@@ -273,7 +273,7 @@ static void test_listen_long_path(void **state)
     snprintf(deep, sizeof(deep), "%s/%s", folder, name);
     assert_int_equal(mkdir(deep, 0700), 0);
     strcat(deep, "/s");
-    sock = listen_at(deep, -1, -1, 0600, &err);
+    sock = listen_at(deep, -1, -1, 0600, 0, &err);
     assert_true(sock >= 0);
     close(sock);
     unlink(deep);

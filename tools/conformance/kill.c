@@ -96,6 +96,8 @@ static void judge_slot(struct bench *b, struct slot *s)
 
 static void verify(struct bench *b)
 {
+    if (!b->has_back)
+        model_recover(&b->model);
     bench_open(b, 1);
     memset(b->versions, 0xff, BENCH_SECTORS * sizeof(b->versions[0]));
     replay(b);

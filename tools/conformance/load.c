@@ -40,7 +40,7 @@ static bool overlaps_busy(const struct load *load, const struct dt_req *req)
 static struct slot *free_slot(struct load *load)
 {
     for (unsigned i = 0; i < LOAD_SLOTS; i++)
-        if (!load->slots[i].busy)
+        if (!load->slots[i].busy && !load->slots[i].kept)
             return &load->slots[i];
     return NULL;
 }
@@ -108,7 +108,7 @@ static void slot_prepare(struct load *load, struct slot *s)
     r->niov = s->niov;
     memset((uint8_t *)r + REQUEST_SIZE, POISON, RED_ZONE);
     s->busy = true;
-    load->busy++;
+    __atomic_fetch_add(&load->busy, 1, __ATOMIC_RELEASE);
     log_start(load, s);
 }
 
@@ -287,7 +287,7 @@ static void judge_outcome(struct load *load, struct slot *s)
     const struct dt_req *req = &s->request->pub;
     bool refused = req->error == -EROFS || req->error == -EOPNOTSUPP;
 
-    if (req->op == DT_OP_READ && !req->error)
+    if (req->op == DT_OP_READ && !req->error && !load->bench->unjudged)
         judge_read(load, s);
     if (req->op == DT_OP_WRITE)
         judge_write_buffer(load, s);
@@ -337,7 +337,7 @@ static void slot_done(struct load *load, struct slot *s)
     judge_outcome(load, s);
     log_end(load, s);
     s->busy = false;
-    load->busy--;
+    __atomic_fetch_sub(&load->busy, 1, __ATOMIC_RELEASE);
     __atomic_fetch_add(&load->done, 1, __ATOMIC_RELAXED);
     if (req->error)
         __atomic_fetch_add(&load->failed, 1, __ATOMIC_RELAXED);

@@ -196,8 +196,6 @@ void property_threads(struct bench *b)
     bench_open(b, BENCH_THREADS);
     do {
         bench_load(b, DT_MS(20));
-        live_change(b);
-        bench_load(b, DT_MS(20));
         late = bench_quiesce(b, b->config->patience);
         if (late)
             bench_fail("quiesce of two threads: %s", late);

@@ -201,7 +201,7 @@ int control_new(struct control **out, struct loop *loop, const char *path,
     else
         ret = default_path(&control->path, err);
     if (ret == 0)
-        ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, err);
+        ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
     if (ret >= 0 && listen(control->watch.fd, BACKLOG) < 0)
         ret = dt_fail(err, -errno, "%s: %s", control->path, strerror(errno));
     if (ret >= 0)

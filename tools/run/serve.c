@@ -152,7 +152,7 @@ static int open_socket(struct disk *d, struct dt_error *err)
             return dt_fail(err, -EINVAL, "it has no socket: say socket, connect or fd");
         return take_socket(d, fd, err);
     }
-    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, err);
+    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, LISTEN_PATIENCE_MS, err);
     if (fd < 0)
         return fd;
     d->sock = fd;
