@@ -7,5 +7,6 @@
 
 json_t *describe_json(const struct dt_block_ext *ext);
 void describe_print(const struct dt_block_ext *ext, FILE *out);
+void describe_print_params(const struct dt_param *params, FILE *out);
 
 #endif
