@@ -18,7 +18,19 @@
 #define BLK_CHANNEL_PLACED_H
 
 #include "core/core.h"
+#include <signal.h>
 #include <sys/types.h>
+
+/**
+ * struct placed_spawner - who makes processes where this one may not: a keeper on behalf of its worker.
+ * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned by the
+ *         caller), or -errno; *@pid for people.
+ * @reap:  it ended: how, as waitid(2) says. 0 or -errno when nobody knows.
+ */
+struct placed_spawner {
+    int (*start)(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid);
+    int (*reap)(int pidfd, siginfo_t *info);
+};
 
 /**
  * struct placed_config - how extensions' processes are made.
@@ -29,6 +41,7 @@
 struct placed_config {
     const char *host;
     int (*confine)(void);
+    const struct placed_spawner *spawner; /* NULL = this process forks */
 };
 /** placed_init() - let chains place extensions in processes. @config must stay; NULL = defaults. */
 void placed_init(const struct placed_config *config);

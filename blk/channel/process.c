@@ -82,37 +82,64 @@ static char **make_environment(void)
     return envp;
 }
 
+/* The usual spawner: a child of this process. */
+static int fork_process(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid)
+{
+    _cleanup_free_ char **envp = make_environment();
+    int pidfd, code;
+
+    *pid = fork();
+    if (*pid == 0)
+        become(sock, argv, envp, mem_limit);
+    if (*pid < 0)
+        return -errno;
+    pidfd = (int)syscall(SYS_pidfd_open, *pid, 0);
+    if (pidfd >= 0)
+        return pidfd;
+    code = -errno;
+    kill(*pid, SIGKILL);
+    waitpid(*pid, NULL, 0);
+    return code;
+}
+
+static int reap_child(int pidfd, siginfo_t *info)
+{
+    int ret;
+
+    do {
+        ret = waitid(P_PIDFD, (id_t)pidfd, info, WEXITED);
+    } while (ret < 0 && errno == EINTR);
+    return ret < 0 ? -errno : 0;
+}
+
+static const struct placed_spawner *spawner(void)
+{
+    static const struct placed_spawner forks = {fork_process, reap_child};
+
+    return placed_configuration->spawner ?: &forks;
+}
+
 int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit,
                   struct dt_error *err)
 {
     static char host_verb[] = "ext-host", self[] = "/proc/self/exe";
     const char *host = placed_configuration->host;
     char *const hosted[] = {host ? (char *)(uintptr_t)host : self, host_verb, w->name, NULL};
-    _cleanup_free_ char **envp = make_environment();
-    int pair[2];
+    int pair[2], pidfd;
 
     process_init(p);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return dt_fail(err, -errno, "cannot make a control socket: %m");
     fcntl(pair[0], F_SETFL, O_NONBLOCK);
-    p->pid = fork();
-    if (p->pid == 0)
-        become(pair[1], w->argv ? w->argv : hosted, envp, mem_limit);
+    pidfd = spawner()->start(w->argv ? w->argv : hosted, pair[1], mem_limit, &p->pid);
     close(pair[1]);
-    p->sock = pair[0];
-    if (p->pid > 0)
-        p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
-    if (p->pid < 0 || p->pidfd < 0) {
-        int code = -errno;
-
-        close(p->sock);
-        if (p->pid > 0) {
-            kill(p->pid, SIGKILL);
-            waitpid(p->pid, NULL, 0);
-        }
+    if (pidfd < 0) {
+        close(pair[0]);
         process_init(p);
-        return dt_fail(err, code, "cannot start a process: %s", strerror(-code));
+        return dt_fail(err, pidfd, "cannot start a process: %s", strerror(-pidfd));
     }
+    p->sock = pair[0];
+    p->pidfd = pidfd;
     return 0;
 }
 
@@ -152,9 +179,12 @@ void process_reap(struct process *p, bool *own, char *cause, size_t size)
 {
     siginfo_t info = {0};
 
-    while (waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED) < 0 && errno == EINTR)
-        ;
-    describe_end(p, &info, own, cause, size);
+    if (spawner()->reap(p->pidfd, &info) == 0) {
+        describe_end(p, &info, own, cause, size);
+    } else {
+        snprintf(cause, size, "%s", p->killed ? p->why : "it ended, nobody knows how");
+        *own = p->killed;
+    }
     close(p->pidfd);
     close(p->sock);
     process_init(p);
