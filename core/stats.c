@@ -1,58 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stats.c - latency histograms, and a device's counters as JSON. */
+/* stats.c - a device's counters and latencies as JSON. */
 #include "core/internal.h"
-
-static unsigned bucket_of(uint64_t ns)
-{
-    unsigned exp;
-
-    if (ns < HISTOGRAM_SUB)
-        return (unsigned)ns;
-    exp = 63u - (unsigned)__builtin_clzll(ns); /* >= 3 */
-    return (exp - 2) * HISTOGRAM_SUB + (unsigned)((ns >> (exp - 3)) & (HISTOGRAM_SUB - 1));
-}
-
-/* The largest value that falls into bucket @b. */
-static uint64_t bucket_top(unsigned b)
-{
-    unsigned exp = b / HISTOGRAM_SUB + 2;
-
-    if (b < HISTOGRAM_SUB)
-        return b;
-    return ((uint64_t)(HISTOGRAM_SUB + b % HISTOGRAM_SUB + 1) << (exp - 3)) - 1;
-}
-
-void histogram_add(struct histogram *h, uint64_t ns)
-{
-    unsigned b = MIN(bucket_of(ns), HISTOGRAM_BUCKETS - 1);
-
-    __atomic_store_n(&h->buckets[b], h->buckets[b] + 1, __ATOMIC_RELAXED);
-    bump(&h->count, 1);
-    if (ns > h->max)
-        __atomic_store_n(&h->max, ns, __ATOMIC_RELAXED);
-}
-
-void histogram_merge(struct histogram *into, const struct histogram *from)
-{
-    into->count = 0;
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        into->buckets[b] += __atomic_load_n(&from->buckets[b], __ATOMIC_RELAXED);
-        into->count += into->buckets[b];
-    }
-    into->max = MAX(into->max, __atomic_load_n(&from->max, __ATOMIC_RELAXED));
-}
-
-uint64_t histogram_percentile(const struct histogram *h, double p)
-{
-    uint64_t rank = (uint64_t)((double)h->count * p / 100.0), seen = 0;
-
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        seen += h->buckets[b];
-        if (seen > rank)
-            return MIN(bucket_top(b), h->max);
-    }
-    return h->max;
-}
 
 static json_t *ops_json(unsigned threads, const struct edge_stats *const *of)
 {
@@ -83,7 +31,7 @@ static json_t *buckets_json(const struct histogram *h)
     for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
         if (h->buckets[b])
             json_array_append_new(
-                buckets, json_pack("[II]", (json_int_t)bucket_top(b), (json_int_t)h->buckets[b]));
+                buckets, json_pack("[II]", (json_int_t)histogram_bucket_top(b), (json_int_t)h->buckets[b]));
     return buckets;
 }
 

@@ -56,8 +56,7 @@ const struct verb verb_run = {
     .run_raw = run_raw,
 };
 
-/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions"
- * ---- */
+/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions"  */
 
 struct alias_options {
     const char *socket_path, *fd, *blk_file;

@@ -54,8 +54,7 @@ static void add_latency(struct table *table, json_t *latency)
             table_cell(table, "-");
 }
 
-/* ---- Totals -----------------------------------------------------------------------------------
- */
+/* ---- Totals -------------------------------------------------------------------------------- */
 
 static void add_totals(struct table *table, json_t *layer)
 {
@@ -106,8 +105,7 @@ static void print_totals(json_t *stats)
     print_counters(stats);
 }
 
-/* ---- Rates -------------------------------------------------------------------------------------
- */
+/* ---- Rates --------------------------------------------------------------------------------- */
 
 /* Samples of one bucket in an earlier answer. */
 static int64_t samples_before(json_t *before, json_int_t top)
@@ -215,8 +213,7 @@ static void show_rates(json_t *now, json_t *before, bool tty, unsigned *lines)
     table_free(table);
 }
 
-/* ---- The verb
- * ------------------------------------------------------------------------------------ */
+/* ---- The verb ------------------------------------------------------------------------------ */
 
 static int ask(struct client *client, json_t **stats, struct dt_error *err)
 {

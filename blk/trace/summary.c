@@ -5,7 +5,7 @@
  */
 #include "blk/trace/summary.h"
 #include "base/base.h"
-#include "blk/trace/latencies.h"
+#include "base/histogram.h"
 
 #define ZONES    4096u
 #define ZONE_MIN 2048u /* sectors */
@@ -16,7 +16,7 @@ struct zone {
 };
 
 struct work {
-    struct latencies latency[DT_OP_COUNT];
+    struct histogram latency[DT_OP_COUNT];
     uint64_t recent[DT_OP_COUNT][RECENT]; /* sectors where the last ones ended */
     unsigned next[DT_OP_COUNT];
     struct zone zones[ZONES];
@@ -85,7 +85,7 @@ static void add(struct work *w, struct trace_summary *s, const struct trace_reco
     w->any = true;
     op->requests++;
     op->errors += r->error != 0;
-    latencies_add(&w->latency[r->op], r->latency);
+    histogram_add(&w->latency[r->op], r->latency);
     s->max_depth = MAX(s->max_depth, (uint64_t)r->depth);
     if (r->op == DT_OP_FLUSH)
         return;
@@ -96,31 +96,24 @@ static void add(struct work *w, struct trace_summary *s, const struct trace_reco
     zone->bytes += bytes;
 }
 
-static uint64_t mean_of(const struct latencies *h)
-{
-    double mean = h->sum / (double)h->count;
-
-    return mean >= (double)h->max ? h->max : (uint64_t)mean;
-}
-
 static void finish_ops(const struct work *w, struct trace_summary *s)
 {
     double seconds = (double)s->duration / 1e9;
 
     for (unsigned i = 0; i < DT_OP_COUNT; i++) {
         struct trace_op_summary *op = &s->ops[i];
-        const struct latencies *h = &w->latency[i];
+        const struct histogram *h = &w->latency[i];
 
         if (h->count == 0)
             continue;
         op->iops = seconds > 0 ? (double)op->requests / seconds : 0;
         op->bps = seconds > 0 ? (double)op->bytes / seconds : 0;
         op->min = h->min;
-        op->mean = mean_of(h);
-        op->p50 = latencies_percentile(h, 50);
-        op->p90 = latencies_percentile(h, 90);
-        op->p99 = latencies_percentile(h, 99);
-        op->p999 = latencies_percentile(h, 99.9);
+        op->mean = histogram_mean(h);
+        op->p50 = histogram_percentile(h, 50);
+        op->p90 = histogram_percentile(h, 90);
+        op->p99 = histogram_percentile(h, 99);
+        op->p999 = histogram_percentile(h, 99.9);
         op->max = h->max;
     }
 }

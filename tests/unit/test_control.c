@@ -12,8 +12,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-/* ---- A server that writes down what it is asked -------------------------------------------------
- */
+/* ---- A server that writes down what it is asked -------------------------------------------- */
 
 static char asked[512];
 
@@ -71,8 +70,7 @@ static int fake_quit(void *arg, struct dt_error *err)
 static const struct protocol_ops ops = {fake_list, fake_show,   fake_show, fake_set,
                                         fake_run,  fake_resize, fake_quit};
 
-/* ---- Requests
- * ------------------------------------------------------------------------------------- */
+/* ---- Requests ------------------------------------------------------------------------------ */
 
 static char *last_reply;
 static bool fatal;
@@ -146,8 +144,7 @@ static void test_hostile(void **state)
     assert_string_equal(asked, "");
 }
 
-/* ---- Connections
- * ------------------------------------------------------------------------------------ */
+/* ---- Connections --------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/devtap-test-XXXXXX";
 static char path[64];
@@ -212,8 +209,7 @@ static void test_connection(void **state)
     loop_free(loop);
 }
 
-/* ---- Where sockets appear
- * ------------------------------------------------------------------------------ */
+/* ---- Where sockets appear ------------------------------------------------------------------ */
 
 static void test_listen_mode(void **state)
 {

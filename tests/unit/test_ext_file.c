@@ -261,6 +261,45 @@ static void disks_grow_and_shrink(void **state)
     disk_close();
 }
 
+/* A loop device of blocks of 4096, where this test may make one. */
+static void devices_tell_their_shape(void **state)
+{
+    _cleanup_free_ char *command =
+        xasprintf("losetup -f --show --sector-size 4096 %s 2>/dev/null", path);
+    FILE *pipe = popen(command, "r");
+    char device[64] = "";
+
+    if (!fgets(device, sizeof(device), pipe))
+        device[0] = '\0';
+    device[strcspn(device, "\n")] = '\0';
+    if (pclose(pipe) || !*device)
+        skip();
+    disk_open("file path=%s", device);
+    assert_int_equal(device_info(disk.dev)->sectors, 16 * MIB / 512);
+    assert_int_equal(device_info(disk.dev)->logical_block, 4096);
+    assert_int_equal(disk_do(DT_OP_WRITE, DT_REQ_FUA, 8, 512, data), 0);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 1024, 8, data + 1), 0); /* bounced */
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 4, 4, data), -EINVAL);
+    assert_int_equal(disk_do(DT_OP_WRITE_ZEROES, 0, 16, 8, NULL), 0);
+    assert_int_equal(disk_do(DT_OP_WRITE_ZEROES, DT_REQ_UNMAP, 32, 8, NULL), 0);
+    if (device_info(disk.dev)->can_discard)
+        assert_int_equal(disk_do(DT_OP_DISCARD, 0, 256, 256, NULL), 0);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 0, 256, back), 0);
+    assert_memory_equal(back + 4096, data, 4096);
+    assert_true(all_bytes(back + 16 * 512, 4096, 0));
+    assert_memory_equal(back + 24 * 512, data + 16 * 512, 4096);
+    assert_true(all_bytes(back + 32 * 512, 4096, 0));
+    assert_int_equal(disk_do(DT_OP_READ, 0, 1024, 8, back), 0);
+    assert_memory_equal(back, data + 1, 4096);
+    assert_int_equal(disk_verb("file", "resize", 1, (const char *[]){"32M"}), -EINVAL);
+    assert_error_says("block device");
+    disk_close();
+    assert_int_equal(disk_try("file path=%s block-size=512", device), -EINVAL);
+    assert_error_says("have 4096 bytes");
+    _cleanup_free_ char *detach = xasprintf("losetup -d %s", device);
+    assert_int_equal(system(detach), 0);
+}
+
 static void depth_is_limited(void **state)
 {
     struct disk_slot *slots[4];
@@ -396,12 +435,19 @@ int main(void)
 #define FILE_TEST(f) cmocka_unit_test_setup_teardown(f, make_file, remove_file)
 #define TINY_TEST(f) cmocka_unit_test_setup_teardown(f, mount_tiny, unmount_tiny)
     const struct CMUnitTest tests[] = {
-        FILE_TEST(data_comes_back),         FILE_TEST(many_at_once),
-        FILE_TEST(odd_memory_is_bounced),   FILE_TEST(space_comes_and_goes),
-        FILE_TEST(past_the_end_are_zeroes), FILE_TEST(bad_files_are_refused),
-        FILE_TEST(files_are_made),          FILE_TEST(disks_grow_and_shrink),
-        FILE_TEST(depth_is_limited),        FILE_TEST(short_writes_are_continued),
-        TINY_TEST(full_writes_are_held),    TINY_TEST(full_is_told_at_the_deadline),
+        FILE_TEST(data_comes_back),
+        FILE_TEST(many_at_once),
+        FILE_TEST(odd_memory_is_bounced),
+        FILE_TEST(space_comes_and_goes),
+        FILE_TEST(past_the_end_are_zeroes),
+        FILE_TEST(bad_files_are_refused),
+        FILE_TEST(files_are_made),
+        FILE_TEST(disks_grow_and_shrink),
+        FILE_TEST(depth_is_limited),
+        FILE_TEST(devices_tell_their_shape),
+        FILE_TEST(short_writes_are_continued),
+        TINY_TEST(full_writes_are_held),
+        TINY_TEST(full_is_told_at_the_deadline),
     };
     struct CMUnitTest all[ARRAY_SIZE(engines) * ARRAY_SIZE(tests)];
 

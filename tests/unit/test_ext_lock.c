@@ -226,7 +226,7 @@ static void old_io_lands_before_the_fence(void **state)
         disk_close();
         close(ready[0]);
     }
-    print_message("%u of %u reads landed between the end of the process and the fence\n", waited,
+    print_message("# %u of %u reads landed between the end of the process and the fence\n", waited,
                   READS * 5);
     free(at_fence);
     munmap(memory, size);

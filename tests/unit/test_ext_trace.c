@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_ext_trace.c - what the trace writes, the reader reads; and what it makes of damage. */
-#include "blk/trace/latencies.h"
+#include "base/histogram.h"
 #include "blk/trace/summary.h"
 #include "ext_disk.h"
 
@@ -217,17 +217,17 @@ static void a_limit_holds(void **state)
 
 static void percentiles_are_close(void **state)
 {
-    struct latencies *h = xcalloc(1, sizeof(*h));
+    struct histogram *h = xcalloc(1, sizeof(*h));
 
-    assert_int_equal(latencies_percentile(h, 50), 0);
+    assert_int_equal(histogram_percentile(h, 50), 0);
     for (uint64_t v = 1; v <= 100000; v++)
-        latencies_add(h, v * 10);
+        histogram_add(h, v * 10);
     for (unsigned p = 1; p < 100; p++)
-        assert_in_range(latencies_percentile(h, p), p * 10000, p * 10000 * 104 / 100);
-    assert_int_equal(latencies_percentile(h, 100), 1000000);
-    latencies_add(h, UINT64_MAX);
-    latencies_add(h, 0);
-    assert_true(latencies_percentile(h, 100) == UINT64_MAX);
+        assert_in_range(histogram_percentile(h, p), p * 10000, p * 10000 * 104 / 100);
+    assert_int_equal(histogram_percentile(h, 100), 1000000);
+    histogram_add(h, UINT64_MAX);
+    histogram_add(h, 0);
+    assert_true(histogram_percentile(h, 100) == UINT64_MAX);
     assert_int_equal(h->min, 0);
     free(h);
 }

@@ -14,6 +14,7 @@
 #define LOAD_IOVS     64u
 #define LOAD_SECTORS  4096u /* of the largest request */
 #define RED_ZONE      64u   /* bytes behind each request that nobody may touch */
+#define POISON        0xdb  /* what these hold, and the buffers of reads */
 
 /* ---- Content (content.c) -------------------------------------------------------------------- */
 
@@ -105,10 +106,11 @@ struct load {
     struct dt_rng rng;
     uint64_t first, sectors;
     struct slot slots[LOAD_SLOTS];
-    uint8_t *scratch;
+    uint8_t *memory, *scratch;
     bool enabled;          /* issues new requests; atomic */
     unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */
+    uint64_t scribbles;
     struct loop_poller poller;
 };
 void load_init(struct load *load, struct bench *b, unsigned thread);
@@ -121,6 +123,8 @@ struct slot *load_one(struct load *load, enum dt_op op, uint64_t sector, uint32_
 /** load_describe() - "write of 8 sectors at 4096". */
 const char *load_describe(const struct dt_req *req, char *text, size_t size);
 extern const struct front_ops load_front_ops;
+/** judge_done() - a request came back (judge.c). */
+void judge_done(struct load *load, struct slot *s);
 
 /* ---- The bench: a device under test (bench.c) -------------------------------------------------
  */

@@ -79,6 +79,8 @@ void property_stable(struct bench *b)
     bench_open(b, 1);
     bench_load(b, b->config->duration);
     bench_settle(b);
+    if (b->loads[0].scribbles == 0)
+        bench_fail("no write got a private copy");
     bench_close(b);
 }
 

@@ -55,8 +55,7 @@ const struct dt_param disk_params[] = {
     {NULL},
 };
 
-/* ---- Building ---------------------------------------------------------------------------------
- */
+/* ---- Building ------------------------------------------------------------------------------ */
 
 void run_config_init(struct run_config *config)
 {
@@ -110,8 +109,7 @@ int config_set(const struct dt_param *params, const struct dt_param *p, void *ba
     return param_apply(p, base, value, err);
 }
 
-/* ---- The command line -------------------------------------------------------------------------
- */
+/* ---- The command line ---------------------------------------------------------------------- */
 
 const struct dt_param disk_begin[] = {
     {"disk", DT_PARAM_STRING, .unit = "name",
@@ -168,8 +166,7 @@ int run_config_parse_args(struct run_config *config, char **argv, struct dt_erro
     return ret;
 }
 
-/* ---- Judging ------------------------------------------------------------------------------------
- */
+/* ---- Judging ------------------------------------------------------------------------------- */
 
 static int judge_owner(struct disk_config *d, struct dt_error *err)
 {

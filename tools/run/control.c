@@ -46,8 +46,7 @@ static void connection_free(struct connection *c)
     free(c);
 }
 
-/* ---- Sending
- * --------------------------------------------------------------------------------------- */
+/* ---- Sending ------------------------------------------------------------------------------- */
 
 /* Returns false when the connection is over. */
 static bool send_owed(struct connection *c)
@@ -93,8 +92,7 @@ static bool rearm(struct connection *c)
     return loop_watch_add(c->control->loop, &c->watch) == 0;
 }
 
-/* ---- Receiving
- * ---------------------------------------------------------------------------------------- */
+/* ---- Receiving ----------------------------------------------------------------------------- */
 
 static bool answer(struct connection *c, size_t n)
 {
@@ -171,8 +169,7 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
         connection_free(c);
 }
 
-/* ---- Life
- * ------------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------- */
 
 static int default_path(char **path, struct dt_error *err)
 {

@@ -33,8 +33,7 @@ static bool too_deep(const char *line, size_t size)
     return false;
 }
 
-/* ---- Verbs
- * ---------------------------------------------------------------------------------------- */
+/* ---- Verbs --------------------------------------------------------------------------------- */
 
 /** struct call - a request on its way. */
 struct call {
@@ -172,8 +171,7 @@ static int dispatch(struct call *c)
     return -EINVAL;
 }
 
-/* ---- Replies
- * ---------------------------------------------------------------------------------------- */
+/* ---- Replies ------------------------------------------------------------------------------- */
 
 /* Texts from below may hold what is not UTF-8, which JSON cannot. */
 static json_t *text_json(const char *text)

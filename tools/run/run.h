@@ -8,8 +8,7 @@
 
 #include "tools/tools.h"
 
-/* ---- What was asked for (config.c, config-file.c)
- * ------------------------------------------------ */
+/* ---- What was asked for (config.c, config-file.c) ------------------------------------------ */
 
 #define CONFIG_MAX_DISKS 1024u
 #define CONFIG_MAX_FILE  (1u << 20)
@@ -74,8 +73,7 @@ int config_add_disk(struct run_config *config, const char *name, const char *whe
 int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
                const char *value, struct dt_error *err);
 
-/* ---- Sockets (listen.c, activation.c)
- * ------------------------------------------------------------- */
+/* ---- Sockets (listen.c, activation.c) ------------------------------------------------------ */
 
 /**
  * listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it.
@@ -106,8 +104,7 @@ int activation_take(struct activation *activation, const char *name, bool only);
 /** notify() - tell the service manager; see sd_notify(3). Does nothing where there is none. */
 void notify_manager(const char *state);
 
-/* ---- The disks (serve.c)
- * --------------------------------------------------------------------------- */
+/* ---- The disks (serve.c) ------------------------------------------------------------------- */
 
 struct server;
 /** server_run() - serve until told to stop. Return: an exit status; errors are printed. */
@@ -120,8 +117,7 @@ json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
 struct device *server_device(struct server *server, unsigned index);
 
-/* ---- The control socket (control.c, protocol.c)
- * ------------------------------------------------------ */
+/* ---- The control socket (control.c, protocol.c) -------------------------------------------- */
 
 /**
  * struct protocol_ops - what requests are answered from; the fuzz target brings its own.
