@@ -121,7 +121,10 @@ static bool arm_up(struct loop_poller *poller)
 {
     struct proxy *p = container_of(poller, struct proxy, poller);
 
-    return p->state != PROXY_LIVE || channel_arm(&p->up);
+    if (p->state != PROXY_LIVE)
+        return true;
+    proxy_count(p);
+    return channel_arm(&p->up);
 }
 
 static void on_kick(struct dt_watch *watch, uint32_t events)
