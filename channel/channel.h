@@ -162,13 +162,14 @@ bool channel_arm(struct channel_consumer *c);
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
     CONTROL_INIT,      /* down: device, layer, parameters, disk below */
-    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up, and the saved state if there is one */
+    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up */
     CONTROL_SET,       /* down: parameter, value */
     CONTROL_DO,        /* down: verb, arguments */
     CONTROL_SAVE,      /* down: the answer has a memfd with the state */
     CONTROL_INFO,      /* down: the disk below changed */
     CONTROL_QUIESCE,   /* down: let go of what is held; no answer */
-    CONTROL_STOP,      /* down: save and end */
+    CONTROL_STOP,      /* down: end */
+    CONTROL_LOAD,      /* down: version; fd: the saved state */
     CONTROL_ANSWER,    /* up: to any of the above; {"error": text, "code": errno} or what was asked */
     CONTROL_EVENT,     /* up: event, text; no answer */
 };

@@ -355,7 +355,7 @@ static int start(struct dt_channel *ch)
     struct dt_error err;
     int ret;
 
-    if (f->nfds < 3 || f->nfds > 4 || ch->map.header)
+    if (f->nfds != 3 || ch->map.header)
         return -EPROTO;
     ret = channel_attach(&ch->map, f->fds[0], &err);
     if (ret < 0) {
@@ -377,14 +377,12 @@ static unsigned control_event(struct dt_channel *ch, struct dt_channel_event *e)
     if (f->type == CONTROL_START) {
         int ret = start(ch);
 
-        if (f->nfds == 4)
-            e->fd = TAKE_FD(f->fds[3]);
         control_close_fds(f);
         if (ret < 0)
             end(ch, ret);
         return ret == 0;
     }
-    if (f->type < CONTROL_INIT || f->type > CONTROL_STOP) {
+    if (f->type < CONTROL_INIT || f->type > CONTROL_LOAD) {
         control_close_fds(f);
         end(ch, -EPROTO);
         return 0;

@@ -25,8 +25,20 @@ static void say(uint32_t type, uint32_t seq, const char *text)
     control_send(peer, type, seq, text, NULL, 0);
 }
 
+/* Ends with us, and holds nothing of ours open. */
+_Noreturn static void idle(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    syscall(SYS_close_range, 0, ~0u, 0);
+    while (getppid() == parent)
+        pause();
+    _exit(0);
+}
+
 static int start_idle(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid)
 {
+    pid_t parent = getpid();
+
     if (peer >= 0)
         close(peer);
     peer = fcntl(sock, F_DUPFD_CLOEXEC, 3);
@@ -35,11 +47,8 @@ static int start_idle(char *const *argv, int sock, uint64_t mem_limit, pid_t *pi
     if (dev) /* a restart asks both at once */
         say(CONTROL_ANSWER, 2, "{}");
     *pid = fork();
-    if (*pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;)
-            pause();
-    }
+    if (*pid == 0)
+        idle(parent);
     return (int)syscall(SYS_pidfd_open, *pid, 0);
 }
 
@@ -199,7 +208,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     if (size && proxy->state == PROXY_LIVE) {
         send(peer, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-        say(bytes[0] % 12, size > 1 ? bytes[1] : 0, size > 2 ? "{\"info\":{\"sectors\":-1}}" : "[");
+        say(bytes[0] % 13, size > 1 ? bytes[1] : 0, size > 2 ? "{\"info\":{\"sectors\":-1}}" : "[");
     }
     settle();
     while (proxy->in_slots)

@@ -33,7 +33,7 @@ BURST = 64
 
 # include/devtap/channel.h
 _REQUEST, _RESPONSE, _SUB, _CONTROL, _END = range(1, 6)
-_INIT, _START, _SET, _DO, _SAVE, _INFO, _QUIESCE, _STOP = range(2, 10)
+_INIT, _START, _SET, _DO, _SAVE, _INFO, _QUIESCE, _STOP, _LOAD = range(2, 11)
 
 
 class _Error(ctypes.Structure):
@@ -316,10 +316,10 @@ class Extension:
         self.disk = message["below"]
         return {"info": self.disk}
 
-    def _start(self, fd):
-        if fd >= 0 and self.load is not None:
-            self.load(os.pread(fd, os.fstat(fd).st_size, 0))
-        self.start()
+    def _load(self, fd, version):
+        if version != self.state_version or self.load is None:
+            raise ValueError(f"a state of version {version}, not {self.state_version}")
+        self.load(os.pread(fd, os.fstat(fd).st_size, 0))
 
     def _live(self, message):
         key = message["param"].replace("-", "_")
@@ -340,7 +340,9 @@ class Extension:
         if event.control == _INIT:
             return self._init(message)
         if event.control == _START:
-            return self._start(event.fd)
+            return self.start()
+        if event.control == _LOAD:
+            return self._load(event.fd, message["version"])
         if event.control == _SET:
             return self._live(message)
         if event.control == _DO:

@@ -57,33 +57,42 @@ int proxy_send_init(struct proxy *p, struct dt_error *err)
                              (int)p->w->ext.state_version);
 
     p->ready = p->started = false;
+    p->refusal = 0;
     return send_json(p, CONTROL_INIT, json, NULL, 0, &p->init_seq, err);
 }
 
-static int state_fd(const struct proxy *p)
+int proxy_state_fd(const void *blob, size_t size)
 {
-    int fd;
+    int fd = memfd_create("devtap-state", MFD_CLOEXEC);
 
-    if (!p->blob)
-        return -1;
-    fd = memfd_create("devtap-state", MFD_CLOEXEC);
-    if (fd >= 0 && pwrite(fd, p->blob, p->blob_size, 0) != (ssize_t)p->blob_size) {
+    if (fd >= 0 && size && pwrite(fd, blob, size, 0) != (ssize_t)size) {
         close(fd);
         fd = -1;
     }
     return fd;
 }
 
+/* On a restart nobody waits for the answer: a refusal ends the process. */
+int proxy_send_load(struct proxy *p, struct dt_error *err)
+{
+    _cleanup_close_ int fd = p->blob ? proxy_state_fd(p->blob, p->blob_size) : -1;
+
+    if (!p->blob)
+        return 0;
+    if (fd < 0)
+        return dt_fail(err, -errno, "its state cannot be passed on: %m");
+    return send_json(p, CONTROL_LOAD, json_pack("{si}", "version", (int)p->blob_version), &fd, 1,
+                     &p->load_seq, err);
+}
+
 int proxy_send_start(struct proxy *p, struct dt_error *err)
 {
     _cleanup_close_ int memfd = proxy_attach(p, err);
-    _cleanup_close_ int state = state_fd(p);
-    int fds[] = {memfd, p->kick_down, p->kick_up, state};
+    int fds[] = {memfd, p->kick_down, p->kick_up};
 
     if (memfd < 0)
         return memfd;
-    return send_json(p, CONTROL_START, json_pack("{sb}", "state", state >= 0), fds,
-                     state >= 0 ? 4 : 3, &p->start_seq, err);
+    return send_json(p, CONTROL_START, json_object(), fds, 3, &p->start_seq, err);
 }
 
 void proxy_ask_state(struct proxy *p)
@@ -113,6 +122,7 @@ static void keep_state(struct proxy *p, const struct control_frame *f)
     free(p->blob);
     p->blob = blob;
     p->blob_size = (size_t)st.st_size;
+    p->blob_version = p->w->ext.state_version;
 }
 
 /* 0, or the error that the answer reports. */
@@ -160,7 +170,8 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
         take_call_answer(p, answer);
     } else if (f->seq == p->init_seq) {
         p->init_seq = 0;
-        if (judge_answer(answer, &err) < 0)
+        p->refusal = judge_answer(answer, &err);
+        if (p->refusal < 0)
             proxy_break(p, "%s", err.text);
         else if (proxy_take_info(p, answer) < 0)
             proxy_break(p, "it described the disk wrongly");
@@ -174,6 +185,10 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
         }
         p->started = true;
         proxy_drained(p);
+    } else if (f->seq == p->load_seq) {
+        p->load_seq = 0;
+        if (judge_answer(answer, &err) < 0)
+            proxy_break(p, "%s", err.text);
     } else if (f->seq == p->save_seq) {
         p->save_seq = 0;
         if (judge_answer(answer, &err) == 0)
@@ -254,11 +269,17 @@ int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error 
                      (unsigned long long)(ns / DT_MS(1)));
     process_reap(&p->process, &own, cause, sizeof(cause));
     p->state = PROXY_CLOSED;
-    return dt_fail(err, -EIO, "%s", cause);
+    return dt_fail(err, p->refusal ?: -EIO, "%s", cause);
 }
 
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
                struct dt_error *err)
+{
+    return proxy_call_fd(p, type, request, -1, answer, err);
+}
+
+int proxy_call_fd(struct proxy *p, uint32_t type, json_t *request, int fd, json_t **answer,
+                  struct dt_error *err)
 {
     uint64_t ns = MAX(p->deadline, DT_S(1)), until = dt_clock_ns() + ns, now;
     int ret;
@@ -269,7 +290,7 @@ int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
     }
     p->call_err = err;
     p->call_result = 1;
-    ret = send_json(p, type, request, NULL, 0, &p->call_seq, err);
+    ret = send_json(p, type, request, &fd, fd >= 0, &p->call_seq, err);
     while (ret == 0 && p->call_result == 1 && !p->hung_up && !p->process.killed &&
            (now = dt_clock_ns()) < until) {
         struct pollfd fd = {.fd = p->process.sock, .events = POLLIN};

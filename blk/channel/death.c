@@ -160,7 +160,7 @@ void proxy_gone(struct proxy *p)
     process_reap(&p->process, &own, cause, sizeof(cause));
     p->state = PROXY_WAITING;
     p->ready = false;
-    p->init_seq = p->start_seq = p->save_seq = 0;
+    p->init_seq = p->load_seq = p->start_seq = p->save_seq = 0;
     if (lived)
         p->died_at = dt_clock_ns();
     for (unsigned i = 0; i < p->w->ncounters; i++)
@@ -183,6 +183,7 @@ static void spawn_again(struct proxy *p)
     int ret = proxy_spawn(p, &err);
 
     /* All at once: the answers come in while the old one's requests return from below. */
+    ret = ret ?: proxy_send_load(p, &err);
     ret = ret ?: proxy_send_start(p, &err);
     if (ret < 0) {
         dt_layer_event(p->layer, "extension-not-started", "%s", err.text);

@@ -56,29 +56,33 @@ static void on_init(struct host *h, uint32_t seq, json_t *json)
     answer(h, seq, info_answer(h));
 }
 
-static int load_state(struct host *h, int fd, struct dt_error *err)
+static int load_state(struct host *h, json_t *json, int fd, struct dt_error *err)
 {
+    uint32_t version = (uint32_t)json_integer_value(json_object_get(json, "version"));
     _cleanup_free_ uint8_t *blob = NULL;
     struct stat st;
 
-    if (fd < 0 || !h->ext->load)
-        return 0;
-    if (fstat(fd, &st) < 0 || st.st_size > STATE_MAX)
+    if (fd < 0 || !h->ext->load || h->served || fstat(fd, &st) < 0 || st.st_size > STATE_MAX)
         return dt_fail(err, -EBADMSG, "its saved state cannot be read");
     blob = xcalloc(1, (size_t)st.st_size + 1);
     if (pread(fd, blob, (size_t)st.st_size, 0) != st.st_size)
         return dt_fail(err, -EBADMSG, "its saved state cannot be read: %s", strerror(errno));
-    return h->ext->load(device_layer(h->dev, 1), blob, (size_t)st.st_size, h->ext->state_version,
-                        err);
+    return h->ext->load(device_layer(h->dev, 1), blob, (size_t)st.st_size, version, err);
 }
 
-static void on_start(struct host *h, uint32_t seq, int fd)
+static void on_load(struct host *h, uint32_t seq, json_t *json, int fd)
 {
     struct dt_error err = {""};
-    int ret = load_state(h, fd, &err);
+    int ret = load_state(h, json, fd, &err);
 
-    if (ret == 0)
-        ret = host_chain_start(h, &err);
+    answer_result(h, seq, ret, &err);
+}
+
+static void on_start(struct host *h, uint32_t seq)
+{
+    struct dt_error err = {""};
+    int ret = host_chain_start(h, &err);
+
     answer_result(h, seq, ret, &err);
 }
 
@@ -165,7 +169,9 @@ void host_control(struct host *h, const struct dt_channel_event *e)
     else if (!h->dev || e->control == DT_CHANNEL_INIT)
         on_end(h, -EPROTO);
     else if (e->control == DT_CHANNEL_START)
-        on_start(h, e->seq, e->fd);
+        on_start(h, e->seq);
+    else if (e->control == DT_CHANNEL_LOAD)
+        on_load(h, e->seq, json, e->fd);
     else if (e->control == DT_CHANNEL_SET)
         on_set(h, e->seq, json);
     else if (e->control == DT_CHANNEL_DO)

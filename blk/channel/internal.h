@@ -149,7 +149,8 @@ struct proxy {
     bool have_info;
 
     /* Answers that are awaited, by sequence number; 0 = none. */
-    uint32_t init_seq, start_seq, save_seq, call_seq;
+    uint32_t init_seq, load_seq, start_seq, save_seq, call_seq;
+    int refusal;     /* of INIT */
     int call_result; /* 1 = still awaited */
     json_t *call_answer;
     struct dt_error *call_err;
@@ -190,6 +191,7 @@ struct proxy {
 
     uint8_t *blob;
     size_t blob_size;
+    uint32_t blob_version;
     uint64_t saved_at;
     uint64_t counters_base[CHANNEL_COUNTERS], counters_last[CHANNEL_COUNTERS];
 };
@@ -226,8 +228,13 @@ void proxy_frames(struct proxy *p);
 int proxy_take_info(struct proxy *p, const json_t *answer);
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
                struct dt_error *err);
+int proxy_call_fd(struct proxy *p, uint32_t type, json_t *request, int fd, json_t **answer,
+                  struct dt_error *err);
 int proxy_send_init(struct proxy *p, struct dt_error *err);
+int proxy_send_load(struct proxy *p, struct dt_error *err);
 int proxy_send_start(struct proxy *p, struct dt_error *err);
+/** proxy_state_fd() - a memfd with @size bytes of state; -1 = none. */
+int proxy_state_fd(const void *blob, size_t size);
 void proxy_ask_state(struct proxy *p);
 /** proxy_save_now() - the state as it is now, if the process answers. */
 void proxy_save_now(struct proxy *p);

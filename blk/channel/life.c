@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 
 #define STOP_MS 1000
+#define BUSY_NS DT_S(1)
 
 int proxy_spawn(struct proxy *p, struct dt_error *err)
 {
@@ -50,6 +51,25 @@ static int judge_policy(const struct proxy *p, struct dt_error *err)
     return 0;
 }
 
+/*
+ * The process of a worker that was just killed may be about to see it, and still hold what the new
+ * one needs (a lock on a file): so "busy" is asked again for a while.
+ */
+static int open_process(struct proxy *p, struct dt_error *err)
+{
+    uint64_t until = dt_clock_ns() + BUSY_NS;
+
+    for (;;) {
+        int ret = proxy_spawn(p, err);
+
+        ret = ret ?: proxy_await(p, &p->ready, START_NS, err);
+        if ((ret != -EBUSY && ret != -EAGAIN) || dt_clock_ns() > until)
+            return ret;
+        end_process(p);
+        usleep(10000);
+    }
+}
+
 static int proxy_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct proxy *p = dt_layer_data(layer);
@@ -62,8 +82,7 @@ static int proxy_open(struct dt_layer *layer, struct dt_error *err)
     process_init(&p->process);
     p->frame = xcalloc(1, sizeof(*p->frame));
     ret = judge_policy(p, err);
-    ret = ret ?: proxy_spawn(p, err);
-    ret = ret ?: proxy_await(p, &p->ready, START_NS, err);
+    ret = ret ?: open_process(p, err);
     if (ret < 0) {
         end_process(p);
         free(p->frame);
@@ -188,8 +207,8 @@ static int start(struct proxy *p, struct dt_error *err)
     int ret = 0;
 
     if (p->state == PROXY_CLOSED) {
-        ret = proxy_spawn(p, err);
-        ret = ret ?: proxy_await(p, &p->ready, START_NS, err);
+        ret = open_process(p, err);
+        ret = ret ?: proxy_send_load(p, err);
     }
     ret = ret ?: proxy_send_start(p, err);
     return ret ?: proxy_await(p, &p->started, START_NS, err);
@@ -286,25 +305,33 @@ static int64_t proxy_save(struct dt_layer *layer, void *buf, size_t size)
 {
     struct proxy *p = dt_layer_data(layer);
 
+    proxy_save_now(p); /* nothing, unless it serves */
+    if (!p->blob)
+        return -ENODATA;
     if (p->blob_size > size)
         return -E2BIG;
-    memcpy(buf, p->blob ?: (uint8_t *)"", p->blob_size);
+    memcpy(buf, p->blob, p->blob_size);
     return (int64_t)p->blob_size;
 }
 
-/* The process judges it when it starts. */
+/* What the process takes, the next one will be given, too. */
 static int proxy_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                       struct dt_error *err)
 {
     struct proxy *p = dt_layer_data(layer);
+    _cleanup_close_ int fd = proxy_state_fd(buf, size);
+    int ret;
 
-    if (version != p->w->ext.state_version)
-        return dt_fail(err, -EINVAL, "its saved state has version %u, not %u", version,
-                       p->w->ext.state_version);
+    if (fd < 0)
+        return dt_fail(err, -errno, "its state cannot be passed on: %m");
+    ret = proxy_call_fd(p, CONTROL_LOAD, json_pack("{si}", "version", (int)version), fd, NULL, err);
+    if (ret < 0)
+        return ret;
     free(p->blob);
     p->blob = xcalloc(1, size + 1);
     memcpy(p->blob, buf, size);
     p->blob_size = size;
+    p->blob_version = version;
     return 0;
 }
 

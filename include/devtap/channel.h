@@ -41,13 +41,14 @@ enum dt_channel_event_type {
 
 enum dt_channel_control {
     DT_CHANNEL_INIT = 2, /* parameters and the disk below */
-    DT_CHANNEL_START,    /* requests will come; @fd: the saved state, or -1 */
+    DT_CHANNEL_START,    /* requests will come */
     DT_CHANNEL_SET,      /* {"param", "value"} */
     DT_CHANNEL_DO,       /* {"verb", "args": [...]} */
     DT_CHANNEL_SAVE,     /* answer with dt_channel_answer_state() */
     DT_CHANNEL_INFO,     /* the disk below changed */
     DT_CHANNEL_QUIESCE,  /* let go of what is held: no answer */
     DT_CHANNEL_STOP,     /* no request is outstanding: end the program */
+    DT_CHANNEL_LOAD,     /* {"version"}; @fd: the saved state. Before DT_CHANNEL_START */
 };
 
 /**
