@@ -90,8 +90,7 @@ void vhost_backend_paused(struct vhost_backend *s)
     loop_defer(s->config.loop, &s->advance);
 }
 
-/* ---- Ending -----------------------------------------------------------------------------------
- */
+/* ---- Ending ---- */
 
 bool vhost_backend_faulted(const struct vhost_backend *s)
 {
@@ -212,8 +211,7 @@ static bool backend_end_step(struct vhost_backend *s)
     return false;
 }
 
-/* ---- Moving on --------------------------------------------------------------------------------
- */
+/* ---- Moving on ---- */
 
 /* Returns true when a message was taken up. */
 static bool backend_read_message(struct vhost_backend *s)
@@ -266,8 +264,7 @@ static void backend_ready(struct dt_watch *watch, uint32_t events)
     backend_advance(container_of(watch, struct vhost_backend, watch));
 }
 
-/* ---- Making and freeing ------------------------------------------------------------------------
- */
+/* ---- Making and freeing ---- */
 
 static int backend_new_state(struct vhost_backend *s, struct dt_error *err)
 {

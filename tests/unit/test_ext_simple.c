@@ -126,8 +126,7 @@ static void flushes_are_not_limited(void **state)
     disk_close();
 }
 
-/* ---- error -------------------------------------------------------------------------------------
- */
+/* ---- error ---- */
 
 static void errors_hit_what_they_should(void **state)
 {
@@ -223,8 +222,7 @@ static void changes_are_lost(void **state)
     disk_close();
 }
 
-/* ---- delay
- * ---------------------------------------------------------------------------------------- */
+/* ---- delay ---- */
 
 static void the_heap_sorts(void **state)
 {
