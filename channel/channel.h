@@ -85,8 +85,10 @@ struct channel_header {
     uint64_t size;
 
     struct channel_ring down, up;
-    /* Intake: the extension closes it, the worker asks to be told when it opens. */
-    uint32_t closed CACHE_ALIGNED;
+    /* Intake: an extension that limits it says up to which request it takes them (counted from 1 in
+     * each channel); a worker that has reached that asks to be told when there is more. */
+    uint32_t limited CACHE_ALIGNED;
+    uint32_t limit;
     uint32_t waiting CACHE_ALIGNED;
     uint64_t counters[CHANNEL_COUNTERS] CACHE_ALIGNED;
 };

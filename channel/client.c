@@ -48,6 +48,7 @@ struct dt_channel {
     uint32_t sub_free;
     uint64_t spin_ns;
     unsigned polls;
+    uint32_t taken; /* requests, since the start of the channel */
     bool ended, end_told;
     int end_error;
     struct control_frame frame;
@@ -169,6 +170,7 @@ static int take_request(struct dt_channel *ch, const struct channel_msg *m,
 {
     if (!judge_request(ch, m))
         return -EPROTO;
+    ch->taken++;
     ch->requests[m->id] = (struct client_request){
         .state = REQUEST_HERE, .op = m->op, .flags = m->flags, .parts = m->parts,
         .sectors = m->sectors, .sector = m->sector, .data = m->data, .queue = m->queue};
@@ -319,14 +321,15 @@ void dt_channel_counter(struct dt_channel *ch, unsigned index, uint64_t value)
         __atomic_store_n(&ch->map.header->counters[index], value, __ATOMIC_RELAXED);
 }
 
-void dt_channel_close_intake(struct dt_channel *ch, bool closed)
+void dt_channel_allow(struct dt_channel *ch, uint32_t n)
 {
     struct channel_header *h = ch->map.header;
 
     if (!h)
         return;
-    __atomic_store_n(&h->closed, closed, __ATOMIC_SEQ_CST);
-    if (closed || !__atomic_exchange_n(&h->waiting, 0, __ATOMIC_SEQ_CST))
+    __atomic_store_n(&h->limit, ch->taken + n, __ATOMIC_RELAXED);
+    __atomic_store_n(&h->limited, n != UINT32_MAX, __ATOMIC_SEQ_CST);
+    if (n == 0 || !__atomic_exchange_n(&h->waiting, 0, __ATOMIC_SEQ_CST))
         return;
     *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_OPEN};
     channel_publish(&ch->up);

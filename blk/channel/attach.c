@@ -7,7 +7,7 @@
 static void init_slots(struct proxy *p)
 {
     p->free_slot = NO_SLOT;
-    p->in_slots = 0;
+    p->in_slots = p->sent = 0;
     for (uint32_t i = SLOTS; i-- > 0;) {
         p->slots[i] = (struct slot){.next_free = p->free_slot};
         p->free_slot = i;

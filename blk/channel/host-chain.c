@@ -124,12 +124,13 @@ static void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 
 static void front_wake(struct lane *lane)
 {
+    the_host.woken = true;
     loop_poller_wake(the_host.loop, &the_host.poller);
 }
 
 static const struct front_ops front_ops = {.complete = front_complete, .wake = front_wake};
 
-static void take_request(struct host *h, const struct dt_channel_event *e)
+static struct request *take_request(struct host *h, const struct dt_channel_event *e)
 {
     struct host_slot *s = &h->slots[e->id];
 
@@ -142,35 +143,17 @@ static void take_request(struct host *h, const struct dt_channel_event *e)
                                  .flags = e->flags, .queue = e->queue};
     s->req.iov = &s->iov;
     s->req.niov = e->data != NULL;
-    s->next = NULL;
-    *h->pending_tail = s;
-    h->pending_tail = &s->next;
-    h->npending++;
+    return &s->req;
 }
 
-/* As from a ring: what the extension does not admit stays here, and the worker stops sending. */
-static void intake(struct host *h)
+/*
+ * Requests are admitted before they are taken from the guest's ring, so it is the worker that must
+ * know how many: those that it sent all enter the chain, as if taken from a ring here.
+ */
+void host_allow(struct host *h)
 {
-    while (h->pending) {
-        unsigned want = MIN(h->npending, BURST), n = 0;
-        struct request *reqs[BURST];
-
-        want = h->draining ? want : lane_admit(h->lane, want);
-        if (want == 0)
-            break;
-        for (; n < want; n++) {
-            reqs[n] = &h->pending->req;
-            h->pending = h->pending->next;
-        }
-        h->npending -= n;
-        if (!h->pending)
-            h->pending_tail = &h->pending;
-        lane_submit(h->lane, reqs, n);
-    }
-    if (h->closed != (h->pending != NULL)) {
-        h->closed = h->pending;
-        dt_channel_close_intake(h->ch, h->closed);
-    }
+    if (h->served && h->ext->admit)
+        dt_channel_allow(h->ch, lane_admit(h->lane, BURST));
 }
 
 /* What was read below is in the channel; it belongs where the extension looks for it. */
@@ -209,13 +192,14 @@ static unsigned poll_channel(struct loop_poller *poller)
 {
     struct host *h = container_of(poller, struct host, poller);
     struct dt_channel_event events[BURST];
+    struct request *down[BURST];
     struct dt_req *back[BURST];
-    unsigned n = dt_channel_poll(h->ch, events, BURST), nback = 0;
+    unsigned n = dt_channel_poll(h->ch, events, BURST), nback = 0, ndown = 0;
 
     for (unsigned i = 0; i < n; i++) {
         switch (events[i].type) {
         case DT_CHANNEL_REQUEST:
-            take_request(h, &events[i]);
+            down[ndown++] = take_request(h, &events[i]);
             break;
         case DT_CHANNEL_RESPONSE:
             back[nback++] = take_response(h, &events[i]);
@@ -231,8 +215,11 @@ static unsigned poll_channel(struct loop_poller *poller)
     if (h->stopping)
         return n;
     dt_complete(h->back, back, nback);
-    if (h->pending)
-        intake(h);
+    if (ndown)
+        lane_submit(h->lane, down, ndown);
+    if (ndown || h->woken)
+        host_allow(h);
+    h->woken = false;
     dt_channel_flush(h->ch);
     if (h->polls++ % COUNTERS_EVERY == 0)
         host_counters(h);
@@ -272,9 +259,6 @@ void host_counters(struct host *h)
 
 void host_release(struct host *h, uint64_t deadline)
 {
-    h->draining = true;
-    intake(h);
-    h->draining = false;
     lane_release(h->lane, deadline);
     loop_defer(h->loop, &h->flush);
 }
@@ -319,7 +303,6 @@ int host_chain_start(struct host *h, struct dt_error *err)
     h->nslots = dt_channel_slots(h->ch);
     h->slots = xaligned(CACHE_LINE, h->nslots * sizeof(*h->slots));
     h->subs = xcalloc(h->ext->sub_requests + 1, sizeof(*h->subs));
-    h->pending_tail = &h->pending;
     h->flush.run = run_flush;
     h->poller = (struct loop_poller){.poll = poll_channel, .arm = arm_channel};
     list_init(&h->poller.node);
@@ -328,6 +311,7 @@ int host_chain_start(struct host *h, struct dt_error *err)
         return ret;
     h->lane = device_lane(h->dev, 0);
     h->served = true;
+    host_allow(h);
     h->kick_watch = (struct dt_watch){
         .ready = on_kick, .fd = dt_channel_kick_fd(h->ch), .events = EPOLLIN};
     ret = loop_watch_add(h->loop, &h->kick_watch);

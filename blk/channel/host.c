@@ -93,6 +93,8 @@ static void on_set(struct host *h, uint32_t seq, json_t *json)
     const char *value = json_string_value(json_object_get(json, "value"));
     int ret = param && value ? device_set(h->dev, h->ext->name, param, value, &err) : -EINVAL;
 
+    host_allow(h); /* what was allowed before the change may be too much now */
+
     answer_result(h, seq, ret, &err);
 }
 

@@ -12,7 +12,6 @@ struct host_slot {
     uint8_t frames[DT_FRAME_BUDGET];
     struct iovec iov;
     void *data, *below;
-    struct host_slot *next; /* not admitted yet */
     uint32_t id;
     bool last; /* the channel has no more interest in it */
 } CACHE_ALIGNED;
@@ -29,9 +28,7 @@ struct host {
     struct host_slot *slots;
     uint32_t nslots;
     struct dt_req **subs; /* by the channel's id */
-    struct host_slot *pending, **pending_tail;
-    unsigned npending;
-    bool draining, closed;
+    bool woken; /* the extension would admit more */
     struct loop_poller poller;
     struct loop_deferred flush;
     struct dt_watch control_watch, kick_watch;
@@ -48,6 +45,8 @@ int host_chain_start(struct host *h, struct dt_error *err);
 void host_chain_stop(struct host *h);
 void host_release(struct host *h, uint64_t deadline);
 void host_counters(struct host *h);
+/** host_allow() - tell the worker how many requests the extension would admit. */
+void host_allow(struct host *h);
 
 /* What the worker asks (host.c). */
 void host_control(struct host *h, const struct dt_channel_event *event);

@@ -165,7 +165,7 @@ struct proxy {
     struct channel_consumer up;
     struct copypool pool;
     struct slot slots[SLOTS];
-    uint32_t free_slot, in_slots;
+    uint32_t free_slot, in_slots, sent; /* sent: requests in this channel */
     uint64_t order;
     uint32_t orphans; /* requests and sub-requests of dead processes that are still below */
     struct sub *subs;

@@ -100,6 +100,7 @@ static bool send(struct proxy *p, struct dt_req *req, uint64_t now)
         return false;
     p->free_slot = s->next_free;
     p->in_slots++;
+    p->sent++;
     s->req = req;
     s->state = SLOT_SENT;
     s->sent_at = now;
@@ -172,19 +173,32 @@ void proxy_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     proxy_tick_start(p);
 }
 
+/* How many more the extension would take now. */
+static uint32_t allowed(const struct proxy *p)
+{
+    uint32_t n = __atomic_load_n(&p->map.header->limit, __ATOMIC_SEQ_CST) - p->sent;
+
+    return n <= INT32_MAX ? n : 0;
+}
+
 /* Requests that cannot be sent at once are best left in the guest's ring. */
-unsigned proxy_admit(struct dt_ctx *c, unsigned want)
+unsigned proxy_admit(struct dt_ctx *c, unsigned asked)
 {
     struct proxy *p = c->layer_data;
     struct channel_header *h = p->map.header;
+    unsigned want = asked;
 
     if (p->state == PROXY_GIVEN_UP && p->on_crash != ON_CRASH_HOLD)
         return want;
     if (p->state != PROXY_LIVE || p->queue)
         return 0;
-    if (unlikely(__atomic_load_n(&h->closed, __ATOMIC_RELAXED))) {
-        __atomic_store_n(&h->waiting, 1, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&h->closed, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&h->limited, __ATOMIC_ACQUIRE)) {
+        want = MIN(want, allowed(p));
+        if (want == 0) {
+            __atomic_store_n(&h->waiting, 1, __ATOMIC_SEQ_CST);
+            want = MIN(asked, allowed(p)); /* unless it was changed just now */
+        }
+        if (want == 0)
             return 0;
     }
     want = MIN(want, SLOTS - p->in_slots);

@@ -28,7 +28,7 @@ const struct dt_param placed_params[] = {
      .offset = offsetof(struct proxy, window), .min = DT_MS(1), .max = DT_S(86400),
      .help = "Failures longer ago than this are forgotten."},
     {.name = "deadline", .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE, .initial = "2s",
-     .offset = offsetof(struct proxy, deadline), .min = DT_MS(1), .max = DT_S(3600),
+     .offset = offsetof(struct proxy, deadline), .min = DT_MS(50), .max = DT_S(3600),
      .help = "An extension that is silent for so long hangs, and is killed."},
     {.name = "mem-limit", .type = DT_PARAM_SIZE, .initial = "256M",
      .offset = offsetof(struct proxy, mem_limit),
@@ -278,6 +278,8 @@ static const struct dt_block_ext *wrap_program(const char *const *argv, struct d
     ext = w->ext;
     if (wrap(w, &ext, err) < 0)
         goto fail;
+    free((void *)(uintptr_t)ext.params); /* wrap() made its own; the texts are shared */
+    free((void *)(uintptr_t)ext.verbs);
     return keep(w);
 
 fail:

@@ -143,8 +143,9 @@ DT_PUBLIC int dt_channel_control_fd(const struct dt_channel *ch);
 DT_PUBLIC int dt_channel_kick_fd(const struct dt_channel *ch);
 /** dt_channel_arm() - wake kick_fd from now on; false if there is something to poll already. */
 DT_PUBLIC bool dt_channel_arm(struct dt_channel *ch);
-/** dt_channel_close_intake() - ask devtap to leave requests with the guest; and to send them again. */
-DT_PUBLIC void dt_channel_close_intake(struct dt_channel *ch, bool closed);
+/** dt_channel_allow() - @n more requests are welcome now, and others had better stay with the guest for the
+ *  time being; UINT32_MAX = any number, which is so at first. A few more may come all the same. */
+DT_PUBLIC void dt_channel_allow(struct dt_channel *ch, uint32_t n);
 
 #ifdef __cplusplus
 }
