@@ -15,7 +15,7 @@
 #define ROUNDS   200
 #define BYTES  4096u
 
-/* ---- Extensions of each kind, and a back ------------------------------------------------------------ */
+/* ---- Extensions of each kind, and a back ---- */
 
 static enum dt_verdict pass(struct dt_ctx *c, struct dt_req *req)
 {
@@ -53,7 +53,7 @@ static const struct dt_block_ext back = {
     .info = back_info, .submit = dt_complete,
 };
 
-/* ---- Load ---------------------------------------------------------------------------------------------- */
+/* ---- Load ---- */
 
 struct slot {
     struct request req;

@@ -155,7 +155,7 @@ static inline void channel_take(struct channel_consumer *c, struct channel_msg *
 /** channel_arm() - ask for a wake-up; false if messages came meanwhile. */
 bool channel_arm(struct channel_consumer *c);
 
-/* ---- Control ---------------------------------------------------------------------------------- */
+/* ---- Control ---- */
 
 #define CONTROL_PAYLOAD_MAX 61440u
 #define CONTROL_FDS_MAX     4u

@@ -122,7 +122,7 @@ static void end(struct dt_channel *ch, int error)
     ch->ended = true;
 }
 
-/* ---- Requests ------------------------------------------------------------------------------- */
+/* ---- Requests ---- */
 
 static bool data_fits(const struct dt_channel *ch, const struct channel_msg *m)
 {
@@ -335,7 +335,7 @@ void dt_channel_allow(struct dt_channel *ch, uint32_t n)
     channel_publish(&ch->up);
 }
 
-/* ---- Control -------------------------------------------------------------------------------- */
+/* ---- Control ---- */
 
 static void init_tables(struct dt_channel *ch)
 {
@@ -478,7 +478,7 @@ uint32_t dt_channel_slots(const struct dt_channel *ch)
     return ch->map.slots;
 }
 
-/* ---- Sleeping ------------------------------------------------------------------------------- */
+/* ---- Sleeping ---- */
 
 int dt_channel_control_fd(const struct dt_channel *ch)
 {

@@ -16,7 +16,7 @@
 
 static struct device *dev;
 
-/* ---- A process that does nothing: the input speaks for it ---------------------------------------- */
+/* ---- A process that does nothing: the input speaks for it ---- */
 
 static int peer = -1;
 
@@ -60,7 +60,7 @@ static int reap_idle(int pidfd, siginfo_t *info)
 static const struct placed_spawner spawner = {start_idle, reap_idle};
 static const struct placed_config config = {.spawner = &spawner};
 
-/* ---- A chain around the proxy ------------------------------------------------------------------------ */
+/* ---- A chain around the proxy ---- */
 
 static void any(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {

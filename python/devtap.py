@@ -242,7 +242,7 @@ class Extension:
         self._counts[index] += n
         self._lib.dt_channel_counter(self._ch, index, self._counts[index])
 
-    # ---- The machinery -------------------------------------------------------------------------
+    # ---- The machinery ----
 
     def __init__(self):
         self._lib = _load()

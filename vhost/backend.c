@@ -314,8 +314,8 @@ int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend
     s->closed.run = backend_run_closed;
     s->watch = (struct dt_watch){.ready = backend_ready, .fd = config->sock, .events = EPOLLIN};
     rc = backend_new_state(s, err);
-    if (rc == 0)
-        rc = vhost_fd_set_nonblock(config->sock);
+    if (rc == 0 && (rc = vhost_fd_set_nonblock(config->sock)) < 0)
+        dt_fail(err, rc, "a session's socket: %s", strerror(-rc));
     if (rc == 0) {
         rc = loop_watch_add(config->loop, &s->watch);
         if (rc < 0)

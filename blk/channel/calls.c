@@ -103,7 +103,7 @@ void proxy_ask_state(struct proxy *p)
     send_json(p, CONTROL_SAVE, json_object(), NULL, 0, &p->save_seq, NULL);
 }
 
-/* ---- What the process says ------------------------------------------------------------------- */
+/* ---- What the process says ---- */
 
 /* The file is the process's and may change as we read: what counts is what was read once. */
 static void keep_state(struct proxy *p, const struct control_frame *f)
@@ -248,7 +248,7 @@ void proxy_frames(struct proxy *p)
     }
 }
 
-/* ---- Asking and waiting --------------------------------------------------------------------------- */
+/* ---- Asking and waiting ---- */
 
 int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error *err)
 {

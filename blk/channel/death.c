@@ -21,7 +21,7 @@
 #define SAVE_EVERY   DT_S(1)
 #define POISON       2
 
-/* ---- Breaking ------------------------------------------------------------------------------------ */
+/* ---- Breaking ---- */
 
 void proxy_break(struct proxy *p, const char *fmt, ...)
 {
@@ -36,7 +36,7 @@ void proxy_break(struct proxy *p, const char *fmt, ...)
         p->state = PROXY_DYING;
 }
 
-/* ---- The dead one's requests ------------------------------------------------------------------------ */
+/* ---- The dead one's requests ---- */
 
 static int by_order(const void *a, const void *b)
 {
@@ -95,7 +95,7 @@ static unsigned reclaim_all(struct proxy *p, bool own)
     return n;
 }
 
-/* ---- Policy ------------------------------------------------------------------------------------------- */
+/* ---- Policy ---- */
 
 /* Everything that waits, if nobody will serve it. */
 void proxy_apply_policy(struct proxy *p)
@@ -143,7 +143,7 @@ static bool count_failure(struct proxy *p, uint64_t now)
     return ++p->nfailures >= p->tries;
 }
 
-/* ---- The end, and the beginning ------------------------------------------------------------------------ */
+/* ---- The end, and the beginning ---- */
 
 void proxy_gone(struct proxy *p)
 {
@@ -246,7 +246,7 @@ void proxy_restart(struct proxy *p)
     }
 }
 
-/* ---- The tick: silence, counters, state ------------------------------------------------------------------ */
+/* ---- The tick: silence, counters, state ---- */
 
 void proxy_count(struct proxy *p)
 {

@@ -15,7 +15,7 @@
 
 struct host the_host;
 
-/* ---- The back ----------------------------------------------------------------------------------- */
+/* ---- The back ---- */
 
 static int back_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
 {
@@ -107,7 +107,7 @@ const struct dt_block_ext host_back = {
     .submit = back_submit,
 };
 
-/* ---- The front ------------------------------------------------------------------------------------- */
+/* ---- The front ---- */
 
 static void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
@@ -263,7 +263,7 @@ void host_release(struct host *h, uint64_t deadline)
     loop_defer(h->loop, &h->flush);
 }
 
-/* ---- Life --------------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 int host_chain_new(struct host *h, json_t *init, struct dt_error *err)
 {

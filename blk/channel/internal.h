@@ -15,7 +15,7 @@
 #define START_NS    DT_S(10) /* from starting a program until it serves */
 #define BACK_NAME   "channel-below"
 
-/* ---- Descriptions (wrap.c, describe.c, info.c) ------------------------------------------------ */
+/* ---- Descriptions (wrap.c, describe.c, info.c) ---- */
 
 /**
  * struct wrapped - the description that stands for a placed extension.
@@ -44,7 +44,7 @@ int describe_parse(struct wrapped *w, const char *hello, struct dt_error *err);
 json_t *info_to_json(const struct dt_block_info *info);
 int info_from_json(struct dt_block_info *info, const json_t *json);
 
-/* ---- The process (process.c) -------------------------------------------------------------------- */
+/* ---- The process (process.c) ---- */
 
 struct process {
     pid_t pid;
@@ -67,7 +67,7 @@ int64_t process_send(struct process *p, uint32_t type, const char *text, const i
                      unsigned nfds);
 extern const struct placed_config *placed_configuration;
 
-/* ---- The proxy -------------------------------------------------------------------------------------- */
+/* ---- The proxy ---- */
 
 enum on_crash { ON_CRASH_HOLD, ON_CRASH_BYPASS, ON_CRASH_FAIL };
 

@@ -120,7 +120,7 @@ static int proxy_info(struct dt_layer *layer, struct dt_block_info *info, struct
     return 0;
 }
 
-/* ---- On the thread ----------------------------------------------------------------------------- */
+/* ---- On the thread ---- */
 
 static unsigned poll_up(struct loop_poller *poller)
 {
@@ -265,7 +265,7 @@ static void proxy_stop(struct dt_ctx *c)
     p->c = NULL;
 }
 
-/* ---- Asked -------------------------------------------------------------------------------------- */
+/* ---- Asked ---- */
 
 static void proxy_quiesce(struct dt_ctx *c, uint64_t deadline)
 {

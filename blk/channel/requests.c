@@ -16,7 +16,7 @@ uint8_t proxy_right(const struct proxy *p, const struct dt_req *req)
     return req->op == DT_OP_WRITE ? p->w->ext.write_data : p->w->ext.read_data;
 }
 
-/* ---- The queue ------------------------------------------------------------------------------ */
+/* ---- The queue ---- */
 
 void proxy_enqueue(struct proxy *p, struct dt_req *req, bool first)
 {
@@ -46,7 +46,7 @@ static struct dt_req *dequeue(struct proxy *p)
     return req;
 }
 
-/* ---- Sending -------------------------------------------------------------------------------- */
+/* ---- Sending ---- */
 
 void slot_free(struct proxy *p, uint32_t id)
 {
@@ -207,7 +207,7 @@ unsigned proxy_admit(struct dt_ctx *c, unsigned asked)
     return want;
 }
 
-/* ---- What comes back from below ---------------------------------------------------------------- */
+/* ---- What comes back from below ---- */
 
 /* Lets the layers above see their own buffer again; the one that was below, or NULL. */
 static void *restore(struct proxy *p, struct dt_req *req)

@@ -42,7 +42,7 @@ const struct dt_param placed_params[] = {
 
 static struct wrapped *all_wrapped;
 
-/* ---- Verbs: those of the extension run in its process ------------------------------------------- */
+/* ---- Verbs: those of the extension run in its process ---- */
 
 static void copy_reply(struct dt_reply *reply, const json_t *answer)
 {
@@ -107,7 +107,7 @@ static void wrap_verbs(struct wrapped *w, const struct dt_verb *verbs)
     w->ext.verbs = copy;
 }
 
-/* ---- Parameters --------------------------------------------------------------------------------- */
+/* ---- Parameters ---- */
 
 static int wrap_params(struct wrapped *w, const struct dt_param *params, struct dt_error *err)
 {
@@ -192,7 +192,7 @@ static const struct dt_block_ext *wrap_extension(const struct dt_block_ext *ext,
     return keep(w);
 }
 
-/* ---- Programs ------------------------------------------------------------------------------------ */
+/* ---- Programs ---- */
 
 /* Starts the program for as long as it takes to say who it is. */
 static char *ask_hello(const struct wrapped *w, struct dt_error *err)

@@ -40,7 +40,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     };
     int ret;
 
-    front->fault[0] = '\0';
+    front->faulted = false;
     front->features = 0;
     ret = vhost_backend_new(&front->session, &config, err);
     if (ret < 0) {
@@ -97,7 +97,7 @@ const struct vhost_device_ops front_session_ops = {
     .closed = session_closed,
 };
 
-/* ---- Sockets ----------------------------------------------------------------------------------- */
+/* ---- Sockets ---- */
 
 static void run_accept(struct dt_watch *watch, uint32_t events)
 {
@@ -164,7 +164,7 @@ static int open_sockets(struct front *front, const struct front_config *config,
     return ret < 0 ? dt_fail(err, ret, "cannot watch the socket: %s", strerror(-ret)) : 0;
 }
 
-/* ---- Life ---------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 static void run_info_changed(void *arg)
 {
@@ -246,11 +246,11 @@ void front_free(struct front *front)
     free(front);
 }
 
-/* ---- Seen from outside ------------------------------------------------------------------------------ */
+/* ---- Seen from outside ---- */
 
 static const char *state_name(const struct front_queue *q)
 {
-    static const char *const names[] = {"idle", "running", "paused", "stopping"};
+    static const char *const names[] = {"idle", "starting", "running", "paused", "stopping"};
 
     return names[q->state];
 }

@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
-/* ---- Headers only, down; and both ways -------------------------------------------------------------- */
+/* ---- Headers only, down; and both ways ---- */
 
 enum { SEEN, REPLAYED };
 static const struct dt_counter counters[] = {
@@ -41,7 +41,7 @@ static const struct dt_block_ext up_ext = {
     DT_BLOCK_EXT_HEADER, .name = "up", .summary = "responses only", .response = pass_response,
 };
 
-/* ---- Data ------------------------------------------------------------------------------------------- */
+/* ---- Data ---- */
 
 /* What is below is what is above, plus one in every byte. */
 static void plus_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
@@ -115,7 +115,7 @@ static const struct dt_block_ext stable_ext = {
     .read_data = DT_DATA_STABLE, .write_data = DT_DATA_STABLE, .request = look, .response = look,
 };
 
-/* ---- Holding, and requests of its own ------------------------------------------------------------------ */
+/* ---- Holding, and requests of its own ---- */
 
 struct held {
     struct dt_timer timer;
@@ -241,7 +241,7 @@ static const struct dt_block_ext guard_ext = {
     .frame_size = sizeof(struct guarded), .request = guard_request, .response = guard_response,
 };
 
-/* ---- Failing, in every way --------------------------------------------------------------------------------- */
+/* ---- Failing, in every way ---- */
 
 struct bad {
     unsigned how;

@@ -6,7 +6,7 @@
 
 struct rig rig;
 
-/* ---- A disk of memory that answers late and in any order --------------------------------------- */
+/* ---- A disk of memory that answers late and in any order ---- */
 
 static uint8_t disk[DISK_BLOCKS * BLOCK];
 static struct dt_req *waiting[4096];
@@ -84,7 +84,7 @@ void disk_late(bool value)
     late = value;
 }
 
-/* ---- Load: disjoint ranges, each block's content known ------------------------------------------- */
+/* ---- Load: disjoint ranges, each block's content known ---- */
 
 struct slot {
     struct request req;
@@ -270,7 +270,7 @@ int rig_one(enum dt_op op, uint64_t sector, uint32_t sectors, uint64_t ns)
     return s->done ? r->pub.error : 1;
 }
 
-/* ---- Life --------------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 int rig_try(const char *chain, struct dt_error *err)
 {

@@ -25,7 +25,7 @@ static uint64_t counter(const char *name)
     return n;
 }
 
-/* ---- Service ----------------------------------------------------------------------------------------- */
+/* ---- Service ---- */
 
 static void every_kind_works(void **state)
 {
