@@ -13,7 +13,7 @@
 
 #define ROUND_NS DT_MS(5)
 #define ROUNDS   200
-#define BYTES  4096u
+#define BYTES    4096u
 
 /* ---- Extensions of each kind, and a back ---- */
 
@@ -49,8 +49,8 @@ static int back_info(struct dt_layer *layer, struct dt_block_info *info, struct 
 }
 
 static const struct dt_block_ext back = {
-    DT_BLOCK_EXT_HEADER, .name = "at-once", .summary = "answers at once", .flags = DT_BACK,
-    .info = back_info, .submit = dt_complete,
+    DT_BLOCK_EXT_HEADER, .name = "at-once", .summary = "answers at once",
+    .flags = DT_BACK,    .info = back_info, .submit = dt_complete,
 };
 
 /* ---- Load ---- */
@@ -119,8 +119,10 @@ static double run(const char *text, enum dt_op op, unsigned depth)
     double best = 0;
 
     CHECK(loop_new(&loop, &config, &err) == 0 && chain_parse(&spec, text, &err) == 0);
-    if (device_new(&dev, &(struct device_config){.name = "bench", .chain = &spec, .loops = &loop,
-                                                 .threads = 1}, &err) < 0 ||
+    if (device_new(
+            &dev,
+            &(struct device_config){.name = "bench", .chain = &spec, .loops = &loop, .threads = 1},
+            &err) < 0 ||
         device_start(dev, &front, NULL, &err) < 0) {
         fprintf(stderr, "%s\n", err.text);
         exit(1);

@@ -100,8 +100,9 @@ const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct 
         command = take_setting(rest, "cmd");
         if (command)
             return find_command(command, err);
-        dt_fail(err, -EINVAL, "process: 'cmd' is missing: the program to run, such as "
-                              "cmd='python3 fault.py'");
+        dt_fail(err, -EINVAL,
+                "process: 'cmd' is missing: the program to run, such as "
+                "cmd='python3 fault.py'");
         return NULL;
     }
     place = take_setting(rest, "place");

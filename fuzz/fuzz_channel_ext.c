@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_channel_ext.c - a hostile worker: arbitrary messages and indices reach the extension's side of a
- * channel. Whatever comes, each event must be sound, and a broken protocol must end the conversation.
+ * fuzz_channel_ext.c - a hostile worker: arbitrary messages and indices reach the extension's side
+ * of a channel. Whatever comes, each event must be sound, and a broken protocol must end the
+ * conversation.
  */
 #include "channel/channel.h"
 #include <devtap/channel.h>

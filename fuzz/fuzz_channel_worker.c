@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fuzz_channel_worker.c - a hostile extension: arbitrary messages, indices and control frames reach
- * the proxy. Whatever comes, every request of the guest completes exactly once, what lies below sees
- * requests within the disk only, and nothing outside of the channel's memory is touched.
+ * the proxy. Whatever comes, every request of the guest completes exactly once, what lies below
+ * sees requests within the disk only, and nothing outside of the channel's memory is touched.
  */
 #include "blk/channel/internal.h"
 
@@ -68,8 +68,14 @@ static void any(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext any_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "any", .summary = "any", .sub_requests = 4, .submit = any,
-    .complete = any, .read_data = DT_DATA_TRANSFORM, .write_data = DT_DATA_TRANSFORM,
+    DT_BLOCK_EXT_HEADER,
+    .name = "any",
+    .summary = "any",
+    .sub_requests = 4,
+    .submit = any,
+    .complete = any,
+    .read_data = DT_DATA_TRANSFORM,
+    .write_data = DT_DATA_TRANSFORM,
     .flags = DT_CONTENT_BEARING,
 };
 
@@ -99,8 +105,9 @@ static void back_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext back = {
-    DT_BLOCK_EXT_HEADER, .name = "back", .summary = "back", .flags = DT_BACK, .info = back_info,
-    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK, .submit = back_submit,
+    DT_BLOCK_EXT_HEADER,        .name = "back",        .summary = "back",
+    .flags = DT_BACK,           .info = back_info,     .read_data = DT_DATA_PEEK,
+    .write_data = DT_DATA_PEEK, .submit = back_submit,
 };
 
 static struct slot_of_guest {
@@ -139,8 +146,10 @@ static void set_up(void)
     placed_init(&config);
     CHECK(loop_new(&loop, &(struct loop_config){.engine = LOOP_EPOLL}, &err) == 0);
     CHECK(chain_parse(&spec, "any place=process tries=1000000 | back", &err) == 0);
-    CHECK(device_new(&dev, &(struct device_config){.name = "f", .chain = &spec, .loops = &loop,
-                                                   .threads = 1}, &err) == 0);
+    CHECK(device_new(
+              &dev,
+              &(struct device_config){.name = "f", .chain = &spec, .loops = &loop, .threads = 1},
+              &err) == 0);
     chain_spec_free(&spec);
     say(CONTROL_ANSWER, 2, "{}");
     CHECK(device_start(dev, &front, NULL, &err) == 0);
@@ -156,8 +165,8 @@ static void submit(unsigned i)
         return;
     g->busy = true;
     g->iov = (struct iovec){g->data, sizeof(g->data)};
-    r->pub = (struct dt_req){.op = (uint8_t)(i % 3), .sector = i % 3 == 2 ? 0 : 8 * i,
-                             .sectors = i % 3 == 2 ? 0 : 8};
+    r->pub = (struct dt_req){
+        .op = (uint8_t)(i % 3), .sector = i % 3 == 2 ? 0 : 8 * i, .sectors = i % 3 == 2 ? 0 : 8};
     r->iov = &g->iov;
     r->niov = i % 3 == 2 ? 0 : 1;
     lane_submit(device_lane(dev, 0), &r, 1);
@@ -178,8 +187,7 @@ static void answer_one(void)
 
     while (proxy->slots[id].state != SLOT_SENT && proxy->slots[id].state != SLOT_RETURNED)
         id++;
-    proxy->map.up[head % proxy->map.entries] =
-        (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
+    proxy->map.up[head % proxy->map.entries] = (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
     __atomic_store_n(&proxy->map.header->up.head, head + 1, __ATOMIC_RELEASE);
     loop_poller_wake(loop, &proxy->poller);
     settle();

@@ -2,8 +2,8 @@
 /*
  * calls.c - control: what the proxy asks the process, and what the process says.
  *
- * A start sends everything at once and then waits for the answers to come in. Calls in the middle of service (a
- * parameter, a verb) block the thread for the round trip, at most until the deadline.
+ * A start sends everything at once and then waits for the answers to come in. Calls in the middle
+ * of service (a parameter, a verb) block the thread for the round trip, at most until the deadline.
  */
 #include "blk/channel/internal.h"
 
@@ -141,8 +141,8 @@ int proxy_take_info(struct proxy *p, const json_t *answer)
 {
     const struct dt_block_ext *e = &p->w->ext;
     const unsigned right = MAX(e->read_data, e->write_data);
-    const uint32_t most = (1u << COPYPOOL_MAX_SHIFT >> DT_SECTOR_SHIFT) /
-                          (right == DT_DATA_TRANSFORM ? 2 : 1);
+    const uint32_t most =
+        (1u << COPYPOOL_MAX_SHIFT >> DT_SECTOR_SHIFT) / (right == DT_DATA_TRANSFORM ? 2 : 1);
     struct dt_block_info info = p->below;
 
     if (info_from_json(&info, json_object_get(answer, "info")) < 0)

@@ -2,13 +2,14 @@
 /*
  * death.c - a process ends, and another takes its place.
  *
- * What the dead one had said is read to the end. What it had not answered goes back to the queue, in the order of its
- * sending; what it had forwarded is still below, and joins the queue when it comes back. Only
- * then is the new process given anything: so nothing of the old one's mixes with the new one's.
+ * What the dead one had said is read to the end. What it had not answered goes back to the queue,
+ * in the order of its sending; what it had forwarded is still below, and joins the queue when it
+ * comes back. Only then is the new process given anything: so nothing of the old one's mixes with
+ * the new one's.
  *
  * A crash by its own fault makes suspects of all that it had. They are tried one at a time,
- * and the one that is alone in the process at the next crash is failed (-EIO): the rest goes on. A process that was
- * killed from outside makes nobody a suspect.
+ * and the one that is alone in the process at the next crash is failed (-EIO): the rest goes on. A
+ * process that was killed from outside makes nobody a suspect.
  */
 #include "blk/channel/internal.h"
 
@@ -133,7 +134,8 @@ static void give_up(struct proxy *p)
     proxy_apply_policy(p);
 }
 
-/* Counts this failure; true when there were too many within the window that began with the first. */
+/* Counts this failure; true when there were too many within the window that began with the first.
+ */
 static bool count_failure(struct proxy *p, uint64_t now)
 {
     if (p->nfailures == 0 || now - p->failing_since > p->window) {
@@ -311,8 +313,7 @@ static void on_tick(struct dt_timer *timer)
 void proxy_tick_start(struct proxy *p)
 {
     if (p->tick.heap_index == 0 && p->state == PROXY_LIVE)
-        dt_timer_set(p->c, &p->tick,
-                     dt_now(p->c) + MIN(MAX(p->deadline / 4, DT_MS(1)), TICK_MAX));
+        dt_timer_set(p->c, &p->tick, dt_now(p->c) + MIN(MAX(p->deadline / 4, DT_MS(1)), TICK_MAX));
 }
 
 void proxy_timers(struct proxy *p)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * describe.c - a program's description of itself: the JSON of `devtap help --json`, and a few keys about
- * what it wants. It is judged like that of any extension.
+ * describe.c - a program's description of itself: the JSON of `devtap help --json`, and a few keys
+ * about what it wants. It is judged like that of any extension.
  */
-#include "blk/channel/internal.h"
 #include "core/describe.h"
+#include "blk/channel/internal.h"
 
 #include <stdio.h>
 
@@ -135,8 +135,8 @@ static int parse_counters(struct dt_block_ext *ext, const json_t *list, struct d
     for (size_t i = 0; i < n; i++) {
         const json_t *c = json_array_get(list, i);
 
-        counters[i] = (struct dt_counter){text_of(c, "name") ?: "", text_of(c, "unit"),
-                                          text_of(c, "help")};
+        counters[i] =
+            (struct dt_counter){text_of(c, "name") ?: "", text_of(c, "unit"), text_of(c, "help")};
     }
     ext->counters = counters;
     return 0;

@@ -139,8 +139,11 @@ static struct request *take_request(struct host *h, const struct dt_channel_even
     s->data = e->data;
     s->below = e->below;
     s->iov = (struct iovec){e->data, e->bytes};
-    s->req.pub = (struct dt_req){.sector = e->sector, .sectors = e->sectors, .op = e->op,
-                                 .flags = e->flags, .queue = e->queue};
+    s->req.pub = (struct dt_req){.sector = e->sector,
+                                 .sectors = e->sectors,
+                                 .op = e->op,
+                                 .flags = e->flags,
+                                 .queue = e->queue};
     s->req.iov = &s->iov;
     s->req.niov = e->data != NULL;
     return &s->req;
@@ -268,8 +271,8 @@ void host_release(struct host *h, uint64_t deadline)
 int host_chain_new(struct host *h, json_t *init, struct dt_error *err)
 {
     json_t *settings = json_object_get(init, "parameters"), *value;
-    struct loop_config config = {
-        .spin_ns = (uint64_t)json_integer_value(json_object_get(init, "spin"))};
+    struct loop_config config = {.spin_ns =
+                                     (uint64_t)json_integer_value(json_object_get(init, "spin"))};
     static char back_name[] = BACK_NAME;
     struct layer_spec layers[2] = {{.name = (char *)(uintptr_t)h->name}, {.name = back_name}};
     struct chain_spec chain = {layers, 2};
@@ -312,8 +315,8 @@ int host_chain_start(struct host *h, struct dt_error *err)
     h->lane = device_lane(h->dev, 0);
     h->served = true;
     host_allow(h);
-    h->kick_watch = (struct dt_watch){
-        .ready = on_kick, .fd = dt_channel_kick_fd(h->ch), .events = EPOLLIN};
+    h->kick_watch =
+        (struct dt_watch){.ready = on_kick, .fd = dt_channel_kick_fd(h->ch), .events = EPOLLIN};
     ret = loop_watch_add(h->loop, &h->kick_watch);
     if (ret < 0)
         return dt_fail(err, ret, "cannot watch the channel: %s", strerror(-ret));

@@ -28,7 +28,7 @@ struct host {
     struct host_slot *slots;
     uint32_t nslots;
     struct dt_req **subs; /* by the channel's id */
-    bool woken; /* the extension would admit more */
+    bool woken;           /* the extension would admit more */
     struct loop_poller poller;
     struct loop_deferred flush;
     struct dt_watch control_watch, kick_watch;

@@ -2,17 +2,21 @@
 /* info.c - what a disk is, as JSON and back. */
 #include "blk/channel/internal.h"
 
-#define FIELD(name) {#name, offsetof(struct dt_block_info, name), sizeof(((struct dt_block_info *)0)->name)}
+#define FIELD(name)                                                                            \
+    {                                                                                          \
+#name, offsetof(struct dt_block_info, name), sizeof(((struct dt_block_info *)0)->name) \
+    }
 
 /* A bool is a number of one byte here. */
 static const struct field {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(sectors),          FIELD(logical_block),  FIELD(physical_block),   FIELD(optimal_io),
-    FIELD(max_sectors),      FIELD(max_segments),   FIELD(max_discard),      FIELD(discard_align),
-    FIELD(max_write_zeroes), FIELD(read_only),      FIELD(rotational),       FIELD(can_flush),
-    FIELD(can_discard),      FIELD(can_write_zeroes), FIELD(write_zeroes_unmaps),
+    FIELD(sectors),     FIELD(logical_block),    FIELD(physical_block),
+    FIELD(optimal_io),  FIELD(max_sectors),      FIELD(max_segments),
+    FIELD(max_discard), FIELD(discard_align),    FIELD(max_write_zeroes),
+    FIELD(read_only),   FIELD(rotational),       FIELD(can_flush),
+    FIELD(can_discard), FIELD(can_write_zeroes), FIELD(write_zeroes_unmaps),
 };
 
 json_t *info_to_json(const struct dt_block_info *info)

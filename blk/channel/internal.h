@@ -7,13 +7,13 @@
 #include "channel/channel.h"
 #include "core/copypool.h"
 
-#define SLOTS       1024u
-#define DATA_BYTES  (8u << 20)
-#define SUB_WINDOW  (1u << 20)
-#define SUB_BYTES   (64u << 20) /* the windows of all sub-requests, at the most */
-#define STATE_MAX   (16u << 20)
-#define START_NS    DT_S(10) /* from starting a program until it serves */
-#define BACK_NAME   "channel-below"
+#define SLOTS      1024u
+#define DATA_BYTES (8u << 20)
+#define SUB_WINDOW (1u << 20)
+#define SUB_BYTES  (64u << 20) /* the windows of all sub-requests, at the most */
+#define STATE_MAX  (16u << 20)
+#define START_NS   DT_S(10) /* from starting a program until it serves */
+#define BACK_NAME  "channel-below"
 
 /* ---- Descriptions (wrap.c, describe.c, info.c) ---- */
 
@@ -92,9 +92,9 @@ struct frame {
     uint64_t sector; /* as it came from above */
     uint32_t id;
     uint8_t attempts;
-    bool replay;  /* sent before */
-    bool orphan;  /* below, and whoever forwarded it is dead */
-    bool below;   /* given to the layers below by dt_forward() */
+    bool replay; /* sent before */
+    bool orphan; /* below, and whoever forwarded it is dead */
+    bool below;  /* given to the layers below by dt_forward() */
 };
 
 /* What the process may do next with the request of a slot. */
@@ -118,8 +118,8 @@ struct slot {
 /* A request that the extension makes itself. */
 struct sub {
     struct proxy *proxy;
-    struct dt_req *req;  /* NULL = not submitted */
-    struct iovec iov;    /* private memory */
+    struct dt_req *req; /* NULL = not submitted */
+    struct iovec iov;   /* private memory */
     struct channel_msg msg;
     struct sub *next;    /* waiting for memory or a free request */
     uint32_t generation; /* of the process that made it */
@@ -143,8 +143,8 @@ struct proxy {
     struct dt_watch sock_watch, pid_watch, kick_watch;
     struct loop_poller poller;
     struct loop_deferred flush;
-    struct dt_timer timer;       /* restarts, start deadline */
-    struct dt_timer tick;        /* hangs, counters, state */
+    struct dt_timer timer; /* restarts, start deadline */
+    struct dt_timer tick;  /* hangs, counters, state */
     struct dt_block_info below, info;
     bool have_info;
 
@@ -176,7 +176,7 @@ struct proxy {
     /* Requests that wait for a slot, for memory or for a process; replays first. */
     struct dt_req *queue, **queue_tail;
     uint32_t queued;
-    bool stopped; /* admit() said no */
+    bool stopped;         /* admit() said no */
     struct dt_req *trial; /* the suspect that is being tried alone */
     bool trying;
 

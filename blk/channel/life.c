@@ -183,10 +183,9 @@ static void run_flush(struct loop_deferred *deferred)
 
 void proxy_watch(struct proxy *p)
 {
-    p->sock_watch = (struct dt_watch){
-        .ready = on_frame, .fd = p->process.sock, .events = EPOLLIN};
-    p->pid_watch = (struct dt_watch){
-        .ready = on_exit_of_process, .fd = p->process.pidfd, .events = EPOLLIN};
+    p->sock_watch = (struct dt_watch){.ready = on_frame, .fd = p->process.sock, .events = EPOLLIN};
+    p->pid_watch =
+        (struct dt_watch){.ready = on_exit_of_process, .fd = p->process.pidfd, .events = EPOLLIN};
     p->kick_watch = (struct dt_watch){.ready = on_kick, .fd = p->kick_up, .events = EPOLLIN};
     if (dt_watch_add(p->c, &p->sock_watch) < 0 || dt_watch_add(p->c, &p->pid_watch) < 0 ||
         dt_watch_add(p->c, &p->kick_watch) < 0)
@@ -295,10 +294,10 @@ static int proxy_set(struct dt_layer *layer, unsigned index, struct dt_error *er
     if (p->process.sock < 0)
         return 0;
     value = proxy_param_text(p, index);
-    return proxy_call(p, CONTROL_SET,
-                      json_pack("{ss ss}", "param", p->w->ext.params[index].name, "value",
-                                value ?: ""),
-                      NULL, err);
+    return proxy_call(
+        p, CONTROL_SET,
+        json_pack("{ss ss}", "param", p->w->ext.params[index].name, "value", value ?: ""), NULL,
+        err);
 }
 
 static int64_t proxy_save(struct dt_layer *layer, void *buf, size_t size)
@@ -345,18 +344,11 @@ pid_t placed_pid(struct dt_layer *layer, unsigned *restarts)
 }
 
 const struct dt_block_ext proxy_template = {
-    DT_BLOCK_EXT_HEADER,
-    .frame_size = sizeof(struct frame),
-    .open = proxy_open,
-    .close = proxy_close,
-    .start = proxy_start,
-    .stop = proxy_stop,
-    .info = proxy_info,
-    .submit = proxy_submit,
-    .complete = proxy_complete,
-    .admit = proxy_admit,
-    .quiesce = proxy_quiesce,
-    .set = proxy_set,
-    .save = proxy_save,
-    .load = proxy_load,
+    DT_BLOCK_EXT_HEADER,        .frame_size = sizeof(struct frame),
+    .open = proxy_open,         .close = proxy_close,
+    .start = proxy_start,       .stop = proxy_stop,
+    .info = proxy_info,         .submit = proxy_submit,
+    .complete = proxy_complete, .admit = proxy_admit,
+    .quiesce = proxy_quiesce,   .set = proxy_set,
+    .save = proxy_save,         .load = proxy_load,
 };

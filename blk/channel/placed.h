@@ -22,9 +22,10 @@
 #include <sys/types.h>
 
 /**
- * struct placed_spawner - who makes processes where this one may not: a keeper on behalf of its worker.
- * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned by the
- *         caller), or -errno; *@pid for people.
+ * struct placed_spawner - who makes processes where this one may not: a keeper on behalf of its
+ * worker.
+ * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned
+ * by the caller), or -errno; *@pid for people.
  * @reap:  it ended: how, as waitid(2) says. 0 or -errno when nobody knows.
  */
 struct placed_spawner {
@@ -34,9 +35,11 @@ struct placed_spawner {
 
 /**
  * struct placed_config - how extensions' processes are made.
- * @host:    the program that hosts extensions: run as `HOST ext-host NAME`. NULL = this program itself.
+ * @host:    the program that hosts extensions: run as `HOST ext-host NAME`. NULL = this program
+ * itself.
  * @confine: called in the new process before it executes the program, with its control socket as
- *           descriptor 3 and nothing else open above; only async-signal-safe calls. 0 or -errno. May be NULL.
+ *           descriptor 3 and nothing else open above; only async-signal-safe calls. 0 or -errno.
+ * May be NULL.
  */
 struct placed_config {
     const char *host;
@@ -49,8 +52,8 @@ void placed_init(const struct placed_config *config);
 /** placed_params - what every placed extension takes besides its own; for the help. */
 extern const struct dt_param placed_params[];
 
-/** placed_pid() - the process of a placed layer, or -1. @restarts: how often it was replaced. On the
- *  layer's thread. */
+/** placed_pid() - the process of a placed layer, or -1. @restarts: how often it was replaced. On
+ * the layer's thread. */
 pid_t placed_pid(struct dt_layer *layer, unsigned *restarts);
 
 /**

@@ -2,8 +2,8 @@
 /*
  * process.c - the process of an extension: started, confined, killed, reaped.
  *
- * It inherits its control socket as descriptor 3, /dev/null as its input, and the log as its output;
- * nothing else. It sees the end of the worker as the end of that socket.
+ * It inherits its control socket as descriptor 3, /dev/null as its input, and the log as its
+ * output; nothing else. It sees the end of the worker as the end of that socket.
  */
 #include "blk/channel/internal.h"
 

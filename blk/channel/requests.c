@@ -7,8 +7,6 @@
  */
 #include "blk/channel/internal.h"
 
-
-
 uint8_t proxy_right(const struct proxy *p, const struct dt_req *req)
 {
     if (!dt_req_has_data(req) || req->sectors == 0)
@@ -106,10 +104,16 @@ static bool send(struct proxy *p, struct dt_req *req, uint64_t now)
     s->sent_at = now;
     s->order = ++p->order;
     f->id = id;
-    *channel_push(&p->down) = (struct channel_msg){
-        .kind = CHANNEL_REQUEST, .op = req->op, .parts = s->parts, .id = id, .sector = req->sector,
-        .flags = (uint8_t)(req->flags | (f->replay ? DT_REQ_REPLAYED : 0)),
-        .sectors = req->sectors, .data = data_page(p, s), .queue = req->queue};
+    *channel_push(&p->down) =
+        (struct channel_msg){.kind = CHANNEL_REQUEST,
+                             .op = req->op,
+                             .parts = s->parts,
+                             .id = id,
+                             .sector = req->sector,
+                             .flags = (uint8_t)(req->flags | (f->replay ? DT_REQ_REPLAYED : 0)),
+                             .sectors = req->sectors,
+                             .data = data_page(p, s),
+                             .queue = req->queue};
     return true;
 }
 
@@ -238,7 +242,8 @@ static void return_data(struct proxy *p, struct slot *s)
     }
 }
 
-/* Whoever forwarded it is dead, so nobody knows what to make of the response: once more from the start. */
+/* Whoever forwarded it is dead, so nobody knows what to make of the response: once more from the
+ * start. */
 static void adopt(struct proxy *p, struct dt_req *req)
 {
     struct frame *f = frame_of(p, req);
@@ -283,8 +288,8 @@ void proxy_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         return_data(p, s);
         s->state = SLOT_RETURNED;
         s->sent_at = now;
-        *channel_push(&p->down) = (struct channel_msg){
-            .kind = CHANNEL_RETURNED, .id = f->id, .error = req->error};
+        *channel_push(&p->down) =
+            (struct channel_msg){.kind = CHANNEL_RETURNED, .id = f->id, .error = req->error};
     }
     if (p->map.header)
         channel_publish(&p->down);

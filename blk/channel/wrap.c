@@ -18,23 +18,48 @@ static const char *const on_crash_choices[] = {
 };
 
 const struct dt_param placed_params[] = {
-    {.name = "on-crash", .type = DT_PARAM_ENUM, .flags = DT_PARAM_LIVE, .initial = "hold",
-     .offset = offsetof(struct proxy, on_crash), .choices = on_crash_choices,
-     .help = "After too many failures: hold requests, let them pass the extension by, or fail them."},
-    {.name = "tries", .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .initial = "5",
-     .offset = offsetof(struct proxy, tries), .min = 1, .max = 1000000,
+    {.name = "on-crash",
+     .type = DT_PARAM_ENUM,
+     .flags = DT_PARAM_LIVE,
+     .initial = "hold",
+     .offset = offsetof(struct proxy, on_crash),
+     .choices = on_crash_choices,
+     .help =
+         "After too many failures: hold requests, let them pass the extension by, or fail them."},
+    {.name = "tries",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     .initial = "5",
+     .offset = offsetof(struct proxy, tries),
+     .min = 1,
+     .max = 1000000,
      .help = "How many failures within the window are too many."},
-    {.name = "window", .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE, .initial = "10s",
-     .offset = offsetof(struct proxy, window), .min = DT_MS(1), .max = DT_S(86400),
+    {.name = "window",
+     .type = DT_PARAM_DURATION,
+     .flags = DT_PARAM_LIVE,
+     .initial = "10s",
+     .offset = offsetof(struct proxy, window),
+     .min = DT_MS(1),
+     .max = DT_S(86400),
      .help = "Failures longer ago than this are forgotten."},
-    {.name = "deadline", .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE, .initial = "2s",
-     .offset = offsetof(struct proxy, deadline), .min = DT_MS(50), .max = DT_S(3600),
+    {.name = "deadline",
+     .type = DT_PARAM_DURATION,
+     .flags = DT_PARAM_LIVE,
+     .initial = "2s",
+     .offset = offsetof(struct proxy, deadline),
+     .min = DT_MS(50),
+     .max = DT_S(3600),
      .help = "An extension that is silent for so long hangs, and is killed."},
-    {.name = "mem-limit", .type = DT_PARAM_SIZE, .initial = "256M",
+    {.name = "mem-limit",
+     .type = DT_PARAM_SIZE,
+     .initial = "256M",
      .offset = offsetof(struct proxy, mem_limit),
      .help = "Address space of the process; 0 = no limit."},
-    {.name = "spin", .type = DT_PARAM_DURATION, .initial = "50us",
-     .offset = offsetof(struct proxy, spin), .max = DT_S(1),
+    {.name = "spin",
+     .type = DT_PARAM_DURATION,
+     .initial = "50us",
+     .offset = offsetof(struct proxy, spin),
+     .max = DT_S(1),
      .help = "How long the process looks for more requests before it sleeps."},
     {NULL},
 };
@@ -123,8 +148,8 @@ static int wrap_params(struct wrapped *w, const struct dt_param *params, struct 
         copy[i].offset = offset;
         offset += 8; /* the largest field; all alignments */
         if (param_find(placed_params, params[i].name) >= 0) {
-            dt_fail(err, -EINVAL, "%s: its parameter '%s' is also one of the placement", w->ext.name,
-                    params[i].name);
+            dt_fail(err, -EINVAL, "%s: its parameter '%s' is also one of the placement",
+                    w->ext.name, params[i].name);
             free(copy);
             return -EINVAL;
         }

@@ -8,10 +8,10 @@
 
 #include "blk/channel/placed.h"
 
-#define DISK_BLOCKS  512u
-#define BLOCK        4096u
+#define DISK_BLOCKS   512u
+#define BLOCK         4096u
 #define BLOCK_SECTORS (BLOCK / DT_SECTOR_SIZE)
-#define DEPTH        64u
+#define DEPTH         64u
 
 /** struct rig - a device, its load, and what was counted. */
 struct rig {
@@ -37,7 +37,8 @@ void rig_run(uint64_t ns);
 /** rig_drain() - until nothing is in flight; false when that took longer than @ns. */
 bool rig_drain(uint64_t ns);
 pid_t rig_pid(unsigned *restarts);
-/** rig_one() - one request by hand, of zeroed data; its error, or 1 if it did not complete in @ns. */
+/** rig_one() - one request by hand, of zeroed data; its error, or 1 if it did not complete in @ns.
+ */
 int rig_one(enum dt_op op, uint64_t sector, uint32_t sectors, uint64_t ns);
 /** disk_block() - what is stored. */
 const uint8_t *disk_block(unsigned block);

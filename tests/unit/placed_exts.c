@@ -28,17 +28,20 @@ static enum dt_verdict pass_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext down_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "down", .summary = "requests only", .counters = counters,
-    .request = count_request,
+    DT_BLOCK_EXT_HEADER,  .name = "down",           .summary = "requests only",
+    .counters = counters, .request = count_request,
 };
 
 static const struct dt_block_ext both_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "both", .summary = "both ways", .counters = counters,
-    .request = count_request, .response = pass_response,
+    DT_BLOCK_EXT_HEADER,  .name = "both",           .summary = "both ways",
+    .counters = counters, .request = count_request, .response = pass_response,
 };
 
 static const struct dt_block_ext up_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "up", .summary = "responses only", .response = pass_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "up",
+    .summary = "responses only",
+    .response = pass_response,
 };
 
 /* ---- Data ---- */
@@ -83,8 +86,13 @@ static void plus_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext plus_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "plus", .summary = "transforms", .flags = DT_CONTENT_BEARING,
-    .read_data = DT_DATA_TRANSFORM, .write_data = DT_DATA_TRANSFORM, .submit = plus_submit,
+    DT_BLOCK_EXT_HEADER,
+    .name = "plus",
+    .summary = "transforms",
+    .flags = DT_CONTENT_BEARING,
+    .read_data = DT_DATA_TRANSFORM,
+    .write_data = DT_DATA_TRANSFORM,
+    .submit = plus_submit,
     .complete = plus_complete,
 };
 
@@ -106,13 +114,18 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext peek_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "peek", .summary = "looks", .read_data = DT_DATA_PEEK,
+    DT_BLOCK_EXT_HEADER,        .name = "peek",  .summary = "looks", .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK, .request = look, .response = look,
 };
 
 static const struct dt_block_ext stable_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "stable", .summary = "looks at copies",
-    .read_data = DT_DATA_STABLE, .write_data = DT_DATA_STABLE, .request = look, .response = look,
+    DT_BLOCK_EXT_HEADER,
+    .name = "stable",
+    .summary = "looks at copies",
+    .read_data = DT_DATA_STABLE,
+    .write_data = DT_DATA_STABLE,
+    .request = look,
+    .response = look,
 };
 
 /* ---- Holding, and requests of its own ---- */
@@ -166,9 +179,14 @@ static void hold_stop(struct dt_ctx *c)
 }
 
 static const struct dt_block_ext hold_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "hold", .summary = "holds for a while",
-    .ctx_size = sizeof(struct held), .request = hold_request, .response = pass_response,
-    .quiesce = hold_quiesce, .stop = hold_stop,
+    DT_BLOCK_EXT_HEADER,
+    .name = "hold",
+    .summary = "holds for a while",
+    .ctx_size = sizeof(struct held),
+    .request = hold_request,
+    .response = pass_response,
+    .quiesce = hold_quiesce,
+    .stop = hold_stop,
 };
 
 /* Reads what a write is about to replace, and writes it back, under a lock of the range. */
@@ -237,8 +255,13 @@ static enum dt_verdict guard_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext guard_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "guard", .summary = "locks and rewrites", .sub_requests = 64,
-    .frame_size = sizeof(struct guarded), .request = guard_request, .response = guard_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "guard",
+    .summary = "locks and rewrites",
+    .sub_requests = 64,
+    .frame_size = sizeof(struct guarded),
+    .request = guard_request,
+    .response = guard_response,
 };
 
 /* ---- Failing, in every way ---- */
@@ -250,12 +273,25 @@ struct bad {
 };
 static const char *const ways[] = {"segv", "abort", "exit", "hang", "leak", "lose", "kill", NULL};
 static const struct dt_param bad_params[] = {
-    {.name = "how", .type = DT_PARAM_ENUM, .flags = DT_PARAM_LIVE, .initial = "segv",
-     .choices = ways, .offset = offsetof(struct bad, how), .help = "What goes wrong."},
-    {.name = "sector", .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .initial = "1000000",
-     .offset = offsetof(struct bad, sector), .help = "Which sector does it."},
-    {.name = "label", .type = DT_PARAM_STRING, .flags = DT_PARAM_LIVE | DT_PARAM_SECRET,
-     .initial = "none", .offset = offsetof(struct bad, label), .help = "A text."},
+    {.name = "how",
+     .type = DT_PARAM_ENUM,
+     .flags = DT_PARAM_LIVE,
+     .initial = "segv",
+     .choices = ways,
+     .offset = offsetof(struct bad, how),
+     .help = "What goes wrong."},
+    {.name = "sector",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     .initial = "1000000",
+     .offset = offsetof(struct bad, sector),
+     .help = "Which sector does it."},
+    {.name = "label",
+     .type = DT_PARAM_STRING,
+     .flags = DT_PARAM_LIVE | DT_PARAM_SECRET,
+     .initial = "none",
+     .offset = offsetof(struct bad, label),
+     .help = "A text."},
     {NULL},
 };
 
@@ -339,12 +375,13 @@ static const struct dt_verb bad_verbs[] = {
 };
 
 static const struct dt_block_ext bad_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "bad", .summary = "fails", .params = bad_params,
-    .verbs = bad_verbs, .layer_size = sizeof(struct bad), .state_version = 1,
-    .request = bad_request, .set = bad_set, .save = bad_save, .load = bad_load,
+    DT_BLOCK_EXT_HEADER,  .name = "bad",          .summary = "fails",
+    .params = bad_params, .verbs = bad_verbs,     .layer_size = sizeof(struct bad),
+    .state_version = 1,   .request = bad_request, .set = bad_set,
+    .save = bad_save,     .load = bad_load,
 };
 
 const struct dt_block_ext *const placed_test_exts[] = {
-    &down_ext, &both_ext,  &up_ext,   &plus_ext, &peek_ext, &stable_ext,
-    &hold_ext, &guard_ext, &bad_ext, NULL,
+    &down_ext,   &both_ext, &up_ext,    &plus_ext, &peek_ext,
+    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  NULL,
 };

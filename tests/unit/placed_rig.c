@@ -69,9 +69,10 @@ static void disk_answer_some(void)
 }
 
 static const struct dt_block_ext disk_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "disk", .summary = "memory", .flags = DT_BACK | DT_PER_QUEUE,
-    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK, .info = disk_info,
-    .submit = disk_submit,
+    DT_BLOCK_EXT_HEADER,       .name = "disk",
+    .summary = "memory",       .flags = DT_BACK | DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK,
+    .info = disk_info,         .submit = disk_submit,
 };
 
 const uint8_t *disk_block(unsigned block)
@@ -288,8 +289,10 @@ int rig_try(const char *chain, struct dt_error *err)
     dt_rng_seed(&rig.rng, 7);
     CHECK(loop_new(&rig.loop, &config, err) == 0);
     CHECK(chain_parse(&spec, text, err) == 0);
-    ret = device_new(&rig.dev, &(struct device_config){.name = "t", .chain = &spec,
-                                                       .loops = &rig.loop, .threads = 1}, err);
+    ret = device_new(
+        &rig.dev,
+        &(struct device_config){.name = "t", .chain = &spec, .loops = &rig.loop, .threads = 1},
+        err);
     chain_spec_free(&spec);
     if (ret == 0)
         ret = device_start(rig.dev, &front, NULL, err);

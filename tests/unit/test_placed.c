@@ -5,6 +5,7 @@
 #include "tests/unit/placed_common.h"
 #include <setjmp.h>
 #include <stdarg.h>
+
 #include <cmocka.h>
 
 static void assert_sound(void)
@@ -18,8 +19,8 @@ static uint64_t counter(const char *name)
 {
     json_t *stats = device_stats(rig.dev);
     json_t *layer = json_array_get(json_object_get(stats, "layers"), 0);
-    uint64_t n = (uint64_t)json_integer_value(
-        json_object_get(json_object_get(layer, "counters"), name));
+    uint64_t n =
+        (uint64_t)json_integer_value(json_object_get(json_object_get(layer, "counters"), name));
 
     json_decref(stats);
     return n;
@@ -29,8 +30,8 @@ static uint64_t counter(const char *name)
 
 static void every_kind_works(void **state)
 {
-    static const char *const names[] = {"down", "both", "up", "plus", "peek", "stable", "hold",
-                                        "guard"};
+    static const char *const names[] = {"down", "both",   "up",   "plus",
+                                        "peek", "stable", "hold", "guard"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         _cleanup_free_ char *chain = xasprintf("%s place=process", names[i]);
@@ -135,10 +136,8 @@ static void placement_is_checked(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_kind_works),
-        cmocka_unit_test(data_is_transformed_below),
-        cmocka_unit_test(long_requests_fit),
-        cmocka_unit_test(parameters_verbs_and_state_cross),
+        cmocka_unit_test(every_kind_works),     cmocka_unit_test(data_is_transformed_below),
+        cmocka_unit_test(long_requests_fit),    cmocka_unit_test(parameters_verbs_and_state_cross),
         cmocka_unit_test(placement_is_checked),
     };
 

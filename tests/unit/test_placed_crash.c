@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+
 #include <cmocka.h>
 
 static void assert_sound(void)
@@ -75,7 +76,8 @@ static void a_poison_request_fails_alone(void **state)
 static void hanging_and_leaking_is_death(void **state)
 {
     static const char *const how[] = {
-        "hang", "lose",
+        "hang",
+        "lose",
 #if !defined(__SANITIZE_ADDRESS__)
         "leak",
 #endif

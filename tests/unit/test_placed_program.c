@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+
 #include <cmocka.h>
 
 static char *chain_of(const char *settings)
