@@ -33,24 +33,46 @@ size_t inflight_queue_size(uint16_t queue_size, bool packed)
     return ALIGN_UP(size, (size_t)CACHE_LINE);
 }
 
+void inflight_clear(void *mem)
+{
+    struct log_split *log = mem;
+
+    WRITE_ONCE(log->version, 0);
+    RING_STEP();
+}
+
 void inflight_format(void *mem, uint16_t queue_size, bool packed)
 {
+    log_format(mem, queue_size, packed);
+    log_commit(mem);
+}
+
+void log_commit(void *mem)
+{
+    struct log_split *log = mem;
+
+    RING_STEP();
+    WRITE_ONCE(log->version, LOG_VERSION);
+    RING_STEP();
+}
+
+void log_format(void *mem, uint16_t queue_size, bool packed)
+{
+    size_t head = offsetof(struct log_split, version) + sizeof(((struct log_split *)0)->version);
     struct log_packed *p = mem;
     struct log_split *s = mem;
 
-    memset(mem, 0, inflight_queue_size(queue_size, packed));
+    inflight_clear(mem);
+    memset((uint8_t *)mem + head, 0, inflight_queue_size(queue_size, packed) - head);
+    s->features = 0;
     if (!packed) {
         s->desc_num = queue_size;
-        RING_STEP();
-        s->version = LOG_VERSION;
         return;
     }
     for (uint16_t i = 0; i < queue_size; i++)
         p->desc[i].word.next = (uint16_t)(i + 1 < queue_size ? i + 1 : 0);
     p->used.used_wrap = p->used.old_used_wrap = 1;
     p->lists.desc_num = queue_size;
-    RING_STEP();
-    p->lists.version = LOG_VERSION;
 }
 
 static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,

@@ -147,6 +147,9 @@ struct log_found {
 
 /* Is there a log at all? A buffer that was never formatted is zero. */
 bool log_present(const void *mem);
+/* An empty log in two steps: what log_format() made counts for nothing before log_commit(). */
+void log_format(void *mem, uint16_t queue_size, bool packed);
+void log_commit(void *mem);
 int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
                       struct log_found *found, struct dt_error *err);
 int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring_packed_desc *ring,

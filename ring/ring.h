@@ -134,6 +134,8 @@ void dirtylog_mark(const struct dirtylog *log, uint64_t gpa, uint64_t len);
 size_t inflight_queue_size(uint16_t queue_size, bool packed);
 /** inflight_format() - make an empty log at @mem, which is zeroed. */
 void inflight_format(void *mem, uint16_t queue_size, bool packed);
+/** inflight_clear() - make the log at @mem record nothing: to recover from it is a fresh start. */
+void inflight_clear(void *mem);
 
 /* ---- Virtqueue, device side ----------------------------------------------------------- */
 

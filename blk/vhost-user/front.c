@@ -27,8 +27,18 @@ static void run_stopped(struct loop_message *message)
     front_stopped(container_of(message, struct front, stopped_message));
 }
 
+static void session_begins(struct front *front, struct vhost_session *session)
+{
+    front->fault[0] = '\0';
+    front->features = 0;
+    front->session = session;
+    front->sessions++;
+    log_info("%s: a VM attached", device_name(front->dev));
+}
+
 static int begin_session(struct front *front, int sock, struct dt_error *err)
 {
+    struct vhost_backend *session;
     struct vhost_backend_config config = {
         .loop = front->loop,
         .sock = sock,
@@ -40,15 +50,12 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     };
     int ret;
 
-    front->fault[0] = '\0';
-    front->features = 0;
-    ret = vhost_backend_new(&front->session, &config, err);
+    ret = vhost_backend_new(&session, &config, err);
     if (ret < 0) {
         close(sock);
         return ret;
     }
-    front->sessions++;
-    log_info("%s: a VM attached", device_name(front->dev));
+    session_begins(front, vhost_backend_session(session));
     return 0;
 }
 
@@ -58,9 +65,9 @@ static void session_closed(void *dev, const char *reason)
 
     front->broken += reason != NULL;
     log_info("%s: the VM detached", device_name(front->dev));
-    vhost_backend_free(front->session);
+    vhost_session_free(front->session);
     front->session = NULL;
-    if (front->stopping)
+    if (front->stopping && !front->remote)
         front_stopped(front);
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
@@ -71,7 +78,7 @@ static void run_fault(struct loop_message *message)
     struct front *front = container_of(message, struct front, fault_message);
 
     if (front->session)
-        vhost_backend_break(front->session, "%s", front->fault);
+        vhost_session_break(front->session, front->fault);
 }
 
 const struct vhost_device_ops front_session_ops = {
@@ -86,6 +93,56 @@ const struct vhost_device_ops front_session_ops = {
     .queue_kick_changed = front_queue_kick_changed,
     .closed = session_closed,
 };
+
+/* ---- A keeper has the sockets ------------------------------------------------------------------ */
+
+static void link_attached(void *dev, struct vhost_session *session)
+{
+    session_begins(dev, session);
+}
+
+static void run_link_lost(struct loop_message *message)
+{
+    struct front *front = container_of(message, struct front, lost_message);
+
+    vhost_remote_free(front->remote);
+    front->remote = NULL;
+    if (front->stopping)
+        front_stopped(front);
+    else if (front->lost)
+        front->lost(front->lost_arg, front->fault);
+}
+
+static void link_lost(void *dev, const char *reason)
+{
+    struct front *front = dev;
+
+    snprintf(front->fault, sizeof(front->fault), "%s", reason);
+    loop_post(front->loop, &front->lost_message);
+}
+
+int front_link(struct front *front, int fd, struct dt_error *err)
+{
+    struct vhost_remote_config config = {
+        .loop = front->loop,
+        .sock = fd,
+        .queues = front->nqueues,
+        .name = device_name(front->dev),
+        .ops = &front_session_ops,
+        .dev = front,
+        .attached = link_attached,
+        .lost = link_lost,
+    };
+    struct link_floor floor;
+    int ret;
+
+    CHECK(!front->remote && !front->session);
+    front_floor(front, &floor);
+    ret = vhost_remote_new(&front->remote, &config, &floor, err);
+    if (ret < 0)
+        close(fd);
+    return ret;
+}
 
 /* ---- Sockets ----------------------------------------------------------------------------------- */
 
@@ -137,6 +194,8 @@ static int open_sockets(struct front *front, const struct front_config *config,
 {
     int ret;
 
+    if (config->link_fd >= 0)
+        return front_link(front, config->link_fd, err);
     if (config->session_fd >= 0)
         return begin_session(front, config->session_fd, err);
     if (config->connect) {
@@ -176,6 +235,10 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->dev = config->dev;
     front->listen_fd = config->listen_fd;
     front->packed = config->packed;
+    front->fence_ns = config->fence_ns;
+    front->lost = config->lost;
+    front->lost_arg = config->lost_arg;
+    front->lost_message.run = run_link_lost;
     memcpy(front->serial, serial, MIN(strlen(serial), sizeof(front->serial)));
     front->nqueues = config->queues ? MIN(config->queues, VHOST_MAX_QUEUES) : FRONT_QUEUES;
     front->nlanes = device_threads(front->dev);
@@ -210,7 +273,9 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg)
     if (front->listen_fd >= 0)
         loop_watch_remove(front->loop, &front->listen_watch);
     if (front->session)
-        vhost_backend_close(front->session);
+        vhost_session_close(front->session);
+    else if (front->remote)
+        loop_post(front->loop, &front->lost_message);
     else
         loop_post(front->loop, &front->stopped_message);
 }

@@ -4,6 +4,7 @@
 #define BLK_VHOST_USER_INTERNAL_H
 
 #include "blk/vhost-user/front.h"
+#include "vhost/link.h"
 #include <linux/virtio_blk.h>
 
 #define FRONT_MAGIC 0x46726e74u
@@ -79,7 +80,11 @@ struct front {
     bool fua; /* every write must be durable when completed */
     struct virtio_blk_config config;
 
-    struct vhost_backend *session;
+    struct vhost_session *session;
+    struct vhost_remote *remote; /* where a keeper has the sockets */
+    uint64_t fence_ns;
+    void (*lost)(void *arg, const char *reason);
+    void *lost_arg;
     struct front_queue *queues;
     struct front_lane *lanes;
     unsigned nlanes, lanes_to_pause;
@@ -92,7 +97,7 @@ struct front {
     bool stopping;
     void (*stop_done)(void *arg);
     void *stop_arg;
-    struct loop_message stopped_message;
+    struct loop_message stopped_message, lost_message;
     struct loop_message fault_message;
     char fault[256];
     uint64_t sessions, broken;
@@ -133,5 +138,7 @@ uint64_t front_features(void *dev);
 int front_set_features(void *dev, uint64_t features, struct dt_error *err);
 int front_get_config(void *dev, void *buf, uint32_t offset, uint32_t len);
 int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len);
+/** front_floor() - what a keeper may promise in our name. */
+void front_floor(struct front *front, struct link_floor *floor);
 
 #endif

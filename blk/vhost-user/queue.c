@@ -41,7 +41,7 @@ static void unwatch(struct front_queue *q)
 
 static void watch(struct front_queue *q)
 {
-    int fd = vhost_backend_kick_fd(q->front->session, q->index);
+    int fd = vhost_session_kick_fd(q->front->session, q->index);
 
     unwatch(q);
     q->kick.fd = fd;
@@ -135,7 +135,7 @@ static void run_resume(struct loop_message *message)
 
         if (q->lane != fl || q->state != QUEUE_PAUSED || !front->session)
             continue;
-        if (vhost_backend_ring(front->session, q->index, &ring, NULL) == 0)
+        if (vhost_session_ring(front->session, q->index, &ring, NULL) == 0)
             virtq_set_dirty(&q->vq, ring.config.dirty, ring.config.log_used,
                             ring.config.log_used_valid);
         open_intake(q);
@@ -178,7 +178,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     struct front *front = dev;
     struct front_queue *q = &front->queues[index];
     struct vhost_ring ring;
-    int ret = vhost_backend_ring(front->session, index, &ring, err);
+    int ret = vhost_session_ring(front->session, index, &ring, err);
 
     if (ret < 0)
         return ret;
@@ -199,7 +199,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
                  device_name(front->dev), index, q->vq.replay_count);
     q->state = QUEUE_PAUSED;
     loop_post(loop_of(q), &q->start);
-    return 0;
+    return (int)q->vq.replay_count;
 }
 
 static void run_stopped(struct loop_message *message)
@@ -207,7 +207,7 @@ static void run_stopped(struct loop_message *message)
     struct front_queue *q = container_of(message, struct front_queue, stopped);
 
     unmap_slots(q);
-    vhost_backend_queue_stopped(q->front->session, q->index, q->base);
+    vhost_session_queue_stopped(q->front->session, q->index, q->base);
 }
 
 void front_queue_stop(void *dev, unsigned index)
@@ -232,7 +232,7 @@ static void run_paused(struct loop_message *message)
     struct front *front = container_of(message, struct front_lane, paused)->front;
 
     if (--front->lanes_to_pause == 0)
-        vhost_backend_paused(front->session);
+        vhost_session_paused(front->session);
 }
 
 void front_resume(void *dev)

@@ -210,7 +210,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 
 static void call_driver(const struct front_queue *q)
 {
-    int fd = vhost_backend_call_fd(q->front->session, q->index);
+    int fd = vhost_session_call_fd(q->front->session, q->index);
     const uint64_t one = 1;
 
     if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
