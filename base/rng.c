@@ -53,3 +53,10 @@ uint64_t dt_rng_below(struct dt_rng *rng, uint64_t bound)
     }
     return (uint64_t)(product >> 64);
 }
+
+bool dt_rng_chance(struct dt_rng *rng, double p)
+{
+    if (p <= 0 || p >= 1)
+        return p >= 1;
+    return (double)(dt_rng_next(rng) >> 11) < p * 0x1p53;
+}

@@ -8,6 +8,10 @@
  * figure of each kind has both on one core and times the device's part only: what it costs
  * when no cache line has to travel.
  *
+ * All of it hangs on how long a cache line travels between the two cores, and under a hypervisor
+ * that may change from one second to the next: each figure comes with the round trip of a bare
+ * pair of lines, measured just before it. A request at depth 1 needs about three.
+ *
  * usage: ring-bench [seconds per figure]
  */
 #include "ring/ring.h"
@@ -47,6 +51,7 @@ struct bench {
     struct header *headers;
     uint16_t owner[QUEUE_SIZE]; /* by id: the request */
     uint64_t sector;
+    double line_ns; /* the bare round trip */
     bool ready, stop;
 };
 
@@ -61,8 +66,8 @@ static void pin(int cpu)
 
 static int device_turn(struct bench *b)
 {
-    struct virtq_chain *chains[VIRTQ_BURST];
-    int n = virtq_take(&b->vq, chains, VIRTQ_BURST);
+    struct virtq_chain *chains[VIRTQ_GOOD_BURST];
+    int n = virtq_take(&b->vq, chains, VIRTQ_GOOD_BURST);
 
     CHECK(n >= 0);
     for (int i = 0; i < n; i++) {
@@ -169,11 +174,59 @@ static void bench_close(struct bench *b)
     close(b->fd);
 }
 
+/* ---- The bare round trip -------------------------------------------------------------- */
+
+#define BOUNCES 50000u
+
+static struct {
+    CACHE_ALIGNED uint32_t there;
+    CACHE_ALIGNED uint32_t back;
+    CACHE_ALIGNED bool ready;
+} bounce;
+
+static void *bounce_main(void *arg)
+{
+    pin(1);
+    __atomic_store_n(&bounce.ready, true, __ATOMIC_RELEASE);
+    for (uint32_t i = 1; i <= BOUNCES; i++) {
+        while (__atomic_load_n(&bounce.there, __ATOMIC_ACQUIRE) != i)
+            ;
+        __atomic_store_n(&bounce.back, i, __ATOMIC_RELEASE);
+    }
+    return NULL;
+}
+
+static double round_trip(void)
+{
+    pthread_t other;
+    uint64_t start;
+
+    memset(&bounce, 0, sizeof(bounce));
+    CHECK(pthread_create(&other, NULL, bounce_main, NULL) == 0);
+    while (!__atomic_load_n(&bounce.ready, __ATOMIC_ACQUIRE))
+        usleep(100);
+    pin(0);
+    start = dt_clock_ns();
+    for (uint32_t i = 1; i <= BOUNCES; i++) {
+        __atomic_store_n(&bounce.there, i, __ATOMIC_RELEASE);
+        while (__atomic_load_n(&bounce.back, __ATOMIC_ACQUIRE) != i)
+            ;
+    }
+    start = dt_clock_ns() - start;
+    pthread_join(other, NULL);
+    return (double)start / BOUNCES;
+}
+
+/* ---- Measurements --------------------------------------------------------------------- */
+
 static void report(const struct bench *b, const char *what, uint64_t chains, uint64_t ns)
 {
-    printf("%-6s event_idx %-3s depth %2u %s: %7.3f M req/s, %6.1f ns each\n",
+    printf("%-6s event_idx %-3s depth %2u %s: %7.3f M req/s, %6.1f ns each%s",
            b->packed ? "packed" : "split", b->event_idx ? "on" : "off", b->depth, what,
-           (double)chains * 1e3 / (double)ns, (double)ns / (double)chains);
+           (double)chains * 1e3 / (double)ns, (double)ns / (double)chains,
+           b->line_ns > 0 ? "" : "\n");
+    if (b->line_ns > 0)
+        printf(" (lines: %.0f ns)\n", b->line_ns);
     fflush(stdout);
 }
 
@@ -182,6 +235,7 @@ static void bench_two_cores(struct bench *b, uint64_t duration)
     uint64_t start, now, chains = 0;
     pthread_t device;
 
+    b->line_ns = round_trip();
     bench_open(b);
     CHECK(pthread_create(&device, NULL, device_main, b) == 0);
     /* It must have left this core before we spin on it. */

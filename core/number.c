@@ -101,6 +101,11 @@ int parse_size(const char *text, uint64_t *bytes)
     return parse_with_units(text, size_units, bytes);
 }
 
+int dt_parse_size(const char *text, uint64_t *bytes)
+{
+    return parse_size(text, bytes);
+}
+
 int parse_duration(const char *text, uint64_t *ns)
 {
     return parse_with_units(text, duration_units, ns);

@@ -8,18 +8,14 @@
  */
 #include "ring/internal.h"
 
-static inline uint64_t *desc_word(const struct virtq_driver *d, unsigned at)
+static inline struct vring_packed_desc *desc_ring(const struct virtq_driver *d)
 {
-    struct vring_packed_desc *ring = (struct vring_packed_desc *)(void *)(d->mem + d->desc_off);
-
-    return (uint64_t *)(void *)&ring[at].len;
+    return (struct vring_packed_desc *)(void *)(d->mem + d->desc_off);
 }
 
-static inline void write_addr(const struct virtq_driver *d, unsigned at, uint64_t addr)
+static inline uint64_t *desc_word(const struct virtq_driver *d, unsigned at)
 {
-    struct vring_packed_desc *ring = (struct vring_packed_desc *)(void *)(d->mem + d->desc_off);
-
-    WRITE_ONCE(ring[at].addr, addr);
+    return (uint64_t *)(void *)&desc_ring(d)[at].len;
 }
 
 int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
@@ -34,7 +30,7 @@ int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, u
                          (i + 1 < n ? VRING_DESC_F_NEXT : 0);
         uint64_t word = bufs[i].len | (uint64_t)id << 32 | flags << 48;
 
-        write_addr(d, at, bufs[i].addr);
+        WRITE_ONCE(desc_ring(d)[at].addr, bufs[i].addr);
         if (d->first_word == 0) {
             d->first_at = at;
             d->first_word = word;
@@ -84,6 +80,8 @@ int packed_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, un
 
     for (; n < max && packed_driver_used(d, &word); n++) {
         uint16_t id = (uint16_t)(word >> 32);
+        if (n == 0)
+            packed_prefetch(desc_word(d, d->used));
         /* Without the write flag the length means nothing (virtio 1.2, 2.8.4). */
         uint32_t len = word >> 48 & VRING_DESC_F_WRITE ? (uint32_t)word : 0;
 

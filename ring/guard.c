@@ -31,9 +31,8 @@ struct guard_slot {
 static struct guard_slot slots[GUARD_SLOTS];
 static unsigned slots_used; /* only ever grows: bounds the handler's search */
 static struct sigaction previous;
-static bool installed;
 
-int guard_register(void *mapping, size_t size, bool *faulted)
+int memmap_guard_add(void *mapping, size_t size, bool *faulted)
 {
     for (unsigned i = 0; i < GUARD_SLOTS; i++) {
         struct guard_slot *s = &slots[i];
@@ -54,7 +53,7 @@ int guard_register(void *mapping, size_t size, bool *faulted)
     return -ENOSPC;
 }
 
-void guard_unregister(void *mapping)
+void memmap_guard_remove(void *mapping)
 {
     for (unsigned i = 0; i < __atomic_load_n(&slots_used, __ATOMIC_ACQUIRE); i++) {
         if (__atomic_load_n(&slots[i].start, __ATOMIC_RELAXED) == (uintptr_t)mapping) {
@@ -104,9 +103,13 @@ static void guard_handler(int sig, siginfo_t *info, void *context)
 void memmap_guard_install(void)
 {
     struct sigaction action = {.sa_sigaction = guard_handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction now;
 
-    if (__atomic_exchange_n(&installed, true, __ATOMIC_ACQ_REL))
+    /* Again where somebody else's handler took its place meanwhile. */
+    CHECK(sigaction(SIGBUS, NULL, &now) == 0);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == guard_handler)
         return;
+    previous = now;
     sigemptyset(&action.sa_mask);
-    CHECK(sigaction(SIGBUS, &action, &previous) == 0);
+    CHECK(sigaction(SIGBUS, &action, NULL) == 0);
 }

@@ -24,7 +24,7 @@ void memmap_init(struct memmap *map)
 
 static void region_unmap(const struct memmap_region *r)
 {
-    guard_unregister(r->mapping);
+    memmap_guard_remove(r->mapping);
     munmap(r->mapping, r->mapping_size);
 }
 
@@ -134,7 +134,7 @@ static int map_file(struct memmap *map, struct memmap_region *r, int fd, uint64_
                        ": %s",
                        r->size, r->fd_offset, strerror(error));
     }
-    error = guard_register(r->mapping, r->mapping_size, &map->faulted);
+    error = memmap_guard_add(r->mapping, r->mapping_size, &map->faulted);
     if (error < 0) {
         munmap(r->mapping, r->mapping_size);
         return dt_fail(err, error, "too many memory regions are mapped in this process");

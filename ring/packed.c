@@ -223,6 +223,8 @@ unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 
         if (!word_available(word, vq->avail_wrap))
             return i;
+        if (i == 0)
+            packed_prefetch(desc_word(vq, vq->last_avail));
         n = packed_copy(vq, word);
         if (unlikely(n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, &out[i]) < 0))
             return i;

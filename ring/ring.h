@@ -110,6 +110,15 @@ static inline int memmap_iov(const struct memmap *map, uint64_t addr, uint32_t l
  * Idempotent; async-signal-safe inside.
  */
 void memmap_guard_install(void);
+/**
+ * memmap_guard_add() - guard a mapping of shared memory that is no memmap region (a log).
+ * @mapping, @size: whole pages. @faulted: set on a fault, like memmap's; read it with READ_ONCE().
+ *
+ * Return: 0, or -ENOSPC when the process guards as many mappings as it can (4,096).
+ */
+int memmap_guard_add(void *mapping, size_t size, bool *faulted);
+/** memmap_guard_remove() - before the mapping goes; nothing happens if it was not guarded. */
+void memmap_guard_remove(void *mapping);
 
 /* ---- Dirty-page log (live migration) ------------------------------------------------- */
 
@@ -262,6 +271,12 @@ void virtq_set_dirty(struct virtq *vq, const struct dirtylog *dirty, uint64_t lo
 
 /* Most chains that one virtq_take() returns, whatever its @max. */
 #define VIRTQ_BURST 32u
+/*
+ * A good @max for a device that answers at once and publishes after each take. With all that is
+ * there taken in one go, driver and device wait for each other in turn; with half of it, both
+ * work: at depth 16 that is 50 ns a request instead of 70 (split) and 100 (packed).
+ */
+#define VIRTQ_GOOD_BURST 8u
 
 /**
  * virtq_take() - take up to @max chains the driver made available.

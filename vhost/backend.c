@@ -17,6 +17,7 @@
  */
 #include "vhost/internal.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -129,6 +130,15 @@ void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...)
     s->broken = true;
     log_error("%s: session broken: %s", s->name, s->reason);
     backend_end(s);
+}
+
+bool vhost_backend_ending(const struct vhost_backend *s)
+{
+    struct pollfd p = {.fd = s->stream.sock, .events = POLLRDHUP};
+
+    CHECK_MAGIC(s, BACKEND_MAGIC);
+    return s->phase != BACKEND_OPEN ||
+           (poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLRDHUP | POLLERR));
 }
 
 void vhost_backend_close(struct vhost_backend *s)

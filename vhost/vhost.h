@@ -410,6 +410,8 @@ int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend
 void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...) DT_PRINTF(2, 3);
 /** vhost_backend_close() - end it in good order (the program is stopping); closed() follows. */
 void vhost_backend_close(struct vhost_backend *s);
+/** vhost_backend_ending() - is it closing, or did its peer hang up? closed() will follow. */
+bool vhost_backend_ending(const struct vhost_backend *s);
 /** vhost_backend_free() - from closed() or after it. */
 void vhost_backend_free(struct vhost_backend *s);
 

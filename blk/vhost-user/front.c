@@ -59,6 +59,14 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     return 0;
 }
 
+static void attach(struct front *front, int sock)
+{
+    struct dt_error err;
+
+    if (begin_session(front, sock, &err) < 0)
+        log_error("%s: %s", device_name(front->dev), err.text);
+}
+
 static void session_closed(void *dev, const char *reason)
 {
     struct front *front = dev;
@@ -69,6 +77,8 @@ static void session_closed(void *dev, const char *reason)
     front->session = NULL;
     if (front->stopping && !front->remote)
         front_stopped(front);
+    else if (front->next >= 0)
+        attach(front, TAKE_FD(front->next));
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
 }
@@ -150,16 +160,17 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
 {
     struct front *front = container_of(watch, struct front, listen_watch);
     int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    struct dt_error err;
 
     if (sock < 0)
         return;
-    if (front->session) {
+    if (!front->session) {
+        attach(front, sock);
+    } else if (vhost_backend_ending(front->session) && front->next < 0) {
+        front->next = sock; /* a VM that comes back before we are done with its last visit */
+    } else {
         log_warning("%s: a second connection was refused: a VM is attached already",
                     device_name(front->dev));
         close(sock);
-    } else if (begin_session(front, sock, &err) < 0) {
-        log_error("%s: %s", device_name(front->dev), err.text);
     }
 }
 
@@ -234,6 +245,7 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->magic = FRONT_MAGIC;
     front->dev = config->dev;
     front->listen_fd = config->listen_fd;
+    front->next = -1;
     front->packed = config->packed;
     front->fence_ns = config->fence_ns;
     front->lost = config->lost;
@@ -290,6 +302,8 @@ void front_free(struct front *front)
         front_lane_fini(&front->lanes[t]);
     if (front->listen_fd >= 0)
         close(front->listen_fd);
+    if (front->next >= 0)
+        close(front->next);
     front->magic = 0;
     free(front->connect);
     free(front->queues);

@@ -92,6 +92,7 @@ struct front {
 
     int listen_fd;
     struct dt_watch listen_watch;
+    int next; /* accepted while the session before it is ending, or -1 */
     char *connect;
     struct dt_timer connect_timer;
     bool stopping;

@@ -101,6 +101,8 @@ DT_PUBLIC void dt_rng_seed(struct dt_rng *rng, uint64_t seed);
 DT_PUBLIC uint64_t dt_rng_next(struct dt_rng *rng);
 /** dt_rng_below() - uniform in [0, @bound), without modulo bias. */
 DT_PUBLIC uint64_t dt_rng_below(struct dt_rng *rng, uint64_t bound);
+/** dt_rng_chance() - true with probability @p; 0 and 1 are certain and draw nothing. */
+DT_PUBLIC bool dt_rng_chance(struct dt_rng *rng, double p);
 
 #ifdef __cplusplus
 }

@@ -87,6 +87,13 @@ static inline bool dt_req_has_data(const struct dt_req *req)
 {
     return req->op == DT_OP_READ || req->op == DT_OP_WRITE;
 }
+/** dt_req_overlaps() - does it touch any of @sectors from @sector on? No sum can overflow. */
+static inline bool dt_req_overlaps(const struct dt_req *req, uint64_t sector, uint64_t sectors)
+{
+    if (req->sector < sector)
+        return sector - req->sector < req->sectors;
+    return req->sectors && req->sector - sector < sectors;
+}
 /** dt_op_name() - "read", "write", "flush", "discard", "write-zeroes". */
 DT_PUBLIC const char *dt_op_name(enum dt_op op);
 /** dt_op_parse() - the reverse; -1 if unknown. */

@@ -55,6 +55,10 @@ struct dt_param {
     const char *const *choices;
 };
 
+/** dt_parse_size() - what DT_PARAM_SIZE takes, for the arguments of verbs: "64K", "10G".
+ *  -EINVAL for what is none, -ERANGE for what is too large. */
+DT_PUBLIC int dt_parse_size(const char *text, uint64_t *bytes);
+
 #ifdef __cplusplus
 }
 #endif

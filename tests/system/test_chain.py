@@ -9,7 +9,7 @@ MIB = 1 << 20
 def test_error(t):
     """An I/O error made below is an I/O error in the guest, there and nowhere else."""
     image = t.sparse_file(64 * MIB)
-    disk = t.soft_disk(f"error op=read sector=2048 sectors=8 | file path={image}")
+    disk = t.soft_disk(f"error ops=read start=2048 sectors=8 | file path={image}")
     guest = t.guest([disk.socket])
     read = "dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct skip="
     guest.check(read + "0")
@@ -42,7 +42,7 @@ def test_throttle_live(t):
 
 def test_delay(t):
     """A delay is what the guest waits."""
-    disk = t.soft_disk(f"delay op=read time=100ms | file path={t.sparse_file(64 * MIB)}")
+    disk = t.soft_disk(f"delay ops=read time=100ms | file path={t.sparse_file(64 * MIB)}")
     guest = t.guest([disk.socket])
     out = guest.check("cat /proc/uptime; for i in 1 2 3 4 5 6 7 8 9 10; do "
                       "dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i iflag=direct "

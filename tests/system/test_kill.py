@@ -62,7 +62,7 @@ def killed(t, packed, queues, kills, chain=""):
           f"longest wait for progress {longest:.1f} s")
 
 
-SLOW = "delay op=read,write time=10ms | "
+SLOW = "delay ops=read,write time=10ms | "
 
 
 @limit(1200)

@@ -3,6 +3,7 @@
  * test_vhost_orders.c - the exact order of messages of front ends in use, replayed.
  */
 #include "vhost_peer.h"
+#include "vhost_record.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,9 +13,14 @@
 
 #include <cmocka.h>
 
+/* Each conversation is also a seed of the fuzz target; see vhost_record.h. */
 static int setup(void **state)
 {
-    *state = peer_new(PROTOCOL_ALL);
+    const char *name = *state;
+    struct peer *p = peer_new(PROTOCOL_ALL);
+
+    peer_record(p, name);
+    *state = p;
     return 0;
 }
 
@@ -154,9 +160,11 @@ static void qemu_blk_reconnect(struct peer *p, uint64_t features)
     fd = qemu_driver_start(p, &region, features);
     peer_io(p, 0, 10);
     p->toy->hold = true;
+    record_plain(p->record, RECORD_DEVICE, 1);
     peer_offer(p, 0, 7);
     peer_offer(p, 1, 1);
     toy_abandon(p->toy);
+    record_plain(p->record, RECORD_DEVICE, 16);
     peer_reconnect(p, PROTOCOL_ALL);
     peer_offer(p, 0, 2);
 
@@ -381,7 +389,7 @@ static void spdk_initiator(void **state)
     assert_true(peer_alive(p));
 }
 
-#define ORDER(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define ORDER(name) cmocka_unit_test_prestate_setup_teardown(name, setup, teardown, #name)
 
 int main(void)
 {

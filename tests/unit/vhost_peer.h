@@ -8,6 +8,8 @@
 
 #include "vhost_toy.h"
 
+#include <stdio.h>
+
 #define PEER_GPA      0x40000000ull
 #define PEER_UVA      0x7f1200000000ull
 #define PEER_MEM_SIZE (2u << 20)
@@ -32,10 +34,14 @@ struct peer {
     struct virtq_driver driver[TOY_QUEUES];
     struct vhost_stream stream;
     struct vhost_message reply; /* the last one received */
+    FILE *record;               /* see vhost_record.h */
+    uint8_t *shadow;            /* guest memory as last recorded */
 };
 
 /** peer_new() - a toy device on a loop, and the other end of its socket. */
 struct peer *peer_new(uint64_t protocol);
+/** peer_record() - from now on, if DEVTAP_RECORD asks for it. */
+void peer_record(struct peer *p, const char *name);
 /** peer_free() - hangs up, and checks that the session ends and nothing is left behind. */
 void peer_free(struct peer *p);
 /** peer_count_fds() - descriptors of this process. */

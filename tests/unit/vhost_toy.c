@@ -58,8 +58,10 @@ static void toy_kicked(struct dt_watch *watch, uint32_t events)
     eventfd_read(watch->fd, &value);
     if (q->toy->paused || q->stop_asked)
         return;
-    while (toy_take(q) || (!q->vq.broken && !virtq_arm(&q->vq)))
-        ;
+    do {
+        while (toy_take(q))
+            ;
+    } while (!q->vq.broken && !virtq_arm(&q->vq) && toy_take(q));
 }
 
 static void toy_watch(struct toy_queue *q, int fd)

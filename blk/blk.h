@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* blk.h - the extensions and backs that are built in. */
+#ifndef BLK_H
+#define BLK_H
+
+#include <devtap/block.h>
+
+/** blk_builtin - all of them; ends with NULL. */
+extern const struct dt_block_ext *const blk_builtin[];
+
+/** blk_register_builtin() - make them known to the registry. Further calls do nothing. */
+void blk_register_builtin(void);
+
+#endif

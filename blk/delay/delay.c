@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * delay.c - chosen requests wait before they go on.
+ *
+ * A waiting request is a node of its thread's heap, kept in its own frame; one timer per thread
+ * stands for the earliest. Each thread draws from a generator of its own, seeded from `seed`
+ * and its number, so a device's sequence depends on nothing but the requests of each thread.
+ */
+#include "base/base.h"
+#include "blk/delay/heap.h"
+#include <devtap/block.h>
+
+#define BURST 32u
+
+struct delay {
+    uint32_t ops;
+    uint64_t start, sectors, time, jitter, seed;
+    double probability;
+    unsigned threads;
+    struct generator {
+        struct dt_rng rng;
+    } CACHE_ALIGNED *generators; /* by thread; they outlive the contexts, to be saved */
+};
+
+struct delay_ctx {
+    struct heap_node *heap;
+    struct dt_timer timer;
+    struct dt_ctx *c;
+};
+
+enum params { P_OPS, P_START, P_SECTORS, P_PROBABILITY, P_TIME, P_JITTER, P_SEED };
+#define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct delay, field)
+static const struct dt_param params[] = {
+    [P_OPS] = {.name = "ops", .type = DT_PARAM_OPS, LIVE(ops), .initial = "all",
+               .help = "Operations that are delayed."},
+    [P_START] = {.name = "start", .type = DT_PARAM_UINT, LIVE(start), .initial = "0",
+                 .unit = "sectors", .help = "First sector (of 512 bytes) of the range."},
+    [P_SECTORS] = {.name = "sectors", .type = DT_PARAM_UINT, LIVE(sectors), .initial = "0",
+                   .unit = "sectors", .help = "Length of the range; 0 = to the end of the disk."},
+    [P_PROBABILITY] = {.name = "probability", .type = DT_PARAM_FRACTION, LIVE(probability),
+                       .initial = "1", .help = "Chance of each request that matches."},
+    [P_TIME] = {.name = "time", .type = DT_PARAM_DURATION, LIVE(time), .initial = "1ms",
+                .help = "How long each waits.", .max = DT_S(3600)},
+    [P_JITTER] = {.name = "jitter", .type = DT_PARAM_DURATION, LIVE(jitter), .initial = "0s",
+                  .help = "Up to so much more, uniformly distributed.", .max = DT_S(3600)},
+    [P_SEED] = {.name = "seed", .type = DT_PARAM_UINT, LIVE(seed), .initial = "1",
+                .help = "Same seed, same requests: same delays."},
+    {NULL},
+};
+
+enum { DELAYED, DELAYED_NS };
+static const struct dt_counter counters[] = {
+    [DELAYED] = {"delayed", "requests", "Requests that were made to wait."},
+    [DELAYED_NS] = {"delayed-ns", "ns", "The sum of the delays that were imposed."},
+    {NULL},
+};
+
+static void restart(struct delay *d)
+{
+    for (unsigned t = 0; t < d->threads; t++)
+        dt_rng_seed(&d->generators[t].rng, d->seed + t * 0x9e3779b97f4a7c15u);
+}
+
+static struct dt_req *req_of(const struct dt_ctx *c, struct heap_node *node)
+{
+    return (struct dt_req *)((char *)node - c->frame_offset);
+}
+
+static bool matches(const struct delay *d, const struct dt_req *req)
+{
+    if (!(d->ops & (1u << req->op)))
+        return false;
+    return req->op == DT_OP_FLUSH || /* it has no range */
+           dt_req_overlaps(req, d->start, d->sectors ? d->sectors : UINT64_MAX);
+}
+
+static void arm(struct delay_ctx *dc)
+{
+    if (!dc->heap)
+        dt_timer_cancel(dc->c, &dc->timer);
+    else if (!dc->timer.heap_index || dc->timer.deadline != dc->heap->due)
+        dt_timer_set(dc->c, &dc->timer, dc->heap->due);
+}
+
+static enum dt_verdict delay_request(struct dt_ctx *c, struct dt_req *req)
+{
+    struct delay *d = c->layer_data;
+    struct delay_ctx *dc = c->data;
+    struct dt_rng *rng = &d->generators[c->thread].rng;
+    uint64_t wait;
+
+    if (!matches(d, req) || !dt_rng_chance(rng, d->probability))
+        return DT_PASS;
+    wait = d->time + (d->jitter ? dt_rng_below(rng, d->jitter + 1) : 0);
+    if (wait == 0)
+        return DT_PASS;
+    dt_count(c, DELAYED, 1);
+    dt_count(c, DELAYED_NS, wait);
+    heap_push(&dc->heap, dt_frame(c, req), dt_now(c) + wait);
+    arm(dc);
+    return DT_HELD;
+}
+
+/* Forward what is due by @until. Forwarding may bring new requests, even into this heap. */
+static void release(struct delay_ctx *dc, struct heap_node **heap, uint64_t until)
+{
+    while (*heap && (*heap)->due <= until) {
+        struct dt_req *reqs[BURST];
+        unsigned n = 0;
+
+        while (n < BURST && *heap && (*heap)->due <= until)
+            reqs[n++] = req_of(dc->c, heap_pop(heap));
+        dt_forward(dc->c, reqs, n);
+    }
+}
+
+static void fire(struct dt_timer *timer)
+{
+    struct delay_ctx *dc = container_of(timer, struct delay_ctx, timer);
+
+    release(dc, &dc->heap, dt_now(dc->c));
+    arm(dc);
+}
+
+static void delay_quiesce(struct dt_ctx *c, uint64_t deadline)
+{
+    struct delay_ctx *dc = c->data;
+    struct heap_node *heap = TAKE_PTR(dc->heap);
+
+    release(dc, &heap, UINT64_MAX);
+    arm(dc);
+}
+
+static int delay_cancel(struct dt_ctx *c, struct dt_req *req)
+{
+    struct delay_ctx *dc = c->data;
+
+    heap_remove(&dc->heap, dt_frame(c, req));
+    arm(dc);
+    dt_complete_one(c, req, -ECANCELED);
+    return 0;
+}
+
+static int delay_open(struct dt_layer *layer, struct dt_error *err)
+{
+    struct delay *d = dt_layer_data(layer);
+
+    d->threads = dt_layer_threads(layer);
+    d->generators = xaligned(CACHE_LINE, d->threads * sizeof(*d->generators));
+    restart(d);
+    return 0;
+}
+
+static void delay_close(struct dt_layer *layer)
+{
+    struct delay *d = dt_layer_data(layer);
+
+    free(d->generators);
+}
+
+static int delay_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct delay_ctx *dc = c->data;
+
+    dc->c = c;
+    dc->timer.fire = fire;
+    return 0;
+}
+
+static void delay_stop(struct dt_ctx *c)
+{
+    struct delay_ctx *dc = c->data;
+
+    CHECK(dc->heap == NULL);
+    dt_timer_cancel(c, &dc->timer);
+}
+
+static int delay_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    if (index == P_SEED)
+        restart(dt_layer_data(layer));
+    return 0;
+}
+
+/* The blob: the seed, then each thread's generator, four words each. */
+static int64_t delay_save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct delay *d = dt_layer_data(layer);
+    size_t each = sizeof(d->generators->rng.s), need = sizeof(uint64_t) + d->threads * each;
+
+    if (size < need)
+        return -ENOSPC;
+    memcpy(buf, &d->seed, sizeof(uint64_t));
+    for (unsigned t = 0; t < d->threads; t++)
+        memcpy((char *)buf + sizeof(uint64_t) + t * each, d->generators[t].rng.s, each);
+    return (int64_t)need;
+}
+
+static int delay_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                      struct dt_error *err)
+{
+    struct delay *d = dt_layer_data(layer);
+    size_t each = sizeof(d->generators->rng.s);
+    uint64_t seed;
+
+    if (version != 1 || size < sizeof(seed) || (size - sizeof(seed)) % each)
+        return dt_fail(err, -EBADMSG, "its saved state is of another version (%u)", version);
+    memcpy(&seed, buf, sizeof(seed));
+    if (seed != d->seed || (size - sizeof(seed)) / each != d->threads)
+        return 0; /* another seed or number of threads: a new sequence */
+    for (unsigned t = 0; t < d->threads; t++) {
+        uint64_t s[4];
+
+        memcpy(s, (const char *)buf + sizeof(seed) + t * each, each);
+        if (!(s[0] | s[1] | s[2] | s[3]))
+            return dt_fail(err, -EBADMSG, "its saved state holds an impossible generator");
+        memcpy(d->generators[t].rng.s, s, each);
+    }
+    return 0;
+}
+
+const struct dt_block_ext blk_delay = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "delay",
+    .summary = "Make requests wait: by operation, range and chance, with jitter",
+    .help = "A request waits before it goes down; the time it takes below comes on top. Requests "
+            "that wait keep their place in the guest's queue. When the device stops or changes, "
+            "all go on at once.",
+    .flags = DT_PER_QUEUE,
+    .params = params,
+    .counters = counters,
+    .layer_size = sizeof(struct delay),
+    .ctx_size = sizeof(struct delay_ctx),
+    .frame_size = sizeof(struct heap_node),
+    .state_version = 1,
+    .open = delay_open,
+    .close = delay_close,
+    .start = delay_start,
+    .stop = delay_stop,
+    .request = delay_request,
+    .quiesce = delay_quiesce,
+    .cancel = delay_cancel,
+    .set = delay_set,
+    .save = delay_save,
+    .load = delay_load,
+};

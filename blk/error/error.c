@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * error.c - faults on purpose: chosen requests fail, are written in part, or are lost.
+ *
+ * A request is judged in this order: operation and range; the first `after` that match pass; then the
+ * dice; then `times`. All of it runs on one thread from one seeded generator, so the same
+ * requests in the same order give the same faults, also over a restart (save and load).
+ */
+#include "base/base.h"
+#include <devtap/block.h>
+
+#define TORN_AT_ONCE 16u
+#define TORN_IOVS    64u
+
+enum mode { FAIL, TORN, LOST };
+static const char *const modes[] = {[FAIL] = "fail", [TORN] = "torn", [LOST] = "lost", NULL};
+
+static const char *const errno_names[] = {"EIO",    "ENOSPC", "EOPNOTSUPP", "EROFS",  "ENOMEM",
+                                          "EINVAL", "EAGAIN", "ETIMEDOUT",  "ENOLINK", "EILSEQ",
+                                          NULL};
+static const int errno_values[] = {EIO,    ENOSPC, EOPNOTSUPP, EROFS,   ENOMEM,
+                                   EINVAL, EAGAIN, ETIMEDOUT,  ENOLINK, EILSEQ};
+
+struct error {
+    uint32_t ops;
+    unsigned mode, error;
+    uint64_t start, sectors, after, times, seed;
+    double probability;
+    /* Where the sequence stands. */
+    struct dt_rng rng;
+    uint64_t matched, injected;
+};
+
+/* A write of which a part is on its way. */
+struct torn {
+    struct torn *next;
+    struct dt_req *req;
+    struct iovec iov[TORN_IOVS];
+};
+struct error_ctx {
+    struct torn torn[TORN_AT_ONCE];
+    struct torn *free;
+};
+
+enum params {
+    P_OPS, P_START, P_SECTORS, P_PROBABILITY, P_AFTER, P_TIMES, P_ERRNO, P_MODE, P_SEED,
+};
+#define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct error, field)
+static const struct dt_param params[] = {
+    [P_OPS] = {.name = "ops", .type = DT_PARAM_OPS, LIVE(ops), .initial = "all",
+               .help = "Operations that may be hit."},
+    [P_START] = {.name = "start", .type = DT_PARAM_UINT, LIVE(start), .initial = "0",
+                 .unit = "sectors", .help = "First sector (of 512 bytes) of the range."},
+    [P_SECTORS] = {.name = "sectors", .type = DT_PARAM_UINT, LIVE(sectors), .initial = "0",
+                   .unit = "sectors", .help = "Length of the range; 0 = to the end of the disk."},
+    [P_PROBABILITY] = {.name = "probability", .type = DT_PARAM_FRACTION, LIVE(probability),
+                       .initial = "1", .help = "Chance of each request that matches."},
+    [P_AFTER] = {.name = "after", .type = DT_PARAM_UINT, LIVE(after), .initial = "0",
+                 .unit = "requests", .help = "Let so many requests that match pass first."},
+    [P_TIMES] = {.name = "times", .type = DT_PARAM_UINT, LIVE(times), .initial = "0",
+                 .unit = "requests", .help = "Stop after so many faults; 0 = never."},
+    [P_ERRNO] = {.name = "errno", .type = DT_PARAM_ENUM, LIVE(error), .initial = "EIO",
+                 .choices = errno_names, .help = "What the request fails with."},
+    [P_MODE] = {.name = "mode", .type = DT_PARAM_ENUM, LIVE(mode), .initial = "fail",
+                .choices = modes,
+                .help = "fail: not executed; torn: a write fails after a random part of it was "
+                        "written; lost: a change is acknowledged and never made."},
+    [P_SEED] = {.name = "seed", .type = DT_PARAM_UINT, LIVE(seed), .initial = "1",
+                .help = "Same seed, same requests: same faults."},
+    {NULL},
+};
+
+enum { FAILED, TORN_WRITES, LOST_CHANGES };
+static const struct dt_counter counters[] = {
+    [FAILED] = {"failed", "requests", "Requests that failed without being executed."},
+    [TORN_WRITES] = {"torn", "requests", "Writes that failed after a part of them was written."},
+    [LOST_CHANGES] = {"lost", "requests", "Changes that were acknowledged and not made."},
+    {NULL},
+};
+
+static void restart(struct error *e)
+{
+    dt_rng_seed(&e->rng, e->seed);
+    e->matched = e->injected = 0;
+}
+
+static bool matches(const struct error *e, const struct dt_req *req)
+{
+    if (!(e->ops & (1u << req->op)))
+        return false;
+    if (e->mode == TORN && req->op != DT_OP_WRITE)
+        return false;
+    if (e->mode == LOST && req->op == DT_OP_READ)
+        return false;
+    if (req->op == DT_OP_FLUSH)
+        return true; /* it has no range */
+    return dt_req_overlaps(req, e->start, e->sectors ? e->sectors : UINT64_MAX);
+}
+
+static bool hit(struct error *e, const struct dt_req *req)
+{
+    if (!matches(e, req) || e->matched++ < e->after)
+        return false;
+    if (e->times && e->injected >= e->times)
+        return false;
+    if (!dt_rng_chance(&e->rng, e->probability))
+        return false;
+    e->injected++;
+    return true;
+}
+
+static void torn_done(struct dt_ctx *c, struct dt_req *sub)
+{
+    const struct error *e = c->layer_data;
+    struct error_ctx *ec = c->data;
+    struct torn *torn = dt_sub_arg(sub);
+    struct dt_req *req = torn->req;
+
+    dt_sub_free(c, sub);
+    torn->next = ec->free;
+    ec->free = torn;
+    dt_complete_one(c, req, -errno_values[e->error]);
+}
+
+/* As many bytes of @iov as @out can describe, at most @bytes; whole blocks. */
+static uint64_t describe_prefix(const struct iovec *iov, unsigned n, uint64_t bytes, uint32_t block,
+                                struct iovec *out, int *out_n)
+{
+    for (; bytes; bytes -= block) {
+        *out_n = dt_iov_slice(iov, n, 0, bytes, out, TORN_IOVS);
+        if (*out_n > 0)
+            break;
+    }
+    return bytes;
+}
+
+/* Write a random number of whole blocks, less than all; then fail. */
+static enum dt_verdict tear(struct dt_ctx *c, struct dt_req *req)
+{
+    struct error *e = c->layer_data;
+    struct error_ctx *ec = c->data;
+    uint32_t block = dt_layer_info(c->layer)->logical_block;
+    uint64_t bytes = dt_rng_below(&e->rng, MAX(1u, dt_req_bytes(req) / block)) * block;
+    struct torn *torn = ec->free;
+    const struct iovec *iov;
+    struct dt_req *sub;
+    int out_n = 0;
+
+    dt_count(c, TORN_WRITES, 1);
+    req->error = -errno_values[e->error];
+    if (!torn || bytes == 0)
+        return DT_DONE;
+    unsigned n = dt_req_map(c, req, &iov);
+    bytes = describe_prefix(iov, n, bytes, block, torn->iov, &out_n);
+    if (bytes == 0)
+        return DT_DONE;
+    sub = dt_sub_new(c, DT_OP_WRITE, req->sector, (uint32_t)(bytes >> DT_SECTOR_SHIFT), torn->iov,
+                     (unsigned)out_n, torn_done, torn);
+    CHECK(sub != NULL); /* there are as many as struct torn */
+    ec->free = torn->next;
+    torn->req = req;
+    dt_sub_submit(c, sub);
+    return DT_HELD;
+}
+
+static enum dt_verdict error_request(struct dt_ctx *c, struct dt_req *req)
+{
+    struct error *e = c->layer_data;
+
+    if (likely(!hit(e, req)))
+        return DT_PASS;
+    switch (e->mode) {
+    case TORN:
+        return tear(c, req);
+    case LOST:
+        dt_count(c, LOST_CHANGES, 1);
+        req->error = 0;
+        return DT_DONE;
+    default:
+        dt_count(c, FAILED, 1);
+        req->error = -errno_values[e->error];
+        return DT_DONE;
+    }
+}
+
+static int error_open(struct dt_layer *layer, struct dt_error *err)
+{
+    restart(dt_layer_data(layer));
+    return 0;
+}
+
+static int error_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct error_ctx *ec = c->data;
+
+    for (unsigned i = 0; i < TORN_AT_ONCE; i++) {
+        ec->torn[i].next = ec->free;
+        ec->free = &ec->torn[i];
+    }
+    return 0;
+}
+
+static int error_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    if (index == P_SEED || index == P_AFTER || index == P_TIMES)
+        restart(dt_layer_data(layer));
+    return 0;
+}
+
+/* ---- Over a restart, and by hand -------------------------------------------------------------- */
+
+struct saved {
+    uint64_t rng[4];
+    uint64_t seed, matched, injected;
+};
+
+static int64_t error_save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct error *e = dt_layer_data(layer);
+    struct saved saved = {.seed = e->seed, .matched = e->matched, .injected = e->injected};
+
+    if (size < sizeof(saved))
+        return -ENOSPC;
+    memcpy(saved.rng, e->rng.s, sizeof(saved.rng));
+    memcpy(buf, &saved, sizeof(saved));
+    return sizeof(saved);
+}
+
+static int error_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                      struct dt_error *err)
+{
+    struct error *e = dt_layer_data(layer);
+    struct saved saved;
+
+    if (version != 1 || size != sizeof(saved))
+        return dt_fail(err, -EBADMSG, "its saved state is of another version (%u)", version);
+    memcpy(&saved, buf, sizeof(saved));
+    if (saved.seed != e->seed)
+        return 0; /* another seed was asked for: a new sequence */
+    if (!(saved.rng[0] | saved.rng[1] | saved.rng[2] | saved.rng[3]))
+        return dt_fail(err, -EBADMSG, "its saved state holds an impossible generator");
+    memcpy(e->rng.s, saved.rng, sizeof(saved.rng));
+    e->matched = saved.matched;
+    e->injected = saved.injected;
+    return 0;
+}
+
+static int verb_reset(struct dt_layer *layer, int argc, const char *const *argv,
+                      struct dt_reply *reply, struct dt_error *err)
+{
+    struct error *e = dt_layer_data(layer);
+
+    if (argc)
+        return dt_fail(err, -EINVAL, "it takes no arguments");
+    dt_reply_u64(reply, "matched", e->matched);
+    dt_reply_u64(reply, "injected", e->injected);
+    restart(e);
+    return 0;
+}
+
+static const struct dt_verb verbs[] = {
+    {"reset", "", "Begin the sequence again from the seed; tells how far it had come.", verb_reset},
+    {NULL},
+};
+
+const struct dt_block_ext blk_error = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "error",
+    .summary = "Make requests fail, tear writes or lose them, reproducibly",
+    .help = "For tests of what stands above: guests, file systems, other extensions. Give at least "
+            "a range, a probability or a count, or every request fails.",
+    .write_data = DT_DATA_PEEK,
+    .params = params,
+    .counters = counters,
+    .verbs = verbs,
+    .layer_size = sizeof(struct error),
+    .ctx_size = sizeof(struct error_ctx),
+    .sub_requests = TORN_AT_ONCE,
+    .state_version = 1,
+    .open = error_open,
+    .start = error_start,
+    .request = error_request,
+    .set = error_set,
+    .save = error_save,
+    .load = error_load,
+};

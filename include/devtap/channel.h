@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devtap/channel.h - write an extension as a program of its own, in any language that can
+ * call C (libdevtap-channel; Python: `import devtap`).
+ *
+ * devtap starts the program with one end of a control socket, named by $DEVTAP_CHANNEL. The
+ * program describes itself with dt_channel_open(), and then takes events and answers them:
+ *
+ *     for (;;) {
+ *         n = dt_channel_poll(ch, events, 32);
+ *         for each event:
+ *             DT_CHANNEL_REQUEST:  dt_channel_forward() or dt_channel_complete(), at once or later
+ *             DT_CHANNEL_RESPONSE: dt_channel_complete()
+ *             DT_CHANNEL_CONTROL:  dt_channel_answer()
+ *         dt_channel_flush(ch);
+ *         if (n == 0)
+ *             dt_channel_wait(ch, -1);
+ *     }
+ *
+ * When the program dies, devtap starts it again and sends every request once more that had no answer,
+ * flagged DT_REQ_REPLAYED. All functions belong to one thread.
+ */
+#ifndef DEVTAP_CHANNEL_H
+#define DEVTAP_CHANNEL_H
+
+#include <devtap/base.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct dt_channel;
+
+enum dt_channel_event_type {
+    DT_CHANNEL_REQUEST = 1, /* on its way down */
+    DT_CHANNEL_RESPONSE,    /* what was forwarded is on its way up; @error tells */
+    DT_CHANNEL_SUB,         /* a request of the program's own is finished; @error tells */
+    DT_CHANNEL_CONTROL,     /* @control, @seq, @text (JSON), @fd */
+    DT_CHANNEL_END,         /* devtap is gone, or broke the protocol (@error): end the program */
+};
+
+enum dt_channel_control {
+    DT_CHANNEL_INIT = 2, /* parameters and the disk below; @fd: the saved state, or -1 */
+    DT_CHANNEL_START,    /* requests will come */
+    DT_CHANNEL_SET,      /* {"param", "value"} */
+    DT_CHANNEL_DO,       /* {"verb", "args": [...]} */
+    DT_CHANNEL_SAVE,     /* answer with dt_channel_answer_state() */
+    DT_CHANNEL_INFO,     /* the disk below changed */
+    DT_CHANNEL_QUIESCE,  /* let go of what is held: no answer */
+    DT_CHANNEL_STOP,     /* no request is outstanding: end the program */
+};
+
+/**
+ * struct dt_channel_event - what happened.
+ * @id:     of the request, until it is completed, or forwarded with @last.
+ * @op, @flags, @queue, @sector, @sectors: as struct dt_req (READ 0, WRITE 1, FLUSH 2, DISCARD 3,
+ *          WRITE_ZEROES 4).
+ * @data:   the request's bytes as the layers above see them, if the description asks for data;
+ *          for layers that transform, @below is what the layers below see.
+ * @bytes:  of each of the two.
+ */
+struct dt_channel_event {
+    uint32_t type;
+    uint32_t id;
+    uint64_t sector;
+    uint32_t sectors;
+    int32_t error;
+    uint8_t op;
+    uint8_t flags;
+    uint16_t queue;
+    uint32_t bytes;
+    void *data;
+    void *below;
+    uint32_t control;
+    uint32_t seq;
+    const char *text; /* until the next dt_channel_poll() */
+    int fd;           /* owned by the program */
+};
+
+/**
+ * dt_channel_open() - say who we are, on the socket that devtap gave us.
+ * @fd:          the control socket, or -1 for the one that $DEVTAP_CHANNEL names.
+ * @description: JSON; devtap-channel(5) lists its keys.
+ */
+DT_PUBLIC int dt_channel_open(struct dt_channel **ch, int fd, const char *description,
+                              struct dt_error *err);
+DT_PUBLIC void dt_channel_free(struct dt_channel *ch);
+
+/** dt_channel_poll() - take up to @max events without waiting. Return: how many. */
+DT_PUBLIC unsigned dt_channel_poll(struct dt_channel *ch, struct dt_channel_event *events,
+                                   unsigned max);
+/** dt_channel_poll_control() - the control socket is readable: take one event from it; 0 or 1. Programs that use
+ *  dt_channel_wait() have no need of it. */
+DT_PUBLIC unsigned dt_channel_poll_control(struct dt_channel *ch, struct dt_channel_event *event);
+/** dt_channel_wait() - sleep until there may be events; @ms < 0 = for ever. A while of spinning first. */
+DT_PUBLIC void dt_channel_wait(struct dt_channel *ch, int ms);
+/** dt_channel_set_spin() - how long dt_channel_wait() spins before it sleeps; the default is 20 us. */
+DT_PUBLIC void dt_channel_set_spin(struct dt_channel *ch, uint64_t ns);
+/** dt_channel_flush() - let devtap see all answers given so far. */
+DT_PUBLIC void dt_channel_flush(struct dt_channel *ch);
+
+/**
+ * dt_channel_forward() - on to the next layer. @last: no response is wanted, and @id is over.
+ * @sector: usually the request's own; another one redirects it.
+ */
+DT_PUBLIC void dt_channel_forward(struct dt_channel *ch, uint32_t id, uint64_t sector, bool last);
+/** dt_channel_complete() - answer a request or pass a response on; @error is 0 or -errno. */
+DT_PUBLIC void dt_channel_complete(struct dt_channel *ch, uint32_t id, int error);
+/** dt_channel_data() - the two buffers of request @id, or NULL. Return: the bytes of each. */
+DT_PUBLIC uint32_t dt_channel_data(struct dt_channel *ch, uint32_t id, void **data, void **below);
+/**
+ * dt_channel_sub_new() - a request of the program's own, to the layers below.
+ * @data, @size: set to its buffer; may be NULL.
+ *
+ * Fill the buffer (WRITE), submit it, and find DT_CHANNEL_SUB among the events; then read the buffer (READ) and
+ * free it. Return: its id, in a space of its own, or -EAGAIN when all are in use.
+ */
+DT_PUBLIC int dt_channel_sub_new(struct dt_channel *ch, void **data, uint32_t *size);
+/** dt_channel_sub_submit() - 0, or -EMSGSIZE when the data does not fit. */
+DT_PUBLIC int dt_channel_sub_submit(struct dt_channel *ch, uint32_t id, uint8_t op, uint8_t flags,
+                                    uint64_t sector, uint32_t sectors);
+DT_PUBLIC void dt_channel_sub_free(struct dt_channel *ch, uint32_t id);
+
+/** dt_channel_answer() - to control @seq: JSON, or NULL for plain success. */
+DT_PUBLIC int dt_channel_answer(struct dt_channel *ch, uint32_t seq, const char *json);
+DT_PUBLIC int dt_channel_answer_error(struct dt_channel *ch, uint32_t seq, int code,
+                                      const char *text);
+DT_PUBLIC int dt_channel_answer_state(struct dt_channel *ch, uint32_t seq, const void *state,
+                                      size_t size);
+/** dt_channel_event() - something that a person or a manager should know. */
+DT_PUBLIC int dt_channel_event(struct dt_channel *ch, const char *event, const char *text);
+/** dt_channel_counter() - counter @index of the description now has this value. */
+DT_PUBLIC void dt_channel_counter(struct dt_channel *ch, unsigned index, uint64_t value);
+
+/* For programs with a loop of their own: what to watch, and the sleeping protocol. */
+DT_PUBLIC int dt_channel_control_fd(const struct dt_channel *ch);
+DT_PUBLIC int dt_channel_kick_fd(const struct dt_channel *ch);
+/** dt_channel_arm() - wake kick_fd from now on; false if there is something to poll already. */
+DT_PUBLIC bool dt_channel_arm(struct dt_channel *ch);
+/** dt_channel_close_intake() - ask devtap to leave requests with the guest; and to send them again. */
+DT_PUBLIC void dt_channel_close_intake(struct dt_channel *ch, bool closed);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

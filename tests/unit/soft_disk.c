@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+#include "soft_disk.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+static int listen_at(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+    unlink(path);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 8) < 0) {
+        perror(path);
+        exit(1);
+    }
+    return fd;
+}
+
+static void *serve(void *arg)
+{
+    struct soft_disk *disk = arg;
+
+    if (disk->on_thread)
+        disk->on_thread();
+    loop_run(disk->loop);
+    return NULL;
+}
+
+static void must(int ret, const struct dt_error *err)
+{
+    if (ret < 0) {
+        fprintf(stderr, "soft disk: %s\n", err->text);
+        exit(1);
+    }
+}
+
+void soft_disk_start(struct soft_disk *disk, const char *chain)
+{
+    static unsigned serial;
+    struct loop_config loop_config = {.spin_ns = DT_US(50)};
+    struct front_config front_config = {.session_fd = -1, .packed = true};
+    struct chain_spec spec;
+    struct dt_error err;
+
+    snprintf(disk->socket, sizeof(disk->socket), "/tmp/devtap-test-%d-%u.sock", getpid(), serial++);
+    must(loop_new(&disk->loop, &loop_config, &err), &err);
+    must(chain_parse(&spec, chain, &err), &err);
+    must(device_new(&disk->dev, &(struct device_config){.name = "test", .chain = &spec,
+                                                        .loops = &disk->loop, .threads = 1},
+                    &err), &err);
+    chain_spec_free(&spec);
+    must(device_start(disk->dev, &front_device_ops, NULL, &err), &err);
+    front_config.dev = disk->dev;
+    front_config.listen_fd = listen_at(disk->socket);
+    must(front_new(&disk->front, &front_config, &err), &err);
+    pthread_create(&disk->thread, NULL, serve, disk);
+    while (!loop_is_foreign(disk->loop))
+        usleep(100);
+}
+
+static void on_stopped(void *arg)
+{
+    struct soft_disk *disk = arg;
+
+    loop_stop(disk->loop);
+}
+
+static void stop_front(void *arg)
+{
+    struct soft_disk *disk = arg;
+
+    front_stop(disk->front, on_stopped, disk);
+}
+
+void soft_disk_stop(struct soft_disk *disk)
+{
+    loop_call(disk->loop, stop_front, disk);
+    pthread_join(disk->thread, NULL);
+    front_free(disk->front);
+    device_stop(disk->dev);
+    device_free(disk->dev);
+    while (loop_turn(disk->loop, false))
+        ;
+    loop_free(disk->loop);
+    unlink(disk->socket);
+}

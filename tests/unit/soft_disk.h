@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* soft_disk.h - a soft disk served by a thread of this process, for tests that drive it as a VM would. */
+#ifndef TESTS_SOFT_DISK_H
+#define TESTS_SOFT_DISK_H
+
+#include "blk/blk.h"
+#include "blk/driver/driver.h"
+#include "blk/vhost-user/front.h"
+
+/**
+ * struct soft_disk - all of it.
+ * @on_thread: called on the serving thread before it serves; may be NULL.
+ */
+struct soft_disk {
+    struct loop *loop;
+    struct device *dev;
+    struct front *front;
+    pthread_t thread;
+    char socket[64];
+    void (*on_thread)(void);
+    bool stopped;
+};
+
+/** soft_disk_start() - serve @chain; ends the program with a message when it cannot. */
+void soft_disk_start(struct soft_disk *disk, const char *chain);
+void soft_disk_stop(struct soft_disk *disk);
+
+#endif

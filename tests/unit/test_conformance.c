@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_conformance.c - the conformance harness passes good extensions and finds out broken ones.
+ * The directories of the examples and of tests/broken are given by meson.
+ */
+#include "tools/conformance/conformance.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#define SEED 20240229
+
+static json_t *run(const char *chain, const char *property, int *failed)
+{
+    struct conformance_config config = {
+        .chain = chain,
+        .seed = SEED,
+        .property = property,
+        .duration = DT_MS(150),
+        .patience = DT_S(2),
+    };
+    struct dt_error err = {""};
+    json_t *report = NULL;
+
+    *failed = conformance_run(&config, &report, &err);
+    if (*failed < 0)
+        fail_msg("%s: %s", chain, err.text);
+    return report;
+}
+
+static const char *field(json_t *report, const char *property, const char *key)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach(json_object_get(report, "properties"), i, item)
+    {
+        if (strcmp(json_string_value(json_object_get(item, "name")), property) == 0)
+            return json_string_value(json_object_get(item, key));
+    }
+    return "(not run)";
+}
+
+/* The chain passes; what it must not skip is named. */
+static void check_good(const char *chain, const char *const *not_skipped)
+{
+    int failed;
+    json_t *report = run(chain, NULL, &failed);
+    _cleanup_free_ char *text = json_dumps(report, JSON_INDENT(1));
+
+    if (failed)
+        fail_msg("%s: %s", chain, text);
+    for (; *not_skipped; not_skipped++)
+        assert_string_equal(field(report, *not_skipped, "outcome"), "passed");
+    json_decref(report);
+}
+
+static void check_broken(const char *name, const char *property, const char *reason)
+{
+    _cleanup_free_ char *chain = xasprintf("%s/%s.so", BROKEN_DIR, name);
+    int failed;
+    json_t *report = run(chain, property, &failed);
+
+    assert_int_equal(failed, 1);
+    assert_string_equal(field(report, property, "outcome"), "failed");
+    if (!strstr(field(report, property, "text"), reason))
+        fail_msg("%s: %s: %s", name, property, field(report, property, "text"));
+    json_decref(report);
+}
+
+static void test_watchpoint(void **state)
+{
+    static const char *const run[] = {"open",    "content", "neutral", "errors", "quiesce",
+                                      "restart", "live",    "threads", "kill",   NULL};
+
+    check_good(EXAMPLES_DIR "/watchpoint.so start=100 count=1000", run);
+}
+
+static void test_xor(void **state)
+{
+    static const char *const run[] = {"open",    "content", "errors", "quiesce",
+                                      "restart", "threads", "kill",   NULL};
+
+    check_good(EXAMPLES_DIR "/xor.so key=42", run);
+}
+
+static void test_two_together(void **state)
+{
+    static const char *const run[] = {"content", "errors", "threads", "kill", NULL};
+
+    check_good(EXAMPLES_DIR "/watchpoint.so | " EXAMPLES_DIR "/xor.so | " EXAMPLES_DIR
+                            "/xor.so key=7",
+               run);
+}
+
+static void test_twice(void **state)
+{
+    check_broken("twice", "content", "contract violated: layer twice completed a request");
+}
+
+static void test_lose(void **state)
+{
+    check_broken("lose", "content", "never came back; lose holds ");
+}
+
+static void test_corrupt(void **state)
+{
+    check_broken("corrupt", "content", "wrong data: read of ");
+}
+
+static void test_deaf(void **state)
+{
+    check_broken("deaf", "quiesce", "quiesce: 250 ms were not enough: deaf holds 1");
+}
+
+static void test_scribble(void **state)
+{
+    check_broken("scribble", "content", "layer scribble wrote behind its frame");
+}
+
+static void test_whitewash(void **state)
+{
+    check_broken("whitewash", "errors", "layer whitewash turned an error into success");
+}
+
+static void test_eager(void **state)
+{
+    check_broken("eager", "kill", "a write was lost: ");
+}
+
+static void test_inplace(void **state)
+{
+    check_broken("inplace", "content", "the guest's own buffer of a write");
+}
+
+static void test_undeclared(void **state)
+{
+    check_broken("undeclared", "neutral", "needs DT_CONTENT_BEARING");
+}
+
+static void test_what_cannot_be_tested(void **state)
+{
+    struct conformance_config config = {.chain = "nothing-like-it"};
+    struct dt_error err;
+    json_t *report;
+
+    assert_int_equal(conformance_run(&config, &report, &err), -ENOENT);
+    config = (struct conformance_config){.chain = "x", .property = "kil"};
+    assert_int_equal(conformance_run(&config, &report, &err), -EINVAL);
+    assert_string_equal(err.text, "no property is named 'kil'; did you mean 'kill'?");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_watchpoint),
+        cmocka_unit_test(test_xor),
+        cmocka_unit_test(test_two_together),
+        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_lose),
+        cmocka_unit_test(test_corrupt),
+        cmocka_unit_test(test_deaf),
+        cmocka_unit_test(test_scribble),
+        cmocka_unit_test(test_whitewash),
+        cmocka_unit_test(test_eager),
+        cmocka_unit_test(test_inplace),
+        cmocka_unit_test(test_undeclared),
+        cmocka_unit_test(test_what_cannot_be_tested),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd-show.c - devtap show: a disk's chain, parameters, and what the guest sees. */
+#include "tools/tools.h"
+
+#include <inttypes.h>
+
+static void print_value(json_t *value)
+{
+    if (json_is_string(value))
+        printf("%s", json_string_value(value));
+    else {
+        _cleanup_free_ char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+
+        printf("%s", text ?: "?");
+    }
+}
+
+static void print_layer(json_t *layer)
+{
+    const char *key;
+    json_t *value;
+
+    printf("  %s\n", json_string_value(json_object_get(layer, "name")) ?: "?");
+    json_object_foreach(json_object_get(layer, "parameters"), key, value) {
+        printf("    %s = ", key);
+        print_value(value);
+        putchar('\n');
+    }
+}
+
+static void print_object(const char *title, json_t *object)
+{
+    const char *key;
+    json_t *value;
+
+    if (!json_object_size(object))
+        return;
+    printf("%s\n", title);
+    json_object_foreach(object, key, value) {
+        printf("  %s: ", key);
+        print_value(value);
+        putchar('\n');
+    }
+}
+
+static void print_show(json_t *show)
+{
+    json_t *layer;
+    size_t i;
+
+    printf("%s, served by process %" PRId64 " on %" PRId64 " thread(s)\n",
+           json_string_value(json_object_get(show, "name")) ?: "?",
+           (int64_t)json_integer_value(json_object_get(show, "pid")),
+           (int64_t)json_integer_value(json_object_get(show, "threads")));
+    puts("chain, from the guest down");
+    json_array_foreach(json_object_get(show, "chain"), i, layer)
+        print_layer(layer);
+    print_object("disk, as the guest sees it", json_object_get(show, "disk"));
+    print_object("front", json_object_get(show, "front"));
+}
+
+static int run(const struct verb *verb, void *options, int argc, char **argv)
+{
+    const struct json_options *o = options;
+    struct client *client = NULL;
+    struct dt_error err;
+    json_t *show = NULL;
+    int ret = client_find(&client, argv[0], &err);
+
+    if (ret == 0)
+        ret = client_call(client,
+                          json_pack("{ss ss}", "verb", "show", "device", client_device(client)),
+                          &show, &err);
+    client_free(client);
+    if (ret < 0)
+        return verb_fail(verb, ret, &err);
+    if (o->json) {
+        print_json(show);
+        return STATUS_DONE;
+    }
+    print_show(show);
+    json_decref(show);
+    return STATUS_DONE;
+}
+
+const struct verb verb_show = {
+    .name = "show",
+    .args = "[--json] DEVICE",
+    .summary = "show a disk's chain, parameters and the VM that is attached",
+    .groups = {{"Options", json_only}},
+    .options_size = sizeof(struct json_options),
+    .min_args = 1,
+    .max_args = 1,
+    .completes = COMPLETES_DEVICE,
+    .run = run,
+};

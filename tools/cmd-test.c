@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd-test.c - devtap test: does an extension keep its side of the contract? */
+#include "tools/conformance/conformance.h"
+#include "tools/tools.h"
+
+#include <inttypes.h>
+
+struct test_options {
+    uint64_t seed, duration, patience;
+    const char *property;
+    bool list, json;
+};
+
+static const struct dt_param options[] = {
+    {"seed", DT_PARAM_UINT, .offset = offsetof(struct test_options, seed), .initial = "0",
+     .help = "Of the random numbers; 0 takes one from the clock, and prints it."},
+    {"duration", DT_PARAM_DURATION, .offset = offsetof(struct test_options, duration),
+     .initial = "500ms", .help = "Load for each property."},
+    {"patience", DT_PARAM_DURATION, .offset = offsetof(struct test_options, patience),
+     .initial = "5s", .help = "A request without progress for so long counts as lost."},
+    {"property", DT_PARAM_STRING, .offset = offsetof(struct test_options, property),
+     .help = "Test only this one; see --list."},
+    {"list", DT_PARAM_BOOL, .offset = offsetof(struct test_options, list),
+     .help = "List the properties that are tested."},
+    {"json", DT_PARAM_BOOL, .offset = offsetof(struct test_options, json), .help = "Print JSON."},
+    {NULL},
+};
+
+static char *join(char **words)
+{
+    char *text = xstrdup("");
+
+    for (unsigned i = 0; words[i]; i++) {
+        char *longer = xasprintf("%s%s%s", text, i ? " " : "", words[i]);
+
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+static void print_one(void *arg, const struct conformance_result *r)
+{
+    static const char *const outcomes[] = {"ok", "FAILED", "skipped"};
+
+    printf("%-8s %s", outcomes[r->outcome], r->property);
+    if (r->count)
+        printf(" (%" PRIu64 " %s)", r->count, r->unit);
+    if (*r->text)
+        printf(": %s", r->text);
+    putchar('\n');
+    fflush(stdout);
+}
+
+static void print_properties(void)
+{
+    const char *name, *claim;
+
+    for (unsigned i = 0; conformance_property(i, &name, &claim); i++)
+        printf("%-16s %s\n", name, claim);
+}
+
+static int64_t number(json_t *report, const char *key)
+{
+    return json_integer_value(json_object_get(report, key));
+}
+
+static int run(const struct verb *verb, void *opts, int argc, char **argv)
+{
+    const struct test_options *o = opts;
+    _cleanup_free_ char *chain = join(argv);
+    struct conformance_config config = {.chain = chain, .seed = o->seed, .property = o->property,
+                                        .duration = o->duration, .patience = o->patience,
+                                        .progress = o->json ? NULL : print_one};
+    struct dt_error err;
+    json_t *report = NULL;
+    int failed;
+
+    if (o->list) {
+        print_properties();
+        return STATUS_DONE;
+    }
+    if (argc == 0) {
+        dt_fail(&err, -EINVAL, "usage: devtap test %s", verb->args);
+        return verb_fail(verb, -EINVAL, &err);
+    }
+    failed = conformance_run(&config, &report, &err);
+    if (failed < 0)
+        return verb_fail(verb, failed, &err);
+    if (o->json) {
+        print_json(report);
+        return failed ? STATUS_FAULT : STATUS_DONE;
+    }
+    printf("%" PRId64 " passed, %" PRId64 " failed, %" PRId64 " skipped (seed %" PRId64 ")\n",
+           number(report, "passed"), number(report, "failed"), number(report, "skipped"),
+           number(report, "seed"));
+    json_decref(report);
+    return failed ? STATUS_FAULT : STATUS_DONE;
+}
+
+const struct verb verb_test = {
+    .name = "test",
+    .args = "[OPTION...] CHAIN",
+    .summary = "check that an extension keeps the contract of the API",
+    .help = "Drives a chain (an extension with its parameters will do; a back in memory is put "
+            "below) through random bursts, errors, stops, kills and replays, and checks what every "
+            "layer promises. For whoever writes an extension.",
+    .groups = {{"Options", options}},
+    .options_size = sizeof(struct test_options),
+    .max_args = 64,
+    .completes = COMPLETES_EXTENSION,
+    .run = run,
+};

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * run.c - runs the properties, each in a child process: a failed check of core's ends the child,
+ * and what it printed tells why. A child that hangs is killed.
+ */
+#include "tools/conformance/internal.h"
+
+#include <ftw.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define REASON_MAX 65536u
+
+static void property_open(struct bench *b)
+{
+    bench_open(b, 1);
+    b->verdict->count++;
+    bench_close(b);
+}
+
+static const struct property properties[] = {
+    {"open", "devices", "it opens, starts, stops and closes", property_open},
+    {"content", "requests", "every request comes back once, and reads give what was written",
+     property_content},
+    {"neutral", "requests", "without DT_CONTENT_BEARING, what lies below is what was written",
+     property_neutral},
+    {"stable", "requests", "with DT_DATA_STABLE, a guest that changes its buffers changes nothing",
+     property_stable},
+    {"errors", "failed requests", "errors from below arrive, and what succeeded is right",
+     property_errors},
+    {"quiesce", "stops", "under load, everything held comes back by the deadline",
+     property_quiesce},
+    {"cancel", "cancellations", "a cancelled request ends at once with -ECANCELED",
+     property_cancel},
+    {"restart", "restarts", "stop and start, close and open lose nothing", property_restart},
+    {"state", "blobs", "saved state comes back; damaged state is refused or harmless",
+     property_state},
+    {"live", "changes", "live parameters take valid values and refuse others", property_live},
+    {"threads", "requests", "with DT_PER_QUEUE, two threads at once are safe", property_threads},
+    {"kill", "kills", "after kill -9 and replay, everything flushed is there", property_kill},
+};
+
+bool conformance_property(unsigned index, const char **name, const char **claim)
+{
+    if (index >= ARRAY_SIZE(properties))
+        return false;
+    *name = properties[index].name;
+    *claim = properties[index].claim;
+    return true;
+}
+
+/* ---- A child -----------------------------------------------------------------------------------
+ */
+
+static _Noreturn void child_main(struct bench *b, const struct property *p, int log)
+{
+    uint64_t salt = 0;
+    size_t used = strlen(b->dir);
+
+    snprintf(b->dir + used, sizeof(b->dir) - used, "/%s", p->name); /* state of its own */
+    CHECK(mkdir(b->dir, 0700) == 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(log, STDERR_FILENO);
+    log_set_level(DT_LOG_ERROR);
+    for (const char *c = p->name; *c; c++)
+        salt = salt * 31 + (uint8_t)*c;
+    b->seed = b->config->seed + salt;
+    dt_rng_seed(&b->rng, b->seed);
+    b->versions = shared_memory(BENCH_SECTORS * sizeof(b->versions[0]));
+    memset(b->versions, 0xff, BENCH_SECTORS * sizeof(b->versions[0]));
+    b->next_version = shared_memory(sizeof(*b->next_version));
+    *b->next_version = 1;
+    b->sectors = BENCH_SECTORS;
+    b->counts_requests = strcmp(p->unit, "requests") == 0;
+    if (!b->has_back)
+        model_init(&b->model, b->seed, BENCH_SECTORS);
+    p->run(b);
+    b->verdict->state = PASSED;
+    _exit(0);
+}
+
+/* The line of the child's log that tells best what went wrong: what core or a sanitizer said. */
+static bool find_reason(int log, char *text, size_t size)
+{
+    static const char *const marks[] = {
+        "contract violated: ", "check failed: ", "ERROR: AddressSanitizer: ", "runtime error: ",
+        "WARNING: ThreadSanitizer: "};
+    _cleanup_free_ char *lines = xcalloc(REASON_MAX + 1, 1);
+    off_t end = lseek(log, 0, SEEK_END);
+    ssize_t n = pread(log, lines, REASON_MAX, MAX(end - (off_t)REASON_MAX, 0));
+
+    if (n <= 0)
+        return false;
+    for (unsigned i = 0; i < ARRAY_SIZE(marks); i++) {
+        const char *at = strstr(lines, marks[i]);
+
+        if (at) {
+            snprintf(text, size, "%.*s", (int)strcspn(at, "\n"), at);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void explain_death(int status, const struct property *p, char *text, size_t size)
+{
+    if (WIFSIGNALED(status))
+        snprintf(text, size, "the process died: %s", strsignal(WTERMSIG(status)));
+    else
+        snprintf(text, size, "the process ended with status %d in the middle of %s",
+                 WEXITSTATUS(status), p->name);
+}
+
+static bool wait_for(pid_t pid, uint64_t ns, int *status)
+{
+    for (uint64_t end = dt_clock_ns() + ns; dt_clock_ns() < end;) {
+        if (waitpid(pid, status, WNOHANG) == pid)
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, status, 0);
+    return false;
+}
+
+static void run_property(struct bench *b, const struct property *p)
+{
+    uint64_t limit = 8 * b->config->duration + 8 * b->config->patience + DT_S(20);
+    _cleanup_close_ int log = memfd_create("log", MFD_CLOEXEC);
+    struct verdict *v = b->verdict;
+    int status;
+    pid_t pid;
+
+    CHECK(log >= 0);
+    memset(v, 0, sizeof(*v));
+    fflush(NULL);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        child_main(b, p, log);
+    if (!wait_for(pid, limit, &status)) {
+        v->state = FAILED;
+        snprintf(v->text, sizeof(v->text), "it hangs: no end after %llu s",
+                 (unsigned long long)(limit / DT_S(1)));
+    } else if (v->state == RUNNING) {
+        v->state = FAILED;
+        explain_death(status, p, v->text, sizeof(v->text));
+    }
+    if (v->state == FAILED)
+        find_reason(log, v->text, sizeof(v->text));
+}
+
+/* ---- The whole ----------------------------------------------------------------------------------
+ */
+
+static int resolve(struct bench *b, struct dt_error *err)
+{
+    size_t frames = 0;
+    unsigned guards;
+    int ret = chain_parse(&b->user, b->config->chain, err);
+
+    if (ret < 0)
+        return ret;
+    for (unsigned i = 0; i < b->user.count; i++) {
+        b->exts[i] = registry_find(b->user.layers[i].name, err);
+        if (!b->exts[i])
+            return -ENOENT;
+        frames += ALIGN_UP(b->exts[i]->frame_size, 16u);
+    }
+    b->has_back = b->exts[b->user.count - 1]->flags & DT_BACK;
+    guards = b->user.count + !b->has_back;
+    b->guarded = frames + guards * GUARD_FRAME <= DT_FRAME_BUDGET &&
+                 b->user.count + guards + !b->has_back <= CHAIN_MAX_LAYERS;
+    if (!registry_find(model_ext.name, NULL)) {
+        ret = registry_add(&model_ext, err);
+        ret = ret ?: registry_add(&guard_ext, err);
+    }
+    return ret;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static json_t *result_json(const struct conformance_result *r)
+{
+    static const char *const outcomes[] = {"passed", "failed", "skipped"};
+
+    return json_pack("{ss ss sI ss ss}", "name", r->property, "outcome", outcomes[r->outcome],
+                     "count", (json_int_t)r->count, "unit", r->unit, "text", r->text);
+}
+
+static unsigned run_all(struct bench *b, json_t *report)
+{
+    const struct conformance_config *config = b->config;
+    unsigned counts[3] = {0};
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(properties); i++) {
+        const struct property *p = &properties[i];
+        struct conformance_result r = {.property = p->name, .unit = p->unit};
+
+        if (config->property && i > 0 && strcmp(config->property, p->name) != 0)
+            continue;
+        run_property(b, p);
+        r.outcome = b->verdict->state == PASSED   ? CONFORMANCE_PASSED
+                    : b->verdict->state == FAILED ? CONFORMANCE_FAILED
+                                                  : CONFORMANCE_SKIPPED;
+        r.count = b->verdict->count;
+        r.text = b->verdict->text;
+        counts[r.outcome]++;
+        json_array_append_new(list, result_json(&r));
+        if (config->progress)
+            config->progress(config->arg, &r);
+        if (i == 0 && r.outcome == CONFORMANCE_FAILED)
+            break; /* nothing else can work */
+    }
+    json_object_set_new(report, "properties", list);
+    json_object_set_new(report, "passed", json_integer(counts[CONFORMANCE_PASSED]));
+    json_object_set_new(report, "failed", json_integer(counts[CONFORMANCE_FAILED]));
+    json_object_set_new(report, "skipped", json_integer(counts[CONFORMANCE_SKIPPED]));
+    return counts[CONFORMANCE_FAILED];
+}
+
+static int check_property(const char *name, struct dt_error *err)
+{
+    struct nearest nearest = {.wanted = name};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(properties); i++) {
+        if (strcmp(properties[i].name, name) == 0)
+            return 0;
+        nearest_offer(&nearest, properties[i].name);
+    }
+    dt_fail(err, -EINVAL, "no property is named '%.40s'", name);
+    nearest_hint(&nearest, err);
+    return -EINVAL;
+}
+
+int conformance_run(const struct conformance_config *given, json_t **report, struct dt_error *err)
+{
+    struct conformance_config config = *given;
+    struct bench *b = xcalloc(1, sizeof(*b));
+    const char *tmp = getenv("TMPDIR");
+    int ret = config.property ? check_property(config.property, err) : 0;
+
+    if (config.seed == 0)
+        config.seed = dt_clock_ns() % 1000000000u + 1;
+    bench = b;
+    b->config = &config;
+    b->verdict = shared_memory(sizeof(*b->verdict));
+    snprintf(b->dir, sizeof(b->dir), "%s/devtap-test-XXXXXX",
+             tmp && strlen(tmp) < 32 ? tmp : "/tmp");
+    ret = ret ?: resolve(b, err);
+    if (ret == 0 && !mkdtemp(b->dir))
+        ret = dt_fail(err, -errno, "cannot make a directory %s: %s", b->dir, strerror(errno));
+    if (ret == 0) {
+        *report = json_pack("{ss sI}", "chain", config.chain, "seed", (json_int_t)config.seed);
+        ret = (int)run_all(b, *report);
+        nftw(b->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    }
+    chain_spec_free(&b->user);
+    munmap(b->verdict, sizeof(*b->verdict));
+    free(b);
+    bench = NULL;
+    return ret;
+}

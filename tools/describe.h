@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* describe.h - an extension's declaration, for people and as JSON. */
+#ifndef TOOLS_DESCRIBE_H
+#define TOOLS_DESCRIBE_H
+
+#include "tools/tools.h"
+
+json_t *describe_json(const struct dt_block_ext *ext);
+void describe_print(const struct dt_block_ext *ext, FILE *out);
+
+#endif

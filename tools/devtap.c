@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devtap.c - the table of verbs. A verb declares its arguments and options once; usage errors,
+ * --help and the shell's completions come from that declaration.
+ */
+#include "tools/tools.h"
+
+#include "blk/blk.h"
+#include <signal.h>
+
+static const struct verb *const verbs[] = {
+    &verb_run,    &verb_list,       &verb_show, &verb_stats, &verb_set,   &verb_do,
+    &verb_resize, &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test,
+    NULL,
+};
+
+const struct dt_param json_only[] = {
+    {"json", DT_PARAM_BOOL, .offset = offsetof(struct json_options, json), .help = "Print JSON."},
+    {NULL},
+};
+
+const struct verb *const *verb_table(void)
+{
+    return verbs;
+}
+
+const struct verb *verb_find(const char *name)
+{
+    for (unsigned i = 0; verbs[i]; i++)
+        if (strcmp(verbs[i]->name, name) == 0)
+            return verbs[i];
+    return NULL;
+}
+
+enum exit_status exit_status_of(int error)
+{
+    switch (-error) {
+    case 0:
+        return STATUS_DONE;
+    case EINVAL:
+    case ERANGE:
+    case E2BIG:
+    case ENAMETOOLONG:
+    case ENOTUNIQ:
+    case ENOEXEC:
+        return STATUS_USAGE;
+    case ENOENT:
+    case ENODEV:
+    case ENOTDIR:
+        return STATUS_NOT_FOUND;
+    case EBUSY:
+    case EADDRINUSE:
+    case EAGAIN:
+    case ETXTBSY:
+        return STATUS_IN_USE;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+        return STATUS_DENIED;
+    case EBADMSG:
+    case EILSEQ:
+        return STATUS_FAULT;
+    default:
+        return STATUS_FAILED;
+    }
+}
+
+int verb_fail(const struct verb *verb, int error, const struct dt_error *err)
+{
+    fflush(stdout);
+    fprintf(stderr, "devtap %s: %s\n", verb->name, err->text);
+    return exit_status_of(error);
+}
+
+/* ---- Help ---------------------------------------------------------------------------------- */
+
+static void print_option(FILE *out, const struct dt_param *p)
+{
+    char left[80];
+
+    if (p->type == DT_PARAM_BOOL)
+        snprintf(left, sizeof(left), "--%s", p->name);
+    else if (p->type == DT_PARAM_ENUM) {
+        size_t at = (size_t)snprintf(left, sizeof(left), "--%s ", p->name);
+
+        for (unsigned i = 0; p->choices[i] && at < sizeof(left); i++)
+            at += (size_t)snprintf(left + at, sizeof(left) - at, "%s%s", i ? "|" : "",
+                                   p->choices[i]);
+    } else
+        snprintf(left, sizeof(left), "--%s <%s>", p->name, p->unit ?: param_type_name(p));
+    fprintf(out, "  %s\n", left);
+    if (p->initial && p->type != DT_PARAM_BOOL) {
+        _cleanup_free_ char *text = xasprintf("%s Default: %s.", p->help, p->initial);
+
+        print_wrapped(out, 6, text);
+    } else
+        print_wrapped(out, 6, p->help);
+}
+
+void verb_print_help(const struct verb *verb, FILE *out)
+{
+    fprintf(out, "usage: devtap %s%s%s\n\n", verb->name, *verb->args ? " " : "", verb->args);
+    print_wrapped(out, 0, verb->help ? verb->help : verb->summary);
+    for (const struct option_group *g = verb->groups; g->title; g++) {
+        fprintf(out, "\n%s:\n", g->title);
+        for (const struct dt_param *p = g->options; p->name; p++)
+            print_option(out, p);
+    }
+    fprintf(out, "\nThe manual: man devtap-%s\n", verb->name);
+}
+
+static void print_usage(FILE *out)
+{
+    fputs("usage: devtap VERB [OPTION...] [ARGUMENT...]\n\n", out);
+    for (unsigned i = 0; verbs[i]; i++)
+        fprintf(out, "  %-11s %s\n", verbs[i]->name, verbs[i]->summary);
+    fputs("\n`devtap VERB --help` explains one. The manual: man devtap\n", out);
+}
+
+/* For completions/devtap: "VERB KIND --option..." per line. */
+static void print_completion_data(void)
+{
+    static const char *const kinds[] = {"-", "device", "extension", "file"};
+
+    for (unsigned i = 0; verbs[i]; i++) {
+        printf("%s %s --help", verbs[i]->name, kinds[verbs[i]->completes]);
+        for (const struct option_group *g = verbs[i]->groups; g->title; g++)
+            for (const struct dt_param *p = g->options; p->name; p++)
+                printf(" --%s%s", p->name, p->type == DT_PARAM_BOOL ? "" : "=");
+        putchar('\n');
+    }
+}
+
+/* ---- Running one ---------------------------------------------------------------------------- */
+
+static bool wants_help(char **argv)
+{
+    for (; *argv && strcmp(*argv, "--") != 0; argv++)
+        if (strcmp(*argv, "--help") == 0)
+            return true;
+    return false;
+}
+
+static int run_parsed(const struct verb *verb, char **argv)
+{
+    _cleanup_free_ void *options = xcalloc(1, MAX(verb->options_size, (size_t)1));
+    struct dt_error err;
+    unsigned argc = 0;
+    int ret = options_parse(verb->groups, options, argv, &err);
+
+    while (argv[argc])
+        argc++;
+    if (ret == 0 && (argc < verb->min_args || argc > verb->max_args))
+        ret = dt_fail(&err, -EINVAL, "usage: devtap %s %s", verb->name, verb->args);
+    if (ret < 0)
+        ret = verb_fail(verb, ret, &err);
+    else
+        ret = verb->run(verb, options, (int)argc, argv);
+    param_free_all(verb->groups[0].options, options);
+    return ret;
+}
+
+static int run_verb(const struct verb *verb, char **argv)
+{
+    if (wants_help(argv)) {
+        verb_print_help(verb, stdout);
+        return STATUS_DONE;
+    }
+    return verb->run_raw ? verb->run_raw(verb, argv) : run_parsed(verb, argv);
+}
+
+static int unknown_verb(const char *name)
+{
+    struct nearest nearest = {.wanted = name};
+    struct dt_error err;
+
+    for (unsigned i = 0; verbs[i]; i++)
+        nearest_offer(&nearest, verbs[i]->name);
+    dt_fail(&err, -EINVAL, "no verb is named '%.40s'", name);
+    nearest_hint(&nearest, &err);
+    fprintf(stderr, "devtap: %s%s\n", err.text, nearest.best ? "" : " (see devtap --help)");
+    return STATUS_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    const struct verb *verb;
+
+    signal(SIGPIPE, SIG_IGN);
+    blk_register_builtin();
+    /* The name that vhost-user management software calls; see devtap-run(1). */
+    if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)
+        return output_finish(run_verb(&verb_run, argv + 1));
+    if (argc < 2) {
+        print_usage(stderr);
+        return STATUS_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0)
+        print_usage(stdout);
+    else if (strcmp(argv[1], "--version") == 0)
+        puts("devtap " DEVTAP_VERSION);
+    else if (strcmp(argv[1], "--completion-data") == 0)
+        print_completion_data();
+    else if ((verb = verb_find(argv[1])) == NULL)
+        return unknown_verb(argv[1]);
+    else
+        return output_finish(run_verb(verb, argv + 2));
+    return output_finish(STATUS_DONE);
+}

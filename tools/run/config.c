@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/* config.c - options of the process and of each disk; the command line of devtap run. */
+#include "tools/run/run.h"
+
+#include <grp.h>
+#include <pwd.h>
+
+static const char *const engines[] = {"auto", "io_uring", "epoll", NULL};
+static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+static const char *const off_on[] = {"off", "on", NULL};
+
+#define PROCESS(n, t, field) .name = n, .type = t, .offset = offsetof(struct process_options, field)
+const struct dt_param process_params[] = {
+    {PROCESS("config", DT_PARAM_PATH, config),
+     .help = "Read options and disks from this file; see devtap.conf(5)."},
+    {PROCESS("threads", DT_PARAM_UINT, threads), .initial = "1", .min = 1,
+     .max = DEVICE_MAX_THREADS, .help = "I/O threads; disks are spread over them in turn."},
+    {PROCESS("poll", DT_PARAM_DURATION, poll), .initial = "50us",
+     .help = "How long a thread polls its rings after the last request before it sleeps."},
+    {PROCESS("engine", DT_PARAM_ENUM, engine), .initial = "auto", .choices = engines,
+     .help = "How threads wait and do I/O."},
+    {PROCESS("control", DT_PARAM_STRING, control), .unit = "path|none",
+     .help = "The control socket, instead of PID.sock in the runtime directory."},
+    {PROCESS("log-level", DT_PARAM_ENUM, log_level), .initial = "info", .choices = levels,
+     .help = "What appears on standard error."},
+    {PROCESS("foreground", DT_PARAM_BOOL, foreground), .help = "Accepted, and always so."},
+    {PROCESS("print-capabilities", DT_PARAM_BOOL, print_capabilities),
+     .help = "Print what this program offers to management software, and exit."},
+    {NULL},
+};
+
+#define DISK(n, t, field) .name = n, .type = t, .offset = offsetof(struct disk_options, field)
+const struct dt_param disk_params[] = {
+    {DISK("chain", DT_PARAM_STRING, chain), .help = "The chain; see devtap(1)."},
+    {DISK("socket", DT_PARAM_PATH, socket), .help = "Listen for the VM there."},
+    {DISK("socket-owner", DT_PARAM_STRING, socket_owner), .unit = "user",
+     .help = "Owner of the socket."},
+    {DISK("socket-group", DT_PARAM_STRING, socket_group), .unit = "group",
+     .help = "Group of the socket."},
+    {DISK("socket-mode", DT_PARAM_STRING, socket_mode), .unit = "octal mode",
+     .help = "Permissions of the socket; 0600 unless told."},
+    {DISK("connect", DT_PARAM_PATH, connect), .help = "Connect there: the VMM listens."},
+    {DISK("fd", DT_PARAM_STRING, fd), .unit = "number",
+     .help = "Use this inherited socket, listening or connected."},
+    {DISK("serial", DT_PARAM_STRING, serial),
+     .help = "What the guest sees as serial, at most 20 bytes; the disk's name unless told."},
+    {DISK("queues", DT_PARAM_UINT, queues), .initial = "64", .min = 1, .max = 256,
+     .help = "Queues offered to the guest."},
+    {DISK("packed", DT_PARAM_ENUM, packed), .initial = "on", .choices = off_on,
+     .help = "Offer packed rings."},
+    {DISK("state", DT_PARAM_PATH, state),
+     .help = "Directory where layers keep what must outlive the process."},
+    {DISK("threads-per-disk", DT_PARAM_UINT, threads), .initial = "1", .min = 1,
+     .max = DEVICE_MAX_THREADS, .help = "Serve the queues on so many of the threads."},
+    {NULL},
+};
+
+/* ---- Building --------------------------------------------------------------------------------- */
+
+void run_config_init(struct run_config *config)
+{
+    *config = (struct run_config){0};
+    options_defaults(process_params, &config->process);
+}
+
+void run_config_free(struct run_config *config)
+{
+    for (unsigned i = 0; i < config->count; i++) {
+        free(config->disks[i].name);
+        free(config->disks[i].where);
+        param_free_all(disk_params, &config->disks[i].options);
+    }
+    free(config->disks);
+    param_free_all(process_params, &config->process);
+    *config = (struct run_config){0};
+}
+
+int config_add_disk(struct run_config *config, const char *name, const char *where,
+                    struct dt_error *err)
+{
+    struct disk_config *d;
+
+    if (config->count == CONFIG_MAX_DISKS)
+        return dt_fail(err, -EINVAL, "more than %u disks", CONFIG_MAX_DISKS);
+    for (unsigned i = 0; i < config->count; i++)
+        if (strcmp(config->disks[i].name, name) == 0)
+            return dt_fail(err, -EINVAL, "a disk named '%.64s' is there already", name);
+    config->disks = reallocarray(config->disks, config->count + 1, sizeof(*d));
+    CHECK(config->disks);
+    d = &config->disks[config->count++];
+    *d = (struct disk_config){.name = xstrdup(name), .where = where ? xstrdup(where) : NULL,
+                              .mode = SOCKET_MODE, .owner = -1, .group = -1, .inherited = -1};
+    options_defaults(disk_params, &d->options);
+    return 0;
+}
+
+int config_set(const struct dt_param *params, const struct dt_param *p, void *base,
+               uint64_t *given, const char *value, struct dt_error *err)
+{
+    uint64_t bit = 1ull << (p - params);
+
+    if (*given & bit)
+        return dt_fail(err, -EINVAL, "'%s' is given twice", p->name);
+    *given |= bit;
+    return param_apply(p, base, value, err);
+}
+
+/* ---- The command line ------------------------------------------------------------------------- */
+
+/* `--disk` is the one option that is not in a table: it begins a disk. */
+static const struct dt_param disk_option[] = {
+    {"disk", DT_PARAM_STRING, .help = "Begin a disk of this name."},
+    {NULL},
+};
+
+static int take_chain(struct run_config *config, const char *text, struct dt_error *err)
+{
+    struct disk_config *disk = config->count ? &config->disks[config->count - 1] : NULL;
+
+    if (!disk)
+        return dt_fail(err, -EINVAL, "'%.64s': a chain must follow its --disk NAME", text);
+    if (disk->options.chain)
+        return dt_fail(err, -EINVAL,
+                       "'%.64s' follows the chain of disk '%s': quote a chain as one word", text,
+                       disk->name);
+    return config_set(disk_params, disk_params, &disk->options, &disk->given, text, err);
+}
+
+static int take_option(struct run_config *config, const struct option *o, struct dt_error *err)
+{
+    struct disk_config *disk = config->count ? &config->disks[config->count - 1] : NULL;
+
+    switch (o->group) {
+    case 0:
+        return config_set(process_params, o->param, &config->process, &config->process_given,
+                          o->value, err);
+    case 1:
+        return config_add_disk(config, o->value, NULL, err);
+    default:
+        if (!disk)
+            return dt_fail(err, -EINVAL, "--%s must follow its --disk NAME", o->param->name);
+        return config_set(disk_params, o->param, &disk->options, &disk->given, o->value, err);
+    }
+}
+
+int run_config_parse_args(struct run_config *config, char **argv, struct dt_error *err)
+{
+    const struct option_group groups[] = {
+        {"process", process_params}, {"disk", disk_option}, {"disks", disk_params}, {NULL}};
+    struct option_scan scan = {.argv = argv, .groups = groups};
+    struct option option;
+    int ret;
+
+    while ((ret = options_next(&scan, &option, err)) > 0) {
+        if (option.param)
+            ret = take_option(config, &option, err);
+        else
+            ret = take_chain(config, option.value, err);
+        if (ret < 0)
+            break;
+    }
+    return ret;
+}
+
+/* ---- Judging ------------------------------------------------------------------------------------ */
+
+static int judge_owner(struct disk_config *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->options;
+    uint64_t n;
+
+    if (o->socket_owner && parse_uint(o->socket_owner, &n) == 0)
+        d->owner = (long)n;
+    else if (o->socket_owner) {
+        const struct passwd *user = getpwnam(o->socket_owner);
+
+        if (!user)
+            return dt_fail(err, -EINVAL, "no user is named '%.64s'", o->socket_owner);
+        d->owner = user->pw_uid;
+    }
+    if (o->socket_group && parse_uint(o->socket_group, &n) == 0)
+        d->group = (long)n;
+    else if (o->socket_group) {
+        const struct group *group = getgrnam(o->socket_group);
+
+        if (!group)
+            return dt_fail(err, -EINVAL, "no group is named '%.64s'", o->socket_group);
+        d->group = group->gr_gid;
+    }
+    return 0;
+}
+
+static int judge_numbers(struct disk_config *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->options;
+    char *end;
+
+    if (o->socket_mode) {
+        unsigned long mode = strtoul(o->socket_mode, &end, 8);
+
+        if (end == o->socket_mode || *end || mode > 0777)
+            return dt_fail(err, -EINVAL, "socket-mode '%.20s' is not an octal mode such as 0660",
+                           o->socket_mode);
+        d->mode = (unsigned)mode;
+    }
+    if (o->fd) {
+        unsigned long fd = strtoul(o->fd, &end, 10);
+
+        if (end == o->fd || *end || fd > 1u << 20)
+            return dt_fail(err, -EINVAL, "fd '%.20s' is not the number of a descriptor", o->fd);
+        d->inherited = (int)fd;
+    }
+    if (o->serial && strlen(o->serial) > 20)
+        return dt_fail(err, -EINVAL, "serial '%.40s' is longer than 20 bytes", o->serial);
+    return 0;
+}
+
+static int judge_disk(const struct run_config *config, struct disk_config *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->options;
+    struct chain_spec spec;
+    int ret;
+
+    if (!o->chain)
+        return dt_fail(err, -EINVAL, "it has no chain");
+    if (!!o->socket + !!o->connect + !!o->fd > 1)
+        return dt_fail(err, -EINVAL, "socket, connect and fd: which one is meant?");
+    if (o->threads > config->process.threads)
+        return dt_fail(err, -EINVAL, "threads-per-disk is %u, and there are %u threads",
+                       (unsigned)o->threads, (unsigned)config->process.threads);
+    ret = judge_numbers(d, err);
+    ret = ret ?: judge_owner(d, err);
+    ret = ret ?: chain_parse(&spec, o->chain, err);
+    if (ret == 0)
+        chain_spec_free(&spec);
+    return ret;
+}
+
+int run_config_judge(struct run_config *config, struct dt_error *err)
+{
+    if (config->count == 0)
+        return dt_fail(err, -EINVAL,
+                       "no disk: --disk NAME --socket PATH 'CHAIN', or --config FILE");
+    for (unsigned i = 0; i < config->count; i++) {
+        struct disk_config *d = &config->disks[i];
+        int ret = judge_disk(config, d, err);
+
+        if (ret < 0) {
+            dt_fail_prefix(err, "%s%sdisk %s", d->where ?: "", d->where ? ": " : "", d->name);
+            return ret;
+        }
+    }
+    return 0;
+}

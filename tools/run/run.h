@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * run.h - `devtap run`: what was asked for (config), sockets (listen, activation), the disks and
+ * their threads (serve), and the control socket (control, protocol).
+ */
+#ifndef TOOLS_RUN_H
+#define TOOLS_RUN_H
+
+#include "tools/tools.h"
+
+/* ---- What was asked for (config.c, config-file.c) ------------------------------------------------ */
+
+#define CONFIG_MAX_DISKS 1024u
+#define CONFIG_MAX_FILE  (1u << 20)
+#define SOCKET_MODE      0600u
+
+/** struct process_options - of the whole process; see devtap-run(1). */
+struct process_options {
+    const char *config, *control;
+    uint64_t threads, poll;
+    unsigned engine, log_level;
+    bool foreground, print_capabilities;
+};
+
+/** struct disk_options - of one disk, as written. */
+struct disk_options {
+    const char *chain;
+    const char *socket, *socket_owner, *socket_group, *socket_mode;
+    const char *connect, *fd, *serial, *state;
+    uint64_t queues, threads;
+    unsigned packed;
+};
+
+/**
+ * struct disk_config - one disk.
+ * @where: "FILE:LINE", or NULL for one of the command line.
+ * @given: bit per option of disk_params that was written.
+ * @mode, @owner, @group, @inherited: judged; -1 = not given.
+ */
+struct disk_config {
+    char *name, *where;
+    struct disk_options options;
+    uint64_t given;
+    unsigned mode;
+    long owner, group;
+    int inherited;
+};
+
+struct run_config {
+    struct process_options process;
+    uint64_t process_given;
+    struct disk_config *disks;
+    unsigned count;
+};
+extern const struct dt_param process_params[], disk_params[];
+
+void run_config_init(struct run_config *config);
+void run_config_free(struct run_config *config);
+/** run_config_parse_args() - the command line; NULL-terminated. */
+int run_config_parse_args(struct run_config *config, char **argv, struct dt_error *err);
+/** run_config_parse_text() - a file's content; what was given before wins. @name is for errors. */
+int run_config_parse_text(struct run_config *config, const char *name, const char *text,
+                          size_t size, struct dt_error *err);
+int run_config_read_file(struct run_config *config, const char *path, struct dt_error *err);
+/** run_config_judge() - what can be wrong before anything is opened. */
+int run_config_judge(struct run_config *config, struct dt_error *err);
+
+/* For the two parsers. */
+int config_add_disk(struct run_config *config, const char *name, const char *where,
+                    struct dt_error *err);
+/** config_set() - one option; @given remembers it, and refuses a second one. */
+int config_set(const struct dt_param *params, const struct dt_param *p, void *base,
+               uint64_t *given, const char *value, struct dt_error *err);
+
+/* ---- Sockets (listen.c, activation.c) ------------------------------------------------------------- */
+
+/**
+ * listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it.
+ * @owner, @group: -1 = the caller's.
+ *
+ * A socket file that nobody serves is replaced. Nobody can connect before it has its owner and
+ * mode, as nobody can before listen().
+ * Return: the descriptor; -EADDRINUSE when somebody serves @path, -EEXIST when it is no socket.
+ */
+int listen_at(const char *path, long owner, long group, unsigned mode, struct dt_error *err);
+/** socket_kind() - 1 = @fd is a listening Unix stream socket, 0 = a connected one, -errno. */
+int socket_kind(int fd);
+
+/** struct activation - sockets inherited from systemd; see sd_listen_fds(3). */
+struct activation {
+    unsigned count;
+    char **names;
+    bool *taken;
+};
+void activation_init(struct activation *activation);
+void activation_free(struct activation *activation);
+/** activation_take() - the socket named @name, or where @only the only one; -1 if there is none. */
+int activation_take(struct activation *activation, const char *name, bool only);
+/** notify() - tell the service manager; see sd_notify(3). Does nothing where there is none. */
+void notify_manager(const char *state);
+
+/* ---- The disks (serve.c) --------------------------------------------------------------------------- */
+
+struct server;
+/** server_run() - serve until told to stop. Return: an exit status; errors are printed. */
+int server_run(const struct verb *verb, struct run_config *config);
+/** server_quit() - end in good order, from the main thread. */
+void server_quit(struct server *server);
+unsigned server_disks(const struct server *server);
+/** server_list(), server_show() - disk @index, as in devtap-control(7). New references. */
+json_t *server_list(struct server *server, unsigned index);
+json_t *server_show(struct server *server, unsigned index);
+struct device *server_device(struct server *server, unsigned index);
+
+/* ---- The control socket (control.c, protocol.c) ------------------------------------------------------ */
+
+/**
+ * struct protocol_ops - what requests are answered from; the fuzz target brings its own.
+ * Each returns 0 and a new reference in @result, or -errno.
+ */
+struct protocol_ops {
+    int (*list)(void *arg, json_t **result, struct dt_error *err);
+    int (*show)(void *arg, const char *device, json_t **result, struct dt_error *err);
+    int (*stats)(void *arg, const char *device, json_t **result, struct dt_error *err);
+    int (*set)(void *arg, const char *device, const char *layer, const char *param,
+               const char *value, struct dt_error *err);
+    int (*run)(void *arg, const char *device, const char *layer, const char *command, int argc,
+               const char *const *argv, json_t **result, struct dt_error *err);
+    int (*resize)(void *arg, const char *device, const char *size, json_t **result,
+                  struct dt_error *err);
+    int (*quit)(void *arg, struct dt_error *err);
+};
+/**
+ * protocol_answer() - one request, without its newline.
+ * @fatal: set when the client broke the protocol and is to be disconnected.
+ * Return: the reply with its newline; owned by the caller.
+ */
+char *protocol_answer(const struct protocol_ops *ops, void *arg, const char *line, size_t size,
+                      bool *fatal);
+
+struct control;
+/** control_new() - listen at @path, or PID.sock in the runtime directory. */
+int control_new(struct control **control, struct loop *loop, const char *path,
+                const struct protocol_ops *ops, void *arg, struct dt_error *err);
+void control_free(struct control *control);
+extern const struct protocol_ops server_protocol;
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tools.h - what the verbs of devtap share: their declaration, options, exit codes,
+ * output, tables, and the client's end of the control socket.
+ */
+#ifndef TOOLS_H
+#define TOOLS_H
+
+#include "base/base.h"
+#include "core/core.h"
+
+#include <stdio.h>
+
+/* ---- Exit codes: devtap(1), EXIT STATUS; never change one -------------------------------- */
+
+enum exit_status {
+    STATUS_DONE = 0,
+    STATUS_FAILED = 1,
+    STATUS_USAGE = 2,
+    STATUS_NOT_FOUND = 3,
+    STATUS_IN_USE = 4,
+    STATUS_DENIED = 5,
+    STATUS_FAULT = 6,
+};
+/** exit_status_of() - the exit status for a negative errno. */
+enum exit_status exit_status_of(int error);
+
+/* ---- Options (options.c) -------------------------------------------------------------------- */
+
+/*
+ * Options are declared as parameters of extensions are, so their types, units, bounds, defaults and
+ * errors are the same. A DT_PARAM_BOOL is a flag: `--json` means on, and `--json=off` is possible.
+ */
+#define OPTIONS_MAX_GROUPS 3u
+
+/**
+ * struct option_group - options that are described together and stored in one struct.
+ * @title: for the help.
+ * @options: ends with a NULL name.
+ */
+struct option_group {
+    const char *title;
+    const struct dt_param *options;
+};
+
+/** struct option - one piece of a command line, as options_next() found it. */
+struct option {
+    unsigned group;
+    const struct dt_param *param; /* NULL: an argument */
+    const char *value;
+};
+
+/** struct option_scan - where options_next() is. Set @argv (NULL-terminated) and @groups. */
+struct option_scan {
+    char **argv;
+    const struct option_group *groups; /* ends with a NULL title */
+    bool only_arguments;               /* after "--" */
+};
+/** options_next() - 1 and @option filled, 0 at the end, -EINVAL with @err. */
+int options_next(struct option_scan *scan, struct option *option, struct dt_error *err);
+/** options_defaults() - set every option of a table to its default; a table may be NULL. */
+void options_defaults(const struct dt_param *options, void *base);
+/** options_apply() - parse @value into @base; the error names the option as it is written. */
+int options_apply(const struct dt_param *option, void *base, const char *value,
+                  struct dt_error *err);
+
+/**
+ * options_parse() - the usual command line: options of one table and arguments in any order.
+ * @argv: NULL-terminated; on return the arguments alone.
+ */
+int options_parse(const struct option_group *groups, void *base, char **argv,
+                  struct dt_error *err);
+
+/* ---- Verbs (devtap.c) ---------------------------------------------------------------------- */
+
+/** enum completes - what the shell may complete a verb's first argument with. */
+enum completes { COMPLETES_NOTHING, COMPLETES_DEVICE, COMPLETES_EXTENSION, COMPLETES_FILE };
+
+/**
+ * struct verb - one verb. Its help, completions and usage errors come from here.
+ * @args:    arguments for the usage line: "DEVICE LAYER PARAMETER=VALUE..."
+ * @summary: one line for `devtap --help`.
+ * @help:    what follows the usage line in `devtap VERB --help`.
+ * @options: size @options_size, groups ended by a NULL title; the first is what run() gets.
+ * @min_args, @max_args: of arguments.
+ * @run:     Return: an exit status.
+ * @run_raw: instead: parses the command line itself (after --help was looked for).
+ */
+struct verb {
+    const char *name;
+    const char *args;
+    const char *summary;
+    const char *help;
+    struct option_group groups[OPTIONS_MAX_GROUPS + 1];
+    size_t options_size;
+    unsigned min_args, max_args;
+    enum completes completes;
+    int (*run)(const struct verb *verb, void *options, int argc, char **argv);
+    int (*run_raw)(const struct verb *verb, char **argv);
+};
+extern const struct verb verb_run, verb_list, verb_show, verb_stats, verb_set, verb_do, verb_resize,
+    verb_extensions, verb_help, verb_trace, verb_bench, verb_test;
+/** verb_first(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
+const struct verb *const *verb_table(void);
+const struct verb *verb_find(const char *name);
+/** verb_fail() - print "devtap VERB: text" to stderr; returns the exit status for @error. */
+int verb_fail(const struct verb *verb, int error, const struct dt_error *err);
+/** verb_print_help() - what --help says. */
+void verb_print_help(const struct verb *verb, FILE *out);
+
+/* For verbs whose only option is --json. */
+struct json_options {
+    bool json;
+};
+extern const struct dt_param json_only[];
+
+/* ---- Output (output.c) ----------------------------------------------------------------------- */
+
+/* Numbers for people, three significant digits; the text is in a ring of static buffers. */
+const char *human_count(double n);   /* 999, 12.3k, 4.56M */
+const char *human_ns(uint64_t ns);   /* 950ns, 12.3us, 4.56ms, 1.23s */
+const char *human_bytes(uint64_t n); /* 512, 4.0K, 20.0G */
+
+/** print_json() - indented, and releases @json; false if stdout failed. */
+void print_json(json_t *json);
+/** print_json_line() - on one line, and releases @json. */
+void print_json_line(json_t *json);
+/** print_wrapped() - words of @text in lines of at most 80 columns, each behind @indent spaces. */
+void print_wrapped(FILE *out, unsigned indent, const char *text);
+/** output_finish() - flush stdout; @status, or STATUS_FAILED with a message when writing failed. */
+int output_finish(int status);
+
+/* ---- Tables (table.c) -------------------------------------------------------------------------- */
+
+#define TABLE_MAX_COLUMNS 16u
+/**
+ * table_new() - an aligned table.
+ * @columns: titles separated by spaces; one that begins with '>' is aligned to the right.
+ */
+struct table *table_new(const char *columns);
+void table_free(struct table *table);
+void table_clear(struct table *table);
+/** table_cell() - the next cell, row after row. */
+void table_cell(struct table *table, const char *fmt, ...) DT_PRINTF(2, 3);
+/** table_print() - Return: lines written. */
+unsigned table_print(const struct table *table, FILE *out);
+/** table_redraw() - over the one that was drawn before, @lines above the cursor. */
+void table_redraw(const struct table *table, FILE *out, unsigned *lines);
+
+/* ---- The control socket, client's end (client.c) -------------------------------------------------- */
+
+#define CONTROL_MAX_REQUEST (64u << 10)
+#define CONTROL_MAX_REPLY   (16u << 20)
+#define CONTROL_MAX_DEPTH   8u
+
+/** runtime_dir() - where control sockets are; owned by the caller. */
+char *runtime_dir(void);
+
+struct client;
+/**
+ * client_find() - connect to the process that serves @device: "vm1" or "4711/vm1".
+ * Return: 0, -ENODEV when there is none, -ENOTUNIQ when there are several.
+ */
+int client_find(struct client **client, const char *device, struct dt_error *err);
+void client_free(struct client *client);
+/** client_device() - the device's name, without a process id. */
+const char *client_device(const struct client *client);
+/**
+ * client_call() - send @request (a reference is taken over) and wait for the reply.
+ * @result: a new reference; NULL if not wanted.
+ * Return: 0, or a negative errno that exit_status_of() maps to the status in the reply.
+ */
+int client_call(struct client *client, json_t *request, json_t **result, struct dt_error *err);
+/** client_each() - call @fn for every process in the runtime directory; cleans up stale sockets. */
+int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct dt_error *err);
+
+#endif
