@@ -8,8 +8,8 @@
  * its peer hangs up, with all rings stopped and no memory mapped; no descriptor is left.
  * See vhost_record.h for the format of the input.
  */
-#include "vhost_peer.h"
-#include "vhost_record.h"
+#include "tests/unit/vhost_peer.h"
+#include "tests/unit/vhost_record.h"
 
 #include <dirent.h>
 #include <fcntl.h>

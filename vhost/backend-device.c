@@ -46,7 +46,7 @@ int check_set_features(struct vhost_backend *s, struct vhost_message *m, struct 
     if (changed & ~BIT(VHOST_FEATURE_LOG_ALL))
         backend_stop_queues(s);
     else if (changed)
-        backend_pause(s, false);
+        backend_pause(s, true); /* what completes from now on is logged, or not */
     return 0;
 }
 

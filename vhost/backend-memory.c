@@ -5,7 +5,9 @@
  * Rings hold addresses into mappings. So before a region goes, the rings that lie in it are
  * stopped, and the start rule brings them back when memory covers them again (QEMU removes a
  * region before it adds its successor). Where a region goes in which no ring lies, requests
- * under way may still point into it: all rings are drained. To add one, a pause will do.
+ * under way may still point into it: all rings are drained. So they are for a region more and for
+ * the log, since requests that complete meanwhile would look both up: a page that they
+ * dirtied without a mark would be missing after a migration.
  */
 #include "vhost/internal.h"
 
@@ -78,7 +80,7 @@ int get_max_mem_slots(struct vhost_backend *s, struct vhost_message *m, struct d
 
 int check_add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    backend_pause(s, false);
+    backend_pause(s, true);
     return 0;
 }
 
@@ -161,7 +163,7 @@ int check_set_log_base(struct vhost_backend *s, struct vhost_message *m, struct 
                        "SET_LOG_BASE: %u bytes with %u descriptors, LOG_SHMFD %sacknowledged",
                        m->header.size, m->nfds,
                        s->state->protocol_features & BIT(VHOST_F_LOG_SHMFD) ? "" : "not ");
-    backend_pause(s, false);
+    backend_pause(s, true);
     return 0;
 }
 

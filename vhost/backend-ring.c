@@ -5,6 +5,7 @@
 #include "vhost/internal.h"
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 
 static struct vhost_queue_state *queue_state(struct vhost_backend *s, const struct vhost_message *m)
 {
@@ -43,7 +44,7 @@ int check_set_vring_addr(struct vhost_backend *s, struct vhost_message *m, struc
     if (m->addr.desc != v->desc || m->addr.avail != v->avail || m->addr.used != v->used)
         backend_stop_queue(s, m->addr.index);
     else if (!!(m->addr.flags & VHOST_RING_F_LOG) != v->log_used || m->addr.log != v->log_addr)
-        backend_pause(s, false);
+        backend_pause(s, true);
     return 0;
 }
 
@@ -170,34 +171,30 @@ int set_vring_kick(struct vhost_backend *s, struct vhost_message *m, struct dt_e
     return 0;
 }
 
-/* Whether the old number can stand for the new descriptor, so that no thread needs to be told. */
-static bool replaces_in_place(const struct backend_queue *queue, const struct vhost_message *m)
-{
-    return queue->call >= 0 && m->nfds == 1;
-}
-
 int check_set_vring_call(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    unsigned q = fd_index(m);
-    int rc = check_eventfd(m, err);
-
-    if (rc == 0 && s->state->queues[q].started && !replaces_in_place(&s->queues[q], m))
-        backend_pause(s, false);
-    return rc;
+    return check_eventfd(m, err);
 }
 
-/* QEMU changes it whenever the guest masks or unmasks the vector, with requests in flight. */
+/*
+ * QEMU changes it whenever the guest masks or unmasks the vector, with requests in flight. Their
+ * completions are signalled from other threads: under a live ring the number must never
+ * become free, or a signal would go into whatever file takes it next. So the new descriptor
+ * takes the old one's number, and "none" is an eventfd that nobody hears.
+ */
 int set_vring_call(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
     unsigned q = fd_index(m);
     struct backend_queue *queue = &s->queues[q];
+    bool live = s->state->queues[q].started && queue->call >= 0;
+    _cleanup_close_ int fd = m->nfds ? TAKE_FD(m->fds[0])
+                             : live  ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+                                     : -1;
 
-    if (!replaces_in_place(queue, m)) {
-        int old = queue->call;
-
-        WRITE_ONCE(queue->call, take_eventfd(m));
-        close_fd(&old);
-    } else if (dup3(m->fds[0], queue->call, O_CLOEXEC) < 0) {
+    if (!live) {
+        close_fd(&queue->call);
+        WRITE_ONCE(queue->call, TAKE_FD(fd));
+    } else if (fd < 0 || dup3(fd, queue->call, O_CLOEXEC) < 0) {
         return dt_fail(err, -errno, "SET_VRING_CALL: ring %u: %s", q, strerror(errno));
     }
     s->state->queues[q].have_call = 1;

@@ -99,7 +99,7 @@ void backend_start_ready(struct vhost_backend *s)
     }
 }
 
-/* Other threads look while the number changes from or to "none"; see set_vring_call(). */
+/* Other threads look while the number comes; see set_vring_call(). */
 int vhost_backend_call_fd(const struct vhost_backend *s, unsigned q)
 {
     return READ_ONCE(s->queues[q].call);

@@ -347,9 +347,10 @@ struct vhost_device_ops {
     void (*queue_stop)(void *dev, unsigned q);
     /*
      * Guest memory or the dirty log is about to change: make no thread use either, with
-     * nothing in flight where @drain; then call vhost_backend_paused(). resume() follows: read
-     * vhost_backend_ring() of each started ring again and virtq_set_dirty() it. Never called
-     * while a queue_stop() is under way, nor the other way round.
+     * nothing in flight where @drain (in every case but that of a new kick eventfd); then call
+     * vhost_backend_paused(). resume() follows: read vhost_backend_ring() of each started ring
+     * again and virtq_set_dirty() it. Never called while a queue_stop() is under way, nor the other
+     * way round.
      */
     void (*pause)(void *dev, bool drain);
     void (*resume)(void *dev);
@@ -357,7 +358,7 @@ struct vhost_device_ops {
      * A kick eventfd of ring @q was replaced while it runs; called between pause() and
      * resume(). The descriptor it had stays open until the ring stops or the next replacement,
      * so that a watch on it can be removed at leisure. (A call eventfd is replaced under its
-     * number, without a pause.)
+     * number, which stays valid while the ring runs; nobody is told.)
      */
     void (*queue_kick_changed)(void *dev, unsigned q);
     /*
