@@ -2,8 +2,8 @@
 /*
  * error.c - faults on purpose: chosen requests fail, are written in part, or are lost.
  *
- * A request is judged in this order: operation and range; the first `after` that match pass; then the
- * dice; then `times`. All of it runs on one thread from one seeded generator, so the same
+ * A request is judged in this order: operation and range; the first `after` that match pass; then
+ * the dice; then `times`. All of it runs on one thread from one seeded generator, so the same
  * requests in the same order give the same faults, also over a restart (save and load).
  */
 #include "base/base.h"
@@ -15,9 +15,9 @@
 enum mode { FAIL, TORN, LOST };
 static const char *const modes[] = {[FAIL] = "fail", [TORN] = "torn", [LOST] = "lost", NULL};
 
-static const char *const errno_names[] = {"EIO",    "ENOSPC", "EOPNOTSUPP", "EROFS",  "ENOMEM",
-                                          "EINVAL", "EAGAIN", "ETIMEDOUT",  "ENOLINK", "EILSEQ",
-                                          NULL};
+static const char *const errno_names[] = {"EIO",     "ENOSPC", "EOPNOTSUPP", "EROFS",
+                                          "ENOMEM",  "EINVAL", "EAGAIN",     "ETIMEDOUT",
+                                          "ENOLINK", "EILSEQ", NULL};
 static const int errno_values[] = {EIO,    ENOSPC, EOPNOTSUPP, EROFS,   ENOMEM,
                                    EINVAL, EAGAIN, ETIMEDOUT,  ENOLINK, EILSEQ};
 
@@ -43,29 +43,69 @@ struct error_ctx {
 };
 
 enum params {
-    P_OPS, P_START, P_SECTORS, P_PROBABILITY, P_AFTER, P_TIMES, P_ERRNO, P_MODE, P_SEED,
+    P_OPS,
+    P_START,
+    P_SECTORS,
+    P_PROBABILITY,
+    P_AFTER,
+    P_TIMES,
+    P_ERRNO,
+    P_MODE,
+    P_SEED,
 };
 #define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct error, field)
 static const struct dt_param params[] = {
-    [P_OPS] = {.name = "ops", .type = DT_PARAM_OPS, LIVE(ops), .initial = "all",
+    [P_OPS] = {.name = "ops",
+               .type = DT_PARAM_OPS,
+               LIVE(ops),
+               .initial = "all",
                .help = "Operations that may be hit."},
-    [P_START] = {.name = "start", .type = DT_PARAM_UINT, LIVE(start), .initial = "0",
-                 .unit = "sectors", .help = "First sector (of 512 bytes) of the range."},
-    [P_SECTORS] = {.name = "sectors", .type = DT_PARAM_UINT, LIVE(sectors), .initial = "0",
-                   .unit = "sectors", .help = "Length of the range; 0 = to the end of the disk."},
-    [P_PROBABILITY] = {.name = "probability", .type = DT_PARAM_FRACTION, LIVE(probability),
-                       .initial = "1", .help = "Chance of each request that matches."},
-    [P_AFTER] = {.name = "after", .type = DT_PARAM_UINT, LIVE(after), .initial = "0",
-                 .unit = "requests", .help = "Let so many requests that match pass first."},
-    [P_TIMES] = {.name = "times", .type = DT_PARAM_UINT, LIVE(times), .initial = "0",
-                 .unit = "requests", .help = "Stop after so many faults; 0 = never."},
-    [P_ERRNO] = {.name = "errno", .type = DT_PARAM_ENUM, LIVE(error), .initial = "EIO",
-                 .choices = errno_names, .help = "What the request fails with."},
-    [P_MODE] = {.name = "mode", .type = DT_PARAM_ENUM, LIVE(mode), .initial = "fail",
+    [P_START] = {.name = "start",
+                 .type = DT_PARAM_UINT,
+                 LIVE(start),
+                 .initial = "0",
+                 .unit = "sectors",
+                 .help = "First sector (of 512 bytes) of the range."},
+    [P_SECTORS] = {.name = "sectors",
+                   .type = DT_PARAM_UINT,
+                   LIVE(sectors),
+                   .initial = "0",
+                   .unit = "sectors",
+                   .help = "Length of the range; 0 = to the end of the disk."},
+    [P_PROBABILITY] = {.name = "probability",
+                       .type = DT_PARAM_FRACTION,
+                       LIVE(probability),
+                       .initial = "1",
+                       .help = "Chance of each request that matches."},
+    [P_AFTER] = {.name = "after",
+                 .type = DT_PARAM_UINT,
+                 LIVE(after),
+                 .initial = "0",
+                 .unit = "requests",
+                 .help = "Let so many requests that match pass first."},
+    [P_TIMES] = {.name = "times",
+                 .type = DT_PARAM_UINT,
+                 LIVE(times),
+                 .initial = "0",
+                 .unit = "requests",
+                 .help = "Stop after so many faults; 0 = never."},
+    [P_ERRNO] = {.name = "errno",
+                 .type = DT_PARAM_ENUM,
+                 LIVE(error),
+                 .initial = "EIO",
+                 .choices = errno_names,
+                 .help = "What the request fails with."},
+    [P_MODE] = {.name = "mode",
+                .type = DT_PARAM_ENUM,
+                LIVE(mode),
+                .initial = "fail",
                 .choices = modes,
                 .help = "fail: not executed; torn: a write fails after a random part of it was "
                         "written; lost: a change is acknowledged and never made."},
-    [P_SEED] = {.name = "seed", .type = DT_PARAM_UINT, LIVE(seed), .initial = "1",
+    [P_SEED] = {.name = "seed",
+                .type = DT_PARAM_UINT,
+                LIVE(seed),
+                .initial = "1",
                 .help = "Same seed, same requests: same faults."},
     {NULL},
 };
@@ -207,7 +247,8 @@ static int error_set(struct dt_layer *layer, unsigned index, struct dt_error *er
     return 0;
 }
 
-/* ---- Over a restart, and by hand -------------------------------------------------------------- */
+/* ---- Over a restart, and by hand --------------------------------------------------------------
+ */
 
 struct saved {
     uint64_t rng[4];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mem.c - a disk in this process's memory. The mapping is sparse: a page costs memory from its first
- * write on, and a discard or a write of zeroes gives whole pages back.
+ * mem.c - a disk in this process's memory. The mapping is sparse: a page costs memory from its
+ * first write on, and a discard or a write of zeroes gives whole pages back.
  *
  * Safe on several threads without locks: requests that overlap are the guest's own race, as on
  * any disk, and madvise(2) on a page being copied yields either content.
@@ -37,8 +37,8 @@ static int mem_open(struct dt_layer *layer, struct dt_error *err)
         return dt_fail(err, -EINVAL, "size=%llu is not a multiple of 512",
                        (unsigned long long)mem->size);
     mem->mapped = ALIGN_UP(mem->size, (uint64_t)PAGE_SIZE_4K);
-    at = mmap(NULL, mem->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-              -1, 0);
+    at = mmap(NULL, mem->mapped, PROT_READ | PROT_WRITE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return dt_fail(err, -errno, "cannot reserve %llu bytes of memory: %s",
                        (unsigned long long)mem->size, strerror(errno));
@@ -121,8 +121,9 @@ const struct dt_block_ext blk_mem = {
     DT_BLOCK_EXT_HEADER,
     .name = "mem",
     .summary = "A disk in memory, empty at the start and gone at the end",
-    .help = "Reads as zeroes until written. Memory is taken as the guest writes and given back as it "
-            "discards; a machine without enough of it kills the process.",
+    .help =
+        "Reads as zeroes until written. Memory is taken as the guest writes and given back as it "
+        "discards; a machine without enough of it kills the process.",
     .flags = DT_BACK | DT_PER_QUEUE,
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * null.c - a back that does nothing: every request is complete before submit returns, and no buffer is
- * touched. What it measures is everything above it.
+ * null.c - a back that does nothing: every request is complete before submit returns, and no buffer
+ * is touched. What it measures is everything above it.
  */
 #include "base/base.h"
 #include <devtap/block.h>
@@ -53,8 +53,9 @@ const struct dt_block_ext blk_null = {
     DT_BLOCK_EXT_HEADER,
     .name = "null",
     .summary = "A disk that does nothing, as fast as possible (for measurements)",
-    .help = "Every request succeeds at once. Writes are forgotten. Reads leave the guest's buffer as "
-            "it was, so what a guest reads is whatever that memory held: no file system lives here.",
+    .help =
+        "Every request succeeds at once. Writes are forgotten. Reads leave the guest's buffer as "
+        "it was, so what a guest reads is whatever that memory held: no file system lives here.",
     .flags = DT_BACK | DT_PER_QUEUE,
     .params = params,
     .layer_size = sizeof(struct null),

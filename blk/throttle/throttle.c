@@ -2,11 +2,11 @@
 /*
  * throttle.c - limits on requests and bytes per second.
  *
- * Theory of operation: the limit stands before the rings. admit() tells core how many requests may be
- * taken; the others stay in the guest's memory, so this layer never holds one and a stop
- * never waits for it. What a request costs in bytes is known only once it was taken: submit()
- * charges the true cost, and a bucket that went into debt by it admits nothing until that is
- * paid. The debt is at most what one burst of each thread carried.
+ * Theory of operation: the limit stands before the rings. admit() tells core how many requests may
+ * be taken; the others stay in the guest's memory, so this layer never holds one and a stop never
+ * waits for it. What a request costs in bytes is known only once it was taken: submit() charges the
+ * true cost, and a bucket that went into debt by it admits nothing until that is paid. The debt is
+ * at most what one burst of each thread carried.
  *
  * All threads of the device share the buckets, under a lock that is taken once per burst (and
  * not at all by a device on one thread, or when no limit is set).
@@ -46,22 +46,45 @@ struct throttle_ctx {
     uint64_t stopped_at; /* 0 = intake is open */
 };
 
-#define RATE(limit) .flags = DT_PARAM_LIVE, .offset = offsetof(struct throttle, rates[limit]), .initial = "0"
+#define RATE(limit) \
+    .flags = DT_PARAM_LIVE, .offset = offsetof(struct throttle, rates[limit]), .initial = "0"
 static const struct dt_param params[] = {
-    {.name = "iops", .type = DT_PARAM_UINT, RATE(IOPS), .unit = "requests/s",
+    {.name = "iops",
+     .type = DT_PARAM_UINT,
+     RATE(IOPS),
+     .unit = "requests/s",
      .help = "Most requests per second, flushes aside; 0 = no limit."},
-    {.name = "bps", .type = DT_PARAM_SIZE, RATE(BPS), .unit = "bytes/s",
+    {.name = "bps",
+     .type = DT_PARAM_SIZE,
+     RATE(BPS),
+     .unit = "bytes/s",
      .help = "Most bytes read and written per second; 0 = no limit."},
-    {.name = "read-iops", .type = DT_PARAM_UINT, RATE(READ_IOPS), .unit = "requests/s",
+    {.name = "read-iops",
+     .type = DT_PARAM_UINT,
+     RATE(READ_IOPS),
+     .unit = "requests/s",
      .help = "Most reads per second; 0 = no limit."},
-    {.name = "write-iops", .type = DT_PARAM_UINT, RATE(WRITE_IOPS), .unit = "requests/s",
+    {.name = "write-iops",
+     .type = DT_PARAM_UINT,
+     RATE(WRITE_IOPS),
+     .unit = "requests/s",
      .help = "Most writes, discards and writes of zeroes per second; 0 = no limit."},
-    {.name = "read-bps", .type = DT_PARAM_SIZE, RATE(READ_BPS), .unit = "bytes/s",
+    {.name = "read-bps",
+     .type = DT_PARAM_SIZE,
+     RATE(READ_BPS),
+     .unit = "bytes/s",
      .help = "Most bytes read per second; 0 = no limit."},
-    {.name = "write-bps", .type = DT_PARAM_SIZE, RATE(WRITE_BPS), .unit = "bytes/s",
+    {.name = "write-bps",
+     .type = DT_PARAM_SIZE,
+     RATE(WRITE_BPS),
+     .unit = "bytes/s",
      .help = "Most bytes written per second; 0 = no limit."},
-    {.name = "burst", .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE,
-     .offset = offsetof(struct throttle, burst), .initial = "100ms", .max = DT_S(3600),
+    {.name = "burst",
+     .type = DT_PARAM_DURATION,
+     .flags = DT_PARAM_LIVE,
+     .offset = offsetof(struct throttle, burst),
+     .initial = "100ms",
+     .max = DT_S(3600),
      .help = "What was not used in this time may be caught up with at once."},
     {NULL},
 };
@@ -155,7 +178,8 @@ struct cost {
     uint64_t requests, bytes;
 };
 
-static void charge(struct throttle *t, enum limit requests, enum limit bytes, const struct cost *cost)
+static void charge(struct throttle *t, enum limit requests, enum limit bytes,
+                   const struct cost *cost)
 {
     bucket_take(&t->buckets[requests], cost->requests);
     bucket_take(&t->buckets[bytes], cost->bytes);
@@ -253,10 +277,12 @@ const struct dt_block_ext blk_throttle = {
     DT_BLOCK_EXT_HEADER,
     .name = "throttle",
     .summary = "Limit requests and bytes per second, exactly, changeable while the VM runs",
-    .help = "Limits stop requests before they are taken from the guest's ring: nothing is held here, "
-            "and a stop never waits for a limit. Flushes are not limited. Several limits hold at once. "
-            "What a request cost beyond what was left is paid before the next one comes, so the average "
-            "is exact whatever the size of the requests.",
+    .help =
+        "Limits stop requests before they are taken from the guest's ring: nothing is held here, "
+        "and a stop never waits for a limit. Flushes are not limited. Several limits hold at once. "
+        "What a request cost beyond what was left is paid before the next one comes, so the "
+        "average "
+        "is exact whatever the size of the requests.",
     .flags = DT_PER_QUEUE,
     .params = params,
     .counters = counters,

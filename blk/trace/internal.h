@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - what the recording side of the trace shares: rings, and the writer that empties
+ * them. */
+#ifndef TRACE_INTERNAL_H
+#define TRACE_INTERNAL_H
+
+#include "base/base.h"
+#include "blk/trace/trace-format.h"
+#include <devtap/block.h>
+
+#include <pthread.h>
+
+enum { WRITTEN, DROPPED, UNWRITTEN };
+
+/**
+ * struct trace_ring - records of one thread on their way to the writer: one producer, one consumer.
+ * @head, @tail count records since the start; their difference is what is in the ring.
+ */
+struct trace_ring {
+    struct trace_record *records;
+    uint32_t size;
+    struct dt_ctx *c;
+
+    /* The producer's. */
+    CACHE_ALIGNED uint64_t head;
+    uint64_t tail_seen;
+    uint64_t dropped;
+    uint32_t position; /* head % size */
+
+    /* The writer's. */
+    CACHE_ALIGNED uint64_t tail;
+    uint64_t unwritten;
+    uint64_t reported; /* dropped + unwritten, as in the last block */
+};
+
+/** struct trace - the layer. */
+struct trace {
+    const char *out;
+    uint64_t buffer, limit;
+
+    uint64_t start; /* CLOCK_MONOTONIC */
+    struct dt_layer *layer;
+    struct trace_ring **rings; /* by thread; NULL = not started */
+    unsigned threads;
+
+    int fd;
+    uint64_t offset, sequence;
+    bool failing; /* the last write failed, and that was told */
+    bool ended;   /* the limit was reached */
+
+    pthread_mutex_t lock; /* between the writer, and start and stop of threads */
+    pthread_t writer;
+    int wake_fd;
+    CACHE_ALIGNED bool asleep; /* the writer waits for a first record */
+    bool quit;
+};
+
+/** trace_writer_open() - open the file, begin a segment, start the thread. */
+int trace_writer_open(struct trace *t, struct dt_error *err);
+/** trace_writer_close() - write what is left, end the thread, close the file. */
+void trace_writer_close(struct trace *t);
+/** trace_writer_wake() - there is something to write. */
+void trace_writer_wake(struct trace *t);
+/** trace_ring_drain() - write all that is in the ring; under @lock. Returns whether there was any.
+ */
+bool trace_ring_drain(struct trace *t, struct trace_ring *ring);
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * record.c - the extension trace: what happened to each request, in a file.
+ *
+ * Theory of operation: `submit` stamps a burst, `complete` turns each request into a record in
+ * its thread's ring. A thread of the layer's own moves the rings' contents to the file. The
+ * request path never waits for that: what finds a full ring is counted and forgotten. The
+ * producer wakes the writer when a ring was empty and the writer sleeps, and when a ring
+ * becomes half full; between those, the writer looks by itself every few milliseconds.
+ */
+#include "blk/trace/internal.h"
+
+struct trace_ctx {
+    struct trace_ring *ring;
+    uint32_t depth;
+};
+
+/* A request's frame. */
+struct stamp {
+    uint64_t time;
+    uint32_t depth;
+};
+
+static const struct dt_param params[] = {
+    {.name = "out",
+     .type = DT_PARAM_PATH,
+     .flags = DT_PARAM_REQUIRED,
+     .offset = offsetof(struct trace, out),
+     .help = "File to write; an existing trace is continued by another segment."},
+    {.name = "buffer",
+     .type = DT_PARAM_SIZE,
+     .offset = offsetof(struct trace, buffer),
+     .initial = "1M",
+     .help = "Memory per thread for records not yet written (40 bytes each).",
+     .min = 64 << 10,
+     .max = 1 << 30},
+    {.name = "limit",
+     .type = DT_PARAM_SIZE,
+     .offset = offsetof(struct trace, limit),
+     .initial = "0",
+     .help = "Stop recording when the file has reached this size; 0 = no limit."},
+    {NULL},
+};
+
+static const struct dt_counter counters[] = {
+    [WRITTEN] = {"written", "requests", "Records that are in the file."},
+    [DROPPED] = {"dropped", "requests", "Requests not recorded because the buffer was full."},
+    [UNWRITTEN] = {"unwritten", "requests",
+                   "Records lost because the file could not grow: limit reached or write failed."},
+    {NULL},
+};
+
+static void trace_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
+{
+    struct trace_ctx *tc = c->data;
+    uint64_t now = dt_clock_ns();
+
+    for (unsigned i = 0; i < n; i++) {
+        struct stamp *s = dt_frame(c, reqs[i]);
+
+        s->time = now;
+        s->depth = ++tc->depth;
+    }
+    dt_forward(c, reqs, n);
+}
+
+/* How many records the ring can take; looks at the writer's progress only when it must. */
+static uint64_t ring_room(struct trace_ring *ring, unsigned want)
+{
+    uint64_t room = ring->size - (ring->head - ring->tail_seen);
+
+    if (room < want) {
+        ring->tail_seen = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
+        room = ring->size - (ring->head - ring->tail_seen);
+    }
+    return room;
+}
+
+static void fill(const struct trace *t, struct dt_ctx *c, struct trace_record *r,
+                 const struct dt_req *req, uint64_t now)
+{
+    const struct stamp *s = dt_frame(c, (struct dt_req *)req);
+
+    *r = (struct trace_record){
+        .time = s->time - t->start,
+        .latency = now - s->time,
+        .sector = req->sector,
+        .sectors = req->sectors,
+        .queue = req->queue,
+        .error = (uint16_t)-req->error,
+        .depth = (uint16_t)MIN(s->depth, UINT16_MAX),
+        .op = req->op,
+        .flags = req->flags,
+    };
+}
+
+static void publish(struct trace *t, struct trace_ring *ring, unsigned n)
+{
+    uint64_t before = ring->head - ring->tail_seen, half = ring->size / 2;
+
+    __atomic_store_n(&ring->head, ring->head + n, __ATOMIC_RELEASE);
+    /* No fence before this look: one that comes too early costs a second of delay, the
+     * writer's longest sleep, while a fence would cost every burst. */
+    if (unlikely(__atomic_load_n(&t->asleep, __ATOMIC_RELAXED)) ||
+        unlikely(before < half && before + n >= half))
+        trace_writer_wake(t);
+}
+
+static void trace_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
+{
+    struct trace *t = c->layer_data;
+    struct trace_ctx *tc = c->data;
+    struct trace_ring *ring = tc->ring;
+    uint64_t now = dt_clock_ns();
+    unsigned fit = (unsigned)MIN(ring_room(ring, n), n);
+
+    tc->depth -= n;
+    for (unsigned i = 0; i < fit; i++) {
+        fill(t, c, &ring->records[ring->position], reqs[i], now);
+        if (++ring->position == ring->size)
+            ring->position = 0;
+    }
+    if (fit)
+        publish(t, ring, fit);
+    if (unlikely(fit < n)) {
+        __atomic_store_n(&ring->dropped, ring->dropped + (n - fit), __ATOMIC_RELAXED);
+        dt_count(c, DROPPED, n - fit);
+    }
+    dt_complete(c, reqs, n);
+}
+
+static int trace_open(struct dt_layer *layer, struct dt_error *err)
+{
+    struct trace *t = dt_layer_data(layer);
+    int ret;
+
+    t->layer = layer;
+    t->threads = dt_layer_threads(layer);
+    t->rings = xcalloc(t->threads, sizeof(*t->rings));
+    ret = trace_writer_open(t, err);
+    if (ret < 0)
+        free(t->rings);
+    return ret;
+}
+
+static void trace_close(struct dt_layer *layer)
+{
+    struct trace *t = dt_layer_data(layer);
+
+    trace_writer_close(t);
+    free(t->rings);
+}
+
+static int trace_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct trace *t = c->layer_data;
+    struct trace_ctx *tc = c->data;
+    struct trace_ring *ring = xaligned(CACHE_LINE, sizeof(*ring));
+
+    ring->size = (uint32_t)(t->buffer / sizeof(struct trace_record));
+    ring->records = xaligned(PAGE_SIZE_4K, ring->size * sizeof(struct trace_record));
+    ring->c = c;
+    tc->ring = ring;
+    pthread_mutex_lock(&t->lock);
+    t->rings[c->thread] = ring;
+    pthread_mutex_unlock(&t->lock);
+    return 0;
+}
+
+/* The ring's counters belong to the context, which ends: nothing of it may be left. */
+static void trace_stop(struct dt_ctx *c)
+{
+    struct trace *t = c->layer_data;
+    struct trace_ctx *tc = c->data;
+
+    pthread_mutex_lock(&t->lock);
+    trace_ring_drain(t, tc->ring);
+    t->rings[c->thread] = NULL;
+    pthread_mutex_unlock(&t->lock);
+    free(tc->ring->records);
+    free(tc->ring);
+}
+
+const struct dt_block_ext blk_trace = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "trace",
+    .summary = "Record every request: when, where, how long, with what result",
+    .help = "Writes the binary format of devtap-trace(5); 'devtap trace print' and 'devtap trace "
+            "summary' read it. Recording never slows requests down for the sake of the file: what "
+            "the file cannot take is counted instead. Put it first to see what the guest sees, or "
+            "further down to see what the layers above made of it.",
+    .flags = DT_PER_QUEUE,
+    .params = params,
+    .counters = counters,
+    .layer_size = sizeof(struct trace),
+    .ctx_size = sizeof(struct trace_ctx),
+    .frame_size = sizeof(struct stamp),
+    .open = trace_open,
+    .close = trace_close,
+    .start = trace_start,
+    .stop = trace_stop,
+    .submit = trace_submit,
+    .complete = trace_complete,
+};
