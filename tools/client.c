@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * client.c - the client's end of the control socket: finds the process that serves a device by asking
- * all that have a socket in the runtime directory. See devtap-control(7).
+ * client.c - the client's end of the control socket: finds the process that serves a device by
+ * asking all that have a socket in the runtime directory. See devtap-control(7).
  */
 #include "tools/tools.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -76,7 +77,8 @@ static int connect_in(int dir, const char *name)
     return sock;
 }
 
-/* ---- One call ------------------------------------------------------------------------------------ */
+/* ---- One call
+ * ------------------------------------------------------------------------------------ */
 
 static int send_all(int sock, const char *text, size_t n)
 {
@@ -138,8 +140,8 @@ static json_t *receive_reply(struct client *c, int *error)
 static int errno_of(int status)
 {
     static const int errors[] = {
-        [STATUS_DONE] = EIO,          [STATUS_FAILED] = EIO,   [STATUS_USAGE] = EINVAL,
-        [STATUS_NOT_FOUND] = ENODEV,  [STATUS_IN_USE] = EBUSY, [STATUS_DENIED] = EACCES,
+        [STATUS_DONE] = EIO,         [STATUS_FAILED] = EIO,   [STATUS_USAGE] = EINVAL,
+        [STATUS_NOT_FOUND] = ENODEV, [STATUS_IN_USE] = EBUSY, [STATUS_DENIED] = EACCES,
         [STATUS_FAULT] = EBADMSG,
     };
 
@@ -179,7 +181,8 @@ int client_call(struct client *c, json_t *request, json_t **result, struct dt_er
     return ret;
 }
 
-/* ---- All processes -------------------------------------------------------------------------------- */
+/* ---- All processes
+ * -------------------------------------------------------------------------------- */
 
 static int visit(int dir, const char *dir_path, const char *name,
                  int (*fn)(struct client *client, void *arg), void *arg)
@@ -235,7 +238,8 @@ int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct d
     return ret;
 }
 
-/* ---- The one that serves a device ----------------------------------------------------------------------- */
+/* ---- The one that serves a device
+ * ----------------------------------------------------------------------- */
 
 struct search {
     const char *name;
@@ -252,7 +256,8 @@ static bool serves(json_t *list, struct search *s)
     json_t *disk;
     size_t i;
 
-    json_array_foreach(list, i, disk) {
+    json_array_foreach(list, i, disk)
+    {
         const char *name = json_string_value(json_object_get(disk, "name"));
 
         if (!name)
@@ -309,8 +314,8 @@ int client_find(struct client **client, const char *device, struct dt_error *err
         long first = s.found->pid;
 
         client_free(s.found);
-        return dt_fail(err, -ENOTUNIQ, "'%s' is served by processes %ld and %ld: say %ld/%s", s.name,
-                       first, s.other, first, s.name);
+        return dt_fail(err, -ENOTUNIQ, "'%s' is served by processes %ld and %ld: say %ld/%s",
+                       s.name, first, s.other, first, s.name);
     }
     s.found->device = xstrdup(s.name);
     *client = s.found;

@@ -13,14 +13,15 @@
 #include <sched.h>
 #include <time.h>
 
-#define TICK_MS         10
-#define ANSWER_MS       10000
-#define DRAIN_NS        DT_S(30)
-#define RECONNECT_NS    DT_S(60)
-#define VERIFY_SPARE    4u /* blocks per request in flight, so that free ones are found soon */
+#define TICK_MS      10
+#define ANSWER_MS    10000
+#define DRAIN_NS     DT_S(30)
+#define RECONNECT_NS DT_S(60)
+#define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
 enum mode { MODE_DEFAULT, MODE_READ, MODE_WRITE, MODE_RANDREAD, MODE_RANDWRITE, MODE_RANDRW };
-static const char *const modes[] = {"default", "read", "write", "randread", "randwrite", "randrw", NULL};
+static const char *const modes[] = {"default",   "read",   "write", "randread",
+                                    "randwrite", "randrw", NULL};
 
 struct bench_options {
     const char *socket, *time, *cpu;
@@ -82,7 +83,8 @@ struct bench {
     bool tty;
 };
 
-/* ---- Options ------------------------------------------------------------------------------------ */
+/* ---- Options ------------------------------------------------------------------------------------
+ */
 
 static int parse_time(struct bench *b, struct dt_error *err)
 {
@@ -133,13 +135,21 @@ static int judge_options(struct bench *b, struct dt_error *err)
         return dt_fail(err, -EINVAL, "--sleep needs a thread for each queue");
     if (o->verify && (mode == MODE_READ || mode == MODE_RANDREAD))
         return dt_fail(err, -EINVAL, "--verify needs a mode that writes");
-    b->config = (struct vblk_config){.path = o->socket, .queues = queues,
-                                       .depth = (unsigned)o->depth, .bytes = (uint32_t)o->size,
-                                       .packed = o->packed, .event_idx = o->event_idx,
-                                       .huge = o->huge, .timeout_ms = ANSWER_MS};
-    b->load = (struct load){.queues = queues, .depth = (unsigned)o->depth,
-                            .threads = (unsigned)o->threads, .bytes = (uint32_t)o->size,
-                            .random = mode >= MODE_RANDREAD, .sleep = o->sleep, .seed = o->seed,
+    b->config = (struct vblk_config){.path = o->socket,
+                                     .queues = queues,
+                                     .depth = (unsigned)o->depth,
+                                     .bytes = (uint32_t)o->size,
+                                     .packed = o->packed,
+                                     .event_idx = o->event_idx,
+                                     .huge = o->huge,
+                                     .timeout_ms = ANSWER_MS};
+    b->load = (struct load){.queues = queues,
+                            .depth = (unsigned)o->depth,
+                            .threads = (unsigned)o->threads,
+                            .bytes = (uint32_t)o->size,
+                            .random = mode >= MODE_RANDREAD,
+                            .sleep = o->sleep,
+                            .seed = o->seed,
                             .reads = mode != MODE_WRITE && mode != MODE_RANDWRITE,
                             .writes = mode != MODE_READ && mode != MODE_RANDREAD};
     b->load.read_share = (uint32_t)(MIN(o->read_share, 0.9999999) * 4294967296.0);
@@ -175,7 +185,8 @@ static int judge_disk(struct bench *b, struct dt_error *err)
     return verify_init(&b->verify, b->load.blocks, b->load.bytes, b->options->seed, err);
 }
 
-/* ---- While it runs ---------------------------------------------------------------------------------- */
+/* ---- While it runs
+ * ---------------------------------------------------------------------------------- */
 
 static uint64_t total_done(const struct bench *b)
 {
@@ -331,7 +342,8 @@ static int run_load(struct bench *b, struct dt_error *err)
     return ret;
 }
 
-/* ---- The result ---------------------------------------------------------------------------------------- */
+/* ---- The result
+ * ---------------------------------------------------------------------------------------- */
 
 struct result {
     double seconds, iops;
@@ -394,10 +406,9 @@ static void print_result(const struct bench *b, const struct result *r)
     const struct latencies *l = &r->latencies;
 
     printf("%s of %s, depth %u, %u queue%s, %u thread%s, %s ring%s%s, %.1f s\n", mode_name(b),
-           human_bytes(b->load.bytes), b->load.depth, b->load.queues,
-           b->load.queues > 1 ? "s" : "", b->load.threads, b->load.threads > 1 ? "s" : "",
-           b->config.packed ? "packed" : "split", b->load.sleep ? ", sleeping" : "",
-           b->load.verify ? ", verified" : "", r->seconds);
+           human_bytes(b->load.bytes), b->load.depth, b->load.queues, b->load.queues > 1 ? "s" : "",
+           b->load.threads, b->load.threads > 1 ? "s" : "", b->config.packed ? "packed" : "split",
+           b->load.sleep ? ", sleeping" : "", b->load.verify ? ", verified" : "", r->seconds);
     printf("%-12s %s/s\n%-12s %.1f\n", "iops", human_count(r->iops), "MB/s",
            r->iops * b->load.bytes / 1e6);
     printf("%-12s p50 %s  p99 %s  p99.9 %s  max %s\n", "latency",
@@ -433,7 +444,8 @@ static int report(const struct verb *verb, const struct bench *b)
     return STATUS_DONE;
 }
 
-/* ---- The verb --------------------------------------------------------------------------------------------- */
+/* ---- The verb
+ * --------------------------------------------------------------------------------------------- */
 
 static int run(const struct verb *verb, void *opts, int argc, char **argv)
 {

@@ -7,7 +7,8 @@ static void print_reply(json_t *reply)
     const char *key;
     json_t *value;
 
-    json_object_foreach(reply, key, value) {
+    json_object_foreach(reply, key, value)
+    {
         if (json_is_string(value))
             printf("%s: %s\n", key, json_string_value(value));
         else {

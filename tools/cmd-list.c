@@ -20,9 +20,9 @@ static char *chain_text(json_t *chain)
     json_t *layer;
     size_t i;
 
-    json_array_foreach(chain, i, layer) {
-        char *longer =
-            xasprintf("%s%s%s", text, i ? " | " : "", json_string_value(layer) ?: "?");
+    json_array_foreach(chain, i, layer)
+    {
+        char *longer = xasprintf("%s%s%s", text, i ? " | " : "", json_string_value(layer) ?: "?");
 
         free(text);
         text = longer;
@@ -36,15 +36,15 @@ static void print_list(json_t *all)
     json_t *disk;
     size_t i;
 
-    json_array_foreach(all, i, disk) {
+    json_array_foreach(all, i, disk)
+    {
         _cleanup_free_ char *chain = chain_text(json_object_get(disk, "chain"));
 
         table_cell(table, "%s", json_string_value(json_object_get(disk, "name")) ?: "?");
         table_cell(table, "%lld", (long long)json_integer_value(json_object_get(disk, "pid")));
         table_cell(table, "%s",
                    human_bytes((uint64_t)json_integer_value(json_object_get(disk, "bytes"))));
-        table_cell(table, "%s",
-                   json_is_true(json_object_get(disk, "attached")) ? "attached" : "-");
+        table_cell(table, "%s", json_is_true(json_object_get(disk, "attached")) ? "attached" : "-");
         table_cell(table, "%s", chain);
     }
     table_print(table, stdout);

@@ -14,8 +14,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     ret = ret ?: client_find(&client, argv[0], &err);
     if (ret == 0)
         ret = client_call(client,
-                          json_pack("{ss ss ss}", "verb", "resize", "device",
-                                    client_device(client), "size", argv[1]),
+                          json_pack("{ss ss ss}", "verb", "resize", "device", client_device(client),
+                                    "size", argv[1]),
                           NULL, &err);
     client_free(client);
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;

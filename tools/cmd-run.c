@@ -42,15 +42,19 @@ const struct verb verb_run = {
     .name = "run",
     .args = "[OPTION...] --disk NAME --socket PATH [DISK OPTION...] CHAIN [--disk ...]",
     .summary = "serve one or more soft disks to virtual machines",
-    .help = "Opens the chain of each disk, makes its socket, and serves the VM that connects, until "
-            "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain:\n\n"
-            "devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'",
-    .groups = {{"Options of the process", process_params}, {"Options of a disk", disk_params}},
+    .help =
+        "Opens the chain of each disk, makes its socket, and serves the VM that connects, until "
+        "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain:\n\n"
+        "devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'",
+    .groups = {{"Options of the process", process_params},
+               {"Each disk begins with", disk_begin},
+               {"Options of a disk", disk_params}},
     .completes = COMPLETES_FILE,
     .run_raw = run_raw,
 };
 
-/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions" ---- */
+/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions"
+ * ---- */
 
 struct alias_options {
     const char *socket_path, *fd, *blk_file;
@@ -97,7 +101,8 @@ static int set_disk(struct run_config *config, const char *key, const char *valu
 static int build_alias(struct run_config *config, const struct alias_options *o,
                        struct dt_error *err)
 {
-    _cleanup_free_ char *path = o->blk_file ? quoted(o->blk_file) : NULL, *chain = NULL, *name = NULL;
+    _cleanup_free_ char *path = o->blk_file ? quoted(o->blk_file) : NULL, *chain = NULL,
+                        *name = NULL;
     int ret;
 
     if (!path)

@@ -21,7 +21,8 @@ static void print_layer(json_t *layer)
     json_t *value;
 
     printf("  %s\n", json_string_value(json_object_get(layer, "name")) ?: "?");
-    json_object_foreach(json_object_get(layer, "parameters"), key, value) {
+    json_object_foreach(json_object_get(layer, "parameters"), key, value)
+    {
         printf("    %s = ", key);
         print_value(value);
         putchar('\n');
@@ -36,7 +37,8 @@ static void print_object(const char *title, json_t *object)
     if (!json_object_size(object))
         return;
     printf("%s\n", title);
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         printf("  %s: ", key);
         print_value(value);
         putchar('\n');
@@ -53,8 +55,7 @@ static void print_show(json_t *show)
            (int64_t)json_integer_value(json_object_get(show, "pid")),
            (int64_t)json_integer_value(json_object_get(show, "threads")));
     puts("chain, from the guest down");
-    json_array_foreach(json_object_get(show, "chain"), i, layer)
-        print_layer(layer);
+    json_array_foreach(json_object_get(show, "chain"), i, layer) print_layer(layer);
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));
     print_object("front", json_object_get(show, "front"));
 }

@@ -54,7 +54,8 @@ static void add_latency(struct table *table, json_t *latency)
             table_cell(table, "-");
 }
 
-/* ---- Totals ----------------------------------------------------------------------------------- */
+/* ---- Totals -----------------------------------------------------------------------------------
+ */
 
 static void add_totals(struct table *table, json_t *layer)
 {
@@ -62,7 +63,8 @@ static void add_totals(struct table *table, json_t *layer)
     bool any = false;
     json_t *counts;
 
-    json_object_foreach(json_object_get(layer, "ops"), op, counts) {
+    json_object_foreach(json_object_get(layer, "ops"), op, counts)
+    {
         if (number(counts, "requests") == 0)
             continue;
         any = true;
@@ -86,11 +88,10 @@ static void print_counters(json_t *stats)
     const char *key;
     size_t i;
 
-    json_array_foreach(json_object_get(stats, "layers"), i, layer)
-        json_object_foreach(json_object_get(layer, "counters"), key, value)
-            printf("%s: %s: %" PRId64 "\n",
-                   json_string_value(json_object_get(layer, "name")) ?: "?", key,
-                   (int64_t)json_integer_value(value));
+    json_array_foreach(json_object_get(stats, "layers"), i,
+                       layer) json_object_foreach(json_object_get(layer, "counters"), key, value)
+        printf("%s: %s: %" PRId64 "\n", json_string_value(json_object_get(layer, "name")) ?: "?",
+               key, (int64_t)json_integer_value(value));
 }
 
 static void print_totals(json_t *stats)
@@ -99,21 +100,22 @@ static void print_totals(json_t *stats)
     json_t *layer;
     size_t i;
 
-    json_array_foreach(json_object_get(stats, "layers"), i, layer)
-        add_totals(table, layer);
+    json_array_foreach(json_object_get(stats, "layers"), i, layer) add_totals(table, layer);
     table_print(table, stdout);
     table_free(table);
     print_counters(stats);
 }
 
-/* ---- Rates ------------------------------------------------------------------------------------- */
+/* ---- Rates -------------------------------------------------------------------------------------
+ */
 
 static void add_rates(struct table *table, json_t *now, json_t *before, double seconds)
 {
     const char *name = json_string_value(json_object_get(now, "name")), *op;
     json_t *counts;
 
-    json_object_foreach(json_object_get(now, "ops"), op, counts) {
+    json_object_foreach(json_object_get(now, "ops"), op, counts)
+    {
         json_t *old = json_object_get(json_object_get(before, "ops"), op);
         double iops = (double)(number(counts, "requests") - number(old, "requests")) / seconds;
         double bytes = (double)(number(counts, "bytes") - number(old, "bytes")) / seconds;
@@ -134,7 +136,8 @@ static json_t *layer_named(json_t *stats, const char *name)
     json_t *layer;
     size_t i;
 
-    json_array_foreach(json_object_get(stats, "layers"), i, layer) {
+    json_array_foreach(json_object_get(stats, "layers"), i, layer)
+    {
         const char *own = json_string_value(json_object_get(layer, "name"));
 
         if (own && name && strcmp(own, name) == 0)
@@ -150,7 +153,8 @@ static void show_rates(json_t *now, json_t *before, bool tty, unsigned *lines)
     json_t *layer;
     size_t i;
 
-    json_array_foreach(json_object_get(now, "layers"), i, layer) {
+    json_array_foreach(json_object_get(now, "layers"), i, layer)
+    {
         const char *name = json_string_value(json_object_get(layer, "name"));
 
         add_rates(table, layer, layer_named(before, name), seconds);
@@ -165,13 +169,13 @@ static void show_rates(json_t *now, json_t *before, bool tty, unsigned *lines)
     table_free(table);
 }
 
-/* ---- The verb ------------------------------------------------------------------------------------ */
+/* ---- The verb
+ * ------------------------------------------------------------------------------------ */
 
 static int ask(struct client *client, json_t **stats, struct dt_error *err)
 {
-    return client_call(client,
-                       json_pack("{ss ss}", "verb", "stats", "device", client_device(client)), stats,
-                       err);
+    return client_call(
+        client, json_pack("{ss ss}", "verb", "stats", "device", client_device(client)), stats, err);
 }
 
 static void pause_for(uint64_t ns)

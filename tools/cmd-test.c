@@ -69,8 +69,11 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
 {
     const struct test_options *o = opts;
     _cleanup_free_ char *chain = join(argv);
-    struct conformance_config config = {.chain = chain, .seed = o->seed, .property = o->property,
-                                        .duration = o->duration, .patience = o->patience,
+    struct conformance_config config = {.chain = chain,
+                                        .seed = o->seed,
+                                        .property = o->property,
+                                        .duration = o->duration,
+                                        .patience = o->patience,
                                         .progress = o->json ? NULL : print_one};
     struct dt_error err;
     json_t *report = NULL;

@@ -17,7 +17,8 @@ static char *bound_text(const struct dt_param *p, uint64_t bound)
     return p->type == DT_PARAM_DURATION ? format_duration(bound) : format_count(bound);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------------
+ */
 
 static void set_text(json_t *object, const char *key, const char *text)
 {
@@ -26,10 +27,10 @@ static void set_text(json_t *object, const char *key, const char *text)
 
 static json_t *param_json(const struct dt_param *p)
 {
-    json_t *object = json_pack("{ss ss sb sb sb}", "name", p->name, "type", param_type_name(p),
-                               "required", !!(p->flags & DT_PARAM_REQUIRED), "live",
-                               !!(p->flags & DT_PARAM_LIVE), "secret",
-                               !!(p->flags & DT_PARAM_SECRET));
+    json_t *object =
+        json_pack("{ss ss sb sb sb}", "name", p->name, "type", param_type_name(p), "required",
+                  !!(p->flags & DT_PARAM_REQUIRED), "live", !!(p->flags & DT_PARAM_LIVE), "secret",
+                  !!(p->flags & DT_PARAM_SECRET));
 
     set_text(object, "unit", p->unit);
     set_text(object, "default", p->initial);
@@ -63,8 +64,8 @@ json_t *describe_json(const struct dt_block_ext *ext)
     for (const struct dt_param *p = ext->params; p && p->name; p++)
         json_array_append_new(params, param_json(p));
     for (const struct dt_counter *c = ext->counters; c && c->name; c++)
-        json_array_append_new(counters, json_pack("{ss ss ss}", "name", c->name, "unit", c->unit,
-                                                  "help", c->help));
+        json_array_append_new(
+            counters, json_pack("{ss ss ss}", "name", c->name, "unit", c->unit, "help", c->help));
     for (const struct dt_verb *v = ext->verbs; v && v->name; v++)
         json_array_append_new(verbs, json_pack("{ss ss ss}", "name", v->name, "args", v->args ?: "",
                                                "help", v->help));
@@ -74,7 +75,8 @@ json_t *describe_json(const struct dt_block_ext *ext)
     return object;
 }
 
-/* ---- For people ---------------------------------------------------------------------------------- */
+/* ---- For people
+ * ---------------------------------------------------------------------------------- */
 
 static void print_choices(const struct dt_param *p, FILE *out)
 {
@@ -150,9 +152,10 @@ static void print_rights(const struct dt_block_ext *ext, FILE *out)
             meanings[ext->read_data & 3], meanings[ext->write_data & 3]);
     fprintf(out, "threads: %s\n", ext->flags & DT_PER_QUEUE ? "per queue" : "one for each device");
     if (!(ext->flags & DT_BACK))
-        fprintf(out, "content: %s\n", ext->flags & DT_CONTENT_BEARING
-                                          ? "bearing (without it the guest would read other data)"
-                                          : "neutral");
+        fprintf(out, "content: %s\n",
+                ext->flags & DT_CONTENT_BEARING
+                    ? "bearing (without it the guest would read other data)"
+                    : "neutral");
 }
 
 void describe_print(const struct dt_block_ext *ext, FILE *out)

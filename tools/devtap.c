@@ -9,14 +9,8 @@
 #include <signal.h>
 
 static const struct verb *const verbs[] = {
-    &verb_run,    &verb_list,       &verb_show, &verb_stats, &verb_set,   &verb_do,
-    &verb_resize, &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test,
-    NULL,
-};
-
-const struct dt_param json_only[] = {
-    {"json", DT_PARAM_BOOL, .offset = offsetof(struct json_options, json), .help = "Print JSON."},
-    {NULL},
+    &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
+    &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test, NULL,
 };
 
 const struct verb *const *verb_table(void)
@@ -32,46 +26,6 @@ const struct verb *verb_find(const char *name)
     return NULL;
 }
 
-enum exit_status exit_status_of(int error)
-{
-    switch (-error) {
-    case 0:
-        return STATUS_DONE;
-    case EINVAL:
-    case ERANGE:
-    case E2BIG:
-    case ENAMETOOLONG:
-    case ENOTUNIQ:
-    case ENOEXEC:
-        return STATUS_USAGE;
-    case ENOENT:
-    case ENODEV:
-    case ENOTDIR:
-        return STATUS_NOT_FOUND;
-    case EBUSY:
-    case EADDRINUSE:
-    case EAGAIN:
-    case ETXTBSY:
-        return STATUS_IN_USE;
-    case EACCES:
-    case EPERM:
-    case EROFS:
-        return STATUS_DENIED;
-    case EBADMSG:
-    case EILSEQ:
-        return STATUS_FAULT;
-    default:
-        return STATUS_FAILED;
-    }
-}
-
-int verb_fail(const struct verb *verb, int error, const struct dt_error *err)
-{
-    fflush(stdout);
-    fprintf(stderr, "devtap %s: %s\n", verb->name, err->text);
-    return exit_status_of(error);
-}
-
 /* ---- Help ---------------------------------------------------------------------------------- */
 
 static void print_option(FILE *out, const struct dt_param *p)
@@ -84,8 +38,8 @@ static void print_option(FILE *out, const struct dt_param *p)
         size_t at = (size_t)snprintf(left, sizeof(left), "--%s ", p->name);
 
         for (unsigned i = 0; p->choices[i] && at < sizeof(left); i++)
-            at += (size_t)snprintf(left + at, sizeof(left) - at, "%s%s", i ? "|" : "",
-                                   p->choices[i]);
+            at +=
+                (size_t)snprintf(left + at, sizeof(left) - at, "%s%s", i ? "|" : "", p->choices[i]);
     } else
         snprintf(left, sizeof(left), "--%s <%s>", p->name, p->unit ?: param_type_name(p));
     fprintf(out, "  %s\n", left);
@@ -190,7 +144,7 @@ int main(int argc, char **argv)
     blk_register_builtin();
     /* The name that vhost-user management software calls; see devtap-run(1). */
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)
-        return output_finish(run_verb(&verb_run, argv + 1));
+        return output_finish(run_verb(&verb_vhost_user_blk, argv + 1));
     if (argc < 2) {
         print_usage(stderr);
         return STATUS_USAGE;

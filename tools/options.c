@@ -2,8 +2,8 @@
 /*
  * options.c - command lines from the declaration of their options.
  *
- * Accepted are `--name value`, `--name=value`, flags `--name`, and `--` before arguments that begin with
- * a dash. There are no short options and no abbreviations: scripts outlive them badly.
+ * Accepted are `--name value`, `--name=value`, flags `--name`, and `--` before arguments that begin
+ * with a dash. There are no short options and no abbreviations: scripts outlive them badly.
  */
 #include "tools/tools.h"
 

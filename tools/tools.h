@@ -68,8 +68,7 @@ int options_apply(const struct dt_param *option, void *base, const char *value,
  * options_parse() - the usual command line: options of one table and arguments in any order.
  * @argv: NULL-terminated; on return the arguments alone.
  */
-int options_parse(const struct option_group *groups, void *base, char **argv,
-                  struct dt_error *err);
+int options_parse(const struct option_group *groups, void *base, char **argv, struct dt_error *err);
 
 /* ---- Verbs (devtap.c) ---------------------------------------------------------------------- */
 
@@ -99,8 +98,8 @@ struct verb {
     int (*run_raw)(const struct verb *verb, char **argv);
 };
 extern const struct verb verb_run, verb_list, verb_show, verb_stats, verb_set, verb_do, verb_resize,
-    verb_extensions, verb_help, verb_trace, verb_bench, verb_test;
-/** verb_first(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
+    verb_extensions, verb_help, verb_trace, verb_bench, verb_test, verb_vhost_user_blk;
+/** verb_table(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
 const struct verb *const *verb_table(void);
 const struct verb *verb_find(const char *name);
 /** verb_fail() - print "devtap VERB: text" to stderr; returns the exit status for @error. */
@@ -130,7 +129,8 @@ void print_wrapped(FILE *out, unsigned indent, const char *text);
 /** output_finish() - flush stdout; @status, or STATUS_FAILED with a message when writing failed. */
 int output_finish(int status);
 
-/* ---- Tables (table.c) -------------------------------------------------------------------------- */
+/* ---- Tables (table.c) --------------------------------------------------------------------------
+ */
 
 #define TABLE_MAX_COLUMNS 16u
 /**
@@ -147,7 +147,8 @@ unsigned table_print(const struct table *table, FILE *out);
 /** table_redraw() - over the one that was drawn before, @lines above the cursor. */
 void table_redraw(const struct table *table, FILE *out, unsigned *lines);
 
-/* ---- The control socket, client's end (client.c) -------------------------------------------------- */
+/* ---- The control socket, client's end (client.c)
+ * -------------------------------------------------- */
 
 #define CONTROL_MAX_REQUEST (64u << 10)
 #define CONTROL_MAX_REPLY   (16u << 20)

@@ -376,11 +376,6 @@ struct vhost_session *vhost_backend_session(struct vhost_backend *s)
     return &s->session;
 }
 
-bool vhost_backend_ending(const struct vhost_backend *s)
-{
-    return s->phase != BACKEND_OPEN;
-}
-
 int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend_config *config,
                       struct dt_error *err)
 {

@@ -31,7 +31,7 @@ static const struct link_shape {
     [LINK_INFLIGHT] = {"INFLIGHT", SIZE(inflight), 1, 1, false},
     [LINK_QUEUE_START] = {"QUEUE_START", SIZE(queue), 0, 2, false},
     [LINK_QUEUE_UPDATE] = {"QUEUE_UPDATE", SIZE(queue), 0, 1, false},
-    [LINK_QUEUE_CALL] = {"QUEUE_CALL", SIZE(u32), 0, 1, false},
+    [LINK_QUEUE_CALL] = {"QUEUE_CALL", SIZE(u32), 1, 1, false},
     [LINK_QUEUE_STOP] = {"QUEUE_STOP", SIZE(u32), 0, 0, false},
     [LINK_PAUSE] = {"PAUSE", SIZE(u32), 0, 0, false},
     [LINK_RESUME] = {"RESUME", 0, 0, 0, false},

@@ -154,10 +154,9 @@ static void proxy_call_changed(void *dev, unsigned q)
     struct link_message m = {.type = LINK_QUEUE_CALL, .u32 = q};
     int call = vhost_backend_call_fd(p->session, q);
 
-    if (!p->queues[q].given)
+    if (!p->queues[q].given || call < 0)
         return;
-    if (call >= 0)
-        m.fds[m.nfds++] = call;
+    m.fds[m.nfds++] = call;
     proxy_send(p, &m);
 }
 

@@ -411,7 +411,7 @@ static const char *on_queue_start(struct vhost_remote *r, struct link_message *m
     queue->started = true;
     rc = r->config.ops->queue_start(r->config.dev, m->queue.index, &err);
     if (rc < 0) {
-        char text[320];
+        char text[sizeof(err.text) + 64];
 
         queue->started = false;
         snprintf(text, sizeof(text), "ring %u cannot start: %s", m->queue.index, err.text);
@@ -450,15 +450,10 @@ static const char *on_queue_call(struct vhost_remote *r, struct link_message *m)
 {
     struct remote_queue *queue = &r->queues[m->u32];
 
-    if (queue->call >= 0 && m->nfds) {
-        if (dup3(m->fds[0], queue->call, O_CLOEXEC) < 0)
-            return "a call eventfd that cannot be taken";
-    } else {
-        int old = queue->call;
-
-        WRITE_ONCE(queue->call, take_fd(m, true));
-        close_fd(&old);
-    }
+    if (queue->call < 0)
+        WRITE_ONCE(queue->call, TAKE_FD(m->fds[0]));
+    else if (dup3(m->fds[0], queue->call, O_CLOEXEC) < 0)
+        return "a call eventfd that cannot be taken";
     backend_signal(queue->call); /* what completed in between was signalled to the old one */
     return NULL;
 }

@@ -444,8 +444,6 @@ const struct vhost_state *vhost_backend_state(const struct vhost_backend *s);
 struct memmap *vhost_backend_memmap(struct vhost_backend *s);
 /** vhost_backend_session() - the session as its device sees it. */
 struct vhost_session *vhost_backend_session(struct vhost_backend *s);
-/** vhost_backend_ending() - the connection is closed or broken: nobody waits for answers. */
-bool vhost_backend_ending(const struct vhost_backend *s);
 
 /** struct vhost_file - a descriptor kept for handing on. @id is never used twice in a session. */
 struct vhost_file {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* driver.c - the session: memory, features, the disk's description, and coming back after a crash. */
+/* driver.c - the session: memory, features, the disk's description, and coming back after a crash.
+ */
 #include "blk/driver/internal.h"
 
 #include <stdio.h>
@@ -16,12 +17,12 @@ static const uint64_t wanted_features =
     BIT64(VIRTIO_BLK_F_TOPOLOGY) | BIT64(VIRTIO_BLK_F_MQ) | BIT64(VIRTIO_BLK_F_DISCARD) |
     BIT64(VIRTIO_BLK_F_WRITE_ZEROES);
 
-static const uint64_t wanted_protocol = BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) |
-                                        BIT64(VHOST_F_BACKEND_REQ) | BIT64(VHOST_F_CONFIG) |
-                                        BIT64(VHOST_F_INFLIGHT_SHMFD) |
-                                        BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
+static const uint64_t wanted_protocol =
+    BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) | BIT64(VHOST_F_BACKEND_REQ) |
+    BIT64(VHOST_F_CONFIG) | BIT64(VHOST_F_INFLIGHT_SHMFD) | BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
 
-/* ---- The session ------------------------------------------------------------------------------ */
+/* ---- The session ------------------------------------------------------------------------------
+ */
 
 static int read_config(struct vblk *d, struct dt_error *err)
 {
@@ -77,8 +78,8 @@ static int share_memory(struct vblk *d, struct dt_error *err)
         ret = vhost_frontend_inflight(d->session, d->config.queues, d->queues[0].ring_size,
                                       &d->inflight_fd, &d->inflight, err);
     if (ret == 0)
-        ret = vhost_frontend_add_memory(d->session, VBLK_GPA, (uintptr_t)d->memory,
-                                        d->memory_size, d->memory_fd, 0, err);
+        ret = vhost_frontend_add_memory(d->session, VBLK_GPA, (uintptr_t)d->memory, d->memory_size,
+                                        d->memory_fd, 0, err);
     return ret;
 }
 
@@ -91,7 +92,8 @@ static int start_queues(struct vblk *d, bool again, struct dt_error *err)
     return ret;
 }
 
-/* ---- Memory -------------------------------------------------------------------------------------- */
+/* ---- Memory
+ * -------------------------------------------------------------------------------------- */
 
 static int make_memory(struct vblk *d, struct dt_error *err)
 {
@@ -119,7 +121,8 @@ static int make_memory(struct vblk *d, struct dt_error *err)
     return ret;
 }
 
-/* ---- Life ------------------------------------------------------------------------------------------ */
+/* ---- Life
+ * ------------------------------------------------------------------------------------------ */
 
 static int open_session(struct vblk *d, struct dt_error *err)
 {

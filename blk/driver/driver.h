@@ -5,8 +5,8 @@
  *
  * Theory of operation: the driver owns a memfd that plays the guest's memory: rings, one cache line
  * for each request's header and status, and a data buffer for each request. Every queue has
- * `depth` requests, which are either the caller's or in flight. One thread uses a queue at a time; opening,
- * reconnecting and closing happen while none does.
+ * `depth` requests, which are either the caller's or in flight. One thread uses a queue at a time;
+ * opening, reconnecting and closing happen while none does.
  */
 #ifndef BLK_DRIVER_H
 #define BLK_DRIVER_H
@@ -46,7 +46,8 @@ struct vblk_info {
  * struct vblk_request - one request; its memory lives as long as the driver.
  * @data:   buffer of vblk_config.bytes, in memory shared with the back end.
  * @type:   VIRTIO_BLK_T_IN, _OUT, _FLUSH, _GET_ID, _DISCARD or _WRITE_ZEROES.
- * @bytes:  of data: of the disk's, or the 20 of _GET_ID, or of the ranges that _DISCARD has in @data.
+ * @bytes:  of data: of the disk's, or the 20 of _GET_ID, or of the ranges that _DISCARD has in
+ * @data.
  * @sector: where.
  * @status: VIRTIO_BLK_S_* once it came back, 0xff if the back end left it unset.
  * @tag:    the caller's.
@@ -88,7 +89,8 @@ const char *vblk_fault(const struct vblk_queue *q);
  *  how completions are noticed.
  */
 void vblk_poll(struct vblk_queue *q);
-/** vblk_wait() - ask for a call and sleep until there is something to reap, or @timeout_ms passed. */
+/** vblk_wait() - ask for a call and sleep until there is something to reap, or @timeout_ms passed.
+ */
 void vblk_wait(struct vblk_queue *q, int timeout_ms);
 unsigned vblk_in_flight(const struct vblk_queue *q);
 

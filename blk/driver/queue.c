@@ -9,7 +9,8 @@
 #define RING_MIN                16u
 #define REAP_BURST              64u
 
-/* ---- Requests --------------------------------------------------------------------------------- */
+/* ---- Requests ---------------------------------------------------------------------------------
+ */
 
 struct vblk_request *vblk_request(struct vblk_queue *q, unsigned index)
 {
@@ -113,7 +114,8 @@ void vblk_wait(struct vblk_queue *q, int timeout_ms)
     }
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------------
+ */
 
 static uint16_t ring_size_for(unsigned depth)
 {
@@ -212,8 +214,9 @@ static void submit_again(struct vblk *d, struct vblk_queue *q)
 }
 
 /*
- * Where the new back end begins if it has no log: split: what is next in the available ring is unknown to
- * us if the old one crashed, so the used index, as QEMU does (the log knows what lies between).
+ * Where the new back end begins if it has no log: split: what is next in the available ring is
+ * unknown to us if the old one crashed, so the used index, as QEMU does (the log knows what lies
+ * between).
  */
 static uint32_t ring_base(const struct vblk_queue *q)
 {

@@ -38,7 +38,6 @@ static void session_begins(struct front *front, struct vhost_session *session)
 
 static int begin_session(struct front *front, int sock, struct dt_error *err)
 {
-    struct vhost_backend *session;
     struct vhost_backend_config config = {
         .loop = front->loop,
         .sock = sock,
@@ -50,12 +49,12 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
     };
     int ret;
 
-    ret = vhost_backend_new(&session, &config, err);
+    ret = vhost_backend_new(&front->backend, &config, err);
     if (ret < 0) {
         close(sock);
         return ret;
     }
-    session_begins(front, vhost_backend_session(session));
+    session_begins(front, vhost_backend_session(front->backend));
     return 0;
 }
 
@@ -117,16 +116,20 @@ static void run_link_lost(struct loop_message *message)
 
     vhost_remote_free(front->remote);
     front->remote = NULL;
+    front->link_lost = false;
     if (front->stopping)
         front_stopped(front);
-    else if (front->lost)
-        front->lost(front->lost_arg, front->fault);
+    else if (front->keeper.lost)
+        front->keeper.lost(front->keeper.arg, front->fault);
 }
 
 static void link_lost(void *dev, const char *reason)
 {
     struct front *front = dev;
 
+    if (front->link_lost)
+        return;
+    front->link_lost = true;
     snprintf(front->fault, sizeof(front->fault), "%s", reason);
     loop_post(front->loop, &front->lost_message);
 }
@@ -165,7 +168,7 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
         return;
     if (!front->session) {
         attach(front, sock);
-    } else if (vhost_backend_ending(front->session) && front->next < 0) {
+    } else if (vhost_backend_ending(front->backend) && front->next < 0) {
         front->next = sock; /* a VM that comes back before we are done with its last visit */
     } else {
         log_warning("%s: a second connection was refused: a VM is attached already",
@@ -205,8 +208,8 @@ static int open_sockets(struct front *front, const struct front_config *config,
 {
     int ret;
 
-    if (config->link_fd >= 0)
-        return front_link(front, config->link_fd, err);
+    if (config->keeper)
+        return front_link(front, config->keeper->fd, err);
     if (config->session_fd >= 0)
         return begin_session(front, config->session_fd, err);
     if (config->connect) {
@@ -247,9 +250,8 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->listen_fd = config->listen_fd;
     front->next = -1;
     front->packed = config->packed;
-    front->fence_ns = config->fence_ns;
-    front->lost = config->lost;
-    front->lost_arg = config->lost_arg;
+    if (config->keeper)
+        front->keeper = *config->keeper;
     front->lost_message.run = run_link_lost;
     memcpy(front->serial, serial, MIN(strlen(serial), sizeof(front->serial)));
     front->nqueues = config->queues ? MIN(config->queues, VHOST_MAX_QUEUES) : FRONT_QUEUES;
@@ -287,7 +289,7 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg)
     if (front->session)
         vhost_session_close(front->session);
     else if (front->remote)
-        loop_post(front->loop, &front->lost_message);
+        link_lost(front, "the worker ends");
     else
         loop_post(front->loop, &front->stopped_message);
 }

@@ -81,10 +81,10 @@ struct front {
     struct virtio_blk_config config;
 
     struct vhost_session *session;
-    struct vhost_remote *remote; /* where a keeper has the sockets */
-    uint64_t fence_ns;
-    void (*lost)(void *arg, const char *reason);
-    void *lost_arg;
+    struct vhost_backend *backend; /* the session, where this process speaks the protocol */
+    struct vhost_remote *remote;   /* where a keeper does */
+    struct front_keeper keeper;
+    bool link_lost;
     struct front_queue *queues;
     struct front_lane *lanes;
     unsigned nlanes, lanes_to_pause;

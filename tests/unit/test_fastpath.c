@@ -46,29 +46,29 @@ static void now_serving(void)
     serving = true;
 }
 
-static void drive(struct driver *driver, uint64_t requests)
+static void drive(struct vblk *driver, uint64_t requests)
 {
-    uint64_t sectors = driver_info(driver)->disk.capacity, done = 0, submitted = 0;
-    struct driver_queue *q = driver_queue(driver, 0);
-    struct driver_request *idle[DEPTH], *back[DEPTH];
+    uint64_t sectors = vblk_info(driver)->disk.capacity, done = 0, submitted = 0;
+    struct vblk_queue *q = vblk_queue(driver, 0);
+    struct vblk_request *idle[DEPTH], *back[DEPTH];
     unsigned nidle = 0;
 
     for (unsigned i = 0; i < DEPTH; i++)
-        idle[nidle++] = driver_request(q, i);
-    driver_poll(q);
+        idle[nidle++] = vblk_request(q, i);
+    vblk_poll(q);
     while (done < requests) {
         int n;
 
         while (nidle > 0 && submitted < requests) {
-            struct driver_request *req = idle[--nidle];
+            struct vblk_request *req = idle[--nidle];
 
             req->type = submitted % 3 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
             req->bytes = 4096;
             req->sector = submitted++ * 8 % (sectors - 8);
-            driver_submit(q, req);
+            vblk_submit(q, req);
         }
-        driver_publish(q);
-        n = driver_reap(q, back, DEPTH);
+        vblk_publish(q);
+        n = vblk_reap(q, back, DEPTH);
         assert_true(n >= 0);
         for (int i = 0; i < n; i++) {
             assert_int_equal(back[i]->status, VIRTIO_BLK_S_OK);
@@ -80,15 +80,15 @@ static void drive(struct driver *driver, uint64_t requests)
 
 static void check(const char *chain, bool packed)
 {
-    struct driver_config config = {.queues = 1, .depth = DEPTH, .bytes = 4096, .packed = packed,
+    struct vblk_config config = {.queues = 1, .depth = DEPTH, .bytes = 4096, .packed = packed,
                                    .timeout_ms = 5000};
     struct soft_disk disk = {.on_thread = now_serving};
-    struct driver *driver;
+    struct vblk *driver;
     struct dt_error err;
 
     soft_disk_start(&disk, chain);
     config.path = disk.socket;
-    if (driver_open(&driver, &config, &err) < 0)
+    if (vblk_open(&driver, &config, &err) < 0)
         fail_msg("%s", err.text);
     drive(driver, WARM_UP);
     __atomic_store_n(&allocations, 0, __ATOMIC_RELAXED);
@@ -96,7 +96,7 @@ static void check(const char *chain, bool packed)
     drive(driver, REQUESTS);
     assert_int_equal(__atomic_load_n(&allocations, __ATOMIC_RELAXED), 0);
     assert_int_equal(__atomic_load_n(&locks, __ATOMIC_RELAXED), 0);
-    driver_close(driver);
+    vblk_close(driver);
     soft_disk_stop(&disk);
 }
 
@@ -129,16 +129,16 @@ static void file_allocates_and_locks_nothing(void **state)
 static void the_counters_count(void **state)
 {
     struct soft_disk disk = {.on_thread = now_serving};
-    struct driver_config config = {.queues = 1, .depth = 1, .bytes = 512, .timeout_ms = 5000};
-    struct driver *driver;
+    struct vblk_config config = {.queues = 1, .depth = 1, .bytes = 512, .timeout_ms = 5000};
+    struct vblk *driver;
     struct dt_error err;
 
     __atomic_store_n(&allocations, 0, __ATOMIC_RELAXED);
     soft_disk_start(&disk, "null size=1G");
     config.path = disk.socket;
-    assert_int_equal(driver_open(&driver, &config, &err), 0);
+    assert_int_equal(vblk_open(&driver, &config, &err), 0);
     assert_true(__atomic_load_n(&allocations, __ATOMIC_RELAXED) > 0);
-    driver_close(driver);
+    vblk_close(driver);
     soft_disk_stop(&disk);
 }
 

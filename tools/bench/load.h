@@ -9,7 +9,8 @@
 #include "blk/driver/driver.h"
 #include <pthread.h>
 
-/* ---- Latencies (histogram.c) ------------------------------------------------------------------ */
+/* ---- Latencies (histogram.c) ------------------------------------------------------------------
+ */
 
 /* 32 buckets per power of two: a percentile is at most 3.2 % above the true one. */
 #define LATENCY_SUB     32u
@@ -22,7 +23,8 @@ void latencies_add(struct latencies *l, uint64_t ns);
 void latencies_merge(struct latencies *into, const struct latencies *from);
 uint64_t latencies_percentile(const struct latencies *l, double percent);
 
-/* ---- What is read back (verify.c) ----------------------------------------------------------------- */
+/* ---- What is read back (verify.c)
+ * ----------------------------------------------------------------- */
 
 /*
  * Every block of the range has a generation: 0 = never written here, so its content is unknown. A
@@ -54,7 +56,8 @@ void verify_acknowledge(struct verify *v, uint64_t block, bool ok);
 /** verify_check() - is @data what was last acknowledged? @why explains. */
 bool verify_check(const struct verify *v, uint64_t block, const void *data, char *why, size_t size);
 
-/* ---- Workers (worker.c) ------------------------------------------------------------------------------ */
+/* ---- Workers (worker.c)
+ * ------------------------------------------------------------------------------ */
 
 /** struct load - what all workers do, shared and read-only for them but for @verify. */
 struct load {

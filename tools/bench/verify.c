@@ -3,8 +3,8 @@
  * verify.c - what a block must read back as.
  *
  * The content of a block follows from its number, its generation and the seed, so nothing needs
- * to be remembered but the generation. Every 512-byte sector names its own address and generation in
- * its first two words; a mismatch can therefore tell a lost write (an older generation) from a
+ * to be remembered but the generation. Every 512-byte sector names its own address and generation
+ * in its first two words; a mismatch can therefore tell a lost write (an older generation) from a
  * misplaced one (another address) and from garbage.
  */
 #include "tools/bench/load.h"
@@ -119,8 +119,10 @@ bool verify_check(const struct verify *v, uint64_t block, const void *data, char
                      "sector %" PRIu64 " has generation %" PRIu64 ", acknowledged was %u", sector,
                      found[1], generation);
         else if (found[0] != sector)
-            snprintf(why, size, "sector %" PRIu64 " holds what does not belong there (0x%016" PRIx64
-                     " 0x%016" PRIx64 ")", sector, found[0], found[1]);
+            snprintf(why, size,
+                     "sector %" PRIu64 " holds what does not belong there (0x%016" PRIx64
+                     " 0x%016" PRIx64 ")",
+                     sector, found[0], found[1]);
         else
             snprintf(why, size, "sector %" PRIu64 " is damaged inside", sector);
         return false;

@@ -2,9 +2,9 @@
 /*
  * worker.c - one thread that keeps its queues full.
  *
- * What it costs must not show: requests are reaped and submitted again in one burst, the ring is published once per
- * burst, and only some requests are timed, since reading the clock costs as much as a
- * whole request may.
+ * What it costs must not show: requests are reaped and submitted again in one burst, the ring is
+ * published once per burst, and only some requests are timed, since reading the clock costs as much
+ * as a whole request may.
  */
 #include "tools/bench/load.h"
 
@@ -28,7 +28,8 @@ static void problem(struct worker *w, const char *text)
         snprintf(w->first_problem, sizeof(w->first_problem), "%s", text);
 }
 
-/* ---- Choosing --------------------------------------------------------------------------------- */
+/* ---- Choosing ---------------------------------------------------------------------------------
+ */
 
 static inline uint64_t scale(uint64_t random, uint64_t bound)
 {
@@ -67,7 +68,8 @@ static uint64_t claim_block(struct worker *w, const struct load *load, bool writ
     return block;
 }
 
-/* ---- The load ----------------------------------------------------------------------------------- */
+/* ---- The load -----------------------------------------------------------------------------------
+ */
 
 /* Reading the clock is 20 ns; on a request that takes 100 it is done for few. */
 static inline void maybe_time(struct worker *w, struct vblk_request *req, uint64_t *starts)
@@ -176,7 +178,8 @@ static void fill(struct worker *w, const struct load *load, const struct clocks 
     vblk_publish(c->q);
 }
 
-/* ---- The thread ------------------------------------------------------------------------------------ */
+/* ---- The thread
+ * ------------------------------------------------------------------------------------ */
 
 static void set_now(struct worker *w, enum worker_state state)
 {

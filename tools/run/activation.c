@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* activation.c - sockets from the service manager, and what it is told: sd_listen_fds(3), sd_notify(3). */
+/* activation.c - sockets from the service manager, and what it is told: sd_listen_fds(3),
+ * sd_notify(3). */
 #include "tools/run/run.h"
 
 #include <fcntl.h>

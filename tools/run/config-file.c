@@ -17,7 +17,7 @@ struct parser {
     bool in_disk;
     uint64_t process_here; /* process options of this file, for those given twice */
     struct dt_error *err;
-    char *key;   /* the setting under way, completed by the next line that is no continuation */
+    char *key; /* the setting under way, completed by the next line that is no continuation */
     char *value;
 };
 
@@ -28,7 +28,8 @@ static int locate(const struct parser *p, unsigned line, int ret)
     return ret;
 }
 
-/* ---- Settings ------------------------------------------------------------------------------------ */
+/* ---- Settings
+ * ------------------------------------------------------------------------------------ */
 
 static int unknown_key(const struct parser *p, const struct dt_param *params)
 {
@@ -91,7 +92,8 @@ static int finish_setting(struct parser *p)
     return locate(p, p->start, ret);
 }
 
-/* ---- Lines ---------------------------------------------------------------------------------------- */
+/* ---- Lines
+ * ---------------------------------------------------------------------------------------- */
 
 static int parse_section(struct parser *p, const char *text, size_t n)
 {
@@ -122,8 +124,9 @@ static int parse_setting(struct parser *p, const char *text, size_t n)
     while (key && isspace((unsigned char)text[key - 1]))
         key--;
     if (key == 0)
-        return dt_fail(p->err, -EINVAL, "KEY = VALUE, a [disk NAME] section or a comment was "
-                                        "expected");
+        return dt_fail(p->err, -EINVAL,
+                       "KEY = VALUE, a [disk NAME] section or a comment was "
+                       "expected");
     value = equals + 1;
     while (value < text + n && isspace((unsigned char)*value))
         value++;
@@ -138,8 +141,9 @@ static int continue_value(struct parser *p, const char *text, size_t n)
     char *longer;
 
     if (!p->key)
-        return dt_fail(p->err, -EINVAL, "a line that begins with white space continues a value, "
-                                        "and there is none");
+        return dt_fail(p->err, -EINVAL,
+                       "a line that begins with white space continues a value, "
+                       "and there is none");
     longer = xasprintf("%s%s%.*s", p->value, *p->value ? " " : "", (int)n, text);
     free(p->value);
     p->value = longer;
@@ -202,8 +206,7 @@ int run_config_read_file(struct run_config *config, const char *path, struct dt_
 
     if (fd < 0)
         return dt_fail(err, -errno, "%s: %s", path, strerror(errno));
-    while (have <= CONFIG_MAX_FILE &&
-           (got = read(fd, text + have, CONFIG_MAX_FILE + 1 - have)) > 0)
+    while (have <= CONFIG_MAX_FILE && (got = read(fd, text + have, CONFIG_MAX_FILE + 1 - have)) > 0)
         have += (size_t)got;
     if (got < 0)
         return dt_fail(err, -errno, "%s: %s", path, strerror(errno));

@@ -55,7 +55,8 @@ const struct dt_param disk_params[] = {
     {NULL},
 };
 
-/* ---- Building --------------------------------------------------------------------------------- */
+/* ---- Building ---------------------------------------------------------------------------------
+ */
 
 void run_config_init(struct run_config *config)
 {
@@ -88,14 +89,18 @@ int config_add_disk(struct run_config *config, const char *name, const char *whe
     config->disks = reallocarray(config->disks, config->count + 1, sizeof(*d));
     CHECK(config->disks);
     d = &config->disks[config->count++];
-    *d = (struct disk_config){.name = xstrdup(name), .where = where ? xstrdup(where) : NULL,
-                              .mode = SOCKET_MODE, .owner = -1, .group = -1, .inherited = -1};
+    *d = (struct disk_config){.name = xstrdup(name),
+                              .where = where ? xstrdup(where) : NULL,
+                              .mode = SOCKET_MODE,
+                              .owner = -1,
+                              .group = -1,
+                              .inherited = -1};
     options_defaults(disk_params, &d->options);
     return 0;
 }
 
-int config_set(const struct dt_param *params, const struct dt_param *p, void *base,
-               uint64_t *given, const char *value, struct dt_error *err)
+int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
+               const char *value, struct dt_error *err)
 {
     uint64_t bit = 1ull << (p - params);
 
@@ -105,11 +110,12 @@ int config_set(const struct dt_param *params, const struct dt_param *p, void *ba
     return param_apply(p, base, value, err);
 }
 
-/* ---- The command line ------------------------------------------------------------------------- */
+/* ---- The command line -------------------------------------------------------------------------
+ */
 
-/* `--disk` is the one option that is not in a table: it begins a disk. */
-static const struct dt_param disk_option[] = {
-    {"disk", DT_PARAM_STRING, .help = "Begin a disk of this name."},
+const struct dt_param disk_begin[] = {
+    {"disk", DT_PARAM_STRING, .unit = "name",
+     .help = "Begin a disk: its options and then its chain follow."},
     {NULL},
 };
 
@@ -146,7 +152,7 @@ static int take_option(struct run_config *config, const struct option *o, struct
 int run_config_parse_args(struct run_config *config, char **argv, struct dt_error *err)
 {
     const struct option_group groups[] = {
-        {"process", process_params}, {"disk", disk_option}, {"disks", disk_params}, {NULL}};
+        {"process", process_params}, {"disk", disk_begin}, {"its options", disk_params}, {NULL}};
     struct option_scan scan = {.argv = argv, .groups = groups};
     struct option option;
     int ret;
@@ -162,7 +168,8 @@ int run_config_parse_args(struct run_config *config, char **argv, struct dt_erro
     return ret;
 }
 
-/* ---- Judging ------------------------------------------------------------------------------------ */
+/* ---- Judging ------------------------------------------------------------------------------------
+ */
 
 static int judge_owner(struct disk_config *d, struct dt_error *err)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * control.c - the control socket's connections, on the main thread's loop. A client that does
- * not read its replies is not waited for: what it is owed is kept up to a limit, then it is dropped.
+ * not read its replies is not waited for: what it is owed is kept up to a limit, then it is
+ * dropped.
  */
 #include "tools/run/run.h"
 
@@ -45,14 +46,15 @@ static void connection_free(struct connection *c)
     free(c);
 }
 
-/* ---- Sending --------------------------------------------------------------------------------------- */
+/* ---- Sending
+ * --------------------------------------------------------------------------------------- */
 
 /* Returns false when the connection is over. */
 static bool send_owed(struct connection *c)
 {
     while (c->sent < c->owed_n) {
-        ssize_t n = send(c->watch.fd, c->owed + c->sent, c->owed_n - c->sent,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+            send(c->watch.fd, c->owed + c->sent, c->owed_n - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -91,14 +93,14 @@ static bool rearm(struct connection *c)
     return loop_watch_add(c->control->loop, &c->watch) == 0;
 }
 
-/* ---- Receiving ---------------------------------------------------------------------------------------- */
+/* ---- Receiving
+ * ---------------------------------------------------------------------------------------- */
 
 static bool answer(struct connection *c, size_t n)
 {
     const struct control *control = c->control;
     bool fatal;
-    _cleanup_free_ char *reply =
-        protocol_answer(control->ops, control->arg, c->request, n, &fatal);
+    _cleanup_free_ char *reply = protocol_answer(control->ops, control->arg, c->request, n, &fatal);
 
     c->closing |= fatal;
     return owe(c, reply);
@@ -169,7 +171,8 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
         connection_free(c);
 }
 
-/* ---- Life ------------------------------------------------------------------------------------------- */
+/* ---- Life
+ * ------------------------------------------------------------------------------------------- */
 
 static int default_path(char **path, struct dt_error *err)
 {

@@ -3,8 +3,8 @@
  * listen.c - Unix sockets that appear with the right owner and mode, and replace only those
  * that nobody serves.
  *
- * Is a path served? connect(2) would disturb whoever serves it (one that accepts a single VM would take
- * us for it). A datagram socket tells without: the kernel finds the socket behind the path
+ * Is a path served? connect(2) would disturb whoever serves it (one that accepts a single VM would
+ * take us for it). A datagram socket tells without: the kernel finds the socket behind the path
  * first (ECONNREFUSED: there is none any more) and compares the types then (EPROTOTYPE: there is).
  */
 #include "tools/run/run.h"
@@ -20,7 +20,8 @@
 #define LOCK_TRIES 200
 #define LOCK_MS    5
 
-/* ---- One path ----------------------------------------------------------------------------------- */
+/* ---- One path -----------------------------------------------------------------------------------
+ */
 
 /** struct place - a path as its directory and the name in it. */
 struct place {

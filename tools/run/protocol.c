@@ -33,7 +33,8 @@ static bool too_deep(const char *line, size_t size)
     return false;
 }
 
-/* ---- Verbs ---------------------------------------------------------------------------------------- */
+/* ---- Verbs
+ * ---------------------------------------------------------------------------------------- */
 
 /** struct call - a request on its way. */
 struct call {
@@ -93,11 +94,13 @@ static int call_set(struct call *c)
         ret = dt_fail(c->err, -EINVAL, "the request needs \"values\", an object");
     if (ret < 0)
         return ret;
-    json_object_foreach(values, param, value) {
+    json_object_foreach(values, param, value)
+    {
         _cleanup_free_ char *text = value_text(value);
 
         if (!text)
-            return dt_fail(c->err, -EINVAL, "the value of '%.40s' must be a text or a number", param);
+            return dt_fail(c->err, -EINVAL, "the value of '%.40s' must be a text or a number",
+                           param);
         ret = c->ops->set(c->arg, device, layer, param, text, c->err);
         if (ret < 0)
             return ret;
@@ -117,7 +120,8 @@ static int call_do(struct call *c)
         return ret;
     if ((args && !json_is_array(args)) || json_array_size(args) > MAX_ARGS)
         return dt_fail(c->err, -EINVAL, "\"args\" is an array of at most %u texts", MAX_ARGS);
-    json_array_foreach(args, i, value) {
+    json_array_foreach(args, i, value)
+    {
         argv[i] = json_string_value(value);
         if (!argv[i])
             return dt_fail(c->err, -EINVAL, "\"args\" is an array of texts");
@@ -145,8 +149,8 @@ static const struct {
     const char *verb;
     int (*run)(struct call *c);
 } calls[] = {
-    {"list", call_list},   {"show", call_show}, {"stats", call_stats}, {"set", call_set},
-    {"do", call_do},       {"resize", call_resize}, {"quit", call_quit},
+    {"list", call_list}, {"show", call_show},     {"stats", call_stats}, {"set", call_set},
+    {"do", call_do},     {"resize", call_resize}, {"quit", call_quit},
 };
 
 static int dispatch(struct call *c)
@@ -168,7 +172,8 @@ static int dispatch(struct call *c)
     return -EINVAL;
 }
 
-/* ---- Replies ---------------------------------------------------------------------------------------- */
+/* ---- Replies
+ * ---------------------------------------------------------------------------------------- */
 
 /* Texts from below may hold what is not UTF-8, which JSON cannot. */
 static json_t *text_json(const char *text)

@@ -8,7 +8,8 @@
 
 #include "tools/tools.h"
 
-/* ---- What was asked for (config.c, config-file.c) ------------------------------------------------ */
+/* ---- What was asked for (config.c, config-file.c)
+ * ------------------------------------------------ */
 
 #define CONFIG_MAX_DISKS 1024u
 #define CONFIG_MAX_FILE  (1u << 20)
@@ -52,7 +53,8 @@ struct run_config {
     struct disk_config *disks;
     unsigned count;
 };
-extern const struct dt_param process_params[], disk_params[];
+/* `--disk` begins a disk, so it is in a table of its own. */
+extern const struct dt_param process_params[], disk_begin[], disk_params[];
 
 void run_config_init(struct run_config *config);
 void run_config_free(struct run_config *config);
@@ -69,10 +71,11 @@ int run_config_judge(struct run_config *config, struct dt_error *err);
 int config_add_disk(struct run_config *config, const char *name, const char *where,
                     struct dt_error *err);
 /** config_set() - one option; @given remembers it, and refuses a second one. */
-int config_set(const struct dt_param *params, const struct dt_param *p, void *base,
-               uint64_t *given, const char *value, struct dt_error *err);
+int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
+               const char *value, struct dt_error *err);
 
-/* ---- Sockets (listen.c, activation.c) ------------------------------------------------------------- */
+/* ---- Sockets (listen.c, activation.c)
+ * ------------------------------------------------------------- */
 
 /**
  * listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it.
@@ -99,7 +102,8 @@ int activation_take(struct activation *activation, const char *name, bool only);
 /** notify() - tell the service manager; see sd_notify(3). Does nothing where there is none. */
 void notify_manager(const char *state);
 
-/* ---- The disks (serve.c) --------------------------------------------------------------------------- */
+/* ---- The disks (serve.c)
+ * --------------------------------------------------------------------------- */
 
 struct server;
 /** server_run() - serve until told to stop. Return: an exit status; errors are printed. */
@@ -112,7 +116,8 @@ json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
 struct device *server_device(struct server *server, unsigned index);
 
-/* ---- The control socket (control.c, protocol.c) ------------------------------------------------------ */
+/* ---- The control socket (control.c, protocol.c)
+ * ------------------------------------------------------ */
 
 /**
  * struct protocol_ops - what requests are answered from; the fuzz target brings its own.

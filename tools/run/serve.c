@@ -5,8 +5,8 @@
  * Theory of operation: the main thread has a loop for signals and the control socket and never
  * touches a request. Each I/O thread has a loop; a disk's first thread is chosen in turn. The
  * order of opening is the one in which failing leaves nothing behind: sockets are bound (nobody
- * can connect yet), then images opened and locked, then threads and lanes started, and only then does
- * anything listen. Stopping is the reverse, with the socket files removed first.
+ * can connect yet), then images opened and locked, then threads and lanes started, and only then
+ * does anything listen. Stopping is the reverse, with the socket files removed first.
  */
 #include "tools/run/run.h"
 
@@ -30,8 +30,8 @@ struct disk {
     struct server *server;
     const struct disk_config *config;
     unsigned first_thread;
-    int sock;      /* until the front owns it */
-    bool bound;    /* the socket file is ours to remove */
+    int sock;   /* until the front owns it */
+    bool bound; /* the socket file is ours to remove */
     struct device *dev;
     bool started;
     struct front *front;
@@ -61,7 +61,8 @@ static unsigned thread_count(const struct server *s)
     return (unsigned)s->config->process.threads;
 }
 
-/* ---- Threads ------------------------------------------------------------------------------------- */
+/* ---- Threads
+ * ------------------------------------------------------------------------------------- */
 
 static void *run_thread(void *arg)
 {
@@ -121,7 +122,8 @@ static void stop_threads(struct server *s)
         loop_free(s->loop);
 }
 
-/* ---- Sockets ---------------------------------------------------------------------------------------- */
+/* ---- Sockets
+ * ---------------------------------------------------------------------------------------- */
 
 static int take_socket(struct disk *d, int fd, struct dt_error *err)
 {
@@ -165,15 +167,18 @@ static void remove_socket(struct disk *d)
     d->bound = false;
 }
 
-/* ---- Opening one disk --------------------------------------------------------------------------------- */
+/* ---- Opening one disk
+ * --------------------------------------------------------------------------------- */
 
 static int open_device(struct disk *d, struct dt_error *err)
 {
     const struct disk_options *o = &d->config->options;
     struct server *s = d->server;
     struct loop *loops[DEVICE_MAX_THREADS];
-    struct device_config config = {.name = d->config->name, .loops = loops,
-                                   .threads = (unsigned)o->threads, .state_dir = o->state};
+    struct device_config config = {.name = d->config->name,
+                                   .loops = loops,
+                                   .threads = (unsigned)o->threads,
+                                   .state_dir = o->state};
     struct chain_spec spec;
     int ret = chain_parse(&spec, o->chain, err);
 
@@ -187,7 +192,8 @@ static int open_device(struct disk *d, struct dt_error *err)
     return ret;
 }
 
-/* The front comes after the device has started, so what core tells the front goes through the disk. */
+/* The front comes after the device has started, so what core tells the front goes through the disk.
+ */
 static void front_changed(void *arg)
 {
     struct disk *d = arg;
@@ -221,8 +227,13 @@ static int start_front(struct disk *d, struct dt_error *err)
     struct front_call call = {
         .disk = d,
         .err = err,
-        .config = {.dev = d->dev, .listen_fd = -1, .session_fd = -1, .connect = o->connect,
-                   .serial = o->serial, .queues = (unsigned)o->queues, .packed = o->packed},
+        .config = {.dev = d->dev,
+                   .listen_fd = -1,
+                   .session_fd = -1,
+                   .connect = o->connect,
+                   .serial = o->serial,
+                   .queues = (unsigned)o->queues,
+                   .packed = o->packed},
     };
 
     if (d->bound && listen(d->sock, BACKLOG) < 0)
@@ -271,7 +282,8 @@ static int each_disk(struct server *s, int (*step)(struct disk *d, struct dt_err
     return 0;
 }
 
-/* ---- Stopping -------------------------------------------------------------------------------------------- */
+/* ---- Stopping
+ * -------------------------------------------------------------------------------------------- */
 
 static void front_stopped(void *arg)
 {
@@ -348,7 +360,9 @@ static void stop_disks(struct server *s)
         stop_disk(&s->disks[i]);
 }
 
-/* ---- Signals ------------------------------------------------------------------------------------------------ */
+/* ---- Signals
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void signals_of_interest(sigset_t *set)
 {
@@ -386,7 +400,9 @@ static int watch_signals(struct server *s, struct dt_error *err)
     return ret < 0 ? dt_fail(err, ret, "cannot watch for signals: %s", strerror(-ret)) : 0;
 }
 
-/* ---- The whole ------------------------------------------------------------------------------------------------ */
+/* ---- The whole
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* A VM's queue takes two descriptors, and there may be hundreds of VMs. */
 static void raise_limits(void)
@@ -470,7 +486,8 @@ void server_quit(struct server *server)
     loop_stop(server->loop);
 }
 
-/* ---- Seen from outside ---------------------------------------------------------------------------------------- */
+/* ---- Seen from outside
+ * ---------------------------------------------------------------------------------------- */
 
 unsigned server_disks(const struct server *server)
 {

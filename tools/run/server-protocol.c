@@ -86,7 +86,8 @@ static int answer_resize(void *arg, const char *device, const char *size, json_t
         return ret;
     show = device_show(server_device(arg, index));
     back = xstrdup("");
-    json_array_foreach(json_object_get(show, "chain"), i, layer) {
+    json_array_foreach(json_object_get(show, "chain"), i, layer)
+    {
         free(back); /* the last one is the back */
         back = xstrdup(json_string_value(json_object_get(layer, "name")) ?: "");
     }
