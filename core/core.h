@@ -184,6 +184,8 @@ void device_stop(struct device *dev);
 void device_free(struct device *dev);
 
 const char *device_name(const struct device *dev);
+/** device_fence_ns() - how long device_start() waited for a predecessor's I/O to land. */
+uint64_t device_fence_ns(const struct device *dev);
 const struct dt_block_info *device_info(const struct device *dev);
 void *device_front(const struct device *dev);
 unsigned device_threads(const struct device *dev);

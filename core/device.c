@@ -70,8 +70,11 @@ static int fence(struct device *dev, struct dt_error *err)
     struct dt_layer *back = dev->layers[dev->nlayers];
     int ret = 0;
 
+    uint64_t start = dt_clock_ns();
+
     if (back->ext->fence)
-        ret = back->ext->fence(back, dt_clock_ns() + FENCE_NS, err);
+        ret = back->ext->fence(back, start + FENCE_NS, err);
+    dev->fence_ns = dt_clock_ns() - start;
     if (ret < 0)
         dt_fail_prefix(err, "%s: %s", dev->name, back->name);
     return ret;
@@ -173,6 +176,11 @@ void dt_layer_info_changed(struct dt_layer *layer)
 }
 
 /* ---- Questions ----------------------------------------------------------------------------------- */
+
+uint64_t device_fence_ns(const struct device *dev)
+{
+    return dev->fence_ns;
+}
 
 const char *device_name(const struct device *dev)
 {

@@ -230,6 +230,7 @@ struct device {
     void *front_arg;
     char *state_dir;
     size_t copy_bytes;
+    uint64_t fence_ns;
     bool started;
     struct loop_message info_message;
     bool info_pending;

@@ -163,6 +163,8 @@ struct client;
  * Return: 0, -ENODEV when there is none, -ENOTUNIQ when there are several.
  */
 int client_find(struct client **client, const char *device, struct dt_error *err);
+/** client_adopt() - speak over @sock, which stays the caller's, as @name, for errors. */
+struct client *client_adopt(int sock, const char *name, unsigned seconds);
 void client_free(struct client *client);
 /** client_device() - the device's name, without a process id. */
 const char *client_device(const struct client *client);

@@ -28,7 +28,6 @@ struct vhost_proxy {
 
     struct vhost_backend *session; /* NULL = no front end */
     unsigned nqueues;
-    uint64_t protocol_features;
     uint64_t features; /* acknowledged by the driver, without the session's own bits */
 
     bool have_floor;

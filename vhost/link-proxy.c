@@ -121,7 +121,8 @@ static int judge_floor(const struct vhost_proxy *p, const struct link_floor *flo
         return dt_fail(err, -EPROTO, "the worker's device has %u queues", floor->queues);
     if (!p->have_floor)
         return 0;
-    if (floor->queues != p->floor.queues || (p->floor.features & ~floor->features))
+    if (floor->queues != p->floor.queues || (p->floor.features & ~floor->features) ||
+        floor->protocol_features != p->floor.protocol_features)
         return dt_fail(err, -EPROTO,
                        "the successor offers %u queues and features 0x%" PRIx64
                        "; the guest was promised %u and 0x%" PRIx64,
@@ -354,14 +355,13 @@ int vhost_proxy_link(struct vhost_proxy *p, int sock, struct dt_error *err)
     return 0;
 }
 
-int vhost_proxy_attach(struct vhost_proxy *p, int sock, uint64_t protocol_features,
-                       struct dt_error *err)
+int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
 {
     struct vhost_backend_config config = {
         .loop = p->loop,
         .sock = sock,
         .queues = p->nqueues,
-        .protocol_features = protocol_features,
+        .protocol_features = p->floor.protocol_features,
         .keep_files = true,
         .name = p->name,
         .ops = &proxy_device_ops,
@@ -417,4 +417,9 @@ bool vhost_proxy_ready(const struct vhost_proxy *p)
 bool vhost_proxy_attached(const struct vhost_proxy *p)
 {
     return p->session != NULL;
+}
+
+bool vhost_proxy_ending(const struct vhost_proxy *p)
+{
+    return p->session && vhost_backend_ending(p->session);
 }

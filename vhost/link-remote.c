@@ -81,7 +81,7 @@ static void end_link(struct vhost_remote *r, const char *reason)
     if (r->ending)
         return;
     r->ending = true;
-    snprintf(r->reason, sizeof(r->reason), "%s", reason);
+    snprintf(r->reason, sizeof(r->reason), "%.*s", (int)sizeof(r->reason) - 1, reason);
     loop_watch_remove(r->config.loop, &r->watch);
     loop_defer(r->config.loop, &r->end);
 }
@@ -232,7 +232,7 @@ static void remote_fail(struct vhost_session *session, const char *reason)
     if (r->faulted)
         return;
     r->faulted = true; /* the first reason is the one that counts */
-    snprintf(m.text, sizeof(m.text), "%s", reason);
+    snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, reason);
     send(r, &m);
 }
 

@@ -55,14 +55,14 @@ enum link_type {
 
 /**
  * struct link_floor - what the device promises the guest, and so what its successors must too.
- * @features: offered virtio features.
+ * @features, @protocol_features: offered.
  * @writable: for each byte of the configuration space the largest value a driver may set, 0 for
  *            what nobody changes, LINK_CONFIG_LIVE for what the device itself changes.
  * @fence_ns: how long the worker waited for the I/O of its predecessor to land.
  */
 struct link_floor {
     uint32_t version, queues;
-    uint64_t features;
+    uint64_t features, protocol_features;
     uint64_t fence_ns;
     uint8_t config[VHOST_MAX_CONFIG];
     uint8_t writable[VHOST_MAX_CONFIG];
@@ -153,8 +153,7 @@ void vhost_proxy_free(struct vhost_proxy *p);
 /** vhost_proxy_link() - @sock, owned from now on, leads to a worker whose predecessor is dead. */
 int vhost_proxy_link(struct vhost_proxy *p, int sock, struct dt_error *err);
 /** vhost_proxy_attach() - serve a connected front end; a floor must be known. */
-int vhost_proxy_attach(struct vhost_proxy *p, int sock, uint64_t protocol_features,
-                       struct dt_error *err);
+int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err);
 /** vhost_proxy_close() - end the session in good order; closed() follows. */
 void vhost_proxy_close(struct vhost_proxy *p);
 /** vhost_proxy_release() - have the worker finish what it has in flight and let it go; the session
@@ -162,6 +161,8 @@ void vhost_proxy_close(struct vhost_proxy *p);
 void vhost_proxy_release(struct vhost_proxy *p);
 bool vhost_proxy_ready(const struct vhost_proxy *p);
 bool vhost_proxy_attached(const struct vhost_proxy *p);
+/** vhost_proxy_ending() - the front end is leaving, or has hung up. */
+bool vhost_proxy_ending(const struct vhost_proxy *p);
 
 /* ---- The worker's end --------------------------------------------------------------------- */
 

@@ -90,7 +90,9 @@ void front_config_update(struct front *front)
 
 void front_floor(struct front *front, struct link_floor *floor)
 {
-    *floor = (struct link_floor){.features = front->offered, .fence_ns = front->keeper.fence_ns};
+    *floor = (struct link_floor){.features = front->offered,
+                                  .protocol_features = FRONT_PROTOCOL_FEATURES,
+                                  .fence_ns = front->keeper.fence_ns};
     memcpy(floor->config, &front->config, sizeof(front->config));
     memset(floor->writable + offsetof(struct virtio_blk_config, capacity), LINK_CONFIG_LIVE,
            sizeof(front->config.capacity));

@@ -5,10 +5,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define PROTOCOL_FEATURES                                                                         \
-    (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
-     1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
-     1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
 #define CONNECT_RETRY_NS DT_MS(200)
 
 /* ---- Sessions -------------------------------------------------------------------------------- */
@@ -33,7 +29,8 @@ static void session_begins(struct front *front, struct vhost_session *session)
     front->features = 0;
     front->session = session;
     front->sessions++;
-    log_info("%s: a VM attached", device_name(front->dev));
+    if (!front->remote) /* else the keeper's supervisor says so */
+        log_info("%s: a VM attached", device_name(front->dev));
 }
 
 static int begin_session(struct front *front, int sock, struct dt_error *err)
@@ -42,7 +39,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .loop = front->loop,
         .sock = sock,
         .queues = front->nqueues,
-        .protocol_features = PROTOCOL_FEATURES,
+        .protocol_features = FRONT_PROTOCOL_FEATURES,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
         .dev = front,
@@ -71,7 +68,8 @@ static void session_closed(void *dev, const char *reason)
     struct front *front = dev;
 
     front->broken += reason != NULL;
-    log_info("%s: the VM detached", device_name(front->dev));
+    if (!front->remote)
+        log_info("%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
     if (front->stopping && !front->remote)
@@ -155,6 +153,11 @@ int front_link(struct front *front, int fd, struct dt_error *err)
     if (ret < 0)
         close(fd);
     return ret;
+}
+
+bool front_linked(const struct front *front)
+{
+    return front->remote != NULL;
 }
 
 /* ---- Sockets ----------------------------------------------------------------------------------- */

@@ -59,6 +59,7 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg);
 void front_free(struct front *front);
 /** front_link() - serve another keeper, once the one before is lost. @fd is the front's. */
 int front_link(struct front *front, int fd, struct dt_error *err);
+bool front_linked(const struct front *front);
 /** front_show() - on the first thread: {"attached":bool, "features", "queues":[...]}. New reference. */
 json_t *front_show(struct front *front);
 #endif

@@ -8,6 +8,11 @@
 #include <linux/virtio_blk.h>
 
 #define FRONT_MAGIC 0x46726e74u
+/* Protocol features offered. */
+#define FRONT_PROTOCOL_FEATURES                                                                     \
+    (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
+     1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
+     1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
 #define FRONT_BURST 32u
 
 /**

@@ -8,53 +8,16 @@
  * can connect yet), then images opened and locked, then threads and lanes started, and only then
  * does anything listen. Stopping is the reverse, with the socket files removed first.
  */
-#include "tools/run/run.h"
+#include "tools/run/server.h"
 
-#include "blk/vhost-user/front.h"
-#include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
-#include <signal.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #define BACKLOG         8
 #define STOP_SECONDS    30
 #define QUIESCE_SECONDS 10
-
-/** struct disk - one soft disk and its front. */
-struct disk {
-    struct server *server;
-    const struct disk_config *config;
-    unsigned first_thread;
-    int sock;   /* until the front owns it */
-    bool bound; /* the socket file is ours to remove */
-    struct device *dev;
-    bool started;
-    struct front *front;
-    sem_t stopped;
-    char late[160];
-};
-
-struct io_thread {
-    struct loop *loop;
-    pthread_t thread;
-    bool running;
-    unsigned index;
-};
-
-struct server {
-    struct run_config *config;
-    struct loop *loop;
-    struct io_thread *threads;
-    struct disk *disks;
-    struct control *control;
-    struct dt_watch signals;
-    struct activation activation;
-};
 
 static unsigned thread_count(const struct server *s)
 {
@@ -122,51 +85,6 @@ static void stop_threads(struct server *s)
         loop_free(s->loop);
 }
 
-/* ---- Sockets
- * ---------------------------------------------------------------------------------------- */
-
-static int take_socket(struct disk *d, int fd, struct dt_error *err)
-{
-    int kind = socket_kind(fd);
-
-    if (kind < 0)
-        return dt_fail(err, -EINVAL, "descriptor %d is not a Unix stream socket: %s", fd,
-                       strerror(-kind));
-    d->sock = fd;
-    return 0;
-}
-
-static int open_socket(struct disk *d, struct dt_error *err)
-{
-    const struct disk_config *c = d->config;
-    struct server *s = d->server;
-    int fd;
-
-    if (c->options.connect)
-        return 0;
-    if (c->inherited >= 0)
-        return take_socket(d, c->inherited, err);
-    if (!c->options.socket) {
-        fd = activation_take(&s->activation, c->name, s->config->count == 1);
-        if (fd < 0)
-            return dt_fail(err, -EINVAL, "it has no socket: say socket, connect or fd");
-        return take_socket(d, fd, err);
-    }
-    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, err);
-    if (fd < 0)
-        return fd;
-    d->sock = fd;
-    d->bound = true;
-    return 0;
-}
-
-static void remove_socket(struct disk *d)
-{
-    if (d->bound)
-        unlink(d->config->options.socket);
-    d->bound = false;
-}
-
 /* ---- Opening one disk
  * --------------------------------------------------------------------------------- */
 
@@ -216,7 +134,7 @@ static void make_front(void *arg)
     call->ret = front_new(&call->disk->front, &call->config, call->err);
 }
 
-static struct loop *first_loop(const struct disk *d)
+struct loop *disk_loop(const struct disk *d)
 {
     return d->server->threads[d->first_thread].loop;
 }
@@ -236,15 +154,15 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .packed = o->packed},
     };
 
-    if (d->bound && listen(d->sock, BACKLOG) < 0)
+    if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)
         return dt_fail(err, -errno, "%s: cannot listen: %s", o->socket, strerror(errno));
-    if (d->sock >= 0 && socket_kind(d->sock) == 1)
-        call.config.listen_fd = d->sock;
+    if (d->socket.fd >= 0 && socket_kind(d->socket.fd) == 1)
+        call.config.listen_fd = d->socket.fd;
     else
-        call.config.session_fd = d->sock;
-    loop_call(first_loop(d), make_front, &call);
+        call.config.session_fd = d->socket.fd;
+    loop_call(disk_loop(d), make_front, &call);
     if (call.ret == 0)
-        d->sock = -1;
+        d->socket.fd = -1;
     return call.ret;
 }
 
@@ -259,7 +177,7 @@ static int start_disk(struct disk *d, struct dt_error *err)
     if (ret < 0)
         return ret;
     d->started = true;
-    return start_front(d, err);
+    return d->server->worker ? 0 : start_front(d, err);
 }
 
 /* Applies @step to every disk; the error says which one failed. */
@@ -334,7 +252,7 @@ static void stop_disk(struct disk *d)
 {
     if (d->front) {
         wait_stopped(d, "requests of the VM are still in flight");
-        loop_call(first_loop(d), free_front, d->front);
+        loop_call(disk_loop(d), free_front, d->front);
     }
     if (d->started) {
         device_quiesce(d->dev, dt_clock_ns() + DT_S(QUIESCE_SECONDS), device_quiet, d);
@@ -344,60 +262,22 @@ static void stop_disk(struct disk *d)
         device_stop(d->dev);
     }
     device_free(d->dev);
-    if (d->sock >= 0)
-        close(d->sock);
+    if (d->socket.fd >= 0)
+        close(d->socket.fd);
+    if (d->next_link >= 0)
+        close(d->next_link);
     sem_destroy(&d->stopped);
 }
 
 static void stop_disks(struct server *s)
 {
     for (unsigned i = 0; i < s->config->count; i++)
-        remove_socket(&s->disks[i]);
+        disk_socket_remove(&s->disks[i].socket);
     for (unsigned i = 0; i < s->config->count; i++)
         if (s->disks[i].front)
-            loop_call(first_loop(&s->disks[i]), begin_stop, &s->disks[i]);
+            loop_call(disk_loop(&s->disks[i]), begin_stop, &s->disks[i]);
     for (unsigned i = 0; i < s->config->count; i++)
         stop_disk(&s->disks[i]);
-}
-
-/* ---- Signals
- * ------------------------------------------------------------------------------------------------
- */
-
-static void signals_of_interest(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-}
-
-static void run_signal(struct dt_watch *watch, uint32_t events)
-{
-    struct server *s = container_of(watch, struct server, signals);
-    struct signalfd_siginfo info;
-    sigset_t set;
-
-    if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
-        return;
-    log_info("stopping (%s)", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
-    /* From here on the next one ends the process, whatever it is doing. */
-    signals_of_interest(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
-    server_quit(s);
-}
-
-/* Before any thread is made, so that all inherit the mask. */
-static int watch_signals(struct server *s, struct dt_error *err)
-{
-    sigset_t set;
-    int ret;
-
-    signals_of_interest(&set);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    s->signals = (struct dt_watch){.events = EPOLLIN, .ready = run_signal};
-    s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    ret = s->signals.fd < 0 ? -errno : loop_watch_add(s->loop, &s->signals);
-    return ret < 0 ? dt_fail(err, ret, "cannot watch for signals: %s", strerror(-ret)) : 0;
 }
 
 /* ---- The whole
@@ -425,7 +305,7 @@ static void init_disks(struct server *s)
 
         d->server = s;
         d->config = &s->config->disks[i];
-        d->sock = -1;
+        d->socket.fd = d->next_link = -1;
         sem_init(&d->stopped, 0, 0);
         d->first_thread = next;
         next = (next + (unsigned)d->config->options.threads) % thread_count(s);
@@ -441,40 +321,68 @@ static int open_control(struct server *s, struct dt_error *err)
     return control_new(&s->control, s->loop, path, &server_protocol, s, err);
 }
 
+static int open_socket(struct disk *d, struct dt_error *err)
+{
+    struct server *s = d->server;
+
+    return s->worker ? 0
+                     : disk_socket_open(&d->socket, d->config, &s->activation,
+                                        s->config->count == 1, err);
+}
+
 static int server_start(struct server *s, struct dt_error *err)
 {
     int ret = new_loops(s, err);
 
-    ret = ret ?: watch_signals(s, err);
+    if (!s->worker)
+        ret = ret ?: signals_watch(&s->signals, s->loop, err);
     ret = ret ?: each_disk(s, open_socket, err);
-    ret = ret ?: open_control(s, err);
+    ret = ret ?: s->worker ? worker_open(s->worker, err) : open_control(s, err);
     ret = ret ?: each_disk(s, open_device, err);
+    if (s->worker)
+        ret = ret ?: worker_confine(s->worker, err);
     ret = ret ?: start_threads(s, err);
-    return ret ?: each_disk(s, start_disk, err);
+    ret = ret ?: each_disk(s, start_disk, err);
+    return ret ?: s->worker ? worker_begin(s->worker, err) : 0;
 }
 
-int server_run(const struct verb *verb, struct run_config *config)
+static void run_quit(void *arg)
 {
-    struct server s = {.config = config, .signals.fd = -1};
+    server_quit(arg);
+}
+
+static void announce(const struct server *s)
+{
+    if (s->worker)
+        return;
+    fputs("devtap: ready\n", stderr);
+    notify_manager("READY=1");
+}
+
+int server_run(const struct verb *verb, struct run_config *config, struct worker *worker)
+{
+    struct server s = {.config = config, .worker = worker};
     struct dt_error err;
     int ret;
 
+    s.signals = (struct signals){.watch.fd = -1, .quit = run_quit, .arg = &s};
     raise_limits();
     activation_init(&s.activation);
     init_disks(&s);
+    if (worker)
+        worker_init(worker, &s);
     ret = server_start(&s, &err);
     if (ret == 0) {
-        fputs("devtap: ready\n", stderr);
-        notify_manager("READY=1");
+        announce(&s);
         loop_run(s.loop);
-        notify_manager("STOPPING=1");
+        if (!worker)
+            notify_manager("STOPPING=1");
     }
+    if (worker)
+        worker_end(worker);
     control_free(s.control);
     stop_disks(&s);
-    if (s.signals.fd >= 0) {
-        loop_watch_remove(s.loop, &s.signals);
-        close(s.signals.fd);
-    }
+    signals_unwatch(&s.signals, s.loop);
     stop_threads(&s);
     free(s.disks);
     activation_free(&s.activation);
@@ -515,7 +423,7 @@ static json_t *front_json(struct disk *d)
 {
     struct show_call call = {.front = d->front};
 
-    loop_call(first_loop(d), show_front, &call);
+    loop_call(disk_loop(d), show_front, &call);
     return call.json;
 }
 
