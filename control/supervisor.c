@@ -293,10 +293,12 @@ static void on_ready(struct guard *g)
     s->ready_at = dt_clock_ns();
     if (s->upgrade == UPGRADE_STARTING)
         end_upgrade(s, true);
-    if (!s->was_ready) {
-        s->was_ready = true;
-        s->config.ops->ready(s->config.arg);
+    if (s->was_ready) {
+        s->config.ops->restarted(s->config.arg);
+        return;
     }
+    s->was_ready = true;
+    s->config.ops->ready(s->config.arg);
 }
 
 static void on_recovered(struct guard *g, const struct vhost_recovery *r)

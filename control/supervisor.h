@@ -31,6 +31,7 @@ struct supervised_disk {
 /** struct supervisor_ops - what the owner learns, on the loop. */
 struct supervisor_ops {
     void (*ready)(void *arg);              /* all disks can be connected to */
+    void (*restarted)(void *arg);          /* a successor serves all disks */
     void (*ended)(void *arg, int status);  /* after supervisor_stop(), or the first start failed */
 };
 

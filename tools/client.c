@@ -61,6 +61,11 @@ struct client *client_adopt(int sock, const char *name, unsigned seconds)
     return c;
 }
 
+const char *client_path(const struct client *client)
+{
+    return client->path;
+}
+
 const char *client_device(const struct client *client)
 {
     return client->device;

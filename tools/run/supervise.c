@@ -27,6 +27,7 @@ struct supervise {
     struct supervised_disk *disks;
     char **worker_argv;
     struct events *events;
+    json_t *changes; /* parameters set since the start */
     struct supervisor *supervisor;
     char program[PATH_MAX];
     bool was_ready;
@@ -50,9 +51,30 @@ static int ask_worker(struct supervise *s, json_t *request, json_t **result, str
     return ret;
 }
 
+/* What can be said while there is no worker. */
+static json_t *list_names(const struct supervise *s)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < s->config->count; i++)
+        json_array_append_new(list,
+                              json_pack("{ss si sb so ss?}", "name", s->config->disks[i].name,
+                                        "bytes", 0, "attached", false, "chain", json_array(),
+                                        "socket", s->config->disks[i].options.socket));
+    return list;
+}
+
 static int answer_list(void *arg, json_t **result, struct dt_error *err)
 {
-    return ask_worker(arg, json_pack("{ss}", "verb", "list"), result, err);
+    struct supervise *s = arg;
+    json_t *disk;
+    size_t i;
+
+    if (ask_worker(s, json_pack("{ss}", "verb", "list"), result, err) < 0)
+        *result = list_names(s);
+    json_array_foreach(*result, i, disk)
+        json_object_set_new(disk, "pid", json_integer(getpid()));
+    return 0;
 }
 
 static unsigned disk_index(const struct supervise *s, const char *device)
@@ -71,6 +93,7 @@ static int answer_show(void *arg, const char *device, json_t **result, struct dt
     int ret = ask_worker(s, json_pack("{ss ss}", "verb", "show", "device", device), result, err);
 
     if (ret == 0 && disk < s->config->count) {
+        json_object_set_new(*result, "pid", json_integer(getpid()));
         json_object_set_new(*result, "worker", json_integer(supervisor_worker_pid(s->supervisor)));
         json_object_set_new(*result, "keeper",
                             json_integer(supervisor_keeper_pid(s->supervisor, disk)));
@@ -83,13 +106,50 @@ static int answer_stats(void *arg, const char *device, json_t **result, struct d
     return ask_worker(arg, json_pack("{ss ss}", "verb", "stats", "device", device), result, err);
 }
 
-static int answer_set(void *arg, const char *device, const char *layer, const char *param,
-                      const char *value, struct dt_error *err)
+static int ask_set(struct supervise *s, const char *device, const char *layer, const char *param,
+                   const char *value, struct dt_error *err)
 {
-    return ask_worker(arg,
+    return ask_worker(s,
                       json_pack("{ss ss ss s{ss}}", "verb", "set", "device", device, "layer",
                                 layer, "values", param, value),
                       NULL, err);
+}
+
+/* A successor is to have what was changed while its predecessors ran: device, layer, parameter. */
+static void remember(struct supervise *s, const char *device, const char *layer, const char *param,
+                     const char *value)
+{
+    _cleanup_free_ char *key = xasprintf("%s %s %s", device, layer, param);
+
+    json_object_del(s->changes, key); /* the order of the last changes counts */
+    json_object_set_new(s->changes, key, json_pack("[ssss]", device, layer, param, value));
+}
+
+static void on_restarted(void *arg)
+{
+    struct supervise *s = arg;
+    const char *key;
+    json_t *change;
+
+    json_object_foreach(s->changes, key, change)
+    {
+        const char *device, *layer, *param, *value;
+        struct dt_error err;
+
+        json_unpack(change, "[ssss]", &device, &layer, &param, &value);
+        if (ask_set(s, device, layer, param, value, &err) < 0)
+            log_warning("%s: %s: %s=%s is lost: %s", device, layer, param, value, err.text);
+    }
+}
+
+static int answer_set(void *arg, const char *device, const char *layer, const char *param,
+                      const char *value, struct dt_error *err)
+{
+    int ret = ask_set(arg, device, layer, param, value, err);
+
+    if (ret == 0)
+        remember(arg, device, layer, param, value);
+    return ret;
 }
 
 static int answer_do(void *arg, const char *device, const char *layer, const char *command,
@@ -181,7 +241,8 @@ static void on_ended(void *arg, int status)
     loop_stop(s->loop);
 }
 
-static const struct supervisor_ops supervisor_ops = {.ready = on_ready, .ended = on_ended};
+static const struct supervisor_ops supervisor_ops = {
+    .ready = on_ready, .restarted = on_restarted, .ended = on_ended};
 
 static int open_sockets(struct supervise *s, struct dt_error *err)
 {
@@ -252,6 +313,7 @@ static void supervise_init(struct supervise *s, struct run_config *config)
     s->sockets = xcalloc(config->count, sizeof(*s->sockets));
     s->disks = xcalloc(config->count, sizeof(*s->disks));
     s->events = events_new();
+    s->changes = json_object();
     activation_init(&s->activation);
     for (unsigned i = 0; i < config->count; i++)
         s->sockets[i].fd = -1;
@@ -276,6 +338,7 @@ static void supervise_free(struct supervise *s)
     free(s->sockets);
     free(s->disks);
     events_free(s->events);
+    json_decref(s->changes);
     activation_free(&s->activation);
 }
 
