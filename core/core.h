@@ -174,7 +174,9 @@ struct device_config {
 
 /** device_new() - build and open the chain, back first. Nothing runs yet. */
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
-/** device_start() - fence the back, then start the lanes, each on its thread; returns when all
+/** device_fence() - wait until no I/O of an earlier, dead process can land any more. */
+int device_fence(struct device *dev, struct dt_error *err);
+/** device_start() - fence the back if that was not done, then start the lanes, each on its thread; returns when all
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
@@ -184,7 +186,7 @@ void device_stop(struct device *dev);
 void device_free(struct device *dev);
 
 const char *device_name(const struct device *dev);
-/** device_fence_ns() - how long device_start() waited for a predecessor's I/O to land. */
+/** device_fence_ns() - how long device_fence() waited. */
 uint64_t device_fence_ns(const struct device *dev);
 const struct dt_block_info *device_info(const struct device *dev);
 void *device_front(const struct device *dev);

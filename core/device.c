@@ -65,7 +65,7 @@ static void stop_on_thread(void *arg)
     lane_stop(arg);
 }
 
-static int fence(struct device *dev, struct dt_error *err)
+int device_fence(struct device *dev, struct dt_error *err)
 {
     struct dt_layer *back = dev->layers[dev->nlayers];
     int ret = 0;
@@ -75,6 +75,7 @@ static int fence(struct device *dev, struct dt_error *err)
     if (back->ext->fence)
         ret = back->ext->fence(back, start + FENCE_NS, err);
     dev->fence_ns = dt_clock_ns() - start;
+    dev->fenced = ret == 0;
     if (ret < 0)
         dt_fail_prefix(err, "%s: %s", dev->name, back->name);
     return ret;
@@ -111,7 +112,7 @@ static void stop_lanes(struct device *dev)
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err)
 {
-    int ret = fence(dev, err);
+    int ret = dev->fenced ? 0 : device_fence(dev, err);
 
     CHECK_MAGIC(dev, DEVICE_MAGIC);
     dev->front_ops = front;

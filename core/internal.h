@@ -231,7 +231,7 @@ struct device {
     char *state_dir;
     size_t copy_bytes;
     uint64_t fence_ns;
-    bool started;
+    bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
 

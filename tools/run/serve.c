@@ -166,6 +166,11 @@ static int start_front(struct disk *d, struct dt_error *err)
     return call.ret;
 }
 
+static int fence_disk(struct disk *d, struct dt_error *err)
+{
+    return device_fence(d->dev, err);
+}
+
 static int start_disk(struct disk *d, struct dt_error *err)
 {
     static struct front_ops ops;
@@ -339,8 +344,10 @@ static int server_start(struct server *s, struct dt_error *err)
     ret = ret ?: each_disk(s, open_socket, err);
     ret = ret ?: s->worker ? worker_open(s->worker, err) : open_control(s, err);
     ret = ret ?: each_disk(s, open_device, err);
-    if (s->worker)
+    if (s->worker) { /* whoever holds an image can be named only from outside */
+        ret = ret ?: each_disk(s, fence_disk, err);
         ret = ret ?: worker_confine(s->worker, err);
+    }
     ret = ret ?: start_threads(s, err);
     ret = ret ?: each_disk(s, start_disk, err);
     return ret ?: s->worker ? worker_begin(s->worker, err) : 0;
@@ -408,7 +415,7 @@ struct device *server_device(struct server *server, unsigned index)
 }
 
 struct show_call {
-    struct front *front;
+    struct disk *disk;
     json_t *json;
 };
 
@@ -416,12 +423,14 @@ static void show_front(void *arg)
 {
     struct show_call *call = arg;
 
-    call->json = front_show(call->front);
+    /* A worker's front comes with the link to its keeper. */
+    call->json = call->disk->front ? front_show(call->disk->front)
+                                   : json_pack("{sb}", "attached", false);
 }
 
 static json_t *front_json(struct disk *d)
 {
-    struct show_call call = {.front = d->front};
+    struct show_call call = {.disk = d};
 
     loop_call(disk_loop(d), show_front, &call);
     return call.json;
