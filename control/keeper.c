@@ -211,7 +211,7 @@ static void follow(struct keeper *k, struct keeper_message *m, int fd)
     if (m->type == KEEPER_SERVE) {
         begin(k, m, TAKE_FD(fd));
     } else if (m->type == KEEPER_LINK && fd >= 0) {
-        if (vhost_proxy_link(k->proxy, fd, &err) < 0)
+        if (vhost_proxy_link(k->proxy, fd, m->innocent, &err) < 0)
             log_error("%s: %s", k->serve.text, err.text);
         else
             fd = -1;

@@ -30,7 +30,8 @@ enum keeper_socket { KEEPER_LISTENS, KEEPER_HAS_SESSION, KEEPER_CONNECTS };
 /** struct keeper_message - one packet, either way, with at most one descriptor. */
 struct keeper_message {
     uint32_t type;
-    uint32_t socket; /* enum keeper_socket */
+    uint16_t socket; /* enum keeper_socket */
+    uint16_t innocent; /* KEEPER_LINK: the worker before did not die of a request */
     uint64_t patience;
     uint64_t uid; /* to run as; 0 = as started */
     struct vhost_recovery recovery;

@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 
 #define SERVED_WELL_NS DT_MS(100) /* a worker that lived longer is replaced at once */
+#define SOON_ENOUGH    8
 #define BACKOFF_FIRST  DT_MS(5)
 #define BACKOFF_MAX    DT_S(5)
 #define RELEASE_NS     DT_S(10)
@@ -51,6 +52,8 @@ struct supervisor {
     struct dt_watch worker_ended;
     int control, supply; /* our ends */
     uint64_t started_at, backoff, ready_at;
+    bool innocent; /* the last worker was ended from outside */
+    unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
     enum upgrade_phase upgrade;
     struct loop_deferred finish;
@@ -78,7 +81,7 @@ static uid_t own_uid(const struct supervisor *s)
 
 static void order(struct guard *g, enum keeper_type type, int fd)
 {
-    struct keeper_message m = {.type = type};
+    struct keeper_message m = {.type = type, .innocent = g->s->innocent};
 
     if (g->child.pidfd >= 0)
         packet_send(g->words.fd, &m, sizeof(m), fd);
@@ -188,6 +191,10 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
 
     forget_worker(s);
     s->ready_at = 0;
+    /* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing. */
+    s->soon = served ? 0 : s->soon + 1;
+    s->innocent = (code == CLD_KILLED && status == SIGKILL && s->soon < SOON_ENOUGH) ||
+                  (code == CLD_EXITED && status == 0);
     if (s->stopping) {
         finish(s, code == CLD_EXITED ? status : 1);
         return;

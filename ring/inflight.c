@@ -4,7 +4,8 @@
  *
  * Theory of operation: recovery works on a private copy, judges all of it, and only then writes.
  * What it writes is ordered so that a crash within recovery leaves a log from which recovery
- * comes to the same result (but for the count of attempts).
+ * comes to the same result. An attempt is counted when the request is taken again, not before: who
+ * only waited while another killed the process is not charged.
  *
  * Source: vhost-user, "Inflight I/O tracking". Where its text is not enough:
  *
@@ -111,12 +112,13 @@ static void sort_found(struct age *ages, struct log_found *found)
     found->counter = found->count > 0 ? ages[found->count - 1].counter + 1 : 0;
 }
 
-static void count_attempt(uint8_t *attempts)
+void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *attempts)
 {
-    uint8_t n = READ_ONCE(*attempts);
-
-    if (n < UINT8_MAX)
-        WRITE_ONCE(*attempts, n + 1);
+    if (vq->config.innocent)
+        return;
+    if (chain->attempts < UINT8_MAX)
+        chain->attempts++;
+    WRITE_ONCE(*attempts, chain->attempts);
 }
 
 /* ---- Split ---------------------------------------------------------------------------- */
@@ -192,8 +194,6 @@ int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
     RING_STEP();
     log->used_idx = ring_used;
     RING_STEP();
-    for (unsigned i = 0; i < found->count; i++)
-        count_attempt(&log->desc[found->order[i]].word.attempts);
     return 0;
 }
 
@@ -359,7 +359,5 @@ int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring
     packed_relink(log, copy->lists, size, claimed, found);
     found->used_idx = copy->used.used_idx;
     found->used_wrap = copy->used.used_wrap;
-    for (unsigned i = 0; i < found->count; i++)
-        count_attempt(&log->desc[found->order[i]].word.attempts);
     return 0;
 }

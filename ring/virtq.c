@@ -164,6 +164,7 @@ static unsigned take_replays(struct virtq *vq, struct virtq_chain **out, unsigne
 
         if (r < 0)
             break;
+        out[n]->replayed = true;
         vq->replay_next++;
         n++;
     }

@@ -125,6 +125,7 @@ void proxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bo
 
     m.queue.index = q;
     m.queue.recover = recover;
+    m.queue.innocent = p->innocent;
     m.queue.state = vhost_backend_state(p->session)->queues[q];
     if (kick >= 0) {
         m.queue.has_kick = 1;

@@ -36,6 +36,7 @@ struct vhost_proxy {
 
     int sock; /* -1 = no worker */
     struct dt_watch watch;
+    bool innocent; /* its predecessor */
     bool ready;  /* its floor was accepted */
     bool handed; /* it has the session */
     bool broken; /* the link failed; the loop will tell */

@@ -337,7 +337,7 @@ void vhost_proxy_free(struct vhost_proxy *p)
     free(p);
 }
 
-int vhost_proxy_link(struct vhost_proxy *p, int sock, struct dt_error *err)
+int vhost_proxy_link(struct vhost_proxy *p, int sock, bool innocent, struct dt_error *err)
 {
     int rc;
 
@@ -351,6 +351,7 @@ int vhost_proxy_link(struct vhost_proxy *p, int sock, struct dt_error *err)
     if (rc < 0)
         return dt_fail(err, rc, "cannot watch the link to a worker: %s", strerror(-rc));
     p->sock = sock;
+    p->innocent = innocent;
     p->broken = p->tell_lost = false;
     return 0;
 }

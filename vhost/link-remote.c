@@ -25,7 +25,7 @@ struct remote_queue {
     struct vhost_queue_state state;
     int kick, call;
     int old_kick; /* a watch of the device may still be on it */
-    bool recover, started, stopping;
+    bool recover, innocent, started, stopping;
 };
 
 struct vhost_remote {
@@ -178,6 +178,7 @@ static int remote_ring(struct vhost_session *session, unsigned q, struct vhost_r
         ring->config.log_used = queue->state.log_addr;
         ring->config.log_used_valid = queue->state.log_used;
     }
+    ring->config.innocent = queue->innocent;
     ring->config.inflight = queue_log(r, q, ring->config.packed);
     if (!ring->config.inflight)
         return dt_fail(err, -EINVAL, "ring %u does not fit the in-flight region", q);
@@ -408,6 +409,7 @@ static const char *on_queue_start(struct vhost_remote *r, struct link_message *m
     queue->kick = take_fd(m, m->queue.has_kick);
     queue->call = take_fd(m, m->queue.has_call);
     queue->recover = m->queue.recover;
+    queue->innocent = m->queue.innocent;
     queue->started = true;
     rc = r->config.ops->queue_start(r->config.dev, m->queue.index, &err);
     if (rc < 0) {

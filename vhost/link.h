@@ -89,7 +89,7 @@ struct link_message {
         /* With the kick eventfd, then the call eventfd, those that it has. */
         struct {
             uint32_t index;
-            uint8_t recover, has_kick, has_call, padding;
+            uint8_t recover, innocent, has_kick, has_call;
             struct vhost_queue_state state;
         } queue;
         struct {
@@ -150,8 +150,11 @@ struct vhost_proxy *vhost_proxy_new(struct loop *loop, const char *name, uint64_
                                     const struct vhost_proxy_ops *ops, void *arg);
 /** vhost_proxy_free() - its session must have been closed. */
 void vhost_proxy_free(struct vhost_proxy *p);
-/** vhost_proxy_link() - @sock, owned from now on, leads to a worker whose predecessor is dead. */
-int vhost_proxy_link(struct vhost_proxy *p, int sock, struct dt_error *err);
+/**
+ * vhost_proxy_link() - @sock, owned from now on, leads to a worker whose predecessor is dead.
+ * @innocent: and did not die of what it did, so of no request.
+ */
+int vhost_proxy_link(struct vhost_proxy *p, int sock, bool innocent, struct dt_error *err);
 /** vhost_proxy_attach() - serve a connected front end; a floor must be known. */
 int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err);
 /** vhost_proxy_close() - end the session in good order; closed() follows. */

@@ -49,6 +49,7 @@ struct front_queue {
     unsigned index;
     enum queue_state state;
     bool blocked, dirty;
+    bool suspect; /* owes requests of a crash, which run one at a time */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
@@ -67,6 +68,7 @@ struct front_lane {
     struct lane *lane;
     struct iovpool *iovs;
     struct front_queue *dirty;
+    unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume;
     bool pausing;

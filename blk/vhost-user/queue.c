@@ -70,7 +70,11 @@ static void close_intake(struct front_queue *q, enum queue_state state)
 
 static void run_start(struct loop_message *message)
 {
-    open_intake(container_of(message, struct front_queue, start));
+    struct front_queue *q = container_of(message, struct front_queue, start);
+
+    q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
+    q->lane->suspects += q->suspect;
+    open_intake(q);
 }
 
 static bool lane_idle(const struct front_lane *fl)
@@ -84,6 +88,8 @@ void front_queue_drained(struct front_queue *q)
 
     if (q->state == QUEUE_STOPPING && q->vq.in_flight == 0 && !q->dirty && !front_queue_owes(q)) {
         loop_poller_remove(loop_of(q), &q->poller);
+        q->lane->suspects -= q->suspect;
+        q->suspect = false;
         q->state = QUEUE_IDLE;
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);

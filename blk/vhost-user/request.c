@@ -136,7 +136,7 @@ static int parse(struct slot *slot)
         dt_iov_read(slot->chain.iov, slot->chain.nread, 0, &header, HEADER_SIZE);
     req->sector = header.sector;
     req->sectors = 0;
-    req->flags = slot->chain.attempts ? DT_REQ_REPLAYED : 0;
+    req->flags = slot->chain.replayed ? DT_REQ_REPLAYED : 0;
     req->queue = (uint16_t)slot->queue->index;
     slot->req.iov = NULL;
     slot->req.niov = 0;
@@ -246,6 +246,23 @@ static void report_poison(const struct slot *slot)
                   slot->chain.attempts);
 }
 
+/*
+ * One of the requests that a crash left may have caused it. So they run one at a time and alone on
+ * their lane, and only one that is under way at another crash is charged with it.
+ */
+static unsigned want_of_suspects(struct front_queue *q, unsigned want)
+{
+    struct front_lane *fl = q->lane;
+
+    if (q->suspect && !front_queue_owes(q)) {
+        q->suspect = false;
+        fl->suspects--;
+    }
+    if (fl->suspects == 0)
+        return want;
+    return q->suspect && lane_in_flight(fl->lane) == 0 ? MIN(want, 1u) : 0;
+}
+
 unsigned front_queue_poll(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
@@ -258,6 +275,8 @@ unsigned front_queue_poll(struct loop_poller *poller)
     q->blocked = want == 0;
     if (unlikely(q->state == QUEUE_STOPPING))
         want = MIN(want, q->vq.replay_count - q->vq.replay_next);
+    if (unlikely(q->lane->suspects))
+        want = want_of_suspects(q, want);
     if (want == 0)
         return 0;
     n = virtq_take(&q->vq, chains, want);
@@ -296,6 +315,8 @@ bool front_queue_arm(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
 
+    if (unlikely(q->lane->suspects))
+        return false; /* its turn comes without a kick */
     return q->blocked || virtq_arm(&q->vq);
 }
 
