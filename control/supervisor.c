@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -51,6 +52,9 @@ struct supervisor {
     struct child worker;
     struct dt_watch worker_ended;
     int control, supply; /* our ends */
+    struct dt_watch supply_watch;
+    int state_fd;
+    void *state;
     uint64_t started_at, backoff, ready_at;
     bool innocent; /* the last worker was ended from outside */
     unsigned soon; /* workers that died soon, in a row */
@@ -90,7 +94,7 @@ static void order(struct guard *g, enum keeper_type type, int fd)
 /* A link: one end to the keeper, the other to the worker. */
 static void link_up(struct guard *g)
 {
-    const struct supply_message supply = {.disk = g->index};
+    const struct supply_message supply = {.disk = g->index, .event = "link"};
     int fds[2];
 
     if (g->s->worker.pidfd < 0 || g->child.pidfd < 0)
@@ -143,8 +147,36 @@ static void finish(struct supervisor *s, int status)
     loop_defer(s->config.loop, &s->finish);
 }
 
+static void hear_worker(struct supervisor *s, struct supply_message *m)
+{
+    m->event[sizeof(m->event) - 1] = m->text[sizeof(m->text) - 1] = '\0';
+    for (char *c = m->event; *c; c++)
+        if (*c != '-' && (*c < 'a' || *c > 'z'))
+            *c = '-';
+    if (m->disk < s->config.count)
+        events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+}
+
+static void run_supply(struct dt_watch *watch, uint32_t poll_events)
+{
+    struct supervisor *s = container_of(watch, struct supervisor, supply_watch);
+    struct supply_message m;
+    int fd, ret = packet_receive(watch->fd, &m, sizeof(m), &fd);
+
+    if (fd >= 0)
+        close(fd);
+    if (ret > 0)
+        hear_worker(s, &m);
+    else if (ret < 0) { /* its pidfd says the rest */
+        loop_watch_remove(s->config.loop, watch);
+        watch->fd = -1;
+    }
+}
+
 static void forget_worker(struct supervisor *s)
 {
+    while (s->supply_watch.fd >= 0)
+        run_supply(&s->supply_watch, 0); /* to the end: nobody sends any more */
     close_one(&s->control);
     close_one(&s->supply);
 }
@@ -248,7 +280,9 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
     if (packet_pair(supply) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
-    spawn.fds = (const int[]){[WORKER_CONTROL] = control[1], [WORKER_SUPPLY] = supply[1]};
+    spawn.fds = (const int[]){[WORKER_CONTROL] = control[1],
+                              [WORKER_SUPPLY] = supply[1],
+                              [WORKER_STATE] = s->state_fd};
     ret = spawn_start(&s->worker, &spawn, err);
     close(control[1]);
     close(supply[1]);
@@ -268,6 +302,10 @@ static void start_worker(struct supervisor *s)
         s->worker_ended = (struct dt_watch){
             .fd = s->worker.pidfd, .events = EPOLLIN, .ready = run_worker_ended};
         ret = loop_watch_add(s->config.loop, &s->worker_ended);
+        s->supply_watch =
+            (struct dt_watch){.fd = s->supply, .events = EPOLLIN, .ready = run_supply};
+        if (loop_watch_add(s->config.loop, &s->supply_watch) < 0)
+            s->supply_watch.fd = -1;
     }
     if (ret < 0) {
         log_error("%s", err.text);
@@ -576,6 +614,29 @@ static void take_kill_points(struct supervisor *s)
     unsetenv("DEVTAP_KILL");
 }
 
+/* It cannot be made shorter under us. */
+static int make_state(struct supervisor *s, struct dt_error *err)
+{
+    size_t size = s->config.count * s->config.state_bytes;
+
+    s->state_fd = memfd_create("devtap-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (s->state_fd < 0 || ftruncate(s->state_fd, (off_t)size) < 0 ||
+        fcntl(s->state_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        return dt_fail(err, -errno, "cannot make memory for the layers' state: %s",
+                       strerror(errno));
+    s->state = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->state_fd, 0);
+    if (s->state == MAP_FAILED) {
+        s->state = NULL;
+        return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
+    }
+    return 0;
+}
+
+void *supervisor_state(const struct supervisor *s)
+{
+    return s->state;
+}
+
 int supervisor_new(struct supervisor **out, const struct supervisor_config *config,
                    struct dt_error *err)
 {
@@ -584,6 +645,7 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
 
     s->config = *config;
     s->guards = xcalloc(config->count, sizeof(*s->guards));
+    s->supply_watch.fd = s->state_fd = -1;
     s->control = s->supply = s->next_program = s->old_program = -1;
     s->worker.pidfd = -1;
     s->restart.fire = run_restart;
@@ -594,8 +656,7 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
         s->guards[i] = (struct guard){
             .s = s, .disk = &config->disks[i], .index = i, .child.pidfd = -1, .words.fd = -1};
     s->program = open_program(config->program, err);
-    if (s->program < 0)
-        ret = s->program;
+    ret = s->program < 0 ? s->program : make_state(s, err);
     for (unsigned i = 0; ret == 0 && i < config->count; i++)
         ret = start_keeper(&s->guards[i], err);
     if (ret < 0) {
@@ -653,6 +714,9 @@ void supervisor_free(struct supervisor *s)
     }
     drop_child(s, &s->worker, &s->worker_ended);
     forget_worker(s);
+    if (s->state)
+        munmap(s->state, s->config.count * s->config.state_bytes);
+    close_one(&s->state_fd);
     close_one(&s->program);
     close_one(&s->next_program);
     close_one(&s->old_program);

@@ -10,11 +10,16 @@
 #include "control/keeper.h"
 
 /* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. */
-enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_FDS };
+enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS };
 
-/** struct supply_message - from the supervisor to the worker, with the link to a disk's keeper. */
+/**
+ * struct supply_message - to the worker: the link to a disk's keeper. From it: something happened
+ * to disk @disk.
+ */
 struct supply_message {
     uint32_t disk;
+    char event[28];
+    char text[256];
 };
 
 /**
@@ -39,6 +44,7 @@ struct supervisor_ops {
  * struct supervisor_config - @worker_argv, @keeper_argv: as the program wants them; NULL-terminated.
  * @program: path of the program that both are.
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
+ * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
  */
 struct supervisor_config {
@@ -48,6 +54,7 @@ struct supervisor_config {
     const struct supervised_disk *disks;
     unsigned count;
     bool sandbox;
+    size_t state_bytes;
     uint64_t patience;
     struct events *events;
     const struct supervisor_ops *ops;
@@ -70,6 +77,8 @@ void supervisor_free(struct supervisor *s);
 int supervisor_upgrade(struct supervisor *s, const char *path, struct dt_error *err);
 /** supervisor_worker() - our end of the worker's control stream; -1 while there is no worker. */
 int supervisor_worker(const struct supervisor *s);
+/** supervisor_state() - the memory for the layers' state of all disks, one after the other. */
+void *supervisor_state(const struct supervisor *s);
 pid_t supervisor_worker_pid(const struct supervisor *s);
 pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
 

@@ -33,6 +33,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     dev->loops = xcalloc(dev->threads, sizeof(struct loop *));
     memcpy(dev->loops, config->loops, dev->threads * sizeof(struct loop *));
     dev->state_dir = config->state_dir ? xstrdup(config->state_dir) : NULL;
+    dev->blobs = config->blobs;
     dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
     dev->generation = 1;
     ret = chain_open(dev, config->chain, err);

@@ -56,6 +56,7 @@ struct dt_layer {
     struct dt_block_info info; /* as this layer presents it to the one above */
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
+    bool state_changed;        /* since it was last saved to the device's blobs */
 };
 
 /**
@@ -229,6 +230,7 @@ struct device {
     const struct front_ops *front_ops;
     void *front_arg;
     char *state_dir;
+    struct blob_area *blobs;
     size_t copy_bytes;
     uint64_t fence_ns;
     bool started, fenced;

@@ -11,6 +11,8 @@
 #include "vhost/internal.h"
 #include "vhost/link.h"
 
+#include "base/kill.h"
+
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -202,6 +204,7 @@ static void remote_queue_stopped(struct vhost_session *session, unsigned q, uint
 
     CHECK_MAGIC(r, REMOTE_MAGIC);
     CHECK(r->queues[q].stopping);
+    KILL_POINT("ring-stopped");
     r->queues[q].started = r->queues[q].stopping = false;
     close_fd(&r->queues[q].old_kick);
     if (r->ending)
@@ -279,6 +282,7 @@ static const char *on_attach(struct vhost_remote *r, struct link_message *m)
 {
     if (r->attached)
         return "a front end is attached already";
+    KILL_POINT("attach");
     r->attached = true;
     r->config.attached(r->config.dev, &r->session);
     return NULL;
@@ -411,6 +415,7 @@ static const char *on_queue_start(struct vhost_remote *r, struct link_message *m
     queue->recover = m->queue.recover;
     queue->innocent = m->queue.innocent;
     queue->started = true;
+    KILL_POINT("ring-start");
     rc = r->config.ops->queue_start(r->config.dev, m->queue.index, &err);
     if (rc < 0) {
         char text[sizeof(err.text) + 64];
@@ -423,6 +428,7 @@ static const char *on_queue_start(struct vhost_remote *r, struct link_message *m
     /* The driver may have kicked, or waited for a call, while nobody was here. */
     backend_signal(queue->kick);
     backend_signal(queue->call);
+    KILL_POINT("ring-started");
     answer.answer.index = m->queue.index;
     answer.answer.value = (uint32_t)rc;
     send(r, &answer);
@@ -472,6 +478,7 @@ static const char *on_queue_stop(struct vhost_remote *r, struct link_message *m)
         send(r, &answer);
         return NULL;
     }
+    KILL_POINT("ring-stop");
     queue->stopping = true;
     r->config.ops->queue_stop(r->config.dev, m->u32);
     return NULL;
@@ -499,6 +506,7 @@ static const char *on_detach(struct vhost_remote *r, struct link_message *m)
 {
     bool was_attached = r->attached;
 
+    KILL_POINT("detach");
     if (any_ring(r) || r->pausing || r->paused)
         return "detached while a ring runs";
     forget_session(r);

@@ -8,6 +8,7 @@
  * an invalid chain breaks the session.
  */
 #include "blk/vhost-user/internal.h"
+#include "base/kill.h"
 
 #define POISON_ATTEMPTS 2u
 #define HEADER_SIZE     sizeof(struct virtio_blk_outhdr)
@@ -196,6 +197,7 @@ static uint8_t status_of(int error)
 
 void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
+    KILL_POINT("completed");
     for (unsigned i = 0; i < n; i++) {
         struct slot *slot = container_of(reqs[i], struct slot, req);
         struct dt_req *req = &reqs[i]->pub;
@@ -228,8 +230,11 @@ void front_publish(struct loop_deferred *deferred)
         struct front_queue *next = q->next_dirty;
 
         q->dirty = false;
-        if (virtq_publish(&q->vq))
+        KILL_POINT("pushed");
+        if (virtq_publish(&q->vq)) {
+            KILL_POINT("published");
             call_driver(q);
+        }
         if (unlikely(q->state != QUEUE_RUNNING))
             front_queue_drained(q);
         q = next;
@@ -280,6 +285,8 @@ unsigned front_queue_poll(struct loop_poller *poller)
     if (want == 0)
         return 0;
     n = virtq_take(&q->vq, chains, want);
+    if (n > 0)
+        KILL_POINT("taken");
     if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
@@ -307,6 +314,8 @@ unsigned front_queue_poll(struct loop_poller *poller)
     }
     if (nreqs)
         lane_submit(lane, reqs, nreqs);
+    if (nreqs)
+        KILL_POINT("forwarded");
     return (unsigned)n;
 }
 

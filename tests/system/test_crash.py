@@ -8,6 +8,7 @@ without the back end's in-flight log, and a real guest whose QEMU does not recon
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ import time
 from devtap_test import Disk, paths, wait_for
 from devtap_test.case import limit
 from devtap_test.load import kernel_errors
+from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_CRASH_KILLS", "100"))
@@ -218,6 +220,36 @@ def test_captured(t):
     t.equal(len(users), 3, "users of two workers and root")
 
 
+@limit(120)
+def test_layer_state(t):
+    """What a layer knows survives its worker, an upgrade, and with state= the whole program."""
+    options = ("--state", str(t.folder / "state"))
+    image = t.sparse_file(64 * MIB)
+    disk = t.soft_disk(f"{compile_extension(t, 'memory')} | file path={image}", options=options)
+
+    def count():
+        return json.loads(disk.devtap("do", "--json", disk.disk, "memory", "count"))
+
+    last = 0
+    for step in ("kill", "upgrade", "kill", "kill"):
+        Load(t, disk, 1, "--no-inflight").judge(t)
+        time.sleep(0.3)  # more than the time within which changes are kept
+        before = int(count()["writes"])
+        assert before > last, (before, last)
+        if step == "kill":
+            os.kill(worker(disk), signal.SIGKILL)
+            time.sleep(0.2)
+        else:
+            disk.devtap("upgrade", disk.disk)
+        worker(disk)
+        last = int(count()["loaded"])
+        t.equal(last, before, f"writes known after {step}")
+    disk.stop()
+    disk.restart()
+    t.equal(int(count()["loaded"]), last, "writes known to another program")
+    t.equal(events(disk, "state-refused"), [])
+
+
 # Passes of fio in the guest, each of which writes and verifies an area.
 LOAD = """
 pass=0
@@ -261,3 +293,58 @@ def test_kill_guest(t):
     t.equal(len(recoveries.all), GUEST_KILLS)
     t.equal(len(events(disk, "attached")), 1, "connections")
     t.log(f"{GUEST_KILLS} kills, {guest.check('cat /tmp/passes')} passes of fio")
+
+
+def kill_points():
+    """The names of all points that the source plants."""
+    found = set()
+    for folder in ("blk", "core", "vhost", "tools", "control"):
+        for path in (paths.SOURCE / folder).rglob("*.c"):
+            found |= set(re.findall(r'KILL_POINT\("([^"]+)"\)', path.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+def at_point(t, name, count, upgrade, folder):
+    """Serves a load while workers die at one point; the second worker dies there too."""
+    image = folder / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(64 * MIB)
+    environment = dict(os.environ, DEVTAP_KILL=f"{name}:{count}:2")
+    old = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        disk = t.use(SoftDisk(f"{compile_extension(t, 'memory')} | file path={image}", folder))
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
+    load = Load(t, disk, 2, "--no-inflight")
+    if upgrade:
+        time.sleep(0.5)
+        disk.devtap("upgrade", disk.disk)
+    load.judge(t)
+    died = events(disk, "worker-died")
+    upgraded = events(disk, "upgraded")
+    disk.stop()
+    return len(died), len(upgraded)
+
+
+@limit(900)
+def test_kill_points(t):
+    """Workers die at each point where dying matters; needs a build with -Dkill_points=true."""
+    probe = subprocess.run(["grep", "-c", "ring-started", SoftDisk.binary()], stdout=subprocess.PIPE,
+                           text=True, check=False)
+    if probe.stdout.strip() in ("", "0"):
+        t.skip("built without -Dkill_points=true")
+    unreached = []
+    for name in kill_points():
+        for count in (1, 50):
+            if count > 1 and name not in ("taken", "forwarded", "completed", "pushed", "published"):
+                continue
+            upgrade = name in ("ring-stop", "ring-stopped", "detach", "end", "state-saved")
+            folder = t.folder / f"{name}-{count}"
+            folder.mkdir()
+            died, upgraded = at_point(t, name, count, upgrade, folder)
+            t.log(f"{name}:{count}: {died} deaths, {upgraded} upgrades")
+            if not died and not upgraded:
+                unreached.append(name)
+    t.equal(unreached, [])

@@ -105,6 +105,8 @@ static int open_device(struct disk *d, struct dt_error *err)
     for (unsigned t = 0; t < config.threads; t++)
         loops[t] = s->threads[(d->first_thread + t) % thread_count(s)].loop;
     config.chain = &spec;
+    if (s->state)
+        config.blobs = (void *)(s->state + (size_t)(d - s->disks) * blob_area_size());
     ret = device_new(&d->dev, &config, err);
     chain_spec_free(&spec);
     return ret;

@@ -36,6 +36,7 @@ struct server {
     struct disk *disks;
     struct control *control;
     struct signals signals;
+    uint8_t *state; /* memory for the layers' state, in a worker */
     struct worker *worker; /* where a supervisor has the sockets; else NULL */
     struct activation activation;
 };

@@ -286,6 +286,7 @@ static int start(struct supervise *s, struct dt_error *err)
         .disks = s->disks,
         .count = s->config->count,
         .sandbox = s->config->process.sandbox,
+        .state_bytes = blob_area_size(),
         .patience = PATIENCE_NS,
         .events = s->events,
         .ops = &supervisor_ops,
@@ -319,8 +320,23 @@ static void supervise_init(struct supervise *s, struct run_config *config)
         s->sockets[i].fd = -1;
 }
 
+/* A worker may not write files of its own choosing: what its layers saved is kept for them. */
+static void keep_states(struct supervise *s)
+{
+    const uint8_t *memory = s->supervisor ? supervisor_state(s->supervisor) : NULL;
+
+    for (unsigned i = 0; memory && i < s->config->count; i++) {
+        const struct disk_config *d = &s->config->disks[i];
+
+        if (d->options.state)
+            state_keep((const struct blob_area *)(const void *)(memory + i * blob_area_size()),
+                       d->options.state, d->name);
+    }
+}
+
 static void supervise_free(struct supervise *s)
 {
+    keep_states(s);
     supervisor_free(s->supervisor);
     control_free(s->control);
     for (unsigned i = 0; i < s->config->count; i++) {

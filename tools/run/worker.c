@@ -9,19 +9,26 @@
  */
 #include "tools/run/server.h"
 
+#include "base/kill.h"
 #include "control/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
 #include <signal.h>
+#include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 
 struct worker {
     struct server *server;
     struct dt_watch supply;
     uid_t uid;
     bool begun;
+    struct dt_timer save;
 };
+
+/* Changes of the layers' state are kept at most so much later. */
+#define SAVE_NS DT_MS(100)
 
 /* ---- Links ------------------------------------------------------------------------------------ */
 
@@ -62,6 +69,7 @@ static void make_front(struct disk *d, int fd)
                                         .packed = o->packed};
     struct dt_error err;
 
+    KILL_POINT("floor");
     if (front_new(&d->front, &config, &err) < 0)
         log_error("%s: %s", d->config->name, err.text);
 }
@@ -104,6 +112,32 @@ static void run_supply(struct dt_watch *watch, uint32_t events)
     loop_call(disk_loop(call.disk), give_link, &call);
 }
 
+/* ---- State and events ------------------------------------------------------------------------------- */
+
+static struct worker *worker_hears;
+
+/* From any thread: one packet is one system call. */
+static void on_event(const char *device, const char *event, const char *text)
+{
+    const struct server *s = worker_hears->server;
+    struct supply_message m = {0};
+
+    while (m.disk < s->config->count && strcmp(s->config->disks[m.disk].name, device) != 0)
+        m.disk++;
+    snprintf(m.event, sizeof(m.event), "%s", event);
+    snprintf(m.text, sizeof(m.text), "%s", text);
+    packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
+}
+
+static void run_save(struct dt_timer *timer)
+{
+    struct worker *w = container_of(timer, struct worker, save);
+
+    for (unsigned i = 0; i < w->server->config->count; i++)
+        device_save(w->server->disks[i].dev);
+    loop_timer_set(w->server->loop, timer, dt_clock_ns() + SAVE_NS);
+}
+
 /* ---- Steps of server_run() -------------------------------------------------------------------------- */
 
 void worker_init(struct worker *w, struct server *server)
@@ -119,7 +153,15 @@ static void supervisor_gone(void *arg)
 int worker_open(struct worker *w, struct dt_error *err)
 {
     struct server *s = w->server;
+    size_t size = s->config->count * blob_area_size();
 
+    s->state = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                    SPAWN_FIRST_FD + WORKER_STATE, 0);
+    if (s->state == MAP_FAILED)
+        return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
+    close(SPAWN_FIRST_FD + WORKER_STATE);
+    worker_hears = w;
+    device_events(on_event);
     return control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
                          supervisor_gone, err);
 }
@@ -128,6 +170,7 @@ int worker_confine(struct worker *w, struct dt_error *err)
 {
     const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = w->uid};
 
+    KILL_POINT("fenced");
     return w->server->config->process.sandbox ? sandbox_enter(&config, err) : 0;
 }
 
@@ -135,17 +178,23 @@ int worker_begin(struct worker *w, struct dt_error *err)
 {
     int ret;
 
+    KILL_POINT("begin");
     w->supply = (struct dt_watch){
         .fd = SPAWN_FIRST_FD + WORKER_SUPPLY, .events = EPOLLIN, .ready = run_supply};
     ret = loop_watch_add(w->server->loop, &w->supply);
     w->begun = ret == 0;
+    w->save.fire = run_save;
+    loop_timer_set(w->server->loop, &w->save, dt_clock_ns() + SAVE_NS);
     return ret < 0 ? dt_fail(err, ret, "cannot watch for links: %s", strerror(-ret)) : 0;
 }
 
 void worker_end(struct worker *w)
 {
-    if (w->begun)
-        loop_watch_remove(w->server->loop, &w->supply);
+    KILL_POINT("end");
+    if (!w->begun)
+        return;
+    loop_watch_remove(w->server->loop, &w->supply);
+    loop_timer_cancel(w->server->loop, &w->save);
 }
 
 /* ---- The programs --------------------------------------------------------------------------------------- */
