@@ -12,6 +12,7 @@
  */
 #include "control/supervisor.h"
 
+#include "base/kill.h"
 #include "control/packet.h"
 #include "control/spawn.h"
 #include <fcntl.h>
@@ -45,7 +46,7 @@ struct supervisor {
     struct supervisor_config config;
     int program, next_program, old_program;
     char *kill_points; /* for the next @kill_workers workers */
-    unsigned kill_workers;
+    unsigned kill_workers, kill_skip;
     struct guard *guards;
     bool was_ready, stopping;
 
@@ -220,13 +221,14 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
 {
     bool served = s->ready_at && dt_clock_ns() - s->ready_at > SERVED_WELL_NS;
     char cause[80];
+    bool killed;
 
     forget_worker(s);
     s->ready_at = 0;
     /* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing. */
     s->soon = served ? 0 : s->soon + 1;
-    s->innocent = (code == CLD_KILLED && status == SIGKILL && s->soon < SOON_ENOUGH) ||
-                  (code == CLD_EXITED && status == 0);
+    killed = code == CLD_EXITED ? status == KILL_STATUS : status == SIGKILL;
+    s->innocent = (killed && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
     if (s->stopping) {
         finish(s, code == CLD_EXITED ? status : 1);
         return;
@@ -269,7 +271,8 @@ static void run_worker_ended(struct dt_watch *watch, uint32_t poll_events)
 static int start_worker_process(struct supervisor *s, struct dt_error *err)
 {
     _cleanup_free_ char *environment =
-        s->kill_points && s->kill_workers ? xasprintf("DEVTAP_KILL=%s", s->kill_points) : NULL;
+        s->kill_points && s->kill_workers && !s->kill_skip
+            ? xasprintf("DEVTAP_KILL=%s", s->kill_points) : NULL;
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
     struct spawn spawn = {.program = s->program,
                           .argv = s->config.worker_argv,
@@ -288,7 +291,9 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
     close(supply[1]);
     s->control = control[0];
     s->supply = supply[0];
-    if (s->kill_workers)
+    if (s->kill_skip)
+        s->kill_skip--;
+    else if (s->kill_workers)
         s->kill_workers--;
     return ret;
 }
@@ -601,16 +606,19 @@ static void run_finish(struct loop_deferred *deferred)
     s->config.ops->ended(s->config.arg, s->status);
 }
 
-/* DEVTAP_KILL=POINT:COUNT[:WORKERS], in builds with kill points: for so many workers. */
+/* DEVTAP_KILL=POINT:COUNT[:WORKERS[:SKIP]], in builds with kill points: for so many workers, after
+ * the first SKIP. */
 static void take_kill_points(struct supervisor *s)
 {
-    const char *text = getenv("DEVTAP_KILL"), *workers;
+    const char *text = getenv("DEVTAP_KILL");
+    unsigned workers = 1, skip = 0;
 
     if (!text || !*text)
         return;
     s->kill_points = xstrdup(text);
-    workers = strchr(text, ':') ? strchr(strchr(text, ':') + 1, ':') : NULL;
-    s->kill_workers = workers ? (unsigned)atoi(workers + 1) : 1;
+    sscanf(text, "%*[^:]:%*u:%u:%u", &workers, &skip);
+    s->kill_workers = workers;
+    s->kill_skip = skip;
     unsetenv("DEVTAP_KILL");
 }
 

@@ -228,13 +228,14 @@ void front_publish(struct loop_deferred *deferred)
     fl->dirty = NULL;
     while (q) {
         struct front_queue *next = q->next_dirty;
+        bool call;
 
         q->dirty = false;
         KILL_POINT("pushed");
-        if (virtq_publish(&q->vq)) {
-            KILL_POINT("published");
+        call = virtq_publish(&q->vq);
+        KILL_POINT("published");
+        if (call)
             call_driver(q);
-        }
         if (unlikely(q->state != QUEUE_RUNNING))
             front_queue_drained(q);
         q = next;
