@@ -3,7 +3,7 @@
 BUILD ?= build
 
 all: deps
-	@[ -d $(BUILD) ] || meson setup $(BUILD) --buildtype=release
+	@[ -d $(BUILD) ] || meson setup $(BUILD) --buildtype=release -Dtests=false
 	@ninja -C $(BUILD)
 
 deps:

@@ -13,8 +13,17 @@
 #include <unistd.h>
 
 #define ARRAY_SIZE(a)    (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)        ((a) < (b) ? (a) : (b))
-#define MAX(a, b)        ((a) > (b) ? (a) : (b))
+/* Each argument is evaluated once: some of them are read from memory that others write. */
+#define MIN(a, b)                                                                                 \
+    ({                                                                                            \
+        __typeof__((a) + (b)) min_a_ = (a), min_b_ = (b);                                         \
+        min_a_ < min_b_ ? min_a_ : min_b_;                                                        \
+    })
+#define MAX(a, b)                                                                                 \
+    ({                                                                                            \
+        __typeof__((a) + (b)) max_a_ = (a), max_b_ = (b);                                         \
+        max_a_ > max_b_ ? max_a_ : max_b_;                                                        \
+    })
 #define ALIGN_UP(x, a)   (((x) + ((a)-1)) & ~((__typeof__(x))(a)-1))
 #define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a)-1))
 #define likely(x)        __builtin_expect(!!(x), 1)

@@ -43,9 +43,12 @@ void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg)
     pthread_mutex_unlock(&call.lock);
 }
 
-/* All of a device's threads stand still at the barrier while one of them runs the function. */
+/* All of a device's threads stand still while the one that asked runs the function. */
 struct stand_still {
-    pthread_barrier_t arrived, finished;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned arrived, left;
+    bool finished;
 };
 
 struct stander {
@@ -58,8 +61,14 @@ static void run_stand(struct loop_message *message)
     struct stander *s = container_of(message, struct stander, message);
     struct stand_still *all = s->all;
 
-    pthread_barrier_wait(&all->arrived);
-    pthread_barrier_wait(&all->finished);
+    pthread_mutex_lock(&all->lock);
+    all->arrived++;
+    pthread_cond_broadcast(&all->changed);
+    while (!all->finished)
+        pthread_cond_wait(&all->changed, &all->lock);
+    all->left++;
+    pthread_cond_broadcast(&all->changed);
+    pthread_mutex_unlock(&all->lock);
 }
 
 void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg)
@@ -67,23 +76,26 @@ void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg)
     /* Two exclusives over shared threads could each wait for the other's. */
     static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
     struct stander standers[DEVICE_MAX_THREADS];
-    struct stand_still all;
+    struct stand_still all = {.lock = PTHREAD_MUTEX_INITIALIZER,
+                              .changed = PTHREAD_COND_INITIALIZER};
 
     if (dev->threads == 1 || !loop_is_foreign(dev->loops[0])) {
         loop_call(dev->loops[0], fn, arg);
         return;
     }
     pthread_mutex_lock(&one_at_a_time);
-    pthread_barrier_init(&all.arrived, NULL, dev->threads + 1);
-    pthread_barrier_init(&all.finished, NULL, dev->threads + 1);
     for (unsigned t = 0; t < dev->threads; t++) {
         standers[t] = (struct stander){.message = {.run = run_stand}, .all = &all};
         loop_post(dev->loops[t], &standers[t].message);
     }
-    pthread_barrier_wait(&all.arrived);
+    pthread_mutex_lock(&all.lock);
+    while (all.arrived < dev->threads)
+        pthread_cond_wait(&all.changed, &all.lock);
     fn(arg);
-    pthread_barrier_wait(&all.finished);
-    pthread_barrier_destroy(&all.arrived);
-    pthread_barrier_destroy(&all.finished);
+    all.finished = true;
+    pthread_cond_broadcast(&all.changed);
+    while (all.left < dev->threads) /* @all and @standers are on this stack */
+        pthread_cond_wait(&all.changed, &all.lock);
+    pthread_mutex_unlock(&all.lock);
     pthread_mutex_unlock(&one_at_a_time);
 }

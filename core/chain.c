@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#define EVENTS_A_SECOND 20u
+
 static void name_layer(struct device *dev, struct dt_layer *layer)
 {
     unsigned same = 1;
@@ -221,11 +223,32 @@ void device_events(void (*hear)(const char *device, const char *event, const cha
     event_hook = hear;
 }
 
+/*
+ * A guest that makes a layer speak must not fill the disk with logs: so many lines a second, then
+ * one that counts the rest. Threads may miscount by a few.
+ */
+static bool may_speak(struct dt_layer *layer)
+{
+    uint64_t second = dt_clock_ns() / DT_S(1);
+    uint64_t before = __atomic_exchange_n(&layer->event_second, second, __ATOMIC_RELAXED);
+    uint32_t said;
+
+    if (before != second) {
+        said = __atomic_exchange_n(&layer->events, 0, __ATOMIC_RELAXED);
+        if (said > EVENTS_A_SECOND)
+            log_warning("event=suppressed device=%s layer=%s: %u events were not logged",
+                        layer->dev->name, layer->name, said - EVENTS_A_SECOND);
+    }
+    return __atomic_add_fetch(&layer->events, 1, __ATOMIC_RELAXED) <= EVENTS_A_SECOND;
+}
+
 void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
 {
     char text[400];
     va_list args;
 
+    if (!may_speak(layer))
+        return;
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);

@@ -92,6 +92,8 @@ struct nearest {
 };
 void nearest_offer(struct nearest *nearest, const char *name);
 void nearest_hint(const struct nearest *nearest, struct dt_error *err);
+/** word_list_add() - append ", word" to a list in a buffer of @size bytes; cut where it is full. */
+void word_list_add(char *list, size_t size, const char *word);
 
 /* ---- Registry -------------------------------------------------------------------------------- */
 

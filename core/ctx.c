@@ -50,22 +50,37 @@ static void sample_up(const struct ctx *from, const struct ctx *to, const struct
             histogram_add(&lane->ctxs[i]->stats.latency[latency_kind(r)], now - lane->stamps[i]);
 }
 
+static void count_run(struct ctx *c, unsigned op, uint64_t requests, uint64_t sectors)
+{
+    bump(&c->stats.ops[op].requests, requests);
+    bump(&c->stats.ops[op].sectors, sectors);
+}
+
 void edge_submit(struct ctx *from, struct ctx *to, struct dt_req **reqs, unsigned n)
 {
+    unsigned op = reqs[0]->op, run = 0; /* bursts are runs of one operation, mostly */
+    uint64_t sectors = 0;
+
     for (unsigned i = 0; i < n; i++) {
         struct request *r = request_of(reqs[i]);
-        struct op_stats *s = &to->stats.ops[r->pub.op];
 
         if (unlikely(r->holder != from || r->pub.op >= DT_OP_COUNT))
             contract_violated(from, r, "forwarded");
         r->holder = to;
-        bump(&s->requests, 1);
-        bump(&s->sectors, r->pub.sectors);
+        if (unlikely(r->pub.op != op)) {
+            count_run(to, op, run, sectors);
+            op = r->pub.op;
+            run = 0;
+            sectors = 0;
+        }
+        run++;
+        sectors += r->pub.sectors;
         if (unlikely(r->sample))
             from->lane->stamps[to->index] = dt_clock_ns();
     }
-    from->held -= n;
-    to->held += n;
+    count_run(to, op, run, sectors);
+    hold(from, -n);
+    hold(to, n);
     to->submit(&to->pub, reqs, n);
 }
 
@@ -97,8 +112,8 @@ void dt_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         if (unlikely(r->sample))
             sample_up(from, to, r);
     }
-    from->held -= n;
-    to->held += n;
+    hold(from, -n);
+    hold(to, n);
     to->complete(&to->pub, reqs, n);
 }
 

@@ -3,21 +3,12 @@
 #ifndef CORE_INTERNAL_H
 #define CORE_INTERNAL_H
 
+#include "base/histogram.h"
 #include "core/core.h"
 #include <pthread.h>
 
 /* ---- Statistics (stats.c) ---------------------------------------------------------------- */
 
-/*
- * Latencies are counted in log-linear buckets: 8 per power of two, so a reported
- * percentile is at most 12.5 % above the true one. One writer, any readers.
- */
-#define HISTOGRAM_SUB     8u
-#define HISTOGRAM_BUCKETS (61u * HISTOGRAM_SUB)
-struct histogram {
-    uint64_t count, max;
-    uint32_t buckets[HISTOGRAM_BUCKETS];
-};
 enum latency_kind { LATENCY_READ, LATENCY_WRITE, LATENCY_OTHER, LATENCY_KINDS };
 
 struct op_stats {
@@ -25,11 +16,8 @@ struct op_stats {
 };
 struct edge_stats {
     struct op_stats ops[DT_OP_COUNT];
-    struct histogram latency[LATENCY_KINDS];
+    struct histogram *latency; /* by kind; apart, since pages never touched cost nothing */
 };
-void histogram_add(struct histogram *h, uint64_t ns);
-void histogram_merge(struct histogram *into, const struct histogram *from);
-uint64_t histogram_percentile(const struct histogram *h, double p);
 json_t *stats_json(struct device *dev);
 
 /* Counters have one writer; other threads read them whole. */
@@ -57,6 +45,8 @@ struct dt_layer {
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
+    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    uint32_t events;
 };
 
 /**
@@ -82,6 +72,16 @@ struct ctx {
     struct dt_range *range_head, **range_tail;
     struct edge_stats stats;
 };
+/* One writer, any readers: see stats_json(). */
+static inline void set_relaxed(uint32_t *field, uint32_t value)
+{
+    __atomic_store_n(field, value, __ATOMIC_RELAXED);
+}
+/* @n requests came in; or went, as its two's complement. */
+static inline void hold(struct ctx *c, uint32_t n)
+{
+    set_relaxed(&c->held, c->held + n);
+}
 static inline struct ctx *ctx_of(struct dt_ctx *c)
 {
     struct ctx *ctx = container_of(c, struct ctx, pub);

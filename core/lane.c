@@ -59,7 +59,7 @@ void lane_submit(struct lane *lane, struct request **reqs, unsigned n)
     unsigned nenter = 0;
 
     CHECK(n <= ARRAY_SIZE(enter));
-    lane->in_flight += n;
+    set_relaxed(&lane->in_flight, lane->in_flight + n);
     for (unsigned i = 0; i < n; i++) {
         struct request *r = reqs[i];
 
@@ -85,7 +85,7 @@ void lane_submit(struct lane *lane, struct request **reqs, unsigned n)
     if (!lane->sampling &&
         (lane->since_sample >= SAMPLE_EVERY || now - lane->last_sample >= SAMPLE_NS))
         sample_start(lane, request_of(enter[0]));
-    lane->front->held += nenter;
+    hold(lane->front, nenter);
     edge_submit(lane->front, lane->top, enter, nenter);
 }
 
@@ -102,7 +102,7 @@ static void run_waiting(struct lane *lane)
         lane->wait_head = r->next;
         if (!lane->wait_head)
             lane->wait_tail = &lane->wait_head;
-        lane->front->held++;
+        hold(lane->front, 1);
         edge_submit(lane->front, lane->top, &req, 1);
     }
     if (waited)
@@ -122,7 +122,7 @@ static void run_deferred(struct loop_deferred *deferred)
 
 void lane_finish(struct lane *lane, struct request **reqs, unsigned n)
 {
-    lane->in_flight -= n;
+    set_relaxed(&lane->in_flight, lane->in_flight - n);
     lane->front_ops->complete(lane, reqs, n);
     if (unlikely(lane->quiescing))
         lane_drained(lane);
@@ -133,7 +133,7 @@ static void front_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     struct ctx *front = ctx_of(c);
     struct lane *lane = front->lane;
 
-    front->held -= n;
+    hold(front, -n);
     for (unsigned i = 0; i < n; i++) {
         struct request *r = request_of(reqs[i]);
 
@@ -159,6 +159,7 @@ static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned i
     c->magic = CTX_MAGIC;
     c->lane = lane;
     c->index = index;
+    c->stats.latency = xcalloc(LATENCY_KINDS, sizeof(struct histogram));
     c->pub.layer = layer;
     c->pub.thread = lane->thread;
     if (!layer)
@@ -179,6 +180,7 @@ static void ctx_free(struct ctx *c)
     sub_fini(c);
     if (c->pub.layer)
         c->pub.layer->ctxs[c->pub.thread] = NULL;
+    free(c->stats.latency);
     free(c->pub.counters);
     free(c->pub.data);
     free(c);

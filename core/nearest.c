@@ -61,3 +61,10 @@ void nearest_hint(const struct nearest *nearest, struct dt_error *err)
     used = strlen(err->text);
     snprintf(err->text + used, sizeof(err->text) - used, "; did you mean '%s'?", nearest->best);
 }
+
+void word_list_add(char *list, size_t size, const char *word)
+{
+    size_t used = strlen(list);
+
+    snprintf(list + used, size - used, "%s%s", used ? ", " : "", word);
+}

@@ -1,58 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stats.c - latency histograms, and a device's counters as JSON. */
+/* stats.c - a device's counters and latencies as JSON. */
 #include "core/internal.h"
-
-static unsigned bucket_of(uint64_t ns)
-{
-    unsigned exp;
-
-    if (ns < HISTOGRAM_SUB)
-        return (unsigned)ns;
-    exp = 63u - (unsigned)__builtin_clzll(ns); /* >= 3 */
-    return (exp - 2) * HISTOGRAM_SUB + (unsigned)((ns >> (exp - 3)) & (HISTOGRAM_SUB - 1));
-}
-
-/* The largest value that falls into bucket @b. */
-static uint64_t bucket_top(unsigned b)
-{
-    unsigned exp = b / HISTOGRAM_SUB + 2;
-
-    if (b < HISTOGRAM_SUB)
-        return b;
-    return ((uint64_t)(HISTOGRAM_SUB + b % HISTOGRAM_SUB + 1) << (exp - 3)) - 1;
-}
-
-void histogram_add(struct histogram *h, uint64_t ns)
-{
-    unsigned b = MIN(bucket_of(ns), HISTOGRAM_BUCKETS - 1);
-
-    __atomic_store_n(&h->buckets[b], h->buckets[b] + 1, __ATOMIC_RELAXED);
-    bump(&h->count, 1);
-    if (ns > h->max)
-        __atomic_store_n(&h->max, ns, __ATOMIC_RELAXED);
-}
-
-void histogram_merge(struct histogram *into, const struct histogram *from)
-{
-    into->count = 0;
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        into->buckets[b] += __atomic_load_n(&from->buckets[b], __ATOMIC_RELAXED);
-        into->count += into->buckets[b];
-    }
-    into->max = MAX(into->max, __atomic_load_n(&from->max, __ATOMIC_RELAXED));
-}
-
-uint64_t histogram_percentile(const struct histogram *h, double p)
-{
-    uint64_t rank = (uint64_t)((double)h->count * p / 100.0), seen = 0;
-
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        seen += h->buckets[b];
-        if (seen > rank)
-            return MIN(bucket_top(b), h->max);
-    }
-    return h->max;
-}
 
 static json_t *ops_json(unsigned threads, const struct edge_stats *const *of)
 {
@@ -74,6 +22,19 @@ static json_t *ops_json(unsigned threads, const struct edge_stats *const *of)
     return ops;
 }
 
+/* [[largest ns, samples]...] of the buckets in use: differences of two answers give the
+ * percentiles of the time between. */
+static json_t *buckets_json(const struct histogram *h)
+{
+    json_t *buckets = json_array();
+
+    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
+        if (h->buckets[b])
+            json_array_append_new(
+                buckets, json_pack("[II]", (json_int_t)histogram_bucket_top(b), (json_int_t)h->buckets[b]));
+    return buckets;
+}
+
 static json_t *latency_json(unsigned threads, const struct edge_stats *const *of)
 {
     static const char *const kinds[LATENCY_KINDS] = {"read", "write", "other"};
@@ -86,13 +47,13 @@ static json_t *latency_json(unsigned threads, const struct edge_stats *const *of
             histogram_merge(sum, &of[t]->latency[k]);
         if (sum->count == 0)
             continue;
-        json_object_set_new(
-            latency, kinds[k],
-            json_pack("{sI sI sI sI sI sI}", "samples", (json_int_t)sum->count, "p50",
-                      (json_int_t)histogram_percentile(sum, 50), "p90",
-                      (json_int_t)histogram_percentile(sum, 90), "p99",
-                      (json_int_t)histogram_percentile(sum, 99), "p999",
-                      (json_int_t)histogram_percentile(sum, 99.9), "max", (json_int_t)sum->max));
+        json_object_set_new(latency, kinds[k],
+                            json_pack("{sI sI sI sI sI sI so}", "samples", (json_int_t)sum->count,
+                                      "p50", (json_int_t)histogram_percentile(sum, 50), "p90",
+                                      (json_int_t)histogram_percentile(sum, 90), "p99",
+                                      (json_int_t)histogram_percentile(sum, 99), "p999",
+                                      (json_int_t)histogram_percentile(sum, 99.9), "max",
+                                      (json_int_t)sum->max, "buckets", buckets_json(sum)));
     }
     return latency;
 }
@@ -134,11 +95,10 @@ json_t *stats_json(struct device *dev)
             of[t] = counted_at(layer->ctxs[t]);
             held += __atomic_load_n(&layer->ctxs[t]->held, __ATOMIC_RELAXED);
         }
-        json_array_append_new(layers,
-                              json_pack("{ss si so so so}", "name", layer->name, "holding",
-                                        (int)held, "ops", ops_json(dev->threads, of),
-                                        "latency", latency_json(dev->threads, of), "counters",
-                                        counters_json(layer)));
+        json_array_append_new(layers, json_pack("{ss si so so so}", "name", layer->name, "holding",
+                                                (int)held, "ops", ops_json(dev->threads, of),
+                                                "latency", latency_json(dev->threads, of),
+                                                "counters", counters_json(layer)));
     }
     for (unsigned t = 0; t < dev->threads; t++)
         in_flight += __atomic_load_n(&dev->lanes[t]->in_flight, __ATOMIC_RELAXED);

@@ -81,7 +81,7 @@ void sub_run_queue(struct lane *lane)
         if (!lane->sub_head)
             lane->sub_tail = &lane->sub_head;
         r->pub.started = loop_now(lane->loop);
-        owner->held++;
+        hold(owner, 1);
         edge_submit(owner, owner->down, &req, 1);
     }
 }
@@ -90,7 +90,7 @@ static void sub_return(struct ctx *owner, struct request *r)
 {
     struct lane *lane = owner->lane;
 
-    owner->held--;
+    hold(owner, -1u);
     r->holder = NULL;
     if (lane->needs_data)
         data_detach(lane, r);

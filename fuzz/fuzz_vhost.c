@@ -101,7 +101,7 @@ static void send_message(struct fuzz *f, uint8_t arg, const uint8_t *bytes, size
     if (len < 2)
         return;
     m.header.request = bytes[0];
-    m.header.flags = bytes[1];
+    m.header.flags |= bytes[1] & VHOST_NEED_REPLY; /* wrong headers come as raw bytes */
     m.header.size = (uint32_t)MIN(len - 2, sizeof(m.raw));
     memcpy(m.raw, bytes + 2, m.header.size);
     for (m.nfds = 0; m.nfds < MIN(arg / 16u, VHOST_MAX_FDS); m.nfds++)

@@ -36,6 +36,9 @@ static int replay_file(const char *path)
     return 0;
 }
 
+/* libFuzzer calls it once where a target has it. */
+__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
+
 int main(int argc, char **argv)
 {
     DIR *dir = argc == 2 ? opendir(argv[1]) : NULL;
@@ -46,6 +49,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s CORPUS-DIRECTORY\n", argv[0]);
         return 2;
     }
+    if (LLVMFuzzerInitialize)
+        LLVMFuzzerInitialize(&argc, &argv);
     while ((entry = readdir(dir)) != NULL) {
         _cleanup_free_ char *path = xasprintf("%s/%s", argv[1], entry->d_name);
 

@@ -171,19 +171,36 @@ static void ring_enable(struct uring *u)
     u->enabled = true;
 }
 
-/* The next SQE; a full queue is submitted without reaping, because we may be in a callback. */
+/*
+ * I/Os that wait for the end of the turn leave the disk idle meanwhile; each system call costs
+ * as much as starting one. Measured at depth 32 on one file: 0.82 of fio's IOPS with all of a burst
+ * in one call, 0.96 by eights, 0.995 by fours.
+ */
+#define SUBMIT_BATCH 4u
+
+/* Submits without reaping, because we may be in a callback. */
+static void ring_submit(struct loop *loop)
+{
+    struct uring *u = loop->state;
+
+    if (!u->enabled)
+        ring_enable(u);
+    stat_add(&loop->stats.submits, 1);
+    ring_judge(u, io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
+}
+
+static unsigned ring_queued(const struct uring *u)
+{
+    return u->ring.sq.sqe_tail - __atomic_load_n(u->ring.sq.khead, __ATOMIC_ACQUIRE);
+}
+
 static struct io_uring_sqe *ring_sqe(struct loop *loop)
 {
     struct uring *u = loop->state;
     struct io_uring_sq *sq = &u->ring.sq;
 
-    while (
-        unlikely(sq->sqe_tail - __atomic_load_n(sq->khead, __ATOMIC_ACQUIRE) == sq->ring_entries)) {
-        if (!u->enabled)
-            ring_enable(u);
-        stat_add(&loop->stats.submits, 1);
-        ring_judge(u, io_uring_enter(u->ring.ring_fd, ring_flush(u), 0, 0, NULL));
-    }
+    while (unlikely(ring_queued(u) == sq->ring_entries))
+        ring_submit(loop);
     return &sq->sqes[sq->sqe_tail++ & (sq->ring_entries - 1)];
 }
 
@@ -331,6 +348,7 @@ static void prep_data(struct io_uring_sqe *sqe, const struct io_op *op)
 
 static void uring_start(struct loop *loop, const struct io_op *op)
 {
+    struct uring *u = loop->state;
     struct io_uring_sqe *sqe = ring_sqe(loop);
 
     switch (op->code) {
@@ -349,6 +367,8 @@ static void uring_start(struct loop *loop, const struct io_op *op)
     }
     sqe->user_data = (uintptr_t)op->io;
     CHECK((sqe->user_data & KEY_TAG_MASK) == 0);
+    if (u->enabled && ring_queued(u) >= SUBMIT_BATCH)
+        ring_submit(loop);
 }
 
 void uring_start_opcode(struct loop *loop, struct dt_io *io, uint8_t opcode)

@@ -49,10 +49,10 @@ int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool e
     };
     driver_layout(d);
     memset(mem, 0, d->total);
-    d->chain_len = xcalloc(size, sizeof(*d->chain_len));
-    d->next = xcalloc(size, sizeof(*d->next));
-    d->last = xcalloc(size, sizeof(*d->last));
-    d->max_len = xcalloc(size, sizeof(*d->max_len));
+    d->chain_len = ring_array(size, sizeof(*d->chain_len));
+    d->next = ring_array(size, sizeof(*d->next));
+    d->last = ring_array(size, sizeof(*d->last));
+    d->max_len = ring_array(size, sizeof(*d->max_len));
     for (uint16_t i = 0; i + 1 < size; i++)
         d->next[i] = (uint16_t)(i + 1);
     return 0;

@@ -8,6 +8,15 @@
 
 #include "ring/ring.h"
 
+/*
+ * Private arrays that a request touches, zeroed: nobody else's data lies in their cache lines, or
+ * two threads' rings would slow each other down by the luck of the heap.
+ */
+static inline void *ring_array(size_t n, size_t size)
+{
+    return xaligned(CACHE_LINE, ALIGN_UP(n * size, (size_t)CACHE_LINE));
+}
+
 /* ---- Order ---------------------------------------------------------------------------- */
 
 /*

@@ -107,8 +107,8 @@ int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error 
     uint16_t size = vq->config.size;
     int r;
 
-    vq->copy = xcalloc(size, sizeof(*vq->copy));
-    vq->log_next = found.next = xcalloc(size, sizeof(*vq->log_next));
+    vq->copy = ring_array(size, sizeof(*vq->copy));
+    vq->log_next = found.next = ring_array(size, sizeof(*vq->log_next));
     if (!recover)
         return packed_start_fresh(vq, base, err);
     r = log_packed_recover(packed_log(vq), size, vq->desc_area, &found, err);

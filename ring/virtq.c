@@ -97,8 +97,8 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
     r = judge_areas(vq, err);
     if (r < 0)
         return r;
-    vq->state = xcalloc(size, sizeof(*vq->state));
-    vq->done = xaligned(CACHE_LINE, size * sizeof(*vq->done));
+    vq->state = ring_array(size, sizeof(*vq->state));
+    vq->done = ring_array(size, sizeof(*vq->done));
     vq->replay = xcalloc(size, sizeof(*vq->replay));
     recover = recover && log_present(config->inflight);
     if (!recover)

@@ -96,8 +96,7 @@ static int connect_in(int dir, const char *name)
     return sock;
 }
 
-/* ---- One call
- * ------------------------------------------------------------------------------------ */
+/* ---- One call ------------------------------------------------------------------------------ */
 
 static int send_all(int sock, const char *text, size_t n)
 {
@@ -200,8 +199,7 @@ int client_call(struct client *c, json_t *request, json_t **result, struct dt_er
     return ret;
 }
 
-/* ---- All processes
- * -------------------------------------------------------------------------------- */
+/* ---- All processes ------------------------------------------------------------------------- */
 
 static int visit(int dir, const char *dir_path, const char *name,
                  int (*fn)(struct client *client, void *arg), void *arg)
@@ -223,13 +221,14 @@ static int visit(int dir, const char *dir_path, const char *name,
     return ret < 0 ? ret : 0;
 }
 
-static bool is_control_socket(int dir, const struct dirent *entry)
+/* Only PID.sock: other sockets may lie there, and a front takes whoever connects for a VM. */
+static bool is_control_socket(int dir, const char *name)
 {
-    const char *dot = strrchr(entry->d_name, '.');
+    size_t digits = strspn(name, "0123456789");
     struct stat st;
 
-    return dot && strcmp(dot, ".sock") == 0 &&
-           fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode);
+    return digits && strcmp(name + digits, ".sock") == 0 &&
+           fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode);
 }
 
 int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct dt_error *err)
@@ -243,7 +242,7 @@ int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct d
     if (!dir)
         return errno == ENOENT ? 0 : dt_fail(err, -errno, "%s: %s", path, strerror(errno));
     while (ret == 0 && (entry = readdir(dir)) != NULL) {
-        if (!is_control_socket(dirfd(dir), entry))
+        if (!is_control_socket(dirfd(dir), entry->d_name))
             continue;
         ret = visit(dirfd(dir), path, entry->d_name, fn, arg);
         if (ret == -EACCES) {
@@ -257,8 +256,7 @@ int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct d
     return ret;
 }
 
-/* ---- The one that serves a device
- * ----------------------------------------------------------------------- */
+/* ---- The one that serves a device ---------------------------------------------------------- */
 
 struct search {
     const char *name;

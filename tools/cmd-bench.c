@@ -5,8 +5,7 @@
  * The main thread opens the driver, watches the back end, shows progress, and reconnects; the
  * workers (bench/worker.c) do nothing but I/O.
  */
-#include "tools/bench/load.h"
-#include "tools/tools.h"
+#include "tools/bench/bench.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -19,17 +18,8 @@
 #define RECONNECT_NS DT_S(60)
 #define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
-enum mode { MODE_DEFAULT, MODE_READ, MODE_WRITE, MODE_RANDREAD, MODE_RANDWRITE, MODE_RANDRW };
 static const char *const modes[] = {"default",   "read",   "write", "randread",
                                     "randwrite", "randrw", NULL};
-
-struct bench_options {
-    const char *socket, *time, *cpu;
-    unsigned rw;
-    double read_share;
-    uint64_t size, depth, queues, threads, range, seed;
-    bool packed, event_idx, no_inflight, poll, sleep, huge, verify, reconnect, json;
-};
 
 #define OPTION(n, t, field) .name = n, .type = t, .offset = offsetof(struct bench_options, field)
 static const struct dt_param options[] = {
@@ -69,24 +59,7 @@ static const struct dt_param options[] = {
     {NULL},
 };
 
-/** struct bench - one run. */
-struct bench {
-    const struct bench_options *options;
-    struct vblk_config config;
-    struct load load;
-    struct verify verify;
-    struct worker *workers;
-    unsigned *cpus, ncpus;
-    uint64_t time_ns;
-    uint64_t started, ended, done_at_end; /* the measured time */
-    uint64_t shown_at, shown_done;
-    unsigned reconnects;
-    unsigned lost;
-    bool tty;
-};
-
-/* ---- Options ------------------------------------------------------------------------------------
- */
+/* ---- Options ------------------------------------------------------------------------------- */
 
 static int parse_time(struct bench *b, struct dt_error *err)
 {
@@ -188,8 +161,7 @@ static int judge_disk(struct bench *b, struct dt_error *err)
     return verify_init(&b->verify, b->load.blocks, b->load.bytes, b->options->seed, err);
 }
 
-/* ---- While it runs
- * ---------------------------------------------------------------------------------- */
+/* ---- While it runs ------------------------------------------------------------------------- */
 
 static uint64_t total_done(const struct bench *b)
 {
@@ -345,110 +317,7 @@ static int run_load(struct bench *b, struct dt_error *err)
     return ret;
 }
 
-/* ---- The result
- * ---------------------------------------------------------------------------------------- */
-
-struct result {
-    double seconds, iops;
-    uint64_t errors, mismatches, twice;
-    struct latencies latencies;
-    const char *problem;
-};
-
-static void collect(const struct bench *b, struct result *r)
-{
-    *r = (struct result){.seconds = (double)(b->ended - b->started) / 1e9};
-    for (unsigned i = 0; i < b->load.threads; i++) {
-        const struct worker *w = &b->workers[i];
-
-        r->errors += w->errors;
-        r->mismatches += w->mismatches;
-        r->twice += w->twice;
-        latencies_merge(&r->latencies, &w->latencies);
-        if (!r->problem && w->first_problem[0])
-            r->problem = w->first_problem;
-    }
-    r->iops = (double)b->done_at_end / r->seconds;
-}
-
-static const char *mode_name(const struct bench *b)
-{
-    if (b->load.reads && b->load.writes)
-        return "randrw";
-    return modes[(b->load.random ? MODE_RANDREAD : MODE_READ) + b->load.writes];
-}
-
-static void print_result_json(const struct bench *b, const struct result *r)
-{
-    const struct latencies *l = &r->latencies;
-    json_t *json = json_pack(
-        "{ss sI sI sI sI ss sb sb sb sf sI sf sf}", "rw", mode_name(b), "size",
-        (json_int_t)b->load.bytes, "depth", (json_int_t)b->load.depth, "queues",
-        (json_int_t)b->load.queues, "threads", (json_int_t)b->load.threads, "ring",
-        b->config.packed ? "packed" : "split", "event_idx",
-        !!(vblk_info(b->load.driver)->features & 1ull << VIRTIO_RING_F_EVENT_IDX), "sleep",
-        b->load.sleep, "verify", b->load.verify != NULL, "seconds", r->seconds, "requests",
-        (json_int_t)b->done_at_end, "iops", r->iops, "bytes_per_second", r->iops * b->load.bytes);
-    json_t *latency = json_pack(
-        "{sI sI sI sI sI sI}", "samples", (json_int_t)l->count, "p50",
-        (json_int_t)latencies_percentile(l, 50), "p90", (json_int_t)latencies_percentile(l, 90),
-        "p99", (json_int_t)latencies_percentile(l, 99), "p999",
-        (json_int_t)latencies_percentile(l, 99.9), "max", (json_int_t)l->max);
-
-    json_object_set_new(json, "latency", latency);
-    json_object_set_new(json, "errors", json_integer((json_int_t)r->errors));
-    json_object_set_new(json, "mismatches", json_integer((json_int_t)r->mismatches));
-    json_object_set_new(json, "twice", json_integer((json_int_t)r->twice));
-    json_object_set_new(json, "lost", json_integer((json_int_t)b->lost));
-    json_object_set_new(json, "reconnects", json_integer((json_int_t)b->reconnects));
-    print_json(json);
-}
-
-static void print_result(const struct bench *b, const struct result *r)
-{
-    const struct latencies *l = &r->latencies;
-
-    printf("%s of %s, depth %u, %u queue%s, %u thread%s, %s ring%s%s, %.1f s\n", mode_name(b),
-           human_bytes(b->load.bytes), b->load.depth, b->load.queues, b->load.queues > 1 ? "s" : "",
-           b->load.threads, b->load.threads > 1 ? "s" : "", b->config.packed ? "packed" : "split",
-           b->load.sleep ? ", sleeping" : "", b->load.verify ? ", verified" : "", r->seconds);
-    printf("%-12s %s/s\n%-12s %.1f\n", "iops", human_count(r->iops), "MB/s",
-           r->iops * b->load.bytes / 1e6);
-    printf("%-12s p50 %s  p99 %s  p99.9 %s  max %s\n", "latency",
-           human_ns(latencies_percentile(l, 50)), human_ns(latencies_percentile(l, 99)),
-           human_ns(latencies_percentile(l, 99.9)), human_ns(l->max));
-    printf("%-12s %" PRIu64 "\n", "errors", r->errors);
-    if (b->load.verify)
-        printf("%-12s %" PRIu64 "\n", "mismatches", r->mismatches);
-    printf("%-12s %" PRIu64 "\n", "twice", r->twice);
-    printf("%-12s %u\n", "lost", b->lost);
-    if (b->options->reconnect)
-        printf("%-12s %u\n", "reconnects", b->reconnects);
-}
-
-static int report(const struct verb *verb, const struct bench *b)
-{
-    static struct result r; /* its histogram is large */
-    struct dt_error err;
-
-    collect(b, &r);
-    if (b->options->json)
-        print_result_json(b, &r);
-    else
-        print_result(b, &r);
-    if (r.errors || r.mismatches || r.twice) {
-        dt_fail(&err, -EBADMSG, "%s: %s", b->options->socket, r.problem ?: "failed");
-        return verb_fail(verb, -EBADMSG, &err);
-    }
-    if (b->lost) {
-        dt_fail(&err, -EBADMSG, "%s: %u requests never came back", b->options->socket, b->lost);
-        return verb_fail(verb, -EBADMSG, &err);
-    }
-    return STATUS_DONE;
-}
-
-/* ---- The verb
- * --------------------------------------------------------------------------------------------- */
+/* ---- The verb ------------------------------------------------------------------------------ */
 
 static int run(const struct verb *verb, void *opts, int argc, char **argv)
 {
@@ -463,7 +332,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     }
     ret = ret ?: judge_disk(&b, &err);
     ret = ret ?: run_load(&b, &err);
-    ret = ret < 0 ? verb_fail(verb, ret, &err) : report(verb, &b);
+    ret = ret < 0 ? verb_fail(verb, ret, &err) : bench_report(verb, &b);
     vblk_close(b.load.driver);
     verify_fini(&b.verify);
     free(b.workers);

@@ -2,6 +2,8 @@
 /* cmd-run.c - devtap run: serve soft disks; and the same under QEMU's conventions for back ends. */
 #include "tools/run/run.h"
 
+#include <signal.h>
+
 static void print_capabilities(void)
 {
     print_json(json_pack("{ss s[ss]}", "type", "block", "features", "read-only", "blk-file"));
@@ -14,6 +16,7 @@ static int serve(const struct verb *verb, struct run_config *config)
 
     if (ret < 0)
         return verb_fail(verb, ret, &err);
+    signal(SIGPIPE, SIG_IGN); /* a log or a client that went away must not end the disks */
     log_set_level((enum dt_log_level)config->process.log_level);
     return config->process.single ? server_run(verb, config, NULL) : supervise_run(verb, config);
 }
@@ -53,8 +56,7 @@ const struct verb verb_run = {
     .run_raw = run_raw,
 };
 
-/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions"
- * ---- */
+/* ---- devtap-vhost-user-blk: QEMU's docs/interop/vhost-user.rst, "Backend program conventions"  */
 
 struct alias_options {
     const char *socket_path, *fd, *blk_file;

@@ -54,8 +54,7 @@ static void add_latency(struct table *table, json_t *latency)
             table_cell(table, "-");
 }
 
-/* ---- Totals -----------------------------------------------------------------------------------
- */
+/* ---- Totals -------------------------------------------------------------------------------- */
 
 static void add_totals(struct table *table, json_t *layer)
 {
@@ -106,8 +105,53 @@ static void print_totals(json_t *stats)
     print_counters(stats);
 }
 
-/* ---- Rates -------------------------------------------------------------------------------------
- */
+/* ---- Rates --------------------------------------------------------------------------------- */
+
+/* Samples of one bucket in an earlier answer. */
+static int64_t samples_before(json_t *before, json_int_t top)
+{
+    json_t *bucket;
+    size_t i;
+
+    json_array_foreach(json_object_get(before, "buckets"), i,
+                       bucket) if (json_integer_value(json_array_get(bucket, 0)) ==
+                                   top) return json_integer_value(json_array_get(bucket, 1));
+    return 0;
+}
+
+static int64_t samples_since(json_t *bucket, json_t *before)
+{
+    json_int_t top = json_integer_value(json_array_get(bucket, 0));
+
+    return json_integer_value(json_array_get(bucket, 1)) - samples_before(before, top);
+}
+
+/* The percentile of what was sampled between two answers; 0 if nothing was. */
+static uint64_t percentile_since(json_t *now, json_t *before, unsigned percent)
+{
+    int64_t rank = (number(now, "samples") - number(before, "samples")) * percent / 100, seen = 0;
+    json_t *bucket;
+    size_t i;
+
+    json_array_foreach(json_object_get(now, "buckets"), i, bucket)
+    {
+        seen += samples_since(bucket, before);
+        if (seen > rank)
+            return (uint64_t)json_integer_value(json_array_get(bucket, 0));
+    }
+    return 0;
+}
+
+static void add_latency_since(struct table *table, json_t *now, json_t *before)
+{
+    static const unsigned percents[] = {50, 99};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(percents); i++) {
+        uint64_t ns = percentile_since(now, before, percents[i]);
+
+        table_cell(table, "%s", ns ? human_ns(ns) : "-");
+    }
+}
 
 static void add_rates(struct table *table, json_t *now, json_t *before, double seconds)
 {
@@ -127,7 +171,7 @@ static void add_rates(struct table *table, json_t *now, json_t *before, double s
         table_cell(table, "%s", human_count(iops));
         table_cell(table, "%.1f", bytes / 1e6);
         table_cell(table, "%" PRId64, number(counts, "errors") - number(old, "errors"));
-        add_latency(table, latency_of(now, op));
+        add_latency_since(table, latency_of(now, op), latency_of(before, op));
     }
 }
 
@@ -169,8 +213,7 @@ static void show_rates(json_t *now, json_t *before, bool tty, unsigned *lines)
     table_free(table);
 }
 
-/* ---- The verb
- * ------------------------------------------------------------------------------------ */
+/* ---- The verb ------------------------------------------------------------------------------ */
 
 static int ask(struct client *client, json_t **stats, struct dt_error *err)
 {

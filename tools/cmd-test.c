@@ -49,6 +49,8 @@ static void print_one(void *arg, const struct conformance_result *r)
     if (*r->text)
         printf(": %s", r->text);
     putchar('\n');
+    if (*r->log)
+        fprintf(stderr, "%s", r->log); /* a sanitizer's report, say */
     fflush(stdout);
 }
 
@@ -63,6 +65,21 @@ static void print_properties(void)
 static int64_t number(json_t *report, const char *key)
 {
     return json_integer_value(json_object_get(report, key));
+}
+
+/* How to see each failure again, alone. */
+static void print_again(json_t *report)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach(json_object_get(report, "properties"), i, item)
+    {
+        if (strcmp(json_string_value(json_object_get(item, "outcome")), "failed") == 0)
+            printf("again: devtap test --seed %" PRId64 " --property %s '%s'\n",
+                   number(report, "seed"), json_string_value(json_object_get(item, "name")),
+                   json_string_value(json_object_get(report, "chain")));
+    }
 }
 
 static int run(const struct verb *verb, void *opts, int argc, char **argv)
@@ -97,6 +114,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     printf("%" PRId64 " passed, %" PRId64 " failed, %" PRId64 " skipped (seed %" PRId64 ")\n",
            number(report, "passed"), number(report, "failed"), number(report, "skipped"),
            number(report, "seed"));
+    print_again(report);
     json_decref(report);
     return failed ? STATUS_FAULT : STATUS_DONE;
 }

@@ -6,8 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 
-/* ---- print --------------------------------------------------------------------------------------
- */
+/* ---- print --------------------------------------------------------------------------------- */
 
 static void print_entry(const struct trace_entry *e)
 {
@@ -38,8 +37,7 @@ static int print_all(struct trace_reader *reader, bool json)
     return ret;
 }
 
-/* ---- summary
- * -------------------------------------------------------------------------------------- */
+/* ---- summary ------------------------------------------------------------------------------- */
 
 static void add_op(struct table *table, const struct trace_op_summary *s, enum dt_op op)
 {
@@ -108,8 +106,7 @@ static int summarize(struct trace_reader *reader, bool json)
     return 0;
 }
 
-/* ---- The verb
- * --------------------------------------------------------------------------------------- */
+/* ---- The verb ------------------------------------------------------------------------------ */
 
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {

@@ -17,8 +17,7 @@ static char *bound_text(const struct dt_param *p, uint64_t bound)
     return p->type == DT_PARAM_DURATION ? format_duration(bound) : format_count(bound);
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------
- */
+/* ---- JSON ---------------------------------------------------------------------------------- */
 
 static void set_text(json_t *object, const char *key, const char *text)
 {
@@ -75,8 +74,7 @@ json_t *describe_json(const struct dt_block_ext *ext)
     return object;
 }
 
-/* ---- For people
- * ---------------------------------------------------------------------------------- */
+/* ---- For people ---------------------------------------------------------------------------- */
 
 static void print_choices(const struct dt_param *p, FILE *out)
 {

@@ -6,7 +6,6 @@
 #include "tools/run/run.h"
 
 #include "blk/blk.h"
-#include <signal.h>
 
 static const struct verb *const verbs[] = {
     &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
@@ -86,7 +85,7 @@ static void print_completion_data(void)
     }
 }
 
-/* ---- Running one ---------------------------------------------------------------------------- */
+/* ---- Running one --------------------------------------------------------------------------- */
 
 static bool wants_help(char **argv)
 {
@@ -141,7 +140,6 @@ int main(int argc, char **argv)
 {
     const struct verb *verb;
 
-    signal(SIGPIPE, SIG_IGN);
     blk_register_builtin();
     /* The name that vhost-user management software calls; see devtap-run(1). */
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)

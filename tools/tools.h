@@ -11,7 +11,7 @@
 
 #include <stdio.h>
 
-/* ---- Exit codes: devtap(1), EXIT STATUS; never change one -------------------------------- */
+/* ---- Exit codes: devtap(1), EXIT STATUS; never change one ---------------------------------- */
 
 enum exit_status {
     STATUS_DONE = 0,
@@ -25,7 +25,7 @@ enum exit_status {
 /** exit_status_of() - the exit status for a negative errno. */
 enum exit_status exit_status_of(int error);
 
-/* ---- Options (options.c) -------------------------------------------------------------------- */
+/* ---- Options (options.c) ------------------------------------------------------------------- */
 
 /*
  * Options are declared as parameters of extensions are, so their types, units, bounds, defaults and
@@ -114,7 +114,7 @@ struct json_options {
 };
 extern const struct dt_param json_only[];
 
-/* ---- Output (output.c) ----------------------------------------------------------------------- */
+/* ---- Output (output.c) --------------------------------------------------------------------- */
 
 /* Numbers for people, three significant digits; the text is in a ring of static buffers. */
 const char *human_count(double n);   /* 999, 12.3k, 4.56M */
@@ -130,8 +130,7 @@ void print_wrapped(FILE *out, unsigned indent, const char *text);
 /** output_finish() - flush stdout; @status, or STATUS_FAILED with a message when writing failed. */
 int output_finish(int status);
 
-/* ---- Tables (table.c) --------------------------------------------------------------------------
- */
+/* ---- Tables (table.c) ---------------------------------------------------------------------- */
 
 #define TABLE_MAX_COLUMNS 16u
 /**
@@ -148,8 +147,7 @@ unsigned table_print(const struct table *table, FILE *out);
 /** table_redraw() - over the one that was drawn before, @lines above the cursor. */
 void table_redraw(const struct table *table, FILE *out, unsigned *lines);
 
-/* ---- The control socket, client's end (client.c)
- * -------------------------------------------------- */
+/* ---- The control socket, client's end (client.c) ------------------------------------------- */
 
 #define CONTROL_MAX_REQUEST (64u << 10)
 #define CONTROL_MAX_REPLY   (16u << 20)

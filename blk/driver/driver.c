@@ -21,8 +21,7 @@ static const uint64_t wanted_protocol =
     BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) | BIT64(VHOST_F_BACKEND_REQ) |
     BIT64(VHOST_F_CONFIG) | BIT64(VHOST_F_INFLIGHT_SHMFD) | BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
 
-/* ---- The session ------------------------------------------------------------------------------
- */
+/* ---- The session --------------------------------------------------------------------------- */
 
 static int read_config(struct vblk *d, struct dt_error *err)
 {
@@ -94,8 +93,7 @@ static int start_queues(struct vblk *d, bool again, struct dt_error *err)
     return ret;
 }
 
-/* ---- Memory
- * -------------------------------------------------------------------------------------- */
+/* ---- Memory -------------------------------------------------------------------------------- */
 
 static int make_memory(struct vblk *d, struct dt_error *err)
 {
@@ -123,8 +121,7 @@ static int make_memory(struct vblk *d, struct dt_error *err)
     return ret;
 }
 
-/* ---- Life
- * ------------------------------------------------------------------------------------------ */
+/* ---- Life ---------------------------------------------------------------------------------- */
 
 static int open_session(struct vblk *d, struct dt_error *err)
 {

@@ -9,8 +9,7 @@
 #define RING_MIN                16u
 #define REAP_BURST              64u
 
-/* ---- Requests ---------------------------------------------------------------------------------
- */
+/* ---- Requests ------------------------------------------------------------------------------ */
 
 struct vblk_request *vblk_request(struct vblk_queue *q, unsigned index)
 {
@@ -114,8 +113,7 @@ void vblk_wait(struct vblk_queue *q, int timeout_ms)
     }
 }
 
-/* ---- Life ---------------------------------------------------------------------------------------
- */
+/* ---- Life ---------------------------------------------------------------------------------- */
 
 static uint16_t ring_size_for(unsigned depth)
 {

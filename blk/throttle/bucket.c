@@ -16,10 +16,14 @@ static uint64_t clamp(__int128 n)
 
 void bucket_refill(struct bucket *b, uint64_t now)
 {
+    __int128 level;
+
     if (now <= b->last)
         return;
-    b->level += (__int128)(now - b->last) * b->rate;
-    b->level = MIN(b->level, capacity(b));
+    if (__builtin_mul_overflow((__int128)(now - b->last), (__int128)b->rate, &level) ||
+        __builtin_add_overflow(b->level, level, &level))
+        level = capacity(b);
+    b->level = MIN(level, capacity(b));
     b->last = now;
 }
 

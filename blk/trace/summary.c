@@ -5,7 +5,7 @@
  */
 #include "blk/trace/summary.h"
 #include "base/base.h"
-#include "blk/trace/histogram.h"
+#include "base/histogram.h"
 
 #define ZONES    4096u
 #define ZONE_MIN 2048u /* sectors */
@@ -96,13 +96,6 @@ static void add(struct work *w, struct trace_summary *s, const struct trace_reco
     zone->bytes += bytes;
 }
 
-static uint64_t mean_of(const struct histogram *h)
-{
-    double mean = h->sum / (double)h->count;
-
-    return mean >= (double)h->max ? h->max : (uint64_t)mean;
-}
-
 static void finish_ops(const struct work *w, struct trace_summary *s)
 {
     double seconds = (double)s->duration / 1e9;
@@ -116,7 +109,7 @@ static void finish_ops(const struct work *w, struct trace_summary *s)
         op->iops = seconds > 0 ? (double)op->requests / seconds : 0;
         op->bps = seconds > 0 ? (double)op->bytes / seconds : 0;
         op->min = h->min;
-        op->mean = mean_of(h);
+        op->mean = histogram_mean(h);
         op->p50 = histogram_percentile(h, 50);
         op->p90 = histogram_percentile(h, 90);
         op->p99 = histogram_percentile(h, 99);

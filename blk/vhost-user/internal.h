@@ -13,7 +13,7 @@
     (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
      1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
      1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
-#define FRONT_BURST 32u
+#define FRONT_BURST VIRTQ_GOOD_BURST
 
 /**
  * struct slot - a request between the ring and the chain; one per descriptor chain the ring can hold.

@@ -64,6 +64,7 @@ static void open_intake(struct front_queue *q)
 static void close_intake(struct front_queue *q, enum queue_state state)
 {
     q->state = state;
+    q->blocked = false; /* or a wake() by the chain would poll a ring that is gone */
     unwatch(q);
     loop_poller_remove(loop_of(q), &q->poller);
 }
@@ -91,6 +92,7 @@ void front_queue_drained(struct front_queue *q)
         q->lane->suspects -= q->suspect;
         q->suspect = false;
         q->state = QUEUE_IDLE;
+        q->blocked = false;
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);
     }

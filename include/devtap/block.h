@@ -397,7 +397,8 @@ DT_PUBLIC int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err);
 /** dt_layer_state_changed() - what save() would give now is worth having after a crash: it is kept
  *  soon. From any thread. */
 DT_PUBLIC void dt_layer_state_changed(struct dt_layer *layer);
-/** dt_layer_event() - something a person or a manager should know: goes to the log as one line. */
+/** dt_layer_event() - something a person or a manager should know: one line on the log, at most
+ *  20 a second from each layer; what is beyond is counted. */
 DT_PUBLIC void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
     DT_PRINTF(3, 4);
 /** dt_layer_info_changed() - the back grew or shrank: core asks all layers again and tells the guest. */

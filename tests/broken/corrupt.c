@@ -8,7 +8,7 @@ static enum dt_verdict response(struct dt_ctx *c, struct dt_req *req)
 {
     const struct iovec *iov;
 
-    if (req->op == DT_OP_READ && !req->error && ++count % 100 == 0) {
+    if (req->op == DT_OP_READ && !req->error && ++count % 10 == 0) {
         unsigned n = dt_req_map(c, req, &iov);
         uint8_t *last = (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len - 1;
 

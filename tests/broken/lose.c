@@ -6,7 +6,7 @@ static unsigned count;
 
 static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
 {
-    return ++count % 500 == 0 ? DT_HELD : DT_PASS;
+    return ++count % 50 == 0 ? DT_HELD : DT_PASS;
 }
 
 static const struct dt_block_ext lose = {

@@ -9,7 +9,7 @@ static void complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     struct dt_req *first = reqs[0];
 
     dt_complete(c, reqs, n);
-    if (++count % 50 == 0)
+    if (++count % 10 == 0)
         dt_complete_one(c, first, 0);
 }
 

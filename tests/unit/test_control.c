@@ -12,8 +12,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-/* ---- A server that writes down what it is asked -------------------------------------------------
- */
+/* ---- A server that writes down what it is asked -------------------------------------------- */
 
 static char asked[512];
 
@@ -71,8 +70,7 @@ static int fake_quit(void *arg, struct dt_error *err)
 static const struct protocol_ops ops = {fake_list, fake_show,   fake_show, fake_set,
                                         fake_run,  fake_resize, fake_quit};
 
-/* ---- Requests
- * ------------------------------------------------------------------------------------- */
+/* ---- Requests ------------------------------------------------------------------------------ */
 
 static char *last_reply;
 static bool fatal;
@@ -146,8 +144,7 @@ static void test_hostile(void **state)
     assert_string_equal(asked, "");
 }
 
-/* ---- Connections
- * ------------------------------------------------------------------------------------ */
+/* ---- Connections --------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/devtap-test-XXXXXX";
 static char path[64];
@@ -212,14 +209,13 @@ static void test_connection(void **state)
     loop_free(loop);
 }
 
-/* ---- Where sockets appear
- * ------------------------------------------------------------------------------ */
+/* ---- Where sockets appear ------------------------------------------------------------------ */
 
 static void test_listen_mode(void **state)
 {
     struct dt_error err;
     struct stat st;
-    int sock = listen_at(path, -1, -1, 0620, &err);
+    int sock = listen_at(path, -1, -1, 0620, 0, &err);
 
     assert_true(sock >= 0);
     assert_int_equal(stat(path, &st), 0);
@@ -235,16 +231,16 @@ static void test_listen_mode(void **state)
 static void test_listen_twice(void **state)
 {
     struct dt_error err;
-    int sock = listen_at(path, -1, -1, 0600, &err), other;
+    int sock = listen_at(path, -1, -1, 0600, 0, &err), other;
 
     /* Even one that does not listen yet is somebody's. */
-    assert_int_equal(listen_at(path, -1, -1, 0600, &err), -EADDRINUSE);
+    assert_int_equal(listen_at(path, -1, -1, 0600, 0, &err), -EADDRINUSE);
     assert_non_null(strstr(err.text, "socket in use"));
     listen(sock, 1);
-    assert_int_equal(listen_at(path, -1, -1, 0600, &err), -EADDRINUSE);
+    assert_int_equal(listen_at(path, -1, -1, 0600, 0, &err), -EADDRINUSE);
     assert_int_equal(accept4(sock, NULL, NULL, SOCK_NONBLOCK), -1); /* and was not disturbed */
     close(sock);
-    other = listen_at(path, -1, -1, 0600, &err); /* stale now */
+    other = listen_at(path, -1, -1, 0600, 0, &err); /* stale now */
     assert_true(other >= 0);
     close(other);
     unlink(path);
@@ -256,8 +252,8 @@ static void test_listen_refused(void **state)
     struct dt_error err;
 
     snprintf(other, sizeof(other), "%s/no/such", folder);
-    assert_int_equal(listen_at(other, -1, -1, 0600, &err), -ENOENT);
-    assert_int_equal(listen_at(folder, -1, -1, 0600, &err), -EEXIST);
+    assert_int_equal(listen_at(other, -1, -1, 0600, 0, &err), -ENOENT);
+    assert_int_equal(listen_at(folder, -1, -1, 0600, 0, &err), -EEXIST);
     assert_int_equal(socket_kind(0) < 0, 1);
 }
 
@@ -273,7 +269,7 @@ static void test_listen_long_path(void **state)
     snprintf(deep, sizeof(deep), "%s/%s", folder, name);
     assert_int_equal(mkdir(deep, 0700), 0);
     strcat(deep, "/s");
-    sock = listen_at(deep, -1, -1, 0600, &err);
+    sock = listen_at(deep, -1, -1, 0600, 0, &err);
     assert_true(sock >= 0);
     close(sock);
     unlink(deep);

@@ -20,7 +20,7 @@ struct rear {
     struct loop *loop;
     struct toy *toy;
     pthread_t thread;
-    struct loop_message message;
+    struct loop_message stop, notify;
 };
 
 static void *rear_main(void *arg)
@@ -46,14 +46,14 @@ static struct vhost_frontend *rear_open(struct rear *r, uint64_t protocol)
 
 static void rear_stop(struct loop_message *m)
 {
-    loop_stop(container_of(m, struct rear, message)->loop);
+    loop_stop(container_of(m, struct rear, stop)->loop);
 }
 
 static void rear_close(struct rear *r, struct vhost_frontend *f)
 {
     vhost_frontend_free(f);
-    r->message.run = rear_stop;
-    loop_post(r->loop, &r->message);
+    r->stop.run = rear_stop;
+    loop_post(r->loop, &r->stop);
     pthread_join(r->thread, NULL);
     toy_free(r->toy);
     loop_free(r->loop);
@@ -61,7 +61,7 @@ static void rear_close(struct rear *r, struct vhost_frontend *f)
 
 static void rear_notify(struct loop_message *m)
 {
-    vhost_backend_notify_config(container_of(m, struct rear, message)->toy->session);
+    vhost_backend_notify_config(container_of(m, struct rear, notify)->toy->session);
 }
 
 #define WANTED (F_V1 | F_PACKED)
@@ -99,6 +99,28 @@ static void io(struct virtq_driver *d, int kick, int call, unsigned n)
     }
 }
 
+static void ask_config(struct vhost_frontend *f)
+{
+    uint8_t config[TOY_CONFIG];
+    struct dt_error err = {""};
+
+    assert_int_equal(vhost_frontend_get_config(f, config, 4, 10, &err), 0);
+    assert_int_equal(config[0], 5);
+    assert_int_equal(vhost_frontend_get_config(f, config, 200, 10, &err), -EIO);
+    assert_int_equal(vhost_frontend_set_config(f, "xy", 0, 2, &err), 0);
+}
+
+/* Memory goes and comes under the live ring. */
+static void swap_memory(struct vhost_frontend *f, int fd)
+{
+    const uint64_t half = PEER_MEM_SIZE / 2;
+    struct dt_error err = {""};
+
+    assert_int_equal(vhost_frontend_remove_memory(f, PEER_GPA, PEER_UVA, half, &err), 0);
+    assert_int_equal(vhost_frontend_remove_memory(f, PEER_GPA, PEER_UVA, 1, &err), -ENOENT);
+    assert_int_equal(vhost_frontend_add_memory(f, PEER_GPA, PEER_UVA, half, fd, 0, &err), 0);
+}
+
 /* From the first question to the last answer, with what the back end was made to offer. */
 static void drive(uint64_t protocol_offered)
 {
@@ -108,7 +130,7 @@ static void drive(uint64_t protocol_offered)
     struct vhost_frontend_ring ring;
     struct vhost_frontend *f;
     struct dt_error err = {""};
-    uint8_t *mem, config[TOY_CONFIG];
+    uint8_t *mem;
     int fd = guest_memory(&mem), kick = eventfd(0, EFD_NONBLOCK), call = eventfd(0, EFD_NONBLOCK);
     int inflight = -1;
     struct rear r = {0};
@@ -120,12 +142,8 @@ static void drive(uint64_t protocol_offered)
     assert_int_equal(features, WANTED);
     assert_int_equal(protocol, protocol_offered);
     assert_int_equal(queues, protocol & 1ull << VHOST_F_MQ ? TOY_QUEUES : 1);
-    if (protocol & 1ull << VHOST_F_CONFIG) {
-        assert_int_equal(vhost_frontend_get_config(f, config, 4, 10, &err), 0);
-        assert_int_equal(config[0], 5);
-        assert_int_equal(vhost_frontend_get_config(f, config, 200, 10, &err), -EIO);
-        assert_int_equal(vhost_frontend_set_config(f, "xy", 0, 2, &err), 0);
-    }
+    if (protocol & 1ull << VHOST_F_CONFIG)
+        ask_config(f);
     if (protocol & 1ull << VHOST_F_INFLIGHT_SHMFD)
         assert_int_equal(vhost_frontend_inflight(f, queues, 64, &inflight, &region, &err), 0);
     assert_int_equal(
@@ -143,12 +161,7 @@ static void drive(uint64_t protocol_offered)
                                         .call = call};
     assert_int_equal(vhost_frontend_ring_start(f, 0, &ring, &err), 0);
     io(&d, kick, call, 10);
-    /* Memory goes and comes under the live ring. */
-    assert_int_equal(vhost_frontend_remove_memory(f, PEER_GPA, PEER_UVA, PEER_MEM_SIZE / 2, &err),
-                     0);
-    assert_int_equal(vhost_frontend_remove_memory(f, PEER_GPA, PEER_UVA, 1, &err), -ENOENT);
-    assert_int_equal(
-        vhost_frontend_add_memory(f, PEER_GPA, PEER_UVA, PEER_MEM_SIZE / 2, fd, 0, &err), 0);
+    swap_memory(f, fd);
     io(&d, kick, call, 10);
     assert_int_equal(vhost_frontend_ring_stop(f, 0, &base, &err), 0);
     assert_int_equal(base, 40 | 40u << 16 | 0x80008000);
@@ -227,8 +240,8 @@ static void events_arrive(void **state)
     assert_int_equal(vhost_frontend_negotiate(f, &features, &protocol, 0, &queues, &err), 0);
     assert_int_equal(vhost_frontend_events(f, &changed), 0);
     assert_false(changed);
-    r.message.run = rear_notify;
-    loop_post(r.loop, &r.message);
+    r.notify.run = rear_notify;
+    loop_post(r.loop, &r.notify);
     p = (struct pollfd){.fd = vhost_frontend_backend_fd(f), .events = POLLIN};
     assert_int_equal(poll(&p, 1, 5000), 1);
     assert_int_equal(vhost_frontend_events(f, &changed), 0);

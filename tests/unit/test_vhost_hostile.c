@@ -240,85 +240,6 @@ static void every_number_and_kind_of_descriptors(void **state)
     others_close(&o);
 }
 
-/* More descriptors than any message may have: the kernel closes some, we the rest. */
-static void twenty_descriptors(void **state)
-{
-    struct peer *p = *state;
-    struct vhost_header h = {VHOST_GET_FEATURES, VHOST_VERSION, 0};
-    union {
-        char buf[CMSG_SPACE(20 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {{0}};
-    struct iovec iov = {&h, sizeof(h)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buf,
-                         .msg_controllen = sizeof(control.buf)};
-
-    *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(20 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-    for (unsigned i = 0; i < 20; i++)
-        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)) + i * sizeof(int), &p->mem_fd, sizeof(int));
-    assert_int_equal(sendmsg(p->sock, &msg, 0), sizeof(h));
-    peer_broke(p, "descriptors");
-}
-
-/* One with each byte: the ninth is one too many. */
-static void a_descriptor_with_every_byte(void **state)
-{
-    struct peer *p = *state;
-    struct vhost_header h = {VHOST_SET_MEM_TABLE, VHOST_VERSION, 8};
-
-    for (unsigned i = 0; i < 9; i++) {
-        union {
-            char buf[CMSG_SPACE(sizeof(int))];
-            struct cmsghdr align;
-        } control = {{0}};
-        struct iovec iov = {(char *)&h + i, 1};
-        struct msghdr msg = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.buf,
-                             .msg_controllen = sizeof(control.buf)};
-
-        assert_true(peer_alive(p));
-        control.align = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
-        memcpy(CMSG_DATA(&control.align), &p->mem_fd, sizeof(int));
-        assert_int_equal(sendmsg(p->sock, &msg, 0), 1);
-        peer_turn(p);
-    }
-    peer_broke(p, "descriptors");
-}
-
-/* Refused when the ring is to start, since only then all is known. */
-static void rings_that_fit_nothing(void **state)
-{
-    struct peer *p = *state;
-    struct vhost_inflight region = {.mmap_size = 65536, .num_queues = 1, .queue_size = 32};
-    uint32_t enable[] = {0, 2};
-    int fd = memfd_create("region", MFD_CLOEXEC);
-
-    assert_int_equal(ftruncate(fd, 65536), 0);
-    negotiate(p, false);
-    assert_int_not_equal(peer_ack(p, VHOST_SET_VRING_ENABLE, enable, 8, NULL, 0), 0);
-    peer_start_ring(p, 0, 64, 0x80008000, false);
-    peer_broke(p, "base 0x80008000 of a split ring");
-    for (unsigned q = 0; q < 2; q++) {
-        peer_reconnect(p, PROTOCOL_ALL);
-        negotiate(p, false);
-        peer_send(p, VHOST_SET_INFLIGHT_FD, 0, &region, sizeof(region), &fd, 1);
-        peer_start_ring(p, q, q ? 32 : 64, 0, false);
-        peer_broke(p, "does not fit an in-flight region");
-    }
-    peer_reconnect(p, PROTOCOL_ALL);
-    negotiate(p, false);
-    peer_ring_init(p, 0, 64, false);
-    peer_state(p, VHOST_SET_VRING_NUM, 0, 65); /* no power of two */
-    peer_addr(p, 0, 0);
-    peer_ring_fd(p, VHOST_SET_VRING_KICK, 0, p->kick[0]);
-    peer_state(p, VHOST_SET_VRING_ENABLE, 0, 1);
-    peer_broke(p, "ring 0 cannot start");
-    close(fd);
-}
-
 static void wrong_headers(void **state)
 {
     struct peer *p = *state;
@@ -469,9 +390,6 @@ int main(void)
         HOSTILE(every_wrong_size),
         HOSTILE(sizes_beyond_everything),
         HOSTILE(every_number_and_kind_of_descriptors),
-        HOSTILE(twenty_descriptors),
-        HOSTILE(a_descriptor_with_every_byte),
-        HOSTILE(rings_that_fit_nothing),
         HOSTILE(wrong_headers),
         HOSTILE(unknown_requests),
         HOSTILE(at_random),

@@ -15,14 +15,23 @@
 
 static unsigned fds_before;
 
-static int setup(void **state)
+static void negotiate(struct peer *p)
 {
-    struct peer *p;
-
-    fds_before = peer_count_fds();
-    *state = p = peer_new(PROTOCOL_ALL);
     peer_negotiate(p, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
     peer_add_memory(p);
+}
+
+static void reconnect(struct peer *p)
+{
+    peer_reconnect(p, PROTOCOL_ALL);
+    negotiate(p);
+}
+
+static int setup(void **state)
+{
+    fds_before = peer_count_fds();
+    *state = peer_new(PROTOCOL_ALL);
+    negotiate(*state);
     return 0;
 }
 
@@ -126,6 +135,34 @@ static void a_ring_that_cannot_start_breaks_the_session(void **state)
     p->toy->refuse_start = true;
     peer_start_ring(p, 0, 64, 0, false);
     peer_broke(p, "the toy does not want to");
+}
+
+/* Refused when the ring is to start, since only then all is known. */
+static void rings_that_fit_nothing(void **state)
+{
+    struct peer *p = *state;
+    struct vhost_inflight region = {.mmap_size = 65536, .num_queues = 1, .queue_size = 32};
+    uint32_t enable[] = {0, 2};
+    int fd = memfd_create("region", MFD_CLOEXEC);
+
+    assert_int_equal(ftruncate(fd, 65536), 0);
+    assert_int_not_equal(peer_ack(p, VHOST_SET_VRING_ENABLE, enable, 8, NULL, 0), 0);
+    peer_start_ring(p, 0, 64, 0x80008000, false);
+    peer_broke(p, "base 0x80008000 of a split ring");
+    for (unsigned q = 0; q < 2; q++) {
+        reconnect(p);
+        peer_send(p, VHOST_SET_INFLIGHT_FD, 0, &region, sizeof(region), &fd, 1);
+        peer_start_ring(p, q, q ? 32 : 64, 0, false);
+        peer_broke(p, "does not fit an in-flight region");
+    }
+    reconnect(p);
+    peer_ring_init(p, 0, 64, false);
+    peer_state(p, VHOST_SET_VRING_NUM, 0, 65); /* no power of two */
+    peer_addr(p, 0, 0);
+    peer_ring_fd(p, VHOST_SET_VRING_KICK, 0, p->kick[0]);
+    peer_state(p, VHOST_SET_VRING_ENABLE, 0, 1);
+    peer_broke(p, "ring 0 cannot start");
+    close(fd);
 }
 
 static void a_corrupt_ring_breaks_the_session(void **state)
@@ -294,6 +331,7 @@ int main(void)
         SESSION(closing_drains_and_gives_no_reason),
         SESSION(hanging_up_is_no_fault),
         SESSION(a_ring_that_cannot_start_breaks_the_session),
+        SESSION(rings_that_fit_nothing),
         SESSION(a_corrupt_ring_breaks_the_session),
         SESSION(addresses_moved_under_a_live_ring),
         SESSION(features_changed_under_live_rings),

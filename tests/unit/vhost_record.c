@@ -20,8 +20,10 @@ static void record(FILE *f, uint8_t kind, uint8_t arg, const void *head, size_t 
     struct record_header h = {kind, arg, (uint16_t)(head_len + len)};
 
     fwrite(&h, sizeof(h), 1, f);
-    fwrite(head, 1, head_len, f);
-    fwrite(bytes, 1, len, f);
+    if (head_len)
+        fwrite(head, 1, head_len, f);
+    if (len)
+        fwrite(bytes, 1, len, f);
 }
 
 static uint8_t fd_kind(const struct peer *p, int fd)

@@ -6,25 +6,11 @@
 #ifndef TOOLS_BENCH_LOAD_H
 #define TOOLS_BENCH_LOAD_H
 
+#include "base/histogram.h"
 #include "blk/driver/driver.h"
 #include <pthread.h>
 
-/* ---- Latencies (histogram.c) ------------------------------------------------------------------
- */
-
-/* 32 buckets per power of two: a percentile is at most 3.2 % above the true one. */
-#define LATENCY_SUB     32u
-#define LATENCY_BUCKETS (60u * LATENCY_SUB)
-struct latencies {
-    uint64_t count, max;
-    uint64_t buckets[LATENCY_BUCKETS];
-};
-void latencies_add(struct latencies *l, uint64_t ns);
-void latencies_merge(struct latencies *into, const struct latencies *from);
-uint64_t latencies_percentile(const struct latencies *l, double percent);
-
-/* ---- What is read back (verify.c)
- * ----------------------------------------------------------------- */
+/* ---- What is read back (verify.c) ---------------------------------------------------------- */
 
 /*
  * Every block of the range has a generation: 0 = never written here, so its content is unknown. A
@@ -56,8 +42,7 @@ void verify_acknowledge(struct verify *v, uint64_t block, bool ok);
 /** verify_check() - is @data what was last acknowledged? @why explains. */
 bool verify_check(const struct verify *v, uint64_t block, const void *data, char *why, size_t size);
 
-/* ---- Workers (worker.c)
- * ------------------------------------------------------------------------------ */
+/* ---- Workers (worker.c) -------------------------------------------------------------------- */
 
 /** struct load - what all workers do, shared and read-only for them but for @verify. */
 struct load {
@@ -95,7 +80,7 @@ struct worker {
     uint64_t next_block; /* sequential */
     uint64_t claim_misses;
     unsigned countdown;
-    struct latencies latencies;
+    struct histogram latencies;
     char first_problem[256];
 } CACHE_ALIGNED;
 

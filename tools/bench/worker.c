@@ -2,9 +2,10 @@
 /*
  * worker.c - one thread that keeps its queues full.
  *
- * What it costs must not show: requests are reaped and submitted again in one burst, the ring is
- * published once per burst, and only some requests are timed, since reading the clock costs as much
- * as a whole request may.
+ * What it costs must not show:
+ * - Requests are reaped and submitted again in bursts of half the depth, and the ring is published
+ *   once per burst. With all of them in one burst, one side would always wait for the other.
+ * - Only some requests are timed, since reading the clock costs as much as a request may.
  */
 #include "tools/bench/load.h"
 
@@ -12,7 +13,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#define BURST     64u
+#define BURST     32u
 #define SLEEP_MS  20
 #define BLOCK_TAG 0xffffffffffffull /* the low bits of a tag: its block */
 #define TIMED_TAG (1ull << 63)
@@ -28,8 +29,7 @@ static void problem(struct worker *w, const char *text)
         snprintf(w->first_problem, sizeof(w->first_problem), "%s", text);
 }
 
-/* ---- Choosing ---------------------------------------------------------------------------------
- */
+/* ---- Choosing ------------------------------------------------------------------------------ */
 
 static inline uint64_t scale(uint64_t random, uint64_t bound)
 {
@@ -68,15 +68,14 @@ static uint64_t claim_block(struct worker *w, const struct load *load, bool writ
     return block;
 }
 
-/* ---- The load -----------------------------------------------------------------------------------
- */
+/* ---- The load ------------------------------------------------------------------------------ */
 
 /* Reading the clock is 20 ns; on a request that takes 100 it is done for few. */
 static inline void maybe_time(struct worker *w, struct vblk_request *req, uint64_t *starts)
 {
     if (likely(--w->countdown))
         return;
-    w->countdown = w->sample_every;
+    w->countdown = __atomic_load_n(&w->sample_every, __ATOMIC_RELAXED);
     *starts = dt_clock_ns();
     req->tag |= TIMED_TAG;
 }
@@ -133,13 +132,14 @@ struct clocks {
     struct vblk_queue *q;
     struct vblk_request *first;
     uint64_t *starts;
+    unsigned burst;
 };
 
 static inline void finish(struct worker *w, const struct load *load, struct vblk_request *req,
                           uint64_t *start)
 {
     if (unlikely(req->tag & TIMED_TAG))
-        latencies_add(&w->latencies, dt_clock_ns() - *start);
+        histogram_add(&w->latencies, dt_clock_ns() - *start);
     if (unlikely(req->status != VIRTIO_BLK_S_OK))
         failed(w, req);
     if (unlikely(load->verify))
@@ -150,7 +150,7 @@ static inline void finish(struct worker *w, const struct load *load, struct vblk
 static int serve(struct worker *w, const struct load *load, const struct clocks *c, bool again)
 {
     struct vblk_request *done[BURST];
-    int n = vblk_reap(c->q, done, BURST);
+    int n = vblk_reap(c->q, done, c->burst);
 
     if (n <= 0)
         return n;
@@ -178,8 +178,7 @@ static void fill(struct worker *w, const struct load *load, const struct clocks 
     vblk_publish(c->q);
 }
 
-/* ---- The thread
- * ------------------------------------------------------------------------------------ */
+/* ---- The thread ---------------------------------------------------------------------------- */
 
 static void set_now(struct worker *w, enum worker_state state)
 {
@@ -287,6 +286,7 @@ static void *run_worker(void *arg)
         c->q = vblk_queue(load->driver, q);
         c->first = vblk_request(c->q, 0);
         c->starts = xcalloc(load->depth, sizeof(uint64_t));
+        c->burst = MAX(1u, MIN(load->depth / 2, BURST));
         if (!load->sleep)
             vblk_poll(c->q);
     }

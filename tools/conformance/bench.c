@@ -221,7 +221,7 @@ static unsigned requests_busy(const struct bench *b)
     unsigned n = 0;
 
     for (unsigned t = 0; t < b->threads; t++)
-        n += __atomic_load_n(&b->loads[t].busy, __ATOMIC_RELAXED);
+        n += __atomic_load_n(&b->loads[t].busy, __ATOMIC_ACQUIRE);
     return n;
 }
 
@@ -251,12 +251,16 @@ void bench_pass(struct bench *b, enum dt_op op, void (*done)(struct bench *b, st
         struct slot *slots[LOAD_SLOTS];
         unsigned n = 0;
 
-        for (; n < LOAD_SLOTS && at < b->sectors; at += PASS_STEP)
-            slots[n++] = load_one(&b->loads[0], op, at, (uint32_t)MIN(b->sectors - at, PASS_STEP),
-                                  (*b->next_version)++, 0);
+        for (; n < LOAD_SLOTS && at < b->sectors; at += PASS_STEP, n++) {
+            slots[n] = load_one(&b->loads[0], op, at, (uint32_t)MIN(b->sectors - at, PASS_STEP),
+                                (*b->next_version)++, 0);
+            slots[n]->kept = true;
+        }
         bench_settle(b);
-        for (unsigned i = 0; i < n; i++)
+        for (unsigned i = 0; i < n; i++) {
             done(b, slots[i]);
+            slots[i]->kept = false;
+        }
     }
 }
 

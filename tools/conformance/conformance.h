@@ -17,13 +17,14 @@ enum conformance_outcome { CONFORMANCE_PASSED, CONFORMANCE_FAILED, CONFORMANCE_S
  * struct conformance_result - what came of one property.
  * @count, @unit: how much was tried: 5000 "requests".
  * @text: why it failed or was skipped; "" otherwise.
+ * @log: what its process printed if it failed (the end of it; a sanitizer's report, say); or "".
  */
 struct conformance_result {
     const char *property;
     enum conformance_outcome outcome;
     uint64_t count;
     const char *unit;
-    const char *text;
+    const char *text, *log;
 };
 
 /**
@@ -46,7 +47,8 @@ struct conformance_config {
 
 /**
  * conformance_run() - test @config->chain, each property in a child process.
- * @report: {"chain", "seed", "properties": [{"name", "outcome", "count", "unit", "text"}...],
+ * @report: {"chain", "seed", "properties": [{"name", "outcome", "count", "unit", "text",
+ *          "log"}...],
  *          "passed", "failed", "skipped"}; a new reference.
  *
  * Return: the number of properties that failed; -errno if the chain could not be tested.

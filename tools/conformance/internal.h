@@ -14,6 +14,7 @@
 #define LOAD_IOVS     64u
 #define LOAD_SECTORS  4096u /* of the largest request */
 #define RED_ZONE      64u   /* bytes behind each request that nobody may touch */
+#define POISON        0xdb  /* what these hold, and the buffers of reads */
 
 /* ---- Content (content.c) -------------------------------------------------------------------- */
 
@@ -37,6 +38,13 @@ void content_describe(const uint8_t *bytes, uint64_t seed, uint64_t sector, char
 
 #define MODEL_PENDING 8192u
 
+/** struct journal - makes a sector durable whole or not at all, though its process is killed. */
+struct journal {
+    uint32_t valid;
+    uint64_t sector;
+    uint8_t bytes[DT_SECTOR_SIZE];
+};
+
 /**
  * struct model - a disk in memory that completes in random order and fails where it is told.
  * @store: what is durable; in memory that survives a killed process.
@@ -48,6 +56,7 @@ struct model {
     uint64_t seed, sectors;
     uint32_t max_sectors, logical_block;
     uint8_t *store, *cache, *dirty;
+    struct journal *journal; /* with a cache; in shared memory */
     uint64_t bad_sector, bad_sectors;
     bool fail_flush;
     struct model_thread {
@@ -59,9 +68,11 @@ struct model {
 };
 extern const struct dt_block_ext model_ext;
 void model_init(struct model *m, uint64_t seed, uint64_t sectors);
-void model_fini(struct model *m);
-/** model_add_cache() - from now on only flushes make writes durable. */
+
+/** model_add_cache() - from now on only flushes make writes durable. A killed process may have left
+ *  a sector in the journal, so model_recover() comes first. */
 void model_add_cache(struct model *m);
+void model_recover(struct model *m);
 /** model_step() - complete some of what this thread has pending; returns how many. */
 unsigned model_step(struct model *m, unsigned thread);
 
@@ -85,6 +96,7 @@ struct slot {
     uint32_t version;    /* of a WRITE */
     uint64_t flush_mark; /* of a FLUSH: acknowledgements that it covers */
     bool busy, scribbled;
+    bool kept; /* not to be reused yet */
 };
 
 /** struct load - random requests on one lane, to a part of the disk that no other lane uses. */
@@ -94,10 +106,11 @@ struct load {
     struct dt_rng rng;
     uint64_t first, sectors;
     struct slot slots[LOAD_SLOTS];
-    uint8_t *scratch;
-    bool enabled; /* issues new requests; atomic */
-    unsigned busy;
+    uint8_t *memory, *scratch;
+    bool enabled;          /* issues new requests; atomic */
+    unsigned busy;         /* requests in flight; atomic */
     uint64_t done, failed; /* atomic */
+    uint64_t scribbles;
     struct loop_poller poller;
 };
 void load_init(struct load *load, struct bench *b, unsigned thread);
@@ -110,6 +123,8 @@ struct slot *load_one(struct load *load, enum dt_op op, uint64_t sector, uint32_
 /** load_describe() - "write of 8 sectors at 4096". */
 const char *load_describe(const struct dt_req *req, char *text, size_t size);
 extern const struct front_ops load_front_ops;
+/** judge_done() - a request came back (judge.c). */
+void judge_done(struct load *load, struct slot *s);
 
 /* ---- The bench: a device under test (bench.c) -------------------------------------------------
  */
@@ -160,6 +175,7 @@ struct bench {
     unsigned threads;
     struct load loads[BENCH_THREADS];
     bool scribble;                               /* writers change their buffers after submitting */
+    bool unjudged;                               /* a parameter may rightly change what is read */
     uint32_t guard_offset[CHAIN_MAX_LAYERS + 1]; /* frame of guard i */
     bool quiesce_done;                           /* atomic */
     char quiesce_late[256];
@@ -217,10 +233,6 @@ void property_state(struct bench *b);
 void property_live(struct bench *b);
 void property_threads(struct bench *b);
 void property_kill(struct bench *b);
-/** live_change() - one random change of a live parameter, or an attempt that must be refused;
- *  false if the chain has none. */
-bool live_change(struct bench *b);
-
 /** shared_memory() - zeroed, shared with child processes. */
 void *shared_memory(size_t size);
 

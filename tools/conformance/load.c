@@ -8,7 +8,8 @@
  */
 #include "tools/conformance/internal.h"
 
-#define POISON        0xdb
+#include <sys/mman.h>
+
 #define GAP_MAX       512u
 #define SLOT_MEMORY   ((LOAD_SECTORS << DT_SECTOR_SHIFT) + LOAD_IOVS * GAP_MAX + PAGE_SIZE_4K)
 #define PICK_ATTEMPTS 8
@@ -40,7 +41,7 @@ static bool overlaps_busy(const struct load *load, const struct dt_req *req)
 static struct slot *free_slot(struct load *load)
 {
     for (unsigned i = 0; i < LOAD_SLOTS; i++)
-        if (!load->slots[i].busy)
+        if (!load->slots[i].busy && !load->slots[i].kept)
             return &load->slots[i];
     return NULL;
 }
@@ -108,7 +109,7 @@ static void slot_prepare(struct load *load, struct slot *s)
     r->niov = s->niov;
     memset((uint8_t *)r + REQUEST_SIZE, POISON, RED_ZONE);
     s->busy = true;
-    load->busy++;
+    __atomic_fetch_add(&load->busy, 1, __ATOMIC_RELEASE);
     log_start(load, s);
 }
 
@@ -181,15 +182,19 @@ static bool pick_request(struct load *load, struct dt_req *req)
     return false;
 }
 
-/* A guest that changes its buffer while the request is under way. */
+/*
+ * A guest that changes its buffer while the request is under way. Where core has not taken its copy
+ * yet (the request waits for memory, or is being split), the change would rightly be seen.
+ */
 static void scribble(struct load *load, struct slot **slots, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         struct slot *s = slots[i];
 
-        if (!s->busy || s->request->pub.op != DT_OP_WRITE || dt_rng_below(&load->rng, 2))
+        if (!s->busy || s->request->pub.op != DT_OP_WRITE || !s->request->own_iov)
             continue;
         s->scribbled = true;
+        load->scribbles++;
         dt_iov_fill(s->iov, s->niov, 0, POISON, dt_req_bytes(&s->request->pub));
     }
 }
@@ -233,115 +238,8 @@ struct slot *load_one(struct load *load, enum dt_op op, uint64_t sector, uint32_
     return s;
 }
 
-/* ---- Judging what comes back -------------------------------------------------------------------
+/* ---- What core calls ----------------------------------------------------------------------------
  */
-
-static void judge_read(struct load *load, struct slot *s)
-{
-    const struct dt_req *req = &s->request->pub;
-    struct bench *b = load->bench;
-    char text[64], found[128];
-
-    dt_iov_read(s->iov, s->niov, 0, load->scratch, dt_req_bytes(req));
-    for (uint32_t i = 0; i < req->sectors; i++) {
-        uint64_t sector = req->sector + i;
-        const uint8_t *bytes = load->scratch + i * DT_SECTOR_SIZE;
-
-        if (content_is(bytes, b->seed, sector, b->versions[sector]))
-            continue;
-        content_describe(bytes, b->seed, sector, found, sizeof(found));
-        if (b->versions[sector] == VERSION_ZERO)
-            bench_fail("wrong data: %s: sector %llu must read as zeroes, but holds %s",
-                       load_describe(req, text, sizeof(text)), (unsigned long long)sector, found);
-        bench_fail("wrong data: %s: sector %llu must hold its version %u, but holds %s",
-                   load_describe(req, text, sizeof(text)), (unsigned long long)sector,
-                   b->versions[sector], found);
-    }
-}
-
-/* A write's buffer belongs to the guest: a layer that scrambles it in place destroys its data. */
-static void judge_write_buffer(struct load *load, struct slot *s)
-{
-    const struct dt_req *req = &s->request->pub;
-    char text[64];
-
-    if (s->scribbled)
-        return;
-    dt_iov_read(s->iov, s->niov, 0, load->scratch, dt_req_bytes(req));
-    for (uint32_t i = 0; i < req->sectors; i++)
-        if (!content_is(load->scratch + i * DT_SECTOR_SIZE, load->bench->seed, req->sector + i,
-                        s->version))
-            bench_fail("the guest's own buffer of a %s was changed",
-                       load_describe(req, text, sizeof(text)));
-}
-
-static void set_versions(struct bench *b, const struct dt_req *req, uint32_t version)
-{
-    for (uint32_t i = 0; i < req->sectors; i++)
-        b->versions[req->sector + i] = version;
-}
-
-/* What the disk holds after this request. */
-static void judge_outcome(struct load *load, struct slot *s)
-{
-    const struct dt_req *req = &s->request->pub;
-    bool refused = req->error == -EROFS || req->error == -EOPNOTSUPP;
-
-    if (req->op == DT_OP_READ && !req->error)
-        judge_read(load, s);
-    if (req->op == DT_OP_WRITE)
-        judge_write_buffer(load, s);
-    if (req->op == DT_OP_READ || req->op == DT_OP_FLUSH || refused)
-        return;
-    if (req->error || req->op == DT_OP_DISCARD)
-        set_versions(load->bench, req, VERSION_UNKNOWN);
-    else
-        set_versions(load->bench, req, req->op == DT_OP_WRITE ? s->version : VERSION_ZERO);
-}
-
-/* A flush covers what was acknowledged before it was sent; FUA covers itself. */
-static void log_end(struct load *load, struct slot *s)
-{
-    struct kill_log *log = load->bench->kill_log;
-    const struct dt_req *req = &s->request->pub;
-
-    if (!log)
-        return;
-    for (uint32_t i = 0; req->op == DT_OP_WRITE && i < req->sectors; i++) {
-        log->acked_at[req->sector + i] = ++log->clock;
-        if (req->error)
-            log->flushed[req->sector + i] = 0; /* it may hold anything */
-        else if (req->flags & DT_REQ_FUA)
-            log->flushed[req->sector + i] = s->version;
-    }
-    for (uint64_t i = 0; !req->error && req->op == DT_OP_FLUSH && i < load->bench->sectors; i++)
-        if (log->acked_at[i] <= s->flush_mark && load->bench->versions[i] < VERSION_ZERO)
-            log->flushed[i] = load->bench->versions[i];
-    log->records[s - load->slots].busy = 0;
-}
-
-static void slot_done(struct load *load, struct slot *s)
-{
-    const struct dt_req *req = &s->request->pub;
-    const uint8_t *red = (const uint8_t *)s->request + REQUEST_SIZE;
-    char text[64];
-
-    load_describe(req, text, sizeof(text));
-    if (!s->busy)
-        bench_fail("a %s was completed twice", text);
-    for (unsigned i = 0; i < RED_ZONE; i++)
-        if (red[i] != POISON)
-            bench_fail("a layer wrote behind the end of a request");
-    if (req->error > 0 || req->error < -4095)
-        bench_fail("a %s ended with error %d: it must be 0 or a negative errno", text, req->error);
-    judge_outcome(load, s);
-    log_end(load, s);
-    s->busy = false;
-    load->busy--;
-    __atomic_fetch_add(&load->done, 1, __ATOMIC_RELAXED);
-    if (req->error)
-        __atomic_fetch_add(&load->failed, 1, __ATOMIC_RELAXED);
-}
 
 static void load_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
@@ -350,7 +248,7 @@ static void load_complete(struct lane *lane, struct request **reqs, unsigned n)
     for (unsigned i = 0; i < n; i++)
         for (unsigned k = 0; k < LOAD_SLOTS; k++)
             if (load->slots[k].request == reqs[i])
-                slot_done(load, &load->slots[k]);
+                judge_done(load, &load->slots[k]);
 }
 
 static void load_wake(struct lane *lane)
@@ -397,19 +295,17 @@ void load_init(struct load *load, struct bench *b, unsigned thread)
     list_init(&load->poller.node);
     dt_rng_seed(&load->rng, dt_rng_next(&b->rng));
     load->scratch = xcalloc(LOAD_SECTORS, DT_SECTOR_SIZE);
+    load->memory = shared_memory(LOAD_SLOTS * SLOT_MEMORY); /* most of it is never touched */
     for (unsigned i = 0; i < LOAD_SLOTS; i++) {
         load->slots[i].request = xaligned(CACHE_LINE, REQUEST_SIZE + RED_ZONE);
-        /* Not zeroed: most of it is never touched. */
-        load->slots[i].memory = aligned_alloc(PAGE_SIZE_4K, SLOT_MEMORY);
-        CHECK(load->slots[i].memory);
+        load->slots[i].memory = load->memory + i * SLOT_MEMORY;
     }
 }
 
 void load_fini(struct load *load)
 {
-    for (unsigned i = 0; i < LOAD_SLOTS; i++) {
+    for (unsigned i = 0; i < LOAD_SLOTS; i++)
         free(load->slots[i].request);
-        free(load->slots[i].memory);
-    }
     free(load->scratch);
+    munmap(load->memory, LOAD_SLOTS * SLOT_MEMORY);
 }

@@ -20,6 +20,7 @@ void model_init(struct model *m, uint64_t seed, uint64_t sectors)
     m->logical_block = dt_rng_below(&rng, 4) ? 512 : 4096;
     m->max_sectors = limits[dt_rng_below(&rng, ARRAY_SIZE(limits))];
     m->store = m->cache = shared_memory(sectors << DT_SECTOR_SHIFT);
+    m->journal = shared_memory(sizeof(*m->journal));
 }
 
 void model_add_cache(struct model *m)
@@ -29,6 +30,16 @@ void model_add_cache(struct model *m)
     m->cache = xcalloc(1, size);
     memcpy(m->cache, m->store, size);
     m->dirty = xcalloc(m->sectors, 1);
+}
+
+void model_recover(struct model *m)
+{
+    struct journal *j = m->journal;
+
+    if (!__atomic_load_n(&j->valid, __ATOMIC_SEQ_CST))
+        return;
+    memcpy(m->store + (j->sector << DT_SECTOR_SHIFT), j->bytes, DT_SECTOR_SIZE);
+    __atomic_store_n(&j->valid, 0, __ATOMIC_SEQ_CST);
 }
 
 static bool judge(const struct model *m, const struct dt_req *req)
@@ -52,9 +63,12 @@ static bool judge(const struct model *m, const struct dt_req *req)
 
 static void persist(struct model *m, uint64_t sector)
 {
-    size_t at = sector << DT_SECTOR_SHIFT;
+    struct journal *j = m->journal;
 
-    memcpy(m->store + at, m->cache + at, DT_SECTOR_SIZE);
+    j->sector = sector;
+    memcpy(j->bytes, m->cache + (sector << DT_SECTOR_SHIFT), DT_SECTOR_SIZE);
+    __atomic_store_n(&j->valid, 1, __ATOMIC_SEQ_CST);
+    model_recover(m);
     m->dirty[sector] = 0;
 }
 

@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define REASON_MAX 65536u
+#define LOG_MAX 65536u
 
 static void property_open(struct bench *b)
 {
@@ -83,20 +83,26 @@ static _Noreturn void child_main(struct bench *b, const struct property *p, int 
     _exit(0);
 }
 
+/* What the child printed, or the end of it; owned by the caller. */
+static char *read_log(int log)
+{
+    char *text = xcalloc(LOG_MAX + 1, 1);
+    off_t end = lseek(log, 0, SEEK_END);
+
+    if (pread(log, text, LOG_MAX, MAX(end - (off_t)LOG_MAX, 0)) < 0)
+        text[0] = '\0';
+    return text;
+}
+
 /* The line of the child's log that tells best what went wrong: what core or a sanitizer said. */
-static bool find_reason(int log, char *text, size_t size)
+static bool find_reason(const char *log, char *text, size_t size)
 {
     static const char *const marks[] = {
         "contract violated: ", "check failed: ", "ERROR: AddressSanitizer: ", "runtime error: ",
         "WARNING: ThreadSanitizer: "};
-    _cleanup_free_ char *lines = xcalloc(REASON_MAX + 1, 1);
-    off_t end = lseek(log, 0, SEEK_END);
-    ssize_t n = pread(log, lines, REASON_MAX, MAX(end - (off_t)REASON_MAX, 0));
 
-    if (n <= 0)
-        return false;
     for (unsigned i = 0; i < ARRAY_SIZE(marks); i++) {
-        const char *at = strstr(lines, marks[i]);
+        const char *at = strstr(log, marks[i]);
 
         if (at) {
             snprintf(text, size, "%.*s", (int)strcspn(at, "\n"), at);
@@ -127,11 +133,13 @@ static bool wait_for(pid_t pid, uint64_t ns, int *status)
     return false;
 }
 
-static void run_property(struct bench *b, const struct property *p)
+/* Return: the child's log; owned by the caller. */
+static char *run_property(struct bench *b, const struct property *p)
 {
     uint64_t limit = 8 * b->config->duration + 8 * b->config->patience + DT_S(20);
     _cleanup_close_ int log = memfd_create("log", MFD_CLOEXEC);
     struct verdict *v = b->verdict;
+    char *text;
     int status;
     pid_t pid;
 
@@ -150,8 +158,11 @@ static void run_property(struct bench *b, const struct property *p)
         v->state = FAILED;
         explain_death(status, p, v->text, sizeof(v->text));
     }
-    if (v->state == FAILED)
-        find_reason(log, v->text, sizeof(v->text));
+    /* A sanitizer may report and go on: that is no pass. */
+    text = read_log(log);
+    if (v->state != SKIPPED && find_reason(text, v->text, sizeof(v->text)))
+        v->state = FAILED;
+    return text;
 }
 
 /* ---- The whole ----------------------------------------------------------------------------------
@@ -191,8 +202,9 @@ static json_t *result_json(const struct conformance_result *r)
 {
     static const char *const outcomes[] = {"passed", "failed", "skipped"};
 
-    return json_pack("{ss ss sI ss ss}", "name", r->property, "outcome", outcomes[r->outcome],
-                     "count", (json_int_t)r->count, "unit", r->unit, "text", r->text);
+    return json_pack("{ss ss sI ss ss ss}", "name", r->property, "outcome", outcomes[r->outcome],
+                     "count", (json_int_t)r->count, "unit", r->unit, "text", r->text, "log",
+                     r->log);
 }
 
 static unsigned run_all(struct bench *b, json_t *report)
@@ -207,12 +219,13 @@ static unsigned run_all(struct bench *b, json_t *report)
 
         if (config->property && i > 0 && strcmp(config->property, p->name) != 0)
             continue;
-        run_property(b, p);
+        _cleanup_free_ char *log = run_property(b, p);
         r.outcome = b->verdict->state == PASSED   ? CONFORMANCE_PASSED
                     : b->verdict->state == FAILED ? CONFORMANCE_FAILED
                                                   : CONFORMANCE_SKIPPED;
         r.count = b->verdict->count;
         r.text = b->verdict->text;
+        r.log = r.outcome == CONFORMANCE_FAILED ? log : "";
         counts[r.outcome]++;
         json_array_append_new(list, result_json(&r));
         if (config->progress)

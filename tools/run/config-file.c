@@ -28,8 +28,7 @@ static int locate(const struct parser *p, unsigned line, int ret)
     return ret;
 }
 
-/* ---- Settings
- * ------------------------------------------------------------------------------------ */
+/* ---- Settings ------------------------------------------------------------------------------ */
 
 static int unknown_key(const struct parser *p, const struct dt_param *params)
 {
@@ -92,8 +91,7 @@ static int finish_setting(struct parser *p)
     return locate(p, p->start, ret);
 }
 
-/* ---- Lines
- * ---------------------------------------------------------------------------------------- */
+/* ---- Lines --------------------------------------------------------------------------------- */
 
 static int parse_section(struct parser *p, const char *text, size_t n)
 {

@@ -59,8 +59,7 @@ const struct dt_param disk_params[] = {
     {NULL},
 };
 
-/* ---- As a command line
- * --------------------------------------------------------------------------- */
+/* ---- As a command line --------------------------------------------------------------------- */
 
 static void add_options(char ***at, const struct dt_param *params, const void *base, uint64_t given,
                         const char *skip)
@@ -93,8 +92,7 @@ char **run_config_argv(const struct run_config *config, const char *const *first
     return argv;
 }
 
-/* ---- Building ---------------------------------------------------------------------------------
- */
+/* ---- Building ------------------------------------------------------------------------------ */
 
 void run_config_init(struct run_config *config)
 {
@@ -148,8 +146,7 @@ int config_set(const struct dt_param *params, const struct dt_param *p, void *ba
     return param_apply(p, base, value, err);
 }
 
-/* ---- The command line -------------------------------------------------------------------------
- */
+/* ---- The command line ---------------------------------------------------------------------- */
 
 const struct dt_param disk_begin[] = {
     {"disk", DT_PARAM_STRING, .unit = "name",
@@ -206,8 +203,7 @@ int run_config_parse_args(struct run_config *config, char **argv, struct dt_erro
     return ret;
 }
 
-/* ---- Judging ------------------------------------------------------------------------------------
- */
+/* ---- Judging ------------------------------------------------------------------------------- */
 
 static int judge_owner(struct disk_config *d, struct dt_error *err)
 {

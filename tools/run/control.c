@@ -51,8 +51,7 @@ static void connection_free(struct connection *c)
         control->gone(control->arg);
 }
 
-/* ---- Sending
- * --------------------------------------------------------------------------------------- */
+/* ---- Sending ------------------------------------------------------------------------------- */
 
 /* Returns false when the connection is over. */
 static bool send_owed(struct connection *c)
@@ -98,8 +97,7 @@ static bool rearm(struct connection *c)
     return loop_watch_add(c->control->loop, &c->watch) == 0;
 }
 
-/* ---- Receiving
- * ---------------------------------------------------------------------------------------- */
+/* ---- Receiving ----------------------------------------------------------------------------- */
 
 static bool answer(struct connection *c, size_t n)
 {
@@ -181,8 +179,7 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
     close(sock);
 }
 
-/* ---- Life
- * ------------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------- */
 
 static int default_path(char **path, struct dt_error *err)
 {
@@ -211,7 +208,7 @@ int control_new(struct control **out, struct loop *loop, const char *path,
     else
         ret = default_path(&control->path, err);
     if (ret == 0)
-        ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, err);
+        ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
     if (ret >= 0 && listen(control->watch.fd, BACKLOG) < 0)
         ret = dt_fail(err, -errno, "%s: %s", control->path, strerror(errno));
     if (ret >= 0)

@@ -19,15 +19,20 @@
 
 #define LOCK_TRIES 200
 #define LOCK_MS    5
-
-/* ---- One path -----------------------------------------------------------------------------------
+/*
+ * A killed process may be gone (waited for) while the kernel still tears its io_uring down, which
+ * holds the sockets that it watched: what is served now may be free in milliseconds.
  */
+#define SERVED_MS 10
+
+/* ---- One path ------------------------------------------------------------------------------ */
 
 /** struct place - a path as its directory and the name in it. */
 struct place {
     const char *path;
     char *name;
     int dir;
+    unsigned patience_ms;
 };
 
 /* Through the directory's descriptor, because addresses hold 107 bytes and paths more. */
@@ -44,14 +49,9 @@ static int address_of(const struct place *p, struct sockaddr_un *addr)
     return n < (int)sizeof(addr->sun_path) ? 0 : -ENAMETOOLONG;
 }
 
-/* Two programs that start at once must not each take the other's new socket for a stale one. */
-static void lock_directory(const struct place *p)
+static void doze(long ms)
 {
-    for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        if (flock(p->dir, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
-            return;
-        nanosleep(&(struct timespec){.tv_nsec = LOCK_MS * 1000000L}, NULL);
-    }
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
 }
 
 static bool is_served(const struct sockaddr_un *addr)
@@ -63,6 +63,27 @@ static bool is_served(const struct sockaddr_un *addr)
     return errno != ECONNREFUSED && errno != ENOENT;
 }
 
+/* Two programs that start at once must not each take the other's new socket for a stale one. */
+static void lock_directory(const struct place *p)
+{
+    for (unsigned i = 0; i < LOCK_TRIES; i++) {
+        if (flock(p->dir, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+            return;
+        doze(LOCK_MS);
+    }
+}
+
+static bool stays_served(const struct sockaddr_un *addr, unsigned patience_ms)
+{
+    while (is_served(addr)) {
+        if (patience_ms < SERVED_MS)
+            return true;
+        patience_ms -= SERVED_MS;
+        doze(SERVED_MS);
+    }
+    return false;
+}
+
 static int clear_way(const struct place *p, const struct sockaddr_un *addr, struct dt_error *err)
 {
     struct stat st;
@@ -71,7 +92,7 @@ static int clear_way(const struct place *p, const struct sockaddr_un *addr, stru
         return errno == ENOENT ? 0 : dt_fail(err, -errno, "%s: %s", p->path, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
         return dt_fail(err, -EEXIST, "%s: there is something that is not a socket", p->path);
-    if (is_served(addr))
+    if (stays_served(addr, p->patience_ms))
         return dt_fail(err, -EADDRINUSE, "%s: socket in use by another process", p->path);
     log_info("%s: replacing a socket that nobody serves any more", p->path);
     if (unlinkat(p->dir, p->name, 0) < 0 && errno != ENOENT)
@@ -115,10 +136,11 @@ static int bind_at(const struct place *p, long owner, long group, unsigned mode,
     return ret < 0 ? ret : TAKE_FD(sock);
 }
 
-int listen_at(const char *path, long owner, long group, unsigned mode, struct dt_error *err)
+int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
+              struct dt_error *err)
 {
     _cleanup_free_ char *copy = xstrdup(path), *other = xstrdup(path);
-    struct place p = {.path = path, .name = basename(copy)};
+    struct place p = {.path = path, .name = basename(copy), .patience_ms = patience_ms};
     const char *dir = dirname(other);
     int sock;
 

@@ -33,8 +33,7 @@ static bool too_deep(const char *line, size_t size)
     return false;
 }
 
-/* ---- Verbs
- * ---------------------------------------------------------------------------------------- */
+/* ---- Verbs --------------------------------------------------------------------------------- */
 
 /** struct call - a request on its way. */
 struct call {
@@ -87,7 +86,7 @@ static char *value_text(json_t *value)
 static int call_set(struct call *c)
 {
     json_t *values = json_object_get(c->request, "values"), *value;
-    const char *device, *layer, *param;
+    const char *device = NULL, *layer = NULL, *param = NULL;
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
 
     if (ret == 0 && !json_object_size(values))
@@ -111,7 +110,7 @@ static int call_set(struct call *c)
 static int call_do(struct call *c)
 {
     json_t *args = json_object_get(c->request, "args"), *value;
-    const char *device, *layer, *command, *argv[MAX_ARGS + 1];
+    const char *device = NULL, *layer = NULL, *command = NULL, *argv[MAX_ARGS + 1];
     int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
     size_t i;
 
@@ -199,8 +198,7 @@ static int dispatch(struct call *c)
     return -EINVAL;
 }
 
-/* ---- Replies
- * ---------------------------------------------------------------------------------------- */
+/* ---- Replies ------------------------------------------------------------------------------- */
 
 /* Texts from below may hold what is not UTF-8, which JSON cannot. */
 static json_t *text_json(const char *text)

@@ -8,8 +8,7 @@
 
 #include "tools/tools.h"
 
-/* ---- What was asked for (config.c, config-file.c)
- * ------------------------------------------------ */
+/* ---- What was asked for (config.c, config-file.c) ------------------------------------------ */
 
 #define CONFIG_MAX_DISKS 1024u
 #define CONFIG_MAX_FILE  (1u << 20)
@@ -75,18 +74,21 @@ int config_add_disk(struct run_config *config, const char *name, const char *whe
 int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
                const char *value, struct dt_error *err);
 
-/* ---- Sockets (listen.c, activation.c)
- * ------------------------------------------------------------- */
+/* ---- Sockets (listen.c, activation.c) ------------------------------------------------------ */
 
 /**
  * listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it.
  * @owner, @group: -1 = the caller's.
+ * @patience_ms: how long somebody else's socket may still be there: that of a process just killed
+ *               lives on for some milliseconds.
  *
  * A socket file that nobody serves is replaced. Nobody can connect before it has its owner and
  * mode, as nobody can before listen().
  * Return: the descriptor; -EADDRINUSE when somebody serves @path, -EEXIST when it is no socket.
  */
-int listen_at(const char *path, long owner, long group, unsigned mode, struct dt_error *err);
+int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
+              struct dt_error *err);
+#define LISTEN_PATIENCE_MS 1500u
 /** socket_kind() - 1 = @fd is a listening Unix stream socket, 0 = a connected one, -errno. */
 int socket_kind(int fd);
 
@@ -127,9 +129,10 @@ struct signals {
 /** signals_watch() - before any thread is made, so that all inherit the mask. */
 int signals_watch(struct signals *s, struct loop *loop, struct dt_error *err);
 void signals_unwatch(struct signals *s, struct loop *loop);
+/** signals_unblock() - from here on the next signal ends the process, whatever it is doing. */
+void signals_unblock(void);
 
-/* ---- The disks (serve.c)
- * --------------------------------------------------------------------------- */
+/* ---- The disks (serve.c) ------------------------------------------------------------------- */
 
 struct server;
 struct worker;
@@ -146,8 +149,7 @@ json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
 struct device *server_device(struct server *server, unsigned index);
 
-/* ---- The control socket (control.c, protocol.c)
- * ------------------------------------------------------ */
+/* ---- The control socket (control.c, protocol.c) -------------------------------------------- */
 
 /**
  * struct protocol_ops - what requests are answered from; the fuzz target brings its own.

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* server.h - the disks of one process: what serve.c and worker.c share. */
+/* server.h - the disks of one process and their threads: what threads.c, disk.c and serve.c share.
+ */
 #ifndef TOOLS_RUN_SERVER_H
 #define TOOLS_RUN_SERVER_H
 
-#include "blk/vhost-user/front.h"
 #include "tools/run/run.h"
+
+#include "blk/vhost-user/front.h"
 #include <pthread.h>
 #include <semaphore.h>
 
@@ -36,11 +38,37 @@ struct server {
     struct disk *disks;
     struct control *control;
     struct signals signals;
-    uint8_t *state; /* memory for the layers' state, in a worker */
+    uint8_t *state;        /* memory for the layers' state, in a worker */
     struct worker *worker; /* where a supervisor has the sockets; else NULL */
     struct activation activation;
 };
 
+static inline unsigned thread_count(const struct server *s)
+{
+    return (unsigned)s->config->process.threads;
+}
+
+/* threads.c */
+int server_new_loops(struct server *s, struct dt_error *err);
+int server_start_threads(struct server *s, struct dt_error *err);
+void server_stop_threads(struct server *s);
+
+/* disk.c: in this order, on the main thread. */
+void disk_init(struct disk *d, struct server *s, const struct disk_config *config,
+               unsigned first_thread);
+/** disk_open_socket() - bind it, or take an inherited one; nobody can connect yet. */
+int disk_open_socket(struct disk *d, struct dt_error *err);
+/** disk_fence() - before a worker can see no other process any more. */
+int disk_fence(struct disk *d, struct dt_error *err);
+/** disk_open_device() - open and lock what the chain stands on. */
+int disk_open_device(struct disk *d, struct dt_error *err);
+/** disk_start() - once the threads run: lanes, then the front, and VMs may connect. */
+int disk_start(struct disk *d, struct dt_error *err);
+/** disk_begin_stop() - let the front end its session; does not wait. */
+void disk_begin_stop(struct disk *d);
+/** disk_stop() - wait for that, and close all that was opened, however far that had come. */
+void disk_stop(struct disk *d);
+/** disk_loop() - of its first thread, where its front lives. */
 struct loop *disk_loop(const struct disk *d);
 
 #endif

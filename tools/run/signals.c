@@ -17,14 +17,10 @@ static void run_signal(struct dt_watch *watch, uint32_t events)
 {
     struct signals *s = container_of(watch, struct signals, watch);
     struct signalfd_siginfo info;
-    sigset_t set;
 
     if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
         return;
     log_info("stopping (%s)", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
-    /* From here on the next one ends the process, whatever it is doing. */
-    of_interest(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
     s->quit(s->arg);
 }
 
@@ -40,6 +36,14 @@ int signals_watch(struct signals *s, struct loop *loop, struct dt_error *err)
     s->watch.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     ret = s->watch.fd < 0 ? -errno : loop_watch_add(loop, &s->watch);
     return ret < 0 ? dt_fail(err, ret, "cannot watch for signals: %s", strerror(-ret)) : 0;
+}
+
+void signals_unblock(void)
+{
+    sigset_t set;
+
+    of_interest(&set);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
 void signals_unwatch(struct signals *s, struct loop *loop)

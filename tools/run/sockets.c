@@ -28,7 +28,7 @@ int disk_socket_open(struct disk_socket *s, const struct disk_config *c,
             return dt_fail(err, -EINVAL, "it has no socket: say socket, connect or fd");
         return take_socket(s, fd, err);
     }
-    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, err);
+    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, LISTEN_PATIENCE_MS, err);
     if (fd < 0)
         return fd;
     s->fd = fd;

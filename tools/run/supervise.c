@@ -179,6 +179,7 @@ static void quit(void *arg)
 
     for (unsigned i = 0; i < s->config->count; i++)
         disk_socket_remove(&s->sockets[i]);
+    signals_unblock();
     supervisor_stop(s->supervisor);
 }
 

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/* disk.c - one soft disk of devtap run: opened step by step, stopped from wherever it had come to.
+ */
+#include "tools/run/server.h"
+
+#include <sys/socket.h>
+#include <time.h>
+
+#define BACKLOG         8
+#define STOP_SECONDS    30
+#define QUIESCE_SECONDS 10
+
+void disk_init(struct disk *d, struct server *s, const struct disk_config *config,
+               unsigned first_thread)
+{
+    d->server = s;
+    d->config = config;
+    d->socket.fd = d->next_link = -1;
+    d->first_thread = first_thread;
+    sem_init(&d->stopped, 0, 0);
+}
+
+/* ---- Opening one disk ---------------------------------------------------------------------- */
+
+int disk_open_socket(struct disk *d, struct dt_error *err)
+{
+    struct server *s = d->server;
+
+    return s->worker ? 0
+                     : disk_socket_open(&d->socket, d->config, &s->activation,
+                                        s->config->count == 1, err);
+}
+
+
+int disk_open_device(struct disk *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->config->options;
+    struct server *s = d->server;
+    struct loop *loops[DEVICE_MAX_THREADS];
+    struct device_config config = {.name = d->config->name,
+                                   .loops = loops,
+                                   .threads = (unsigned)o->threads,
+                                   .state_dir = o->state};
+    struct chain_spec spec;
+    int ret = chain_parse(&spec, o->chain, err);
+
+    if (ret < 0)
+        return ret;
+    for (unsigned t = 0; t < config.threads; t++)
+        loops[t] = s->threads[(d->first_thread + t) % thread_count(s)].loop;
+    config.chain = &spec;
+    if (s->state)
+        config.blobs = (void *)(s->state + (size_t)(d - s->disks) * blob_area_size());
+    ret = device_new(&d->dev, &config, err);
+    chain_spec_free(&spec);
+    return ret;
+}
+
+/* The front comes after the device has started, so what core tells the front goes through the disk.
+ */
+static void front_changed(void *arg)
+{
+    struct disk *d = arg;
+
+    if (d->front)
+        front_device_ops.info_changed(d->front);
+}
+
+struct front_call {
+    struct disk *disk;
+    struct front_config config;
+    struct dt_error *err;
+    int ret;
+};
+
+static void make_front(void *arg)
+{
+    struct front_call *call = arg;
+
+    call->ret = front_new(&call->disk->front, &call->config, call->err);
+}
+
+struct loop *disk_loop(const struct disk *d)
+{
+    return d->server->threads[d->first_thread].loop;
+}
+
+static int start_front(struct disk *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->config->options;
+    struct front_call call = {
+        .disk = d,
+        .err = err,
+        .config = {.dev = d->dev,
+                   .listen_fd = -1,
+                   .session_fd = -1,
+                   .connect = o->connect,
+                   .serial = o->serial,
+                   .queues = (unsigned)o->queues,
+                   .packed = o->packed},
+    };
+
+    if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)
+        return dt_fail(err, -errno, "%s: cannot listen: %s", o->socket, strerror(errno));
+    if (d->socket.fd >= 0 && socket_kind(d->socket.fd) == 1)
+        call.config.listen_fd = d->socket.fd;
+    else
+        call.config.session_fd = d->socket.fd;
+    loop_call(disk_loop(d), make_front, &call);
+    if (call.ret == 0)
+        d->socket.fd = -1;
+    return call.ret;
+}
+
+int disk_fence(struct disk *d, struct dt_error *err)
+{
+    return device_fence(d->dev, err);
+}
+
+int disk_start(struct disk *d, struct dt_error *err)
+{
+    static struct front_ops ops;
+    int ret;
+
+    ops = front_device_ops;
+    ops.info_changed = front_changed;
+    ret = device_start(d->dev, &ops, d, err);
+    if (ret < 0)
+        return ret;
+    d->started = true;
+    return d->server->worker ? 0 : start_front(d, err); /* a worker's come with their links */
+}
+
+/* ---- Stopping ------------------------------------------------------------------------------ */
+
+static void front_stopped(void *arg)
+{
+    struct disk *d = arg;
+
+    sem_post(&d->stopped);
+}
+
+static void begin_stop(void *arg)
+{
+    struct disk *d = arg;
+
+    front_stop(d->front, front_stopped, d);
+}
+
+void disk_begin_stop(struct disk *d)
+{
+    if (d->front)
+        loop_call(disk_loop(d), begin_stop, d);
+}
+
+static void device_quiet(void *arg, const char *late)
+{
+    struct disk *d = arg;
+
+    snprintf(d->late, sizeof(d->late), "%s", late ?: "");
+    sem_post(&d->stopped);
+}
+
+static void free_front(void *arg)
+{
+    front_free(arg);
+}
+
+/* Nothing more can be done in good order: what is in flight is the next process's to repeat. */
+static _Noreturn void give_up(const struct disk *d, const char *why)
+{
+    log_error("%s: it does not stop: %s", d->config->name, why);
+    _exit(STATUS_FAILED);
+}
+
+static void wait_stopped(struct disk *d, const char *why)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += STOP_SECONDS;
+    while (sem_timedwait(&d->stopped, &until) < 0)
+        if (errno != EINTR)
+            give_up(d, why);
+}
+
+void disk_stop(struct disk *d)
+{
+    if (d->front) {
+        wait_stopped(d, "requests of the VM are still in flight");
+        loop_call(disk_loop(d), free_front, d->front);
+    }
+    if (d->started) {
+        device_quiesce(d->dev, dt_clock_ns() + DT_S(QUIESCE_SECONDS), device_quiet, d);
+        wait_stopped(d, "a layer does not come to rest");
+        if (d->late[0])
+            give_up(d, d->late);
+        device_stop(d->dev);
+    }
+    device_free(d->dev);
+    if (d->socket.fd >= 0)
+        close(d->socket.fd);
+    if (d->next_link >= 0)
+        close(d->next_link);
+    sem_destroy(&d->stopped);
+}
+
+/* ---- Seen from outside --------------------------------------------------------------------- */
+
+struct show_call {
+    struct disk *disk;
+    json_t *json;
+};
+
+static void show_front(void *arg)
+{
+    struct show_call *call = arg;
+
+    /* A worker's front comes with the link to its keeper. */
+    call->json = call->disk->front ? front_show(call->disk->front)
+                                   : json_pack("{sb}", "attached", false);
+}
+
+static json_t *front_json(struct disk *d)
+{
+    struct show_call call = {.disk = d};
+
+    loop_call(disk_loop(d), show_front, &call);
+    return call.json;
+}
+
+json_t *server_show(struct server *server, unsigned index)
+{
+    struct disk *d = &server->disks[index];
+    json_t *show = device_show(d->dev), *front = front_json(d);
+    const char *socket = d->config->options.socket ?: d->config->options.connect;
+
+    if (socket)
+        json_object_set_new(front, "socket", json_string(socket));
+    json_object_set_new(show, "front", front);
+    json_object_set_new(show, "pid", json_integer(getpid()));
+    return show;
+}
+
+json_t *server_list(struct server *server, unsigned index)
+{
+    json_t *show = server_show(server, index), *names = json_array(), *layer, *list;
+    json_t *front = json_object_get(show, "front"), *socket = json_object_get(front, "socket");
+    size_t i;
+
+    json_array_foreach(json_object_get(show, "chain"), i, layer)
+        json_array_append(names, json_object_get(layer, "name"));
+    list = json_pack("{sO sO sO sO so}", "name", json_object_get(show, "name"), "pid",
+                     json_object_get(show, "pid"), "bytes",
+                     json_object_get(json_object_get(show, "disk"), "bytes"), "attached",
+                     json_object_get(front, "attached"), "chain", names);
+    json_object_set(list, "socket", socket ?: json_null());
+    json_decref(show);
+    return list;
+}
