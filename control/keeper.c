@@ -180,12 +180,13 @@ static void begin(struct keeper *k, const struct keeper_message *m, int fd)
 {
     struct sandbox_config sandbox = {
         .kind = SANDBOX_KEEPER, .uid = (uid_t)m->uid, .connects = m->socket == KEEPER_CONNECTS};
+    char missing[SANDBOX_MISSING]; /* the worker lacks the same, and says so */
     struct dt_error err;
 
     k->serve = *m;
     k->sock = fd;
     k->proxy = vhost_proxy_new(k->loop, m->text, m->patience, &proxy_ops, k);
-    if (sandbox_enter(&sandbox, &err) < 0) {
+    if (sandbox_enter(&sandbox, missing, &err) < 0) {
         log_error("%s: %s", m->text, err.text);
         end(k, 1);
     }

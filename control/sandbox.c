@@ -15,17 +15,12 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-/** struct missing - what the warning will name. */
-struct missing {
-    char text[256];
-};
-
-static void miss(struct missing *missing, const char *what, int error)
+static void miss(char *missing, const char *what, int error)
 {
-    size_t used = strlen(missing->text);
+    size_t used = strlen(missing);
 
-    snprintf(missing->text + used, sizeof(missing->text) - used, "%s%s (%s)", used ? ", " : "",
-             what, strerror(error));
+    snprintf(missing + used, SANDBOX_MISSING - used, "%s%s (%s)", used ? ", " : "", what,
+             strerror(error));
 }
 
 /* An empty, read-only file system becomes the root; the old one is detached from it. */
@@ -41,7 +36,7 @@ static int empty_root(struct dt_error *err)
     return 0;
 }
 
-static int enter_namespaces(const struct sandbox_config *config, struct missing *missing,
+static int enter_namespaces(const struct sandbox_config *config, char *missing,
                             struct dt_error *err)
 {
     if (getpid() != 1) /* see spawn.isolate */
@@ -57,7 +52,7 @@ static int enter_namespaces(const struct sandbox_config *config, struct missing 
     return empty_root(err);
 }
 
-static int change_user(const struct sandbox_config *config, struct missing *missing,
+static int change_user(const struct sandbox_config *config, char *missing,
                        struct dt_error *err)
 {
     if (config->uid == 0)
@@ -92,20 +87,19 @@ int __lsan_is_turned_off(void)
 #define NOTE_ENTERED() ((void)0)
 #endif
 
-int sandbox_enter(const struct sandbox_config *config, struct dt_error *err)
+int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_error *err)
 {
-    struct missing missing = {""};
-    int ret = enter_namespaces(config, &missing, err);
+    int ret;
 
-    ret = ret ?: change_user(config, &missing, err);
+    missing[0] = '\0';
+    ret = enter_namespaces(config, missing, err);
+    ret = ret ?: change_user(config, missing, err);
     if (ret < 0)
         return ret;
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return dt_fail(err, -errno, "sandbox: no_new_privs: %s", strerror(errno));
-    if (missing.text[0])
-        log_warning("the sandbox lacks %s; start as root to have all of it", missing.text);
     NOTE_ENTERED();
     return sandbox_filter(config, err);
 }

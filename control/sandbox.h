@@ -22,13 +22,16 @@ struct sandbox_config {
     bool connects;
 };
 
+#define SANDBOX_MISSING 200
+
 /**
  * sandbox_enter() - no way back. All threads of the process are covered.
  *
- * Where the system does not offer one of the walls, the others are still put up and one warning
- * names what is missing. Return: 0; an error only where a wall fell half-way.
+ * Where the system does not offer one of the walls, the others are still put up and @missing, of
+ * SANDBOX_MISSING bytes, names those; else it is "". Return: 0; an error only where a wall fell
+ * half-way.
  */
-int sandbox_enter(const struct sandbox_config *config, struct dt_error *err);
+int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_error *err);
 
 /* seccomp.c */
 int sandbox_filter(const struct sandbox_config *config, struct dt_error *err);

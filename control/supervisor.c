@@ -48,7 +48,7 @@ struct supervisor {
     char *kill_points; /* for the next @kill_workers workers */
     unsigned kill_workers, kill_skip;
     struct guard *guards;
-    bool was_ready, stopping;
+    bool was_ready, stopping, sandbox_told;
 
     struct child worker;
     struct dt_watch worker_ended;
@@ -154,7 +154,12 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
     for (char *c = m->event; *c; c++)
         if (*c != '-' && (*c < 'a' || *c > 'z'))
             *c = '-';
-    if (m->disk < s->config.count)
+    if (strcmp(m->event, "sandbox-lacks") == 0) {
+        if (!s->sandbox_told)
+            events_add(events(s), NULL, m->event, NULL,
+                       "the sandbox lacks %s: start as root to have all of it", m->text);
+        s->sandbox_told = true;
+    } else if (m->disk < s->config.count)
         events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
 }
 

@@ -81,6 +81,9 @@ char **run_config_argv(const struct run_config *config, const char *const *first
 
     for (; *first; first++)
         *at++ = xstrdup(*first);
+    *at++ = xasprintf("%u", config->count);
+    for (unsigned i = 0; i < config->count; i++)
+        *at++ = xstrdup(config->disks[i].where ?: "");
     add_options(&at, process_params, &config->process, config->process_given, "config control");
     for (unsigned i = 0; i < config->count; i++) {
         const struct disk_config *d = &config->disks[i];

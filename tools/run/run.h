@@ -202,7 +202,10 @@ int worker_main(char **argv);
 int keeper_main(char **argv);
 /** supervise_run() - serve with a keeper for each disk and a worker for all. */
 int supervise_run(const struct verb *verb, struct run_config *config);
-/** run_config_argv() - the command line that says the same; owned, ends with NULL. */
+/**
+ * run_config_argv() - the command line for a worker: @first, the place where each disk was written
+ * ("" on the command line), and then what devtap run would be told. Owned, ends with NULL.
+ */
 char **run_config_argv(const struct run_config *config, const char *const *first);
 
 #endif

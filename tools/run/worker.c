@@ -24,6 +24,7 @@ struct worker {
     struct dt_watch supply;
     uid_t uid;
     bool begun;
+    char missing[SANDBOX_MISSING]; /* of the sandbox */
     struct dt_timer save;
 };
 
@@ -117,16 +118,23 @@ static void run_supply(struct dt_watch *watch, uint32_t events)
 static struct worker *worker_hears;
 
 /* From any thread: one packet is one system call. */
-static void on_event(const char *device, const char *event, const char *text)
+static void tell(uint32_t disk, const char *event, const char *text)
 {
-    const struct server *s = worker_hears->server;
-    struct supply_message m = {0};
+    struct supply_message m = {.disk = disk};
 
-    while (m.disk < s->config->count && strcmp(s->config->disks[m.disk].name, device) != 0)
-        m.disk++;
     snprintf(m.event, sizeof(m.event), "%s", event);
     snprintf(m.text, sizeof(m.text), "%s", text);
     packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
+}
+
+static void on_event(const char *device, const char *event, const char *text)
+{
+    const struct server *s = worker_hears->server;
+    unsigned disk = 0;
+
+    while (disk < s->config->count && strcmp(s->config->disks[disk].name, device) != 0)
+        disk++;
+    tell(disk, event, text);
 }
 
 static void run_save(struct dt_timer *timer)
@@ -171,7 +179,7 @@ int worker_confine(struct worker *w, struct dt_error *err)
     const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = w->uid};
 
     KILL_POINT("fenced");
-    return w->server->config->process.sandbox ? sandbox_enter(&config, err) : 0;
+    return w->server->config->process.sandbox ? sandbox_enter(&config, w->missing, err) : 0;
 }
 
 int worker_begin(struct worker *w, struct dt_error *err)
@@ -182,6 +190,8 @@ int worker_begin(struct worker *w, struct dt_error *err)
     w->supply = (struct dt_watch){
         .fd = SPAWN_FIRST_FD + WORKER_SUPPLY, .events = EPOLLIN, .ready = run_supply};
     ret = loop_watch_add(w->server->loop, &w->supply);
+    if (ret == 0 && w->missing[0])
+        tell(UINT32_MAX, "sandbox-lacks", w->missing);
     w->begun = ret == 0;
     w->save.fire = run_save;
     loop_timer_set(w->server->loop, &w->save, dt_clock_ns() + SAVE_NS);
@@ -210,14 +220,23 @@ int worker_main(char **argv)
     struct worker worker = {0};
     struct run_config config;
     struct dt_error err;
-    int ret;
+    unsigned count = 0, words = 0;
+    int ret = 0;
 
-    if (!argv[0])
+    while (argv[words])
+        words++;
+    if (words > 1)
+        count = (unsigned)strtoul(argv[1], NULL, 10);
+    if (count == 0 || count > CONFIG_MAX_DISKS || words < 2 + count)
         return STATUS_USAGE;
     signal(SIGABRT, on_abort);
     worker.uid = (uid_t)strtoul(argv[0], NULL, 10);
     run_config_init(&config);
-    ret = run_config_parse_args(&config, argv + 1, &err);
+    ret = run_config_parse_args(&config, argv + 2 + count, &err);
+    if (ret == 0 && config.count != count)
+        ret = dt_fail(&err, -EINVAL, "%u disks, not %u", config.count, count);
+    for (unsigned i = 0; ret == 0 && i < count; i++)
+        config.disks[i].where = *argv[2 + i] ? xstrdup(argv[2 + i]) : NULL;
     ret = ret ?: run_config_judge(&config, &err);
     if (ret < 0) {
         ret = verb_fail(&verb_run, ret, &err);
