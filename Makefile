@@ -1,5 +1,5 @@
 # A thin front for Meson: every target here only names what scripts/ and Meson do.
-.PHONY: all deps check demo fuzz bench install clean format
+.PHONY: all deps check demo fuzz bench install uninstall clean format
 BUILD ?= build
 
 all: deps
@@ -23,6 +23,9 @@ bench: all
 
 install: all
 	@meson install -C $(BUILD)
+
+uninstall:
+	@ninja -C $(BUILD) uninstall
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i

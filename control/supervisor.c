@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 
 #define SERVED_WELL_NS DT_MS(100) /* a worker that lived longer is replaced at once */
-#define SOON_ENOUGH    8
+#define SOON_ENOUGH    64 /* kills in a row that nobody means to be patient with */
 #define BACKOFF_FIRST  DT_MS(5)
 #define BACKOFF_MAX    DT_S(5)
 #define RELEASE_NS     DT_S(10)
@@ -191,7 +191,7 @@ static void restart_later(struct supervisor *s, bool served)
 {
     uint64_t wait = 0;
 
-    if (served)
+    if (served || s->innocent)
         s->backoff = 0;
     else
         wait = s->backoff = s->backoff ? MIN(2 * s->backoff, BACKOFF_MAX) : BACKOFF_FIRST;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* chain.c - a chain as written becomes open layers: the back first, each above what it stands on. */
+/* chain.c - a chain as written becomes open layers: the back first, each above what it stands on.
+ */
 #include "core/internal.h"
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -18,7 +19,8 @@ static void name_layer(struct device *dev, struct dt_layer *layer)
         snprintf(layer->name, sizeof(layer->name), "%s#%u", layer->ext->name, same);
 }
 
-static struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext, unsigned index)
+static struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext,
+                                  unsigned index)
 {
     struct dt_layer *layer = xcalloc(1, sizeof(*layer));
 
@@ -98,8 +100,7 @@ static int judge_info(const struct dt_layer *layer, struct dt_error *err)
                        info->logical_block, info->physical_block);
     if ((info->sectors << DT_SECTOR_SHIFT) % info->logical_block)
         return dt_fail(err, -EINVAL, "the size %llu is not a multiple of the block size %u",
-                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT),
-                       info->logical_block);
+                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), info->logical_block);
     return 0;
 }
 
@@ -130,6 +131,7 @@ static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, str
     ret = layer_info(layer, err);
     if (ret == 0)
         ret = state_load(layer, err);
+    layer->loaded = ret == 0;
     return ret;
 }
 

@@ -139,7 +139,7 @@ struct request {
 _Static_assert(sizeof(struct request) == 2 * CACHE_LINE, "a request is two cache lines");
 #define REQUEST_SIZE (sizeof(struct request) + DT_FRAME_BUDGET)
 
-/* ---- Devices and lanes -------------------------------------------------------------------------- */
+/* ---- Devices and lanes ---- */
 
 #define DEVICE_MAX_THREADS 64u
 
@@ -261,7 +261,7 @@ json_t *device_show(struct device *dev);
  */
 json_t *device_stats(struct device *dev);
 
-/* ---- Calls across threads --------------------------------------------------------------------------- */
+/* ---- Calls across threads ---- */
 
 /** loop_call() - run @fn on the loop's thread and wait for it. Never from a loop's own thread. */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);

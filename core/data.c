@@ -4,21 +4,23 @@
  *
  * A request's vectors describe the guest's own buffer, which the guest may be changing. Where a
  * layer needs bytes that stay as they are, the request gets one private copy on entry (writes), or
- * is filled in private memory and copied out last (reads). A layer that transforms data gives the layers
- * below a buffer of its own; all that a request can need is reserved when it enters,
- * so nothing fails half-way, and an exhausted pool stops intake instead.
+ * is filled in private memory and copied out last (reads). A layer that transforms data gives the
+ * layers below a buffer of its own; all that a request can need is reserved when it enters, so
+ * nothing fails half-way, and an exhausted pool stops intake instead.
  */
 #include "core/internal.h"
 
 #define XFORM_RECORDS 512u
+/* Sub-requests let guest requests finish: a part of the pool is theirs alone. */
+#define GUESTS_MAY_NOT_TAKE(size) ((size) / 4)
 
 static uint8_t right_of(const struct dt_block_ext *ext, bool write)
 {
     return write ? ext->write_data : ext->read_data;
 }
 
-/* A copy at the front is needed by the topmost stable layer, unless one that transforms stands above it: what
- * comes out of that is private already. */
+/* A copy at the front is needed by the topmost stable layer, unless one that transforms stands
+ * above it: what comes out of that is private already. */
 static bool wants_copy(const struct lane *lane, bool write)
 {
     for (unsigned i = 1; i < lane->nctxs; i++) {
@@ -39,6 +41,18 @@ static unsigned count_xforms(const struct lane *lane, const struct ctx *from, bo
     for (unsigned i = from->index + 1; i < lane->nctxs; i++)
         n += right_of(lane->ctxs[i]->pub.layer->ext, write) == DT_DATA_TRANSFORM;
     return n;
+}
+
+size_t data_max_bytes(const struct lane *lane)
+{
+    size_t room = lane->pool.size - GUESTS_MAY_NOT_TAKE(lane->pool.size), bytes = LANE_COPY_MAX;
+    unsigned pieces = 0;
+
+    for (unsigned write = 0; write < 2; write++)
+        pieces = MAX(pieces, lane->want_copy[write] + count_xforms(lane, lane->front, write));
+    while (bytes > 1u << COPYPOOL_MIN_SHIFT && pieces * bytes > room)
+        bytes /= 2;
+    return bytes;
 }
 
 int data_init(struct lane *lane)
@@ -92,8 +106,7 @@ bool data_attach(struct lane *lane, struct ctx *from, struct request *r)
 {
     bool write = r->pub.op == DT_OP_WRITE, sub = r->pub.flags & DT_REQ_SUB;
     size_t bytes = dt_req_bytes(&r->pub);
-    /* Sub-requests let guest requests finish: a part of the pool is theirs alone. */
-    size_t reserve = sub ? 0 : lane->pool.size / 4;
+    size_t reserve = sub ? 0 : GUESTS_MAY_NOT_TAKE(lane->pool.size);
 
     if (!dt_req_has_data(&r->pub) || bytes == 0)
         return true;

@@ -11,8 +11,8 @@ static int judge_name(const char *name, struct dt_error *err)
 
     for (size_t i = 0; i < n; i++)
         if (!isalnum((unsigned char)name[i]) && !strchr("-_.", name[i]))
-            return dt_fail(err, -EINVAL, "the name '%s' may hold letters, digits, '-', '_', '.'",
-                           name);
+            return dt_fail(err, -EINVAL,
+                           "'%.64s': a name may hold letters, digits, '-', '_' and '.'", name);
     if (n == 0 || n > 63 || name[0] == '.')
         return dt_fail(err, -EINVAL, "a device's name has 1 to 63 characters, the first not '.'");
     return 0;
@@ -144,7 +144,7 @@ void device_free(struct device *dev)
     CHECK_MAGIC(dev, DEVICE_MAGIC);
     CHECK(!dev->started);
     for (unsigned i = 1; i <= dev->nlayers; i++)
-        if (dev->layers[i]->open)
+        if (dev->layers[i]->loaded)
             state_save(dev->layers[i]);
     chain_close(dev);
     dev->magic = 0;
@@ -153,7 +153,7 @@ void device_free(struct device *dev)
     free(dev);
 }
 
-/* ---- The disk changed ------------------------------------------------------------------------- */
+/* ---- The disk changed ---- */
 
 static void run_info_changed(struct loop_message *message)
 {
@@ -177,7 +177,7 @@ void dt_layer_info_changed(struct dt_layer *layer)
     loop_post(dev->loops[0], &dev->info_message);
 }
 
-/* ---- Questions ----------------------------------------------------------------------------------- */
+/* ---- Questions ---- */
 
 uint64_t device_fence_ns(const struct device *dev)
 {

@@ -45,6 +45,7 @@ struct dt_layer {
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
+    bool loaded;               /* its state was read, or there was none: it may be replaced */
     uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
@@ -94,7 +95,7 @@ static inline struct request *request_of(struct dt_req *req)
     return container_of(req, struct request, pub);
 }
 
-/* ---- Private memory (copypool.c) -------------------------------------------------------------- */
+/* ---- Private memory (copypool.c) ---- */
 
 /*
  * A buddy allocator over one mapping per lane: pieces of 4 KiB to 1 MiB, contiguous and
@@ -120,7 +121,7 @@ void copypool_fini(struct copypool *pool);
 void *copypool_get(struct copypool *pool, size_t bytes, size_t reserve);
 void copypool_put(struct copypool *pool, void *piece);
 
-/* ---- Lanes -------------------------------------------------------------------------------------- */
+/* ---- Lanes ---- */
 
 #define LANE_MAGIC      0x4c616e65u
 #define LANE_PIECES     16u   /* oversize requests being split at a time */
@@ -195,6 +196,8 @@ void sample_start(struct lane *lane, struct request *r);
 
 /* Data (data.c). */
 int data_init(struct lane *lane);
+/** data_max_bytes() - the longest request whose private pieces the pool can hold all at once. */
+size_t data_max_bytes(const struct lane *lane);
 void data_fini(struct lane *lane);
 /** data_attach() - reserve what the chain below @from needs; false: no memory now. */
 bool data_attach(struct lane *lane, struct ctx *from, struct request *r);
@@ -214,7 +217,7 @@ void split_run_queue(struct lane *lane);
 /** lane_finish() - requests of the guest leave the chain. */
 void lane_finish(struct lane *lane, struct request **reqs, unsigned n);
 
-/* ---- Devices -------------------------------------------------------------------------------------- */
+/* ---- Devices ---- */
 
 #define DEVICE_MAGIC 0x44657669u
 struct device {

@@ -148,7 +148,7 @@ static void front_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     lane_finish(lane, (struct request **)reqs, n);
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned index,
                            uint32_t *frame_offset)
@@ -195,7 +195,8 @@ static void set_limits(struct lane *lane)
     lane->block_mask = (info->logical_block >> DT_SECTOR_SHIFT) - 1;
     lane->max_segments = info->max_segments ? info->max_segments : UINT32_MAX;
     if (lane->needs_data)
-        lane->max_sectors = MIN(lane->max_sectors, LANE_COPY_MAX >> DT_SECTOR_SHIFT);
+        lane->max_sectors =
+            MIN(lane->max_sectors, (uint32_t)(data_max_bytes(lane) >> DT_SECTOR_SHIFT));
 }
 
 int lane_new(struct lane **out, struct device *dev, unsigned thread, struct dt_error *err)

@@ -57,7 +57,7 @@ int device_set(struct device *dev, const char *layer_name, const char *param, co
         return dt_fail(err, -EINVAL, "%s has no parameter '%s' (see 'devtap help %s')", layer_name,
                        param, call.layer->ext->name);
     if (!(call.layer->ext->params[call.index].flags & DT_PARAM_LIVE))
-        return dt_fail(err, -EBUSY, "%s: '%s' cannot be changed while the device runs", layer_name,
+        return dt_fail(err, -EINVAL, "%s: '%s' cannot be changed while the device runs", layer_name,
                        param);
     device_exclusive(dev, set_exclusive, &call);
     if (call.ret < 0)
@@ -113,14 +113,13 @@ int device_do(struct device *dev, const char *layer_name, const char *verb, int 
 
 static json_t *info_json(const struct dt_block_info *i)
 {
-    return json_pack(
-        "{sI si si si si si si sb sb sb sb sb}", "bytes",
-        (json_int_t)(i->sectors << DT_SECTOR_SHIFT), "logical_block", (int)i->logical_block,
-        "physical_block", (int)i->physical_block, "optimal_io", (int)i->optimal_io, "max_sectors",
-        (int)i->max_sectors, "max_discard", (int)i->max_discard, "max_write_zeroes",
-        (int)i->max_write_zeroes, "read_only", i->read_only, "rotational", i->rotational,
-        "can_flush", i->can_flush, "can_discard", i->can_discard, "can_write_zeroes",
-        i->can_write_zeroes);
+    return json_pack("{sI si si si si si si sb sb sb sb sb}", "bytes",
+                     (json_int_t)(i->sectors << DT_SECTOR_SHIFT), "logical_block",
+                     (int)i->logical_block, "physical_block", (int)i->physical_block, "optimal_io",
+                     (int)i->optimal_io, "max_sectors", (int)i->max_sectors, "max_discard",
+                     (int)i->max_discard, "max_write_zeroes", (int)i->max_write_zeroes, "read_only",
+                     i->read_only, "rotational", i->rotational, "can_flush", i->can_flush,
+                     "can_discard", i->can_discard, "can_write_zeroes", i->can_write_zeroes);
 }
 
 static json_t *layer_json(const struct dt_layer *layer)
@@ -153,9 +152,9 @@ static void show_exclusive(void *arg)
 
     for (unsigned i = 1; i <= dev->nlayers; i++)
         json_array_append_new(layers, layer_json(dev->layers[i]));
-    call->json = json_pack("{ss si si so so}", "name", dev->name, "generation",
-                           (int)dev->generation, "threads", (int)dev->threads, "disk",
-                           info_json(&dev->info), "chain", layers);
+    call->json =
+        json_pack("{ss si si so so}", "name", dev->name, "generation", (int)dev->generation,
+                  "threads", (int)dev->threads, "disk", info_json(&dev->info), "chain", layers);
 }
 
 json_t *device_show(struct device *dev)

@@ -81,8 +81,7 @@ static int load_fd(struct dt_layer *layer, int fd, struct dt_error *err)
         return dt_fail(err, -EBADMSG, "its saved state is %lld bytes long, not the %llu it names",
                        (long long)st.st_size, (unsigned long long)(sizeof(h) + h.length));
     blob = xcalloc(1, h.length + 1);
-    if (read(fd, blob, h.length) != (ssize_t)h.length ||
-        XXH3_64bits(blob, h.length) != h.hash)
+    if (read(fd, blob, h.length) != (ssize_t)h.length || XXH3_64bits(blob, h.length) != h.hash)
         return dt_fail(err, -EBADMSG, "its saved state is damaged (checksum)");
     return layer->ext->load(layer, blob, h.length, h.version, err);
 }
@@ -172,9 +171,9 @@ int state_load(struct dt_layer *layer, struct dt_error *err)
 
     if (!layer->ext->load || !layer->dev->state_dir)
         return 0;
-    dir = find_dir(layer, false, NULL);
+    dir = find_dir(layer, false, err);
     if (dir < 0)
-        return 0;
+        return dir == -ENOENT ? 0 : dir;
     _cleanup_close_ int fd = openat(dir, "state", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : dt_fail(err, -errno, "its saved state: %s", strerror(errno));
@@ -184,16 +183,25 @@ int state_load(struct dt_layer *layer, struct dt_error *err)
     return ret;
 }
 
+static int sync_dir(int dir)
+{
+    _cleanup_close_ int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
 static int write_blob(int dir, const struct state_header *h, const void *blob)
 {
-    _cleanup_close_ int fd = openat(dir, "state.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    _cleanup_close_ int fd =
+        openat(dir, "state.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
     if (fd < 0)
         return -errno;
+    errno = 0; /* a short write sets none */
     if (write(fd, h, sizeof(*h)) != sizeof(*h) ||
         write(fd, blob, h->length) != (ssize_t)h->length || fsync(fd) < 0)
         return errno ? -errno : -EIO;
-    return renameat(dir, "state.new", dir, "state") < 0 ? -errno : 0;
+    return renameat(dir, "state.new", dir, "state") < 0 ? -errno : sync_dir(dir);
 }
 
 /* Made up by a process that may have been captured: it must not lead elsewhere. */

@@ -90,8 +90,7 @@ static void open_fds(struct fuzz *f)
     close(pipes[0]);
 }
 
-/* ---- Records
- * --------------------------------------------------------------------------------------- */
+/* ---- Records ---- */
 
 static void send_message(struct fuzz *f, uint8_t arg, const uint8_t *bytes, size_t len)
 {

@@ -317,6 +317,8 @@ int client_find(struct client **client, const char *device, struct dt_error *err
                        .pid = slash ? strtol(device, NULL, 10) : 0};
     int ret;
 
+    if (slash && s.pid <= 0)
+        return dt_fail(err, -EINVAL, "'%.64s': NAME or PID/NAME was expected", device);
     s.nearest.wanted = s.name;
     ret = client_each(search_one, &s, err);
     if (!s.found) {

@@ -18,15 +18,15 @@
 #define RECONNECT_NS DT_S(60)
 #define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
-static const char *const modes[] = {"default",   "read",   "write", "randread",
+static const char *const modes[] = {"auto",      "read",   "write", "randread",
                                     "randwrite", "randrw", NULL};
 
 #define OPTION(n, t, field) .name = n, .type = t, .offset = offsetof(struct bench_options, field)
 static const struct dt_param options[] = {
     {OPTION("socket", DT_PARAM_STRING, socket), .flags = DT_PARAM_REQUIRED, .unit = "path",
      .help = "Socket of the back end."},
-    {OPTION("rw", DT_PARAM_ENUM, rw), .initial = "default", .choices = modes,
-     .help = "What to do: randread, or randrw with --verify, unless told."},
+    {OPTION("rw", DT_PARAM_ENUM, rw), .initial = "auto", .choices = modes,
+     .help = "What to do; auto is randread, or randrw with --verify."},
     {OPTION("read-share", DT_PARAM_FRACTION, read_share), .initial = "50%",
      .help = "Share of reads with randrw."},
     {OPTION("size", DT_PARAM_SIZE, size), .initial = "4K", .min = 512, .max = 16u << 20,

@@ -2,8 +2,16 @@
 /* cmd-help.c - devtap help: an extension explained from its declaration, or a verb. */
 #include "tools/describe.h"
 
-static void print_verbs(void)
+static void print_verbs(bool json)
 {
+    if (json) {
+        json_t *list = json_array();
+
+        for (const struct verb *const *v = verb_table(); *v; v++)
+            json_array_append_new(list, describe_verb_json(*v));
+        print_json(list);
+        return;
+    }
     puts("usage: devtap VERB [OPTION...] [ARGUMENT...]\n");
     for (const struct verb *const *v = verb_table(); *v; v++)
         printf("  %-11s %s\n", (*v)->name, (*v)->summary);
@@ -18,7 +26,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     struct dt_error err;
 
     if (argc == 0) {
-        print_verbs();
+        print_verbs(o->json);
         return STATUS_DONE;
     }
     other = verb_find(argv[0]);
@@ -29,6 +37,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         print_json(describe_json(ext));
     else if (ext)
         describe_print(ext, stdout);
+    else if (o->json)
+        print_json(describe_verb_json(other));
     else
         verb_print_help(other, stdout);
     if (ext && other && !o->json) /* `trace` is both */

@@ -48,7 +48,7 @@ const struct verb verb_run = {
     .help =
         "Opens the chain of each disk, makes its socket, and serves the VM that connects, until "
         "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain:\n\n"
-        "devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'",
+        "  devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'",
     .groups = {{"Options of the process", process_params},
                {"Each disk begins with", disk_begin},
                {"Options of a disk", disk_params}},

@@ -29,6 +29,29 @@ static void print_layer(json_t *layer)
     }
 }
 
+/* What the JSON calls max_discard is "max discard" to a person, and 0 is no limit. */
+static void print_property(const char *key, json_t *value)
+{
+    bool none = json_is_integer(value) && json_integer_value(value) == 0;
+
+    if (strcmp(key, "bytes") == 0) {
+        printf("  size: %s (%" PRId64 " bytes)\n", human_bytes((uint64_t)json_integer_value(value)),
+               (int64_t)json_integer_value(value));
+        return;
+    }
+    fputs("  ", stdout);
+    for (const char *c = key; *c; c++)
+        putchar(*c == '_' ? ' ' : *c);
+    fputs(": ", stdout);
+    if (json_is_boolean(value))
+        fputs(json_is_true(value) ? "yes" : "no", stdout);
+    else if (none && (strncmp(key, "max_", 4) == 0 || strncmp(key, "optimal_", 8) == 0))
+        fputs("any", stdout);
+    else
+        print_value(value);
+    putchar('\n');
+}
+
 static void print_object(const char *title, json_t *object)
 {
     const char *key;
@@ -37,27 +60,49 @@ static void print_object(const char *title, json_t *object)
     if (!json_object_size(object))
         return;
     printf("%s\n", title);
-    json_object_foreach(object, key, value)
+    json_object_foreach(object, key, value) if (!json_is_array(value)) print_property(key, value);
+}
+
+static void print_queues(json_t *queues)
+{
+    static const char *const keys[] = {"size", "in_flight", "taken", "kicks", "calls"};
+    struct table *table;
+    json_t *queue;
+    size_t i;
+
+    if (!json_array_size(queues))
+        return;
+    table = table_new(">QUEUE STATE RING >SIZE >IN-FLIGHT >REQUESTS >KICKS >CALLS");
+    json_array_foreach(queues, i, queue)
     {
-        printf("  %s: ", key);
-        print_value(value);
-        putchar('\n');
+        table_cell(table, "%" PRId64, (int64_t)json_integer_value(json_object_get(queue, "queue")));
+        table_cell(table, "%s", json_string_value(json_object_get(queue, "state")) ?: "?");
+        table_cell(table, "%s",
+                   json_is_true(json_object_get(queue, "packed")) ? "packed" : "split");
+        for (unsigned k = 0; k < ARRAY_SIZE(keys); k++)
+            table_cell(table, "%" PRId64,
+                       (int64_t)json_integer_value(json_object_get(queue, keys[k])));
     }
+    puts("rings");
+    table_print(table, stdout);
+    table_free(table);
 }
 
 static void print_show(json_t *show)
 {
+    int64_t threads = json_integer_value(json_object_get(show, "threads"));
     json_t *layer;
     size_t i;
 
-    printf("%s, served by process %" PRId64 " on %" PRId64 " thread(s)\n",
+    printf("%s, served by process %" PRId64 " on %" PRId64 " thread%s\n",
            json_string_value(json_object_get(show, "name")) ?: "?",
-           (int64_t)json_integer_value(json_object_get(show, "pid")),
-           (int64_t)json_integer_value(json_object_get(show, "threads")));
+           (int64_t)json_integer_value(json_object_get(show, "pid")), threads,
+           threads == 1 ? "" : "s");
     puts("chain, from the guest down");
     json_array_foreach(json_object_get(show, "chain"), i, layer) print_layer(layer);
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));
     print_object("front", json_object_get(show, "front"));
+    print_queues(json_object_get(json_object_get(show, "front"), "queues"));
 }
 
 static int run(const struct verb *verb, void *options, int argc, char **argv)

@@ -54,6 +54,14 @@ static void add_latency(struct table *table, json_t *latency)
             table_cell(table, "-");
 }
 
+/* A layer that no request has reached yet. */
+static void add_idle(struct table *table, const char *name)
+{
+    table_cell(table, "%s", name ?: "?");
+    for (unsigned i = 0; i < 6; i++)
+        table_cell(table, "-");
+}
+
 /* ---- Totals -------------------------------------------------------------------------------- */
 
 static void add_totals(struct table *table, json_t *layer)
@@ -74,11 +82,28 @@ static void add_totals(struct table *table, json_t *layer)
         table_cell(table, "%" PRId64, number(counts, "errors"));
         add_latency(table, latency_of(layer, op));
     }
-    if (!any) {
-        table_cell(table, "%s", name ?: "?");
-        for (unsigned i = 0; i < 6; i++)
-            table_cell(table, "-");
-    }
+    if (!any)
+        add_idle(table, name);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* A counter tells its unit by the end of its name, which a person need not see. */
+static void print_counter(const char *layer, const char *name, uint64_t value)
+{
+    int n = (int)strlen(name);
+
+    if (ends_with(name, "-ns"))
+        printf("%s: %.*s: %s\n", layer, n - 3, name, human_ns(value));
+    else if (ends_with(name, "-bytes"))
+        printf("%s: %.*s: %s\n", layer, n - 6, name, human_bytes(value));
+    else
+        printf("%s: %s: %" PRIu64 "\n", layer, name, value);
 }
 
 static void print_counters(json_t *stats)
@@ -87,10 +112,10 @@ static void print_counters(json_t *stats)
     const char *key;
     size_t i;
 
-    json_array_foreach(json_object_get(stats, "layers"), i,
-                       layer) json_object_foreach(json_object_get(layer, "counters"), key, value)
-        printf("%s: %s: %" PRId64 "\n", json_string_value(json_object_get(layer, "name")) ?: "?",
-               key, (int64_t)json_integer_value(value));
+    json_array_foreach(json_object_get(stats, "layers"), i, layer)
+        json_object_foreach(json_object_get(layer, "counters"), key, value)
+            print_counter(json_string_value(json_object_get(layer, "name")) ?: "?", key,
+                          (uint64_t)json_integer_value(value));
 }
 
 static void print_totals(json_t *stats)
@@ -156,6 +181,7 @@ static void add_latency_since(struct table *table, json_t *now, json_t *before)
 static void add_rates(struct table *table, json_t *now, json_t *before, double seconds)
 {
     const char *name = json_string_value(json_object_get(now, "name")), *op;
+    bool any = false;
     json_t *counts;
 
     json_object_foreach(json_object_get(now, "ops"), op, counts)
@@ -166,6 +192,7 @@ static void add_rates(struct table *table, json_t *now, json_t *before, double s
 
         if (number(counts, "requests") == 0)
             continue;
+        any = true;
         table_cell(table, "%s", name ?: "?");
         table_cell(table, "%s", op);
         table_cell(table, "%s", human_count(iops));
@@ -173,6 +200,8 @@ static void add_rates(struct table *table, json_t *now, json_t *before, double s
         table_cell(table, "%" PRId64, number(counts, "errors") - number(old, "errors"));
         add_latency_since(table, latency_of(now, op), latency_of(before, op));
     }
+    if (!any)
+        add_idle(table, name);
 }
 
 static json_t *layer_named(json_t *stats, const char *name)

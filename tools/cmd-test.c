@@ -54,12 +54,18 @@ static void print_one(void *arg, const struct conformance_result *r)
     fflush(stdout);
 }
 
-static void print_properties(void)
+static void print_properties(bool json)
 {
+    json_t *list = json ? json_array() : NULL;
     const char *name, *claim;
 
     for (unsigned i = 0; conformance_property(i, &name, &claim); i++)
-        printf("%-16s %s\n", name, claim);
+        if (json)
+            json_array_append_new(list, json_pack("{ss ss}", "name", name, "claim", claim));
+        else
+            printf("%-16s %s\n", name, claim);
+    if (json)
+        print_json(list);
 }
 
 static int64_t number(json_t *report, const char *key)
@@ -97,7 +103,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     int failed;
 
     if (o->list) {
-        print_properties();
+        print_properties(o->json);
         return STATUS_DONE;
     }
     if (argc == 0) {

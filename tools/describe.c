@@ -74,6 +74,19 @@ json_t *describe_json(const struct dt_block_ext *ext)
     return object;
 }
 
+json_t *describe_verb_json(const struct verb *verb)
+{
+    json_t *options = json_array(), *object;
+
+    for (const struct option_group *g = verb->groups; g->title; g++)
+        for (const struct dt_param *p = g->options; p->name; p++)
+            json_array_append_new(options, param_json(p));
+    object = json_pack("{ss ss ss ss so}", "name", verb->name, "kind", "verb", "args", verb->args,
+                       "summary", verb->summary, "options", options);
+    set_text(object, "help", verb->help);
+    return object;
+}
+
 /* ---- For people ---------------------------------------------------------------------------- */
 
 static void print_choices(const struct dt_param *p, FILE *out)

@@ -6,6 +6,8 @@
 #include "tools/tools.h"
 
 json_t *describe_json(const struct dt_block_ext *ext);
+/** describe_verb_json() - a verb of devtap: its arguments and options. */
+json_t *describe_verb_json(const struct verb *verb);
 void describe_print(const struct dt_block_ext *ext, FILE *out);
 
 #endif

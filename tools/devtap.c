@@ -6,6 +6,7 @@
 #include "tools/run/run.h"
 
 #include "blk/blk.h"
+#include <ctype.h>
 
 static const struct verb *const verbs[] = {
     &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
@@ -54,8 +55,13 @@ static void print_option(FILE *out, const struct dt_param *p)
 void verb_print_help(const struct verb *verb, FILE *out)
 {
     fprintf(out, "usage: devtap %s%s%s\n\n", verb->name, *verb->args ? " " : "", verb->args);
-    print_wrapped(out, 0, verb->help ? verb->help : verb->summary);
+    if (verb->help)
+        print_wrapped(out, 0, verb->help);
+    else
+        fprintf(out, "%c%s.\n", toupper((unsigned char)*verb->summary), verb->summary + 1);
     for (const struct option_group *g = verb->groups; g->title; g++) {
+        if (!g->options->name)
+            continue;
         fprintf(out, "\n%s:\n", g->title);
         for (const struct dt_param *p = g->options; p->name; p++)
             print_option(out, p);

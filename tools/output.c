@@ -107,6 +107,11 @@ void print_wrapped(FILE *out, unsigned indent, const char *text)
             if (*text == '\n' && text[1] == '\n') { /* an empty line separates paragraphs */
                 fputs("\n\n", out);
                 column = 0;
+                if (text[2] == ' ') { /* an example: a line as it is */
+                    n = strcspn(text + 2, "\n");
+                    column = (unsigned)fprintf(out, "%*s%.*s", (int)indent, "", (int)n, text + 2);
+                    text += n + 1;
+                }
             }
             text++;
             continue;

@@ -18,6 +18,7 @@ enum exit_status exit_status_of(int error)
     case ENAMETOOLONG:
     case ENOTUNIQ:
     case ENOEXEC:
+    case EISDIR:
         return STATUS_USAGE;
     case ENOENT:
     case ENODEV:

@@ -125,7 +125,10 @@ const char *human_bytes(uint64_t n); /* 512, 4.0K, 20.0G */
 void print_json(json_t *json);
 /** print_json_line() - on one line, and releases @json. */
 void print_json_line(json_t *json);
-/** print_wrapped() - words of @text in lines of at most 80 columns, each behind @indent spaces. */
+/**
+ * print_wrapped() - words of @text in lines of at most 80 columns, each behind @indent spaces. After
+ * an empty line, a line that begins with a space is an example and stays as it is.
+ */
 void print_wrapped(FILE *out, unsigned indent, const char *text);
 /** output_finish() - flush stdout; @status, or STATUS_FAILED with a message when writing failed. */
 int output_finish(int status);

@@ -26,8 +26,7 @@ static uint64_t offered_features(const struct vhost_backend *s)
     return features;
 }
 
-/* ---- Features -----------------------------------------------------------------------------------
- */
+/* ---- Features ---- */
 
 int get_features(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
@@ -83,8 +82,7 @@ int set_protocol_features(struct vhost_backend *s, struct vhost_message *m, stru
     return 0;
 }
 
-/* ---- The device as a whole
- * ------------------------------------------------------------------------ */
+/* ---- The device as a whole ---- */
 
 int set_owner(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
@@ -144,8 +142,7 @@ int get_status(struct vhost_backend *s, struct vhost_message *m, struct dt_error
     return 0;
 }
 
-/* ---- Configuration space
- * ---------------------------------------------------------------------------- */
+/* ---- Configuration space ---- */
 
 int get_config(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
@@ -175,8 +172,7 @@ int set_config(struct vhost_backend *s, struct vhost_message *m, struct dt_error
     return 0;
 }
 
-/* ---- The back end's own channel
- * ----------------------------------------------------------------------- */
+/* ---- The back end's own channel ---- */
 
 int check_set_backend_req_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
@@ -221,8 +217,7 @@ int refuse_iotlb(struct vhost_backend *s, struct vhost_message *m, struct dt_err
     return 0;
 }
 
-/* ---- Network devices
- * ------------------------------------------------------------------------------------ */
+/* ---- Network devices ---- */
 
 int send_rarp(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {

@@ -92,8 +92,7 @@ static int make_region(struct vhost_backend *s, struct vhost_inflight *region, s
     return rc < 0 ? rc : TAKE_FD(fd);
 }
 
-/* ---- Messages
- * -------------------------------------------------------------------------------------- */
+/* ---- Messages ---- */
 
 int vhost_inflight_judge(const struct vhost_inflight *r, bool packed, struct dt_error *err)
 {
@@ -144,9 +143,7 @@ int set_inflight_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_
     return adopt_region(s, &m->inflight, m->fds[0], true, err);
 }
 
-/* ---- Rings
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Rings ---- */
 
 void *backend_inflight_log(const struct vhost_backend *s, unsigned q, bool packed)
 {

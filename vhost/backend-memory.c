@@ -13,8 +13,7 @@
 
 #include <inttypes.h>
 
-/* ---- Regions
- * -------------------------------------------------------------------------------------- */
+/* ---- Regions ---- */
 
 static int map_region(struct vhost_backend *s, const struct vhost_mem_region *r, int fd,
                       struct dt_error *err)
@@ -152,8 +151,7 @@ int rem_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
     return 0;
 }
 
-/* ---- Dirty log
- * --------------------------------------------------------------------------------------- */
+/* ---- Dirty log ---- */
 
 int check_set_log_base(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {

@@ -12,8 +12,7 @@ static struct vhost_queue_state *queue_state(struct vhost_backend *s, const stru
     return &s->state->queues[m->vring.index];
 }
 
-/* ---- Size, addresses, base
- * ---------------------------------------------------------------------------- */
+/* ---- Size, addresses, base ---- */
 
 int check_set_vring_num(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
@@ -91,8 +90,7 @@ int get_vring_base(struct vhost_backend *s, struct vhost_message *m, struct dt_e
     return 0;
 }
 
-/* ---- Enable
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Enable ---- */
 
 /* To a block device "disabled" cannot mean to discard requests: the ring rests as it is. */
 int check_set_vring_enable(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
@@ -111,8 +109,7 @@ int set_vring_enable(struct vhost_backend *s, struct vhost_message *m, struct dt
     return 0;
 }
 
-/* ---- Eventfds
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Eventfds ---- */
 
 static unsigned fd_index(const struct vhost_message *m)
 {

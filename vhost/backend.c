@@ -97,8 +97,7 @@ void vhost_backend_paused(struct vhost_backend *s)
     loop_defer(s->config.loop, &s->advance);
 }
 
-/* ---- Ending -----------------------------------------------------------------------------------
- */
+/* ---- Ending ---- */
 
 bool vhost_backend_faulted(const struct vhost_backend *s)
 {
@@ -222,8 +221,7 @@ static bool backend_end_step(struct vhost_backend *s)
     return false;
 }
 
-/* ---- Moving on --------------------------------------------------------------------------------
- */
+/* ---- Moving on ---- */
 
 /* Returns true when a message was taken up. */
 static bool backend_read_message(struct vhost_backend *s)
@@ -276,8 +274,7 @@ static void backend_ready(struct dt_watch *watch, uint32_t events)
     backend_advance(container_of(watch, struct vhost_backend, watch));
 }
 
-/* ---- Making and freeing ------------------------------------------------------------------------
- */
+/* ---- Making and freeing ---- */
 
 static int backend_new_state(struct vhost_backend *s, struct dt_error *err)
 {
@@ -404,8 +401,8 @@ int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend
     s->closed.run = backend_run_closed;
     s->watch = (struct dt_watch){.ready = backend_ready, .fd = config->sock, .events = EPOLLIN};
     rc = backend_new_state(s, err);
-    if (rc == 0)
-        rc = vhost_fd_set_nonblock(config->sock);
+    if (rc == 0 && (rc = vhost_fd_set_nonblock(config->sock)) < 0)
+        dt_fail(err, rc, "a session's socket: %s", strerror(-rc));
     if (rc == 0) {
         rc = loop_watch_add(config->loop, &s->watch);
         if (rc < 0)

@@ -77,8 +77,7 @@ int vhost_frontend_remove_memory(struct vhost_frontend *f, uint64_t gpa, uint64_
     return rc;
 }
 
-/* ---- In-flight region
- * -------------------------------------------------------------------------------- */
+/* ---- In-flight region ---- */
 
 static int get_region(struct vhost_frontend *f, unsigned queues, uint16_t size, int *fd,
                       struct vhost_inflight *region, struct dt_error *err)

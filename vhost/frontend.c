@@ -15,8 +15,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* ---- Making and freeing -------------------------------------------------------------------------
- */
+/* ---- Making and freeing ---- */
 
 int vhost_frontend_new(struct vhost_frontend **out, int sock, int timeout_ms, struct dt_error *err)
 {
@@ -83,8 +82,7 @@ int vhost_frontend_backend_fd(const struct vhost_frontend *f)
     return f->events.sock;
 }
 
-/* ---- Question and answer ------------------------------------------------------------------------
- */
+/* ---- Question and answer ---- */
 
 static int frontend_fail(struct vhost_frontend *f, uint32_t request, int rc, struct dt_error *err)
 {
@@ -177,8 +175,7 @@ int frontend_command(struct vhost_frontend *f, struct vhost_message *m, struct d
     return rc;
 }
 
-/* ---- The back end's own channel
- * ------------------------------------------------------------------- */
+/* ---- The back end's own channel ---- */
 
 static int frontend_event(struct vhost_frontend *f, bool *config_changed)
 {

@@ -247,8 +247,7 @@ static int error_set(struct dt_layer *layer, unsigned index, struct dt_error *er
     return 0;
 }
 
-/* ---- Over a restart, and by hand --------------------------------------------------------------
- */
+/* ---- Over a restart, and by hand ---- */
 
 struct saved {
     uint64_t rng[4];

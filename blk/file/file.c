@@ -155,8 +155,7 @@ void file_written(struct file_io *fio)
         file_finish(fio, 0);
 }
 
-/* ---- Reads and writes -------------------------------------------------------------------------
- */
+/* ---- Reads and writes ---- */
 
 /* Not all of it moved, or none. */
 static void moved_oddly(struct file_io *fio, int result)
@@ -253,8 +252,7 @@ static void file_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     }
 }
 
-/* ---- Lists --------------------------------------------------------------------------------------
- */
+/* ---- Lists ---- */
 
 struct file_io *file_list_take(struct file_list *list)
 {
@@ -282,8 +280,7 @@ bool file_list_remove(struct file_list *list, struct file_io *fio)
     return true;
 }
 
-/* ---- Life
- * ---------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 static unsigned file_admit(struct dt_ctx *c, unsigned want)
 {

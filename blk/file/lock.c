@@ -36,8 +36,7 @@
 #define POLL_NS  DT_MS(1)
 #define GRACE_NS DT_MS(300) /* for a live holder to let go; a dying one is waited for */
 
-/* ---- Bytes ------------------------------------------------------------------------------------
- */
+/* ---- Bytes ---- */
 
 static int byte_lock(const struct file *f, int command, short type, off_t byte)
 {
@@ -101,8 +100,7 @@ static off_t fence_byte(const char *device)
     return FENCE_BASE + (off_t)(hash & FENCE_MASK);
 }
 
-/* ---- Who holds them
- * ------------------------------------------------------------------------------ */
+/* ---- Who holds them ---- */
 
 struct holder {
     struct stat st;
@@ -209,8 +207,7 @@ static bool find_holder(const struct file *f, off_t from, off_t to, struct holde
     return h->pid != 0;
 }
 
-/* ---- Waiting
- * ---------------------------------------------------------------------------------------- */
+/* ---- Waiting ---- */
 
 struct wanted {
     int (*take)(const struct file *f, off_t byte);

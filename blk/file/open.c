@@ -92,8 +92,7 @@ static int open_or_create(struct file *f, struct dt_error *err)
     return f->create && !f->is_device && st.st_size == 0 ? set_size(f, err) : 0;
 }
 
-/* ---- What it is ---------------------------------------------------------------------------------
- */
+/* ---- What it is ---- */
 
 /* One number of a block device's queue in sysfs, of the whole disk for a partition; 0 if there is
  * none. */

@@ -68,10 +68,10 @@ int trace_reader_new(struct trace_reader **out, int fd, struct dt_error *err)
     r->fd = fd;
     r->window = xaligned(CACHE_LINE, WINDOW);
     if (!have(r, sizeof(uint64_t)))
-        ret = r->error ? dt_fail(err, r->error, "cannot be read: %s", strerror(-r->error))
-                       : dt_fail(err, -EINVAL, "is not a trace: it is empty or nearly so");
+        ret = r->error ? dt_fail(err, r->error, "it cannot be read: %s", strerror(-r->error))
+                       : dt_fail(err, -EINVAL, "it is not a trace: it is empty or nearly so");
     else if (memcmp(r->window, TRACE_HEADER_MAGIC, 8))
-        ret = dt_fail(err, -EINVAL, "is not a trace");
+        ret = dt_fail(err, -EINVAL, "it is not a trace");
     if (ret < 0) {
         trace_reader_free(r);
         return ret;

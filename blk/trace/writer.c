@@ -178,8 +178,7 @@ static int judge_file(struct trace *t, struct dt_error *err)
     return 0;
 }
 
-/* ---- The thread ---------------------------------------------------------------------------------
- */
+/* ---- The thread ---- */
 
 static bool drain_all(struct trace *t)
 {

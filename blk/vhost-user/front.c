@@ -25,7 +25,7 @@ static void run_stopped(struct loop_message *message)
 
 static void session_begins(struct front *front, struct vhost_session *session)
 {
-    front->fault[0] = '\0';
+    front->faulted = false;
     front->features = 0;
     front->session = session;
     front->sessions++;
@@ -160,7 +160,7 @@ bool front_linked(const struct front *front)
     return front->remote != NULL;
 }
 
-/* ---- Sockets ----------------------------------------------------------------------------------- */
+/* ---- Sockets ---- */
 
 static void run_accept(struct dt_watch *watch, uint32_t events)
 {
@@ -229,7 +229,7 @@ static int open_sockets(struct front *front, const struct front_config *config,
     return ret < 0 ? dt_fail(err, ret, "cannot watch the socket: %s", strerror(-ret)) : 0;
 }
 
-/* ---- Life ---------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 static void run_info_changed(void *arg)
 {
@@ -316,11 +316,11 @@ void front_free(struct front *front)
     free(front);
 }
 
-/* ---- Seen from outside ------------------------------------------------------------------------------ */
+/* ---- Seen from outside ---- */
 
 static const char *state_name(const struct front_queue *q)
 {
-    static const char *const names[] = {"idle", "running", "paused", "stopping"};
+    static const char *const names[] = {"idle", "starting", "running", "paused", "stopping"};
 
     return names[q->state];
 }

@@ -31,6 +31,7 @@ struct slot {
 
 enum queue_state {
     QUEUE_IDLE,     /* no ring */
+    QUEUE_STARTING, /* the session prepared it; the lane has not heard of it yet */
     QUEUE_RUNNING,  /* takes requests */
     QUEUE_PAUSED,   /* memory or the log is changing: takes nothing */
     QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
@@ -107,6 +108,7 @@ struct front {
     void *stop_arg;
     struct loop_message stopped_message, lost_message;
     struct loop_message fault_message;
+    bool faulted; /* @fault is being written, or was; by whichever lane came first */
     char fault[256];
     uint64_t sessions, broken;
 };

@@ -12,7 +12,7 @@
 
 #define RELEASE_NS DT_MS(100)
 
-/* ---- On the lane's thread ----------------------------------------------------------------------- */
+/* ---- On the lane's thread ---- */
 
 static struct loop *loop_of(const struct front_queue *q)
 {
@@ -155,7 +155,7 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
     struct front *front = fl->front;
     va_list args;
 
-    if (__atomic_exchange_n(&front->fault[0], '?', __ATOMIC_ACQ_REL))
+    if (__atomic_exchange_n(&front->faulted, true, __ATOMIC_ACQ_REL))
         return; /* the first fault is being reported */
     va_start(args, fmt);
     vsnprintf(front->fault, sizeof(front->fault), fmt, args);
@@ -163,12 +163,13 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
     loop_post(front->loop, &front->fault_message);
 }
 
-/* ---- On the session's thread ------------------------------------------------------------------------ */
+/* ---- On the session's thread ---- */
 
 static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
 {
     q->slots_size = n * sizeof(struct slot);
-    q->slots = mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    q->slots =
+        mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (q->slots != MAP_FAILED)
         return 0;
     q->slots = NULL;
@@ -203,9 +204,9 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
         return ret;
     }
     if (q->vq.replay_count)
-        log_info("%s: queue %u: %u requests of an earlier process are run again",
+        log_info("%s: queue %u: requests of an earlier process that are run again: %u",
                  device_name(front->dev), index, q->vq.replay_count);
-    q->state = QUEUE_PAUSED;
+    q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return (int)q->vq.replay_count;
 }
@@ -258,7 +259,7 @@ void front_queue_kick_changed(void *dev, unsigned index)
     (void)index;
 }
 
-/* ---- Life -------------------------------------------------------------------------------------------- */
+/* ---- Life ---- */
 
 void front_queue_init(struct front *front, unsigned index)
 {

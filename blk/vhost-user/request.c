@@ -164,7 +164,7 @@ static int parse(struct slot *slot)
     }
 }
 
-/* ---- From the chain back to the ring ------------------------------------------------------------- */
+/* ---- From the chain back to the ring ---- */
 
 static void mark_dirty(struct front_queue *q)
 {
@@ -223,26 +223,24 @@ static void call_driver(const struct front_queue *q)
 void front_publish(struct loop_deferred *deferred)
 {
     struct front_lane *fl = container_of(deferred, struct front_lane, publish);
-    struct front_queue *q = fl->dirty;
+    struct front_queue *q;
 
-    fl->dirty = NULL;
-    while (q) {
-        struct front_queue *next = q->next_dirty;
+    while ((q = fl->dirty) != NULL) {
         bool call;
 
-        q->dirty = false;
         KILL_POINT("pushed");
         call = virtq_publish(&q->vq);
         KILL_POINT("published");
         if (call)
             call_driver(q);
+        fl->dirty = q->next_dirty; /* only now: an empty list says that no ring is written to */
+        q->dirty = false;
         if (unlikely(q->state != QUEUE_RUNNING))
             front_queue_drained(q);
-        q = next;
     }
 }
 
-/* ---- The queue as a poller ------------------------------------------------------------------------- */
+/* ---- The queue as a poller ---- */
 
 static void report_poison(const struct slot *slot)
 {

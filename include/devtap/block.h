@@ -377,7 +377,7 @@ enum dt_verdict {
         return &(ext);                                                                            \
     }
 
-/* ---- The layer's surroundings ------------------------------------------------------------------ */
+/* ---- The layer's surroundings ---- */
 
 /** dt_layer_data() - the device-wide state. */
 DT_PUBLIC void *dt_layer_data(struct dt_layer *layer);

@@ -99,6 +99,10 @@ def test_completion(t):
     t.equal(complete("devtap", "bench", "--rw", "randw"), ["randwrite"])
     t.equal(complete("devtap", "show", "some"), ["some-disk"])
     t.equal(complete("devtap", "help", "throt"), ["throttle"])
+    t.equal(complete("devtap", "trace", "su"), ["summary"])
+    t.equal(complete("devtap", "set", "some-disk", ""), ["null"])
+    t.equal(complete("devtap", "set", "some-disk", "throttle", "io"), ["iops="])
+    t.equal(complete("devtap", "test", "--property", "qui"), ["quiesce"])
 
 
 # ---- Errors ---------------------------------------------------------------------------------
@@ -174,7 +178,7 @@ def test_device_errors(t):
     refused(t, 3, "no layer 'throtle'", "set", "vm1", "throtle", "iops=1")
     refused(t, 2, "not a number", "set", "vm1", "throttle", "iops=many")
     refused(t, 2, "no parameter 'ipos'", "set", "vm1", "throttle", "ipos=1")
-    refused(t, 4, "cannot be changed while the device runs", "set", "vm1", "null", "size=2M")
+    refused(t, 2, "cannot be changed while the device runs", "set", "vm1", "null", "size=2M")
     refused(t, 2, "no verb 'jump'", "do", "vm1", "null", "jump")
     refused(t, 2, "no verb 'resize'", "resize", "vm1", "2M")
     refused(t, 3, "no extension or back is named", "help", "nothing")
@@ -242,6 +246,7 @@ def test_several_processes(t):
     a = t.soft_disk("null size=1M")
     b = t.soft_disk("null size=2M")
     refused(t, 2, "/vm1", "show", "vm1")
+    refused(t, 2, "PID/NAME", "show", "x/vm1")
     t.equal(json.loads(devtap(t, "show", f"{b.pid}/vm1", "--json").stdout)["disk"]["bytes"],
             2 * MIB)
     b.kill()

@@ -317,8 +317,7 @@ static void depth_is_limited(void **state)
     disk_close();
 }
 
-/* ---- A full file system: one of 1 MiB in memory, in a mount namespace of our own
- * -------------------- */
+/* ---- A full file system: one of 1 MiB in memory, in a mount namespace of our own ---- */
 
 static bool tiny_mounted;
 

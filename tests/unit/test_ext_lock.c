@@ -83,8 +83,7 @@ static void readers_share(void **state)
     disk_close();
 }
 
-/* ---- QEMU's own programs
- * -------------------------------------------------------------------------- */
+/* ---- QEMU's own programs ---- */
 
 static bool have_qemu(void)
 {
@@ -166,8 +165,7 @@ static void we_refuse_qemus(void **state)
     disk_close();
 }
 
-/* ---- The fence
- * -------------------------------------------------------------------------------------- */
+/* ---- The fence ---- */
 
 /* The predecessor: many direct reads into memory that it shares with us, and then silence. */
 static void predecessor(uint8_t *memory, int ready)

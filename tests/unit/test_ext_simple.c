@@ -126,8 +126,7 @@ static void flushes_are_not_limited(void **state)
     disk_close();
 }
 
-/* ---- error -------------------------------------------------------------------------------------
- */
+/* ---- error ---- */
 
 static void errors_hit_what_they_should(void **state)
 {
@@ -183,6 +182,23 @@ static void errors_are_reproducible(void **state)
     assert_int_equal(system(remove), 0);
 }
 
+/* A start that refuses a damaged state must not replace it by a fresh one on its way out. */
+static void damaged_state_stays(void **state)
+{
+    char dir[] = "ext-state-XXXXXX";
+
+    disk.state_dir = mkdtemp(dir);
+    disk_open("error probability=30%% seed=7 | null size=1M");
+    disk_close();
+    _cleanup_free_ char *damage = xasprintf("echo x >> %s/t/error/state", dir);
+    assert_int_equal(system(damage), 0);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(disk_try("error probability=30%% seed=7 | null size=1M"), -EBADMSG);
+    disk.state_dir = NULL;
+    _cleanup_free_ char *remove = xasprintf("rm -r %s", dir);
+    assert_int_equal(system(remove), 0);
+}
+
 static void writes_are_torn(void **state)
 {
     unsigned parts = 0;
@@ -223,8 +239,7 @@ static void changes_are_lost(void **state)
     disk_close();
 }
 
-/* ---- delay
- * ---------------------------------------------------------------------------------------- */
+/* ---- delay ---- */
 
 static void the_heap_sorts(void **state)
 {
@@ -299,6 +314,7 @@ int main(void)
         cmocka_unit_test(flushes_are_not_limited),
         cmocka_unit_test(errors_hit_what_they_should),
         cmocka_unit_test(errors_are_reproducible),
+        cmocka_unit_test(damaged_state_stays),
         cmocka_unit_test(writes_are_torn),
         cmocka_unit_test(changes_are_lost),
         cmocka_unit_test(the_heap_sorts),

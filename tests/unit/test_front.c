@@ -105,7 +105,7 @@ static void the_serial_is_the_name(void **state)
     assert_string_equal((char *)guest.memory + BODY, "test");
 }
 
-/* ---- What is refused and harms nobody --------------------------------------------------------- */
+/* ---- What is refused and harms nobody ---- */
 
 static void strange_requests_get_an_answer(void **state)
 {
@@ -131,7 +131,7 @@ static void a_request_without_room_for_a_status_is_given_back(void **state)
     data_goes_there_and_back(state);
 }
 
-/* ---- What ends the session, and only that ------------------------------------------------------- */
+/* ---- What ends the session, and only that ---- */
 
 static void session_ended(void)
 {

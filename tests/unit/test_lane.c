@@ -101,7 +101,7 @@ static const struct dt_block_ext disk_ext = {
     .submit = disk_submit,
 };
 
-/* ---- Extensions under test ---------------------------------------------------------------------- */
+/* ---- Extensions under test ---- */
 
 static void a_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
@@ -286,7 +286,7 @@ static const struct dt_block_ext keep_ext = {
     .admit = keep_admit, .quiesce = keep_quiesce,
 };
 
-/* ---- Helpers ------------------------------------------------------------------------------------------ */
+/* ---- Helpers ---- */
 
 static void open_chain(const char *text)
 {
@@ -355,7 +355,7 @@ static void check_disk(uint64_t sector, uint32_t sectors, int value)
         assert_int_equal(disk[sector * DT_SECTOR_SIZE + i], value & 0xff);
 }
 
-/* ---- Tests -------------------------------------------------------------------------------------------- */
+/* ---- Tests ---- */
 
 static void layers_are_crossed_in_order(void **state)
 {
@@ -426,6 +426,17 @@ static void memory_runs_out_and_comes_back(void **state)
     assert_int_equal(lane_admit(device_lane(dev, 0), 7), 7);
     assert_true(woken > 0);
     check_disk(0, 2048, 11);
+    close_chain();
+}
+
+/* Nine private buffers of the whole request would be more than the pool has. */
+static void deep_chains_fit_the_pool(void **state)
+{
+    open_chain("plus | plus | plus | plus | plus | plus | plus | plus | plus | disk");
+    submit(0, DT_OP_WRITE, 0, 2048, 0x20);
+    turn_until(1);
+    assert_int_equal(slots[0].error, 0);
+    check_disk(0, 2048, 0x29);
     close_chain();
 }
 
@@ -577,6 +588,7 @@ int main(void)
         cmocka_unit_test(transformed_data_comes_back),
         cmocka_unit_test(stable_data_does_not_change),
         cmocka_unit_test(memory_runs_out_and_comes_back),
+        cmocka_unit_test(deep_chains_fit_the_pool),
         cmocka_unit_test(ranges_exclude_each_other),
         cmocka_unit_test(long_requests_are_split),
         cmocka_unit_test(held_requests_are_let_go),

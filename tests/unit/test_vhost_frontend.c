@@ -249,8 +249,7 @@ static void events_arrive(void **state)
     rear_close(&r, f);
 }
 
-/* ---- Back ends that do not know how
- * --------------------------------------------------------------- */
+/* ---- Back ends that do not know how ---- */
 
 /* Answers the first question with these bytes, and perhaps a descriptor. */
 static void answer_with(const struct vhost_message *m, size_t bytes, int expect)

@@ -30,8 +30,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- QEMU 7.2 vhost-user-blk-pci
- * ------------------------------------------------------------------ */
+/* ---- QEMU 7.2 vhost-user-blk-pci ---- */
 
 static void qemu_connect(struct peer *p, bool config)
 {
@@ -232,8 +231,7 @@ static void qemu_blk_migrate(void **state)
     close(fd);
 }
 
-/* ---- Others
- * ------------------------------------------------------------------------------------------ */
+/* ---- Others ---- */
 
 /* QEMU with SeaBIOS: two rings offered to the guest, one used, all enabled; then Linux follows. */
 static void seabios_then_linux(void **state)

@@ -94,8 +94,7 @@ void peer_turn(struct peer *p)
         idle = loop_turn(p->loop, false) ? 0 : idle + 1;
 }
 
-/* ---- Messages
- * ------------------------------------------------------------------------------------ */
+/* ---- Messages ---- */
 
 void peer_send(struct peer *p, uint32_t request, uint32_t flags, const void *payload, uint32_t size,
                const int *fds, unsigned nfds)
@@ -173,8 +172,7 @@ uint64_t peer_ask_u64(struct peer *p, uint32_t request)
     return p->reply.u64;
 }
 
-/* ---- Pieces
- * ----------------------------------------------------------------------------------------- */
+/* ---- Pieces ---- */
 
 void peer_add_memory(struct peer *p)
 {

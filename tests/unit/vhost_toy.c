@@ -75,8 +75,7 @@ static void toy_watch(struct toy_queue *q, int fd)
     CHECK(loop_watch_add(q->toy->loop, &q->kick) == 0);
 }
 
-/* ---- What the session asks ---------------------------------------------------------------------
- */
+/* ---- What the session asks ---- */
 
 static uint64_t toy_features(void *dev)
 {
@@ -259,8 +258,7 @@ static const struct vhost_device_ops toy_ops = {
     .set_mtu = toy_set_mtu,
 };
 
-/* ---- What a test asks
- * -------------------------------------------------------------------------------- */
+/* ---- What a test asks ---- */
 
 struct toy *toy_new(struct loop *loop, int sock, uint64_t protocol)
 {

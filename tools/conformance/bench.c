@@ -54,8 +54,7 @@ void bench_skip(const char *fmt, ...)
     end_with(SKIPPED, fmt, args);
 }
 
-/* ---- The chain --------------------------------------------------------------------------------
- */
+/* ---- The chain ---- */
 
 /* Puts the guards between the layers, and the model below if there is no back. */
 static void assemble(struct bench *b)
@@ -143,8 +142,7 @@ void bench_close(struct bench *b)
         loop_free(b->loops[t]);
 }
 
-/* ---- Load and rest ------------------------------------------------------------------------------
- */
+/* ---- Load and rest ---- */
 
 void bench_step(struct bench *b)
 {

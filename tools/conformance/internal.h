@@ -76,14 +76,12 @@ void model_recover(struct model *m);
 /** model_step() - complete some of what this thread has pending; returns how many. */
 unsigned model_step(struct model *m, unsigned thread);
 
-/* ---- Guards between the layers (guard.c) ------------------------------------------------------
- */
+/* ---- Guards between the layers (guard.c) ---- */
 
 #define GUARD_FRAME 16u
 extern const struct dt_block_ext guard_ext;
 
-/* ---- The load: a front (load.c) ----------------------------------------------------------------
- */
+/* ---- The load: a front (load.c) ---- */
 
 struct bench;
 
@@ -126,8 +124,7 @@ extern const struct front_ops load_front_ops;
 /** judge_done() - a request came back (judge.c). */
 void judge_done(struct load *load, struct slot *s);
 
-/* ---- The bench: a device under test (bench.c) -------------------------------------------------
- */
+/* ---- The bench: a device under test (bench.c) ---- */
 
 /** struct record - what is in flight, for the process after a killed one. */
 struct record {
@@ -210,8 +207,7 @@ int bench_flush(struct bench *b);
 /** bench_step() - one turn of a bench with one thread. */
 void bench_step(struct bench *b);
 
-/* ---- Properties --------------------------------------------------------------------------------
- */
+/* ---- Properties ---- */
 
 /**
  * struct property - one promise.

@@ -113,8 +113,7 @@ static void slot_prepare(struct load *load, struct slot *s)
     log_start(load, s);
 }
 
-/* ---- Choosing a request -----------------------------------------------------------------------
- */
+/* ---- Choosing a request ---- */
 
 static enum dt_op pick_op(struct load *load, const struct dt_block_info *info)
 {
@@ -238,8 +237,7 @@ struct slot *load_one(struct load *load, enum dt_op op, uint64_t sector, uint32_
     return s;
 }
 
-/* ---- What core calls ----------------------------------------------------------------------------
- */
+/* ---- What core calls ---- */
 
 static void load_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
@@ -266,8 +264,7 @@ const struct front_ops load_front_ops = {
     .info_changed = load_info_changed,
 };
 
-/* ---- Life ---------------------------------------------------------------------------------------
- */
+/* ---- Life ---- */
 
 unsigned load_step(struct load *load)
 {

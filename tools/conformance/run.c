@@ -53,8 +53,7 @@ bool conformance_property(unsigned index, const char **name, const char **claim)
     return true;
 }
 
-/* ---- A child -----------------------------------------------------------------------------------
- */
+/* ---- A child ---- */
 
 static _Noreturn void child_main(struct bench *b, const struct property *p, int log)
 {
@@ -165,8 +164,7 @@ static char *run_property(struct bench *b, const struct property *p)
     return text;
 }
 
-/* ---- The whole ----------------------------------------------------------------------------------
- */
+/* ---- The whole ---- */
 
 static int resolve(struct bench *b, struct dt_error *err)
 {

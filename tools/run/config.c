@@ -213,18 +213,22 @@ static int judge_owner(struct disk_config *d, struct dt_error *err)
     const struct disk_options *o = &d->options;
     uint64_t n;
 
-    if (o->socket_owner && parse_uint(o->socket_owner, &n) == 0)
+    if (o->socket_owner && parse_uint(o->socket_owner, &n) == 0) {
+        if (n >= UINT32_MAX) /* cut to 32 bits it might be root's */
+            return dt_fail(err, -EINVAL, "'%.64s' is no user's number", o->socket_owner);
         d->owner = (long)n;
-    else if (o->socket_owner) {
+    } else if (o->socket_owner) {
         const struct passwd *user = getpwnam(o->socket_owner);
 
         if (!user)
             return dt_fail(err, -EINVAL, "no user is named '%.64s'", o->socket_owner);
         d->owner = user->pw_uid;
     }
-    if (o->socket_group && parse_uint(o->socket_group, &n) == 0)
+    if (o->socket_group && parse_uint(o->socket_group, &n) == 0) {
+        if (n >= UINT32_MAX)
+            return dt_fail(err, -EINVAL, "'%.64s' is no group's number", o->socket_group);
         d->group = (long)n;
-    else if (o->socket_group) {
+    } else if (o->socket_group) {
         const struct group *group = getgrnam(o->socket_group);
 
         if (!group)

@@ -211,8 +211,8 @@ int control_new(struct control **out, struct loop *loop, const char *path,
         ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
     if (ret >= 0 && listen(control->watch.fd, BACKLOG) < 0)
         ret = dt_fail(err, -errno, "%s: %s", control->path, strerror(errno));
-    if (ret >= 0)
-        ret = loop_watch_add(loop, &control->watch);
+    if (ret >= 0 && (ret = loop_watch_add(loop, &control->watch)) < 0)
+        dt_fail(err, ret, "%s: %s", control->path, strerror(-ret));
     if (ret < 0) {
         if (control->watch.fd >= 0) {
             unlink(control->path);
