@@ -9,8 +9,8 @@
  *
  * A ring has one producer and one consumer and is never full: each side sends about a
  * request only when the other has answered the message before, so there are at most as many
- * unread messages as requests. Hence no index flows back, and a peer that claims more has broken the
- * protocol. Both sides treat all they read as hostile: each message is copied once, then judged
+ * unread messages as requests. Hence no index flows back, and a peer that claims more has broken
+ * the protocol. Both sides treat all they read as hostile: each message is copied once, then judged
  * against a private table.
  *
  * Requests of the guest (ids below @slots):     Requests of the extension's own (ids below @subs):
@@ -69,11 +69,12 @@ struct channel_ring {
 };
 
 /**
- * struct channel_header - the first page. Written by the worker before the extension sees it; the worker
- * never reads the shape back.
+ * struct channel_header - the first page. Written by the worker before the extension sees it; the
+ * worker never reads the shape back.
  * @slots, @subs: requests of the guest, and of the extension's own, that may be outstanding.
  * @entries: messages in each ring, a power of two.
- * @data_*: memory for the guest's data, placed by the worker; @sub_*: a window for each sub-request.
+ * @data_*: memory for the guest's data, placed by the worker; @sub_*: a window for each
+ * sub-request.
  */
 struct channel_header {
     uint32_t magic, version;
@@ -85,8 +86,10 @@ struct channel_header {
     uint64_t size;
 
     struct channel_ring down, up;
-    /* Intake: the extension closes it, the worker asks to be told when it opens. */
-    uint32_t closed CACHE_ALIGNED;
+    /* Intake: an extension that limits it says up to which request it takes them (counted from 1 in
+     * each channel); a worker that has reached that asks to be told when there is more. */
+    uint32_t limited CACHE_ALIGNED;
+    uint32_t limit;
     uint32_t waiting CACHE_ALIGNED;
     uint64_t counters[CHANNEL_COUNTERS] CACHE_ALIGNED;
 };
@@ -107,8 +110,10 @@ struct channel_map {
     uint64_t data_bytes;
 };
 
-/** channel_create() - a new sealed memfd, mapped: its descriptor (owned by the caller) or -errno. */
-int channel_create(struct channel_map *map, const struct channel_shape *shape, struct dt_error *err);
+/** channel_create() - a new sealed memfd, mapped: its descriptor (owned by the caller) or -errno.
+ */
+int channel_create(struct channel_map *map, const struct channel_shape *shape,
+                   struct dt_error *err);
 /** channel_attach() - map what the other side made, after checking all of it. */
 int channel_attach(struct channel_map *map, int fd, struct dt_error *err);
 void channel_detach(struct channel_map *map);
@@ -138,7 +143,8 @@ static inline struct channel_msg *channel_push(struct channel_producer *p)
 }
 /** channel_publish() - show what was pushed, and wake a consumer that sleeps. */
 void channel_publish(struct channel_producer *p);
-/** channel_available() - messages to read, or -EPROTO when the peer claims more than there can be. */
+/** channel_available() - messages to read, or -EPROTO when the peer claims more than there can be.
+ */
 static inline int channel_available(const struct channel_consumer *c)
 {
     uint32_t n = __atomic_load_n(&c->shared->head, __ATOMIC_ACQUIRE) - c->next;
@@ -153,7 +159,7 @@ static inline void channel_take(struct channel_consumer *c, struct channel_msg *
 /** channel_arm() - ask for a wake-up; false if messages came meanwhile. */
 bool channel_arm(struct channel_consumer *c);
 
-/* ---- Control ---------------------------------------------------------------------------------- */
+/* ---- Control ---- */
 
 #define CONTROL_PAYLOAD_MAX 61440u
 #define CONTROL_FDS_MAX     4u
@@ -161,16 +167,17 @@ bool channel_arm(struct channel_consumer *c);
 /* Frames; JSON unless noted. Answers carry the sequence number of what they answer. */
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
-    CONTROL_INIT,      /* down: device, layer, settings, disk below; fd: saved state, if any */
+    CONTROL_INIT,      /* down: device, layer, parameters, disk below */
     CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up */
     CONTROL_SET,       /* down: parameter, value */
     CONTROL_DO,        /* down: verb, arguments */
     CONTROL_SAVE,      /* down: the answer has a memfd with the state */
     CONTROL_INFO,      /* down: the disk below changed */
     CONTROL_QUIESCE,   /* down: let go of what is held; no answer */
-    CONTROL_STOP,      /* down: save and end */
-    CONTROL_ANSWER,    /* up: to any of the above; {"error": text, "code": errno} or what was asked */
-    CONTROL_EVENT,     /* up: event, text; no answer */
+    CONTROL_STOP,      /* down: end */
+    CONTROL_LOAD,      /* down: version; fd: the saved state */
+    CONTROL_ANSWER, /* up: to any of the above; {"error": text, "code": errno} or what was asked */
+    CONTROL_EVENT,  /* up: event, text; no answer */
 };
 
 /** struct control_frame - one frame in memory. @fds are owned by whoever received them. */
@@ -181,10 +188,12 @@ struct control_frame {
     unsigned nfds;
     char payload[CONTROL_PAYLOAD_MAX + 1]; /* NUL-terminated */
 };
-/** control_send() - one frame; 0 or -errno (-EPIPE: the peer is gone, -EAGAIN: it does not read). */
+/** control_send() - one frame; 0 or -errno (-EPIPE: the peer is gone, -EAGAIN: it does not read).
+ */
 int control_send(int sock, uint32_t type, uint32_t seq, const char *text, const int *fds,
                  unsigned nfds);
-/** control_recv() - one frame: 1, 0 when there is none now, -EPIPE at the end, -EPROTO for what is none. */
+/** control_recv() - one frame: 1, 0 when there is none now, -EPIPE at the end, -EPROTO for what is
+ * none. */
 int control_recv(int sock, struct control_frame *frame);
 void control_close_fds(struct control_frame *frame);
 

@@ -3,8 +3,8 @@
  * client.c - the extension's side of a channel (libdevtap-channel).
  *
  * Whatever the worker writes is judged against the private table of requests: an id must be
- * in the state that the message presumes, and data must lie within the area. A worker that breaks the
- * protocol ends the conversation: DT_CHANNEL_END, and nothing is read any more.
+ * in the state that the message presumes, and data must lie within the area. A worker that breaks
+ * the protocol ends the conversation: DT_CHANNEL_END, and nothing is read any more.
  */
 #include "channel/channel.h"
 #include <devtap/channel.h>
@@ -14,11 +14,11 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
-#define CLIENT_MAGIC   0x64436c69u
-#define CONTROL_EVERY  256u /* polls of the ring between two looks at the control socket */
-#define SPIN_CHECK     64u
-#define DEFAULT_SPIN   DT_US(20)
-#define SECTOR_LIMIT   (UINT64_MAX >> DT_SECTOR_SHIFT)
+#define CLIENT_MAGIC  0x64436c69u
+#define CONTROL_EVERY 256u /* polls of the ring between two looks at the control socket */
+#define SPIN_CHECK    64u
+#define DEFAULT_SPIN  DT_US(20)
+#define SECTOR_LIMIT  (UINT64_MAX >> DT_SECTOR_SHIFT)
 
 enum request_state { REQUEST_IDLE, REQUEST_HERE, REQUEST_BELOW, REQUEST_BACK };
 enum sub_state { SUB_FREE, SUB_MINE, SUB_BELOW };
@@ -48,6 +48,7 @@ struct dt_channel {
     uint32_t sub_free;
     uint64_t spin_ns;
     unsigned polls;
+    uint32_t taken; /* requests, since the start of the channel */
     bool ended, end_told;
     int end_error;
     struct control_frame frame;
@@ -121,7 +122,7 @@ static void end(struct dt_channel *ch, int error)
     ch->ended = true;
 }
 
-/* ---- Requests ------------------------------------------------------------------------------- */
+/* ---- Requests ---- */
 
 static bool data_fits(const struct dt_channel *ch, const struct channel_msg *m)
 {
@@ -159,8 +160,13 @@ static void fill_event(struct dt_channel *ch, uint32_t id, struct dt_channel_eve
 {
     const struct client_request *r = &ch->requests[id];
 
-    *e = (struct dt_channel_event){.id = id, .sector = r->sector, .sectors = r->sectors,
-                                   .op = r->op, .flags = r->flags, .queue = r->queue, .fd = -1};
+    *e = (struct dt_channel_event){.id = id,
+                                   .sector = r->sector,
+                                   .sectors = r->sectors,
+                                   .op = r->op,
+                                   .flags = r->flags,
+                                   .queue = r->queue,
+                                   .fd = -1};
     e->bytes = dt_channel_data(ch, id, &e->data, &e->below);
 }
 
@@ -169,9 +175,15 @@ static int take_request(struct dt_channel *ch, const struct channel_msg *m,
 {
     if (!judge_request(ch, m))
         return -EPROTO;
-    ch->requests[m->id] = (struct client_request){
-        .state = REQUEST_HERE, .op = m->op, .flags = m->flags, .parts = m->parts,
-        .sectors = m->sectors, .sector = m->sector, .data = m->data, .queue = m->queue};
+    ch->taken++;
+    ch->requests[m->id] = (struct client_request){.state = REQUEST_HERE,
+                                                  .op = m->op,
+                                                  .flags = m->flags,
+                                                  .parts = m->parts,
+                                                  .sectors = m->sectors,
+                                                  .sector = m->sector,
+                                                  .data = m->data,
+                                                  .queue = m->queue};
     fill_event(ch, m->id, e);
     e->type = DT_CHANNEL_REQUEST;
     return 1;
@@ -195,8 +207,11 @@ static int take_sub_done(struct dt_channel *ch, const struct channel_msg *m,
     if (m->id >= ch->map.subs || ch->subs[m->id].state != SUB_BELOW)
         return -EPROTO;
     ch->subs[m->id].state = SUB_MINE;
-    *e = (struct dt_channel_event){.type = DT_CHANNEL_SUB, .id = m->id, .error = m->error,
-                                   .op = ch->subs[m->id].op, .fd = -1,
+    *e = (struct dt_channel_event){.type = DT_CHANNEL_SUB,
+                                   .id = m->id,
+                                   .error = m->error,
+                                   .op = ch->subs[m->id].op,
+                                   .fd = -1,
                                    .data = ch->map.sub_data + (size_t)m->id * ch->map.sub_window};
     return 1;
 }
@@ -247,8 +262,8 @@ unsigned dt_channel_poll(struct dt_channel *ch, struct dt_channel_event *events,
         n += dt_channel_poll_control(ch, &events[n]);
     if (n < max && ch->ended && !ch->end_told) {
         ch->end_told = true;
-        events[n++] = (struct dt_channel_event){
-            .type = DT_CHANNEL_END, .error = ch->end_error, .fd = -1};
+        events[n++] =
+            (struct dt_channel_event){.type = DT_CHANNEL_END, .error = ch->end_error, .fd = -1};
     }
     return n;
 }
@@ -263,11 +278,10 @@ void dt_channel_forward(struct dt_channel *ch, uint32_t id, uint64_t sector, boo
 
 void dt_channel_complete(struct dt_channel *ch, uint32_t id, int error)
 {
-    CHECK(id < ch->map.slots && (ch->requests[id].state == REQUEST_HERE ||
-                                 ch->requests[id].state == REQUEST_BACK));
+    CHECK(id < ch->map.slots &&
+          (ch->requests[id].state == REQUEST_HERE || ch->requests[id].state == REQUEST_BACK));
     ch->requests[id].state = REQUEST_IDLE;
-    *channel_push(&ch->up) =
-        (struct channel_msg){.kind = CHANNEL_DONE, .id = id, .error = error};
+    *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_DONE, .id = id, .error = error};
 }
 
 int dt_channel_sub_new(struct dt_channel *ch, void **data, uint32_t *size)
@@ -293,8 +307,11 @@ int dt_channel_sub_submit(struct dt_channel *ch, uint32_t id, uint8_t op, uint8_
         return -EMSGSIZE;
     ch->subs[id].state = SUB_BELOW;
     ch->subs[id].op = op;
-    *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_SUB, .id = id, .op = op,
-                                                  .flags = flags, .sector = sector,
+    *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_SUB,
+                                                  .id = id,
+                                                  .op = op,
+                                                  .flags = flags,
+                                                  .sector = sector,
                                                   .sectors = sectors};
     return 0;
 }
@@ -319,20 +336,21 @@ void dt_channel_counter(struct dt_channel *ch, unsigned index, uint64_t value)
         __atomic_store_n(&ch->map.header->counters[index], value, __ATOMIC_RELAXED);
 }
 
-void dt_channel_close_intake(struct dt_channel *ch, bool closed)
+void dt_channel_allow(struct dt_channel *ch, uint32_t n)
 {
     struct channel_header *h = ch->map.header;
 
     if (!h)
         return;
-    __atomic_store_n(&h->closed, closed, __ATOMIC_SEQ_CST);
-    if (closed || !__atomic_exchange_n(&h->waiting, 0, __ATOMIC_SEQ_CST))
+    __atomic_store_n(&h->limit, ch->taken + n, __ATOMIC_RELAXED);
+    __atomic_store_n(&h->limited, n != UINT32_MAX, __ATOMIC_SEQ_CST);
+    if (n == 0 || !__atomic_exchange_n(&h->waiting, 0, __ATOMIC_SEQ_CST))
         return;
     *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_OPEN};
     channel_publish(&ch->up);
 }
 
-/* ---- Control -------------------------------------------------------------------------------- */
+/* ---- Control ---- */
 
 static void init_tables(struct dt_channel *ch)
 {
@@ -372,8 +390,11 @@ static unsigned control_event(struct dt_channel *ch, struct dt_channel_event *e)
 {
     struct control_frame *f = &ch->frame;
 
-    *e = (struct dt_channel_event){.type = DT_CHANNEL_CONTROL, .control = f->type, .seq = f->seq,
-                                   .text = f->payload, .fd = -1};
+    *e = (struct dt_channel_event){.type = DT_CHANNEL_CONTROL,
+                                   .control = f->type,
+                                   .seq = f->seq,
+                                   .text = f->payload,
+                                   .fd = -1};
     if (f->type == CONTROL_START) {
         int ret = start(ch);
 
@@ -382,7 +403,7 @@ static unsigned control_event(struct dt_channel *ch, struct dt_channel_event *e)
             end(ch, ret);
         return ret == 0;
     }
-    if (f->type < CONTROL_INIT || f->type > CONTROL_STOP) {
+    if (f->type < CONTROL_INIT || f->type > CONTROL_LOAD) {
         control_close_fds(f);
         end(ch, -EPROTO);
         return 0;
@@ -465,7 +486,17 @@ int dt_channel_event(struct dt_channel *ch, const char *event, const char *text)
     return send_all(ch, CONTROL_EVENT, 0, json, -1);
 }
 
-/* ---- Sleeping ------------------------------------------------------------------------------- */
+bool dt_channel_ended(const struct dt_channel *ch)
+{
+    return ch->ended;
+}
+
+uint32_t dt_channel_slots(const struct dt_channel *ch)
+{
+    return ch->map.slots;
+}
+
+/* ---- Sleeping ---- */
 
 int dt_channel_control_fd(const struct dt_channel *ch)
 {
@@ -507,7 +538,8 @@ void dt_channel_wait(struct dt_channel *ch, int ms)
     eventfd_t count;
 
     dt_channel_flush(ch);
-    if (ch->ended || (ch->map.header && ((ch->spin_ns && ms && spin(ch)) || !channel_arm(&ch->down))))
+    if (ch->ended ||
+        (ch->map.header && ((ch->spin_ns && ms && spin(ch)) || !channel_arm(&ch->down))))
         return;
     if (poll(fds, ch->map.header ? 2 : 1, ms) <= 0)
         return;

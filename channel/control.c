@@ -68,7 +68,9 @@ int control_recv(int sock, struct control_frame *f)
     struct frame_header h;
     struct iovec iov[2] = {{&h, sizeof(h)}, {f->payload, CONTROL_PAYLOAD_MAX}};
     union fd_buffer buffer;
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = buffer.bytes,
+    struct msghdr msg = {.msg_iov = iov,
+                         .msg_iovlen = 2,
+                         .msg_control = buffer.bytes,
                          .msg_controllen = sizeof(buffer.bytes)};
     ssize_t n;
 

@@ -41,6 +41,9 @@ static const int worker_only[] = {
     SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2),
     SCMP_SYS(pwritev2), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range),
     SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(copy_file_range), SCMP_SYS(io_uring_enter),
+    /* Channels to placed extensions, and an end to those that hang; their processes are in no other
+     * list than ours (pidfds cannot be made here). */
+    SCMP_SYS(memfd_create), SCMP_SYS(socketpair), SCMP_SYS(pidfd_send_signal),
     SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(mlock), SCMP_SYS(munlock),
 };
 

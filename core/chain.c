@@ -135,13 +135,13 @@ static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, str
     return ret;
 }
 
-int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err)
+/* Layers as the chain names them; @rest: what is left of each one's settings. */
+static int make_layers(struct device *dev, const struct chain_spec *spec, struct layer_spec *rest,
+                       struct dt_error *err)
 {
-    int ret;
-
     dev->layers = xcalloc(spec->count + 1, sizeof(struct dt_layer *));
     for (unsigned i = 1; i <= spec->count; i++) {
-        const struct dt_block_ext *ext = registry_find(spec->layers[i - 1].name, err);
+        const struct dt_block_ext *ext = placement_find(&spec->layers[i - 1], &rest[i], err);
 
         if (!ext)
             return -ENOENT;
@@ -149,17 +149,28 @@ int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_erro
         dev->nlayers = i;
         name_layer(dev, dev->layers[i]);
     }
-    ret = judge_chain(dev, err);
+    return judge_chain(dev, err);
+}
+
+int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err)
+{
+    struct layer_spec rest[CHAIN_MAX_LAYERS + 1] = {0};
+    int ret;
+
+    CHECK(spec->count <= CHAIN_MAX_LAYERS);
+    ret = make_layers(dev, spec, rest, err);
     for (unsigned i = dev->nlayers; ret == 0 && i > 0; i--) {
         struct dt_layer *layer = dev->layers[i];
 
         layer->below = i < dev->nlayers ? dev->layers[i + 1] : NULL;
-        ret = layer_open(layer, &spec->layers[i - 1], err);
+        ret = layer_open(layer, &rest[i], err);
         if (ret < 0)
             dt_fail_prefix(err, "%s", layer->name);
     }
     if (ret == 0)
         dev->info = dev->layers[1]->info;
+    for (unsigned i = 1; i <= CHAIN_MAX_LAYERS; i++)
+        free(rest[i].settings);
     return ret;
 }
 
@@ -190,6 +201,22 @@ void *dt_layer_data(struct dt_layer *layer)
 {
     CHECK_MAGIC(layer, LAYER_MAGIC);
     return layer->data;
+}
+
+const struct dt_block_ext *layer_ext(const struct dt_layer *layer)
+{
+    return layer->ext;
+}
+
+const char *layer_verb(const struct dt_layer *layer)
+{
+    return layer->verb;
+}
+
+struct dt_layer *device_layer(struct device *dev, unsigned index)
+{
+    CHECK(index >= 1 && index <= dev->nlayers);
+    return dev->layers[index];
 }
 
 const char *dt_layer_name(const struct dt_layer *layer)

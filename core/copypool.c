@@ -5,7 +5,7 @@
  * The bookkeeping is an array beside the memory, not headers inside it, so pieces are whole
  * aligned pages that O_DIRECT takes, and untouched pages stay unmapped.
  */
-#include "core/internal.h"
+#include "core/copypool.h"
 #include <sys/mman.h>
 
 #define PAGE_BYTES (1u << COPYPOOL_MIN_SHIFT)
@@ -33,19 +33,12 @@ static void list_remove(struct copypool *p, int32_t page)
     pg->free_order = -1;
 }
 
-int copypool_init(struct copypool *p, size_t bytes)
+void copypool_init_at(struct copypool *p, void *base, size_t bytes)
 {
-    size_t chunk = 1u << COPYPOOL_MAX_SHIFT;
-    size_t npages;
+    size_t chunk = 1u << COPYPOOL_MAX_SHIFT, npages = bytes >> COPYPOOL_MIN_SHIFT;
 
-    p->size = ALIGN_UP(MAX(bytes, chunk), chunk);
-    p->base = mmap(NULL, p->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    if (p->base == MAP_FAILED) {
-        p->base = NULL;
-        return -errno;
-    }
-    npages = p->size >> COPYPOOL_MIN_SHIFT;
+    CHECK(bytes % chunk == 0);
+    *p = (struct copypool){.base = base, .size = bytes, .free_bytes = bytes};
     p->pages = xcalloc(npages, sizeof(*p->pages));
     for (size_t i = 0; i < npages; i++)
         p->pages[i].free_order = p->pages[i].used_order = -1;
@@ -53,18 +46,35 @@ int copypool_init(struct copypool *p, size_t bytes)
         p->free_head[o] = -1;
     for (size_t at = p->size; at > 0; at -= chunk)
         list_push(p, (int32_t)((at - chunk) >> COPYPOOL_MIN_SHIFT), COPYPOOL_ORDERS - 1);
-    p->free_bytes = p->size;
+}
+
+int copypool_init(struct copypool *p, size_t bytes)
+{
+    size_t chunk = 1u << COPYPOOL_MAX_SHIFT, size = ALIGN_UP(MAX(bytes, chunk), chunk);
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                      -1, 0);
+
+    if (base == MAP_FAILED)
+        return -errno;
+    copypool_init_at(p, base, size);
+    p->owned = true;
     return 0;
+}
+
+void copypool_abandon(struct copypool *p)
+{
+    if (!p->base)
+        return;
+    if (p->owned)
+        munmap(p->base, p->size);
+    free(p->pages);
+    p->base = NULL;
 }
 
 void copypool_fini(struct copypool *p)
 {
-    if (!p->base)
-        return;
-    CHECK(p->free_bytes == p->size);
-    munmap(p->base, p->size);
-    free(p->pages);
-    p->base = NULL;
+    CHECK(!p->base || p->free_bytes == p->size);
+    copypool_abandon(p);
 }
 
 void *copypool_get(struct copypool *p, size_t bytes, size_t reserve)

@@ -107,6 +107,31 @@ const struct dt_block_ext *registry_find(const char *name, struct dt_error *err)
 /** registry_next() - iterate over all known, in order of registration; NULL starts. */
 const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
 
+/* ---- Placement ------------------------------------------------------------------------------- */
+
+/**
+ * struct placer - whoever can run an extension outside of this process (the extension channel); the
+ * program installs it, because core knows of no channel.
+ * @in_process: the description to put in place of @ext: the same rules and parameters, and those of
+ *              the placement. @name: as the chain names it, a path made absolute.
+ * @program:    the description that a program gives of itself. @argv ends with NULL.
+ */
+struct placer {
+    const struct dt_block_ext *(*in_process)(const struct dt_block_ext *ext, const char *name,
+                                             struct dt_error *err);
+    const struct dt_block_ext *(*program)(const char *const *argv, struct dt_error *err);
+};
+void placer_set(const struct placer *placer);
+/**
+ * placement_find() - the description of a layer as written: `NAME place=in|process ...`,
+ * `process cmd='PROGRAM ARG...' ...`, or a path, to a shared object (ending in .so) or a program.
+ * @rest: the settings that are left for the layer: free its array, but not what that points to.
+ */
+const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct layer_spec *rest,
+                                          struct dt_error *err);
+/** placement_program() - the description of the program at @path. */
+const struct dt_block_ext *placement_program(const char *path, struct dt_error *err);
+
 /* ---- Requests -------------------------------------------------------------------------------- */
 
 struct ctx;
@@ -247,6 +272,16 @@ unsigned lane_in_flight(const struct lane *lane);
 /* The front's own pointer on each lane. */
 void lane_set_front(struct lane *lane, void *arg);
 void *lane_front(const struct lane *lane);
+
+/* For layers that are more than an extension: those that join another channel to the chain. */
+struct loop *ctx_loop(struct dt_ctx *c);
+const struct dt_block_ext *layer_ext(const struct dt_layer *layer);
+/** layer_verb() - the verb whose run() this is. */
+const char *layer_verb(const struct dt_layer *layer);
+/** device_gather_info() - ask all layers, bottom up, what the disk is. */
+int device_gather_info(struct device *dev, struct dt_error *err);
+/** device_layer() - the layer at @index, from 1 at the top. */
+struct dt_layer *device_layer(struct device *dev, unsigned index);
 
 /* Control, from a thread that runs none of the device's loops, while they run. */
 int device_set(struct device *dev, const char *layer, const char *param, const char *value,

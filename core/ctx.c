@@ -192,6 +192,11 @@ void ctx_link(struct lane *lane)
     lane->top = lane->front->down;
 }
 
+struct loop *ctx_loop(struct dt_ctx *c)
+{
+    return ctx_of(c)->lane->loop;
+}
+
 uint64_t dt_now(struct dt_ctx *c)
 {
     return loop_now(ctx_of(c)->lane->loop);

@@ -4,6 +4,7 @@
 #define CORE_INTERNAL_H
 
 #include "base/histogram.h"
+#include "core/copypool.h"
 #include "core/core.h"
 #include <pthread.h>
 
@@ -45,6 +46,7 @@ struct dt_layer {
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
+    const char *verb;          /* the one that runs now */
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
     uint32_t events;
@@ -94,32 +96,6 @@ static inline struct request *request_of(struct dt_req *req)
 {
     return container_of(req, struct request, pub);
 }
-
-/* ---- Private memory (copypool.c) ---- */
-
-/*
- * A buddy allocator over one mapping per lane: pieces of 4 KiB to 1 MiB, contiguous and
- * page-aligned. Pages are touched when used, so an idle pool costs nothing.
- */
-#define COPYPOOL_MIN_SHIFT 12u
-#define COPYPOOL_MAX_SHIFT 20u
-#define COPYPOOL_ORDERS    (COPYPOOL_MAX_SHIFT - COPYPOOL_MIN_SHIFT + 1)
-struct copypool {
-    uint8_t *base;
-    size_t size;
-    size_t free_bytes;
-    int32_t free_head[COPYPOOL_ORDERS]; /* page index of the first free piece, -1 = none */
-    struct copypool_page {
-        int32_t next, prev;
-        int8_t free_order; /* order of the free piece that begins here, or -1 */
-        int8_t used_order; /* order of the piece in use that begins here, or -1 */
-    } *pages;
-};
-int copypool_init(struct copypool *pool, size_t bytes);
-void copypool_fini(struct copypool *pool);
-/** copypool_get() - @bytes <= 1 MiB, leaving @reserve bytes free for others; NULL if it cannot. */
-void *copypool_get(struct copypool *pool, size_t bytes, size_t reserve);
-void copypool_put(struct copypool *pool, void *piece);
 
 /* ---- Lanes ---- */
 
@@ -248,8 +224,6 @@ struct device {
     char quiesce_late[256];
 };
 struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err);
-/** device_gather_info() - ask all layers, bottom up, what the disk is. */
-int device_gather_info(struct device *dev, struct dt_error *err);
 /** device_exclusive() - run @fn while no thread is inside the device's layers. */
 void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 

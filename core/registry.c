@@ -166,6 +166,14 @@ static bool load_from(const char *dirs, const char *name, const struct dt_block_
     return false;
 }
 
+/* Anything else that has a path is a program. What is not there is best reported as an object. */
+static bool is_object(const char *path)
+{
+    size_t n = strlen(path);
+
+    return (n > 3 && strcmp(path + n - 3, ".so") == 0) || access(path, X_OK) != 0;
+}
+
 const struct dt_block_ext *registry_find(const char *name, struct dt_error *err)
 {
     struct nearest nearest = {.wanted = name};
@@ -173,8 +181,10 @@ const struct dt_block_ext *registry_find(const char *name, struct dt_error *err)
     const struct dt_block_ext *ext;
     struct known *known;
 
-    if (strchr(name, '/'))
+    if (strchr(name, '/') && is_object(name))
         return load_object(name, err);
+    if (strchr(name, '/'))
+        return placement_program(name, err);
     known = find_known(name);
     if (known)
         return &known->ext;

@@ -81,7 +81,9 @@ static void do_on_thread(void *arg)
 {
     struct do_call *call = arg;
 
+    call->layer->verb = call->verb->name;
     call->ret = call->verb->run(call->layer, call->argc, call->argv, &call->reply, call->err);
+    call->layer->verb = NULL;
 }
 
 int device_do(struct device *dev, const char *layer_name, const char *verb, int argc,

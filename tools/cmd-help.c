@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd-help.c - devtap help: an extension explained from its declaration, or a verb. */
+#include "blk/channel/placed.h"
 #include "tools/describe.h"
 
 static void print_verbs(bool json)
@@ -18,6 +19,18 @@ static void print_verbs(bool json)
     puts("\n`devtap help NAME` explains one, or an extension (`devtap extensions` lists them).");
 }
 
+/* What every extension takes that runs in a process of its own. */
+static void print_placement(void)
+{
+    puts("place=process runs an extension in a process of its own:\n"
+         "  devtap run --disk vm1 --socket vm1.sock 'trace out=t place=process | file path=vm1.img'\n"
+         "So does a program in any language, named by its path or as process cmd='PROGRAM ARG...'.\n");
+    print_wrapped(stdout, 0,
+                  "A process that dies, hangs or breaks its bounds is replaced, and every request that "
+                  "it had not answered is sent again: the guest waits, and notices nothing else.");
+    describe_print_params(placed_params, stdout);
+}
+
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct json_options *o = options;
@@ -27,6 +40,10 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 
     if (argc == 0) {
         print_verbs(o->json);
+        return STATUS_DONE;
+    }
+    if (strcmp(argv[0], "placement") == 0) {
+        print_placement();
         return STATUS_DONE;
     }
     other = verb_find(argv[0]);

@@ -119,12 +119,12 @@ static void print_param(const struct dt_param *p, FILE *out)
     print_wrapped(out, 6, p->help);
 }
 
-static void print_params(const struct dt_block_ext *ext, FILE *out)
+void describe_print_params(const struct dt_param *params, FILE *out)
 {
-    if (!ext->params || !ext->params->name)
+    if (!params || !params->name)
         return;
     fputs("\nparameters:\n", out);
-    for (const struct dt_param *p = ext->params; p->name; p++)
+    for (const struct dt_param *p = params; p->name; p++)
         print_param(p, out);
 }
 
@@ -177,7 +177,7 @@ void describe_print(const struct dt_block_ext *ext, FILE *out)
         putc('\n', out);
         print_wrapped(out, 0, ext->help);
     }
-    print_params(ext, out);
+    describe_print_params(ext->params, out);
     print_counters(ext, out);
     print_commands(ext, out);
     print_rights(ext, out);

@@ -6,6 +6,7 @@
 #include "tools/run/run.h"
 
 #include "blk/blk.h"
+#include "blk/channel/placed.h"
 #include <ctype.h>
 
 static const struct verb *const verbs[] = {
@@ -147,6 +148,10 @@ int main(int argc, char **argv)
     const struct verb *verb;
 
     blk_register_builtin();
+    /* The process of an extension: not for people. */
+    if (argc == 3 && strcmp(argv[1], "ext-host") == 0)
+        return placed_host(argv[2]);
+    placed_init(NULL);
     /* The name that vhost-user management software calls; see devtap-run(1). */
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)
         return output_finish(run_verb(&verb_vhost_user_blk, argv + 1));

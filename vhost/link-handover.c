@@ -7,12 +7,12 @@
 
 #include <fcntl.h>
 
-void proxy_send_features(struct vhost_proxy *p)
+void vproxy_send_features(struct vhost_proxy *p)
 {
     struct link_message m = {.type = LINK_FEATURES};
 
     m.u64 = vhost_backend_state(p->session)->features;
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
 }
 
 /* What the driver wrote into the configuration space, byte by byte: it is little. */
@@ -26,7 +26,7 @@ static void send_config(struct vhost_proxy *p)
         m.config.offset = i;
         m.config.size = 1;
         m.config.data[0] = p->floor.config[i];
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
     }
 }
 
@@ -59,7 +59,7 @@ static void send_regions(struct vhost_proxy *p, const struct vhost_files *files)
             i++;
             continue;
         }
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
         p->known[i] = p->known[--p->nknown];
     }
     for (unsigned i = 0; i < state->region_count; i++) {
@@ -70,7 +70,7 @@ static void send_regions(struct vhost_proxy *p, const struct vhost_files *files)
         m.region.id = files->regions[i].id;
         m.region.at = state->regions[i];
         m.fds[0] = files->regions[i].fd;
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
         p->known[p->nknown++] = files->regions[i].id;
     }
 }
@@ -89,7 +89,7 @@ static void send_log(struct vhost_proxy *p, const struct vhost_file *log)
         m.log.offset = state->log_offset;
         m.fds[m.nfds++] = log->fd;
     }
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
 }
 
 static void send_inflight(struct vhost_proxy *p, const struct vhost_file *inflight)
@@ -101,10 +101,10 @@ static void send_inflight(struct vhost_proxy *p, const struct vhost_file *inflig
     p->known_inflight = inflight->id;
     m.inflight = vhost_backend_state(p->session)->inflight;
     m.fds[0] = inflight->fd;
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
 }
 
-void proxy_send_memory(struct vhost_proxy *p)
+void vproxy_send_memory(struct vhost_proxy *p)
 {
     struct vhost_files files;
 
@@ -118,7 +118,7 @@ void proxy_send_memory(struct vhost_proxy *p)
 
 /* ---- Rings ------------------------------------------------------------------------------------ */
 
-void proxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bool recover)
+void vproxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bool recover)
 {
     struct link_message m = {.type = type};
     int kick = vhost_backend_kick_fd(p->session, q), call = vhost_backend_call_fd(p->session, q);
@@ -135,7 +135,7 @@ void proxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bo
         m.queue.has_call = 1;
         m.fds[m.nfds++] = call;
     }
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
 }
 
 static void hand_over_queue(struct vhost_proxy *p, unsigned q)
@@ -146,12 +146,12 @@ static void hand_over_queue(struct vhost_proxy *p, unsigned q)
         return;
     queue->given = true;
     p->recovery.rings++;
-    proxy_send_queue(p, q, LINK_QUEUE_START, true);
+    vproxy_send_queue(p, q, LINK_QUEUE_START, true);
     if (queue->stopping) {
         struct link_message m = {.type = LINK_QUEUE_STOP, .u32 = q};
 
         queue->asked = true;
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
     }
 }
 
@@ -159,7 +159,7 @@ static void hand_over_queue(struct vhost_proxy *p, unsigned q)
  * Not within a pause: the session is changing what would be handed over; resume() comes here again.
  * A pause that is still being waited for is passed on behind the rings.
  */
-void proxy_hand_over(struct vhost_proxy *p)
+void vproxy_hand_over(struct vhost_proxy *p)
 {
     struct link_message attach = {.type = LINK_ATTACH};
 
@@ -167,17 +167,17 @@ void proxy_hand_over(struct vhost_proxy *p)
         return;
     p->handed = true;
     p->recovery = (struct vhost_recovery){.fence = p->recovery.fence};
-    proxy_send(p, &attach);
-    proxy_send_features(p);
+    vproxy_send(p, &attach);
+    vproxy_send_features(p);
     send_config(p);
-    proxy_send_memory(p);
+    vproxy_send_memory(p);
     for (unsigned q = 0; q < p->nqueues; q++)
         hand_over_queue(p, q);
     if (p->pausing) {
         struct link_message pause = {.type = LINK_PAUSE, .u32 = p->drain};
 
         p->pause_asked = true;
-        proxy_send(p, &pause);
+        vproxy_send(p, &pause);
     }
     if (p->recovery.rings == 0)
         p->lost_at = 0;
@@ -187,7 +187,7 @@ void proxy_hand_over(struct vhost_proxy *p)
  * virtq_start() knows how to read ring and log; on a copy of the log it leaves no trace, so the
  * requests are not charged with another attempt.
  */
-int proxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct dt_error *err)
+int vproxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct dt_error *err)
 {
     struct vhost_session *session = vhost_backend_session(p->session);
     _cleanup_free_ void *log = NULL, *slots = NULL;

@@ -60,23 +60,23 @@ struct vhost_proxy {
 };
 
 /* link-proxy.c */
-void proxy_fail(struct vhost_proxy *p, const char *fmt, ...) DT_PRINTF(2, 3);
-/** proxy_send() - to the worker, if there is one that has the session. */
-void proxy_send(struct vhost_proxy *p, struct link_message *m);
-void proxy_tell(struct vhost_proxy *p, bool *what);
+void vproxy_fail(struct vhost_proxy *p, const char *fmt, ...) DT_PRINTF(2, 3);
+/** vproxy_send() - to the worker, if there is one that has the session. */
+void vproxy_send(struct vhost_proxy *p, struct link_message *m);
+void vproxy_tell(struct vhost_proxy *p, bool *what);
 
 /* link-handover.c: what a worker is given */
-void proxy_send_features(struct vhost_proxy *p);
-void proxy_send_memory(struct vhost_proxy *p);
-void proxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bool recover);
-void proxy_hand_over(struct vhost_proxy *p);
-/** proxy_left_base() - where a ring stands that nobody serves, from used ring and in-flight log. */
-int proxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct dt_error *err);
+void vproxy_send_features(struct vhost_proxy *p);
+void vproxy_send_memory(struct vhost_proxy *p);
+void vproxy_send_queue(struct vhost_proxy *p, unsigned q, enum link_type type, bool recover);
+void vproxy_hand_over(struct vhost_proxy *p);
+/** vproxy_left_base() - where a ring stands that nobody serves, from used ring and in-flight log. */
+int vproxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct dt_error *err);
 
 /* link-proxy-ops.c: the session's wishes */
-extern const struct vhost_device_ops proxy_device_ops;
-/** proxy_answer_without() - nobody serves the rings: answer what the session still waits for. */
-void proxy_answer_without(struct vhost_proxy *p);
-void proxy_be_patient(struct vhost_proxy *p);
+extern const struct vhost_device_ops vproxy_device_ops;
+/** vproxy_answer_without() - nobody serves the rings: answer what the session still waits for. */
+void vproxy_answer_without(struct vhost_proxy *p);
+void vproxy_be_patient(struct vhost_proxy *p);
 
 #endif

@@ -47,7 +47,7 @@ static int proxy_set_config(void *dev, const void *buf, uint32_t offset, uint32_
     m.config.offset = offset;
     m.config.size = len;
     memcpy(m.config.data, bytes, len);
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
     return 0;
 }
 
@@ -65,8 +65,8 @@ static int proxy_queue_start(void *dev, unsigned q, struct dt_error *err)
     *queue = (struct proxy_queue){.started = true};
     if (p->handed && !p->releasing) {
         queue->given = true;
-        proxy_send_features(p);
-        proxy_send_queue(p, q, LINK_QUEUE_START, ring.recover);
+        vproxy_send_features(p);
+        vproxy_send_queue(p, q, LINK_QUEUE_START, ring.recover);
     }
     return 0;
 }
@@ -78,7 +78,7 @@ static void answer_stop(struct vhost_proxy *p, unsigned q)
     uint32_t base = vhost_backend_state(p->session)->queues[q].base;
     struct dt_error err = {""};
 
-    if (!vhost_backend_ending(p->session) && proxy_left_base(p, q, &base, &err) < 0)
+    if (!vhost_backend_ending(p->session) && vproxy_left_base(p, q, &base, &err) < 0)
         log_warning("%s: ring %u: its state cannot be told: %s", p->name, q, err.text);
     *queue = (struct proxy_queue){0};
     vhost_backend_queue_left(p->session, q, base);
@@ -93,12 +93,12 @@ static void proxy_queue_stop(void *dev, unsigned q)
     queue->stopping = true;
     if (queue->given) {
         if (!queue->asked)
-            proxy_send(p, &m);
+            vproxy_send(p, &m);
         queue->asked = true;
     } else if (vhost_backend_ending(p->session)) {
         answer_stop(p, q);
     } else {
-        proxy_be_patient(p);
+        vproxy_be_patient(p);
     }
 }
 
@@ -111,13 +111,13 @@ static void proxy_pause(void *dev, bool drain)
     p->drain = drain;
     if (p->handed && !p->releasing) {
         p->pause_asked = true;
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
     } else if (!drain || vhost_backend_ending(p->session)) {
         p->pausing = false;
         p->paused = true;
         vhost_backend_paused(p->session);
     } else {
-        proxy_be_patient(p);
+        vproxy_be_patient(p);
     }
 }
 
@@ -128,14 +128,14 @@ static void proxy_resume(void *dev)
 
     p->paused = false;
     if (!p->handed) {
-        proxy_hand_over(p);
+        vproxy_hand_over(p);
         return;
     }
-    proxy_send_features(p);
+    vproxy_send_features(p);
     for (unsigned q = 0; q < p->nqueues; q++)
         if (p->queues[q].given && !p->queues[q].asked)
-            proxy_send_queue(p, q, LINK_QUEUE_UPDATE, false);
-    proxy_send(p, &m);
+            vproxy_send_queue(p, q, LINK_QUEUE_UPDATE, false);
+    vproxy_send(p, &m);
     if (p->release_wanted) {
         p->release_wanted = false;
         vhost_proxy_release(p);
@@ -157,12 +157,12 @@ static void proxy_call_changed(void *dev, unsigned q)
     if (!p->queues[q].given || call < 0)
         return;
     m.fds[m.nfds++] = call;
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
 }
 
 static void proxy_memory_changed(void *dev)
 {
-    proxy_send_memory(dev);
+    vproxy_send_memory(dev);
 }
 
 /* ---- The end ---------------------------------------------------------------------------------- */
@@ -172,7 +172,7 @@ static void proxy_closed(void *dev, const char *reason)
     struct vhost_proxy *p = dev;
     struct link_message m = {.type = LINK_DETACH};
 
-    proxy_send(p, &m);
+    vproxy_send(p, &m);
     p->handed = p->pausing = p->paused = p->pause_asked = false;
     p->nknown = 0;
     p->known_log = p->known_inflight = 0;
@@ -184,7 +184,7 @@ static void proxy_closed(void *dev, const char *reason)
     p->ops->closed(p->arg, reason);
 }
 
-const struct vhost_device_ops proxy_device_ops = {
+const struct vhost_device_ops vproxy_device_ops = {
     .features = proxy_features,
     .set_features = proxy_set_features,
     .get_config = proxy_get_config,
@@ -209,7 +209,7 @@ static bool anything_awaited(const struct vhost_proxy *p)
     return p->pausing;
 }
 
-void proxy_answer_without(struct vhost_proxy *p)
+void vproxy_answer_without(struct vhost_proxy *p)
 {
     if (!p->session)
         return;
@@ -223,7 +223,7 @@ void proxy_answer_without(struct vhost_proxy *p)
     }
 }
 
-void proxy_be_patient(struct vhost_proxy *p)
+void vproxy_be_patient(struct vhost_proxy *p)
 {
     if (p->session && anything_awaited(p) && p->impatience.heap_index == 0)
         loop_timer_set(p->loop, &p->impatience, dt_clock_ns() + p->patience);

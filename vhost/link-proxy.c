@@ -21,7 +21,7 @@
 
 /* ---- Telling the owner ------------------------------------------------------------------------ */
 
-void proxy_tell(struct vhost_proxy *p, bool *what)
+void vproxy_tell(struct vhost_proxy *p, bool *what)
 {
     *what = true;
     loop_defer(p->loop, &p->tell);
@@ -47,9 +47,9 @@ static void lose_link(struct vhost_proxy *p)
         p->queues[q].given = p->queues[q].running = p->queues[q].asked = false;
     /* Nobody uses the memory now; only who asked for a drain waits for a successor to do it. */
     if (p->session && (vhost_backend_ending(p->session) || (p->pausing && !p->drain)))
-        proxy_answer_without(p);
+        vproxy_answer_without(p);
     else
-        proxy_be_patient(p);
+        vproxy_be_patient(p);
 }
 
 static void run_tell(struct loop_deferred *deferred)
@@ -58,7 +58,7 @@ static void run_tell(struct loop_deferred *deferred)
 
     if (take(&p->tell_ready)) {
         p->ops->ready(p->arg);
-        proxy_hand_over(p);
+        vproxy_hand_over(p);
     }
     if (take(&p->tell_recovered))
         p->ops->recovered(p->arg, &p->recovery);
@@ -66,7 +66,7 @@ static void run_tell(struct loop_deferred *deferred)
         struct link_message m = {.type = LINK_DETACH};
 
         if (p->session)
-            proxy_send(p, &m);
+            vproxy_send(p, &m);
         p->lost_at = dt_clock_ns();
         lose_link(p);
         p->ops->released(p->arg);
@@ -79,7 +79,7 @@ static void run_tell(struct loop_deferred *deferred)
     }
 }
 
-void proxy_fail(struct vhost_proxy *p, const char *fmt, ...)
+void vproxy_fail(struct vhost_proxy *p, const char *fmt, ...)
 {
     va_list args;
 
@@ -92,10 +92,10 @@ void proxy_fail(struct vhost_proxy *p, const char *fmt, ...)
         vsnprintf(p->reason, sizeof(p->reason), fmt, args);
         va_end(args);
     }
-    proxy_tell(p, &p->tell_lost);
+    vproxy_tell(p, &p->tell_lost);
 }
 
-void proxy_send(struct vhost_proxy *p, struct link_message *m)
+void vproxy_send(struct vhost_proxy *p, struct link_message *m)
 {
     int rc;
 
@@ -103,9 +103,9 @@ void proxy_send(struct vhost_proxy *p, struct link_message *m)
         return;
     rc = link_send(p->sock, m, LINK_WAIT_MS);
     if (rc == -EPIPE || rc == -ECONNRESET)
-        proxy_fail(p, NULL);
+        vproxy_fail(p, NULL);
     else if (rc < 0)
-        proxy_fail(p, "%s cannot be sent to the worker: %s", link_type_name(m->type),
+        vproxy_fail(p, "%s cannot be sent to the worker: %s", link_type_name(m->type),
                    strerror(-rc));
 }
 
@@ -156,7 +156,7 @@ static void on_floor(struct vhost_proxy *p, const struct link_floor *floor)
     struct dt_error err = {""};
 
     if (p->ready || judge_floor(p, floor, &err) < 0) {
-        proxy_fail(p, "%s", p->ready ? "a second FLOOR" : err.text);
+        vproxy_fail(p, "%s", p->ready ? "a second FLOOR" : err.text);
         return;
     }
     if (!p->have_floor)
@@ -167,13 +167,13 @@ static void on_floor(struct vhost_proxy *p, const struct link_floor *floor)
     p->nqueues = p->floor.queues;
     p->recovery.fence = floor->fence_ns;
     p->ready = true;
-    proxy_tell(p, &p->tell_ready);
+    vproxy_tell(p, &p->tell_ready);
 }
 
 static void on_config(struct vhost_proxy *p, const struct link_message *m)
 {
     if (m->config.offset != 0 || m->config.size != VHOST_MAX_CONFIG)
-        proxy_fail(p, "CONFIG_CHANGED of %u bytes at %u", m->config.size, m->config.offset);
+        vproxy_fail(p, "CONFIG_CHANGED of %u bytes at %u", m->config.size, m->config.offset);
     else if (follow_config(p, m->config.data) && p->session)
         vhost_backend_notify_config(p->session);
 }
@@ -189,7 +189,7 @@ static void all_run(struct vhost_proxy *p)
         return;
     p->recovery.pause = dt_clock_ns() - p->lost_at;
     p->lost_at = 0;
-    proxy_tell(p, &p->tell_recovered);
+    vproxy_tell(p, &p->tell_recovered);
 }
 
 static void on_started(struct vhost_proxy *p, unsigned q, uint32_t replayed)
@@ -197,7 +197,7 @@ static void on_started(struct vhost_proxy *p, unsigned q, uint32_t replayed)
     struct proxy_queue *queue = &p->queues[q];
 
     if (queue->running || replayed > VIRTQ_MAX_SIZE) {
-        proxy_fail(p, "QUEUE_STARTED for ring %u, which runs, or with %u requests", q, replayed);
+        vproxy_fail(p, "QUEUE_STARTED for ring %u, which runs, or with %u requests", q, replayed);
         return;
     }
     queue->running = true;
@@ -210,7 +210,7 @@ static void end_release(struct vhost_proxy *p)
     for (unsigned q = 0; q < p->nqueues; q++)
         if (p->queues[q].given)
             return;
-    proxy_tell(p, &p->tell_released);
+    vproxy_tell(p, &p->tell_released);
 }
 
 static void on_stopped(struct vhost_proxy *p, unsigned q, uint32_t base)
@@ -218,7 +218,7 @@ static void on_stopped(struct vhost_proxy *p, unsigned q, uint32_t base)
     struct proxy_queue *queue = &p->queues[q];
 
     if (!queue->asked) {
-        proxy_fail(p, "QUEUE_STOPPED for ring %u, which was not asked to stop", q);
+        vproxy_fail(p, "QUEUE_STOPPED for ring %u, which was not asked to stop", q);
         return;
     }
     queue->given = queue->running = queue->asked = false;
@@ -233,7 +233,7 @@ static void on_stopped(struct vhost_proxy *p, unsigned q, uint32_t base)
 static void on_paused(struct vhost_proxy *p)
 {
     if (!p->pause_asked) {
-        proxy_fail(p, "PAUSED, but no pause was asked for");
+        vproxy_fail(p, "PAUSED, but no pause was asked for");
         return;
     }
     p->pause_asked = p->pausing = false;
@@ -258,7 +258,7 @@ static bool of_ring(uint32_t type)
 static void on_message(struct vhost_proxy *p, struct link_message *m)
 {
     if (m->type != LINK_FLOOR && !p->ready) {
-        proxy_fail(p, "%s before FLOOR", link_type_name(m->type));
+        vproxy_fail(p, "%s before FLOOR", link_type_name(m->type));
     } else if (m->type == LINK_FLOOR) {
         on_floor(p, &m->floor);
     } else if (m->type == LINK_CONFIG_CHANGED) {
@@ -267,7 +267,7 @@ static void on_message(struct vhost_proxy *p, struct link_message *m)
         /* Of a session that has ended: it crossed our DETACH. */
     } else if (of_ring(m->type) &&
                (m->answer.index >= p->nqueues || !p->queues[m->answer.index].given)) {
-        proxy_fail(p, "%s for ring %u, which the worker was not given", link_type_name(m->type),
+        vproxy_fail(p, "%s for ring %u, which the worker was not given", link_type_name(m->type),
                    m->answer.index);
     } else if (m->type == LINK_QUEUE_STARTED) {
         on_started(p, m->answer.index, m->answer.value);
@@ -294,7 +294,7 @@ static void run_readable(struct dt_watch *watch, uint32_t events)
         if (rc > 0)
             on_message(p, &m);
         else
-            proxy_fail(p, rc == -EPROTO ? "%s" : NULL, err.text);
+            vproxy_fail(p, rc == -EPROTO ? "%s" : NULL, err.text);
     }
 }
 
@@ -302,7 +302,7 @@ static void run_readable(struct dt_watch *watch, uint32_t events)
 
 static void run_impatience(struct dt_timer *timer)
 {
-    proxy_answer_without(container_of(timer, struct vhost_proxy, impatience));
+    vproxy_answer_without(container_of(timer, struct vhost_proxy, impatience));
 }
 
 struct vhost_proxy *vhost_proxy_new(struct loop *loop, const char *name, uint64_t patience,
@@ -365,7 +365,7 @@ int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
         .protocol_features = p->floor.protocol_features,
         .keep_files = true,
         .name = p->name,
-        .ops = &proxy_device_ops,
+        .ops = &vproxy_device_ops,
         .dev = p,
     };
     int rc;
@@ -378,7 +378,7 @@ int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
     memset(p->queues, 0, sizeof(p->queues));
     p->features = 0;
     p->lost_at = 0;
-    proxy_hand_over(p);
+    vproxy_hand_over(p);
     return 0;
 }
 
@@ -405,7 +405,7 @@ void vhost_proxy_release(struct vhost_proxy *p)
         if (!p->queues[q].given || p->queues[q].asked)
             continue;
         p->queues[q].asked = true;
-        proxy_send(p, &m);
+        vproxy_send(p, &m);
     }
     end_release(p);
 }

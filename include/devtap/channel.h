@@ -40,7 +40,7 @@ enum dt_channel_event_type {
 };
 
 enum dt_channel_control {
-    DT_CHANNEL_INIT = 2, /* parameters and the disk below; @fd: the saved state, or -1 */
+    DT_CHANNEL_INIT = 2, /* parameters and the disk below */
     DT_CHANNEL_START,    /* requests will come */
     DT_CHANNEL_SET,      /* {"param", "value"} */
     DT_CHANNEL_DO,       /* {"verb", "args": [...]} */
@@ -48,6 +48,7 @@ enum dt_channel_control {
     DT_CHANNEL_INFO,     /* the disk below changed */
     DT_CHANNEL_QUIESCE,  /* let go of what is held: no answer */
     DT_CHANNEL_STOP,     /* no request is outstanding: end the program */
+    DT_CHANNEL_LOAD,     /* {"version"}; @fd: the saved state. Before DT_CHANNEL_START */
 };
 
 /**
@@ -132,13 +133,19 @@ DT_PUBLIC int dt_channel_event(struct dt_channel *ch, const char *event, const c
 /** dt_channel_counter() - counter @index of the description now has this value. */
 DT_PUBLIC void dt_channel_counter(struct dt_channel *ch, unsigned index, uint64_t value);
 
+/** dt_channel_ended() - devtap is gone, or broke the protocol. */
+DT_PUBLIC bool dt_channel_ended(const struct dt_channel *ch);
+/** dt_channel_slots() - ids are below this, once DT_CHANNEL_START came. */
+DT_PUBLIC uint32_t dt_channel_slots(const struct dt_channel *ch);
+
 /* For programs with a loop of their own: what to watch, and the sleeping protocol. */
 DT_PUBLIC int dt_channel_control_fd(const struct dt_channel *ch);
 DT_PUBLIC int dt_channel_kick_fd(const struct dt_channel *ch);
 /** dt_channel_arm() - wake kick_fd from now on; false if there is something to poll already. */
 DT_PUBLIC bool dt_channel_arm(struct dt_channel *ch);
-/** dt_channel_close_intake() - ask devtap to leave requests with the guest; and to send them again. */
-DT_PUBLIC void dt_channel_close_intake(struct dt_channel *ch, bool closed);
+/** dt_channel_allow() - @n more requests are welcome now, and others had better stay with the guest for the
+ *  time being; UINT32_MAX = any number, which is so at first. A few more may come all the same. */
+DT_PUBLIC void dt_channel_allow(struct dt_channel *ch, uint32_t n);
 
 #ifdef __cplusplus
 }

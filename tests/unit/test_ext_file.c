@@ -347,6 +347,14 @@ static void spend(uint64_t ns)
         loop_turn(disk.loop, false);
 }
 
+/* Held @n times since the disk was opened: a busy machine may need a while for that. */
+static void await_held(uint64_t n)
+{
+    for (unsigned i = 0; i < 500 && disk_counter("file", "held") < n; i++)
+        spend(DT_MS(20));
+    assert_true(disk_counter("file", "held") >= n);
+}
+
 static void full_writes_are_held(void **state)
 {
     struct disk_slot *slots[4];
@@ -359,9 +367,8 @@ static void full_writes_are_held(void **state)
     disk_open("file path=ext-tiny.tmp/disk create=on size=16M");
     for (unsigned i = 0; i < 4; i++)
         slots[i] = disk_submit(DT_OP_WRITE, 0, i * 2048, 256, data + i * 4096);
-    spend(DT_MS(50));
-    assert_true(slots[3]->busy); /* there was room for two */
-    assert_true(disk_counter("file", "held") >= 1);
+    await_held(2); /* there was room for two, whichever came first */
+    assert_int_equal(slots[0]->busy + slots[1]->busy + slots[2]->busy + slots[3]->busy, 2);
     /* What needs no space goes on. */
     assert_int_equal(disk_do(DT_OP_READ, 0, 0, 8, back), 0);
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 0, 8, data), 0);
@@ -390,7 +397,7 @@ static void full_is_told_at_the_deadline(void **state)
     spend(DT_MS(20));
     assert_true(s->busy);
     assert_true(z->busy);
-    assert_int_equal(disk_quiesce(DT_MS(400)), 0);
+    assert_int_equal(disk_quiesce(DT_S(3)), 0);
     assert_int_equal(s->error, -ENOSPC);
     disk_close();
     disk_open("file path=ext-tiny.tmp/disk on-full=fail");

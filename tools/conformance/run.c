@@ -175,7 +175,10 @@ static int resolve(struct bench *b, struct dt_error *err)
     if (ret < 0)
         return ret;
     for (unsigned i = 0; i < b->user.count; i++) {
-        b->exts[i] = registry_find(b->user.layers[i].name, err);
+        struct layer_spec rest;
+
+        b->exts[i] = placement_find(&b->user.layers[i], &rest, err);
+        free(rest.settings);
         if (!b->exts[i])
             return -ENOENT;
         frames += ALIGN_UP(b->exts[i]->frame_size, 16u);

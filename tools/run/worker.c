@@ -10,6 +10,7 @@
 #include "tools/run/server.h"
 
 #include "base/kill.h"
+#include "control/launcher.h"
 #include "control/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
@@ -168,6 +169,8 @@ int worker_open(struct worker *w, struct dt_error *err)
     if (s->state == MAP_FAILED)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
+    if (s->config->process.sandbox && launcher_start(w->uid, err) < 0)
+        return -EAGAIN;
     worker_hears = w;
     device_events(on_event);
     return control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
@@ -179,7 +182,9 @@ int worker_confine(struct worker *w, struct dt_error *err)
     const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = w->uid};
 
     KILL_POINT("fenced");
-    return w->server->config->process.sandbox ? sandbox_enter(&config, w->missing, err) : 0;
+    if (!w->server->config->process.sandbox)
+        return 0;
+    return launcher_seal(err) ?: sandbox_enter(&config, w->missing, err);
 }
 
 int worker_begin(struct worker *w, struct dt_error *err)

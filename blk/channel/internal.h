@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - what the parts of the proxy and the host share. */
+#ifndef BLK_CHANNEL_INTERNAL_H
+#define BLK_CHANNEL_INTERNAL_H
+
+#include "blk/channel/placed.h"
+#include "channel/channel.h"
+#include "core/copypool.h"
+
+#define SLOTS      1024u
+#define DATA_BYTES (8u << 20)
+#define SUB_WINDOW (1u << 20)
+#define SUB_BYTES  (64u << 20) /* the windows of all sub-requests, at the most */
+#define STATE_MAX  (16u << 20)
+#define START_NS   DT_S(10) /* from starting a program until it serves */
+#define BACK_NAME  "channel-below"
+
+/* ---- Descriptions (wrap.c, describe.c, info.c) ---- */
+
+/**
+ * struct wrapped - the description that stands for a placed extension.
+ * @real:  the extension's own; NULL for a program, which sent @hello instead.
+ * @argv:  what to execute; NULL = the host with @name.
+ * @holds: it may keep requests for a time of its own, so only its silence shows that it hangs.
+ */
+struct wrapped {
+    struct dt_block_ext ext;
+    const struct dt_block_ext *real;
+    char *name;
+    char **argv;
+    char *hello;
+    bool holds, responds, saves;
+    unsigned own_params; /* the extension's; the placement's follow */
+    unsigned ncounters;
+    struct wrapped *next;
+};
+static inline const struct wrapped *wrapped_of(const struct dt_block_ext *ext)
+{
+    return container_of(ext, struct wrapped, ext);
+}
+/** describe_parse() - a program's description of itself, judged as the registry judges. */
+int describe_parse(struct wrapped *w, const char *hello, struct dt_error *err);
+
+json_t *info_to_json(const struct dt_block_info *info);
+int info_from_json(struct dt_block_info *info, const json_t *json);
+
+/* ---- The process (process.c) ---- */
+
+struct process {
+    pid_t pid;
+    int pidfd, sock; /* -1 = none */
+    uint32_t seq;
+    bool killed; /* by us, and why */
+    char why[160];
+};
+void process_init(struct process *p);
+/** process_start() - start @w's program with one end of a new control socket. */
+int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit,
+                  struct dt_error *err);
+/** process_kill() - end it; @why is remembered. Its end is seen on pidfd. */
+void process_kill(struct process *p, const char *fmt, ...) DT_PRINTF(2, 3);
+/** process_reap() - it is gone: release everything. @own: it brought that upon itself.
+ *  @cause: how it ended, in words. */
+void process_reap(struct process *p, bool *own, char *cause, size_t size);
+/** process_send() - a frame with a new sequence number, which is returned, or -errno. */
+int64_t process_send(struct process *p, uint32_t type, const char *text, const int *fds,
+                     unsigned nfds);
+extern const struct placed_config *placed_configuration;
+
+/* ---- The proxy ---- */
+
+enum on_crash { ON_CRASH_HOLD, ON_CRASH_BYPASS, ON_CRASH_FAIL };
+
+enum proxy_state {
+    PROXY_CLOSED,   /* no process, or one that was not started yet */
+    PROXY_STARTING, /* a process is on its way */
+    PROXY_LIVE,
+    PROXY_DYING,    /* killed; its end is not seen yet */
+    PROXY_WAITING,  /* between two attempts */
+    PROXY_GIVEN_UP, /* on-crash says what happens to requests */
+};
+
+/**
+ * struct frame - the proxy's part of a request.
+ * @next:     in the queue of those not sent yet.
+ * @id:       its slot, or NO_SLOT.
+ * @attempts: processes that ended by their own fault while they had it.
+ */
+#define NO_SLOT UINT32_MAX
+struct frame {
+    struct dt_req *next;
+    uint64_t sector; /* as it came from above */
+    uint32_t id;
+    uint8_t attempts;
+    bool replay; /* sent before */
+    bool orphan; /* below, and whoever forwarded it is dead */
+    bool below;  /* given to the layers below by dt_forward() */
+};
+
+/* What the process may do next with the request of a slot. */
+enum slot_state {
+    SLOT_FREE,
+    SLOT_SENT,     /* forward or answer it */
+    SLOT_BELOW,    /* nothing: it is with the layers below */
+    SLOT_RETURNED, /* answer it */
+};
+
+struct slot {
+    struct dt_req *req;
+    void *data;       /* in the channel's memory, or NULL */
+    uint64_t sent_at; /* when the process last got it */
+    uint64_t order;
+    uint32_t next_free;
+    uint8_t state;
+    uint8_t parts;
+};
+
+/* A request that the extension makes itself. */
+struct sub {
+    struct proxy *proxy;
+    struct dt_req *req; /* NULL = not submitted */
+    struct iovec iov;   /* private memory */
+    struct channel_msg msg;
+    struct sub *next;    /* waiting for memory or a free request */
+    uint32_t generation; /* of the process that made it */
+    uint32_t id;
+    bool busy;
+};
+
+/**
+ * struct proxy - the layer's data: the proxy's own, then the fields of the extension's parameters.
+ */
+struct proxy {
+    /* The placement's parameters. */
+    unsigned on_crash;
+    uint64_t tries, window, deadline, mem_limit, spin;
+
+    struct dt_layer *layer;
+    const struct wrapped *w;
+    struct dt_ctx *c; /* NULL while stopped */
+    enum proxy_state state;
+    struct process process;
+    struct dt_watch sock_watch, pid_watch, kick_watch;
+    struct loop_poller poller;
+    struct loop_deferred flush;
+    struct dt_timer timer; /* restarts, start deadline */
+    struct dt_timer tick;  /* hangs, counters, state */
+    struct dt_block_info below, info;
+    bool have_info;
+
+    /* Answers that are awaited, by sequence number; 0 = none. */
+    uint32_t init_seq, load_seq, start_seq, save_seq, call_seq;
+    int refusal;     /* of INIT */
+    int call_result; /* 1 = still awaited */
+    json_t *call_answer;
+    struct dt_error *call_err;
+    bool ready, started, hung_up;
+    struct control_frame *frame;
+
+    /* The channel of the present process. */
+    uint32_t generation;
+    struct channel_map map;
+    int kick_down, kick_up;
+    struct channel_producer down;
+    struct channel_consumer up;
+    struct copypool pool;
+    struct slot slots[SLOTS];
+    uint32_t free_slot, in_slots, sent; /* sent: requests in this channel */
+    uint64_t order;
+    uint32_t orphans; /* requests and sub-requests of dead processes that are still below */
+    struct sub *subs;
+    unsigned nsubs;
+    struct sub *sub_wait, **sub_wait_tail;
+    struct copypool sub_pool;
+
+    /* Requests that wait for a slot, for memory or for a process; replays first. */
+    struct dt_req *queue, **queue_tail;
+    uint32_t queued;
+    bool stopped;         /* admit() said no */
+    struct dt_req *trial; /* the suspect that is being tried alone */
+    bool trying;
+
+    /* Silence. */
+    uint32_t ping, pong;
+    uint64_t pinged_at;
+
+    /* Deaths. */
+    uint64_t died_at;
+    uint64_t failing_since;
+    unsigned nfailures, restarts, resent, delay_ms;
+
+    uint8_t *blob;
+    size_t blob_size;
+    uint32_t blob_version;
+    uint64_t saved_at;
+    uint64_t counters_base[CHANNEL_COUNTERS], counters_last[CHANNEL_COUNTERS];
+};
+static inline struct frame *frame_of(struct proxy *p, struct dt_req *req)
+{
+    return dt_frame(p->c, req);
+}
+
+extern const struct dt_block_ext proxy_template;
+
+/* Requests (requests.c, answers.c, subs.c). */
+void proxy_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+void proxy_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
+unsigned proxy_admit(struct dt_ctx *c, unsigned want);
+void proxy_enqueue(struct proxy *p, struct dt_req *req, bool first);
+/** proxy_send_queue() - send what waits, as far as there is room. */
+void proxy_send_queue(struct proxy *p);
+void slot_free(struct proxy *p, uint32_t id);
+uint8_t proxy_right(const struct proxy *p, const struct dt_req *req);
+/** proxy_take() - read what the process sent; messages, or -EPROTO with the reason in @why. */
+int proxy_take(struct proxy *p, const char **why);
+const char *proxy_take_sub(struct proxy *p, const struct channel_msg *m);
+void proxy_start_subs(struct proxy *p);
+int subs_init(struct proxy *p, struct dt_error *err);
+void subs_orphan(struct proxy *p);
+void subs_fini(struct proxy *p);
+
+/* The channel of one process (attach.c). */
+int proxy_attach(struct proxy *p, struct dt_error *err);
+void proxy_detach(struct proxy *p);
+
+/* Control (calls.c). */
+void proxy_frames(struct proxy *p);
+int proxy_take_info(struct proxy *p, const json_t *answer);
+int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
+               struct dt_error *err);
+int proxy_call_fd(struct proxy *p, uint32_t type, json_t *request, int fd, json_t **answer,
+                  struct dt_error *err);
+int proxy_send_init(struct proxy *p, struct dt_error *err);
+int proxy_send_load(struct proxy *p, struct dt_error *err);
+int proxy_send_start(struct proxy *p, struct dt_error *err);
+/** proxy_state_fd() - a memfd with @size bytes of state; -1 = none. */
+int proxy_state_fd(const void *blob, size_t size);
+void proxy_ask_state(struct proxy *p);
+/** proxy_save_now() - the state as it is now, if the process answers. */
+void proxy_save_now(struct proxy *p);
+char *proxy_param_text(const struct proxy *p, unsigned index);
+
+/* Life and death (life.c, death.c). */
+int proxy_spawn(struct proxy *p, struct dt_error *err);
+/** proxy_await() - serve control frames until @flag is set; for open() and start() only. */
+int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error *err);
+void proxy_break(struct proxy *p, const char *fmt, ...) DT_PRINTF(2, 3);
+void proxy_live(struct proxy *p);
+void proxy_gone(struct proxy *p);
+void proxy_drained(struct proxy *p);
+void proxy_restart(struct proxy *p);
+void proxy_tick_start(struct proxy *p);
+void proxy_count(struct proxy *p);
+void proxy_watch(struct proxy *p);
+void proxy_unwatch(struct proxy *p);
+void proxy_timers(struct proxy *p);
+void proxy_apply_policy(struct proxy *p);
+
+#endif
