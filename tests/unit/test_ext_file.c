@@ -355,15 +355,23 @@ static void await_held(uint64_t n)
     assert_true(disk_counter("file", "held") >= n);
 }
 
+/* Takes @bytes of the tiny file system, which alone would hold just a MiB. */
+static int put_ballast(off_t bytes)
+{
+    int fd = open("ext-tiny.tmp/ballast", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    assert_int_equal(posix_fallocate(fd, 0, bytes), 0);
+    return fd;
+}
+
 static void full_writes_are_held(void **state)
 {
     struct disk_slot *slots[4];
 
     if (!tiny_mounted)
         skip();
-    int fd = open("ext-tiny.tmp/ballast", O_RDWR | O_CREAT, 0600);
+    int fd = put_ballast(700 << 10);
 
-    assert_int_equal(posix_fallocate(fd, 0, 700 << 10), 0);
     disk_open("file path=ext-tiny.tmp/disk create=on size=16M");
     for (unsigned i = 0; i < 4; i++)
         slots[i] = disk_submit(DT_OP_WRITE, 0, i * 2048, 256, data + i * 4096);
@@ -390,8 +398,9 @@ static void full_is_told_at_the_deadline(void **state)
 
     if (!tiny_mounted)
         skip();
+    close(put_ballast(512 << 10));
     disk_open("file path=ext-tiny.tmp/disk create=on size=16M");
-    s = disk_submit(DT_OP_WRITE, 0, 0, 2048, data); /* a MiB does not fit beside the rest */
+    s = disk_submit(DT_OP_WRITE, 0, 0, 2048, data); /* a MiB does not fit beside it */
     spend(DT_MS(20));
     struct disk_slot *z = disk_submit(DT_OP_WRITE_ZEROES, 0, 8192, 8192, NULL);
     spend(DT_MS(20));
