@@ -245,6 +245,13 @@ struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread)
     return layer->ctxs[thread] ? &layer->ctxs[thread]->pub : NULL;
 }
 
+static void (*event_hook)(const char *device, const char *event, const char *text);
+
+void device_events(void (*hear)(const char *device, const char *event, const char *text))
+{
+    event_hook = hear;
+}
+
 /*
  * A guest that makes a layer speak must not fill the disk with logs: so many lines a second, then
  * one that counts the rest. Threads may miscount by a few.
@@ -275,4 +282,6 @@ void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, 
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
     log_warning("event=%s device=%s layer=%s: %s", event, layer->dev->name, layer->name, text);
+    if (event_hook)
+        event_hook(layer->dev->name, event, text);
 }

@@ -188,6 +188,8 @@ struct front_ops {
  * @loops, @threads: the threads that will serve it; more than one only if every layer is
  *           DT_PER_QUEUE.
  * @state_dir: where layers keep state, or NULL.
+ * @blobs: the layers' state of an earlier process, and ours for the next; or NULL. Comes before
+ *         what @state_dir holds. What a layer refuses is reported, and the layer starts afresh.
  * @copy_bytes: private memory per lane for copies; 0 = 8 MiB.
  */
 struct device_config {
@@ -196,12 +198,35 @@ struct device_config {
     struct loop *const *loops;
     unsigned threads;
     const char *state_dir;
+    struct blob_area *blobs;
     size_t copy_bytes;
 };
 
+/* Memory for the state of a device's layers, shared with whoever starts the next process (blob.c):
+ * zeroed at first, sparse, hostile. */
+#define BLOB_NAME 64u
+struct blob_area;
+size_t blob_area_size(void);
+/**
+ * blob_read() - what layer @index saved last.
+ * @name: set to the layer's name.
+ * @bytes: a copy, owned by the caller.
+ * Return: 0; -ENOENT where nothing was saved; -EBADMSG where all that is there is damaged.
+ */
+int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME],
+              uint32_t *version, void **bytes, size_t *length);
+/** blob_write() - @fill() returns how much it wrote, or -errno; then what was there still counts. */
+int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uint32_t version,
+                   int64_t (*fill)(void *arg, void *bytes, size_t room), void *arg);
+void blob_clear(struct blob_area *area, unsigned index);
+/** state_keep() - write what the layers of @device saved last into the state directory @dir. */
+void state_keep(const struct blob_area *area, const char *dir, const char *device);
+
 /** device_new() - build and open the chain, back first. Nothing runs yet. */
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
-/** device_start() - fence the back, then start the lanes, each on its thread; returns when all
+/** device_fence() - wait until no I/O of an earlier, dead process can land any more. */
+int device_fence(struct device *dev, struct dt_error *err);
+/** device_start() - fence the back if that was not done, then start the lanes, each on its thread; returns when all
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
@@ -210,7 +235,15 @@ void device_stop(struct device *dev);
 /** device_free() - save the layers' state, close them. */
 void device_free(struct device *dev);
 
+/** device_save() - keep the state of layers that said it changed. From a thread that runs none of
+ *  the device's loops. */
+void device_save(struct device *dev);
+/** device_events() - where dt_layer_event() goes too, from any thread; NULL = to the log alone. */
+void device_events(void (*hear)(const char *device, const char *event, const char *text));
+
 const char *device_name(const struct device *dev);
+/** device_fence_ns() - how long device_fence() waited. */
+uint64_t device_fence_ns(const struct device *dev);
 const struct dt_block_info *device_info(const struct device *dev);
 void *device_front(const struct device *dev);
 unsigned device_threads(const struct device *dev);

@@ -33,6 +33,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     dev->loops = xcalloc(dev->threads, sizeof(struct loop *));
     memcpy(dev->loops, config->loops, dev->threads * sizeof(struct loop *));
     dev->state_dir = config->state_dir ? xstrdup(config->state_dir) : NULL;
+    dev->blobs = config->blobs;
     dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
     dev->generation = 1;
     ret = chain_open(dev, config->chain, err);
@@ -65,13 +66,17 @@ static void stop_on_thread(void *arg)
     lane_stop(arg);
 }
 
-static int fence(struct device *dev, struct dt_error *err)
+int device_fence(struct device *dev, struct dt_error *err)
 {
     struct dt_layer *back = dev->layers[dev->nlayers];
     int ret = 0;
 
+    uint64_t start = dt_clock_ns();
+
     if (back->ext->fence)
-        ret = back->ext->fence(back, dt_clock_ns() + FENCE_NS, err);
+        ret = back->ext->fence(back, start + FENCE_NS, err);
+    dev->fence_ns = dt_clock_ns() - start;
+    dev->fenced = ret == 0;
     if (ret < 0)
         dt_fail_prefix(err, "%s: %s", dev->name, back->name);
     return ret;
@@ -108,7 +113,7 @@ static void stop_lanes(struct device *dev)
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err)
 {
-    int ret = fence(dev, err);
+    int ret = dev->fenced ? 0 : device_fence(dev, err);
 
     CHECK_MAGIC(dev, DEVICE_MAGIC);
     dev->front_ops = front;
@@ -173,6 +178,11 @@ void dt_layer_info_changed(struct dt_layer *layer)
 }
 
 /* ---- Questions ---- */
+
+uint64_t device_fence_ns(const struct device *dev)
+{
+    return dev->fence_ns;
+}
 
 const char *device_name(const struct device *dev)
 {

@@ -45,6 +45,7 @@ struct dt_layer {
     struct dt_block_info info; /* as this layer presents it to the one above */
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
+    bool state_changed;        /* since it was last saved to the device's blobs */
     const char *verb;          /* the one that runs now */
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
@@ -208,8 +209,10 @@ struct device {
     const struct front_ops *front_ops;
     void *front_arg;
     char *state_dir;
+    struct blob_area *blobs;
     size_t copy_bytes;
-    bool started;
+    uint64_t fence_ns;
+    bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
 

@@ -8,6 +8,7 @@
  * the blob, then the blob; all little-endian.
  */
 #include "core/internal.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #define XXH_INLINE_ALL
@@ -30,27 +31,37 @@ static int open_dir(int at, const char *path, bool create)
     return fd < 0 ? -errno : fd;
 }
 
-static int find_dir(struct dt_layer *layer, bool create, struct dt_error *err)
+/* One after the other, the first from where we are. */
+static int open_path(const char *const *path, unsigned n, bool create, struct dt_error *err)
 {
-    const char *const path[] = {layer->dev->state_dir, layer->dev->name, layer->name};
     _cleanup_close_ int at = -1;
 
-    if (layer->state_fd >= 0)
-        return layer->state_fd;
-    if (!layer->dev->state_dir)
-        return dt_fail(err, -ENOENT, "this device was given no state directory");
-    for (unsigned i = 0; i < ARRAY_SIZE(path); i++) {
+    for (unsigned i = 0; i < n; i++) {
         int fd = open_dir(at >= 0 ? at : AT_FDCWD, path[i], create);
 
         if (fd < 0)
-            return dt_fail(err, fd, "state directory %s: '%s': %s", layer->dev->state_dir, path[i],
+            return dt_fail(err, fd, "state directory %s: '%s': %s", path[0], path[i],
                            strerror(-fd));
         if (at >= 0)
             close(at);
         at = fd;
     }
-    layer->state_fd = TAKE_FD(at);
-    return layer->state_fd;
+    return TAKE_FD(at);
+}
+
+static int find_dir(struct dt_layer *layer, bool create, struct dt_error *err)
+{
+    const char *const path[] = {layer->dev->state_dir, layer->dev->name, layer->name};
+    int fd;
+
+    if (layer->state_fd >= 0)
+        return layer->state_fd;
+    if (!layer->dev->state_dir)
+        return dt_fail(err, -ENOENT, "this device was given no state directory");
+    fd = open_path(path, ARRAY_SIZE(path), create, err);
+    if (fd >= 0)
+        layer->state_fd = fd;
+    return fd;
 }
 
 int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err)
@@ -75,9 +86,88 @@ static int load_fd(struct dt_layer *layer, int fd, struct dt_error *err)
     return layer->ext->load(layer, blob, h.length, h.version, err);
 }
 
+/* ---- In memory that outlives the process (blob.c) ---------------------------------------------- */
+
+/* Returns 1 when there is a state and the layer took it, 0 when it is to start without. */
+static int load_blob(struct dt_layer *layer)
+{
+    _cleanup_free_ void *bytes = NULL;
+    struct dt_error err = {"it is damaged (checksum)"};
+    char name[BLOB_NAME];
+    uint32_t version;
+    size_t length;
+    int ret;
+
+    if (!layer->dev->blobs)
+        return 0;
+    ret = blob_read(layer->dev->blobs, layer->index - 1, name, &version, &bytes, &length);
+    if (ret == -ENOENT)
+        return 0;
+    if (ret == 0 && strcmp(name, layer->name) != 0)
+        ret = dt_fail(&err, -EBADMSG, "it is of a layer '%s'", name);
+    if (ret == 0)
+        ret = layer->ext->load(layer, bytes, length, version, &err);
+    if (ret == 0)
+        return 1;
+    dt_layer_event(layer, "state-refused", "the state of the process before is refused: %s",
+                   err.text);
+    blob_clear(layer->dev->blobs, layer->index - 1);
+    return 0;
+}
+
+static int64_t fill_blob(void *arg, void *bytes, size_t room)
+{
+    struct dt_layer *layer = arg;
+
+    return layer->ext->save(layer, bytes, room);
+}
+
+static void save_blob(struct dt_layer *layer)
+{
+    int64_t ret;
+
+    layer->state_changed = false;
+    ret = blob_write(layer->dev->blobs, layer->index - 1, layer->name, layer->ext->state_version,
+                     fill_blob, layer);
+    if (ret < 0)
+        log_error("%s: %s: state not saved: %s", layer->dev->name, layer->name,
+                  strerror((int)-ret));
+}
+
+void dt_layer_state_changed(struct dt_layer *layer)
+{
+    __atomic_store_n(&layer->state_changed, true, __ATOMIC_RELEASE);
+}
+
+static void save_changed(void *arg)
+{
+    struct device *dev = arg;
+
+    for (unsigned i = 1; i <= dev->nlayers; i++)
+        if (dev->layers[i]->state_changed)
+            save_blob(dev->layers[i]);
+}
+
+void device_save(struct device *dev)
+{
+    bool any = false;
+
+    CHECK_MAGIC(dev, DEVICE_MAGIC);
+    for (unsigned i = 1; dev->blobs && i <= dev->nlayers; i++)
+        any |= dev->layers[i]->ext->save &&
+               __atomic_load_n(&dev->layers[i]->state_changed, __ATOMIC_ACQUIRE);
+    if (any)
+        device_exclusive(dev, save_changed, dev);
+}
+
+/* ---- In the state directory ------------------------------------------------------------------------ */
+
 int state_load(struct dt_layer *layer, struct dt_error *err)
 {
     int dir, ret;
+
+    if (layer->ext->load && load_blob(layer))
+        return 0;
 
     if (!layer->ext->load || !layer->dev->state_dir)
         return 0;
@@ -114,6 +204,44 @@ static int write_blob(int dir, const struct state_header *h, const void *blob)
     return renameat(dir, "state.new", dir, "state") < 0 ? -errno : sync_dir(dir);
 }
 
+/* Made up by a process that may have been captured: it must not lead elsewhere. */
+static bool plain_name(const char *name)
+{
+    return *name && *name != '.' && !strchr(name, '/');
+}
+
+static int keep_one(const struct blob_area *area, unsigned index, const char *state_dir,
+                    const char *device)
+{
+    struct state_header h = {.magic = "DTst"};
+    _cleanup_free_ void *blob = NULL;
+    _cleanup_close_ int dir = -1;
+    char name[BLOB_NAME];
+    size_t length;
+    int ret = blob_read(area, index, name, &h.version, &blob, &length);
+
+    if (ret == -ENOENT)
+        return 0;
+    if (ret == 0 && !plain_name(name))
+        ret = -EBADMSG;
+    if (ret < 0)
+        return ret;
+    h.length = length;
+    h.hash = XXH3_64bits(blob, length);
+    dir = open_path((const char *const[]){state_dir, device, name}, 3, true, NULL);
+    return dir < 0 ? dir : write_blob(dir, &h, blob);
+}
+
+void state_keep(const struct blob_area *area, const char *state_dir, const char *device)
+{
+    for (unsigned i = 0; i < CHAIN_MAX_LAYERS; i++) {
+        int ret = keep_one(area, i, state_dir, device);
+
+        if (ret < 0)
+            log_error("%s: layer %u: state not saved: %s", device, i + 1, strerror(-ret));
+    }
+}
+
 void state_save(struct dt_layer *layer)
 {
     struct state_header h = {.magic = "DTst", .version = layer->ext->state_version};
@@ -122,6 +250,10 @@ void state_save(struct dt_layer *layer)
     int64_t length;
     int dir, ret;
 
+    if (layer->ext->save && layer->dev->blobs) {
+        save_blob(layer); /* whoever gave us the memory puts it into the directory */
+        return;
+    }
     if (!layer->ext->save || !layer->dev->state_dir)
         return;
     blob = xcalloc(1, STATE_MAX);

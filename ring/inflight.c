@@ -4,7 +4,8 @@
  *
  * Theory of operation: recovery works on a private copy, judges all of it, and only then writes.
  * What it writes is ordered so that a crash within recovery leaves a log from which recovery
- * comes to the same result (but for the count of attempts).
+ * comes to the same result. An attempt is counted when the request is taken again, not before: who
+ * only waited while another killed the process is not charged.
  *
  * Source: vhost-user, "Inflight I/O tracking". Where its text is not enough:
  *
@@ -33,24 +34,46 @@ size_t inflight_queue_size(uint16_t queue_size, bool packed)
     return ALIGN_UP(size, (size_t)CACHE_LINE);
 }
 
+void inflight_clear(void *mem)
+{
+    struct log_split *log = mem;
+
+    WRITE_ONCE(log->version, 0);
+    RING_STEP();
+}
+
 void inflight_format(void *mem, uint16_t queue_size, bool packed)
 {
+    log_format(mem, queue_size, packed);
+    log_commit(mem);
+}
+
+void log_commit(void *mem)
+{
+    struct log_split *log = mem;
+
+    RING_STEP();
+    WRITE_ONCE(log->version, LOG_VERSION);
+    RING_STEP();
+}
+
+void log_format(void *mem, uint16_t queue_size, bool packed)
+{
+    size_t head = offsetof(struct log_split, version) + sizeof(((struct log_split *)0)->version);
     struct log_packed *p = mem;
     struct log_split *s = mem;
 
-    memset(mem, 0, inflight_queue_size(queue_size, packed));
+    inflight_clear(mem);
+    memset((uint8_t *)mem + head, 0, inflight_queue_size(queue_size, packed) - head);
+    s->features = 0;
     if (!packed) {
         s->desc_num = queue_size;
-        RING_STEP();
-        s->version = LOG_VERSION;
         return;
     }
     for (uint16_t i = 0; i < queue_size; i++)
         p->desc[i].word.next = (uint16_t)(i + 1 < queue_size ? i + 1 : 0);
     p->used.used_wrap = p->used.old_used_wrap = 1;
     p->lists.desc_num = queue_size;
-    RING_STEP();
-    p->lists.version = LOG_VERSION;
 }
 
 static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,
@@ -89,12 +112,13 @@ static void sort_found(struct age *ages, struct log_found *found)
     found->counter = found->count > 0 ? ages[found->count - 1].counter + 1 : 0;
 }
 
-static void count_attempt(uint8_t *attempts)
+void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *attempts)
 {
-    uint8_t n = READ_ONCE(*attempts);
-
-    if (n < UINT8_MAX)
-        WRITE_ONCE(*attempts, n + 1);
+    if (vq->config.innocent)
+        return;
+    if (chain->attempts < UINT8_MAX)
+        chain->attempts++;
+    WRITE_ONCE(*attempts, chain->attempts);
 }
 
 /* ---- Split ---------------------------------------------------------------------------- */
@@ -170,8 +194,6 @@ int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
     RING_STEP();
     log->used_idx = ring_used;
     RING_STEP();
-    for (unsigned i = 0; i < found->count; i++)
-        count_attempt(&log->desc[found->order[i]].word.attempts);
     return 0;
 }
 
@@ -337,7 +359,5 @@ int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring
     packed_relink(log, copy->lists, size, claimed, found);
     found->used_idx = copy->used.used_idx;
     found->used_wrap = copy->used.used_wrap;
-    for (unsigned i = 0; i < found->count; i++)
-        count_attempt(&log->desc[found->order[i]].word.attempts);
     return 0;
 }

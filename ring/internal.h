@@ -156,6 +156,11 @@ struct log_found {
 
 /* Is there a log at all? A buffer that was never formatted is zero. */
 bool log_present(const void *mem);
+/* An empty log in two steps: what log_format() made counts for nothing before log_commit(). */
+void log_format(void *mem, uint16_t queue_size, bool packed);
+void log_commit(void *mem);
+/* Charge @chain, about to run again, with a crash; @attempts: in the log. */
+void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *attempts);
 int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
                       struct log_found *found, struct dt_error *err);
 int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring_packed_desc *ring,
@@ -363,6 +368,7 @@ static inline void walk_end(const struct walk *w, uint16_t id, unsigned ndesc, u
     chain->id = id;
     chain->ndesc = (uint16_t)ndesc;
     chain->attempts = attempts;
+    chain->replayed = false;
     chain->nread = (uint16_t)w->nread;
     chain->nwrite = (uint16_t)(w->n - w->nread);
     chain->read_len = w->read_len;

@@ -239,7 +239,7 @@ unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 /* A chain of the log, whose links recovery judged; its content is judged like the ring's. */
 int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out)
 {
-    const struct log_packed *log = packed_log(vq);
+    struct log_packed *log = packed_log(vq);
     uint16_t at = entry;
     unsigned n = 0;
     int r;
@@ -258,6 +258,7 @@ int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out)
     vq->state[(*out)->id] = ID_TAKEN;
     (*out)->log_first_ = entry;
     (*out)->log_last_ = at;
+    virtq_charge(vq, *out, &log->desc[entry].word.attempts);
     return 0;
 }
 

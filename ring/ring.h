@@ -143,6 +143,8 @@ void dirtylog_mark(const struct dirtylog *log, uint64_t gpa, uint64_t len);
 size_t inflight_queue_size(uint16_t queue_size, bool packed);
 /** inflight_format() - make an empty log at @mem, which is zeroed. */
 void inflight_format(void *mem, uint16_t queue_size, bool packed);
+/** inflight_clear() - make the log at @mem record nothing: to recover from it is a fresh start. */
+void inflight_clear(void *mem);
 
 /* ---- Virtqueue, device side ----------------------------------------------------------- */
 
@@ -156,7 +158,8 @@ void inflight_format(void *mem, uint16_t queue_size, bool packed);
  * caller's slot for its id (see virtq_config.slots).
  * @id:       head index (split) or buffer id (packed).
  * @ndesc:    ring descriptors it occupies.
- * @attempts: crashes it has already been through (0 = fresh). A replayed chain may already
+ * @attempts: crashes with which it is charged (0 = none).
+ * @replayed: an earlier process left it. It may already
  *            have been executed.
  * @nread, @nwrite: entries of @iov the device may read, followed by those it may write.
  * @read_len, @write_len: their bytes.
@@ -166,7 +169,7 @@ struct virtq_chain {
     uint16_t id;
     uint16_t ndesc;
     uint8_t attempts;
-    uint8_t pad_;
+    bool replayed;
     uint16_t nread;
     uint16_t nwrite;
     uint16_t log_first_; /* private: its first and last entry in a packed in-flight log */
@@ -189,6 +192,7 @@ void iovpool_free(struct iovpool *pool);
  *         table, available ring, used ring; packed: ring, driver event, device event).
  * @slots, @slot_stride: the caller's array of @size slots; each begins with a virtq_chain.
  * @inflight: this queue's log; never NULL.
+ * @innocent: the process before did not die of what it did: charge its requests with nothing.
  * @log_used: dirty-log address of the used ring, where @log_used_valid.
  */
 struct virtq_config {
@@ -196,6 +200,7 @@ struct virtq_config {
     bool packed;
     bool event_idx;
     bool indirect;
+    bool innocent;
     uint64_t desc, driver, device;
     const struct memmap *map;
     struct iovpool *iovs;
@@ -248,7 +253,8 @@ struct virtq {
  *        used offset with their wrap bits (15 and 31).
  * @recover: the in-flight log holds what an earlier process left: finish its last batch, set
  *        the indices from the ring's used index and the log (never from @base), and make
- *        virtq_take() return the unfinished chains first, oldest first, attempts counted. A log
+ *        virtq_take() return the unfinished chains first, oldest first, each charged with an attempt as
+ *        it is taken. A log
  *        that is all zeroes (its version is 0) records nothing and counts as a fresh start.
  *        Without @recover the log is made anew.
  *

@@ -175,13 +175,14 @@ unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 /* A head of the log; recovery found it in range, once, and in flight. */
 int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out)
 {
-    uint8_t attempts = READ_ONCE(split_log(vq)->desc[head].word.attempts);
-    int r = split_walk(vq, head, attempts, virtq_slot(vq, head));
+    uint8_t *attempts = &split_log(vq)->desc[head].word.attempts;
+    int r = split_walk(vq, head, READ_ONCE(*attempts), virtq_slot(vq, head));
 
     if (r < 0)
         return r;
     vq->state[head] = ID_TAKEN;
     *out = virtq_slot(vq, head);
+    virtq_charge(vq, *out, attempts);
     return 0;
 }
 

@@ -102,15 +102,19 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
     vq->replay = xcalloc(size, sizeof(*vq->replay));
     recover = recover && log_present(config->inflight);
     if (!recover)
-        inflight_format(config->inflight, size, config->packed);
+        log_format(config->inflight, size, config->packed);
     r = config->packed ? packed_start(vq, base, recover, err) : split_start(vq, base, recover, err);
     if (r < 0) {
         virtq_release(vq);
         return r;
     }
     vq->started = true;
+    /* Only now does the log say something: a successor of a process that died within this
+     * function starts afresh too. */
     if (recover)
         mark_device_area(vq);
+    else
+        log_commit(config->inflight);
     return 0;
 }
 
@@ -160,6 +164,7 @@ static unsigned take_replays(struct virtq *vq, struct virtq_chain **out, unsigne
 
         if (r < 0)
             break;
+        out[n]->replayed = true;
         vq->replay_next++;
         n++;
     }

@@ -16,6 +16,7 @@
 
 struct client {
     int sock;
+    bool adopted; /* the socket is somebody else's */
     char *path;
     long pid; /* by the socket's name; 0 = another name */
     char *device;
@@ -39,12 +40,30 @@ void client_free(struct client *client)
 {
     if (!client)
         return;
-    if (client->sock >= 0)
+    if (client->sock >= 0 && !client->adopted)
         close(client->sock);
     free(client->path);
     free(client->device);
     free(client->buffer);
     free(client);
+}
+
+struct client *client_adopt(int sock, const char *name, unsigned seconds)
+{
+    const struct timeval patience = {.tv_sec = seconds};
+    struct client *c = xcalloc(1, sizeof(*c));
+
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    c->sock = sock;
+    c->adopted = true;
+    c->path = xstrdup(name);
+    return c;
+}
+
+const char *client_path(const struct client *client)
+{
+    return client->path;
 }
 
 const char *client_device(const struct client *client)

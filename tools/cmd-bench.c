@@ -44,6 +44,8 @@ static const struct dt_param options[] = {
     {OPTION("range", DT_PARAM_SIZE, range), .initial = "0",
      .help = "Use only the first part of the disk; 0 is all of it."},
     {OPTION("packed", DT_PARAM_BOOL, packed), .help = "Use packed rings instead of split ones."},
+    {OPTION("no-inflight", DT_PARAM_BOOL, no_inflight),
+     .help = "Do without the back end's in-flight log, as some front ends do."},
     {OPTION("event-idx", DT_PARAM_BOOL, event_idx), .help = "Negotiate EVENT_IDX."},
     {OPTION("poll", DT_PARAM_BOOL, poll), .help = "Poll the rings for completions (the default)."},
     {OPTION("sleep", DT_PARAM_BOOL, sleep), .help = "Sleep until the back end calls."},
@@ -114,6 +116,7 @@ static int judge_options(struct bench *b, struct dt_error *err)
                                      .bytes = (uint32_t)o->size,
                                      .packed = o->packed,
                                      .event_idx = o->event_idx,
+                                     .no_inflight = o->no_inflight,
                                      .huge = o->huge,
                                      .timeout_ms = ANSWER_MS};
     b->load = (struct load){.queues = queues,

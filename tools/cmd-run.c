@@ -18,7 +18,7 @@ static int serve(const struct verb *verb, struct run_config *config)
         return verb_fail(verb, ret, &err);
     signal(SIGPIPE, SIG_IGN); /* a log or a client that went away must not end the disks */
     log_set_level((enum dt_log_level)config->process.log_level);
-    return server_run(verb, config);
+    return config->process.single ? server_run(verb, config, NULL) : supervise_run(verb, config);
 }
 
 static int run_raw(const struct verb *verb, char **argv)

@@ -3,7 +3,7 @@
  * devtap.c - the table of verbs. A verb declares its arguments and options once; usage errors,
  * --help and the shell's completions come from that declaration.
  */
-#include "tools/tools.h"
+#include "tools/run/run.h"
 
 #include "blk/blk.h"
 #include "blk/channel/placed.h"
@@ -11,7 +11,8 @@
 
 static const struct verb *const verbs[] = {
     &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
-    &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test, NULL,
+    &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test, &verb_events,
+    &verb_upgrade, NULL,
 };
 
 const struct verb *const *verb_table(void)
@@ -154,6 +155,10 @@ int main(int argc, char **argv)
     /* The name that vhost-user management software calls; see devtap-run(1). */
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)
         return output_finish(run_verb(&verb_vhost_user_blk, argv + 1));
+    if (argc > 1 && strcmp(argv[1], "worker") == 0)
+        return worker_main(argv + 2);
+    if (argc > 1 && strcmp(argv[1], "keeper") == 0)
+        return keeper_main(argv + 2);
     if (argc < 2) {
         print_usage(stderr);
         return STATUS_USAGE;

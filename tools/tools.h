@@ -98,7 +98,8 @@ struct verb {
     int (*run_raw)(const struct verb *verb, char **argv);
 };
 extern const struct verb verb_run, verb_list, verb_show, verb_stats, verb_set, verb_do, verb_resize,
-    verb_extensions, verb_help, verb_trace, verb_bench, verb_test, verb_vhost_user_blk;
+    verb_extensions, verb_help, verb_trace, verb_bench, verb_test, verb_vhost_user_blk,
+    verb_events, verb_upgrade;
 /** verb_table(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
 const struct verb *const *verb_table(void);
 const struct verb *verb_find(const char *name);
@@ -164,9 +165,13 @@ struct client;
  * Return: 0, -ENODEV when there is none, -ENOTUNIQ when there are several.
  */
 int client_find(struct client **client, const char *device, struct dt_error *err);
+/** client_adopt() - speak over @sock, which stays the caller's, as @name, for errors. */
+struct client *client_adopt(int sock, const char *name, unsigned seconds);
 void client_free(struct client *client);
 /** client_device() - the device's name, without a process id. */
 const char *client_device(const struct client *client);
+/** client_path() - the control socket. */
+const char *client_path(const struct client *client);
 /**
  * client_call() - send @request (a reference is taken over) and wait for the reply.
  * @result: a new reference; NULL if not wanted.

@@ -118,7 +118,7 @@ int reset_device(struct vhost_backend *s, struct vhost_message *m, struct dt_err
 
         s->state->queues[q] = (struct vhost_queue_state){.have_call = have_call};
         close_fd(&s->queues[q].kick);
-        s->queues[q].recover = false;
+        s->queues[q].recover = s->queues[q].left = false;
     }
     s->state->features = 0;
     s->state->features_set = s->state->log_enabled = s->state->status = 0;

@@ -152,6 +152,7 @@ void backend_finish_message(struct vhost_backend *s)
     struct dt_error err = {""};
     int rc = r->apply(s, m, &err);
 
+    backend_tell_memory(s);
     if (s->paused) {
         s->paused = false;
         s->config.ops->resume(s->config.dev);

@@ -59,16 +59,22 @@ static int adopt_region(struct vhost_backend *s, const struct vhost_inflight *re
         return dt_fail(err, -EBUSY, "the in-flight region cannot change while a ring runs");
     memmap_clear(&s->inflight_map);
     s->state->inflight = (struct vhost_inflight){0};
+    backend_forget_file(s, &s->inflight_kept);
     rc = memmap_add(&s->inflight_map, 0, 0, region->mmap_size, fd, region->mmap_offset, err);
+    if (rc == 0)
+        rc = backend_keep_file(s, &s->inflight_kept, fd, err);
     if (rc < 0) {
+        memmap_clear(&s->inflight_map);
         dt_fail_prefix(err, "in-flight region");
         return rc;
     }
     s->inflight_file = file;
     s->state->inflight = *region;
     s->state->inflight_from_front = recover;
-    for (unsigned q = 0; q < s->config.queues; q++)
+    for (unsigned q = 0; q < s->config.queues; q++) {
         s->queues[q].recover = recover;
+        s->queues[q].left = false;
+    }
     return 0;
 }
 
@@ -88,7 +94,7 @@ static int make_region(struct vhost_backend *s, struct vhost_inflight *region, s
 
 /* ---- Messages ---- */
 
-static int judge_region(const struct vhost_inflight *r, bool packed, struct dt_error *err)
+int vhost_inflight_judge(const struct vhost_inflight *r, bool packed, struct dt_error *err)
 {
     if (r->num_queues < 1 || r->num_queues > VHOST_MAX_QUEUES || r->queue_size < 1 ||
         r->queue_size > VIRTQ_MAX_SIZE)
@@ -113,7 +119,7 @@ int check_get_inflight_fd(struct vhost_backend *s, struct vhost_message *m, stru
     r->mmap_size = r->num_queues *
                    inflight_queue_size(r->queue_size, !s->state->features_set || packed_rings(s));
     r->mmap_offset = 0;
-    return judge_region(r, packed_rings(s), err);
+    return vhost_inflight_judge(r, packed_rings(s), err);
 }
 
 int get_inflight_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
@@ -129,7 +135,7 @@ int get_inflight_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_
 
 int check_set_inflight_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    return judge_region(&m->inflight, packed_rings(s), err);
+    return vhost_inflight_judge(&m->inflight, packed_rings(s), err);
 }
 
 int set_inflight_fd(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
@@ -190,5 +196,13 @@ int backend_inflight_open(struct vhost_backend *s, unsigned q, bool packed, stru
     /* A log for another size is of a ring that is gone: the guest made a new one. */
     if (READ_ONCE(head->version) == 0 || READ_ONCE(head->desc_num) != size)
         queue->recover = false;
-    return 0; /* what is not to be recovered from, virtq_start() formats */
+    /* A ring that was left with requests in flight and comes back elsewhere is a new one. */
+    if (queue->left && queue->left_base != s->state->queues[q].base)
+        queue->recover = false;
+    queue->left = false;
+    /* virtq_start() makes the log anew; who comes after a process that died before that must not
+     * take the old one for the ring's. */
+    if (!queue->recover)
+        inflight_clear(head);
+    return 0;
 }

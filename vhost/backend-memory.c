@@ -24,9 +24,15 @@ static int map_region(struct vhost_backend *s, const struct vhost_mem_region *r,
     if (state->region_count >= MEMMAP_MAX_REGIONS)
         return dt_fail(err, -ENOSPC, "more than %u memory regions", MEMMAP_MAX_REGIONS);
     rc = memmap_add(&s->memory, r->gpa, r->uva, r->size, fd, r->offset, err);
-    if (rc == 0)
-        state->regions[state->region_count++] = *r;
-    return rc;
+    if (rc < 0)
+        return rc;
+    rc = backend_keep_file(s, &s->region_files[state->region_count], fd, err);
+    if (rc < 0) {
+        memmap_remove(&s->memory, r->gpa, r->uva, r->size);
+        return rc;
+    }
+    state->regions[state->region_count++] = *r;
+    return 0;
 }
 
 int check_set_mem_table(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
@@ -42,17 +48,22 @@ int check_set_mem_table(struct vhost_backend *s, struct vhost_message *m, struct
     return 0;
 }
 
-int set_mem_table(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
+static void forget_memory(struct vhost_backend *s)
 {
     memmap_clear(&s->memory);
+    backend_forget_regions(s);
     s->state->region_count = 0;
+}
+
+int set_mem_table(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
+{
+    forget_memory(s);
     for (uint32_t i = 0; i < m->table.count; i++) {
         int rc = map_region(s, &m->table.regions[i], m->fds[i], err);
 
         if (rc < 0) {
             dt_fail_prefix(err, "SET_MEM_TABLE: region %u", i);
-            memmap_clear(&s->memory);
-            s->state->region_count = 0;
+            forget_memory(s);
             return rc;
         }
     }
@@ -127,8 +138,16 @@ int rem_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
     struct vhost_mem_region *r = find_region(s, &m->slot.region);
     struct vhost_state *state = s->state;
 
+    struct vhost_file *file = &s->region_files[r - state->regions];
+    struct vhost_file *last = &s->region_files[state->region_count - 1];
+
     CHECK(memmap_remove(&s->memory, r->gpa, r->uva, r->size) == 0);
+    backend_forget_file(s, file);
     *r = state->regions[--state->region_count];
+    if (file != last) {
+        *file = *last;
+        last->fd = -1;
+    }
     return 0;
 }
 
@@ -152,8 +171,12 @@ int set_log_base(struct vhost_backend *s, struct vhost_message *m, struct dt_err
 
     memmap_clear(&s->log_map);
     s->dirty = (struct dirtylog){0};
+    backend_forget_file(s, &s->log_file);
     rc = memmap_add(&s->log_map, 0, 0, m->log.size, m->fds[0], m->log.offset, err);
+    if (rc == 0)
+        rc = backend_keep_file(s, &s->log_file, m->fds[0], err);
     if (rc < 0) {
+        memmap_clear(&s->log_map);
         dt_fail_prefix(err, "SET_LOG_BASE");
         return rc;
     }

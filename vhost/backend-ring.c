@@ -195,6 +195,8 @@ int set_vring_call(struct vhost_backend *s, struct vhost_message *m, struct dt_e
         return dt_fail(err, -errno, "SET_VRING_CALL: ring %u: %s", q, strerror(errno));
     }
     s->state->queues[q].have_call = 1;
+    if (s->state->queues[q].started && s->config.ops->queue_call_changed)
+        s->config.ops->queue_call_changed(s->config.dev, q);
     /* What completed before this descriptor came was signalled to nobody. */
     if (s->state->queues[q].started)
         backend_signal(queue->call);

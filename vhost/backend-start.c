@@ -20,57 +20,18 @@ void backend_signal(int fd)
         log_debug("cannot signal an eventfd: %s", strerror(errno));
 }
 
-/* The lengths are those of virtio 1.2, 2.7 (split) and 2.8 (packed). */
-static int ring_addresses(const struct vhost_backend *s, const struct vhost_queue_state *v,
-                          struct virtq_config *config, struct dt_error *err)
-{
-    uint64_t event = config->event_idx ? 2 : 0;
-    uint64_t driver = config->packed ? 4 : 4 + 2ull * v->size + event;
-    uint64_t device = config->packed ? 4 : 4 + 8ull * v->size + event;
-
-    if (!memmap_uva_to_gpa(&s->memory, v->desc, 16ull * v->size, &config->desc) ||
-        !memmap_uva_to_gpa(&s->memory, v->avail, driver, &config->driver) ||
-        !memmap_uva_to_gpa(&s->memory, v->used, device, &config->device))
-        return dt_fail(err, -EFAULT,
-                       "no memory region holds all of a ring of %u at 0x%" PRIx64 ", 0x%" PRIx64
-                       " and 0x%" PRIx64,
-                       v->size, v->desc, v->avail, v->used);
-    return 0;
-}
-
 int backend_ring_config(struct vhost_backend *s, unsigned q, struct virtq_config *config,
                         struct dt_error *err)
 {
     const struct vhost_queue_state *v = &s->state->queues[q];
-    uint64_t features = s->state->features;
+    int rc = vhost_ring_config(v, s->state->features, &s->memory, config, err);
 
-    *config = (struct virtq_config){
-        .size = v->size,
-        .packed = features & BIT(VIRTIO_F_RING_PACKED),
-        .event_idx = features & BIT(VIRTIO_RING_F_EVENT_IDX),
-        .indirect = features & BIT(VIRTIO_RING_F_INDIRECT_DESC),
-        .map = &s->memory,
-    };
     if (s->state->log_enabled && s->dirty.bits) {
         config->dirty = &s->dirty;
         config->log_used = v->log_addr;
         config->log_used_valid = v->log_used;
     }
-    return ring_addresses(s, v, config, err);
-}
-
-/*
- * The base as virtq_start() wants it. Packed: DPDK's virtio-user leaves the upper half, the used
- * index, zero. A ring that we serve was drained when its base was asked for, so both are equal.
- */
-static int ring_base(uint32_t base, bool packed, uint32_t *out, struct dt_error *err)
-{
-    if (!packed && base > UINT16_MAX)
-        return dt_fail(err, -EINVAL, "base 0x%x of a split ring", base);
-    if (packed && base >> 16 == 0)
-        base |= base << 16;
-    *out = base;
-    return 0;
+    return rc;
 }
 
 int vhost_backend_ring(struct vhost_backend *s, unsigned q, struct vhost_ring *ring,
@@ -84,7 +45,7 @@ int vhost_backend_ring(struct vhost_backend *s, unsigned q, struct vhost_ring *r
         .kick = s->queues[q].kick, .call = s->queues[q].call, .recover = s->queues[q].recover};
     rc = backend_ring_config(s, q, &ring->config, err);
     if (rc == 0)
-        rc = ring_base(s->state->queues[q].base, ring->config.packed, &ring->base, err);
+        rc = vhost_ring_base(&s->state->queues[q], ring->config.packed, &ring->base, err);
     if (rc < 0)
         return rc;
     ring->config.inflight = backend_inflight_log(s, q, ring->config.packed);
@@ -114,6 +75,7 @@ static int start_ring(struct vhost_backend *s, unsigned q, bool packed, struct d
 
     if (rc < 0)
         return rc;
+    backend_tell_memory(s);
     v->started = 1;
     rc = s->config.ops->queue_start(s->config.dev, q, err);
     if (rc < 0) {

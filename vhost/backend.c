@@ -72,6 +72,13 @@ void vhost_backend_queue_stopped(struct vhost_backend *s, unsigned q, uint32_t b
     loop_defer(s->config.loop, &s->advance);
 }
 
+void vhost_backend_queue_left(struct vhost_backend *s, unsigned q, uint32_t base)
+{
+    vhost_backend_queue_stopped(s, q, base);
+    s->queues[q].recover = s->queues[q].left = true;
+    s->queues[q].left_base = base;
+}
+
 void backend_pause(struct vhost_backend *s, bool drain)
 {
     if (!backend_any_started(s))
@@ -182,6 +189,9 @@ static void backend_tear_down(struct vhost_backend *s)
     memmap_clear(&s->memory);
     memmap_clear(&s->log_map);
     memmap_clear(&s->inflight_map);
+    backend_forget_regions(s);
+    backend_forget_file(s, &s->log_file);
+    backend_forget_file(s, &s->inflight_kept);
     s->dirty = (struct dirtylog){0};
     close_fd(&s->events);
     close_fd(&s->stream.sock);
@@ -287,8 +297,80 @@ static void backend_release(struct vhost_backend *s)
         munmap(s->state, sizeof(*s->state));
     close_fd(&s->state_fd);
     s->magic = 0;
+    free(s->region_files);
     free(s->name);
     free(s);
+}
+
+/* ---- As the device sees it ----------------------------------------------------------------------
+ */
+
+static struct vhost_backend *backend_of(const struct vhost_session *session)
+{
+    return container_of((struct vhost_session *)(uintptr_t)session, struct vhost_backend, session);
+}
+
+static int session_ring(struct vhost_session *s, unsigned q, struct vhost_ring *ring,
+                        struct dt_error *err)
+{
+    return vhost_backend_ring(backend_of(s), q, ring, err);
+}
+
+static int session_kick_fd(const struct vhost_session *s, unsigned q)
+{
+    return vhost_backend_kick_fd(backend_of(s), q);
+}
+
+static int session_call_fd(const struct vhost_session *s, unsigned q)
+{
+    return vhost_backend_call_fd(backend_of(s), q);
+}
+
+static void session_queue_stopped(struct vhost_session *s, unsigned q, uint32_t base)
+{
+    vhost_backend_queue_stopped(backend_of(s), q, base);
+}
+
+static void session_paused(struct vhost_session *s)
+{
+    vhost_backend_paused(backend_of(s));
+}
+
+static void session_fail(struct vhost_session *s, const char *reason)
+{
+    vhost_backend_break(backend_of(s), "%s", reason);
+}
+
+static int session_notify_config(struct vhost_session *s)
+{
+    return vhost_backend_notify_config(backend_of(s));
+}
+
+static void session_close(struct vhost_session *s)
+{
+    vhost_backend_close(backend_of(s));
+}
+
+static void session_free(struct vhost_session *s)
+{
+    vhost_backend_free(backend_of(s));
+}
+
+static const struct vhost_session_ops backend_session_ops = {
+    .ring = session_ring,
+    .kick_fd = session_kick_fd,
+    .call_fd = session_call_fd,
+    .queue_stopped = session_queue_stopped,
+    .paused = session_paused,
+    .fail = session_fail,
+    .notify_config = session_notify_config,
+    .close = session_close,
+    .free = session_free,
+};
+
+struct vhost_session *vhost_backend_session(struct vhost_backend *s)
+{
+    return &s->session;
 }
 
 int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend_config *config,
@@ -299,6 +381,11 @@ int vhost_backend_new(struct vhost_backend **session, const struct vhost_backend
 
     CHECK(config->queues >= 1 && config->queues <= VHOST_MAX_QUEUES);
     s->magic = BACKEND_MAGIC;
+    s->session.ops = &backend_session_ops;
+    s->log_file.fd = s->inflight_kept.fd = -1;
+    s->region_files = xcalloc(MEMMAP_MAX_REGIONS, sizeof(*s->region_files));
+    for (unsigned i = 0; i < MEMMAP_MAX_REGIONS; i++)
+        s->region_files[i].fd = -1;
     s->config = *config;
     s->name = xstrdup(config->name ? config->name : "vhost-user");
     s->config.name = s->name;

@@ -49,6 +49,8 @@ struct backend_queue {
     int old_kick;        /* a watch of the device may still be on it */
     bool stopping;       /* queue_stop() was called and not yet answered */
     bool recover;        /* the in-flight log may hold what another process left */
+    bool left;           /* stopped with requests in the log, at @left_base */
+    uint32_t left_base;
 };
 
 /** struct backend_file - an in-flight region's identity: same file, same place, same content. */
@@ -59,6 +61,7 @@ struct backend_file {
 
 struct vhost_backend {
     uint32_t magic;
+    struct vhost_session session;
     struct vhost_backend_config config;
     char *name;
     struct dt_watch watch;
@@ -72,6 +75,13 @@ struct vhost_backend {
     struct memmap memory, log_map, inflight_map;
     struct dirtylog dirty;
     struct backend_file inflight_file;
+
+    /* With keep_files: what vhost_backend_files() hands out. */
+    struct vhost_file *region_files; /* MEMMAP_MAX_REGIONS */
+    struct vhost_file log_file, inflight_kept;
+    uint64_t file_ids;
+    bool memory_changed; /* the device has not yet been told */
+
     int events; /* the back end's own channel, -1 = none */
     struct backend_queue queues[VHOST_MAX_QUEUES];
 
@@ -116,6 +126,14 @@ bool backend_any_started(const struct vhost_backend *s);
 void backend_begin_message(struct vhost_backend *s);
 void backend_finish_message(struct vhost_backend *s);
 
+/* backend-files.c: descriptors kept for handing on */
+int backend_keep_file(struct vhost_backend *s, struct vhost_file *file, int fd,
+                      struct dt_error *err);
+void backend_forget_file(struct vhost_backend *s, struct vhost_file *file);
+void backend_forget_regions(struct vhost_backend *s);
+/** backend_tell_memory() - let the device know if guest memory or a log is another. */
+void backend_tell_memory(struct vhost_backend *s);
+
 /* backend-start.c: when does a ring run */
 int backend_ring_config(struct vhost_backend *s, unsigned q, struct virtq_config *config,
                         struct dt_error *err);
@@ -124,6 +142,8 @@ void backend_signal(int fd);
 
 /* backend-inflight.c */
 int backend_inflight_open(struct vhost_backend *s, unsigned q, bool packed, struct dt_error *err);
+/** vhost_inflight_judge() - can there be such a region? */
+int vhost_inflight_judge(const struct vhost_inflight *r, bool packed, struct dt_error *err);
 void *backend_inflight_log(const struct vhost_backend *s, unsigned q, bool packed);
 
 typedef int backend_step(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err);

@@ -224,6 +224,94 @@ struct vhost_state {
     struct vhost_queue_state queues[VHOST_MAX_QUEUES];
 };
 
+/**
+ * struct vhost_ring - what a device needs to start ring @q; descriptors stay the session's.
+ * @config, @base and @recover may be handed to virtq_start() as they are.
+ */
+struct vhost_ring {
+    struct virtq_config config; /* all but slots and iovs filled in */
+    uint32_t base;
+    bool recover; /* config.innocent says whether requests are to be charged */
+    int kick, call; /* -1 = none: poll, or signal nobody */
+};
+
+/**
+ * struct vhost_session - a session as its device sees it. The protocol is spoken in this process
+ * (struct vhost_backend) or in another (struct vhost_remote, see link.h): the device cannot tell.
+ */
+struct vhost_session {
+    const struct vhost_session_ops *ops;
+};
+struct vhost_session_ops {
+    int (*ring)(struct vhost_session *s, unsigned q, struct vhost_ring *ring, struct dt_error *err);
+    int (*kick_fd)(const struct vhost_session *s, unsigned q);
+    int (*call_fd)(const struct vhost_session *s, unsigned q);
+    void (*queue_stopped)(struct vhost_session *s, unsigned q, uint32_t base);
+    void (*paused)(struct vhost_session *s);
+    void (*fail)(struct vhost_session *s, const char *reason);
+    int (*notify_config)(struct vhost_session *s);
+    void (*close)(struct vhost_session *s);
+    void (*free)(struct vhost_session *s);
+};
+
+/** vhost_session_ring() - from queue_start() or later while the ring is started. */
+static inline int vhost_session_ring(struct vhost_session *s, unsigned q, struct vhost_ring *ring,
+                                     struct dt_error *err)
+{
+    return s->ops->ring(s, q, ring, err);
+}
+/** vhost_session_kick_fd(), _call_fd() - the current eventfds; they may be replaced at run time.
+ *  From any thread. */
+static inline int vhost_session_kick_fd(const struct vhost_session *s, unsigned q)
+{
+    return s->ops->kick_fd(s, q);
+}
+static inline int vhost_session_call_fd(const struct vhost_session *s, unsigned q)
+{
+    return s->ops->call_fd(s, q);
+}
+/**
+ * vhost_session_queue_stopped(), vhost_session_paused() - the answers to queue_stop() and pause(),
+ * from within them or later, on the session's loop. The session goes on when the loop runs
+ * again, never within the call.
+ */
+static inline void vhost_session_queue_stopped(struct vhost_session *s, unsigned q, uint32_t base)
+{
+    s->ops->queue_stopped(s, q, base);
+}
+static inline void vhost_session_paused(struct vhost_session *s)
+{
+    s->ops->paused(s);
+}
+/**
+ * vhost_session_break() - end the session because of a peer's fault; the reason is logged
+ * and passed to closed(). Rings are stopped first, through queue_stop(). From any callback or
+ * from outside; nothing happens before the loop runs again, and the first reason is the one that
+ * counts.
+ */
+static inline void vhost_session_break(struct vhost_session *s, const char *reason)
+{
+    s->ops->fail(s, reason);
+}
+/**
+ * vhost_session_notify_config() - the device's configuration changed: tell the driver.
+ * Return: 0, -ENOTSUP where the front end opened no channel for it, or what sending gave.
+ */
+static inline int vhost_session_notify_config(struct vhost_session *s)
+{
+    return s->ops->notify_config(s);
+}
+/** vhost_session_close() - end it in good order (the program is stopping); closed() follows. */
+static inline void vhost_session_close(struct vhost_session *s)
+{
+    s->ops->close(s);
+}
+/** vhost_session_free() - from closed() or after it. */
+static inline void vhost_session_free(struct vhost_session *s)
+{
+    s->ops->free(s);
+}
+
 struct vhost_backend;
 
 /**
@@ -245,8 +333,10 @@ struct vhost_device_ops {
     /*
      * Ring @q is ready and enabled: vhost_backend_ring() gives its configuration. The device
      * calls virtq_start() on a ring of its own (with slots, iovec pool), on whatever thread
-     * it likes. A failure here breaks the session. The session then signals the ring's kick
-     * and call eventfds once, for what was signalled while nobody listened.
+     * it likes. The session then signals the ring's kick and call eventfds once, for what was
+     * signalled while nobody listened.
+     * Return: how many requests an earlier process left that are to be run again; a failure
+     * breaks the session.
      */
     int (*queue_start)(void *dev, unsigned q, struct dt_error *err);
     /*
@@ -271,6 +361,13 @@ struct vhost_device_ops {
      * number, which stays valid while the ring runs; nobody is told.)
      */
     void (*queue_kick_changed)(void *dev, unsigned q);
+    /*
+     * For devices that hold descriptors of their own of what the session has: the call eventfd
+     * of ring @q is another; guest memory, the dirty log or the in-flight region is another,
+     * while no ring runs or all are paused. May be NULL.
+     */
+    void (*queue_call_changed)(void *dev, unsigned q);
+    void (*memory_changed)(void *dev);
     /* The device status register became @status; 0 = reset by the driver. May be NULL. */
     void (*set_status)(void *dev, uint8_t status);
     /*
@@ -288,6 +385,7 @@ struct vhost_device_ops {
  * @sock: connected socket, non-blocking; becomes the session's.
  * @queues: queues offered (GET_QUEUE_NUM), whatever the number of threads; 1..VHOST_MAX_QUEUES.
  * @protocol_features: offered protocol features (bits of enum vhost_protocol_feature).
+ * @keep_files: keep the descriptors of guest memory, to hand them on: vhost_backend_files().
  * @name: for log lines.
  */
 struct vhost_backend_config {
@@ -295,6 +393,7 @@ struct vhost_backend_config {
     int sock;
     unsigned queues;
     uint64_t protocol_features;
+    bool keep_files;
     const char *name;
     const struct vhost_device_ops *ops;
     void *dev;
@@ -317,16 +416,6 @@ bool vhost_backend_ending(const struct vhost_backend *s);
 /** vhost_backend_free() - from closed() or after it. */
 void vhost_backend_free(struct vhost_backend *s);
 
-/**
- * struct vhost_ring - what a device needs to start ring @q; descriptors stay the session's.
- * @config, @base and @recover may be handed to virtq_start() as they are.
- */
-struct vhost_ring {
-    struct virtq_config config; /* all but slots and iovs filled in */
-    uint32_t base;
-    bool recover;
-    int kick, call; /* -1 = none: poll, or signal nobody */
-};
 /** vhost_backend_ring() - from queue_start() or later while the ring is started. */
 int vhost_backend_ring(struct vhost_backend *s, unsigned q, struct vhost_ring *ring,
                        struct dt_error *err);
@@ -353,6 +442,38 @@ bool vhost_backend_faulted(const struct vhost_backend *s);
 int vhost_backend_notify_config(struct vhost_backend *s);
 const struct vhost_state *vhost_backend_state(const struct vhost_backend *s);
 struct memmap *vhost_backend_memmap(struct vhost_backend *s);
+/** vhost_backend_session() - the session as its device sees it. */
+struct vhost_session *vhost_backend_session(struct vhost_backend *s);
+
+/** struct vhost_file - a descriptor kept for handing on. @id is never used twice in a session. */
+struct vhost_file {
+    uint64_t id;
+    int fd; /* -1 = none */
+};
+/**
+ * struct vhost_files - of a session with @keep_files. @regions: one for each of the state's regions.
+ */
+struct vhost_files {
+    const struct vhost_file *regions;
+    struct vhost_file log, inflight;
+};
+void vhost_backend_files(const struct vhost_backend *s, struct vhost_files *files);
+/**
+ * vhost_backend_queue_left() - an answer to queue_stop() for a ring that nobody serves and whose
+ * in-flight log still holds requests. If the front end starts the same ring again at @base, it
+ * is recovered.
+ */
+void vhost_backend_queue_left(struct vhost_backend *s, unsigned q, uint32_t base);
+
+/**
+ * vhost_ring_config() - what the state of a ring says of how virtq_start() is to find it.
+ * @v: the ring; hostile.
+ * Return: 0, -EFAULT where no region holds all of one of its areas, -EINVAL for an impossible base.
+ */
+int vhost_ring_config(const struct vhost_queue_state *v, uint64_t features,
+                      const struct memmap *map, struct virtq_config *config, struct dt_error *err);
+int vhost_ring_base(const struct vhost_queue_state *v, bool packed, uint32_t *base,
+                    struct dt_error *err);
 
 /* ---- Front-end session ---------------------------------------------------------------- */
 

@@ -49,6 +49,9 @@ struct placed_config {
 /** placed_init() - let chains place extensions in processes. @config must stay; NULL = defaults. */
 void placed_init(const struct placed_config *config);
 
+/** placed_fork() - the usual spawner.start: a child of this process, for spawners of others. */
+int placed_fork(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid);
+
 /** placed_params - what every placed extension takes besides its own; for the help. */
 extern const struct dt_param placed_params[];
 

@@ -82,8 +82,7 @@ static char **make_environment(void)
     return envp;
 }
 
-/* The usual spawner: a child of this process. */
-static int fork_process(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid)
+int placed_fork(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid)
 {
     _cleanup_free_ char **envp = make_environment();
     int pidfd, code;
@@ -114,7 +113,7 @@ static int reap_child(int pidfd, siginfo_t *info)
 
 static const struct placed_spawner *spawner(void)
 {
-    static const struct placed_spawner forks = {fork_process, reap_child};
+    static const struct placed_spawner forks = {placed_fork, reap_child};
 
     return placed_configuration->spawner ?: &forks;
 }

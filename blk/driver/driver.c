@@ -46,6 +46,8 @@ static int negotiate(struct vblk *d, bool again, struct dt_error *err)
 
     if (d->config.event_idx)
         features |= BIT64(VIRTIO_RING_F_EVENT_IDX);
+    if (d->config.no_inflight)
+        protocol &= ~BIT64(VHOST_F_INFLIGHT_SHMFD);
     if (again) {
         features = needed = d->info.features; /* the rings depend on them */
         protocol = d->info.protocol;

@@ -22,6 +22,7 @@
  * @depth:   requests of each queue; at most 8192.
  * @bytes:   the largest data of one request; a multiple of 512.
  * @packed, @event_idx: needed, and wanted, of the rings.
+ * @no_inflight: do without the back end's in-flight log, as SPDK and DPDK do.
  * @huge:    put the memory in huge pages.
  * @timeout_ms: for each answer of the back end.
  */
@@ -30,7 +31,7 @@ struct vblk_config {
     unsigned queues;
     unsigned depth;
     uint32_t bytes;
-    bool packed, event_idx, huge;
+    bool packed, event_idx, huge, no_inflight;
     int timeout_ms;
 };
 

@@ -82,8 +82,22 @@ void front_config_update(struct front *front)
     log_info("%s: the disk has %llu sectors now", device_name(front->dev),
              (unsigned long long)sectors);
     front->config.capacity = sectors;
-    if (front->session)
-        vhost_backend_notify_config(front->session);
+    if (front->remote)
+        vhost_remote_config_changed(front->remote);
+    else if (front->session)
+        vhost_session_notify_config(front->session);
+}
+
+void front_floor(struct front *front, struct link_floor *floor)
+{
+    *floor = (struct link_floor){.features = front->offered,
+                                  .protocol_features = FRONT_PROTOCOL_FEATURES,
+                                  .fence_ns = front->keeper.fence_ns};
+    memcpy(floor->config, &front->config, sizeof(front->config));
+    memset(floor->writable + offsetof(struct virtio_blk_config, capacity), LINK_CONFIG_LIVE,
+           sizeof(front->config.capacity));
+    if (device_info(front->dev)->can_flush)
+        floor->writable[offsetof(struct virtio_blk_config, wce)] = 1;
 }
 
 uint64_t front_features(void *dev)

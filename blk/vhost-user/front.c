@@ -5,10 +5,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define PROTOCOL_FEATURES                                                                         \
-    (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
-     1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
-     1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
 #define CONNECT_RETRY_NS DT_MS(200)
 
 /* ---- Sessions -------------------------------------------------------------------------------- */
@@ -27,28 +23,35 @@ static void run_stopped(struct loop_message *message)
     front_stopped(container_of(message, struct front, stopped_message));
 }
 
+static void session_begins(struct front *front, struct vhost_session *session)
+{
+    front->faulted = false;
+    front->features = 0;
+    front->session = session;
+    front->sessions++;
+    if (!front->remote) /* else the keeper's supervisor says so */
+        log_info("%s: a VM attached", device_name(front->dev));
+}
+
 static int begin_session(struct front *front, int sock, struct dt_error *err)
 {
     struct vhost_backend_config config = {
         .loop = front->loop,
         .sock = sock,
         .queues = front->nqueues,
-        .protocol_features = PROTOCOL_FEATURES,
+        .protocol_features = FRONT_PROTOCOL_FEATURES,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
         .dev = front,
     };
     int ret;
 
-    front->faulted = false;
-    front->features = 0;
-    ret = vhost_backend_new(&front->session, &config, err);
+    ret = vhost_backend_new(&front->backend, &config, err);
     if (ret < 0) {
         close(sock);
         return ret;
     }
-    front->sessions++;
-    log_info("%s: a VM attached", device_name(front->dev));
+    session_begins(front, vhost_backend_session(front->backend));
     return 0;
 }
 
@@ -65,10 +68,11 @@ static void session_closed(void *dev, const char *reason)
     struct front *front = dev;
 
     front->broken += reason != NULL;
-    log_info("%s: the VM detached", device_name(front->dev));
-    vhost_backend_free(front->session);
+    if (!front->remote)
+        log_info("%s: the VM detached", device_name(front->dev));
+    vhost_session_free(front->session);
     front->session = NULL;
-    if (front->stopping)
+    if (front->stopping && !front->remote)
         front_stopped(front);
     else if (front->next >= 0)
         attach(front, TAKE_FD(front->next));
@@ -81,7 +85,7 @@ static void run_fault(struct loop_message *message)
     struct front *front = container_of(message, struct front, fault_message);
 
     if (front->session)
-        vhost_backend_break(front->session, "%s", front->fault);
+        vhost_session_break(front->session, front->fault);
 }
 
 const struct vhost_device_ops front_session_ops = {
@@ -97,6 +101,65 @@ const struct vhost_device_ops front_session_ops = {
     .closed = session_closed,
 };
 
+/* ---- A keeper has the sockets ------------------------------------------------------------------ */
+
+static void link_attached(void *dev, struct vhost_session *session)
+{
+    session_begins(dev, session);
+}
+
+static void run_link_lost(struct loop_message *message)
+{
+    struct front *front = container_of(message, struct front, lost_message);
+
+    vhost_remote_free(front->remote);
+    front->remote = NULL;
+    front->link_lost = false;
+    if (front->stopping)
+        front_stopped(front);
+    else if (front->keeper.lost)
+        front->keeper.lost(front->keeper.arg, front->fault);
+}
+
+static void link_lost(void *dev, const char *reason)
+{
+    struct front *front = dev;
+
+    if (front->link_lost)
+        return;
+    front->link_lost = true;
+    snprintf(front->fault, sizeof(front->fault), "%s", reason);
+    loop_post(front->loop, &front->lost_message);
+}
+
+int front_link(struct front *front, int fd, struct dt_error *err)
+{
+    struct vhost_remote_config config = {
+        .loop = front->loop,
+        .sock = fd,
+        .queues = front->nqueues,
+        .name = device_name(front->dev),
+        .ops = &front_session_ops,
+        .dev = front,
+        .attached = link_attached,
+        .lost = link_lost,
+    };
+    struct link_floor floor;
+    int ret;
+
+    CHECK(!front->remote && !front->session);
+    front_floor(front, &floor);
+    ret = vhost_remote_new(&front->remote, &config, &floor, err);
+    if (ret < 0)
+        close(fd);
+    return ret;
+}
+
+bool front_linked(const struct front *front)
+{
+    return front->remote != NULL;
+}
+
 /* ---- Sockets ---- */
 
 static void run_accept(struct dt_watch *watch, uint32_t events)
@@ -108,7 +171,7 @@ static void run_accept(struct dt_watch *watch, uint32_t events)
         return;
     if (!front->session) {
         attach(front, sock);
-    } else if (vhost_backend_ending(front->session) && front->next < 0) {
+    } else if (vhost_backend_ending(front->backend) && front->next < 0) {
         front->next = sock; /* a VM that comes back before we are done with its last visit */
     } else {
         log_warning("%s: a second connection was refused: a VM is attached already",
@@ -148,6 +211,8 @@ static int open_sockets(struct front *front, const struct front_config *config,
 {
     int ret;
 
+    if (config->keeper)
+        return front_link(front, config->keeper->fd, err);
     if (config->session_fd >= 0)
         return begin_session(front, config->session_fd, err);
     if (config->connect) {
@@ -188,6 +253,9 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->listen_fd = config->listen_fd;
     front->next = -1;
     front->packed = config->packed;
+    if (config->keeper)
+        front->keeper = *config->keeper;
+    front->lost_message.run = run_link_lost;
     memcpy(front->serial, serial, MIN(strlen(serial), sizeof(front->serial)));
     front->nqueues = config->queues ? MIN(config->queues, VHOST_MAX_QUEUES) : FRONT_QUEUES;
     front->nlanes = device_threads(front->dev);
@@ -222,7 +290,9 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg)
     if (front->listen_fd >= 0)
         loop_watch_remove(front->loop, &front->listen_watch);
     if (front->session)
-        vhost_backend_close(front->session);
+        vhost_session_close(front->session);
+    else if (front->remote)
+        link_lost(front, "the worker ends");
     else
         loop_post(front->loop, &front->stopped_message);
 }

@@ -13,11 +13,25 @@
 #define FRONT_SERIAL_SIZE 20u
 
 /**
+ * struct front_keeper - another process has the VM's sockets: vhost/link.h.
+ * @fd: the link to it; owned by the front from now on.
+ * @fence_ns: how long the device waited for a predecessor's I/O, for the keeper's figures.
+ * @lost: the link ended; give the front another with front_link(), or stop it. On its loop.
+ */
+struct front_keeper {
+    int fd;
+    uint64_t fence_ns;
+    void (*lost)(void *arg, const char *reason);
+    void *arg;
+};
+
+/**
  * struct front_config - where the VM attaches and what it is promised.
  * @listen_fd: a listening socket (owned from now on), or -1.
  * @session_fd: a connected socket (owned from now on), or -1.
  * @connect: path of a socket where the VMM listens, retried until it does; or NULL.
- *           Exactly one of these three.
+ * @keeper:  who has the sockets, or NULL.
+ *           Exactly one of these four.
  * @serial:  at most 20 bytes, seen by the guest; NULL = the device's name, cut.
  * @queues:  offered; 0 = FRONT_QUEUES.
  * @packed:  offer packed rings.
@@ -27,6 +41,7 @@ struct front_config {
     int listen_fd;
     int session_fd;
     const char *connect;
+    const struct front_keeper *keeper;
     const char *serial;
     unsigned queues;
     bool packed;
@@ -42,6 +57,9 @@ extern const struct front_ops front_device_ops;
  */
 void front_stop(struct front *front, void (*done)(void *arg), void *arg);
 void front_free(struct front *front);
+/** front_link() - serve another keeper, once the one before is lost. @fd is the front's. */
+int front_link(struct front *front, int fd, struct dt_error *err);
+bool front_linked(const struct front *front);
 /** front_show() - on the first thread: {"attached":bool, "features", "queues":[...]}. New reference. */
 json_t *front_show(struct front *front);
 #endif

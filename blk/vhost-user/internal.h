@@ -4,9 +4,15 @@
 #define BLK_VHOST_USER_INTERNAL_H
 
 #include "blk/vhost-user/front.h"
+#include "vhost/link.h"
 #include <linux/virtio_blk.h>
 
 #define FRONT_MAGIC 0x46726e74u
+/* Protocol features offered. */
+#define FRONT_PROTOCOL_FEATURES                                                                     \
+    (1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |                 \
+     1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |      \
+     1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS)
 #define FRONT_BURST VIRTQ_GOOD_BURST
 
 /**
@@ -44,6 +50,7 @@ struct front_queue {
     unsigned index;
     enum queue_state state;
     bool blocked, dirty;
+    bool suspect; /* owes requests of a crash, which run one at a time */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
@@ -62,6 +69,7 @@ struct front_lane {
     struct lane *lane;
     struct iovpool *iovs;
     struct front_queue *dirty;
+    unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume;
     bool pausing;
@@ -80,7 +88,11 @@ struct front {
     bool fua; /* every write must be durable when completed */
     struct virtio_blk_config config;
 
-    struct vhost_backend *session;
+    struct vhost_session *session;
+    struct vhost_backend *backend; /* the session, where this process speaks the protocol */
+    struct vhost_remote *remote;   /* where a keeper does */
+    struct front_keeper keeper;
+    bool link_lost;
     struct front_queue *queues;
     struct front_lane *lanes;
     unsigned nlanes, lanes_to_pause;
@@ -94,7 +106,7 @@ struct front {
     bool stopping;
     void (*stop_done)(void *arg);
     void *stop_arg;
-    struct loop_message stopped_message;
+    struct loop_message stopped_message, lost_message;
     struct loop_message fault_message;
     bool faulted; /* @fault is being written, or was; by whichever lane came first */
     char fault[256];
@@ -136,5 +148,7 @@ uint64_t front_features(void *dev);
 int front_set_features(void *dev, uint64_t features, struct dt_error *err);
 int front_get_config(void *dev, void *buf, uint32_t offset, uint32_t len);
 int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len);
+/** front_floor() - what a keeper may promise in our name. */
+void front_floor(struct front *front, struct link_floor *floor);
 
 #endif

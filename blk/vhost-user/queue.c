@@ -41,7 +41,7 @@ static void unwatch(struct front_queue *q)
 
 static void watch(struct front_queue *q)
 {
-    int fd = vhost_backend_kick_fd(q->front->session, q->index);
+    int fd = vhost_session_kick_fd(q->front->session, q->index);
 
     unwatch(q);
     q->kick.fd = fd;
@@ -71,7 +71,11 @@ static void close_intake(struct front_queue *q, enum queue_state state)
 
 static void run_start(struct loop_message *message)
 {
-    open_intake(container_of(message, struct front_queue, start));
+    struct front_queue *q = container_of(message, struct front_queue, start);
+
+    q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
+    q->lane->suspects += q->suspect;
+    open_intake(q);
 }
 
 static bool lane_idle(const struct front_lane *fl)
@@ -85,6 +89,8 @@ void front_queue_drained(struct front_queue *q)
 
     if (q->state == QUEUE_STOPPING && q->vq.in_flight == 0 && !q->dirty && !front_queue_owes(q)) {
         loop_poller_remove(loop_of(q), &q->poller);
+        q->lane->suspects -= q->suspect;
+        q->suspect = false;
         q->state = QUEUE_IDLE;
         q->blocked = false;
         q->base = virtq_stop(&q->vq);
@@ -137,7 +143,7 @@ static void run_resume(struct loop_message *message)
 
         if (q->lane != fl || q->state != QUEUE_PAUSED || !front->session)
             continue;
-        if (vhost_backend_ring(front->session, q->index, &ring, NULL) == 0)
+        if (vhost_session_ring(front->session, q->index, &ring, NULL) == 0)
             virtq_set_dirty(&q->vq, ring.config.dirty, ring.config.log_used,
                             ring.config.log_used_valid);
         open_intake(q);
@@ -181,7 +187,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     struct front *front = dev;
     struct front_queue *q = &front->queues[index];
     struct vhost_ring ring;
-    int ret = vhost_backend_ring(front->session, index, &ring, err);
+    int ret = vhost_session_ring(front->session, index, &ring, err);
 
     if (ret < 0)
         return ret;
@@ -202,7 +208,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
                  device_name(front->dev), index, q->vq.replay_count);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
-    return 0;
+    return (int)q->vq.replay_count;
 }
 
 static void run_stopped(struct loop_message *message)
@@ -210,7 +216,7 @@ static void run_stopped(struct loop_message *message)
     struct front_queue *q = container_of(message, struct front_queue, stopped);
 
     unmap_slots(q);
-    vhost_backend_queue_stopped(q->front->session, q->index, q->base);
+    vhost_session_queue_stopped(q->front->session, q->index, q->base);
 }
 
 void front_queue_stop(void *dev, unsigned index)
@@ -235,7 +241,7 @@ static void run_paused(struct loop_message *message)
     struct front *front = container_of(message, struct front_lane, paused)->front;
 
     if (--front->lanes_to_pause == 0)
-        vhost_backend_paused(front->session);
+        vhost_session_paused(front->session);
 }
 
 void front_resume(void *dev)

@@ -8,6 +8,7 @@
  * an invalid chain breaks the session.
  */
 #include "blk/vhost-user/internal.h"
+#include "base/kill.h"
 
 #define POISON_ATTEMPTS 2u
 #define HEADER_SIZE     sizeof(struct virtio_blk_outhdr)
@@ -136,7 +137,7 @@ static int parse(struct slot *slot)
         dt_iov_read(slot->chain.iov, slot->chain.nread, 0, &header, HEADER_SIZE);
     req->sector = header.sector;
     req->sectors = 0;
-    req->flags = slot->chain.attempts ? DT_REQ_REPLAYED : 0;
+    req->flags = slot->chain.replayed ? DT_REQ_REPLAYED : 0;
     req->queue = (uint16_t)slot->queue->index;
     slot->req.iov = NULL;
     slot->req.niov = 0;
@@ -196,6 +197,7 @@ static uint8_t status_of(int error)
 
 void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
+    KILL_POINT("completed");
     for (unsigned i = 0; i < n; i++) {
         struct slot *slot = container_of(reqs[i], struct slot, req);
         struct dt_req *req = &reqs[i]->pub;
@@ -210,7 +212,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 
 static void call_driver(const struct front_queue *q)
 {
-    int fd = vhost_backend_call_fd(q->front->session, q->index);
+    int fd = vhost_session_call_fd(q->front->session, q->index);
     const uint64_t one = 1;
 
     if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
@@ -224,7 +226,12 @@ void front_publish(struct loop_deferred *deferred)
     struct front_queue *q;
 
     while ((q = fl->dirty) != NULL) {
-        if (virtq_publish(&q->vq))
+        bool call;
+
+        KILL_POINT("pushed");
+        call = virtq_publish(&q->vq);
+        KILL_POINT("published");
+        if (call)
             call_driver(q);
         fl->dirty = q->next_dirty; /* only now: an empty list says that no ring is written to */
         q->dirty = false;
@@ -243,6 +250,23 @@ static void report_poison(const struct slot *slot)
                   slot->chain.attempts);
 }
 
+/*
+ * One of the requests that a crash left may have caused it. So they run one at a time and alone on
+ * their lane, and only one that is under way at another crash is charged with it.
+ */
+static unsigned want_of_suspects(struct front_queue *q, unsigned want)
+{
+    struct front_lane *fl = q->lane;
+
+    if (q->suspect && !front_queue_owes(q)) {
+        q->suspect = false;
+        fl->suspects--;
+    }
+    if (fl->suspects == 0)
+        return want;
+    return q->suspect && lane_in_flight(fl->lane) == 0 ? MIN(want, 1u) : 0;
+}
+
 unsigned front_queue_poll(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
@@ -255,9 +279,13 @@ unsigned front_queue_poll(struct loop_poller *poller)
     q->blocked = want == 0;
     if (unlikely(q->state == QUEUE_STOPPING))
         want = MIN(want, q->vq.replay_count - q->vq.replay_next);
+    if (unlikely(q->lane->suspects))
+        want = want_of_suspects(q, want);
     if (want == 0)
         return 0;
     n = virtq_take(&q->vq, chains, want);
+    if (n > 0)
+        KILL_POINT("taken");
     if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
@@ -285,6 +313,8 @@ unsigned front_queue_poll(struct loop_poller *poller)
     }
     if (nreqs)
         lane_submit(lane, reqs, nreqs);
+    if (nreqs)
+        KILL_POINT("forwarded");
     return (unsigned)n;
 }
 
@@ -293,6 +323,8 @@ bool front_queue_arm(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
 
+    if (unlikely(q->lane->suspects))
+        return false; /* its turn comes without a kick */
     return q->blocked || virtq_arm(&q->vq);
 }
 

@@ -394,6 +394,9 @@ DT_PUBLIC struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread);
  * Return: an O_PATH descriptor owned by core, or -ENOENT when the device was given no state=.
  */
 DT_PUBLIC int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err);
+/** dt_layer_state_changed() - what save() would give now is worth having after a crash: it is kept
+ *  soon. From any thread. */
+DT_PUBLIC void dt_layer_state_changed(struct dt_layer *layer);
 /** dt_layer_event() - something a person or a manager should know: one line on the log, at most
  *  20 a second from each layer; what is beyond is counted. */
 DT_PUBLIC void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)

@@ -34,7 +34,7 @@ echo done >/tmp/done
 def killed(t, packed, queues, kills, chain=""):
     """Kills the worker `kills` times, each time after the guest has got on."""
     image = t.sparse_file(128 * MIB)
-    disk = t.soft_disk(f"{chain}file path={image}")
+    disk = t.soft_disk(f"{chain}file path={image}", options=["--single"])
     guest = t.guest([Disk(disk.socket, queues=queues, packed=packed, reconnect=1)], smp=2)
     guest.check("cat >/tmp/load.sh <<'SH'\n" + LOAD.replace("{jobs}", str(queues)) + "\nSH\n"
                 "(sh /tmp/load.sh >/dev/null 2>&1 &)")

@@ -36,14 +36,28 @@ def children(pid):
     return found
 
 
+def extensions(pid):
+    """The processes of extensions among all that descend from a process."""
+    found = []
+    for child in children(pid):
+        try:
+            words = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found += extensions(child)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words[1:2] not in ([b"keeper"], [b"worker"]):
+            found.append(child)
+    return found
+
+
 def kill_extension(disk):
     """Kills the process of the chain's extension, and waits for the next."""
-    old = children(disk.pid)
+    old = extensions(disk.pid)
     t0 = time.monotonic()
     for pid in old:
         os.kill(pid, signal.SIGKILL)
     wait_for("a new process of the extension",
-             lambda: [pid for pid in children(disk.pid) if pid not in old], 10.0, 0.002)
+             lambda: [pid for pid in extensions(disk.pid) if pid not in old], 10.0, 0.002)
     return time.monotonic() - t0
 
 

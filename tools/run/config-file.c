@@ -49,7 +49,8 @@ static int set_process(struct parser *p)
     uint64_t bit;
 
     /* These make sense on a command line only. */
-    if (index < 0 || process_params[index].type == DT_PARAM_BOOL || strcmp(p->key, "config") == 0)
+    if (index < 0 || strcmp(p->key, "config") == 0 || strcmp(p->key, "foreground") == 0 ||
+        strcmp(p->key, "print-capabilities") == 0)
         return unknown_key(p, process_params);
     bit = 1ull << index;
     if (p->process_here & bit)

@@ -23,6 +23,10 @@ const struct dt_param process_params[] = {
      .help = "The control socket, instead of PID.sock in the runtime directory."},
     {PROCESS("log-level", DT_PARAM_ENUM, log_level), .initial = "info", .choices = levels,
      .help = "What appears on standard error."},
+    {PROCESS("single", DT_PARAM_BOOL, single),
+     .help = "Serve all disks in this one process: a VM loses its disk if that dies."},
+    {PROCESS("sandbox", DT_PARAM_ENUM, sandbox), .initial = "on", .choices = off_on,
+     .help = "Confine keepers and workers to what they need."},
     {PROCESS("foreground", DT_PARAM_BOOL, foreground), .help = "Accepted, and always so."},
     {PROCESS("print-capabilities", DT_PARAM_BOOL, print_capabilities),
      .help = "Print what this program offers to management software, and exit."},
@@ -54,6 +58,42 @@ const struct dt_param disk_params[] = {
      .max = DEVICE_MAX_THREADS, .help = "Serve the queues on so many of the threads."},
     {NULL},
 };
+
+/* ---- As a command line --------------------------------------------------------------------- */
+
+static void add_options(char ***at, const struct dt_param *params, const void *base, uint64_t given,
+                        const char *skip)
+{
+    for (unsigned i = 0; params[i].name; i++) {
+        char *text;
+
+        if (!(given >> i & 1) || strstr(skip, params[i].name))
+            continue;
+        text = param_format(&params[i], base);
+        *(*at)++ = xasprintf("--%s=%s", params[i].name, text);
+        free(text);
+    }
+}
+
+char **run_config_argv(const struct run_config *config, const char *const *first)
+{
+    char **argv = xcalloc(64 + config->count * 24, sizeof(*argv)), **at = argv;
+
+    for (; *first; first++)
+        *at++ = xstrdup(*first);
+    *at++ = xasprintf("%u", config->count);
+    for (unsigned i = 0; i < config->count; i++)
+        *at++ = xstrdup(config->disks[i].where ?: "");
+    add_options(&at, process_params, &config->process, config->process_given, "config control");
+    for (unsigned i = 0; i < config->count; i++) {
+        const struct disk_config *d = &config->disks[i];
+
+        *at++ = xasprintf("--disk=%s", d->name);
+        add_options(&at, disk_params, &d->options, d->given, "chain fd");
+        *at++ = xstrdup(d->options.chain);
+    }
+    return argv;
+}
 
 /* ---- Building ------------------------------------------------------------------------------ */
 

@@ -34,16 +34,21 @@ struct control {
     unsigned count;
     const struct protocol_ops *ops;
     void *arg;
+    void (*gone)(void *arg); /* of an adopted client */
 };
 
 static void connection_free(struct connection *c)
 {
+    struct control *control = c->control;
+
     loop_watch_remove(c->control->loop, &c->watch);
     close(c->watch.fd);
     list_del(&c->node);
-    c->control->count--;
+    control->count--;
     free(c->owed);
     free(c);
+    if (control->gone)
+        control->gone(control->arg);
 }
 
 /* ---- Sending ------------------------------------------------------------------------------- */
@@ -147,26 +152,31 @@ static void run_connection(struct dt_watch *watch, uint32_t events)
         connection_free(c);
 }
 
-static void run_accept(struct dt_watch *watch, uint32_t events)
+static void take_client(struct control *control, int sock)
 {
-    struct control *control = container_of(watch, struct control, watch);
-    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    struct connection *c;
+    struct connection *c = xcalloc(1, sizeof(*c));
 
-    if (sock < 0)
-        return;
-    if (control->count == MAX_CLIENTS) {
-        log_warning("control socket: more than %u clients", MAX_CLIENTS);
-        close(sock);
-        return;
-    }
-    c = xcalloc(1, sizeof(*c));
     c->control = control;
     c->watch = (struct dt_watch){.fd = sock, .events = EPOLLIN, .ready = run_connection};
     list_add_tail(&control->connections, &c->node);
     control->count++;
     if (loop_watch_add(control->loop, &c->watch) < 0)
         connection_free(c);
+}
+
+static void run_accept(struct dt_watch *watch, uint32_t events)
+{
+    struct control *control = container_of(watch, struct control, watch);
+    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (sock < 0)
+        return;
+    if (control->count < MAX_CLIENTS) {
+        take_client(control, sock);
+        return;
+    }
+    log_warning("control socket: more than %u clients", MAX_CLIENTS);
+    close(sock);
 }
 
 /* ---- Life ---------------------------------------------------------------------------------- */
@@ -216,19 +226,42 @@ int control_new(struct control **out, struct loop *loop, const char *path,
     return 0;
 }
 
+int control_adopt(struct control **out, struct loop *loop, int fd, const struct protocol_ops *ops,
+                  void *arg, void (*gone)(void *arg), struct dt_error *err)
+{
+    struct control *control = xcalloc(1, sizeof(*control));
+
+    control->loop = loop;
+    control->ops = ops;
+    control->arg = arg;
+    control->watch.fd = -1;
+    list_init(&control->connections);
+    take_client(control, fd);
+    if (control->count == 0) {
+        free(control);
+        return dt_fail(err, -EIO, "cannot watch the supervisor's connection");
+    }
+    control->gone = gone;
+    *out = control;
+    return 0;
+}
+
 void control_free(struct control *control)
 {
     if (!control)
         return;
+    control->gone = NULL;
     list_for_each_safe (it, &control->connections) {
         struct connection *c = list_entry(it, struct connection, node);
 
         send_owed(c); /* the reply to `quit`, for one */
         connection_free(c);
     }
-    loop_watch_remove(control->loop, &control->watch);
-    close(control->watch.fd);
-    unlink(control->path);
+    if (control->path) {
+        loop_watch_remove(control->loop, &control->watch);
+        close(control->watch.fd);
+        unlink(control->path);
+    }
     free(control->path);
     free(control);
 }

@@ -15,56 +15,22 @@ void disk_init(struct disk *d, struct server *s, const struct disk_config *confi
 {
     d->server = s;
     d->config = config;
-    d->sock = -1;
+    d->socket.fd = d->next_link = -1;
     d->first_thread = first_thread;
     sem_init(&d->stopped, 0, 0);
 }
 
-/* ---- Sockets ------------------------------------------------------------------------------- */
-
-static int take_socket(struct disk *d, int fd, struct dt_error *err)
-{
-    int kind = socket_kind(fd);
-
-    if (kind < 0)
-        return dt_fail(err, -EINVAL, "descriptor %d is not a Unix stream socket: %s", fd,
-                       strerror(-kind));
-    d->sock = fd;
-    return 0;
-}
+/* ---- Opening one disk ---------------------------------------------------------------------- */
 
 int disk_open_socket(struct disk *d, struct dt_error *err)
 {
-    const struct disk_config *c = d->config;
     struct server *s = d->server;
-    int fd;
 
-    if (c->options.connect)
-        return 0;
-    if (c->inherited >= 0)
-        return take_socket(d, c->inherited, err);
-    if (!c->options.socket) {
-        fd = activation_take(&s->activation, c->name, s->config->count == 1);
-        if (fd < 0)
-            return dt_fail(err, -EINVAL, "it has no socket: say socket, connect or fd");
-        return take_socket(d, fd, err);
-    }
-    fd = listen_at(c->options.socket, c->owner, c->group, c->mode, LISTEN_PATIENCE_MS, err);
-    if (fd < 0)
-        return fd;
-    d->sock = fd;
-    d->bound = true;
-    return 0;
+    return s->worker ? 0
+                     : disk_socket_open(&d->socket, d->config, &s->activation,
+                                        s->config->count == 1, err);
 }
 
-void disk_remove_socket(struct disk *d)
-{
-    if (d->bound)
-        unlink(d->config->options.socket);
-    d->bound = false;
-}
-
-/* ---- Opening one disk ---------------------------------------------------------------------- */
 
 int disk_open_device(struct disk *d, struct dt_error *err)
 {
@@ -83,6 +49,8 @@ int disk_open_device(struct disk *d, struct dt_error *err)
     for (unsigned t = 0; t < config.threads; t++)
         loops[t] = s->threads[(d->first_thread + t) % thread_count(s)].loop;
     config.chain = &spec;
+    if (s->state)
+        config.blobs = (void *)(s->state + (size_t)(d - s->disks) * blob_area_size());
     ret = device_new(&d->dev, &config, err);
     chain_spec_free(&spec);
     return ret;
@@ -112,7 +80,7 @@ static void make_front(void *arg)
     call->ret = front_new(&call->disk->front, &call->config, call->err);
 }
 
-static struct loop *first_loop(const struct disk *d)
+struct loop *disk_loop(const struct disk *d)
 {
     return d->server->threads[d->first_thread].loop;
 }
@@ -132,16 +100,21 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .packed = o->packed},
     };
 
-    if (d->bound && listen(d->sock, BACKLOG) < 0)
+    if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)
         return dt_fail(err, -errno, "%s: cannot listen: %s", o->socket, strerror(errno));
-    if (d->sock >= 0 && socket_kind(d->sock) == 1)
-        call.config.listen_fd = d->sock;
+    if (d->socket.fd >= 0 && socket_kind(d->socket.fd) == 1)
+        call.config.listen_fd = d->socket.fd;
     else
-        call.config.session_fd = d->sock;
-    loop_call(first_loop(d), make_front, &call);
+        call.config.session_fd = d->socket.fd;
+    loop_call(disk_loop(d), make_front, &call);
     if (call.ret == 0)
-        d->sock = -1;
+        d->socket.fd = -1;
     return call.ret;
+}
+
+int disk_fence(struct disk *d, struct dt_error *err)
+{
+    return device_fence(d->dev, err);
 }
 
 int disk_start(struct disk *d, struct dt_error *err)
@@ -155,7 +128,7 @@ int disk_start(struct disk *d, struct dt_error *err)
     if (ret < 0)
         return ret;
     d->started = true;
-    return start_front(d, err);
+    return d->server->worker ? 0 : start_front(d, err); /* a worker's come with their links */
 }
 
 /* ---- Stopping ------------------------------------------------------------------------------ */
@@ -177,7 +150,7 @@ static void begin_stop(void *arg)
 void disk_begin_stop(struct disk *d)
 {
     if (d->front)
-        loop_call(first_loop(d), begin_stop, d);
+        loop_call(disk_loop(d), begin_stop, d);
 }
 
 static void device_quiet(void *arg, const char *late)
@@ -215,7 +188,7 @@ void disk_stop(struct disk *d)
 {
     if (d->front) {
         wait_stopped(d, "requests of the VM are still in flight");
-        loop_call(first_loop(d), free_front, d->front);
+        loop_call(disk_loop(d), free_front, d->front);
     }
     if (d->started) {
         device_quiesce(d->dev, dt_clock_ns() + DT_S(QUIESCE_SECONDS), device_quiet, d);
@@ -225,15 +198,17 @@ void disk_stop(struct disk *d)
         device_stop(d->dev);
     }
     device_free(d->dev);
-    if (d->sock >= 0)
-        close(d->sock);
+    if (d->socket.fd >= 0)
+        close(d->socket.fd);
+    if (d->next_link >= 0)
+        close(d->next_link);
     sem_destroy(&d->stopped);
 }
 
 /* ---- Seen from outside --------------------------------------------------------------------- */
 
 struct show_call {
-    struct front *front;
+    struct disk *disk;
     json_t *json;
 };
 
@@ -241,14 +216,16 @@ static void show_front(void *arg)
 {
     struct show_call *call = arg;
 
-    call->json = front_show(call->front);
+    /* A worker's front comes with the link to its keeper. */
+    call->json = call->disk->front ? front_show(call->disk->front)
+                                   : json_pack("{sb}", "attached", false);
 }
 
 static json_t *front_json(struct disk *d)
 {
-    struct show_call call = {.front = d->front};
+    struct show_call call = {.disk = d};
 
-    loop_call(first_loop(d), show_front, &call);
+    loop_call(disk_loop(d), show_front, &call);
     return call.json;
 }
 

@@ -144,12 +144,39 @@ static int call_quit(struct call *c)
     return c->ops->quit(c->arg, c->err);
 }
 
+static int call_events(struct call *c)
+{
+    json_t *after = json_object_get(c->request, "after");
+
+    if (!c->ops->events)
+        return dt_fail(c->err, -EOPNOTSUPP, "a process of its own (--single) keeps no events");
+    if (after && (!json_is_integer(after) || json_integer_value(after) < 0))
+        return dt_fail(c->err, -EINVAL, "\"after\" is the number of an event");
+    return c->ops->events(c->arg, (uint64_t)json_integer_value(after), &c->result, c->err);
+}
+
+static int call_upgrade(struct call *c)
+{
+    const char *path = NULL;
+
+    if (!c->ops->upgrade)
+        return dt_fail(c->err, -EOPNOTSUPP, "a process of its own (--single) cannot be upgraded");
+    if (json_object_get(c->request, "binary")) {
+        int ret = need_text(c, "binary", &path);
+
+        if (ret < 0)
+            return ret;
+    }
+    return c->ops->upgrade(c->arg, path, &c->result, c->err);
+}
+
 static const struct {
     const char *verb;
     int (*run)(struct call *c);
 } calls[] = {
     {"list", call_list}, {"show", call_show},     {"stats", call_stats}, {"set", call_set},
     {"do", call_do},     {"resize", call_resize}, {"quit", call_quit},
+    {"events", call_events}, {"upgrade", call_upgrade},
 };
 
 static int dispatch(struct call *c)

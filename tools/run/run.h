@@ -19,7 +19,8 @@ struct process_options {
     const char *config, *control;
     uint64_t threads, poll;
     unsigned engine, log_level;
-    bool foreground, print_capabilities;
+    bool foreground, print_capabilities, single;
+    unsigned sandbox;
 };
 
 /** struct disk_options - of one disk, as written. */
@@ -104,11 +105,42 @@ int activation_take(struct activation *activation, const char *name, bool only);
 /** notify() - tell the service manager; see sd_notify(3). Does nothing where there is none. */
 void notify_manager(const char *state);
 
+/**
+ * struct disk_socket - of one disk.
+ * @fd: -1 = none (yet).
+ * @bound: the file at @path is ours to remove.
+ */
+struct disk_socket {
+    int fd;
+    bool bound;
+    const char *path;
+};
+/** disk_socket_open() - as the disk's options say; @only: it is the only disk. */
+int disk_socket_open(struct disk_socket *s, const struct disk_config *c,
+                     struct activation *activation, bool only, struct dt_error *err);
+void disk_socket_remove(struct disk_socket *s);
+
+/** struct signals - SIGTERM and SIGINT call @quit once; the next one ends the process. */
+struct signals {
+    struct dt_watch watch; /* .fd = -1 while not watched */
+    void (*quit)(void *arg);
+    void *arg;
+};
+/** signals_watch() - before any thread is made, so that all inherit the mask. */
+int signals_watch(struct signals *s, struct loop *loop, struct dt_error *err);
+void signals_unwatch(struct signals *s, struct loop *loop);
+/** signals_unblock() - from here on the next signal ends the process, whatever it is doing. */
+void signals_unblock(void);
+
 /* ---- The disks (serve.c) ------------------------------------------------------------------- */
 
 struct server;
-/** server_run() - serve until told to stop. Return: an exit status; errors are printed. */
-int server_run(const struct verb *verb, struct run_config *config);
+struct worker;
+/**
+ * server_run() - serve until told to stop. Return: an exit status; errors are printed.
+ * @worker: NULL, or serve what a supervisor's keepers have the sockets of.
+ */
+int server_run(const struct verb *verb, struct run_config *config, struct worker *worker);
 /** server_quit() - end in good order, from the main thread. */
 void server_quit(struct server *server);
 unsigned server_disks(const struct server *server);
@@ -134,6 +166,9 @@ struct protocol_ops {
     int (*resize)(void *arg, const char *device, const char *size, json_t **result,
                   struct dt_error *err);
     int (*quit)(void *arg, struct dt_error *err);
+    /* Where there are several processes; else NULL. @path: NULL = the program as installed now. */
+    int (*events)(void *arg, uint64_t after, json_t **result, struct dt_error *err);
+    int (*upgrade)(void *arg, const char *path, json_t **result, struct dt_error *err);
 };
 /**
  * protocol_answer() - one request, without its newline.
@@ -147,7 +182,30 @@ struct control;
 /** control_new() - listen at @path, or PID.sock in the runtime directory. */
 int control_new(struct control **control, struct loop *loop, const char *path,
                 const struct protocol_ops *ops, void *arg, struct dt_error *err);
+/** control_adopt() - serve one client, which is connected already; @gone when it hangs up. */
+int control_adopt(struct control **control, struct loop *loop, int fd,
+                  const struct protocol_ops *ops, void *arg, void (*gone)(void *arg),
+                  struct dt_error *err);
 void control_free(struct control *control);
 extern const struct protocol_ops server_protocol;
+
+/* ---- In several processes (worker.c, supervise.c) ------------------------------------------------------ */
+
+/** worker_init() and following - the steps of server_run() that are a worker's. */
+void worker_init(struct worker *w, struct server *server);
+int worker_open(struct worker *w, struct dt_error *err);
+int worker_confine(struct worker *w, struct dt_error *err);
+int worker_begin(struct worker *w, struct dt_error *err);
+void worker_end(struct worker *w);
+/** worker_main(), keeper_main() - programs that supervise_run() starts; not verbs for people. */
+int worker_main(char **argv);
+int keeper_main(char **argv);
+/** supervise_run() - serve with a keeper for each disk and a worker for all. */
+int supervise_run(const struct verb *verb, struct run_config *config);
+/**
+ * run_config_argv() - the command line for a worker: @first, the place where each disk was written
+ * ("" on the command line), and then what devtap run would be told. Owned, ends with NULL.
+ */
+char **run_config_argv(const struct run_config *config, const char *const *first);
 
 #endif

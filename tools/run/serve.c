@@ -10,53 +10,7 @@
  */
 #include "tools/run/server.h"
 
-#include <signal.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
-
-/* ---- Signals ------------------------------------------------------------------------------- */
-
-static void signals_of_interest(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-}
-
-static void run_signal(struct dt_watch *watch, uint32_t events)
-{
-    struct server *s = container_of(watch, struct server, signals);
-    struct signalfd_siginfo info;
-
-    if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
-        return;
-    log_info("stopping (%s)", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
-    server_quit(s);
-}
-
-/* From here on the next signal ends the process, whatever it is doing. */
-static void unblock_signals(void)
-{
-    sigset_t set;
-
-    signals_of_interest(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
-}
-
-/* Before any thread is made, so that all inherit the mask. */
-static int watch_signals(struct server *s, struct dt_error *err)
-{
-    sigset_t set;
-    int ret;
-
-    signals_of_interest(&set);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    s->signals = (struct dt_watch){.events = EPOLLIN, .ready = run_signal};
-    s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    ret = s->signals.fd < 0 ? -errno : loop_watch_add(s->loop, &s->signals);
-    return ret < 0 ? dt_fail(err, ret, "cannot watch for signals: %s", strerror(-ret)) : 0;
-}
 
 /* ---- All disks ----------------------------------------------------------------------------- */
 
@@ -83,7 +37,7 @@ static int each_disk(struct server *s, int (*step)(struct disk *d, struct dt_err
 static void stop_disks(struct server *s)
 {
     for (unsigned i = 0; i < s->config->count; i++)
-        disk_remove_socket(&s->disks[i]);
+        disk_socket_remove(&s->disks[i].socket);
     for (unsigned i = 0; i < s->config->count; i++)
         disk_begin_stop(&s->disks[i]);
     for (unsigned i = 0; i < s->config->count; i++)
@@ -129,37 +83,58 @@ static int server_start(struct server *s, struct dt_error *err)
 {
     int ret = server_new_loops(s, err);
 
-    ret = ret ?: watch_signals(s, err);
+    if (!s->worker)
+        ret = ret ?: signals_watch(&s->signals, s->loop, err);
     ret = ret ?: each_disk(s, disk_open_socket, err);
-    ret = ret ?: open_control(s, err);
+    ret = ret ?: s->worker ? worker_open(s->worker, err) : open_control(s, err);
     ret = ret ?: each_disk(s, disk_open_device, err);
+    if (s->worker) { /* whoever holds an image can be named only from outside */
+        ret = ret ?: each_disk(s, disk_fence, err);
+        ret = ret ?: worker_confine(s->worker, err);
+    }
     ret = ret ?: server_start_threads(s, err);
-    return ret ?: each_disk(s, disk_start, err);
+    ret = ret ?: each_disk(s, disk_start, err);
+    return ret ?: s->worker ? worker_begin(s->worker, err) : 0;
 }
 
-int server_run(const struct verb *verb, struct run_config *config)
+static void run_quit(void *arg)
 {
-    struct server s = {.config = config, .signals.fd = -1};
+    server_quit(arg);
+}
+
+static void announce(const struct server *s)
+{
+    if (s->worker)
+        return;
+    fputs("devtap: ready\n", stderr);
+    notify_manager("READY=1");
+}
+
+int server_run(const struct verb *verb, struct run_config *config, struct worker *worker)
+{
+    struct server s = {.config = config, .worker = worker};
     struct dt_error err;
     int ret;
 
+    s.signals = (struct signals){.watch.fd = -1, .quit = run_quit, .arg = &s};
     raise_limits();
     activation_init(&s.activation);
     init_disks(&s);
+    if (worker)
+        worker_init(worker, &s);
     ret = server_start(&s, &err);
     if (ret == 0) {
-        fputs("devtap: ready\n", stderr);
-        notify_manager("READY=1");
+        announce(&s);
         loop_run(s.loop);
-        unblock_signals();
-        notify_manager("STOPPING=1");
+        signals_unblock();
+        if (!worker)
+            notify_manager("STOPPING=1");
     }
+    if (worker)
+        worker_end(worker);
     control_free(s.control);
     stop_disks(&s);
-    if (s.signals.fd >= 0) {
-        loop_watch_remove(s.loop, &s.signals);
-        close(s.signals.fd);
-    }
+    signals_unwatch(&s.signals, s.loop);
     server_stop_threads(&s);
     free(s.disks);
     activation_free(&s.activation);

@@ -15,13 +15,13 @@ struct disk {
     struct server *server;
     const struct disk_config *config;
     unsigned first_thread;
-    int sock;   /* until the front owns it */
-    bool bound; /* the socket file is ours to remove */
+    struct disk_socket socket; /* until the front owns it; not in a worker */
     struct device *dev;
     bool started;
     struct front *front;
     sem_t stopped;
     char late[160];
+    int next_link; /* to a new keeper, until the front has lost the one before */
 };
 
 struct io_thread {
@@ -37,7 +37,9 @@ struct server {
     struct io_thread *threads;
     struct disk *disks;
     struct control *control;
-    struct dt_watch signals;
+    struct signals signals;
+    uint8_t *state;        /* memory for the layers' state, in a worker */
+    struct worker *worker; /* where a supervisor has the sockets; else NULL */
     struct activation activation;
 };
 
@@ -56,14 +58,17 @@ void disk_init(struct disk *d, struct server *s, const struct disk_config *confi
                unsigned first_thread);
 /** disk_open_socket() - bind it, or take an inherited one; nobody can connect yet. */
 int disk_open_socket(struct disk *d, struct dt_error *err);
+/** disk_fence() - before a worker can see no other process any more. */
+int disk_fence(struct disk *d, struct dt_error *err);
 /** disk_open_device() - open and lock what the chain stands on. */
 int disk_open_device(struct disk *d, struct dt_error *err);
 /** disk_start() - once the threads run: lanes, then the front, and VMs may connect. */
 int disk_start(struct disk *d, struct dt_error *err);
-void disk_remove_socket(struct disk *d);
 /** disk_begin_stop() - let the front end its session; does not wait. */
 void disk_begin_stop(struct disk *d);
 /** disk_stop() - wait for that, and close all that was opened, however far that had come. */
 void disk_stop(struct disk *d);
+/** disk_loop() - of its first thread, where its front lives. */
+struct loop *disk_loop(const struct disk *d);
 
 #endif

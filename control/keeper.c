@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * keeper.c - sockets on one side, the link on the other, orders from the supervisor.
+ *
+ * The VMM's connection is accepted only once a worker has shown its floor: before that there is
+ * nothing to answer GET_FEATURES with.
+ */
+#include "control/keeper.h"
+
+#include "control/packet.h"
+#include "control/sandbox.h"
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define BACKLOG          8
+#define CONNECT_RETRY_NS DT_MS(200)
+
+struct keeper {
+    struct loop *loop;
+    struct dt_watch orders;
+    struct vhost_proxy *proxy;
+    struct keeper_message serve; /* what it was told to serve */
+    int sock;                    /* listening, or a session not yet begun */
+    int next;                    /* a VM that came while the one before is still leaving */
+    struct dt_watch listening;
+    bool open; /* VMs may come */
+    struct dt_timer connect_timer;
+    bool closing;
+    int status;
+};
+
+static void tell(struct keeper *k, enum keeper_type type, const char *text)
+{
+    struct keeper_message m = {.type = type};
+
+    snprintf(m.text, sizeof(m.text), "%s", text);
+    packet_send(k->orders.fd, &m, sizeof(m), -1);
+}
+
+static void end(struct keeper *k, int status)
+{
+    k->status = status;
+    loop_stop(k->loop);
+}
+
+/* ---- VMs ------------------------------------------------------------------------------------ */
+
+static void attach(struct keeper *k, int sock)
+{
+    struct dt_error err;
+
+    if (vhost_proxy_attach(k->proxy, sock, &err) < 0) {
+        log_error("%s: %s", k->serve.text, err.text);
+        close(sock);
+        return;
+    }
+    tell(k, KEEPER_ATTACHED, "");
+}
+
+static void run_accept(struct dt_watch *watch, uint32_t events)
+{
+    struct keeper *k = container_of(watch, struct keeper, listening);
+    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (sock < 0)
+        return;
+    if (!vhost_proxy_attached(k->proxy)) {
+        attach(k, sock);
+    } else if (vhost_proxy_ending(k->proxy) && k->next < 0) {
+        k->next = sock;
+    } else {
+        log_warning("%s: a second connection was refused: a VM is attached already",
+                    k->serve.text);
+        close(sock);
+    }
+}
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+    if (sock >= 0 && connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0)
+        return sock;
+    if (sock >= 0)
+        close(sock);
+    return -1;
+}
+
+static void run_connect(struct dt_timer *timer)
+{
+    struct keeper *k = container_of(timer, struct keeper, connect_timer);
+    int sock = connect_to(k->serve.path);
+
+    if (sock >= 0)
+        attach(k, sock);
+    if (!vhost_proxy_attached(k->proxy))
+        loop_timer_set(k->loop, timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+static void open_to_vms(struct keeper *k)
+{
+    int ret = 0;
+
+    if (k->open)
+        return;
+    k->open = true;
+    if (k->serve.socket == KEEPER_CONNECTS) {
+        loop_timer_set(k->loop, &k->connect_timer, dt_clock_ns());
+        return;
+    }
+    if (k->serve.socket == KEEPER_HAS_SESSION) {
+        attach(k, TAKE_FD(k->sock));
+        return;
+    }
+    k->listening = (struct dt_watch){.fd = k->sock, .events = EPOLLIN, .ready = run_accept};
+    if (listen(k->sock, BACKLOG) < 0)
+        ret = -errno;
+    ret = ret ?: loop_watch_add(k->loop, &k->listening);
+    if (ret < 0) {
+        log_error("%s: cannot listen: %s", k->serve.text, strerror(-ret));
+        end(k, 1);
+    }
+}
+
+/* ---- What the proxy tells ---------------------------------------------------------------------- */
+
+static void on_ready(void *arg)
+{
+    open_to_vms(arg);
+    tell(arg, KEEPER_READY, "");
+}
+
+static void on_lost(void *arg, const char *reason)
+{
+    tell(arg, KEEPER_LOST, reason ? reason : "");
+}
+
+static void on_recovered(void *arg, const struct vhost_recovery *recovery)
+{
+    struct keeper *k = arg;
+    struct keeper_message m = {.type = KEEPER_RECOVERED, .recovery = *recovery};
+
+    packet_send(k->orders.fd, &m, sizeof(m), -1);
+}
+
+static void on_released(void *arg)
+{
+    tell(arg, KEEPER_RELEASED, "");
+}
+
+static void on_closed(void *arg, const char *reason)
+{
+    struct keeper *k = arg;
+
+    tell(k, KEEPER_DETACHED, reason ? reason : "");
+    if (k->closing || k->serve.socket == KEEPER_HAS_SESSION)
+        end(k, 0);
+    else if (k->next >= 0)
+        attach(k, TAKE_FD(k->next));
+    else if (k->serve.socket == KEEPER_CONNECTS)
+        loop_timer_set(k->loop, &k->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+static const struct vhost_proxy_ops proxy_ops = {
+    .ready = on_ready,
+    .lost = on_lost,
+    .recovered = on_recovered,
+    .released = on_released,
+    .closed = on_closed,
+};
+
+/* ---- Orders ---------------------------------------------------------------------------------------- */
+
+static void begin(struct keeper *k, const struct keeper_message *m, int fd)
+{
+    struct sandbox_config sandbox = {
+        .kind = SANDBOX_KEEPER, .uid = (uid_t)m->uid, .connects = m->socket == KEEPER_CONNECTS};
+    char missing[SANDBOX_MISSING]; /* the worker lacks the same, and says so */
+    struct dt_error err;
+
+    k->serve = *m;
+    k->sock = fd;
+    k->proxy = vhost_proxy_new(k->loop, m->text, m->patience, &proxy_ops, k);
+    if (sandbox_enter(&sandbox, missing, &err) < 0) {
+        log_error("%s: %s", m->text, err.text);
+        end(k, 1);
+    }
+}
+
+static void close_down(struct keeper *k)
+{
+    k->closing = true;
+    loop_timer_cancel(k->loop, &k->connect_timer);
+    if (vhost_proxy_attached(k->proxy))
+        vhost_proxy_close(k->proxy);
+    else
+        end(k, 0);
+}
+
+static void follow(struct keeper *k, struct keeper_message *m, int fd)
+{
+    struct dt_error err;
+
+    m->text[sizeof(m->text) - 1] = m->path[sizeof(m->path) - 1] = '\0';
+    if ((m->type == KEEPER_SERVE) != (k->proxy == NULL))
+        return;
+    if (m->type == KEEPER_SERVE) {
+        begin(k, m, TAKE_FD(fd));
+    } else if (m->type == KEEPER_LINK && fd >= 0) {
+        if (vhost_proxy_link(k->proxy, fd, m->innocent, &err) < 0)
+            log_error("%s: %s", k->serve.text, err.text);
+        else
+            fd = -1;
+    } else if (m->type == KEEPER_RELEASE) {
+        vhost_proxy_release(k->proxy);
+    } else if (m->type == KEEPER_CLOSE) {
+        close_down(k);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+static void run_orders(struct dt_watch *watch, uint32_t events)
+{
+    struct keeper *k = container_of(watch, struct keeper, orders);
+    struct keeper_message m;
+    int fd, ret = packet_receive(watch->fd, &m, sizeof(m), &fd);
+
+    if (ret > 0) {
+        follow(k, &m, fd);
+    } else if (ret < 0) {
+        /* Without a supervisor there will be no successor: end while all is in order. */
+        loop_watch_remove(k->loop, watch);
+        if (k->proxy && !k->closing)
+            close_down(k);
+        else
+            end(k, 1);
+    }
+}
+
+int keeper_run(int sock)
+{
+    const struct loop_config config = {.engine = LOOP_EPOLL};
+    struct rlimit limit;
+    struct keeper k = {.sock = -1, .next = -1, .connect_timer.fire = run_connect};
+    struct dt_error err;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max; /* regions and eventfds of a large VM */
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    k.orders = (struct dt_watch){.fd = sock, .events = EPOLLIN, .ready = run_orders};
+    if (loop_new(&k.loop, &config, &err) < 0 || loop_watch_add(k.loop, &k.orders) < 0)
+        return 1;
+    loop_run(k.loop);
+    /* What is left goes with the process. */
+    return k.status;
+}

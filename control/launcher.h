@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * launcher.h - starts the processes of placed extensions for a worker that may not start any.
+ *
+ * It is made by the worker while that is still free, and does what it is told until then. What it was
+ * told becomes the list of all that it will ever start again.
+ */
+#ifndef CONTROL_LAUNCHER_H
+#define CONTROL_LAUNCHER_H
+
+#include "base/base.h"
+
+#include <sys/types.h>
+
+/** launcher_start() - from a process with one thread. @uid: of the extensions' processes; 0 = ours. */
+int launcher_start(uid_t uid, struct dt_error *err);
+/** launcher_seal() - from here on nothing new is started. */
+int launcher_seal(struct dt_error *err);
+
+#endif

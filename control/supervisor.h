@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * supervisor.h - one worker for all disks of a VM, one keeper for each disk, and what happens when one
+ * of them dies or is to be replaced.
+ */
+#ifndef CONTROL_SUPERVISOR_H
+#define CONTROL_SUPERVISOR_H
+
+#include "control/events.h"
+#include "control/keeper.h"
+
+/* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. */
+enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS };
+
+/**
+ * struct supply_message - to the worker: the link to a disk's keeper. From it: something happened
+ * to disk @disk.
+ */
+struct supply_message {
+    uint32_t disk;
+    char event[28];
+    char text[256];
+};
+
+/**
+ * struct supervised_disk - one disk.
+ * @sock: its socket, bound and perhaps listening, or connected; stays the caller's; -1 with @connect.
+ */
+struct supervised_disk {
+    const char *name;
+    enum keeper_socket socket;
+    int sock;
+    const char *connect;
+};
+
+/** struct supervisor_ops - what the owner learns, on the loop. */
+struct supervisor_ops {
+    void (*ready)(void *arg);              /* all disks can be connected to */
+    void (*restarted)(void *arg);          /* a successor serves all disks */
+    void (*ended)(void *arg, int status);  /* after supervisor_stop(), or the first start failed */
+};
+
+/**
+ * struct supervisor_config - @worker_argv, @keeper_argv: as the program wants them; NULL-terminated.
+ * @program: path of the program that both are.
+ * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
+ * @state_bytes: of memory for the layers' state of each disk.
+ * @patience: how long a VMM's demand for quiet waits for a successor, ns.
+ */
+struct supervisor_config {
+    struct loop *loop;
+    const char *program;
+    const char *const *worker_argv, *const *keeper_argv;
+    const struct supervised_disk *disks;
+    unsigned count;
+    bool sandbox;
+    size_t state_bytes;
+    uint64_t patience;
+    struct events *events;
+    const struct supervisor_ops *ops;
+    void *arg;
+};
+
+struct supervisor;
+int supervisor_new(struct supervisor **supervisor, const struct supervisor_config *config,
+                   struct dt_error *err);
+/** supervisor_stop() - in good order: sessions, keepers, worker; ended() follows. */
+void supervisor_stop(struct supervisor *s);
+/** supervisor_kill() - all at once. */
+void supervisor_kill(struct supervisor *s);
+void supervisor_free(struct supervisor *s);
+/**
+ * supervisor_upgrade() - let a worker of the program at @path take over; events tell the outcome:
+ * `upgraded` or `upgrade-refused`, and then the program of before serves.
+ * Return: 0; -EBUSY while another upgrade is under way or no worker runs; -errno for @path.
+ */
+int supervisor_upgrade(struct supervisor *s, const char *path, struct dt_error *err);
+/** supervisor_worker() - our end of the worker's control stream; -1 while there is no worker. */
+int supervisor_worker(const struct supervisor *s);
+/** supervisor_state() - the memory for the layers' state of all disks, one after the other. */
+void *supervisor_state(const struct supervisor *s);
+pid_t supervisor_worker_pid(const struct supervisor *s);
+pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
+
+/* For worker and keeper: the user that all processes of a supervisor with this id run as. */
+#define SANDBOX_FIRST_UID 0x60000000u
+/* A worker whose own check failed exits with this. */
+#define EXIT_ASSERTION 134
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* poison.c - dies of a request that touches one sector, as a layer with a bug would. */
+#include <devtap/block.h>
+
+#include <stdlib.h>
+
+struct poison {
+    uint64_t sector;
+    bool hang;
+};
+
+static const struct dt_param params[] = {
+    {.name = "sector",
+     .type = DT_PARAM_UINT,
+     .initial = "8",
+     .offset = offsetof(struct poison, sector),
+     .help = "Die of a write to this sector."},
+    {NULL},
+};
+
+static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct poison *p = c->layer_data;
+
+    if (req->op == DT_OP_WRITE && req->sector <= p->sector && p->sector < req->sector + req->sectors)
+        abort();
+    return DT_PASS;
+}
+
+static const struct dt_block_ext poison = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "poison",
+    .summary = "dies of a write to one sector",
+    .flags = DT_PER_QUEUE,
+    .params = params,
+    .layer_size = sizeof(struct poison),
+    .request = request,
+};
+DT_BLOCK_EXTENSION(poison)

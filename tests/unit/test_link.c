@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_link.c - a session in two processes, both ends in this one: workers that come, go, lie, and
+ * keepers that do.
+ */
+#include "link_device.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#define GPA     0x10000ull
+#define UVA     0x7f0000000000ull
+#define MEMORY  0x10000ull
+#define PATIENT DT_MS(20)
+
+static struct loop *loop;
+static struct vhost_proxy *proxy;
+static unsigned readies, losses, recoveries, releases, closes;
+static struct vhost_recovery recovery;
+static char lost_reason[256];
+
+static void on_ready(void *arg)
+{
+    readies++;
+}
+
+static void on_lost(void *arg, const char *reason)
+{
+    losses++;
+    snprintf(lost_reason, sizeof(lost_reason), "%s", reason ? reason : "");
+}
+
+static void on_recovered(void *arg, const struct vhost_recovery *r)
+{
+    recoveries++;
+    recovery = *r;
+}
+
+static void on_released(void *arg)
+{
+    releases++;
+}
+
+static void on_closed(void *arg, const char *reason)
+{
+    closes++;
+}
+
+static const struct vhost_proxy_ops ops = {.ready = on_ready,
+                                           .lost = on_lost,
+                                           .recovered = on_recovered,
+                                           .released = on_released,
+                                           .closed = on_closed};
+
+static void turn(void)
+{
+    for (unsigned idle = 0; idle < 3;)
+        idle = loop_turn(loop, false) ? 0 : idle + 1;
+}
+
+static int setup(void **state)
+{
+    const struct loop_config config = {.engine = LOOP_EPOLL};
+    struct dt_error err;
+
+    assert_int_equal(loop_new(&loop, &config, &err), 0);
+    proxy = vhost_proxy_new(loop, "test", PATIENT, &ops, NULL);
+    readies = losses = recoveries = releases = closes = 0;
+    lost_reason[0] = '\0';
+    return 0;
+}
+
+static void pair(int fds[2])
+{
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static void new_worker(struct link_device *device)
+{
+    struct dt_error err;
+    int fds[2];
+
+    pair(fds);
+    assert_int_equal(link_device_new(device, loop, fds[0], &err), 0);
+    assert_int_equal(vhost_proxy_link(proxy, fds[1], true, &err), 0);
+    turn();
+}
+
+/* What the keeper sees of a death: its end of the link hangs up, and nothing is said before. */
+static void end_worker(struct link_device *device)
+{
+    vhost_session_close(device->session);
+    turn();
+    vhost_remote_free(device->remote);
+}
+
+/* ---- A front end -------------------------------------------------------------------------------- */
+
+static int front = -1, memory = -1;
+static struct vhost_stream stream;
+
+static void attach(void)
+{
+    struct dt_error err;
+    int fds[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    assert_int_equal(vhost_proxy_attach(proxy, fds[1], &err), 0);
+    front = fds[0];
+    stream = (struct vhost_stream){.sock = front, .expect = VHOST_EXPECT_REPLIES};
+    turn();
+}
+
+static void detach(void)
+{
+    close(front);
+    turn();
+}
+
+static void say(struct vhost_message *m, uint32_t request, uint32_t size)
+{
+    m->header = (struct vhost_header){request, VHOST_VERSION, size};
+    assert_int_equal(vhost_send(front, m, 100), 0);
+    turn();
+}
+
+static void say_u64(uint32_t request, uint64_t value)
+{
+    struct vhost_message m = {.u64 = value};
+
+    say(&m, request, sizeof(m.u64));
+}
+
+static void say_vring(uint32_t request, uint32_t index, uint32_t num)
+{
+    struct vhost_message m = {.vring = {index, num}};
+
+    say(&m, request, sizeof(m.vring));
+}
+
+static bool answered(struct vhost_message *m)
+{
+    struct dt_error err;
+
+    if (vhost_stream_read(&stream, &err) != 1)
+        return false;
+    *m = stream.message;
+    return true;
+}
+
+static uint64_t ask_u64(uint32_t request)
+{
+    struct vhost_message m = {0};
+
+    say(&m, request, 0);
+    assert_true(answered(&m));
+    return m.u64;
+}
+
+static void start_ring(void)
+{
+    struct vhost_message m = {.table = {.count = 1, .regions = {{GPA, MEMORY, UVA, 0}}}, .nfds = 1};
+    int fd = eventfd(0, EFD_NONBLOCK);
+
+    memory = memfd_create("memory", 0);
+    assert_int_equal(ftruncate(memory, MEMORY), 0);
+    say_u64(VHOST_SET_FEATURES, 1ull << VIRTIO_F_VERSION_1);
+    m.fds[0] = memory;
+    say(&m, VHOST_SET_MEM_TABLE, 8 + 32);
+    say_vring(VHOST_SET_VRING_NUM, 0, 16);
+    say_vring(VHOST_SET_VRING_BASE, 0, 3);
+    m = (struct vhost_message){.addr = {.desc = UVA, .avail = UVA + 0x1000, .used = UVA + 0x2000}};
+    say(&m, VHOST_SET_VRING_ADDR, sizeof(m.addr));
+    m = (struct vhost_message){.u64 = 0, .nfds = 1, .fds = {fd}};
+    say(&m, VHOST_SET_VRING_KICK, 8);
+    close(fd);
+}
+
+static int teardown(void **state)
+{
+    if (vhost_proxy_attached(proxy)) /* a test failed half-way */
+        detach();
+    if (memory >= 0)
+        close(memory);
+    memory = -1;
+    vhost_proxy_free(proxy);
+    turn();
+    loop_free(loop);
+    return 0;
+}
+
+/* ---- Tests ---------------------------------------------------------------------------------------- */
+
+static void test_answers_without_worker(void **state)
+{
+    struct vhost_message m = {.config = {.size = 60}};
+    struct link_device device;
+
+    new_worker(&device);
+    assert_int_equal(readies, 1);
+    attach();
+    assert_int_equal(device.attached, 1);
+    end_worker(&device);
+    assert_int_equal(losses, 1);
+    assert_true(ask_u64(VHOST_GET_FEATURES) & 1ull << VIRTIO_F_VERSION_1);
+    assert_int_equal(ask_u64(VHOST_GET_QUEUE_NUM), LINK_DEVICE_QUEUES);
+    say(&m, VHOST_GET_CONFIG, VHOST_CONFIG_HEADER + 60);
+    assert_true(answered(&m));
+    assert_int_equal(m.config.data[0], 7);
+    detach();
+    assert_int_equal(closes, 1);
+}
+
+static void test_successor_recovers(void **state)
+{
+    struct link_device first, second;
+    struct vhost_message m;
+
+    new_worker(&first);
+    attach();
+    start_ring();
+    assert_int_equal(first.starts, 1);
+    assert_false(first.recover[0]);
+    end_worker(&first);
+    new_worker(&second);
+    assert_int_equal(second.starts, 1);
+    assert_true(second.recover[0]);
+    assert_int_equal(recoveries, 1);
+    assert_int_equal(recovery.rings, 1);
+    say_vring(VHOST_GET_VRING_BASE, 0, 0);
+    assert_true(answered(&m));
+    assert_int_equal(m.vring.num, 11);
+    detach();
+    assert_int_equal(second.closed, 1);
+    vhost_remote_free(second.remote);
+}
+
+/* The front end must not wait for ever: after a time the ring itself is asked. */
+static void test_stop_without_worker(void **state)
+{
+    struct link_device device;
+    struct vhost_message m;
+    uint16_t used = 3;
+
+    new_worker(&device);
+    attach();
+    start_ring();
+    assert_int_equal(pwrite(memory, &used, sizeof(used), 0x2002), sizeof(used));
+    end_worker(&device);
+    say_vring(VHOST_GET_VRING_BASE, 0, 0);
+    assert_false(answered(&m));
+    for (uint64_t end = dt_clock_ns() + 5 * PATIENT; dt_clock_ns() < end;)
+        loop_turn(loop, false);
+    assert_true(answered(&m));
+    assert_int_equal(m.vring.num, 3);
+    detach();
+}
+
+static void test_release(void **state)
+{
+    struct link_device first, second;
+
+    new_worker(&first);
+    attach();
+    start_ring();
+    vhost_proxy_release(proxy);
+    turn();
+    assert_int_equal(releases, 1);
+    assert_int_equal(first.stops, 1);
+    assert_int_equal(first.closed, 1);
+    assert_int_equal(first.lost, 1);
+    vhost_remote_free(first.remote);
+    new_worker(&second);
+    assert_int_equal(second.starts, 1);
+    detach();
+    vhost_remote_free(second.remote);
+}
+
+/* ---- One end lies ------------------------------------------------------------------------------------ */
+
+static void lie_to_keeper(struct link_message *lies, unsigned n, const char *word)
+{
+    struct dt_error err;
+    int fds[2];
+
+    pair(fds);
+    assert_int_equal(vhost_proxy_link(proxy, fds[1], false, &err), 0);
+    losses = 0;
+    for (unsigned i = 0; i < n; i++) {
+        link_send(fds[0], &lies[i], 100);
+        turn();
+    }
+    close(fds[0]); /* before anything is judged: the session waits for it */
+    turn();
+    assert_int_equal(losses, 1);
+    if (!strstr(lost_reason, word))
+        fail_msg("'%s' does not name '%s'", lost_reason, word);
+}
+
+static struct link_message true_floor(void)
+{
+    struct link_message m = {.type = LINK_FLOOR};
+
+    m.floor = (struct link_floor){.version = LINK_VERSION,
+                                  .queues = LINK_DEVICE_QUEUES,
+                                  .features = device_features(NULL),
+                                  .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ};
+    memset(m.floor.config, 7, sizeof(m.floor.config));
+    memset(m.floor.writable, LINK_CONFIG_LIVE, 8);
+    m.floor.writable[32] = 1;
+    return m;
+}
+
+static void test_lying_worker(void **state)
+{
+    struct link_message m[2] = {true_floor(), {.type = LINK_QUEUE_STOPPED}};
+    struct link_device device;
+
+    new_worker(&device);
+    attach();
+    start_ring();
+    end_worker(&device);
+    lie_to_keeper(&m[1], 1, "before FLOOR");
+    lie_to_keeper(m, 2, "not asked");
+    m[1] = (struct link_message){.type = LINK_QUEUE_STARTED, .answer = {.index = 200}};
+    lie_to_keeper(m, 2, "not given");
+    m[1] = (struct link_message){.type = LINK_PAUSED};
+    lie_to_keeper(m, 2, "no pause");
+    m[1] = true_floor();
+    lie_to_keeper(m, 2, "second FLOOR");
+    m[1] = (struct link_message){.type = LINK_ATTACH};
+    lie_to_keeper(m, 2, "ATTACH");
+    m[0].floor.version = 99;
+    lie_to_keeper(m, 1, "version 99");
+    m[0] = true_floor();
+    m[0].floor.features = 0;
+    lie_to_keeper(m, 1, "promised");
+    m[0] = true_floor();
+    m[0].floor.config[40]++;
+    lie_to_keeper(m, 1, "byte 40");
+    new_worker(&device); /* and an honest one still serves */
+    assert_int_equal(device.starts, 1);
+    detach();
+    vhost_remote_free(device.remote);
+}
+
+static void lie_to_worker(struct link_message *lies, unsigned n, const char *word)
+{
+    struct link_device device;
+    struct dt_error err;
+    int fds[2];
+
+    pair(fds);
+    assert_int_equal(link_device_new(&device, loop, fds[0], &err), 0);
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(link_send(fds[1], &lies[i], 100), 0);
+    turn();
+    assert_int_equal(device.lost, 1);
+    if (!strstr(device.reason, word))
+        fail_msg("'%s' does not name '%s'", device.reason, word);
+    vhost_remote_free(device.remote);
+    close(fds[1]);
+}
+
+static void test_lying_keeper(void **state)
+{
+    struct link_message m[3] = {{.type = LINK_ATTACH}, {.type = LINK_FEATURES}, {0}};
+    int null = open("/dev/null", O_RDWR);
+
+    lie_to_worker(&m[1], 1, "no front end");
+    m[1].u64 = 1ull << 40;
+    lie_to_worker(m, 2, "not offered");
+    m[1].u64 = 1ull << VIRTIO_F_VERSION_1;
+    m[2] = (struct link_message){.type = LINK_QUEUE_START, .queue = {.index = 4}};
+    lie_to_worker(m, 3, "does not exist");
+    m[2] = (struct link_message){.type = LINK_QUEUE_START, .queue = {.has_kick = 1}};
+    lie_to_worker(m, 3, "do not match");
+    m[2].nfds = 1;
+    m[2].fds[0] = null;
+    lie_to_worker(m, 3, "no eventfd");
+    m[2] = (struct link_message){.type = LINK_RESUME};
+    lie_to_worker(m, 3, "without a pause");
+    m[2] = (struct link_message){.type = LINK_REGION_REMOVE, .u64 = 1};
+    lie_to_worker(m, 3, "never added");
+    m[2] = (struct link_message){
+        .type = LINK_REGION_ADD, .region = {.at = {.size = 1ull << 40}}, .nfds = 1, .fds = {null}};
+    lie_to_worker(m, 3, "cannot be mapped");
+    m[2] = (struct link_message){.type = LINK_INFLIGHT, .nfds = 1, .fds = {null}};
+    lie_to_worker(m, 3, "cannot be");
+    m[2] = (struct link_message){.type = LINK_ATTACH};
+    lie_to_worker(m, 3, "already");
+    close(null);
+}
+
+static void test_packets(void **state)
+{
+    struct link_message m = {.type = LINK_QUEUE_STOP}, got;
+    struct dt_error err;
+    int fds[2];
+
+    pair(fds);
+    assert_int_equal(link_receive(fds[0], &got, false, &err), 0);
+    assert_int_equal(link_send(fds[1], &m, 0), 0);
+    assert_int_equal(link_receive(fds[0], &got, false, &err), 1);
+    assert_int_equal(got.type, LINK_QUEUE_STOP);
+    for (uint32_t type = 0; type < LINK_TYPE_END + 3; type++)
+        for (uint32_t size = 0; size < sizeof(m) + 8; size += 4) {
+            m.type = type;
+            m.size = size;
+            m.nfds = 0;
+            link_judge(&m, LINK_HEADER + size, false, &err);
+            link_judge(&m, size, true, &err);
+        }
+    assert_int_equal(send(fds[1], "abc", 3, 0), 3);
+    assert_int_equal(link_receive(fds[0], &got, false, &err), -EPROTO);
+    close(fds[1]);
+    assert_int_equal(link_receive(fds[0], &got, false, &err), -ECONNRESET);
+    close(fds[0]);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_packets),     TEST(test_answers_without_worker), TEST(test_successor_recovers),
+        TEST(test_release),     TEST(test_stop_without_worker),    TEST(test_lying_worker),
+        TEST(test_lying_keeper),
+    };
+
+    return cmocka_run_group_tests_name("link", tests, NULL, NULL);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * worker.c - a worker: the disks of a VM, served for keepers that have the sockets.
+ *
+ * Theory of operation: it is `devtap run` in one process (serve.c) but for three things. Links to
+ * keepers come from the supervisor, one for each disk, and another when a keeper died. The
+ * supervisor is its one client of the control protocol. And between opening the images and
+ * serving the first request it gives up everything else: control/sandbox.h.
+ */
+#include "tools/run/server.h"
+
+#include "base/kill.h"
+#include "control/launcher.h"
+#include "control/packet.h"
+#include "control/sandbox.h"
+#include "control/spawn.h"
+#include "control/supervisor.h"
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+
+struct worker {
+    struct server *server;
+    struct dt_watch supply;
+    uid_t uid;
+    bool begun;
+    char missing[SANDBOX_MISSING]; /* of the sandbox */
+    struct dt_timer save;
+};
+
+/* Changes of the layers' state are kept at most so much later. */
+#define SAVE_NS DT_MS(100)
+
+/* ---- Links ------------------------------------------------------------------------------------ */
+
+struct link_call {
+    struct disk *disk;
+    int fd;
+};
+
+static void take_next_link(struct disk *d)
+{
+    struct dt_error err;
+    int fd = TAKE_FD(d->next_link);
+
+    if (fd >= 0 && front_link(d->front, fd, &err) < 0)
+        log_error("%s: %s", d->config->name, err.text);
+}
+
+/* A keeper died or misbehaved; the next one's link may be here already. */
+static void link_lost(void *arg, const char *reason)
+{
+    struct disk *d = arg;
+
+    log_debug("%s: the link to the keeper ended: %s", d->config->name, reason);
+    take_next_link(d);
+}
+
+static void make_front(struct disk *d, int fd)
+{
+    const struct disk_options *o = &d->config->options;
+    const struct front_keeper keeper = {
+        .fd = fd, .fence_ns = device_fence_ns(d->dev), .lost = link_lost, .arg = d};
+    const struct front_config config = {.dev = d->dev,
+                                        .listen_fd = -1,
+                                        .session_fd = -1,
+                                        .keeper = &keeper,
+                                        .serial = o->serial,
+                                        .queues = (unsigned)o->queues,
+                                        .packed = o->packed};
+    struct dt_error err;
+
+    KILL_POINT("floor");
+    if (front_new(&d->front, &config, &err) < 0)
+        log_error("%s: %s", d->config->name, err.text);
+}
+
+/* On the disk's first thread. */
+static void give_link(void *arg)
+{
+    struct link_call *call = arg;
+    struct disk *d = call->disk;
+
+    if (!d->front) {
+        make_front(d, call->fd);
+        return;
+    }
+    if (d->next_link >= 0)
+        close(d->next_link);
+    d->next_link = call->fd;
+    if (!front_linked(d->front))
+        take_next_link(d);
+}
+
+static void run_supply(struct dt_watch *watch, uint32_t events)
+{
+    struct worker *w = container_of(watch, struct worker, supply);
+    struct supply_message m;
+    struct link_call call;
+    int ret = packet_receive(watch->fd, &m, sizeof(m), &call.fd);
+
+    if (ret < 0) { /* the supervisor is gone */
+        server_quit(w->server);
+        return;
+    }
+    if (ret == 0 || call.fd < 0)
+        return;
+    if (m.disk >= w->server->config->count) {
+        close(call.fd);
+        return;
+    }
+    call.disk = &w->server->disks[m.disk];
+    loop_call(disk_loop(call.disk), give_link, &call);
+}
+
+/* ---- State and events ------------------------------------------------------------------------------- */
+
+static struct worker *worker_hears;
+
+/* From any thread: one packet is one system call. */
+static void tell(uint32_t disk, const char *event, const char *text)
+{
+    struct supply_message m = {.disk = disk};
+
+    snprintf(m.event, sizeof(m.event), "%s", event);
+    snprintf(m.text, sizeof(m.text), "%s", text);
+    packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
+}
+
+static void on_event(const char *device, const char *event, const char *text)
+{
+    const struct server *s = worker_hears->server;
+    unsigned disk = 0;
+
+    while (disk < s->config->count && strcmp(s->config->disks[disk].name, device) != 0)
+        disk++;
+    tell(disk, event, text);
+}
+
+static void run_save(struct dt_timer *timer)
+{
+    struct worker *w = container_of(timer, struct worker, save);
+
+    for (unsigned i = 0; i < w->server->config->count; i++)
+        device_save(w->server->disks[i].dev);
+    loop_timer_set(w->server->loop, timer, dt_clock_ns() + SAVE_NS);
+}
+
+/* ---- Steps of server_run() -------------------------------------------------------------------------- */
+
+void worker_init(struct worker *w, struct server *server)
+{
+    w->server = server;
+}
+
+static void supervisor_gone(void *arg)
+{
+    server_quit(arg);
+}
+
+int worker_open(struct worker *w, struct dt_error *err)
+{
+    struct server *s = w->server;
+    size_t size = s->config->count * blob_area_size();
+
+    s->state = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                    SPAWN_FIRST_FD + WORKER_STATE, 0);
+    if (s->state == MAP_FAILED)
+        return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
+    close(SPAWN_FIRST_FD + WORKER_STATE);
+    if (s->config->process.sandbox && launcher_start(w->uid, err) < 0)
+        return -EAGAIN;
+    worker_hears = w;
+    device_events(on_event);
+    return control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
+                         supervisor_gone, err);
+}
+
+int worker_confine(struct worker *w, struct dt_error *err)
+{
+    const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = w->uid};
+
+    KILL_POINT("fenced");
+    if (!w->server->config->process.sandbox)
+        return 0;
+    return launcher_seal(err) ?: sandbox_enter(&config, w->missing, err);
+}
+
+int worker_begin(struct worker *w, struct dt_error *err)
+{
+    int ret;
+
+    KILL_POINT("begin");
+    w->supply = (struct dt_watch){
+        .fd = SPAWN_FIRST_FD + WORKER_SUPPLY, .events = EPOLLIN, .ready = run_supply};
+    ret = loop_watch_add(w->server->loop, &w->supply);
+    if (ret == 0 && w->missing[0])
+        tell(UINT32_MAX, "sandbox-lacks", w->missing);
+    w->begun = ret == 0;
+    w->save.fire = run_save;
+    loop_timer_set(w->server->loop, &w->save, dt_clock_ns() + SAVE_NS);
+    return ret < 0 ? dt_fail(err, ret, "cannot watch for links: %s", strerror(-ret)) : 0;
+}
+
+void worker_end(struct worker *w)
+{
+    KILL_POINT("end");
+    if (!w->begun)
+        return;
+    loop_watch_remove(w->server->loop, &w->supply);
+    loop_timer_cancel(w->server->loop, &w->save);
+}
+
+/* ---- The programs --------------------------------------------------------------------------------------- */
+
+/* abort() by the first process of a namespace would look like a fault of another kind. */
+static void on_abort(int signal)
+{
+    _exit(EXIT_ASSERTION);
+}
+
+int worker_main(char **argv)
+{
+    struct worker worker = {0};
+    struct run_config config;
+    struct dt_error err;
+    unsigned count = 0, words = 0;
+    int ret = 0;
+
+    while (argv[words])
+        words++;
+    if (words > 1)
+        count = (unsigned)strtoul(argv[1], NULL, 10);
+    if (count == 0 || count > CONFIG_MAX_DISKS || words < 2 + count)
+        return STATUS_USAGE;
+    signal(SIGABRT, on_abort);
+    worker.uid = (uid_t)strtoul(argv[0], NULL, 10);
+    run_config_init(&config);
+    ret = run_config_parse_args(&config, argv + 2 + count, &err);
+    if (ret == 0 && config.count != count)
+        ret = dt_fail(&err, -EINVAL, "%u disks, not %u", config.count, count);
+    for (unsigned i = 0; ret == 0 && i < count; i++)
+        config.disks[i].where = *argv[2 + i] ? xstrdup(argv[2 + i]) : NULL;
+    ret = ret ?: run_config_judge(&config, &err);
+    if (ret < 0) {
+        ret = verb_fail(&verb_run, ret, &err);
+    } else {
+        log_set_level((enum dt_log_level)config.process.log_level);
+        ret = server_run(&verb_run, &config, &worker);
+    }
+    run_config_free(&config);
+    return ret;
+}
+
+int keeper_main(char **argv)
+{
+    log_set_level(DT_LOG_INFO);
+    return keeper_run(SPAWN_FIRST_FD);
+}
