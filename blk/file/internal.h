@@ -134,6 +134,8 @@ int file_current_size(const struct file *f, uint64_t *bytes, struct dt_error *er
 
 /* lock.c */
 int file_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
+/** file_lock_now() - what lock=off left undone at the start, now that nobody else serves it. */
+int file_lock_now(struct dt_layer *layer, struct dt_error *err);
 
 /* verbs.c */
 extern const struct dt_verb file_verbs[];

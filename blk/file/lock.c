@@ -254,18 +254,44 @@ static int wait_for(const struct file *f, const struct wanted *w, uint64_t deadl
     }
 }
 
+/* Of this device's names on this image: only the one that holds it is sure of its predecessor. */
+static struct wanted fence_of(const struct dt_layer *layer)
+{
+    off_t byte = fence_byte(dt_layer_device(layer));
+
+    return (struct wanted){fence_lock, byte, byte, byte};
+}
+
+static const struct wanted whole_image = {image_lock, 0, QEMU_USES, QEMU_END - 1};
+
+/* Live migration: for a while two serve the same disk, and the VMMs see to it that one of them
+ * rests. What lives has not crashed; what has died must be waited for even here. */
+static bool shared_on_purpose(struct dt_layer *layer, const struct wanted *fence)
+{
+    const struct file *f = dt_layer_data(layer);
+    struct holder h;
+
+    if (f->lock || !find_holder(f, fence->from, fence->to, &h))
+        return false;
+    log_warning("%s: %s (pid %d) serves it as %s too: old I/O may land after a crash, until "
+                "'devtap do %s %s lock'",
+                f->path, h.command, h.pid, dt_layer_device(layer), dt_layer_device(layer),
+                dt_layer_name(layer));
+    return true;
+}
+
 int file_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
 {
     const struct file *f = dt_layer_data(layer);
-    off_t byte = fence_byte(dt_layer_device(layer));
-    struct wanted image = {image_lock, 0, QEMU_USES, QEMU_END - 1};
-    struct wanted fence = {fence_lock, byte, byte, byte};
+    struct wanted fence = fence_of(layer);
     int ret = 0;
 
     if (f->lock)
-        ret = wait_for(f, &image, deadline, err);
+        ret = wait_for(f, &whole_image, deadline, err);
     if (ret == 0)
         ret = wait_for(f, &fence, deadline, err);
+    if (ret == -EBUSY && shared_on_purpose(layer, &fence))
+        return 0;
     if (ret == 0 || ret == -EBUSY)
         return ret;
     if (f->lock)
@@ -275,4 +301,18 @@ int file_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
     log_warning("%s: its file system has no locks (%s): after a crash, old I/O may still land",
                 f->path, strerror(-ret));
     return 0;
+}
+
+/* Without waiting: the VM is served meanwhile. Locks that we have already are no obstacle. */
+int file_lock_now(struct dt_layer *layer, struct dt_error *err)
+{
+    const struct file *f = dt_layer_data(layer);
+    struct wanted fence = fence_of(layer);
+    int ret = wait_for(f, &whole_image, 0, err);
+
+    if (ret == 0)
+        ret = wait_for(f, &fence, 0, err);
+    if (ret == 0 || ret == -EBUSY)
+        return ret;
+    return dt_fail(err, ret, "%s: its file system cannot lock it: %s", f->path, strerror(-ret));
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* verbs.c - growing and shrinking the disk while the VM runs. */
+/* verbs.c - growing, shrinking and locking the disk while the VM runs. */
 #include "blk/file/internal.h"
 
 /* The new size is in force before the file shrinks, so that new requests cannot reach behind it. */
@@ -76,9 +76,18 @@ static int rescan(struct dt_layer *layer, int argc, const char *const *argv, str
     return 0;
 }
 
+static int lock(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
+                struct dt_error *err)
+{
+    if (argc)
+        return dt_fail(err, -EINVAL, "it takes no arguments");
+    return file_lock_now(layer, err);
+}
+
 const struct dt_verb file_verbs[] = {
     {"resize", "SIZE [shrink]",
      "Make the file longer, or with 'shrink' shorter; the guest sees it.", resize},
     {"rescan", "", "Take over the size that the file or device has now.", rescan},
+    {"lock", "", "Lock the image after a start with lock=off, if nobody else has it.", lock},
     {NULL},
 };

@@ -40,3 +40,23 @@ def test_socket_in_use(t):
     assert first.socket in done.stderr, done.stderr
     first.kill()
     first.restart()
+
+
+def test_lock_later(t):
+    """lock=off lets a second one in, as a migration needs it; `lock` shuts the door behind it."""
+    image = t.sparse_file(16 * MIB)
+    source = t.soft_disk(f"file path={image}", name="source")
+    target = t.soft_disk(f"file path={image} lock=off", name="target")
+    assert f"devtap (pid {source.pid})" in target.output(), target.output()
+
+    def refused(*words):
+        done = subprocess.run([SoftDisk.binary(), *words], capture_output=True, text=True,
+                              env=target.environment, timeout=20, check=False)
+        t.equal(done.returncode, 4, done.stderr)
+        assert f"{image} is in use" in done.stderr, done.stderr
+
+    refused("do", target.address, "file", "lock")
+    source.stop()
+    target.do("file", "lock")
+    target.do("file", "lock")
+    refused("run", "--disk", "vm1", "--socket", str(t.folder / "x.sock"), f"file path={image}")

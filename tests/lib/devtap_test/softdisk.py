@@ -14,18 +14,23 @@ from .process import Process, free_socket_path
 class SoftDisk(Process):
     """`devtap run --disk NAME --socket PATH CHAIN`, ready when it says so.
 
-    After .kill(), .restart() serves the same disk by the same command line.
+    After .kill() or .stop(), .restart() serves the same disk by the same command line.
+    more: {NAME: CHAIN} of further disks of the same process; .sockets has all by name.
     """
 
     READY = r"devtap: ready"
 
-    def __init__(self, chain, folder, disk="vm1", options=()):
+    def __init__(self, chain, folder, disk="vm1", options=(), more=None, name=None):
         self.disk = disk
-        self.socket = free_socket_path(folder, f"{disk}.sock")
+        chains = {disk: chain, **(more or {})}
+        self.sockets = {each: free_socket_path(folder, f"{each}.sock") for each in chains}
+        self.socket = self.sockets[disk]
         self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
-        self.arguments = [self.binary(), "run", "--disk", disk, "--socket", self.socket,
-                          *[str(option) for option in options], chain]
-        super().__init__(self.arguments, folder, name=f"devtap-{disk}", ready_line=self.READY,
+        self.arguments = [self.binary(), "run"]
+        for each, layers in chains.items():
+            own = [str(option) for option in options] if each == disk else []
+            self.arguments += ["--disk", each, "--socket", self.sockets[each], *own, layers]
+        super().__init__(self.arguments, folder, name=name or f"devtap-{disk}", ready_line=self.READY,
                          env=self.environment)
 
     @staticmethod
@@ -41,6 +46,11 @@ class SoftDisk(Process):
         super().__init__(self.arguments, self.folder, name=self.name, ready_line=self.READY,
                          env=self.environment)
 
+    @property
+    def address(self):
+        """How other verbs call this disk, whoever else serves one of the same name."""
+        return f"{self.pid}/{self.disk}"
+
     def devtap(self, *arguments, timeout=30):
         """Runs another devtap command; returns its standard output."""
         done = subprocess.run([self.binary(), *arguments], env=self.environment, timeout=timeout,
@@ -53,11 +63,11 @@ class SoftDisk(Process):
     def set(self, layer, **values):
         """Changes parameters of a layer while the disk runs."""
         for name, value in values.items():
-            self.devtap("set", self.disk, layer, f"{name}={value}")
+            self.devtap("set", self.address, layer, f"{name}={value}")
 
     def stats(self):
         """The counters since the start, by layer name."""
-        stats = json.loads(self.devtap("stats", "--json", self.disk))
+        stats = json.loads(self.devtap("stats", "--json", self.address))
         return {layer["name"]: layer for layer in stats["layers"]}
 
     def operations(self, layer, operation):
@@ -66,4 +76,8 @@ class SoftDisk(Process):
 
     def resize(self, size):
         """Changes the disk's size while it runs."""
-        self.devtap("resize", self.disk, str(size))
+        self.devtap("resize", self.address, str(size))
+
+    def do(self, layer, *words):
+        """Gives a layer one of its own commands."""
+        return self.devtap("do", self.address, layer, *words)
