@@ -10,7 +10,10 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
+/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or fail. */
 #define RELEASE_NS DT_MS(100)
+/* Nobody waits for the end of the process, and what it leaves in flight is run by the next one. */
+#define RELEASE_AT_END_NS DT_S(120)
 
 /* ---- On the lane's thread ---- */
 
@@ -105,11 +108,12 @@ void front_queue_drained(struct front_queue *q)
 static void run_stop(struct loop_message *message)
 {
     struct front_queue *q = container_of(message, struct front_queue, stop);
+    uint64_t patience = q->front->stopping ? RELEASE_AT_END_NS : RELEASE_NS;
 
     close_intake(q, QUEUE_STOPPING);
     if (front_queue_owes(q))
         loop_poller_wake(loop_of(q), &q->poller);
-    lane_release(q->lane->lane, dt_clock_ns() + RELEASE_NS);
+    lane_release(q->lane->lane, dt_clock_ns() + patience);
     front_queue_drained(q);
 }
 

@@ -1,0 +1,135 @@
+"""A file system that fills up below a VM: its writes wait, and it hears of no error."""
+
+import ctypes
+import os
+import signal
+import time
+
+from devtap_test import Disk, wait_for
+from devtap_test.load import kernel_errors
+
+MIB = 1 << 20
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def small_file_system(t, size):
+    """A folder with a tmpfs of `size` bytes, which ends with the test's process."""
+    folder = t.folder / "small"
+    folder.mkdir()
+    if (_libc.unshare(CLONE_NEWNS) < 0 or
+            _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) < 0 or
+            _libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={size}".encode()) < 0):
+        t.skip(f"cannot mount a tmpfs: {os.strerror(ctypes.get_errno())}")
+    return folder
+
+
+def full_disk(t, chain="", back="", **options):
+    """A disk of 64 MiB where there is space for 8, and 32 more in the file `ballast`."""
+    folder = small_file_system(t, 40 * MIB)
+    ballast = folder / "ballast"
+    ballast.write_bytes(bytes(32 * MIB))
+    image = folder / "disk.img"
+    with open(image, "xb") as file:
+        file.truncate(64 * MIB)
+    disk = t.soft_disk(f"{chain}file path={image} {back}")
+    return disk, t.guest([Disk(disk.socket, **options)]), ballast
+
+
+WRITE = """head -c 24M /dev/urandom >/tmp/data
+(dd if=/tmp/data of=/dev/vda bs=256k oflag=direct >/tmp/dd.log 2>&1; echo $? >/tmp/dd.status) &
+"""
+
+
+def wait_for_events(disk, name, count=1):
+    """Until `count` lines about the event are in the log."""
+    wait_for(f"the event '{name}'", lambda: disk.output().count(f"event={name} ") >= count, 30.0)
+
+
+def wait_for_write(guest, status="0"):
+    """Until dd has ended, as it should."""
+    wait_for("the end of the write", lambda: guest.run("test -e /tmp/dd.status")[0] == 0, 60.0)
+    assert guest.check("cat /tmp/dd.status") == status, guest.check("cat /tmp/dd.log")
+
+
+def right_content(t, guest):
+    """What was written is on the disk, and the kernel has seen no error."""
+    t.equal(guest.check("cmp -n 25165824 /tmp/data /dev/vda"), "")
+    t.equal(kernel_errors(guest), "")
+
+
+def test_held(t):
+    """Writes wait while there is no space, reads and flushes do not; then they go through."""
+    disk, guest, ballast = full_disk(t)
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    guest.check("dd if=/dev/vda of=/tmp/read bs=1M count=4 iflag=direct && "
+                "cmp -n 4194304 /tmp/data /tmp/read", 10.0)
+    assert disk.stats()["file"]["holding"] > 0, "nothing is held"
+    assert guest.run("test -e /tmp/dd.status")[0] == 1, "the write has ended"
+    assert "resumed" not in disk.output(), disk.output()
+    ballast.unlink()
+    wait_for_write(guest)
+    wait_for_events(disk, "resumed")
+    right_content(t, guest)
+    t.equal(disk.output().count("event=full "), 1, "events of one shortage")
+
+
+def test_fail(t):
+    """on-full=fail: the guest is told; and `set` changes it while it runs."""
+    disk, guest, ballast = full_disk(t, back="on-full=fail")
+    guest.check(WRITE)
+    wait_for_write(guest, "1")
+    assert "error" in guest.check("cat /tmp/dd.log").lower(), "dd did not complain"
+    assert "I/O error" in guest.check("dmesg | grep vda"), "the guest's kernel did not complain"
+    guest.check("dmesg -c >/dev/null; rm /tmp/dd.status")
+    disk.set("file", **{"on-full": "hold"})
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    ballast.unlink()
+    wait_for_write(guest)
+    right_content(t, guest)
+
+
+def test_killed_while_full(t):
+    """A held write is in flight: who takes over tries it too."""
+    disk, guest, ballast = full_disk(t, reconnect=1)
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    disk.kill()
+    disk.restart()
+    wait_for_events(disk, "full", 2)
+    ballast.unlink()
+    wait_for_write(guest)
+    right_content(t, guest)
+
+
+def test_stopped_while_full(t):
+    """Nor does the guest pay for an orderly stop: what cannot be finished is left in flight."""
+    disk, guest, ballast = full_disk(t, reconnect=1)
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    disk.child.send_signal(signal.SIGTERM)
+    wait_for("the stop", lambda: "stopping" in disk.output())
+    time.sleep(1.0)
+    assert disk.running(), "it gave up"
+    disk.child.send_signal(signal.SIGTERM)
+    disk.child.wait(5.0)
+    ballast.unlink()
+    disk.restart()
+    wait_for_write(guest)
+    right_content(t, guest)
+
+
+def test_space_while_stopping(t):
+    """Space that appears while the process stops lets it end in good order."""
+    disk, guest, ballast = full_disk(t, reconnect=1)
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    disk.child.send_signal(signal.SIGTERM)
+    wait_for("the stop", lambda: "stopping" in disk.output())
+    ballast.unlink()
+    t.equal(disk.child.wait(10.0), 0, "exit status")
+    disk.restart()
+    wait_for_write(guest)
+    right_content(t, guest)
