@@ -1,5 +1,60 @@
 """Loads that a guest puts on a disk."""
 
+from .process import wait_for
+
+# Passes of fio, each of which writes and verifies an area, until told to stop.
+PASSES = """
+pass=0
+while [ ! -e /tmp/stop ]; do
+    pass=$((pass + 1))
+    fio --name=v --filename={device} --ioengine=libaio --direct=1 --rw=randwrite \\
+        --bsrange=4k-32k --iodepth=16 --numjobs={jobs} --offset={offset} --size=8m \\
+        --offset_increment=8m --verify=crc32c --verify_fatal=1 --verify_backlog=32 \\
+        --randseed=$pass --group_reporting >/tmp/fio.log 2>&1 || { cp /tmp/fio.log /tmp/bad; break; }
+    echo $pass >/tmp/passes
+done
+echo done >/tmp/done
+"""
+
+
+class VerifiedLoad:
+    """fio in the background of a guest, writing and verifying until .finish().
+
+    guest may be replaced by the guest that the load has migrated to.
+    """
+
+    def __init__(self, guest, jobs=1, device="/dev/vda", offset=0):
+        self.guest = guest
+        self.disk = device.rsplit("/", 1)[1]
+        script = PASSES
+        for name, value in (("device", device), ("jobs", jobs), ("offset", offset)):
+            script = script.replace(f"{{{name}}}", str(value))
+        guest.check(f"cat >/tmp/load.sh <<'SH'\n{script}\nSH\n"
+                    "(sh /tmp/load.sh >/dev/null 2>&1 &)")
+
+    def requests(self):
+        """Reads and writes that the guest's kernel has seen completed."""
+        fields = self.guest.check(f"cat /sys/block/{self.disk}/stat").split()
+        return int(fields[0]) + int(fields[4])
+
+    def goes_on(self, more=20, timeout=60.0):
+        """Waits until `more` requests have completed since now."""
+        before = self.requests()
+        wait_for("the guest's I/O to go on", lambda: self.requests() > before + more, timeout)
+
+    def check(self, when=""):
+        """Fails with fio's words if fio has found fault."""
+        found = self.guest.run("test -e /tmp/bad && cat /tmp/bad")
+        assert found == (1, ""), f"fio {when}: {found[1]}"
+
+    def finish(self):
+        """Ends the load after the pass it is at; returns the number of passes."""
+        self.guest.check("touch /tmp/stop")
+        wait_for("the last pass of fio", lambda: self.guest.run("test -e /tmp/done")[0] == 0,
+                 120.0, 0.5)
+        self.check("at the end")
+        return int(self.guest.check("cat /tmp/passes"))
+
 
 def fio_verify(guest, device="/dev/vda", size="32m", depth=16, jobs=1, mix="randrw", timeout=120.0,
                options=""):
