@@ -63,11 +63,12 @@ class Guest:
         the `with` block failed, when its name is printed.
     extra: more arguments for QEMU. append: more of the kernel's command line.
     wait: False: return as soon as the guest runs; call .wait_for_shell() later.
+    incoming: True: a guest that waits for another of the same machine; see migration.py.
     """
 
     def __init__(self, disks=(), queues=1, packed=False, smp=1, mem="512M", reconnect=None,
                  root="testroot", extra=(), folder=None, firmware=None, boot_timeout=120.0,
-                 append="", name="guest", wait=True):
+                 append="", name="guest", wait=True, incoming=False):
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="dt-guest-"))
         self.name = name
@@ -81,9 +82,11 @@ class Guest:
             if root == "image" and number == 0 and disk.bootindex is None:
                 disk = dataclasses.replace(disk, bootindex=0)
             argv += disk.arguments(number, defaults)
+        if incoming:
+            argv += ["-incoming", "defer"]
         try:
             self._start(argv + [str(arg) for arg in extra])
-            if wait:
+            if wait and not incoming:
                 self.wait_for_shell(boot_timeout)
         except BaseException:
             self.close()
