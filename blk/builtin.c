@@ -3,13 +3,22 @@
 #include "blk/blk.h"
 #include "core/core.h"
 
-extern const struct dt_block_ext blk_trace, blk_throttle, blk_delay, blk_error, blk_readonly;
-extern const struct dt_block_ext blk_file, blk_mem, blk_null;
+/* One line each, extensions first: `extern` and the entry of the table come from it. */
+#define BUILTIN(X) \
+    X(blk_trace) \
+    X(blk_throttle) \
+    X(blk_delay) \
+    X(blk_error) \
+    X(blk_readonly) \
+    X(blk_file) \
+    X(blk_mem) \
+    X(blk_null)
 
-const struct dt_block_ext *const blk_builtin[] = {
-    &blk_trace, &blk_throttle, &blk_delay, &blk_error, &blk_readonly,
-    &blk_file,  &blk_mem,      &blk_null,  NULL,
-};
+#define DECLARE(ext) extern const struct dt_block_ext ext;
+BUILTIN(DECLARE)
+
+#define ENTRY(ext) &ext,
+const struct dt_block_ext *const blk_builtin[] = {BUILTIN(ENTRY) NULL};
 
 void blk_register_builtin(void)
 {
