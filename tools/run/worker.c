@@ -11,7 +11,7 @@
 
 #include "base/kill.h"
 #include "control/launcher.h"
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
