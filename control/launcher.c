@@ -8,6 +8,7 @@
 
 #include "base/packet.h"
 #include "blk/channel/placed.h"
+#include "control/confine.h"
 #include <poll.h>
 #include <pthread.h>
 #include <sys/prctl.h>
@@ -59,20 +60,6 @@ struct launcher {
     bool sealed;
 };
 
-static uid_t extension_uid;
-
-/* Between fork and exec: system calls only. */
-static int become_user(void)
-{
-    if (extension_uid == 0)
-        return 0;
-    if (syscall(SYS_setgroups, 0, NULL) < 0 ||
-        syscall(SYS_setresgid, extension_uid, extension_uid, extension_uid) < 0 ||
-        syscall(SYS_setresuid, extension_uid, extension_uid, extension_uid) < 0)
-        return -errno;
-    return 0;
-}
-
 static bool is_known(const struct launcher *l, const struct launch_question *q)
 {
     const struct launched *known = l->known;
@@ -96,6 +83,7 @@ static int start(struct launch_question *q, int sock, struct launch_answer *a)
             return -E2BIG;
         argv[n++] = q->argv + at;
     }
+    confine_next();
     pidfd = n == 0 || sock < 0 ? -EINVAL : placed_fork(argv, sock, q->mem_limit, &pid);
     a->pid = pid;
     return pidfd;
@@ -173,14 +161,17 @@ static int answer(struct launcher *l, struct launch_question *q, int sock, struc
     return pidfd;
 }
 
-static _Noreturn void launch(int sock)
+static _Noreturn void launch(int sock, uid_t uid)
 {
-    static const struct placed_config config = {.confine = become_user};
+    static const struct placed_config config = {.confine = confine_child};
     struct launcher l = {.known = xcalloc(KNOWN_MAX, sizeof(*l.known)),
                          .addresses = xcalloc(DIALLED_MAX, sizeof(*l.addresses))};
     struct pollfd poll_fd = {.fd = sock, .events = POLLIN};
 
     prctl(PR_SET_NAME, PROGRAM_TAG);
+    prctl(PR_SET_DUMPABLE, 0);
+    if (confine_prepare(uid) < 0 || setenv(CONFINE_ENVIRONMENT, "1", 1) < 0)
+        _exit(1);
     placed_init(&config);
     for (;;) {
         struct launch_question q;
@@ -366,14 +357,13 @@ int launcher_start(uid_t uid, struct dt_error *err)
 
     if (packet_pair(fds) < 0)
         return dt_fail(err, -errno, "cannot make a socket: %s", strerror(errno));
-    extension_uid = geteuid() == 0 ? uid : 0;
     pid = fork();
     if (pid < 0)
         return dt_fail(err, -errno, "cannot start a launcher: %s", strerror(errno));
     if (pid == 0) {
         if (dup2(fds[1], 3) != 3 || syscall(SYS_close_range, 4, ~0u, 0) < 0)
             _exit(1);
-        launch(3);
+        launch(3, geteuid() == 0 ? uid : 0);
     }
     close(fds[1]);
     launcher = fds[0];

@@ -13,7 +13,8 @@
 
 #include <sys/types.h>
 
-/** launcher_start() - from a process with one thread. @uid: of the extensions' processes; 0 = ours. */
+/** launcher_start() - from a process with one thread. @uid: the first of CONFINE_USERS for the extensions'
+ *  processes; 0 = ours. */
 int launcher_start(uid_t uid, struct dt_error *err);
 /** launcher_seal() - from here on nothing new is started or connected to. */
 int launcher_seal(struct dt_error *err);
