@@ -93,10 +93,12 @@ int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_
     int ret;
 
     missing[0] = '\0';
-    ret = enter_namespaces(config, missing, err);
-    ret = ret ?: change_user(config, missing, err);
-    if (ret < 0)
-        return ret;
+    if (config->kind != SANDBOX_EXTENSION) {
+        ret = enter_namespaces(config, missing, err);
+        ret = ret ?: change_user(config, missing, err);
+        if (ret < 0)
+            return ret;
+    }
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
     /* The change of user took away what spawn.c had set. */
