@@ -49,12 +49,14 @@ struct crash_image {
 /**
  * struct crash_log - what happened to the files.
  * @start: their contents before.
+ * @boot: what boot_id() said; after a power loss it says another.
  */
 struct crash_log {
     struct crash_image start[CRASH_FILES];
     struct crash_op *ops;
     unsigned count, room;
     uint64_t end;
+    uint8_t boot;
 };
 
 /** crash_files_set() - the directory and the names, ending with NULL, of the files to watch. */
@@ -72,7 +74,7 @@ void crash_fail_sync(unsigned n);
 
 /** enum crash_choice - what of that which no flush covered is there. */
 enum crash_choice {
-    CRASH_KILLED,  /* all that was done: the process died, the machine lives */
+    CRASH_KILLED,  /* all that was done: the process died, and machine and guest live on */
     CRASH_NOTHING, /* nothing */
     CRASH_SOME,    /* of what was asked for, each operation or not */
     CRASH_TORN,    /* each sector or not */
@@ -90,10 +92,11 @@ void crash_state_make(const struct crash_log *log, uint64_t when, enum crash_cho
  * @id:     0 = zeroes; else that of the write, which fills the sector with crash_fill().
  * @issued: stamp of the request; @ended: of its completion, CRASH_NEVER while under way.
  * @good:   it ended without an error: it must be there from then on, and after a flush for ever.
+ * @doubted: a flush has failed since: a successor need not have it.
  */
 struct crash_version {
     uint64_t id, issued, ended, stable;
-    bool good;
+    bool good, doubted;
 };
 struct crash_sector {
     struct crash_version *versions;
@@ -106,8 +109,10 @@ struct crash_model {
 
 void crash_model_init(struct crash_model *m, uint32_t sectors, uint64_t initial_id);
 void crash_model_free(struct crash_model *m);
-/** crash_model_after() - of a disk that crashed at @when: each sector is one of those it may be. */
-void crash_model_after(struct crash_model *m, const struct crash_model *before, uint64_t when);
+struct crash_moment;
+/** crash_model_after() - of a disk after a crash: each sector is one of those it may be. */
+void crash_model_after(struct crash_model *m, const struct crash_model *before,
+                       const struct crash_moment *crash);
 void crash_model_begin(struct crash_model *m, uint64_t sector, uint32_t n, uint64_t id,
                        uint64_t issued);
 /** crash_model_ended() - the request @id with the stamp @issued is done. @good: without an error,
@@ -116,17 +121,24 @@ void crash_model_ended(struct crash_model *m, uint64_t sector, uint32_t n, uint6
                        bool good, bool fua);
 /** crash_model_flushed() - a flush that was asked for at @issued is done. */
 void crash_model_flushed(struct crash_model *m, uint64_t issued);
+/** crash_model_flush_failed() - the guest knows that what it wrote may be gone. */
+void crash_model_flush_failed(struct crash_model *m);
 /** crash_model_seen() - what a reader got is what is there from now on. */
 void crash_model_seen(struct crash_model *m, uint64_t sector, uint32_t n, const uint8_t *data);
 /** crash_fill() - the content of @n sectors from @sector on in the version @id. */
 void crash_fill(uint8_t *data, uint64_t sector, uint32_t n, uint64_t id);
 /**
- * crash_model_check() - may a reader see @data?
- * @crashed: the stamp of the crash, or 0 for a read of the running disk, asked for at @issued.
- * @why: set to what is wrong.
+ * struct crash_moment - when somebody looks.
+ * @kind: at the running disk, with a read asked for at @when; or at what a crash at @when left: of
+ *        the process, whose successor must know all that was acknowledged, or of the machine.
  */
+struct crash_moment {
+    enum { CRASH_RUNNING, CRASH_AFTER_KILL, CRASH_AFTER_LOSS } kind;
+    uint64_t when;
+};
+/** crash_model_check() - may a reader see @data? @why is set to what is wrong. */
 bool crash_model_check(const struct crash_model *m, uint64_t sector, uint32_t n,
-                       const uint8_t *data, uint64_t crashed, uint64_t issued, char why[256]);
+                       const uint8_t *data, struct crash_moment moment, char why[256]);
 
 /* ---- run.c ---- */
 
@@ -139,6 +151,7 @@ bool crash_model_check(const struct crash_model *m, uint64_t sector, uint32_t n,
  * @prepare: make the files in @dir.
  * @ops, @depth: requests of the guest in a run, and how many at a time.
  * @no_discard: do not send discards and writes of zeroes.
+ * @power_only: the machine crashes, never the process alone.
  */
 struct crash_setup {
     const char *name, *chain;
@@ -147,7 +160,7 @@ struct crash_setup {
     uint64_t initial;
     void (*prepare)(const char *dir);
     unsigned ops, depth;
-    bool no_discard;
+    bool no_discard, power_only;
 };
 
 /** crash_states_wanted() - $CRASH_STATES, or @quick. */

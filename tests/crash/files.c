@@ -7,6 +7,7 @@
  * once. A file is known by its inode, since a layer opens it by itself and as often as it likes.
  */
 #include "tests/crash/crash.h"
+#include "base/boot.h"
 
 #include <devtap/io.h>
 #include <fcntl.h>
@@ -31,6 +32,7 @@ static unsigned nwaiting;
 static struct dt_rng order;
 static unsigned fail_sync; /* the flushes until one fails */
 static uint64_t now;
+static uint8_t boot; /* of the machine, in tests */
 
 static char directory[256];
 static const char *const *file_names;
@@ -45,6 +47,7 @@ void crash_seed(uint64_t seed)
 {
     dt_rng_seed(&order, seed);
     now = 0;
+    boot = 1;
 }
 
 void crash_fail_sync(unsigned n)
@@ -103,7 +106,7 @@ static void image_read(struct crash_image *image, const char *path)
 
 void crash_log_begin(struct crash_log *log)
 {
-    *log = (struct crash_log){0};
+    *log = (struct crash_log){.boot = boot};
     for (unsigned i = 0; file_names[i]; i++) {
         _cleanup_free_ char *path = path_of(i);
 
@@ -234,6 +237,12 @@ ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t offset)
     if (ret < 0)
         errno = (int)-ret;
     return ret < 0 ? -1 : ret;
+}
+
+void __wrap_boot_id(uint8_t id[BOOT_ID_SIZE]);
+void __wrap_boot_id(uint8_t id[BOOT_ID_SIZE])
+{
+    memset(id, boot, BOOT_ID_SIZE);
 }
 
 static int as_call(int ret)
@@ -398,8 +407,8 @@ static double chance_of(const struct crash_op *op, uint64_t when, enum crash_cho
     if (op->stable <= when)
         return 1;
     switch (choice) {
-    case CRASH_KILLED:
-        return op->done <= when;
+    case CRASH_KILLED: /* what was under way may have landed, or was cancelled */
+        return op->done <= when || dt_rng_below(rng, 2);
     case CRASH_NOTHING:
         return 0;
     case CRASH_SOME:
@@ -425,6 +434,7 @@ void crash_state_make(const struct crash_log *log, uint64_t when, enum crash_cho
 {
     static struct crash_image scratch; /* kept from state to state */
 
+    boot = (uint8_t)(log->boot + (choice != CRASH_KILLED));
     for (unsigned f = 0; file_names[f]; f++) {
         _cleanup_free_ char *path = path_of(f);
 

@@ -3,8 +3,9 @@
  * model.c - what each sector may hold, from what the guest asked for and was told.
  *
  * A sector has all versions ever sent for it. One that ended well rules out those that had
- * ended before it was asked for: for a reader, if it did so before the read was asked for;
- * after a crash, if it was flushed (or FUA) before that. Whatever overlapped in time may have gone either way.
+ * ended before it was asked for: for a reader, if it did so before the read was asked for, and the
+ * same for the successor of a killed process, whose guest lives on; after a loss of power, if it was
+ * flushed (or FUA) before that. Whatever overlapped in time may have gone either way.
  */
 #include "tests/crash/crash.h"
 
@@ -82,6 +83,13 @@ void crash_model_flushed(struct crash_model *m, uint64_t issued)
         }
 }
 
+void crash_model_flush_failed(struct crash_model *m)
+{
+    for (uint32_t s = 0; s < m->count; s++)
+        for (unsigned i = 0; i < m->sectors[s].count; i++)
+            m->sectors[s].versions[i].doubted = true;
+}
+
 /* ---- Contents ---- */
 
 static uint64_t mix(uint64_t x)
@@ -114,51 +122,57 @@ static bool read_id(const uint8_t *data, uint64_t sector, uint64_t *id)
 
 /* ---- Judgement ---- */
 
-static bool ruled_out(const struct crash_sector *s, const struct crash_version *v,
-                      uint64_t crashed, uint64_t issued)
+static bool counts(const struct crash_version *w, struct crash_moment at)
 {
-    for (unsigned i = 0; i < s->count; i++) {
-        const struct crash_version *w = &s->versions[i];
-
-        if (w->good && v->ended < w->issued && (crashed ? w->stable <= crashed : w->ended < issued))
-            return true;
+    switch (at.kind) {
+    case CRASH_RUNNING:
+        return w->good && w->ended < at.when;
+    case CRASH_AFTER_KILL:
+        return w->good && w->ended < at.when && (!w->doubted || w->stable <= at.when);
+    default:
+        return w->good && w->stable <= at.when;
     }
+}
+
+static bool possible(const struct crash_sector *s, const struct crash_version *v,
+                     struct crash_moment at)
+{
+    if (at.kind != CRASH_RUNNING && v->issued >= at.when)
+        return false;
+    for (unsigned i = 0; i < s->count; i++)
+        if (v->ended < s->versions[i].issued && counts(&s->versions[i], at))
+            return false;
+    return true;
+}
+
+static bool may_be(const struct crash_sector *s, uint64_t id, struct crash_moment at)
+{
+    for (unsigned i = 0; i < s->count; i++)
+        if (s->versions[i].id == id && possible(s, &s->versions[i], at))
+            return true;
     return false;
 }
 
-static bool may_be(const struct crash_sector *s, uint64_t id, uint64_t crashed, uint64_t issued)
-{
-    for (unsigned i = 0; i < s->count; i++) {
-        const struct crash_version *v = &s->versions[i];
-
-        if (v->id == id && (!crashed || v->issued < crashed) && !ruled_out(s, v, crashed, issued))
-            return true;
-    }
-    return false;
-}
-
-static void explain(const struct crash_sector *s, uint64_t crashed, uint64_t issued, char *text,
+static void explain(const struct crash_sector *s, struct crash_moment moment, char *text,
                     size_t room)
 {
     size_t at = strlen(text);
 
-    for (unsigned i = 0; i < s->count && at < room; i++) {
-        const struct crash_version *v = &s->versions[i];
-
-        if ((!crashed || v->issued < crashed) && !ruled_out(s, v, crashed, issued))
-            at += (size_t)snprintf(text + at, room - at, " %llu", (unsigned long long)v->id);
-    }
+    for (unsigned i = 0; i < s->count && at < room; i++)
+        if (possible(s, &s->versions[i], moment))
+            at += (size_t)snprintf(text + at, room - at, " %llu",
+                                   (unsigned long long)s->versions[i].id);
 }
 
 bool crash_model_check(const struct crash_model *m, uint64_t sector, uint32_t n,
-                       const uint8_t *data, uint64_t crashed, uint64_t issued, char why[256])
+                       const uint8_t *data, struct crash_moment moment, char why[256])
 {
     for (uint32_t i = 0; i < n; i++) {
         const struct crash_sector *s = &m->sectors[sector + i];
         uint64_t id;
         bool whole = read_id(data + i * 512u, sector + i, &id);
 
-        if (whole && may_be(s, id, crashed, issued))
+        if (whole && may_be(s, id, moment))
             continue;
         if (whole)
             snprintf(why, 256, "sector %llu holds version %llu; possible:",
@@ -166,7 +180,7 @@ bool crash_model_check(const struct crash_model *m, uint64_t sector, uint32_t n,
         else
             snprintf(why, 256, "sector %llu is no version of its own; possible:",
                      (unsigned long long)(sector + i));
-        explain(s, crashed, issued, why, 256);
+        explain(s, moment, why, 256);
         return false;
     }
     return true;
@@ -184,14 +198,15 @@ void crash_model_seen(struct crash_model *m, uint64_t sector, uint32_t n, const 
     }
 }
 
-void crash_model_after(struct crash_model *m, const struct crash_model *before, uint64_t when)
+void crash_model_after(struct crash_model *m, const struct crash_model *before,
+                       const struct crash_moment *crash)
 {
     init(m, before->count);
     for (uint32_t s = 0; s < m->count; s++)
         for (unsigned i = 0; i < before->sectors[s].count; i++) {
             const struct crash_version *v = &before->sectors[s].versions[i];
 
-            if (v->issued < when && !ruled_out(&before->sectors[s], v, when, 0))
+            if (possible(&before->sectors[s], v, *crash))
                 add(&m->sectors[s], (struct crash_version){.id = v->id, .stable = CRASH_NEVER});
         }
 }

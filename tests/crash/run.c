@@ -123,8 +123,11 @@ static bool end(struct guest *g, struct guest_op *o)
 
     if (o->op == DT_OP_FLUSH && good)
         crash_model_flushed(g->model, o->issued);
-    else if (o->op == DT_OP_READ && good &&
-             !crash_model_check(g->model, o->sector, o->sectors, o->data, 0, o->issued, why))
+    else if (o->op == DT_OP_FLUSH || (o->fua && !good))
+        crash_model_flush_failed(g->model);
+    if (o->op == DT_OP_READ && good &&
+        !crash_model_check(g->model, o->sector, o->sectors, o->data,
+                           (struct crash_moment){CRASH_RUNNING, o->issued}, why))
         fine = wrong(r, "while it ran: %s", why);
     else if (o->op != DT_OP_READ && o->op != DT_OP_FLUSH)
         crash_model_ended(g->model, o->sector, o->sectors, o->issued,
@@ -226,7 +229,7 @@ static bool read_disk(struct run *r, uint8_t *data)
     return true;
 }
 
-static bool check_state(struct run *r, const struct crash_model *m, uint64_t when)
+static bool check_state(struct run *r, const struct crash_model *m, struct crash_moment moment)
 {
     _cleanup_free_ uint8_t *data = xaligned(4096, r->setup->sectors * 512u);
     char why[256];
@@ -235,7 +238,7 @@ static bool check_state(struct run *r, const struct crash_model *m, uint64_t whe
     if (!fine)
         return false;
     fine = read_disk(r, data);
-    if (fine && !crash_model_check(m, 0, r->setup->sectors, data, when, 0, why))
+    if (fine && !crash_model_check(m, 0, r->setup->sectors, data, moment, why))
         fine = wrong(r, "%s", why);
     return close_disk(r) && fine;
 }
@@ -245,12 +248,25 @@ static bool check_state(struct run *r, const struct crash_model *m, uint64_t whe
 static const char *const choices[] = {"killed", "nothing unflushed", "some unflushed",
                                       "torn", "few unflushed"};
 
+/* In turn, and in the nested states at random. */
+static enum crash_choice choice_of(const struct run *r, uint64_t n)
+{
+    enum crash_choice choice = (enum crash_choice)(n % CRASH_CHOICES);
+
+    return choice == CRASH_KILLED && r->setup->power_only ? CRASH_NOTHING : choice;
+}
+
+static struct crash_moment moment_of(uint64_t when, enum crash_choice choice)
+{
+    return (struct crash_moment){choice == CRASH_KILLED ? CRASH_AFTER_KILL : CRASH_AFTER_LOSS, when};
+}
+
 static bool try_state(struct run *r, const struct crash_log *log, const struct crash_model *m,
                       uint64_t when, enum crash_choice choice, struct dt_rng *rng)
 {
     crash_state_make(log, when, choice, rng);
     r->tried++;
-    if (check_state(r, m, when))
+    if (check_state(r, m, moment_of(when, choice)))
         return true;
     size_t at = strlen(r->failed);
 
@@ -260,8 +276,8 @@ static bool try_state(struct run *r, const struct crash_log *log, const struct c
 }
 
 /* The recovery from the present state and a little more, logged: crash states of that. */
-static bool try_nested(struct run *r, const struct crash_model *before, uint64_t when,
-                       struct dt_rng *rng)
+static bool try_nested(struct run *r, const struct crash_model *before,
+                       struct crash_moment moment, struct dt_rng *rng)
 {
     _cleanup_free_ uint8_t *data = xaligned(4096, r->setup->sectors * 512u);
     struct crash_model m;
@@ -270,7 +286,7 @@ static bool try_nested(struct run *r, const struct crash_model *before, uint64_t
     uint64_t begun = crash_clock();
     bool fine;
 
-    crash_model_after(&m, before, when);
+    crash_model_after(&m, before, &moment);
     crash_log_begin(&log);
     fine = open_disk(r);
     if (fine) {
@@ -284,7 +300,7 @@ static bool try_nested(struct run *r, const struct crash_model *before, uint64_t
     crash_log_end(&log);
     for (unsigned i = 0; i < NESTED && fine && r->tried < r->wanted; i++)
         fine = try_state(r, &log, &m, begun + 1 + dt_rng_below(rng, log.end - begun),
-                         (enum crash_choice)dt_rng_below(rng, CRASH_CHOICES), rng);
+                         choice_of(r, dt_rng_below(rng, CRASH_CHOICES)), rng);
     crash_log_free(&log);
     crash_model_free(&m);
     return fine;
@@ -301,13 +317,13 @@ static bool try_states(struct run *r, const struct crash_log *log, const struct 
     dt_rng_seed(&rng, r->seed);
     while (fine && r->tried < end) {
         uint64_t when = begun + 1 + dt_rng_below(&rng, span);
-        enum crash_choice choice = (enum crash_choice)(n % CRASH_CHOICES);
+        enum crash_choice choice = choice_of(r, n);
 
         fine = try_state(r, log, m, when, choice, &rng);
         if (!fine || n++ % 8 != 7)
             continue;
         crash_state_make(log, when, choice, &rng);
-        fine = try_nested(r, m, when, &rng);
+        fine = try_nested(r, m, moment_of(when, choice), &rng);
     }
     return fine;
 }

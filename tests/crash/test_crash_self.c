@@ -157,16 +157,17 @@ static void make_disk(const char *dir)
 
 #define FILE_SETUP \
     .files = files, .sectors = MAP_AT / 512 + 8, .block = 1, .prepare = make_disk, .ops = 60, .depth = 6
-#define TOY_SETUP                                                                         \
+#define TOY_SETUP                                                                               \
     .files = files, .sectors = BLOCKS, .block = 1, .prepare = make_disk, .ops = 60, .depth = 1, \
     .no_discard = true
+#define TOY_POWER TOY_SETUP, .power_only = true
 
 static void right_ones_pass(void **state)
 {
     static const struct crash_setup file = {
         .name = "file", .chain = "file path=@/disk cache=writeback", FILE_SETUP};
     static const struct crash_setup good_toy = {
-        .name = "toy", .chain = "toy path=@/disk", TOY_SETUP};
+        .name = "toy", .chain = "toy path=@/disk", TOY_POWER};
 
     crash_test(&file, 600);
     crash_test(&good_toy, 600);
@@ -176,9 +177,11 @@ static void broken_ones_are_caught(void **state)
 {
     static const struct crash_setup setups[] = {
         {.name = "deaf", .chain = "deaf | file path=@/disk cache=writeback", FILE_SETUP},
-        {.name = "map-first", .chain = "toy path=@/disk fault=1", TOY_SETUP},
-        {.name = "no-flush", .chain = "toy path=@/disk fault=2", TOY_SETUP},
-        {.name = "failure-forgotten", .chain = "toy path=@/disk fault=3", TOY_SETUP},
+        /* Its map is in the process's memory until a flush. */
+        {.name = "forgetful", .chain = "toy path=@/disk", TOY_SETUP},
+        {.name = "map-first", .chain = "toy path=@/disk fault=1", TOY_POWER},
+        {.name = "no-flush", .chain = "toy path=@/disk fault=2", TOY_POWER},
+        {.name = "failure-forgotten", .chain = "toy path=@/disk fault=3", TOY_POWER},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(setups); i++) {
