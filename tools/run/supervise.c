@@ -289,6 +289,7 @@ static int start(struct supervise *s, struct dt_error *err)
         .sandbox = s->config->process.sandbox,
         .state_bytes = blob_area_size(),
         .patience = PATIENCE_NS,
+        .hang = s->config->process.hang,
         .events = s->events,
         .ops = &supervisor_ops,
         .arg = s,
