@@ -81,7 +81,7 @@ static void close_one(int *fd)
 
 static uid_t own_uid(const struct supervisor *s)
 {
-    return s->config.sandbox ? SANDBOX_FIRST_UID + (uid_t)getpid() : 0;
+    return s->config.sandbox ? supervisor_uid() : 0;
 }
 
 /* ---- Words to keepers ----------------------------------------------------------------------- */
@@ -773,6 +773,11 @@ void supervisor_free(struct supervisor *s)
     free(s->kill_points);
     free(s->guards);
     free(s);
+}
+
+uid_t supervisor_uid(void)
+{
+    return geteuid() == 0 ? SANDBOX_FIRST_UID + (uid_t)getpid() : 0;
 }
 
 int supervisor_worker(const struct supervisor *s)

@@ -86,7 +86,8 @@ void *supervisor_state(const struct supervisor *s);
 pid_t supervisor_worker_pid(const struct supervisor *s);
 pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
 
-/* For worker and keeper: the user that all processes of a supervisor with this id run as. */
+/** supervisor_uid() - the user that keepers and worker run as; 0 = as now, for want of privileges. */
+uid_t supervisor_uid(void);
 #define SANDBOX_FIRST_UID 0x60000000u
 /* Those of its placed extensions follow one another from here; a process id has 22 bits at most. */
 #define EXTENSION_UID(uid) (0x70000000u + ((uid) - SANDBOX_FIRST_UID) * CONFINE_USERS)
