@@ -2,8 +2,8 @@
 /*
  * conn.c - connections at work: readiness, loss, and coming back.
  *
- * A connection is DOWN (a timer tries again), CONNECTING (libnbd negotiates, driven by the watch), or
- * UP. Each keeps the list of what it was asked; when it is lost, all of that goes back to the
+ * A connection is DOWN (a timer tries again), CONNECTING (libnbd negotiates, driven by the watch),
+ * or UP. Each keeps the list of what it was asked; when it is lost, all of that goes back to the
  * requests' own lists and is sent again over another. The memory of requests is touched by libnbd
  * until nbd_close() has returned, and not after.
  */
@@ -12,9 +12,10 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 
-#define CONNECT_NS     DT_S(10)
-#define BACKOFF_LEAST  DT_MS(20)
-#define BACKOFF_MOST   DT_S(1)
+#define CONNECT_NS      DT_S(10)
+#define BACKOFF_LEAST   DT_MS(20)
+#define BACKOFF_MOST    DT_S(1)
+#define BACKOFF_REFUSED DT_MS(100)
 
 static void unwatch(struct conn *conn)
 {
@@ -54,7 +55,8 @@ static void drop(struct conn *conn)
         nbd_close(TAKE_PTR(conn->h));
 }
 
-/* ---- Up and down --------------------------------------------------------------------------------- */
+/* ---- Up and down
+ * --------------------------------------------------------------------------------- */
 
 static void is_up(struct conn *conn)
 {
@@ -73,7 +75,6 @@ static void is_up(struct conn *conn)
     }
     dt_timer_cancel(rc->c, &conn->timer);
     conn->state = CONN_UP;
-    conn->backoff = 0;
     dt_count(rc->c, CONNECTS, 1);
     if (rc->up++ == 0 && rc->down_since) {
         dt_layer_event(r->layer, "reconnected", "%.120s is back after %llu ms", r->text,
@@ -92,10 +93,11 @@ static void judge_cache(struct remote *r)
         written == __atomic_load_n(&r->flushed, __ATOMIC_ACQUIRE))
         return;
     if (!__atomic_exchange_n(&r->flush_failed, true, __ATOMIC_RELAXED))
-        dt_layer_event(r->layer, "cache-lost",
-                       "%.120s was lost with writes that no flush covered: flushes fail from now on "
-                       "(lost-cache=fail)",
-                       r->text);
+        dt_layer_event(
+            r->layer, "cache-lost",
+            "%.120s was lost with writes that no flush covered: flushes fail from now on "
+            "(lost-cache=fail)",
+            r->text);
 }
 
 void conn_lost(struct conn *conn, const char *why)
@@ -105,7 +107,7 @@ void conn_lost(struct conn *conn, const char *why)
     bool was_up = conn->state == CONN_UP;
     char reason[200];
 
-    snprintf(reason, sizeof(reason), "%s", why ?: "the connection ended");
+    snprintf(reason, sizeof(reason), "%s", why);
     drop(conn);
     if (!was_up)
         remote_next_address(r);
@@ -126,6 +128,14 @@ void conn_lost(struct conn *conn, const char *why)
         remote_take_back(io);
     }
     remote_drain(rc); /* another connection may do */
+}
+
+void conn_refused(struct conn *conn)
+{
+    if (conn->state != CONN_UP)
+        return;
+    conn->backoff = BACKOFF_REFUSED;
+    conn_lost(conn, "the server is shutting down");
 }
 
 static void connect_begin(struct conn *conn)
@@ -159,7 +169,7 @@ void conn_settle(struct conn *conn)
     if (!conn->h)
         return;
     if (nbd_aio_is_dead(conn->h) || nbd_aio_is_closed(conn->h)) {
-        conn_lost(conn, nbd_get_error());
+        conn_lost(conn, remote_reason());
         return;
     }
     rewatch(conn);
@@ -167,7 +177,8 @@ void conn_settle(struct conn *conn)
         is_up(conn);
 }
 
-/* ---- Readiness --------------------------------------------------------------------------------- */
+/* ---- Readiness ---------------------------------------------------------------------------------
+ */
 
 static void ready(struct dt_watch *watch, uint32_t events)
 {
@@ -183,8 +194,10 @@ static void ready(struct dt_watch *watch, uint32_t events)
      * that before it sends anything, so libnbd looks itself; it also sees what TLS has buffered. */
     while (conn->in_flight && nbd_poll(conn->h, 0) > 0)
         ;
-    if (rc->done.count)
+    if (rc->done.count) {
         conn->progress = dt_now(rc->c);
+        conn->backoff = 0;
+    }
     conn_settle(conn);
     remote_hand_up(rc);
 }

@@ -21,7 +21,8 @@
 #define MAX_SECTORS (1u << (20 - DT_SECTOR_SHIFT)) /* of a READ or WRITE: what a buffer holds */
 #define MAX_RANGE   (1u << (30 - DT_SECTOR_SHIFT)) /* of a discard: any server's 32 bits hold it */
 
-/* ---- Dialling ---------------------------------------------------------------------------------- */
+/* ---- Dialling ----------------------------------------------------------------------------------
+ */
 
 int remote_resolve(struct remote *r, struct dt_error *err)
 {
@@ -108,14 +109,16 @@ void remote_next_address(struct remote *r)
 }
 
 /* What libnbd says begins with the name of its function. */
+const char *remote_reason(void)
+{
+    const char *text = nbd_get_error() ?: "the connection ended", *colon = strstr(text, ": ");
+
+    return strncmp(text, "nbd_", 4) == 0 && colon ? colon + 2 : text;
+}
+
 static int library_failed(struct dt_error *err)
 {
-    const char *text = nbd_get_error() ?: "libnbd gives no reason", *colon = strstr(text, ": ");
-    int error = nbd_get_errno() ?: EIO;
-
-    if (strncmp(text, "nbd_", 4) == 0 && colon)
-        text = colon + 2;
-    return dt_fail(err, -error, "%.200s", text);
+    return dt_fail(err, -(nbd_get_errno() ?: EIO), "%.200s", remote_reason());
 }
 
 int remote_dial(struct remote *r, struct nbd_handle **out, struct dt_error *err)
@@ -171,8 +174,8 @@ static void advise(const struct remote *r, struct dt_error *err, int error)
         advice = r->uri.tls ? " (look at tls-certificates= or tls-psk-file= in the URI, and at the "
                               "server's own)"
                             : " (if the server wants TLS, write nbds:// or nbds+unix://)";
-    else if (error == -ECONNREFUSED || (error == -ENOENT && r->uri.path &&
-                                        access(r->uri.path, F_OK) < 0))
+    else if (error == -ECONNREFUSED ||
+             (error == -ENOENT && r->uri.path && access(r->uri.path, F_OK) < 0))
         advice = " (nobody listens there: start the server, or wait for it with connect-timeout=)";
     else if (error == -ENOENT || strstr(err->text, "export"))
         advice = " (`nbdinfo --list` shows what the server exports)";
@@ -216,7 +219,8 @@ void remote_hang_up(struct nbd_handle *h)
     nbd_close(h);
 }
 
-/* ---- What the disk is ---------------------------------------------------------------------------- */
+/* ---- What the disk is
+ * ---------------------------------------------------------------------------- */
 
 static uint32_t power_of_two_below(uint64_t n)
 {
@@ -235,8 +239,9 @@ static int learn_blocks(struct remote *r, struct nbd_handle *h, struct dt_error 
     struct dt_block_info *info = &r->info;
 
     if (least > PAGE_SIZE_4K)
-        return dt_fail(err, -EINVAL, "%.120s: the server wants blocks of %lld bytes; a guest knows "
-                                     "512 and 4096 (nbdkit's blocksize filter helps)",
+        return dt_fail(err, -EINVAL,
+                       "%.120s: the server wants blocks of %lld bytes; a guest knows "
+                       "512 and 4096 (nbdkit's blocksize filter helps)",
                        r->text, (long long)least);
     info->logical_block = least > DT_SECTOR_SIZE ? PAGE_SIZE_4K : DT_SECTOR_SIZE;
     info->physical_block = info->logical_block;
@@ -261,8 +266,9 @@ int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err)
     if (ret < 0)
         return ret;
     if (bytes <= 0 || bytes % info->logical_block)
-        return dt_fail(err, -EINVAL, "%.120s: its size, %lld bytes, is not a multiple of %u "
-                                     "(nbdkit's truncate filter helps)",
+        return dt_fail(err, -EINVAL,
+                       "%.120s: its size, %lld bytes, is not a multiple of %u "
+                       "(nbdkit's truncate filter helps)",
                        r->text, (long long)bytes, info->logical_block);
     info->sectors = (uint64_t)bytes >> DT_SECTOR_SHIFT;
     info->read_only = r->read_only || nbd_is_read_only(h) > 0;

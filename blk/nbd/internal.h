@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* internal.h - what the parts of the back `nbd` share. Ours begin with remote_: nbd_ is libnbd's. */
+/* internal.h - what the parts of the back `nbd` share. Ours begin with remote_: nbd_ is libnbd's.
+ */
 #ifndef NBD_INTERNAL_H
 #define NBD_INTERNAL_H
 
@@ -94,8 +95,8 @@ struct remote_ctx {
     unsigned count, up, next;
     struct io_list pending, fenced, done;
     struct dt_timer tick;
-    uint64_t down_since;         /* 0: there is a connection */
-    uint64_t give_up, deadline;  /* of a quiesce: what is held fails between them; 0 = none */
+    uint64_t down_since;        /* 0: there is a connection */
+    uint64_t give_up, deadline; /* of a quiesce: what is held fails between them; 0 = none */
     struct buffer *buffers, *buffer_free;
 };
 
@@ -133,6 +134,8 @@ int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline,
 int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err);
 /** remote_same() - is it still that disk? */
 int remote_same(const struct remote *r, struct nbd_handle *h, struct dt_error *err);
+/** remote_reason() - why libnbd's last call on this thread failed. */
+const char *remote_reason(void);
 /** remote_hang_up() - tell the server that we go, and close. */
 void remote_hang_up(struct nbd_handle *h);
 
@@ -144,6 +147,8 @@ struct conn *conn_pick(struct remote_ctx *rc);
 /** conn_settle() - after anything was asked of libnbd: is it dead, what does it wait for? */
 void conn_settle(struct conn *conn);
 void conn_lost(struct conn *conn, const char *why);
+/** conn_refused() - the server answers, but serves nobody now. */
+void conn_refused(struct conn *conn);
 
 /* request.c */
 void remote_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);

@@ -7,10 +7,10 @@
  * what was written by all (multi-conn). Everything is asynchronous: libnbd's state machine is
  * driven by a watch on its socket (conn.c), requests are its commands (request.c).
  *
- * A lost connection costs no request: what was under way is sent again over the next one. Two things
- * can then go wrong that NBD itself has no remedy for, and both are the user's to judge:
- * a server may still execute a write of the lost connection after a later write to the same
- * place (hence fence-delay), and one that crashed may have lost writes that it had acknowledged and no
+ * A lost connection costs no request: what was under way is sent again over the next one. Two
+ * things can then go wrong that NBD itself has no remedy for, and both are the user's to judge: a
+ * server may still execute a write of the lost connection after a later write to the same place
+ * (hence fence-delay), and one that crashed may have lost writes that it had acknowledged and no
  * flush had covered (hence lost-cache).
  *
  * All connections are made in open(), where names can be resolved and files read.
@@ -68,8 +68,9 @@ static const struct dt_param params[] = {
      FIELD(lost_cache),
      .initial = "trust",
      .choices = lost_caches,
-     .help = "After a loss with writes that no flush covered: trust that the server has them still, "
-             "or fail flushes from then on."},
+     .help =
+         "After a loss with writes that no flush covered: trust that the server has them still, "
+         "or fail flushes from then on."},
     {NULL},
 };
 
@@ -81,7 +82,8 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* ---- Life ------------------------------------------------------------------------------------- */
+/* ---- Life -------------------------------------------------------------------------------------
+ */
 
 static void remote_close(struct dt_layer *layer)
 {
@@ -107,8 +109,9 @@ static int connect_all(struct remote *r, unsigned threads, struct dt_error *err)
     if (ret < 0)
         return ret;
     if (!r->multi && threads > 1)
-        return dt_fail(err, -EINVAL, "%.120s: the server cannot share a disk between connections "
-                                     "(no multi-conn): give the device one thread, not %u",
+        return dt_fail(err, -EINVAL,
+                       "%.120s: the server cannot share a disk between connections "
+                       "(no multi-conn): give the device one thread, not %u",
                        r->text, threads);
     if (!r->multi)
         r->connections = 1;
@@ -189,7 +192,8 @@ static int remote_fence(struct dt_layer *layer, uint64_t deadline, struct dt_err
     return 0;
 }
 
-/* ---- Commands ----------------------------------------------------------------------------------- */
+/* ---- Commands -----------------------------------------------------------------------------------
+ */
 
 static int do_status(struct dt_layer *layer, int argc, const char *const *argv,
                      struct dt_reply *reply, struct dt_error *err)

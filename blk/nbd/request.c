@@ -6,8 +6,8 @@
  * vector goes between socket and guest memory without a copy, data in several goes through a
  * buffer. A request is in exactly one list: sent (of a connection), pending, fenced or done.
  *
- * libnbd calls back with its lock held, so what is answered is only put aside there, and handed up when
- * libnbd has returned.
+ * libnbd calls back with its lock held, so what is answered is only put aside there, and handed up
+ * when libnbd has returned.
  */
 #include "blk/nbd/internal.h"
 
@@ -23,7 +23,8 @@ struct buffer {
     uint8_t *bytes;
 };
 
-/* ---- Buffers ----------------------------------------------------------------------------------- */
+/* ---- Buffers -----------------------------------------------------------------------------------
+ */
 
 /* The request's bytes in one piece; NULL while all buffers are in use. */
 static void *contiguous(struct remote_io *io, struct dt_req *req)
@@ -62,7 +63,8 @@ static void release_buffer(struct remote_io *io, struct dt_req *req)
     rc->buffer_free = TAKE_PTR(io->buffer);
 }
 
-/* ---- Answers ------------------------------------------------------------------------------------ */
+/* ---- Answers ------------------------------------------------------------------------------------
+ */
 
 static void finish(struct remote_io *io, int error)
 {
@@ -154,8 +156,7 @@ void remote_hand_up(struct remote_ctx *rc)
             struct conn *conn = io->conn;
 
             remote_take_back(io);
-            if (conn->state == CONN_UP)
-                conn_lost(conn, "the server is shutting down");
+            conn_refused(conn);
         } else if (io->error) {
             finish(io, io->error);
         } else if (io->syncing || req->op == DT_OP_FLUSH) {
@@ -170,7 +171,8 @@ void remote_hand_up(struct remote_ctx *rc)
         remote_drain(rc);
 }
 
-/* ---- Sending -------------------------------------------------------------------------------------- */
+/* ---- Sending
+ * -------------------------------------------------------------------------------------- */
 
 static int64_t command(struct conn *conn, struct remote_io *io, struct dt_req *req, void *data)
 {
@@ -294,7 +296,8 @@ void remote_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         remote_hand_up(rc);
 }
 
-/* ---- Waiting ---------------------------------------------------------------------------------------- */
+/* ---- Waiting
+ * ---------------------------------------------------------------------------------------- */
 
 static void fail_all(struct io_list *list, int error)
 {

@@ -69,8 +69,9 @@ static int parse_authority(struct remote_uri *uri, const char *at, const char *e
     if (ret < 0)
         return ret;
     if (uri->host[0] == '\0')
-        return dt_fail(err, -EINVAL, "the server's name is missing: nbd://HOST/EXPORT, or "
-                                     "nbd+unix:///EXPORT?socket=PATH");
+        return dt_fail(err, -EINVAL,
+                       "the server's name is missing: nbd://HOST/EXPORT, or "
+                       "nbd+unix:///EXPORT?socket=PATH");
     if (stop == end) {
         uri->port = xstrdup(DEFAULT_PORT);
         return 0;
@@ -116,8 +117,9 @@ static int parse_pair(struct remote_uri *uri, bool local, const char *at, const 
     }
     if (n > 4 && memcmp(at, "tls-", 4) == 0)
         return uri->tls ? 0 : dt_fail(err, -EINVAL, "%.*s is for TLS: begin with nbds", (int)n, at);
-    return dt_fail(err, -EINVAL, "'%.*s' is unknown: there are socket=PATH and tls-...=",
-                   (int)MIN(n, (size_t)32), at);
+    return dt_fail(err, -EINVAL,
+                   "'%.*s' is unknown: there are socket=PATH and tls-...=", (int)MIN(n, (size_t)32),
+                   at);
 }
 
 static int parse_query(struct remote_uri *uri, bool local, const char *at, struct dt_error *err)
@@ -153,8 +155,9 @@ static int parse(struct remote_uri *uri, const char *text, struct dt_error *err)
             local = schemes[i].local;
         }
     if (!at)
-        return dt_fail(err, -EINVAL, "an NBD URI begins with nbd://, nbds://, nbd+unix:// or "
-                                     "nbds+unix://");
+        return dt_fail(err, -EINVAL,
+                       "an NBD URI begins with nbd://, nbds://, nbd+unix:// or "
+                       "nbds+unix://");
     if (strchr(at, '#'))
         return dt_fail(err, -EINVAL, "an NBD URI has no '#' (write it as %%23)");
     query = strchr(at, '?') ?: at + strlen(at);

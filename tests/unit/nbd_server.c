@@ -40,7 +40,8 @@ static bool reply_option(int fd, uint32_t option, uint32_t type, const void *dat
     struct {
         uint64_t magic;
         uint32_t option, type, length;
-    } __attribute__((packed)) r = {htobe64(REPLY_MAGIC), htobe32(option), htobe32(type), htobe32(n)};
+    } __attribute__((packed))
+    r = {htobe64(REPLY_MAGIC), htobe32(option), htobe32(type), htobe32(n)};
 
     return put(fd, &r, sizeof(r)) && put(fd, data, n);
 }
@@ -141,7 +142,8 @@ static void *run_connection(void *arg)
         while (get(c.fd, &r, sizeof(r)) && be32toh(r.magic) == REQUEST_MAGIC &&
                be16toh(r.type) != 2 && serve(c.server, c.fd, &r))
             ;
-    shutdown(c.fd, SHUT_RDWR); /* closed by nbd_server_stop(): its number is not used again before */
+    shutdown(c.fd,
+             SHUT_RDWR); /* closed by nbd_server_stop(): its number is not used again before */
     __atomic_fetch_sub(&c.server->running, 1, __ATOMIC_RELEASE);
     return NULL;
 }

@@ -18,7 +18,8 @@
 #define NBD_SERVER_LOG 256u
 
 /**
- * struct nbd_server - what it is, what it does wrong, and what it saw; all may be changed and read at any time.
+ * struct nbd_server - what it is, what it does wrong, and what it saw; all may be changed and read
+ * at any time.
  * @size:  of the export, at most that of @bytes.
  * @mute:  requests are read and executed, but not answered.
  * @error: answer all with this error of the protocol (108 = ESHUTDOWN), without executing.

@@ -50,7 +50,8 @@ static void until_requests(unsigned n)
     assert_true(server.requests >= n);
 }
 
-/* ---- URIs -------------------------------------------------------------------------------------- */
+/* ---- URIs --------------------------------------------------------------------------------------
+ */
 
 static void uris_are_taken_apart(void **state)
 {
@@ -114,7 +115,8 @@ static void wrong_uris_are_refused(void **state)
     }
 }
 
-/* ---- Requests ------------------------------------------------------------------------------------ */
+/* ---- Requests
+ * ------------------------------------------------------------------------------------ */
 
 static void every_operation(void **state)
 {
@@ -198,7 +200,8 @@ static void server_errors_are_the_requests(void **state)
     end();
 }
 
-/* ---- Loss -------------------------------------------------------------------------------------- */
+/* ---- Loss --------------------------------------------------------------------------------------
+ */
 
 static void what_was_under_way_is_sent_again(void **state)
 {
@@ -224,7 +227,7 @@ static void what_was_under_way_is_sent_again(void **state)
     assert_int_equal(disk_wait(f), 0);
     assert_memory_equal(server.bytes, data, 4096);
     assert_true(all_bytes(back, 4096, 0x17));
-    assert_int_equal(disk_counter("nbd", "resent"), 3);
+    assert_true(disk_counter("nbd", "resent") >= 3); /* more over what was found to be dead, too */
     end();
 }
 
@@ -297,6 +300,7 @@ static void a_stop_does_not_wait_for_the_server(void **state)
     serve(NBD_ALL);
     open_disk("fence-delay=0s");
     nbd_server_stop(&server);
+    turn_for(DT_MS(5));
     s = disk_submit(DT_OP_WRITE, 0, 0, 8, data);
     turn_for(DT_MS(10));
     assert_int_equal(disk_quiesce(DT_MS(400)), 0);
