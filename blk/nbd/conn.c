@@ -50,6 +50,7 @@ static void retry_later(struct conn *conn)
 
 static void drop(struct conn *conn)
 {
+    dt_layer_connect_cancel(&conn->op);
     unwatch(conn);
     if (conn->h)
         nbd_close(TAKE_PTR(conn->h));
@@ -109,8 +110,6 @@ void conn_lost(struct conn *conn, const char *why)
 
     snprintf(reason, sizeof(reason), "%s", why);
     drop(conn);
-    if (!was_up)
-        remote_next_address(r);
     if (was_up && --rc->up == 0) {
         rc->down_since = dt_clock_ns();
         dt_layer_event(r->layer, "disconnected",
@@ -138,20 +137,55 @@ void conn_refused(struct conn *conn)
     conn_lost(conn, "the server is shutting down");
 }
 
-static void connect_begin(struct conn *conn)
+/* A confined process can neither open TLS's files nor connect as libnbd wants to. */
+static void explain_tls(struct remote *r, int error)
+{
+    if (!r->uri.tls || error != -EPERM || __atomic_exchange_n(&r->confined, true, __ATOMIC_RELAXED))
+        return;
+    dt_layer_event(
+        r->layer, "tls-confined",
+        "TLS cannot connect again from inside the sandbox: requests wait for a new worker, "
+        "which starts when this one is ended; devtap-nbd(7), TLS, tells what lasts");
+}
+
+static void negotiate(struct conn *conn, int fd)
 {
     struct remote *r = conn->rc->c->layer_data;
     struct dt_error err;
+    int ret = remote_dial(r, fd, &conn->h, &err);
 
-    if (remote_dial(r, &conn->h, &err) < 0) {
+    if (ret < 0) {
         log_debug("%s: %s", r->text, err.text);
-        remote_next_address(r);
+        explain_tls(r, ret);
         retry_later(conn);
         return;
     }
     conn->state = CONN_CONNECTING;
     dt_timer_set(conn->rc->c, &conn->timer, dt_clock_ns() + CONNECT_NS);
     conn_settle(conn);
+}
+
+static void connected(struct dt_connect *op, int result)
+{
+    struct conn *conn = container_of(op, struct conn, op);
+
+    if (result >= 0)
+        negotiate(conn, result);
+    else
+        retry_later(conn);
+}
+
+static void connect_begin(struct conn *conn)
+{
+    struct remote *r = conn->rc->c->layer_data;
+
+    if (r->uri.tls) {
+        negotiate(conn, -1);
+        return;
+    }
+    conn->state = CONN_CONNECTING; /* its time is limited */
+    conn->op = (struct dt_connect){.done = connected, .address = r->address};
+    dt_layer_connect(conn->rc->c, &conn->op);
 }
 
 static void timer_fired(struct dt_timer *timer)
@@ -233,6 +267,7 @@ struct nbd_handle *conn_fini(struct conn *conn)
 {
     CHECK(list_empty(&conn->sent));
     dt_timer_cancel(conn->rc->c, &conn->timer);
+    dt_layer_connect_cancel(&conn->op);
     unwatch(conn);
     return TAKE_PTR(conn->h);
 }

@@ -24,22 +24,31 @@
 /* ---- Dialling ----------------------------------------------------------------------------------
  */
 
+/* Announced for later, when this process may be confined; now it does without help. */
+static int announce(struct remote *r, struct dt_error *err)
+{
+    bool colons = r->uri.host && strchr(r->uri.host, ':');
+    int n = r->uri.path ? snprintf(r->address, sizeof(r->address), "unix:%s", r->uri.path)
+                        : snprintf(r->address, sizeof(r->address),
+                                   colons ? "tcp:[%s]:%s" : "tcp:%s:%s", r->uri.host, r->uri.port);
+    struct sockaddr_un sun;
+
+    if (r->uri.path && strlen(r->uri.path) >= sizeof(sun.sun_path))
+        return dt_fail(err, -ENAMETOOLONG, "the path of the socket is longer than %zu bytes",
+                       sizeof(sun.sun_path) - 1);
+    if (n >= (int)sizeof(r->address))
+        return dt_fail(err, -ENAMETOOLONG, "the server's name is too long");
+    return dt_layer_may_connect(r->layer, r->address, err);
+}
+
 int remote_resolve(struct remote *r, struct dt_error *err)
 {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
-    struct sockaddr_un sun;
-    int ret;
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    int ret = r->uri.tls ? 0 : announce(r, err); /* TLS connects by itself */
 
-    if (r->uri.path)
-        return strlen(r->uri.path) < sizeof(sun.sun_path)
-                   ? 0
-                   : dt_fail(err, -ENAMETOOLONG, "the path of the socket is longer than %zu bytes",
-                             sizeof(sun.sun_path) - 1);
+    if (ret < 0 || r->uri.path)
+        return ret;
     ret = getaddrinfo(r->uri.host, r->uri.port, &hints, &r->addresses);
-    if (ret == EAI_NONAME || ret == EAI_ADDRFAMILY) { /* no address but loopback: "configured" */
-        ret = getaddrinfo(r->uri.host, r->uri.port, &(struct addrinfo){.ai_socktype = SOCK_STREAM},
-                          &r->addresses);
-    }
     return ret ? dt_fail(err, -EHOSTUNREACH, "the server '%s' is not known: %s", r->uri.host,
                          gai_strerror(ret))
                : 0;
@@ -77,21 +86,6 @@ static int connecting(int family, const struct sockaddr *address, socklen_t leng
     return fd;
 }
 
-/* A socket that is connecting to the server, or -errno. */
-static int dial_socket(const struct remote *r)
-{
-    struct sockaddr_un sun = {.sun_family = AF_UNIX};
-    const struct addrinfo *a = r->addresses;
-
-    if (r->uri.path) {
-        strcpy(sun.sun_path, r->uri.path); /* its length was judged */
-        return connecting(AF_UNIX, (struct sockaddr *)&sun, sizeof(sun));
-    }
-    for (unsigned i = __atomic_load_n(&r->address, __ATOMIC_RELAXED); i > 0; i--)
-        a = a->ai_next ?: r->addresses;
-    return connecting(a->ai_family, a->ai_addr, a->ai_addrlen);
-}
-
 static unsigned count_addresses(const struct remote *r)
 {
     unsigned n = 0;
@@ -101,11 +95,20 @@ static unsigned count_addresses(const struct remote *r)
     return MAX(n, 1u);
 }
 
-void remote_next_address(struct remote *r)
+/* A socket that is connecting to the server, or -errno. A name may have several addresses: the next
+ * one at the next call. */
+static int dial_socket(struct remote *r)
 {
-    unsigned next = __atomic_load_n(&r->address, __ATOMIC_RELAXED) + 1;
+    struct sockaddr_un sun = {.sun_family = AF_UNIX};
+    const struct addrinfo *a = r->addresses;
 
-    __atomic_store_n(&r->address, next % count_addresses(r), __ATOMIC_RELAXED);
+    if (r->uri.path) {
+        strcpy(sun.sun_path, r->uri.path); /* its length was judged */
+        return connecting(AF_UNIX, (struct sockaddr *)&sun, sizeof(sun));
+    }
+    for (unsigned i = r->next_address++ % count_addresses(r); i > 0; i--)
+        a = a->ai_next;
+    return connecting(a->ai_family, a->ai_addr, a->ai_addrlen);
 }
 
 /* What libnbd says begins with the name of its function. */
@@ -121,13 +124,16 @@ static int library_failed(struct dt_error *err)
     return dt_fail(err, -(nbd_get_errno() ?: EIO), "%.200s", remote_reason());
 }
 
-int remote_dial(struct remote *r, struct nbd_handle **out, struct dt_error *err)
+int remote_dial(struct remote *r, int fd, struct nbd_handle **out, struct dt_error *err)
 {
     struct nbd_handle *h = nbd_create();
-    int fd, ret = 0;
+    int ret = 0;
 
-    if (!h)
+    if (!h) {
+        if (fd >= 0)
+            close(fd);
         return library_failed(err);
+    }
     /* Commands are judged by core and by the server's own limits: twice is enough. */
     nbd_set_strict_mode(h, LIBNBD_STRICT_COMMANDS | LIBNBD_STRICT_FLAGS);
     nbd_set_pread_initialize(h, false); /* a failed read is failed: nobody looks at its buffer */
@@ -135,10 +141,7 @@ int remote_dial(struct remote *r, struct nbd_handle **out, struct dt_error *err)
         if (nbd_set_uri_allow_local_file(h, true) < 0 || nbd_aio_connect_uri(h, r->text) < 0)
             ret = library_failed(err);
     } else {
-        fd = dial_socket(r);
-        if (fd < 0)
-            ret = dt_fail(err, fd, "%s", strerror(-fd));
-        else if (nbd_set_export_name(h, r->uri.export) < 0 || nbd_aio_connect_socket(h, fd) < 0)
+        if (nbd_set_export_name(h, r->uri.export) < 0 || nbd_aio_connect_socket(h, fd) < 0)
             ret = library_failed(err);
     }
     if (ret < 0)
@@ -188,14 +191,16 @@ int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline, s
     int ret;
 
     for (unsigned tries = 1;; tries++) {
-        ret = remote_dial(r, h, err);
+        int fd = r->uri.tls ? -1 : dial_socket(r);
+
+        ret = fd < 0 && !r->uri.tls ? dt_fail(err, fd, "%s", strerror(-fd))
+                                    : remote_dial(r, fd, h, err);
         if (ret == 0) {
             ret = wait_ready(*h, MAX(deadline, least), err);
             if (ret == 0)
                 return 0;
             nbd_close(TAKE_PTR(*h));
         }
-        remote_next_address(r);
         if (tries % count_addresses(r))
             continue;
         if (dt_clock_ns() >= deadline)

@@ -16,9 +16,10 @@ struct addrinfo;
 
 /**
  * struct remote - the layer.
- * @address: which of @addresses is tried; the next one when it fails.
+ * @address: what the connector knows the server by.
  * @handles: connections while no thread has them: @connections for each thread, in order.
  * @info:    the disk as the first connection found it; a server that comes back must be the same.
+ * @confined: TLS cannot connect again from inside the sandbox, and that was said.
  * @written, @flushed: how many writes completed, and how many of them a flush is known to cover.
  */
 struct remote {
@@ -28,11 +29,12 @@ struct remote {
     bool read_only;
 
     struct remote_uri uri;
-    struct addrinfo *addresses;
-    unsigned address;
+    struct addrinfo *addresses; /* for open() alone; later the connector looks the name up */
+    unsigned next_address;
+    char address[DT_ADDRESS_MAX];
     struct nbd_handle **handles;
     struct dt_block_info info;
-    bool fua, multi, flush_failed;
+    bool fua, multi, flush_failed, confined;
     uint64_t written, flushed;
     struct dt_layer *layer;
 };
@@ -44,6 +46,7 @@ enum conn_state { CONN_DOWN, CONN_CONNECTING, CONN_UP };
 /**
  * struct conn - one connection of one thread.
  * @timer:    DOWN: the next try; CONNECTING: the end of patience.
+ * @op:       the socket on its way, while CONNECTING without a handle.
  * @sent:     requests that the server has, of struct remote_io.
  * @progress: when it last answered, or was given the first of them.
  */
@@ -54,6 +57,7 @@ struct conn {
     bool watched;
     struct dt_watch watch;
     struct dt_timer timer;
+    struct dt_connect op;
     uint64_t backoff, progress;
     struct list sent;
     unsigned in_flight;
@@ -123,10 +127,9 @@ static inline struct remote_io *io_list_take(struct io_list *list)
 
 /* connect.c: one handle. */
 int remote_resolve(struct remote *r, struct dt_error *err);
-/** remote_dial() - a new handle that is connecting. */
-int remote_dial(struct remote *r, struct nbd_handle **h, struct dt_error *err);
-/** remote_next_address() - that one failed: a name may have several. */
-void remote_next_address(struct remote *r);
+/** remote_dial() - a new handle that is connecting: over @fd, which it takes over, or with TLS (@fd
+ * < 0) by itself. */
+int remote_dial(struct remote *r, int fd, struct nbd_handle **h, struct dt_error *err);
 /** remote_connect() - the same, connected, by @deadline. */
 int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline,
                    struct dt_error *err);
