@@ -13,6 +13,7 @@
     X(blk_crypt) \
     X(blk_file) \
     X(blk_mem) \
+    X(blk_nbd) \
     X(blk_null)
 
 #define DECLARE(ext) extern const struct dt_block_ext ext;
