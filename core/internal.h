@@ -48,7 +48,8 @@ struct dt_layer {
     bool state_changed;        /* since it was last saved to the device's blobs */
     const char *verb;          /* the one that runs now */
     bool loaded;               /* its state was read, or there was none: it may be replaced */
-    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    void (*memory_changed)(struct dt_layer *layer);
+    uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
 
@@ -215,6 +216,8 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    struct device_region *regions; /* of guest memory; their descriptors are ours */
+    unsigned nregions;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);

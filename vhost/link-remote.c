@@ -42,9 +42,11 @@ struct vhost_remote {
     struct memmap memory, log_map, inflight_map;
     struct dirtylog dirty;
     struct vhost_inflight inflight;
+    int inflight_fd;
     struct {
         uint64_t id;
         struct vhost_mem_region at;
+        int fd;
     } regions[MEMMAP_MAX_REGIONS];
     unsigned nregions;
     struct remote_queue queues[VHOST_MAX_QUEUES];
@@ -106,7 +108,9 @@ static void forget_session(struct vhost_remote *r)
     memmap_clear(&r->inflight_map);
     r->dirty = (struct dirtylog){0};
     r->inflight = (struct vhost_inflight){0};
-    r->nregions = 0;
+    close_fd(&r->inflight_fd);
+    while (r->nregions)
+        close_fd(&r->regions[--r->nregions].fd);
     r->features = 0;
     r->features_set = r->attached = r->faulted = false;
     for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++) {
@@ -258,6 +262,29 @@ static void remote_free(struct vhost_session *session)
 
 static const struct vhost_session_ops remote_session_ops = {
     .ring = remote_ring,
+static bool remote_region(const struct vhost_session *session, unsigned i,
+                          struct vhost_shared *shared)
+{
+    const struct vhost_remote *r = remote_of(session);
+
+    if (i >= r->nregions)
+        return false;
+    shared->at = r->regions[i].at;
+    shared->fd = r->regions[i].fd;
+    shared->host = memmap_host(&r->memory, shared->at.gpa, shared->at.size);
+    return true;
+}
+
+static bool remote_inflight(const struct vhost_session *session, struct vhost_inflight *region,
+                            int *fd)
+{
+    const struct vhost_remote *r = remote_of(session);
+
+    *region = r->inflight;
+    *fd = r->inflight_fd;
+    return *fd >= 0;
+}
+
     .kick_fd = remote_kick_fd,
     .call_fd = remote_call_fd,
     .queue_stopped = remote_queue_stopped,
@@ -268,6 +295,8 @@ static const struct vhost_session_ops remote_session_ops = {
     .free = remote_free,
 };
 
+    .region = remote_region,
+    .inflight = remote_inflight,
 /* ---- Messages ------------------------------------------------------------------------------------- */
 
 /* Each returns NULL, or what is wrong. */
@@ -320,6 +349,12 @@ static const char *on_set_config(struct vhost_remote *r, struct link_message *m)
 static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
 {
     const struct vhost_mem_region *at = &m->region.at;
+static void tell_memory(struct vhost_remote *r)
+{
+    if (r->config.ops->memory_changed)
+        r->config.ops->memory_changed(r->config.dev);
+}
+
     struct dt_error err = {""};
 
     if (!memory_quiet(r))
@@ -333,7 +368,9 @@ static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
     r->regions[r->nregions++].at = *at;
     return NULL;
 }
+    r->regions[r->nregions].fd = TAKE_FD(m->fds[0]);
 
+    tell_memory(r);
 static const char *on_region_remove(struct vhost_remote *r, struct link_message *m)
 {
     if (!memory_quiet(r))
@@ -347,7 +384,9 @@ static const char *on_region_remove(struct vhost_remote *r, struct link_message 
         r->regions[i] = r->regions[--r->nregions];
         return NULL;
     }
+        close_fd(&r->regions[i].fd);
     return "memory removed that was never added";
+        tell_memory(r);
 }
 
 static const char *map_whole(struct memmap *map, uint64_t size, uint64_t offset, int fd)
@@ -385,7 +424,10 @@ static const char *on_inflight(struct vhost_remote *r, struct link_message *m)
     if (vhost_inflight_judge(&m->inflight, r->features & BIT(VIRTIO_F_RING_PACKED), &err) < 0)
         return "an in-flight region that cannot be";
     r->inflight = m->inflight;
-    return map_whole(&r->inflight_map, m->inflight.mmap_size, m->inflight.mmap_offset, m->fds[0]);
+    close_fd(&r->inflight_fd);
+    r->inflight_fd = TAKE_FD(m->fds[0]);
+    return map_whole(&r->inflight_map, m->inflight.mmap_size, m->inflight.mmap_offset,
+                     r->inflight_fd);
 }
 
 static int take_fd(struct link_message *m, bool wanted)
@@ -601,6 +643,7 @@ int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config
     r->end.run = run_end;
     r->watch = (struct dt_watch){.ready = run_readable, .fd = config->sock, .events = EPOLLIN};
     m.floor.version = LINK_VERSION;
+    r->inflight_fd = -1;
     m.floor.queues = config->queues;
     rc = loop_watch_add(config->loop, &r->watch);
     if (rc < 0) {
