@@ -7,7 +7,7 @@
  */
 #include "control/keeper.h"
 
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/sandbox.h"
 #include <stdio.h>
 #include <sys/epoll.h>

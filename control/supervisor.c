@@ -13,7 +13,7 @@
 #include "control/supervisor.h"
 
 #include "base/kill.h"
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/spawn.h"
 #include <fcntl.h>
 #include <signal.h>

@@ -6,6 +6,7 @@
 #ifndef CONTROL_SUPERVISOR_H
 #define CONTROL_SUPERVISOR_H
 
+#include "control/confine.h"
 #include "control/events.h"
 #include "control/keeper.h"
 
@@ -84,6 +85,8 @@ pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
 
 /* For worker and keeper: the user that all processes of a supervisor with this id run as. */
 #define SANDBOX_FIRST_UID 0x60000000u
+/* Those of its placed extensions follow one another from here; a process id has 22 bits at most. */
+#define EXTENSION_UID(uid) (0x70000000u + ((uid) - SANDBOX_FIRST_UID) * CONFINE_USERS)
 /* A worker whose own check failed exits with this. */
 #define EXIT_ASSERTION 134
 

@@ -296,6 +296,30 @@ json_t *device_show(struct device *dev);
  */
 json_t *device_stats(struct device *dev);
 
+/* ---- Connections ---- */
+
+/**
+ * struct connector - who makes the connections that layers ask for with dt_layer_connect(); a program that
+ * is confined installs its own, before it opens devices. Without one this process makes them itself.
+ * @announce: @address, well-formed, will be asked for. 0 or -errno.
+ * @dial: connect, and answer on the socket @answer, which is taken over in any case, as
+ *        dial() does. 0 or -errno; then no answer comes. From any thread.
+ */
+struct connector {
+    int (*announce)(const char *address, struct dt_error *err);
+    int (*dial)(const char *address, int answer);
+};
+void connector_set(const struct connector *connector);
+
+/** struct dial_answer - a packet on the answer socket; with the connected socket if @result is 0. */
+struct dial_answer {
+    int32_t result; /* 0 or -errno */
+};
+/** dial_judge() - is @address one? 0 or -EINVAL, with @err. */
+int dial_judge(const char *address, struct dt_error *err);
+/** dial_address() - connect to @address and answer; on a thread of its own, or -EAGAIN when there are too many. */
+int dial_address(const char *address, int answer);
+
 /* ---- Calls across threads ---- */
 
 /** loop_call() - run @fn on the loop's thread and wait for it. Never from a loop's own thread. */

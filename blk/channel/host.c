@@ -47,6 +47,8 @@ static void on_init(struct host *h, uint32_t seq, json_t *json)
 
     if (ret == 0)
         ret = host_chain_new(h, json, &err);
+    if (ret == 0 && placed_configuration->confine_host)
+        ret = placed_configuration->confine_host(&err);
     if (ret < 0) {
         dt_channel_answer_error(h->ch, seq, ret, err.text);
         h->status = EXIT_FAILURE;

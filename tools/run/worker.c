@@ -10,8 +10,9 @@
 #include "tools/run/server.h"
 
 #include "base/kill.h"
+#include "blk/channel/placed.h"
 #include "control/launcher.h"
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
@@ -169,7 +170,7 @@ int worker_open(struct worker *w, struct dt_error *err)
     if (s->state == MAP_FAILED)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
-    if (s->config->process.sandbox && launcher_start(w->uid, err) < 0)
+    if (s->config->process.sandbox && launcher_start(EXTENSION_UID(w->uid), err) < 0)
         return -EAGAIN;
     worker_hears = w;
     device_events(on_event);
@@ -251,6 +252,22 @@ int worker_main(char **argv)
     }
     run_config_free(&config);
     return ret;
+}
+
+static int confine_host(struct dt_error *err)
+{
+    const struct sandbox_config config = {.kind = SANDBOX_EXTENSION};
+    char missing[SANDBOX_MISSING];
+
+    return getenv(CONFINE_ENVIRONMENT) ? sandbox_enter(&config, missing, err) : 0;
+}
+
+int ext_host_main(const char *name)
+{
+    static const struct placed_config config = {.confine_host = confine_host};
+
+    placed_init(&config);
+    return placed_host(name);
 }
 
 int keeper_main(char **argv)
