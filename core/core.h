@@ -311,6 +311,10 @@ struct connector {
 };
 void connector_set(const struct connector *connector);
 
+/** layer_connect() - as dt_layer_connect(), on a thread of the layer's own, which waits. Return: the
+ *  socket or -errno. */
+int layer_connect(struct dt_layer *layer, const char *address, int timeout_ms);
+
 /** struct dial_answer - a packet on the answer socket; with the connected socket if @result is 0. */
 struct dial_answer {
     int32_t result; /* 0 or -errno */

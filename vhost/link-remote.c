@@ -260,8 +260,6 @@ static void remote_free(struct vhost_session *session)
     (void)session; /* the link outlives its sessions */
 }
 
-static const struct vhost_session_ops remote_session_ops = {
-    .ring = remote_ring,
 static bool remote_region(const struct vhost_session *session, unsigned i,
                           struct vhost_shared *shared)
 {
@@ -285,6 +283,8 @@ static bool remote_inflight(const struct vhost_session *session, struct vhost_in
     return *fd >= 0;
 }
 
+static const struct vhost_session_ops remote_session_ops = {
+    .ring = remote_ring,
     .kick_fd = remote_kick_fd,
     .call_fd = remote_call_fd,
     .queue_stopped = remote_queue_stopped,
@@ -293,10 +293,10 @@ static bool remote_inflight(const struct vhost_session *session, struct vhost_in
     .notify_config = remote_notify_config,
     .close = remote_close,
     .free = remote_free,
-};
-
     .region = remote_region,
     .inflight = remote_inflight,
+};
+
 /* ---- Messages ------------------------------------------------------------------------------------- */
 
 /* Each returns NULL, or what is wrong. */
@@ -346,15 +346,15 @@ static const char *on_set_config(struct vhost_remote *r, struct link_message *m)
     return NULL;
 }
 
-static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
-{
-    const struct vhost_mem_region *at = &m->region.at;
 static void tell_memory(struct vhost_remote *r)
 {
     if (r->config.ops->memory_changed)
         r->config.ops->memory_changed(r->config.dev);
 }
 
+static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
+{
+    const struct vhost_mem_region *at = &m->region.at;
     struct dt_error err = {""};
 
     if (!memory_quiet(r))
@@ -365,12 +365,12 @@ static void tell_memory(struct vhost_remote *r)
         return "memory that cannot be mapped";
     }
     r->regions[r->nregions].id = m->region.id;
+    r->regions[r->nregions].fd = TAKE_FD(m->fds[0]);
     r->regions[r->nregions++].at = *at;
+    tell_memory(r);
     return NULL;
 }
-    r->regions[r->nregions].fd = TAKE_FD(m->fds[0]);
 
-    tell_memory(r);
 static const char *on_region_remove(struct vhost_remote *r, struct link_message *m)
 {
     if (!memory_quiet(r))
@@ -381,12 +381,12 @@ static const char *on_region_remove(struct vhost_remote *r, struct link_message 
         if (r->regions[i].id != m->u64)
             continue;
         CHECK(memmap_remove(&r->memory, at->gpa, at->uva, at->size) == 0);
+        close_fd(&r->regions[i].fd);
         r->regions[i] = r->regions[--r->nregions];
+        tell_memory(r);
         return NULL;
     }
-        close_fd(&r->regions[i].fd);
     return "memory removed that was never added";
-        tell_memory(r);
 }
 
 static const char *map_whole(struct memmap *map, uint64_t size, uint64_t offset, int fd)
@@ -637,13 +637,13 @@ int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config
     memmap_init(&r->memory);
     memmap_init(&r->log_map);
     memmap_init(&r->inflight_map);
+    r->inflight_fd = -1;
     memmap_guard_install();
     for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++)
         r->queues[q].kick = r->queues[q].call = r->queues[q].old_kick = -1;
     r->end.run = run_end;
     r->watch = (struct dt_watch){.ready = run_readable, .fd = config->sock, .events = EPOLLIN};
     m.floor.version = LINK_VERSION;
-    r->inflight_fd = -1;
     m.floor.queues = config->queues;
     rc = loop_watch_add(config->loop, &r->watch);
     if (rc < 0) {

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 
 #define RETRY_MS     100
-#define RETRY_LIE_MS 1000 /* what lied once will lie again, and each time costs a session */
+#define RETRY_LIE_MS 300  /* what lied once will lie again, and each time costs a session */
 
 /* ---- Orders to the device's threads --------------------------------------------------------- */
 
@@ -88,7 +88,7 @@ static int begin(struct rear *rear, struct dt_error *err)
         rear_session_end(rear, &rear->session);
         return ret;
     }
-    __atomic_store_n(&rear->up, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&rear->lost, false, __ATOMIC_RELAXED);
     order_all(rear, REAR_UP, rear->map);
     if (rear->sectors != before)
         dt_layer_info_changed(rear->layer);
@@ -97,11 +97,9 @@ static int begin(struct rear *rear, struct dt_error *err)
 
 static void end(struct rear *rear)
 {
-    if (!rear->session.frontend)
-        return;
     /* First the socket: a rear that lives takes nothing more from the rings. */
-    shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
-    __atomic_store_n(&rear->up, false, __ATOMIC_RELAXED);
+    if (rear->session.frontend)
+        shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
     order_all(rear, REAR_DOWN, NULL);
     rear_session_end(rear, &rear->session);
 }
@@ -110,6 +108,7 @@ static void lose(struct rear *rear, const char *reason, bool lied)
 {
     rear->lost_at = dt_clock_ns();
     rear->lied = lied;
+    __atomic_store_n(&rear->lost, true, __ATOMIC_RELAXED);
     rear->retry_ms = lied ? RETRY_LIE_MS : RETRY_MS;
     rear->complained = false;
     dt_layer_event(rear->layer, lied ? "rear-broken" : "rear-lost", "%s: %s: %s", rear->path,

@@ -122,6 +122,7 @@ struct rear_ctx {
     struct loop_deferred publish;
     struct dt_watch call, mail;
     struct dt_timer patience;
+    uint64_t rest_by; /* when held requests fail because the device is to come to rest; 0 = never */
 
     /* The mailbox; under the layer's lock. */
     enum rear_order order;
@@ -137,12 +138,13 @@ struct rear {
     unsigned on_loss;
 
     struct dt_layer *layer;
+    char address[DT_ADDRESS_MAX]; /* of @path */
     struct dt_block_info info; /* fixed but for the size */
     uint64_t sectors;
     struct virtio_blk_config disk; /* as first seen: a rear that comes back must be the same */
     uint64_t features, protocol;
     unsigned queues; /* the rear's */
-    bool up;         /* for show and for held requests' fate; atomic */
+    bool lost; /* it was there and is gone; atomic */
 
     pthread_t thread;
     bool running;

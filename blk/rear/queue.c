@@ -38,7 +38,10 @@ static void send_waiting(struct rear_ctx *rc)
 
 static bool failing(const struct rear_ctx *rc)
 {
-    return !rc->rings && __atomic_load_n(&rc->rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL;
+    const struct rear *rear = rc->rear;
+
+    return !rc->rings && __atomic_load_n(&rear->lost, __ATOMIC_RELAXED) &&
+           __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL;
 }
 
 static void fail_all(struct rear_ctx *rc, struct rear_list *list)
@@ -54,6 +57,8 @@ void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     struct rear_ctx *rc = c->data;
     unsigned i = 0;
 
+    if (unlikely(rc->rest_by) && !(reqs[0]->flags & DT_REQ_SUB))
+        rc->rest_by = 0; /* the guest's requests come again: the rest is over */
     if (unlikely(failing(rc))) {
         for (; i < n; i++)
             reqs[i]->error = -EIO;
@@ -182,10 +187,8 @@ static void take_back(struct rear_ctx *rc)
         rear_list_add(rc, &rc->waiting, req);
 }
 
-static void go_down(struct rear_ctx *rc)
+static void let_go(struct rear_ctx *rc)
 {
-    if (!rc->rings)
-        return;
     loop_poller_remove(ctx_loop(rc->c), &rc->poller);
     loop_defer_cancel(ctx_loop(rc->c), &rc->publish);
     if (rc->call.fd >= 0)
@@ -194,7 +197,13 @@ static void go_down(struct rear_ctx *rc)
     take_back(rc);
     rc->rings = NULL;
     rc->map = NULL;
-    if (failing(rc))
+}
+
+static void go_down(struct rear_ctx *rc)
+{
+    if (rc->rings)
+        let_go(rc);
+    if (failing(rc) || (rc->rest_by && dt_clock_ns() >= rc->rest_by))
         fail_all(rc, &rc->waiting);
 }
 
@@ -223,16 +232,18 @@ static void run_patience(struct dt_timer *timer)
         fail_all(rc, &rc->waiting);
 }
 
-/* Somebody waits for the device, and with him the VM. The rear may be back just before the
- * deadline. */
+/*
+ * Somebody waits for the device, and with him the VM. The rear may be back until shortly before the
+ * deadline; what it has now and loses later must not be waited for either.
+ */
 void rear_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct rear_ctx *rc = c->data;
     uint64_t now = dt_clock_ns();
     uint64_t left = deadline > now ? deadline - now : 0;
 
-    if (rc->waiting.head)
-        dt_timer_set(c, &rc->patience, deadline - MIN(left / 4, DT_MS(200)));
+    rc->rest_by = MAX(1u, deadline - MIN(left / 4, DT_MS(200)));
+    dt_timer_set(c, &rc->patience, rc->rest_by);
 }
 
 void rear_give_up(struct rear_ctx *rc)

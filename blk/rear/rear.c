@@ -2,6 +2,7 @@
 /* rear.c - the back `vhost-user`: its description, and its life. See internal.h. */
 #include "blk/rear/internal.h"
 
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -170,6 +171,10 @@ static int rear_open(struct dt_layer *layer, struct dt_error *err)
         return dt_fail(err, -EINVAL, "queue-size=%llu is not a power of two",
                        (unsigned long long)rear->queue_size);
     rear->layer = layer;
+    snprintf(rear->address, sizeof(rear->address), "unix:%s", rear->path);
+    ret = dt_layer_may_connect(layer, rear->address, err);
+    if (ret < 0)
+        return ret;
     pthread_mutex_init(&rear->lock, NULL);
     pthread_cond_init(&rear->acknowledged, NULL);
     rear->lanes = xcalloc(dt_layer_threads(layer), sizeof(struct rear_ctx *));

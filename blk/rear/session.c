@@ -155,13 +155,21 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
     return 0;
 }
 
-/*
- * The socket. A worker in a sandbox may connect while it opens its chain and not later; it then
- * ends, and its successor connects.
- */
-static int dial(struct rear *rear, struct rear_session *s, struct dt_error *err)
+/* The socket. A worker makes it itself while it opens the chain; later it asks for one that it announced. */
+static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
-    return vhost_frontend_connect(&s->frontend, rear->path, (int)(rear->timeout / DT_MS(1)), err);
+    int timeout = (int)(rear->timeout / DT_MS(1));
+    int sock, ret;
+
+    if (!again)
+        return vhost_frontend_connect(&s->frontend, rear->path, timeout, err);
+    sock = layer_connect(rear->layer, rear->address, timeout);
+    if (sock < 0)
+        return dt_fail(err, sock, "cannot connect to '%s': %s", rear->path, strerror(-sock));
+    ret = vhost_frontend_new(&s->frontend, sock, timeout, err);
+    if (ret < 0)
+        close(sock);
+    return ret;
 }
 
 int rear_session_connect(struct rear *rear, struct rear_session *s, bool again,
@@ -170,7 +178,7 @@ int rear_session_connect(struct rear *rear, struct rear_session *s, bool again,
     int ret;
 
     *s = (struct rear_session){.memory_fd = -1};
-    ret = dial(rear, s, err);
+    ret = dial(rear, s, again, err);
     ret = ret ?: agree(rear, s, again, err);
     ret = ret ?: rear_session_read_config(rear, s, again, err);
     if (ret < 0) {
