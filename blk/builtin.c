@@ -12,6 +12,7 @@
     X(blk_readonly) \
     X(blk_crypt) \
     X(blk_file) \
+    X(blk_rear) \
     X(blk_mem) \
     X(blk_nbd) \
     X(blk_null)

@@ -52,7 +52,8 @@ struct dt_layer {
     char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
     unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
-    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    void (*memory_changed)(struct dt_layer *layer);
+    uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
 
@@ -219,6 +220,8 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    struct device_region *regions; /* of guest memory; their descriptors are ours */
+    unsigned nregions;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);

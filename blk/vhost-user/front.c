@@ -40,6 +40,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .sock = sock,
         .queues = front->nqueues,
         .protocol_features = FRONT_PROTOCOL_FEATURES,
+        .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
         .dev = front,
@@ -72,12 +73,30 @@ static void session_closed(void *dev, const char *reason)
         log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
+    device_set_memory(front->dev, NULL, 0);
     if (front->stopping && !front->remote)
         front_stopped(front);
     else if (front->next >= 0)
         attach(front, TAKE_FD(front->next));
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+/* Backs that hand requests on hand the guest's memory on, too. */
+static void memory_changed(void *dev)
+{
+    struct front *front = dev;
+    struct device_region regions[MEMMAP_MAX_REGIONS];
+    struct vhost_shared shared;
+    unsigned n = 0;
+
+    for (; n < MEMMAP_MAX_REGIONS && vhost_session_region(front->session, n, &shared); n++)
+        regions[n] = (struct device_region){.gpa = shared.at.gpa,
+                                            .size = shared.at.size,
+                                            .offset = shared.at.offset,
+                                            .host = shared.host,
+                                            .fd = shared.fd};
+    device_set_memory(front->dev, regions, n);
 }
 
 static void run_fault(struct loop_message *message)
@@ -98,6 +117,7 @@ const struct vhost_device_ops front_session_ops = {
     .pause = front_pause,
     .resume = front_resume,
     .queue_kick_changed = front_queue_kick_changed,
+    .memory_changed = memory_changed,
     .closed = session_closed,
 };
 
