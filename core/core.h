@@ -226,7 +226,7 @@ void state_keep(const struct blob_area *area, const char *dir, const char *devic
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
 /** device_fence() - wait until no I/O of an earlier, dead process can land any more. */
 int device_fence(struct device *dev, struct dt_error *err);
-/** device_start() - fence the back if that was not done, then start the lanes, each on its thread; returns when all
+/** device_start() - fence the layers if that was not done, then start the lanes, each on its thread; returns when all
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
@@ -295,6 +295,30 @@ json_t *device_show(struct device *dev);
  * "bytes","errors"}...},"latency":{"read":{"p50","p90","p99","p999","max"} in ns}, "counters":{..}}], ...}.
  */
 json_t *device_stats(struct device *dev);
+
+/* ---- Connections ---- */
+
+/**
+ * struct connector - who makes the connections that layers ask for with dt_layer_connect(); a program that
+ * is confined installs its own, before it opens devices. Without one this process makes them itself.
+ * @announce: @address, well-formed, will be asked for. 0 or -errno.
+ * @dial: connect, and answer on the socket @answer, which is taken over in any case, as
+ *        dial() does. 0 or -errno; then no answer comes. From any thread.
+ */
+struct connector {
+    int (*announce)(const char *address, struct dt_error *err);
+    int (*dial)(const char *address, int answer);
+};
+void connector_set(const struct connector *connector);
+
+/** struct dial_answer - a packet on the answer socket; with the connected socket if @result is 0. */
+struct dial_answer {
+    int32_t result; /* 0 or -errno */
+};
+/** dial_judge() - is @address one? 0 or -EINVAL, with @err. */
+int dial_judge(const char *address, struct dt_error *err);
+/** dial_address() - connect to @address and answer; on a thread of its own, or -EAGAIN when there are too many. */
+int dial_address(const char *address, int answer);
 
 /* ---- Calls across threads ---- */
 

@@ -32,6 +32,8 @@ static inline void bump(uint64_t *counter, uint64_t n)
 #define LAYER_MAGIC 0x4c617965u
 #define CTX_MAGIC   0x43747800u
 
+#define LAYER_ADDRESSES 16u
+
 /** struct dt_layer - one extension or back of a chain, device-wide. */
 struct dt_layer {
     uint32_t magic;
@@ -47,6 +49,8 @@ struct dt_layer {
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
     const char *verb;          /* the one that runs now */
+    char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
+    unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
     uint32_t events;
