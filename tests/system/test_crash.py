@@ -315,6 +315,36 @@ def test_kill_guest(t):
     t.log(f"{GUEST_KILLS} kills, {guest.check('cat /tmp/passes')} passes of fio")
 
 
+@limit(180)
+def test_write_cache_mode(t):
+    """A guest that chose to go without flushes gets durable writes, whoever dies and takes over."""
+    disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
+    guest = t.guest([Disk(disk.socket, reconnect=1)])
+
+    def durable():
+        show = json.loads(disk.devtap("show", "--json", disk.disk))
+        return (show["front"]["attached"], show["front"]["writeback"]) == (True, False)
+
+    def kill(which):
+        show = json.loads(disk.devtap("show", "--json", disk.disk))
+        os.kill(show[which], signal.SIGKILL)
+        wait_for("another " + which,
+                 lambda: json.loads(disk.devtap("show", "--json", disk.disk))[which] not in
+                 (show[which], 0))
+        guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+        assert durable(), f"forgotten with the {which}"
+
+    guest.check("echo 'write through' >/sys/block/vda/cache_type")
+    wait_for("the guest's choice", durable)
+    before = disk.operations("file", "flush")
+    for which in ("worker", "keeper", "worker"):
+        kill(which)
+    disk.devtap("upgrade", disk.disk)
+    guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+    assert durable(), "forgotten by an upgrade"
+    t.equal(disk.operations("file", "flush"), 0, f"flushes, {before} before")
+
+
 def kill_points():
     """The names of all points that the source plants."""
     found = set()
