@@ -10,6 +10,7 @@
     X(blk_delay) \
     X(blk_error) \
     X(blk_readonly) \
+    X(blk_cow) \
     X(blk_file) \
     X(blk_mem) \
     X(blk_null)
