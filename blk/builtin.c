@@ -11,6 +11,7 @@
     X(blk_error) \
     X(blk_readonly) \
     X(blk_cow) \
+    X(blk_integrity) \
     X(blk_file) \
     X(blk_mem) \
     X(blk_null)
