@@ -106,6 +106,8 @@ static int judge_base(const struct cow *w, struct dt_error *err)
         return dt_fail(err, -EINVAL,
                        "the base could be written to: give the layer below read-only=on, or put "
                        "'readonly' between");
+    if (base->max_sectors && base->max_sectors < COW_GRANULE >> DT_SECTOR_SHIFT)
+        return dt_fail(err, -EINVAL, "the base takes no requests of 4 KiB");
     if (size != w->header.size)
         return dt_fail(err, -EINVAL,
                        "%s is for a base of %llu bytes; this one has %llu: it has changed, or is "

@@ -63,6 +63,11 @@ static int read_header(struct integrity *w, struct dt_error *err)
     return integrity_header_check(&w->header, (uint64_t)st.st_size, w->sums, err);
 }
 
+static bool small_requests(const struct dt_block_info *below)
+{
+    return below->max_sectors && below->max_sectors < INTEGRITY_BLOCK >> DT_SECTOR_SHIFT;
+}
+
 int integrity_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct integrity *w = dt_layer_data(layer);
@@ -70,6 +75,8 @@ int integrity_open(struct dt_layer *layer, struct dt_error *err)
     int ret;
 
     w->layer = layer;
+    if (small_requests(dt_layer_info(layer)))
+        return dt_fail(err, -EINVAL, "the disk below takes no requests of 4 KiB");
     w->fd = open(w->sums, O_RDWR | O_CLOEXEC | O_NOCTTY | (w->create ? O_CREAT : 0), 0600);
     if (w->fd < 0)
         return open_failed(w, errno, err);
@@ -139,6 +146,8 @@ int integrity_load(struct integrity *w, struct dt_error *err)
 
     if (pread(w->fd, w->map, bytes, INTEGRITY_MAP_OFFSET) != (ssize_t)bytes)
         return dt_fail(err, errno ? -errno : -EIO, "%s: cannot read the map", w->sums);
+    w->nopen = w->nsuspect = 0;
+    memset(w->flags, 0, w->at.regions * sizeof(*w->flags));
     for (uint64_t s = 0; s < w->at.map_sectors; s++)
         load_sector(w, s);
     if (w->nsuspect)

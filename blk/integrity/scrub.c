@@ -161,7 +161,7 @@ static void next_piece(struct integrity_ctx *ic)
 {
     struct integrity_scrub *s = &ic->scrub;
     struct integrity *w = ic->c->layer_data;
-    uint64_t region_end;
+    uint64_t region_end, most = dt_layer_info(w->layer)->max_sectors;
 
     s->at = find_work(w, s, s->at);
     if (s->at == w->header.size) {
@@ -171,6 +171,9 @@ static void next_piece(struct integrity_ctx *ic)
     region_end = (s->at / w->header.region + 1) * w->header.region;
     s->length = MIN(MIN((uint64_t)INTEGRITY_SCRUB_BYTES, region_end - s->at),
                     w->header.size - s->at);
+    if (most)
+        s->length = MIN(s->length,
+                        ALIGN_DOWN(most << DT_SECTOR_SHIFT, (uint64_t)INTEGRITY_BLOCK));
     s->range.granted = locked;
     if (dt_range_lock(ic->c, &s->range, s->at >> DT_SECTOR_SHIFT, s->length >> DT_SECTOR_SHIFT))
         locked(ic->c, &s->range);
