@@ -52,6 +52,21 @@ static inline void stored_read(struct device *dev, struct loop *loop)
         loop_turn(loop, true);
 }
 
+static inline void stored_rested(void *arg, const char *late)
+{
+    CHECK(!late);
+    *(bool *)arg = true;
+}
+
+static inline void stored_rest(struct device *dev, struct loop *loop)
+{
+    bool done = false;
+
+    device_quiesce(dev, dt_clock_ns() + DT_S(5), stored_rested, &done);
+    while (!done)
+        loop_turn(loop, true);
+}
+
 static inline void stored_open(const char *chain)
 {
     static const struct front_ops front = {.complete = stored_complete, .wake = stored_wake};
@@ -71,6 +86,7 @@ static inline void stored_open(const char *chain)
     if (device_new(&dev, &device, &err) == 0) {
         if (device_start(dev, &front, NULL, &err) == 0) {
             stored_read(dev, loop);
+            stored_rest(dev, loop);
             device_stop(dev);
         }
         device_free(dev);

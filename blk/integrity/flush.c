@@ -61,8 +61,11 @@ static void own_part(struct integrity_ctx *ic, int error)
 {
     if (error)
         ic->own_error = error;
-    if (--ic->own_pending == 0 && !ic->own_error)
+    if (--ic->own_pending > 0)
+        return;
+    if (!ic->own_error)
         integrity_settled(ic, ic->own_era);
+    dt_busy_end(ic->c);
 }
 
 static void own_synced(struct dt_io *io, int result)
@@ -91,6 +94,7 @@ void integrity_flush_own(struct integrity_ctx *ic)
         return;
     sub = dt_sub_new(ic->c, DT_OP_FLUSH, 0, 0, NULL, 0, own_flushed, NULL);
     CHECK(sub);
+    dt_busy_begin(ic->c);
     ic->own_era = w->era++;
     ic->own_pending = 2;
     ic->own_error = 0;

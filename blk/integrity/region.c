@@ -117,6 +117,7 @@ static void round_end(struct integrity_ctx *ic, int error)
         integrity_flush_own(ic);
     if (!ic->marking && ic->open_wait.head)
         round_begin(ic);
+    dt_busy_end(ic->c);
 }
 
 static void synced(struct dt_io *io, int result)
@@ -217,6 +218,7 @@ static void round_begin(struct integrity_ctx *ic)
     if (ic->nsectors == 0)
         return;
     ic->marking = true;
+    dt_busy_begin(ic->c);
     for (uint64_t i = 0; i < ic->nsectors; i++)
         integrity_map_seal(&w->map[ic->sectors[i]], ic->sectors[i]);
     for (unsigned i = 0; i < INTEGRITY_MAP_IOS && ic->next_sector < ic->nsectors; i++) {

@@ -39,6 +39,7 @@ static void piece_done(struct integrity_ctx *ic)
         pause = (uint64_t)((double)s->length * 1e9 / (double)w->scrub_rate);
     s->at = end;
     rest(ic, pause);
+    dt_busy_end(ic->c);
 }
 
 static void sums_put(struct dt_io *io, int result)
@@ -175,6 +176,7 @@ static void next_piece(struct integrity_ctx *ic)
         s->length = MIN(s->length,
                         ALIGN_DOWN(most << DT_SECTOR_SHIFT, (uint64_t)INTEGRITY_BLOCK));
     s->range.granted = locked;
+    dt_busy_begin(ic->c);
     if (dt_range_lock(ic->c, &s->range, s->at >> DT_SECTOR_SHIFT, s->length >> DT_SECTOR_SHIFT))
         locked(ic->c, &s->range);
 }
