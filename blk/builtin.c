@@ -13,6 +13,7 @@
     X(blk_cow) \
     X(blk_integrity) \
     X(blk_crypt) \
+    X(blk_zero) \
     X(blk_file) \
     X(blk_rear) \
     X(blk_mem) \
