@@ -10,6 +10,8 @@
     X(blk_delay) \
     X(blk_error) \
     X(blk_readonly) \
+    X(blk_cow) \
+    X(blk_integrity) \
     X(blk_zero) \
     X(blk_file) \
     X(blk_rear) \
