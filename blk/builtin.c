@@ -11,6 +11,7 @@
     X(blk_error) \
     X(blk_readonly) \
     X(blk_crypt) \
+    X(blk_zero) \
     X(blk_file) \
     X(blk_rear) \
     X(blk_mem) \
