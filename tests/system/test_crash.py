@@ -380,17 +380,22 @@ def test_write_cache_mode(t):
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
     guest = t.guest([Disk(disk.socket, reconnect=1)])
 
+    def show(key):
+        try:
+            return json.loads(disk.devtap("show", "--json", disk.disk))[key]
+        except RuntimeError:
+            return None  # there is no worker just now
+
     def durable():
-        show = json.loads(disk.devtap("show", "--json", disk.disk))
-        return (show["front"]["attached"], show["front"]["writeback"]) == (True, False)
+        front = show("front") or {}
+        return front.get("attached") and not front.get("writeback")
 
     def kill(which):
-        show = json.loads(disk.devtap("show", "--json", disk.disk))
-        os.kill(show[which], signal.SIGKILL)
-        wait_for("another " + which,
-                 lambda: json.loads(disk.devtap("show", "--json", disk.disk))[which] not in
-                 (show[which], 0))
+        before = wait_for("a " + which, lambda: show(which))
+        os.kill(before, signal.SIGKILL)
+        wait_for("another " + which, lambda: show(which) not in (before, None, 0))
         guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+        wait_for("a VM", lambda: (show("front") or {}).get("attached"))
         assert durable(), f"forgotten with the {which}"
 
     guest.check("echo 'write through' >/sys/block/vda/cache_type")
