@@ -214,6 +214,14 @@ DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
 DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
 
 /**
+ * dt_busy_begin() - work begins that no request waits for, such as I/O on a file of the layer's
+ * own. Until dt_busy_end() the device does not come to rest. It must not take long; what goes on for
+ * ever is done in pieces, between which `quiesce` can stop it.
+ */
+DT_PUBLIC void dt_busy_begin(struct dt_ctx *c);
+DT_PUBLIC void dt_busy_end(struct dt_ctx *c);
+
+/**
  * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
  * without DT_PER_QUEUE: the device). Embed it; a request's frame is the usual place.
  * @granted: called when the lock was obtained later than dt_range_lock() returned.
@@ -340,7 +348,8 @@ struct dt_block_ext {
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
      * requests for a time of its own must have this. One that it cannot serve by then is completed with
      * -ECANCELED: the front leaves it in the guest's ring for whoever serves that next, where it
-     * can, and fails it where it cannot. */
+     * can, and fails it where it cannot. Layers with requests of their own are always
+     * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
     int (*cancel)(struct dt_ctx *c, struct dt_req *req);
