@@ -329,6 +329,8 @@ struct dial_answer {
 int dial_judge(const char *address, struct dt_error *err);
 /** dial_address() - connect to @address and answer; on a thread of its own, or -EAGAIN when there are too many. */
 int dial_address(const char *address, int answer);
+/** dial_count() - how many threads of it run in this process. */
+unsigned dial_count(void);
 
 /* ---- Calls across threads ---- */
 

@@ -10,7 +10,8 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
-/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or fail. */
+/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring
+ * (packed: or fail). */
 #define RELEASE_NS DT_MS(100)
 /* Nobody waits for the end of the process, and what it leaves in flight is run by the next one. */
 #define RELEASE_AT_END_NS DT_S(120)
@@ -86,6 +87,23 @@ static bool lane_idle(const struct front_lane *fl)
     return lane_in_flight(fl->lane) == 0 && fl->dirty == NULL;
 }
 
+/* Nothing is in flight: what came back unserved is as if it had never been taken. */
+static void put_back(struct front_queue *q)
+{
+    unsigned n = virtq_put_back(&q->vq);
+
+    if (n)
+        log_info("%s: queue %u: requests that were not served stay in the ring: %u",
+                 device_name(q->front->dev), q->index, n);
+}
+
+static void put_all_back(struct front_lane *fl)
+{
+    for (unsigned i = 0; i < fl->front->nqueues; i++)
+        if (fl->front->queues[i].lane == fl && fl->front->queues[i].state == QUEUE_PAUSED)
+            put_back(&fl->front->queues[i]);
+}
+
 void front_queue_drained(struct front_queue *q)
 {
     struct front_lane *fl = q->lane;
@@ -96,11 +114,13 @@ void front_queue_drained(struct front_queue *q)
         q->suspect = false;
         q->state = QUEUE_IDLE;
         q->blocked = false;
+        put_back(q);
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);
     }
     if (fl->pausing && lane_idle(fl)) {
         fl->pausing = false;
+        put_all_back(fl);
         loop_post(q->front->loop, &fl->paused);
     }
 }

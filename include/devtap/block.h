@@ -346,7 +346,9 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. Layers with requests of their own are always
+     * requests for a time of its own must have this. One that it cannot serve by then is completed with
+     * -ECANCELED: the front leaves it in the guest's ring for whoever serves that next, where it
+     * can, and fails it where it cannot. Layers with requests of their own are always
      * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
