@@ -48,8 +48,8 @@ void xts_free(struct xts *xts);
  */
 void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, uint8_t *to,
                  size_t bytes);
-/** xts_decrypt() - decipher @bytes in place in @data, and scatter each unit once it is whole. */
-void xts_decrypt(struct xts *xts, uint64_t iv, uint8_t *data, size_t bytes,
+/** xts_decrypt() - decipher @bytes of @data, and scatter each unit once it is whole. */
+void xts_decrypt(struct xts *xts, uint64_t iv, const uint8_t *data, size_t bytes,
                  const struct iovec *to, unsigned n);
 
 /* ---- The header (header.c) ----------------------------------------------------------------------- */
