@@ -40,9 +40,11 @@ void lane_release(struct lane *lane, uint64_t deadline)
 {
     for (unsigned i = 1; i < lane->nctxs; i++) {
         struct ctx *c = lane->ctxs[i];
+        const struct dt_block_ext *ext = c->pub.layer->ext;
 
-        if (c->held && c->pub.layer->ext->quiesce)
-            c->pub.layer->ext->quiesce(&c->pub, deadline);
+        /* Also whose own requests may be what is under way: it must begin no others. */
+        if (ext->quiesce && (c->held || (lane->subs && ext->sub_requests)))
+            ext->quiesce(&c->pub, deadline);
     }
 }
 

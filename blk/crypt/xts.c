@@ -122,12 +122,13 @@ static void skip(struct cursor *c, size_t bytes)
     }
 }
 
-void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, uint8_t *to,
-                 size_t bytes)
+void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, size_t first,
+                 uint8_t *to, size_t bytes)
 {
     struct cursor c = {from, n, 0};
     uint32_t unit = xts->unit;
 
+    skip(&c, first);
     for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
         const uint8_t *plain = piece(&c, unit);
 
@@ -143,11 +144,12 @@ void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigne
 }
 
 void xts_decrypt(struct xts *xts, uint64_t iv, const uint8_t *data, size_t bytes,
-                 const struct iovec *to, unsigned n)
+                 const struct iovec *to, unsigned n, size_t first)
 {
     struct cursor c = {to, n, 0};
     uint32_t unit = xts->unit;
 
+    skip(&c, first);
     for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
         uint8_t *plain = piece(&c, unit);
 

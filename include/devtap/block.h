@@ -338,7 +338,8 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. */
+     * requests for a time of its own must have this. So must one that works in the background: it
+     * begins no more requests of its own until then. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
     int (*cancel)(struct dt_ctx *c, struct dt_req *req);
