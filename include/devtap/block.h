@@ -395,7 +395,8 @@ DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer
  *
  * A dead predecessor's writes may still land after this: read again, once the disk is
  * served, what is written then.
- * Return: 0; -EINVAL for what is not within the disk below; -ETIMEDOUT; what the read failed with.
+ * Return: 0; -EINVAL for what is not within the disk below; -EBUSY for a disk that is served already;
+ * -ETIMEDOUT; what the read failed with.
  */
 DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
                                   void *data, struct dt_error *err);
