@@ -40,11 +40,10 @@ void lane_release(struct lane *lane, uint64_t deadline)
 {
     for (unsigned i = 1; i < lane->nctxs; i++) {
         struct ctx *c = lane->ctxs[i];
-        const struct dt_block_ext *ext = c->pub.layer->ext;
 
-        /* Also whose own requests may be what is under way: it must begin no others. */
-        if (ext->quiesce && (c->held || (lane->subs && ext->sub_requests)))
-            ext->quiesce(&c->pub, deadline);
+        /* What works in the background holds no request of the guest's and must rest, too. */
+        if ((c->held || c->sub_memory) && c->pub.layer->ext->quiesce)
+            c->pub.layer->ext->quiesce(&c->pub, deadline);
     }
 }
 

@@ -302,5 +302,7 @@ int main(void)
         cmocka_unit_test(what_cannot_go_on_is_refused),
     };
 
+    if (disk_module(&blk_crypt) < 0)
+        return 1;
     return cmocka_run_group_tests(tests, setup, teardown);
 }
