@@ -55,7 +55,8 @@ enum dt_req_flags {
 
 /**
  * struct dt_req - one request as every layer sees it.
- * @sector:  first sector, in units of 512 bytes whatever the disk's block size.
+ * @sector: first sector, in units of 512 bytes whatever the disk's block size. A layer may move a request
+ *          for those below (a header before the data); it moves it back when it comes up.
  * @sectors: how many; 0 for DT_OP_FLUSH. The range lies within the device: core has checked.
  * @op:      enum dt_op.
  * @flags:   enum dt_req_flags.
@@ -405,7 +406,8 @@ DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer
  *
  * A dead predecessor's writes may still land after this: read again, once the disk is
  * served, what is written then.
- * Return: 0; -EINVAL for what is not within the disk below; -ETIMEDOUT; what the read failed with.
+ * Return: 0; -EINVAL for what is not within the disk below; -EBUSY for a disk that is served already;
+ * -ETIMEDOUT; what the read failed with.
  */
 DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
                                   void *data, struct dt_error *err);
