@@ -11,6 +11,7 @@
     X(blk_error) \
     X(blk_readonly) \
     X(blk_file) \
+    X(blk_cvd) \
     X(blk_mem) \
     X(blk_null)
 

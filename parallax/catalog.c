@@ -62,35 +62,44 @@ static bool has_name(const struct px_record *r)
     return r->kind != PX_FREE && (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
 }
 
-static void rehash(struct pool *pool, uint32_t buckets)
+static void add_name(struct pool *pool, uint32_t slot)
 {
     struct catalog *c = &pool->catalog;
+    uint32_t *chain = chain_of(pool, catalog_record(pool, slot));
 
+    c->info[slot].hash_next = *chain;
+    *chain = slot;
+    c->named++;
+}
+
+/* Room for twice as many names as there are slots. */
+static void rehash(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+    uint32_t buckets = 1024;
+
+    while (buckets < 2 * c->slots)
+        buckets *= 2;
     free(c->hash);
     c->hash = xcalloc(buckets, sizeof(uint32_t));
     c->hash_mask = buckets - 1;
     memset(c->hash, 0xff, buckets * sizeof(uint32_t));
     c->named = 0;
     for (uint32_t slot = 0; slot < c->slots; slot++)
-        catalog_name(pool, slot);
+        if (has_name(catalog_record(pool, slot)))
+            add_name(pool, slot);
 }
 
 void catalog_name(struct pool *pool, uint32_t slot)
 {
     struct catalog *c = &pool->catalog;
-    const struct px_record *r = catalog_record(pool, slot);
-    uint32_t *chain;
 
-    if (!has_name(r))
+    if (!has_name(catalog_record(pool, slot)))
         return;
-    if (c->named >= c->hash_mask) {
-        rehash(pool, 2 * (c->hash_mask + 1)); /* this one included */
-        return;
-    }
-    chain = chain_of(pool, r);
-    c->info[slot].hash_next = *chain;
-    *chain = slot;
-    c->named++;
+    if (c->named >= c->hash_mask)
+        rehash(pool); /* this one included */
+    else
+        add_name(pool, slot);
 }
 
 void catalog_unname(struct pool *pool, uint32_t slot)
@@ -457,7 +466,7 @@ int catalog_load(struct pool *pool, struct dt_error *err)
         link_up(pool, slot);
     for (uint32_t slot = 0; slot < slots && ret == 0; slot++)
         ret = judge_line(pool, slot, err);
-    rehash(pool, 1024);
+    rehash(pool);
     return ret;
 }
 

@@ -297,11 +297,18 @@ int pool_close(struct pool *pool, struct dt_error *err)
     return ret;
 }
 
-void pool_abandon(struct pool *pool)
+struct store *pool_release(struct pool *pool)
 {
     struct store *store = pool->store;
 
     unmake(pool);
+    return store;
+}
+
+void pool_abandon(struct pool *pool)
+{
+    struct store *store = pool_release(pool);
+
     store->close(store);
 }
 

@@ -45,6 +45,9 @@ int pool_close(struct pool *pool, struct dt_error *err);
 /** pool_abandon() - as if the process ended here. */
 void pool_abandon(struct pool *pool);
 
+/** pool_release() - the same, but the store is not closed: it is the caller's again. */
+struct store *pool_release(struct pool *pool);
+
 /** pool_turn() - finish what this turn began, and do a piece of what goes on in the background. True: there is more
  *  of that, call again soon. */
 bool pool_turn(struct pool *pool);

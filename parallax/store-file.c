@@ -5,14 +5,19 @@
  * Theory of operation: data goes past the page cache by a descriptor with O_DIRECT, through the thread's loop. What the pool
  * itself keeps (journal, nodes, maps) goes through the page cache by another: a write there costs a copy, survives
  * the process, and becomes durable with the next fdatasync(2), which covers both descriptors because they share
- * the inode. The two never touch the same block between two roots, because a block that is freed is not used again before the
+ * the inode. A flush takes a thread in any case (io_uring uses one, too), so it has one of ours, which can be waited for when
+ * the disk stops. The two descriptors never touch the same block between two roots, because a block that is freed is not used again before the
  * next one; when one changes from one kind to the other, the kernel keeps the two views coherent.
  */
 #include "parallax/store.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -21,12 +26,25 @@
 #define LOCK_AT ((off_t)1 << 61) /* far behind any data */
 #define POLL_NS DT_MS(1)
 
+/** struct flusher - the thread that flushes. @busy: flushes handed to it and not yet completed on the loop. */
+struct flusher {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct store_io *queue, *finished;
+    unsigned busy;
+    bool runs, stop;
+    int event;
+    struct dt_watch watch;
+};
+
 struct file_store {
     struct store s;
     struct loop *loop;
     char *path;
     int fd, direct; /* through the page cache, and past it; the same where a file system cannot */
-    bool device, no_punch;
+    bool device, no_punch, read_only;
+    struct flusher flusher;
 };
 
 static struct file_store *of(struct store *s)
@@ -45,9 +63,8 @@ static void moved(struct dt_io *io, int result)
     sio->done(sio, result);
 }
 
-static void begin(struct store *s, struct store_io *sio, const void *buf, unsigned count)
+static void begin(struct store_io *sio, const void *buf, unsigned count)
 {
-    sio->store = s;
     sio->io.done = moved;
     sio->iov = (struct iovec){(void *)(uintptr_t)buf, (size_t)count * PX_BLOCK};
 }
@@ -55,29 +72,130 @@ static void begin(struct store *s, struct store_io *sio, const void *buf, unsign
 static void file_read(struct store *s, struct store_io *sio, void *buf, uint64_t addr,
                       unsigned count)
 {
-    begin(s, sio, buf, count);
+    begin(sio, buf, count);
     loop_readv(of(s)->loop, &sio->io, of(s)->direct, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
 }
 
 static void file_write(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
                        unsigned count)
 {
-    begin(s, sio, buf, count);
+    begin(sio, buf, count);
     loop_writev(of(s)->loop, &sio->io, of(s)->direct, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
 }
 
-static void flushed(struct dt_io *io, int result)
-{
-    struct store_io *sio = container_of(io, struct store_io, io);
+/* ---- Flushes ---- */
 
-    sio->done(sio, result);
+/* One fdatasync(2) for all that wait. */
+static void *flusher_main(void *arg)
+{
+    struct file_store *f = arg;
+    struct flusher *fl = &f->flusher;
+
+    pthread_mutex_lock(&fl->lock);
+    for (;;) {
+        struct store_io *batch;
+        uint64_t one = 1;
+        int result;
+
+        while (!fl->queue && !fl->stop)
+            pthread_cond_wait(&fl->wake, &fl->lock);
+        if (!fl->queue)
+            break;
+        batch = fl->queue;
+        fl->queue = NULL;
+        pthread_mutex_unlock(&fl->lock);
+        result = fdatasync(f->fd) < 0 ? -errno : 0;
+        pthread_mutex_lock(&fl->lock);
+        while (batch) {
+            struct store_io *next = batch->next;
+
+            batch->result = result;
+            batch->next = fl->finished;
+            fl->finished = batch;
+            batch = next;
+        }
+        if (write(fl->event, &one, sizeof(one)) < 0)
+            log_warning("%s: the end of a flush cannot be told: %s", f->path, strerror(errno));
+    }
+    pthread_mutex_unlock(&fl->lock);
+    return NULL;
+}
+
+static void complete_flushes(struct file_store *f)
+{
+    struct store_io *sio, *next;
+
+    pthread_mutex_lock(&f->flusher.lock);
+    sio = f->flusher.finished;
+    f->flusher.finished = NULL;
+    pthread_mutex_unlock(&f->flusher.lock);
+    for (; sio; sio = next) {
+        next = sio->next;
+        f->flusher.busy--;
+        sio->done(sio, sio->result);
+    }
+}
+
+static void flusher_ready(struct dt_watch *watch, uint32_t events)
+{
+    struct file_store *f = container_of(watch, struct file_store, flusher.watch);
+    uint64_t count;
+
+    if (read(f->flusher.event, &count, sizeof(count)) == sizeof(count))
+        complete_flushes(f);
 }
 
 static void file_flush(struct store *s, struct store_io *sio)
 {
-    sio->store = s;
-    sio->io.done = flushed;
-    loop_fdatasync(of(s)->loop, &sio->io, of(s)->fd);
+    struct flusher *fl = &of(s)->flusher;
+
+    pthread_mutex_lock(&fl->lock);
+    sio->next = fl->queue;
+    fl->queue = sio;
+    fl->busy++;
+    pthread_cond_signal(&fl->wake);
+    pthread_mutex_unlock(&fl->lock);
+}
+
+static int flusher_start(struct file_store *f)
+{
+    struct flusher *fl = &f->flusher;
+    int ret;
+
+    fl->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fl->event < 0)
+        return -errno;
+    fl->watch = (struct dt_watch){.ready = flusher_ready, .fd = fl->event, .events = EPOLLIN};
+    fl->stop = false;
+    ret = loop_watch_add(f->loop, &fl->watch);
+    if (ret == 0)
+        ret = -pthread_create(&fl->thread, NULL, flusher_main, f);
+    fl->runs = ret == 0;
+    return ret;
+}
+
+static void flusher_stop(struct file_store *f)
+{
+    struct flusher *fl = &f->flusher;
+
+    if (!fl->runs)
+        return;
+    loop_watch_remove(f->loop, &fl->watch);
+    while (fl->busy) { /* a completion may begin another */
+        struct pollfd p = {.fd = fl->event, .events = POLLIN};
+        uint64_t count;
+
+        poll(&p, 1, -1);
+        if (read(fl->event, &count, sizeof(count)) == sizeof(count))
+            complete_flushes(f);
+    }
+    pthread_mutex_lock(&fl->lock);
+    fl->stop = true;
+    pthread_cond_signal(&fl->wake);
+    pthread_mutex_unlock(&fl->lock);
+    pthread_join(fl->thread, NULL);
+    close(fl->event);
+    fl->runs = false;
 }
 
 /* ---- What the pool keeps ---- */
@@ -135,6 +253,9 @@ static void file_close(struct store *s)
 {
     struct file_store *f = of(s);
 
+    CHECK(!f->flusher.runs);
+    pthread_mutex_destroy(&f->flusher.lock);
+    pthread_cond_destroy(&f->flusher.wake);
     if (f->direct >= 0 && f->direct != f->fd)
         close(f->direct);
     if (f->fd >= 0)
@@ -145,31 +266,20 @@ static void file_close(struct store *s)
 
 /* ---- Opening ---- */
 
-static int take_lock(const struct file_store *f, const struct store_file_options *o)
+/* On both descriptions: an I/O in flight pins the one that it was started on. */
+static int try_lock(const struct file_store *f)
 {
-    const struct timespec pause = {.tv_nsec = POLL_NS};
-    struct flock lock = {.l_type = o->read_only ? F_RDLCK : F_WRLCK,
+    struct flock lock = {.l_type = f->read_only ? F_RDLCK : F_WRLCK,
                          .l_whence = SEEK_SET,
                          .l_start = LOCK_AT,
                          .l_len = 1};
-    uint64_t until = dt_clock_ns() + o->wait_ns;
 
-    /* On both descriptions: an I/O in flight pins the one that it was started on. */
-    for (;;) {
-        int ret = fcntl(f->fd, F_OFD_SETLK, &lock);
-
-        lock.l_start++;
-        if (ret == 0 && f->direct != f->fd)
-            ret = fcntl(f->direct, F_OFD_SETLK, &lock);
-        lock.l_start--;
-        if (ret == 0)
-            return 0;
-        if (errno != EAGAIN && errno != EACCES)
-            return -errno;
-        if (dt_clock_ns() >= until)
-            return -EBUSY;
-        nanosleep(&pause, NULL);
-    }
+    if (fcntl(f->fd, F_OFD_SETLK, &lock) < 0)
+        return -errno;
+    lock.l_start++;
+    if (f->direct != f->fd && fcntl(f->direct, F_OFD_SETLK, &lock) < 0)
+        return -errno;
+    return 0;
 }
 
 static int in_use(const struct file_store *f, struct dt_error *err)
@@ -183,6 +293,22 @@ static int in_use(const struct file_store *f, struct dt_error *err)
         if (*p < ' ' || *p > '~')
             *p = '?';
     return dt_fail(err, -EBUSY, "%s is in use%s%s", f->path, *who ? " by " : "", who);
+}
+
+int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err)
+{
+    const struct timespec pause = {.tv_nsec = POLL_NS};
+    const struct file_store *f = of(store);
+    int ret;
+
+    while ((ret = try_lock(f)) == -EAGAIN || ret == -EACCES) {
+        if (dt_clock_ns() >= deadline)
+            return in_use(f, err);
+        nanosleep(&pause, NULL);
+    }
+    return ret < 0 ? dt_fail(err, ret, "%s: its file system cannot lock it: %s", f->path,
+                             strerror(-ret))
+                   : 0;
 }
 
 static int find_size(struct file_store *f, struct dt_error *err)
@@ -232,18 +358,13 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .sync = file_sync,
                           .punch = file_punch,
                           .close = file_close};
-    f->loop = o->loop;
+    pthread_mutex_init(&f->flusher.lock, NULL);
+    pthread_cond_init(&f->flusher.wake, NULL);
+    f->read_only = o->read_only;
     f->path = xstrdup(path);
     f->s.name = f->path;
     f->fd = f->direct = -1;
     ret = open_both(f, o, err);
-    if (ret == 0) {
-        ret = take_lock(f, o);
-        if (ret == -EBUSY)
-            ret = in_use(f, err);
-        else if (ret < 0)
-            dt_fail(err, ret, "%s: its file system cannot lock it: %s", path, strerror(-ret));
-    }
     ret = ret ?: find_size(f, err);
     if (ret == 0 && o->create && !f->device)
         ret = store_file_grow(&f->s, o->size, err);
@@ -265,7 +386,12 @@ int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err)
     return find_size(f, err);
 }
 
-void store_file_loop(struct store *store, struct loop *loop)
+int store_file_loop(struct store *store, struct loop *loop)
 {
-    of(store)->loop = loop;
+    struct file_store *f = of(store);
+
+    if (!loop)
+        flusher_stop(f);
+    f->loop = loop;
+    return loop ? flusher_start(f) : 0;
 }

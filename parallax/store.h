@@ -22,7 +22,8 @@ struct store_io {
     struct dt_io io;
     struct iovec iov;
     void (*done)(struct store_io *sio, int result);
-    struct store *store;
+    struct store_io *next; /* of flushes that wait or are finished */
+    int result;
 };
 
 /**
@@ -50,29 +51,28 @@ struct store {
 
 /**
  * struct store_file_options
- * @loop:      serves @read, @write and @flush; NULL if they are never used.
- * @create:    make a new file of @size bytes, or take a device; else the file must be there.
- * @wait_ns:   how long to wait for a former user to let go.
+ * @create: make a new file of @size bytes, or take a device; else the file must be there.
  */
 struct store_file_options {
-    struct loop *loop;
     bool create, read_only;
     uint64_t size;
-    uint64_t wait_ns;
 };
 
+/** store_file_open() - a pool in a regular file or on a block device. Until it is locked and has a loop, it may only be
+ *  read, with @get. */
+int store_file_open(struct store **store, const char *path, const struct store_file_options *o,
+                    struct dt_error *err);
 /**
- * store_file_open() - a pool in a regular file or on a block device, locked for this process alone
- * (@read_only: shared with other readers).
+ * store_file_lock() - for this process alone (if opened read-only: shared with other readers), by @deadline at the latest.
  *
  * The lock belongs to the open file description, so I/O of a process that was killed keeps it until all of it has landed.
  * Return: 0; -EBUSY and who has it; another -errno with @err.
  */
-int store_file_open(struct store **store, const char *path, const struct store_file_options *o,
-                    struct dt_error *err);
+int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err);
 /** store_file_grow() - to @bytes, or what a device has now. */
 int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err);
-/** store_file_loop() - which loop serves it from now on; nothing may be under way. */
-void store_file_loop(struct store *store, struct loop *loop);
+/** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread; NULL: none any more. Then no
+ *  read or write may be under way; flushes are waited for, and their @done called. */
+int store_file_loop(struct store *store, struct loop *loop);
 
 #endif
