@@ -75,7 +75,6 @@ struct px_label {
 };
 _Static_assert(sizeof(struct px_label) == PX_BLOCK, "");
 
-#define PX_ROOT_CLEAN 1u
 struct px_root {
     char magic[8];
     uint32_t version, crc;
@@ -119,7 +118,8 @@ struct px_journal {
     uint32_t magic, crc;
     uint64_t generation, seq, flushed;
     uint32_t used;
-    uint32_t reserved[3];
+    uint32_t previous; /* CRC of the block before, as it was last */
+    uint32_t reserved[2];
     uint8_t records[4048];
 };
 _Static_assert(sizeof(struct px_journal) == PX_BLOCK, "");

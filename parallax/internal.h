@@ -158,6 +158,7 @@ struct journal {
     uint64_t seq;     /* of the block being filled */
     uint64_t start;   /* first that the durable root needs */
     uint64_t flushed; /* all below are durable */
+    uint32_t previous; /* CRC of the block before, as it was put last */
     bool dirty;       /* the block being filled has records that were not put */
     struct px_journal *block;
 };

@@ -17,7 +17,17 @@ static void fresh(struct journal *j)
     j->block->magic = PX_JOURNAL_MAGIC;
     j->block->generation = j->generation;
     j->block->seq = j->seq;
+    j->block->previous = j->previous;
     j->dirty = false;
+}
+
+/* The block before may have been put several times, and a loss of power may leave an earlier form of it, without its last
+ * records. So each block tells which form it follows. */
+static void next_block(struct journal *j)
+{
+    j->previous = j->block->crc;
+    j->seq++;
+    fresh(j);
 }
 
 void journal_init(struct pool *pool, uint64_t generation, uint64_t seq)
@@ -27,6 +37,7 @@ void journal_init(struct pool *pool, uint64_t generation, uint64_t seq)
     if (!j->block)
         j->block = xaligned(PX_BLOCK, PX_BLOCK);
     j->generation = generation;
+    j->previous = 0;
     j->seq = j->start = j->flushed = seq;
     fresh(j);
 }
@@ -67,10 +78,8 @@ int journal_seal(struct pool *pool, uint64_t *seq)
     struct journal *j = &pool->journal;
     int ret = journal_put(pool);
 
-    if (ret == 0 && j->block->used) {
-        j->seq++;
-        fresh(j);
-    }
+    if (ret == 0 && j->block->used)
+        next_block(j);
     *seq = j->seq;
     return ret;
 }
@@ -84,8 +93,7 @@ void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, siz
     CHECK(bytes <= sizeof(j->block->records));
     if (j->block->used + bytes > sizeof(j->block->records)) {
         journal_put(pool); /* a failure has stopped the pool: the request will not complete well */
-        j->seq++;
-        fresh(j);
+        next_block(j);
     }
     CHECK(j->seq - j->start < j->blocks);
     entry = (struct px_entry *)(j->block->records + j->block->used);

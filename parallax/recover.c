@@ -27,12 +27,11 @@ static int get_block(struct replay *r, uint64_t seq, struct px_journal *block)
     return r->pool->store->get(r->pool->store, block, j->first + seq % j->blocks, 1);
 }
 
-/* Blocks behind the end that are valid and know that the end is durable tell of damage, not of a crash. */
-static int look_ahead(struct replay *r, struct dt_error *err)
+/* Blocks behind @end, which is missing, that are valid and know that the end is durable tell of damage, not of a crash. */
+static int look_ahead(struct replay *r, uint64_t end, struct dt_error *err)
 {
     const struct journal *j = &r->pool->journal;
     _cleanup_free_ struct px_journal *block = xaligned(PX_BLOCK, PX_BLOCK);
-    uint64_t end = j->start + r->n;
 
     for (uint64_t i = 1; i < MIN(j->blocks - r->n, (uint64_t)LOOK_AHEAD); i++) {
         int ret = get_block(r, end + i, block);
@@ -49,6 +48,7 @@ static int look_ahead(struct replay *r, struct dt_error *err)
 static int read_journal(struct replay *r, struct dt_error *err)
 {
     const struct journal *j = &r->pool->journal;
+    uint64_t missing;
 
     for (; r->n < j->blocks; r->n++) {
         int ret;
@@ -69,10 +69,15 @@ static int read_journal(struct replay *r, struct dt_error *err)
                            strerror(-ret));
         if (!journal_judge(&r->blocks[r->n], j->generation, j->start + r->n))
             break;
+        if (r->n && r->blocks[r->n].previous != r->blocks[r->n - 1].crc)
+            break; /* what is there of the block before is an earlier form of it */
         r->flushed = MAX(r->flushed, r->blocks[r->n].flushed);
     }
     r->end_n = r->n;
-    return look_ahead(r, err);
+    missing = j->start + r->n;
+    if (r->n && r->n < j->blocks && journal_judge(&r->blocks[r->n], j->generation, missing))
+        missing--;
+    return look_ahead(r, missing, err);
 }
 
 static int bad(const struct replay *r, uint64_t n, struct dt_error *err)

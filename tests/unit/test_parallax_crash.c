@@ -30,12 +30,13 @@ struct crash {
     uint64_t at, least, most;
     enum rig_crash kind;
     const char *what;
+    uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
     uint64_t replayed, deep;
 };
 
 static void refuse(const struct crash *c, const char *why)
 {
-    fail_msg("%s, %s at %llu of %llu: %s", c->what, c->kind == RIG_KILL ? "killed" : "power failure",
+    fail_msg("seed %llu: %s, %s at %llu of %llu: %s", (unsigned long long)c->seed, c->what, c->kind == RIG_KILL ? "killed" : "power failure",
              (unsigned long long)c->at, (unsigned long long)c->rig->store->log_n, why);
 }
 
@@ -124,6 +125,8 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
 {
     struct rig rig;
 
+    c->seed = seed;
+    dt_rng_seed(&c->rng, seed);
     rig_new(&rig, BLOCKS, JOURNAL, seed);
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
         rig_step(&rig);
@@ -143,11 +146,11 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     rig_free(&rig);
 }
 
-static uint64_t wanted(void)
+static uint64_t wanted(const char *name, uint64_t initial)
 {
-    const char *text = getenv("PARALLAX_CRASHES");
+    const char *text = getenv(name);
 
-    return text ? strtoull(text, NULL, 10) : 5000;
+    return text ? strtoull(text, NULL, 10) : initial;
 }
 
 static void every_crash_leaves_a_pool(void **state)
@@ -155,10 +158,9 @@ static void every_crash_leaves_a_pool(void **state)
     struct crash c = {.into = rig_store_new(BLOCKS, 3),
                       .base = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK),
                       .before = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK)};
-    uint64_t n = wanted();
+    uint64_t n = wanted("PARALLAX_CRASHES", 5000), seed = wanted("PARALLAX_SEED", 100);
 
-    dt_rng_seed(&c.rng, 5);
-    for (uint64_t seed = 100, done = 0; done < n; seed++, done += STATES)
+    for (uint64_t done = 0; done < n; seed++, done += STATES)
         episode(&c, seed, MIN(n - done, (uint64_t)STATES));
     /* Else the states were none worth trying. */
     assert_true(c.replayed > n / 4 && c.deep > n / 10);
