@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_pool.c - changes to a good pool, as they are and with the checksums of journal, root and label repaired; then it is opened, checked, read and
- * written.
+ * fuzz_pool.c - changes to a good pool, as they are and with the checksums of journal, root and
+ * label repaired; then it is opened, checked, read and written.
  *
- * An input is a list of changes: 2 bytes of block, 2 bytes of offset in it, 1 byte of value each. Invariants: whatever a
- * pool holds, opening it ends with a pool or a sentence; nothing leads outside of it.
+ * An input is a list of changes: 2 bytes of block, 2 bytes of offset in it, 1 byte of value each.
+ * Invariants: whatever a pool holds, opening it ends with a pool or a sentence; nothing leads
+ * outside of it.
  */
 #include "base/base.h"
 #include "tests/unit/px_rig.h"

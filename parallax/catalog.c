@@ -2,11 +2,13 @@
 /*
  * catalog.c - the records of disks and snapshots, all of them in memory, and the ways to find them.
  *
- * Theory of operation: the catalogue is an array of slots. It is read as a whole when the pool is opened, blocks that changed go
- * to new places with each root. A hash finds a disk by its name and a snapshot by its disk and name; each
- * record points to the snapshot before it, and the links forward are made when it is read.
+ * Theory of operation: the catalogue is an array of slots. It is read as a whole when the pool is
+ * opened, blocks that changed go to new places with each root. A hash finds a disk by its name and
+ * a snapshot by its disk and name; each record points to the snapshot before it, and the links
+ * forward are made when it is read.
  *
- * What is being deleted is not found by name any more, but keeps its slot and its place in the line.
+ * What is being deleted is not found by name any more, but keeps its slot and its place in the
+ * line.
  */
 #include "parallax/internal.h"
 
@@ -156,8 +158,8 @@ uint32_t pool_find(struct pool *pool, const char *name, struct dt_error *err)
         return disk;
     snapshot = catalog_snapshot(pool, disk, at + 1);
     if (snapshot == NO_SLOT)
-        dt_fail(err, -ENOENT, "disk '%s' has no snapshot '%.63s'",
-                catalog_record(pool, disk)->name, at + 1);
+        dt_fail(err, -ENOENT, "disk '%s' has no snapshot '%.63s'", catalog_record(pool, disk)->name,
+                at + 1);
     return snapshot;
 }
 
@@ -415,14 +417,14 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
     return 0;
 }
 
-/* Each snapshot is before exactly one other thing of its disk; else lines would join or make a ring. */
+/* Each snapshot is before exactly one other thing of its disk; else lines would join or make a
+ * ring. */
 static int judge_line(struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct px_record *r = catalog_record(pool, slot);
     uint32_t next = pool->catalog.info[slot].next;
 
-    if (r->kind == PX_SNAPSHOT &&
-        (next == NO_SLOT || catalog_record(pool, next)->prev != slot + 1))
+    if (r->kind == PX_SNAPSHOT && (next == NO_SLOT || catalog_record(pool, next)->prev != slot + 1))
         return bad(pool, slot, "no snapshot and no disk follows it", err);
     if (r->prev && pool->catalog.info[r->prev - 1].next != slot)
         return bad(pool, slot, "two follow the same snapshot", err);

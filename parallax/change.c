@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * change.c - changes of the catalogue: create, snapshot, clone, label, rename, resize, delete, roll back.
+ * change.c - changes of the catalogue: create, snapshot, clone, label, rename, resize, delete, roll
+ * back.
  *
- * Theory of operation: a change is a small structure that is checked, carried out in memory, and added to the journal as it is. Recovery
- * carries out the same structures in the same order on the same state, by the same code. So nothing in it may
- * depend on the time, on chance, or on who has what mounted: the callers at the end of the file decide such things before.
+ * Theory of operation: a change is a small structure that is checked, carried out in memory, and
+ * added to the journal as it is. Recovery carries out the same structures in the same order on the
+ * same state, by the same code. So nothing in it may depend on the time, on chance, or on who has
+ * what mounted: the callers at the end of the file decide such things before.
  */
 #include "parallax/internal.h"
 
@@ -17,7 +19,8 @@
 static int refuse_name(const char *name, struct dt_error *err)
 {
     return dt_fail(err, -EINVAL,
-                   "'%.80s' is no name: 1 to 63 letters, digits and any of . - _ : + are one", name);
+                   "'%.80s' is no name: 1 to 63 letters, digits and any of . - _ : + are one",
+                   name);
 }
 
 static bool good_name(const char *name)
@@ -105,10 +108,13 @@ static int check_clone(struct pool *pool, const struct px_change *c, struct dt_e
     char name[LONG_NAME];
 
     if (!r)
-        return dt_fail(err, -EINVAL, "clones are made of snapshots (cvd label makes one of a disk)");
+        return dt_fail(err, -EINVAL,
+                       "clones are made of snapshots (cvd label makes one of a disk)");
     if (!(r->flags & PX_LABELLED))
-        return dt_fail(err, -EINVAL, "snapshot '%s' is not labelled: cvd label keeps it, then it "
-                                     "can be cloned", r->name);
+        return dt_fail(err, -EINVAL,
+                       "snapshot '%s' is not labelled: cvd label keeps it, then it "
+                       "can be cloned",
+                       r->name);
     if (c->count == 0 || c->count > MAX_CLONES)
         return dt_fail(err, -EINVAL, "1 to %llu clones can be made at once",
                        (unsigned long long)MAX_CLONES);
@@ -164,9 +170,9 @@ static int check_resize(struct pool *pool, const struct px_change *c, struct dt_
 {
     if (!live(pool, c->head.slot, PX_DISK))
         return dt_fail(err, -EINVAL, "only a disk can be resized");
-    return good_size(c->size) ? 0
-                              : dt_fail(err, -EINVAL,
-                                        "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
+    return good_size(c->size)
+               ? 0
+               : dt_fail(err, -EINVAL, "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
 }
 
 static int check_delete(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -533,8 +539,8 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
     return ret ?: commit(pool, c, n, err);
 }
 
-int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count, bool numbered,
-               uint64_t first, struct dt_error *err)
+int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
+               bool numbered, uint64_t first, struct dt_error *err)
 {
     struct px_change c;
     int ret;
@@ -544,7 +550,8 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
     c.size = numbered ? first + 1 : 0;
     c.slot2 = catalog_free_run(pool, count);
     /* Its records need blocks of the catalogue when the next root is made. */
-    if (pool->space.free < pool->space.reserve + pool->space.promised + count / PX_RECORDS * 17 / 16)
+    if (pool->space.free <
+        pool->space.reserve + pool->space.promised + count / PX_RECORDS * 17 / 16)
         return dt_fail(err, -ENOSPC, "%s has no space for the records of %llu disks",
                        pool->store->name, (unsigned long long)count);
     ret = set_name(&c, name, err);
@@ -658,8 +665,9 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
          s = pool_snapshot_before(pool, s)) {
         if (catalog_record(pool, s)->flags & PX_LABELLED) {
             if ((r->flags & PX_HEADLESS) && pool_snapshot_before(pool, disk) == s)
-                return dt_fail(err, -EBUSY, "'%s' is deleted already and stands for its labelled "
-                                            "snapshots: '%s' is one (cvd unlabel lets it go)",
+                return dt_fail(err, -EBUSY,
+                               "'%s' is deleted already and stands for its labelled "
+                               "snapshots: '%s' is one (cvd unlabel lets it go)",
                                r->name, catalog_record(pool, s)->name);
             break;
         }
@@ -679,11 +687,12 @@ int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt
         return ret;
     newest = pool_snapshot_before(pool, disk);
     if (newest != snapshot && newest != NO_SLOT)
-        return dt_fail(err, -EBUSY, "'%s' has later snapshots, '%s' is the newest: delete or "
-                                    "collapse them first",
+        return dt_fail(err, -EBUSY,
+                       "'%s' has later snapshots, '%s' is the newest: delete or "
+                       "collapse them first",
                        catalog_record(pool, disk)->name, catalog_record(pool, newest)->name);
-    /* Later ones that are being deleted are still in the line. That they are gone is in no journal, so a root has to tell
-     * it before the journal can say that this is the newest. */
+    /* Later ones that are being deleted are still in the line. That they are gone is in no journal,
+     * so a root has to tell it before the journal can say that this is the newest. */
     ret = pool_reclaim_all(pool, err);
     ret = ret ?: pool_checkpoint(pool, err);
     if (ret < 0)

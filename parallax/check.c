@@ -2,10 +2,11 @@
 /*
  * check.c - reading the whole pool and comparing what is reached with what is marked as in use.
  *
- * Theory of operation: from the root, every tree is gone through. A node that several trees share is gone through once. For each block
- * reached, a fingerprint of where it stands and what is said of it (its index, birth and checksum) is kept: a
- * block that is reached again must have the same one, because what trees share stands at the same index. What is reached
- * twice otherwise has two owners. At the end the blocks reached and the free maps must agree.
+ * Theory of operation: from the root, every tree is gone through. A node that several trees share
+ * is gone through once. For each block reached, a fingerprint of where it stands and what is said
+ * of it (its index, birth and checksum) is kept: a block that is reached again must have the same
+ * one, because what trees share stands at the same index. What is reached twice otherwise has two
+ * owners. At the end the blocks reached and the free maps must agree.
  */
 #include "parallax/internal.h"
 
@@ -110,7 +111,8 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
         check_tree(k, ptrs[i], kind, level - 1, index * PX_FANOUT + i);
 }
 
-/* Those that are being deleted come last: of a node that they share with others they may have only a part. */
+/* Those that are being deleted come last: of a node that they share with others they may have only
+ * a part. */
 static void check_disks(struct checking *k, bool dying)
 {
     char name[2 * PX_NAME];

@@ -2,16 +2,18 @@
 /*
  * checkpoint.c - making a new root.
  *
- * Theory of operation: in one go, the catalogue's and the free maps' changed blocks get new places, then all dirty nodes are written from
- * the leaves up, each parent learning its children's checksums. From then on they are clean, so whatever changes next moves to
- * new addresses: the state that the root will reach stays as it is while requests go on. A flush, the root,
- * another flush; then the journal before it is not needed, and what the old root alone reached may be used again.
+ * Theory of operation: in one go, the catalogue's and the free maps' changed blocks get new places,
+ * then all dirty nodes are written from the leaves up, each parent learning its children's
+ * checksums. From then on they are clean, so whatever changes next moves to new addresses: the
+ * state that the root will reach stays as it is while requests go on. A flush, the root, another
+ * flush; then the journal before it is not needed, and what the old root alone reached may be used
+ * again.
  */
 #include "parallax/internal.h"
 
-#define DIRTY_LIMIT    16384u
-#define INTERVAL_NS    DT_S(5)
-#define ROOT_MAGIC     "PXroot\0"
+#define DIRTY_LIMIT 16384u
+#define INTERVAL_NS DT_S(5)
+#define ROOT_MAGIC  "PXroot\0"
 
 static void resolve(struct pool *pool, struct px_ptr *ptr)
 {

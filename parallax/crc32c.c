@@ -2,8 +2,8 @@
 /*
  * crc32c.c - CRC-32C with the processor's instruction where there is one, else by a table.
  *
- * The instruction takes three cycles but starts one each cycle, so a block of 4 KiB is summed in three lanes
- * whose results are joined by a table that shifts a CRC over a lane's length.
+ * The instruction takes three cycles but starts one each cycle, so a block of 4 KiB is summed in
+ * three lanes whose results are joined by a table that shifts a CRC over a lane's length.
  */
 #include "parallax/format.h"
 

@@ -12,10 +12,10 @@
 enum tree_kind { TREE_DISK, TREE_CATALOG, TREE_SPACE, TREE_KINDS };
 
 /**
- * struct node - a block of a tree in memory: at level 1 and above, pointers; at level 0 (of catalogue and free maps), what
- * the tree maps.
- * @dirty: differs from the store, and was given its address since the last root: may be changed in place by
- *         whom it belongs to. A clean one never is: it is moved to another address first.
+ * struct node - a block of a tree in memory: at level 1 and above, pointers; at level 0 (of
+ * catalogue and free maps), what the tree maps.
+ * @dirty: differs from the store, and was given its address since the last root: may be changed in
+ * place by whom it belongs to. A clean one never is: it is moved to another address first.
  * @pins:  held by a walk; not to be evicted.
  */
 struct node {
@@ -42,7 +42,8 @@ struct node_cache {
 
 void node_cache_init(struct node_cache *cache, size_t bytes);
 void node_cache_fini(struct node_cache *cache);
-/** node_get() - the block that @ptr points to, read and judged if it is not there. -EBADMSG: damaged, and told. */
+/** node_get() - the block that @ptr points to, read and judged if it is not there. -EBADMSG:
+ * damaged, and told. */
 int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
              struct node **node);
 /** node_new() - a zeroed dirty one at @addr. */
@@ -63,7 +64,8 @@ void node_trim(struct pool *pool);
  * struct group - what is in use of PX_GROUP_BLOCKS blocks, as bits.
  * @map:     reached by what the next root will reach.
  * @busy:    may not be given out: mapped, being written, or mapped by the durable root.
- * @freed:   unmapped since the last root was begun. @freeing: before, but that root is not durable yet.
+ * @freed:   unmapped since the last root was begun. @freeing: before, but that root is not durable
+ * yet.
  */
 struct group {
     uint64_t *map, *busy, *freed, *freeing;
@@ -89,7 +91,8 @@ int space_use(struct pool *pool, uint64_t addr, unsigned count);
 void space_abandon(struct pool *pool, uint64_t addr, unsigned count);
 /** space_free() - not mapped any more. */
 int space_free(struct pool *pool, uint64_t addr);
-/** space_reserve_exact() - recovery: this block holds data of a write that will be replayed. -EBADMSG: it is in use. */
+/** space_reserve_exact() - recovery: this block holds data of a write that will be replayed.
+ * -EBADMSG: it is in use. */
 int space_reserve_exact(struct pool *pool, uint64_t addr);
 bool space_is_used(struct pool *pool, uint64_t addr, int *error);
 /** space_checkpoint() - the maps of all changed groups into the tree of the free maps. */
@@ -135,10 +138,11 @@ static inline bool tree_owned(const struct tree *t, uint64_t birth, uint64_t end
 /** tree_lookup() - the pointers of @count indices from @index on. */
 int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
                 struct px_ptr *ptrs);
-/** tree_leaf() - the node at level @bottom + 1 above @index, changeable; made if it is not there. */
+/** tree_leaf() - the node at level @bottom + 1 above @index, changeable; made if it is not there.
+ */
 int tree_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf);
-/** tree_set() - map @count indices from @index on to the blocks from @addr on, which are in use, and give back what they
- *  replace. */
+/** tree_set() - map @count indices from @index on to the blocks from @addr on, which are in use,
+ * and give back what they replace. */
 int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned count, uint64_t addr,
              const uint32_t *crc);
 /** tree_zero() - unmap [@from, @to). */
@@ -155,20 +159,22 @@ int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct no
 struct journal {
     uint64_t first, blocks; /* where it is */
     uint64_t generation;
-    uint64_t seq;     /* of the block being filled */
-    uint64_t start;   /* first that the durable root needs */
-    uint64_t flushed; /* all below are durable */
+    uint64_t seq;      /* of the block being filled */
+    uint64_t start;    /* first that the durable root needs */
+    uint64_t flushed;  /* all below are durable */
     uint32_t previous; /* CRC of the block before, as it was put last */
-    bool dirty;       /* the block being filled has records that were not put */
+    bool dirty;        /* the block being filled has records that were not put */
     struct px_journal *block;
 };
 
 #define JOURNAL_SPARE 6u /* blocks kept for changes of the catalogue */
 
 void journal_init(struct pool *pool, uint64_t generation, uint64_t seq);
-/** journal_has_room() - for @bytes of records besides what is promised, leaving @spare blocks free. */
+/** journal_has_room() - for @bytes of records besides what is promised, leaving @spare blocks free.
+ */
 bool journal_has_room(const struct pool *pool, size_t bytes, unsigned spare);
-/** journal_add() - room for a record, its header filled in. journal_has_room() must have been asked. */
+/** journal_add() - room for a record, its header filled in. journal_has_room() must have been
+ * asked. */
 void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, size_t bytes);
 /** journal_put() - hand all records to the store: they outlive this process. */
 int journal_put(struct pool *pool);
@@ -179,10 +185,12 @@ bool journal_judge(const struct px_journal *block, uint64_t generation, uint64_t
 
 /* ---- Catalogue (catalog.c) ---- */
 
-/** struct slot_info - what is known of a slot besides its record. @next: the snapshot after this one or NO_SLOT. */
+/** struct slot_info - what is known of a slot besides its record. @next: the snapshot after this
+ * one or NO_SLOT. */
 struct slot_info {
     uint32_t next, clones, hash_next, readers;
-    bool dead; /* free, but not to be used before the next root is durable: the journal speaks of it */
+    bool dead; /* free, but not to be used before the next root is durable: the journal speaks of it
+                */
     struct disk *writer;
 };
 
@@ -229,7 +237,8 @@ struct tree pool_space_tree(struct pool *pool);
 
 /** change_check() - could it be carried out? */
 int change_check(struct pool *pool, const struct px_change *change, struct dt_error *err);
-/** change_apply() - carry out a change, asked for now or read from a journal: all is checked. Errors change nothing. */
+/** change_apply() - carry out a change, asked for now or read from a journal: all is checked.
+ * Errors change nothing. */
 int change_apply(struct pool *pool, const struct px_change *change, struct dt_error *err);
 
 /* ---- Walks (walk.c) ---- */
@@ -258,7 +267,8 @@ void walk_against(struct pool *pool, uint32_t slot, struct walk *w);
 
 /* ---- Reclaim (reclaim.c) ---- */
 
-/** reclaim_step() - visit about @budget nodes of what is being deleted. 1: there is more; 0: nothing; -errno. */
+/** reclaim_step() - visit about @budget nodes of what is being deleted. 1: there is more; 0:
+ * nothing; -errno. */
 int reclaim_step(struct pool *pool, uint64_t budget);
 /** reclaim_find() - after opening: the one that was being given back. */
 void reclaim_find(struct pool *pool);
@@ -317,7 +327,8 @@ void pool_kick(struct pool *pool);
 uint64_t pool_random(void);
 
 /* checkpoint.c */
-int checkpoint_begin(struct pool *pool); /* then flush, checkpoint_root(), flush, checkpoint_end() */
+int checkpoint_begin(
+    struct pool *pool); /* then flush, checkpoint_root(), flush, checkpoint_end() */
 int checkpoint_root(struct pool *pool);
 void checkpoint_end(struct pool *pool);
 /** checkpoint_maybe() - start one if it is time. */

@@ -2,23 +2,26 @@
 /*
  * io.c - requests of disks.
  *
- * Theory of operation: a write puts its data into free blocks. When all of it has landed, the map points to it and a record is added
- * to the journal, at one and the same moment: so the journal's order is the map's, whatever order writes overlap in. The
- * journal is put at the end of the turn, for all disks at once, and then the writes are completed. They
- * are durable with the next flush, as on any disk with a write cache.
+ * Theory of operation: a write puts its data into free blocks. When all of it has landed, the map
+ * points to it and a record is added to the journal, at one and the same moment: so the journal's
+ * order is the map's, whatever order writes overlap in. The journal is put at the end of the turn,
+ * for all disks at once, and then the writes are completed. They are durable with the next flush,
+ * as on any disk with a write cache.
  *
- * A write of part of a block reads the block, and writes it whole. If the map has changed by the time its data has landed, it
- * begins again. Blocks of zeroes become holes.
+ * A write of part of a block reads the block, and writes it whole. If the map has changed by the
+ * time its data has landed, it begins again. Blocks of zeroes become holes.
  *
  * A read goes to where the map points, and each block is compared with the checksum in the map. A
- * block may have been replaced and reused meanwhile: if the map points elsewhere now, the read begins again.
+ * block may have been replaced and reused meanwhile: if the map points elsewhere now, the read
+ * begins again.
  *
- * Before a write begins, space for its data and for the nodes that it may copy, and room in the journal, are promised
- * to it, so that it cannot fail half way. Where there is none it waits, in order, until a root gives some back.
+ * Before a write begins, space for its data and for the nodes that it may copy, and room in the
+ * journal, are promised to it, so that it cannot fail half way. Where there is none it waits, in
+ * order, until a root gives some back.
  */
 #include "parallax/internal.h"
 
-#define SPAN      (DISK_MAX_BLOCKS + 1) /* an offset within a block may add one */
+#define SPAN       (DISK_MAX_BLOCKS + 1) /* an offset within a block may add one */
 #define READ_TRIES 4u
 
 /** struct run - consecutive blocks on the store, or a hole (@addr 0). */
@@ -356,8 +359,8 @@ static int record_run(struct op *op, const struct tree *t, const struct run *run
         z->count = run->count;
         return tree_zero(pool, t, index, index + run->count);
     }
-    struct px_write *w = journal_add(pool, PX_WRITE, op->disk->slot,
-                                     sizeof(*w) + run->count * sizeof(w->crc[0]));
+    struct px_write *w =
+        journal_add(pool, PX_WRITE, op->disk->slot, sizeof(*w) + run->count * sizeof(w->crc[0]));
 
     w->index = index;
     w->addr = run->addr;
@@ -511,7 +514,8 @@ static void write_promised(struct op *op)
         return;
     }
     op->blocks = op->source;
-    /* A map that cannot be read must fail this request now, not the pool when the data has landed. */
+    /* A map that cannot be read must fail this request now, not the pool when the data has landed.
+     */
     if (tree_lookup(op->disk->pool, &t, op->index, op->count, op->ptrs) < 0) {
         op_fail(op, -EIO);
         return;

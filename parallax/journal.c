@@ -2,10 +2,11 @@
 /*
  * journal.c - what was done since the last root, in the order in which it was done.
  *
- * Theory of operation: records are added to one block in memory. At the end of a turn it is put to the store, where it
- * outlives the process; only then are the requests that it tells of completed. It is put again as it
- * fills. A flush seals it, so that no block that may be durable is ever written again.
- * The ring is as long as the pool was made with; a root that is begun at half of it makes room.
+ * Theory of operation: records are added to one block in memory. At the end of a turn it is put to
+ * the store, where it outlives the process; only then are the requests that it tells of completed.
+ * It is put again as it fills. A flush seals it, so that no block that may be durable is ever
+ * written again. The ring is as long as the pool was made with; a root that is begun at half of it
+ * makes room.
  */
 #include "parallax/internal.h"
 
@@ -21,8 +22,8 @@ static void fresh(struct journal *j)
     j->dirty = false;
 }
 
-/* The block before may have been put several times, and a loss of power may leave an earlier form of it, without its last
- * records. So each block tells which form it follows. */
+/* The block before may have been put several times, and a loss of power may leave an earlier form
+ * of it, without its last records. So each block tells which form it follows. */
 static void next_block(struct journal *j)
 {
     j->previous = j->block->crc;

@@ -2,12 +2,14 @@
 /*
  * map.c - changing trees.
  *
- * Theory of operation: before anything below a node is changed, the path to it is *owned* from the root down: each node on it
- * is made one that the next root may find changed. A dirty node that is the owner's alone is changed in place. A clean one
- * that is the owner's alone moves to a new address, because the durable root reaches the old one. One that is
- * shared with a snapshot is copied. So the thesis's writable link is a comparison: birth > since.
+ * Theory of operation: before anything below a node is changed, the path to it is *owned* from the
+ * root down: each node on it is made one that the next root may find changed. A dirty node that is
+ * the owner's alone is changed in place. A clean one that is the owner's alone moves to a new
+ * address, because the durable root reaches the old one. One that is shared with a snapshot is
+ * copied. So the thesis's writable link is a comparison: birth > since.
  *
- * The pointer to a dirty node bears no checksum yet (PX_PTR_PENDING); checkpoint.c fills them in from the leaves up.
+ * The pointer to a dirty node bears no checksum yet (PX_PTR_PENDING); checkpoint.c fills them in
+ * from the leaves up.
  */
 #include "parallax/internal.h"
 
@@ -158,7 +160,8 @@ int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct no
 
 /* ---- Giving back ---- */
 
-/* What is below @ptr, at @level, from index @base on, and it itself, as far as it is the owner's alone. */
+/* What is below @ptr, at @level, from index @base on, and it itself, as far as it is the owner's
+ * alone. */
 static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, unsigned level,
                       uint64_t base)
 {
@@ -166,8 +169,8 @@ static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr
     struct node *node;
     int ret;
 
-    /* Nothing below is younger than the node. But a node across the cursor is not the owner's alone while parts
-     * of what is below it may be. */
+    /* Nothing below is younger than the node. But a node across the cursor is not the owner's alone
+     * while parts of what is below it may be. */
     if (ptr_hole(ptr) || !tree_owned(t, ptr_birth(ptr), base + 1))
         return 0;
     if (level > 0) {
@@ -209,7 +212,8 @@ static int zero_in(struct pool *pool, const struct tree *t, struct node *node, u
     return 0;
 }
 
-/* Is anything mapped in [@from, @to)? Most discards of a new disk find nothing, and need no node. */
+/* Is anything mapped in [@from, @to)? Most discards of a new disk find nothing, and need no node.
+ */
 static int any_mapped(struct pool *pool, const struct tree *t, struct px_ptr ptr, unsigned level,
                       uint64_t base, uint64_t from, uint64_t to)
 {

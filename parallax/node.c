@@ -2,10 +2,10 @@
 /*
  * node.c - blocks of trees in memory.
  *
- * Theory of operation: a node is found by its address, so trees that share a node on the store share it here. What
- * is dirty stays; of what is clean, at most a limit, chosen by second chance. Nothing is evicted while an operation runs
- * (node_trim() is called between operations), so pointers to nodes hold within one; a walk that
- * lasts longer pins its path.
+ * Theory of operation: a node is found by its address, so trees that share a node on the store
+ * share it here. What is dirty stays; of what is clean, at most a limit, chosen by second chance.
+ * Nothing is evicted while an operation runs (node_trim() is called between operations), so
+ * pointers to nodes hold within one; a walk that lasts longer pins its path.
  *
  * A block enters through node_get() alone, where its checksum and each of its pointers are judged.
  */

@@ -2,9 +2,10 @@
 /*
  * open.c - making, opening, closing and growing a pool; its turns; mounts of its disks.
  *
- * Opening reads the label, the newest root and the catalogue, and replays the journal. A pool opened for writing gets a new root with
- * a new generation of the journal before anything else, so that what a crash left in the ring behind the journal's
- * end can never be taken for its continuation.
+ * Opening reads the label, the newest root and the catalogue, and replays the journal. A pool
+ * opened for writing gets a new root with a new generation of the journal before anything else, so
+ * that what a crash left in the ring behind the journal's end can never be taken for its
+ * continuation.
  */
 #include "parallax/internal.h"
 
@@ -13,8 +14,8 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define LABEL_MAGIC "PARALLAX"
-#define ROOT_MAGIC  "PXroot\0"
+#define LABEL_MAGIC   "PARALLAX"
+#define ROOT_MAGIC    "PXroot\0"
 #define RECLAIM_NODES 16u /* a turn: some 100 us */
 
 uint64_t pool_random(void)
@@ -42,8 +43,8 @@ void pool_say(struct pool *pool, const char *event, const char *fmt, ...)
 int pool_fail(struct pool *pool, int error, const char *what)
 {
     if (!pool->failed)
-        pool_say(pool, "failed", "%s: %s: %s; nothing is written from now on",
-                 pool->store->name, what, strerror(-error));
+        pool_say(pool, "failed", "%s: %s: %s; nothing is written from now on", pool->store->name,
+                 what, strerror(-error));
     pool->failed = pool->failed ?: error;
     return error;
 }

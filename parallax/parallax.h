@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * parallax.h - pools of cluster virtual disks: thousands of disks from a few templates, snapshots and clones in
- * constant time, space that comes back. The format: devtap-pool(5).
+ * parallax.h - pools of cluster virtual disks: thousands of disks from a few templates, snapshots
+ * and clones in constant time, space that comes back. The format: devtap-pool(5).
  *
- * Everything of a pool happens on one thread, that of its store's loop. Nothing here blocks but what says
- * so, and what needs a part of the pool's own structures that is not in memory.
+ * Everything of a pool happens on one thread, that of its store's loop. Nothing here blocks but
+ * what says so, and what needs a part of the pool's own structures that is not in memory.
  */
 #ifndef PARALLAX_H
 #define PARALLAX_H
@@ -25,8 +25,8 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
 
 /**
  * struct pool_options
- * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever calls
- *         the pool calls that, too.
+ * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
+ * calls the pool calls that, too.
  * @event: something a person should know: "full", "resumed", "damage".
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
  */
@@ -37,7 +37,8 @@ struct pool_options {
     void *arg;
     size_t cache;
 };
-/** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on, if it succeeds. */
+/** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
+ * if it succeeds. */
 int pool_open(struct pool **pool, struct store *store, const struct pool_options *o,
               struct dt_error *err);
 /** pool_close() - in good order, with a last root; no request may be under way. Blocks. */
@@ -48,8 +49,8 @@ void pool_abandon(struct pool *pool);
 /** pool_release() - the same, but the store is not closed: it is the caller's again. */
 struct store *pool_release(struct pool *pool);
 
-/** pool_turn() - finish what this turn began, and do a piece of what goes on in the background. True: there is more
- *  of that, call again soon. */
+/** pool_turn() - finish what this turn began, and do a piece of what goes on in the background.
+ * True: there is more of that, call again soon. */
 bool pool_turn(struct pool *pool);
 /** pool_idle() - no request, flush or root is under way: it may be closed. */
 bool pool_idle(const struct pool *pool);
@@ -81,8 +82,8 @@ uint32_t pool_find(struct pool *pool, const char *name, struct dt_error *err);
 const struct px_record *pool_record(const struct pool *pool, uint32_t slot);
 /** pool_slots() - slots are below this. */
 uint32_t pool_slots(const struct pool *pool);
-/** pool_snapshot_before() - the newest snapshot of a disk, or the one before a snapshot; NO_SLOT at the end.
- *  Those that are being deleted are left out. */
+/** pool_snapshot_before() - the newest snapshot of a disk, or the one before a snapshot; NO_SLOT at
+ * the end. Those that are being deleted are left out. */
 uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot);
 /** pool_clones() - how many disks stand on this snapshot. */
 uint32_t pool_clones(const struct pool *pool, uint32_t slot);
@@ -91,30 +92,36 @@ void pool_full_name(const struct pool *pool, uint32_t slot, char *text);
 bool pool_mounted(const struct pool *pool, uint32_t slot);
 
 /*
- * Changes. Each happens at once and is durable after pool_sync(). Names: 1 to 63 letters, digits, '.', '-',
+ * Changes. Each happens at once and is durable after pool_sync(). Names: 1 to 63 letters, digits,
+ * '.', '-',
  * '_', ':', '+'.
  */
 int pool_create_disk(struct pool *pool, const char *name, uint64_t size, uint32_t sector,
                      struct dt_error *err);
-/** pool_snapshot() - of @n disks at one cut. @names: one for each, or NULL for the time. @slots: set to them, or NULL. */
+/** pool_snapshot() - of @n disks at one cut. @names: one for each, or NULL for the time. @slots:
+ * set to them, or NULL. */
 int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const char *const *names,
                   uint32_t *slots, struct dt_error *err);
-/** pool_clone() - @count disks of a labelled snapshot, all or none; with @numbered, @name is followed by numbers from
+/** pool_clone() - @count disks of a labelled snapshot, all or none; with @numbered, @name is
+ * followed by numbers from
  *  @first on. */
-int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count, bool numbered,
-               uint64_t first, struct dt_error *err);
-/** pool_label() - name a snapshot and keep it; @name NULL: keeps its name. pool_unlabel(): the reverse. */
+int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
+               bool numbered, uint64_t first, struct dt_error *err);
+/** pool_label() - name a snapshot and keep it; @name NULL: keeps its name. pool_unlabel(): the
+ * reverse. */
 int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err);
 int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
-/** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the background. */
+/** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the
+ * background. */
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err);
 /** pool_collapse() - all from @parent on, up to and without @child. */
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err);
 /** pool_delete_disk() - with its snapshots back to the last labelled one. */
 int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
-/** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be. Not while it is mounted. */
+/** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be. Not while it
+ * is mounted. */
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 
 /* ---- Questions that read trees. They block. ---- */
@@ -124,8 +131,8 @@ struct disk_usage {
     uint64_t mapped, held, held_nodes;
 };
 int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struct dt_error *err);
-/** pool_diff() - calls @range for each run of blocks that differs between two of one line; @older NO_SLOT: all that
- *  is mapped. @mapped: false where @newer has a hole. */
+/** pool_diff() - calls @range for each run of blocks that differs between two of one line; @older
+ * NO_SLOT: all that is mapped. @mapped: false where @newer has a hole. */
 int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,
               int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
               struct dt_error *err);
@@ -141,7 +148,8 @@ struct pool_check {
     bool data; /* read all data and compare it with its checksums */
     uint64_t nodes, blocks, damaged, leaked, unmarked, doubly;
 };
-/** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it found. */
+/** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
+ * found. */
 int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err);
 
 /* ---- Disks ---- */
@@ -160,7 +168,8 @@ enum disk_op { DISK_READ, DISK_WRITE, DISK_ZERO, DISK_DISCARD, DISK_FLUSH };
 
 /**
  * struct disk_req - a request; embed it.
- * @offset, @length: bytes, multiples of 512 within the disk; READ and WRITE: at most DISK_MAX_BLOCKS blocks.
+ * @offset, @length: bytes, multiples of 512 within the disk; READ and WRITE: at most
+ * DISK_MAX_BLOCKS blocks.
  * @buf:  private memory, which does not change until @done; aligned to 4096.
  * @done: with @error; never before disk_submit() returns... unless there is nothing to wait for.
  *

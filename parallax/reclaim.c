@@ -2,14 +2,16 @@
 /*
  * reclaim.c - giving back what was deleted.
  *
- * Theory of operation: the deleted snapshot S, between P before it and N after it, gives back what is in S, born after P, and not
- * in N; a deleted disk, what was born after P. That is a walk (walk.c) whose cost is in the order of what is freed. It
- * goes on in small steps while the disk is in use. Its cursor is in the record and reaches the store with the next root;
- * after a crash it goes on from there, for nothing that it freed since is used again before a root.
+ * Theory of operation: the deleted snapshot S, between P before it and N after it, gives back what
+ * is in S, born after P, and not in N; a deleted disk, what was born after P. That is a walk
+ * (walk.c) whose cost is in the order of what is freed. It goes on in small steps while the disk is
+ * in use. Its cursor is in the record and reaches the store with the next root; after a crash it
+ * goes on from there, for nothing that it freed since is used again before a root.
  *
- * N may be the disk itself, which is being written. A block of S that the disk still has when the cursor comes by is left, and
- * from then on it belongs to the disk, which frees it when it replaces it (tree_owned()); one that lies before the cursor
- * still belongs to S. One S at a time: a second one's P or N would be half gone.
+ * N may be the disk itself, which is being written. A block of S that the disk still has when the
+ * cursor comes by is left, and from then on it belongs to the disk, which frees it when it replaces
+ * it (tree_owned()); one that lies before the cursor still belongs to S. One S at a time: a second
+ * one's P or N would be half gone.
  */
 #include "parallax/internal.h"
 
@@ -59,7 +61,8 @@ static bool is_dying(const struct pool *pool, uint32_t slot)
     return catalog_record(pool, slot)->flags & PX_DYING;
 }
 
-/* The next in the line of what is dying: the disk itself, then the newest snapshot, and the empty disk at the very end. */
+/* The next in the line of what is dying: the disk itself, then the newest snapshot, and the empty
+ * disk at the very end. */
 static uint32_t choose_in_line(const struct pool *pool, uint32_t slot)
 {
     const struct px_record *r = catalog_record(pool, slot), *disk;
@@ -139,7 +142,7 @@ int pool_reclaim_all(struct pool *pool, struct dt_error *err)
     while ((ret = reclaim_step(pool, 4096)) > 0)
         ;
     if (ret < 0)
-        return dt_fail(err, ret, "%s: what was deleted cannot be given back: %s",
-                       pool->store->name, strerror(-ret));
+        return dt_fail(err, ret, "%s: what was deleted cannot be given back: %s", pool->store->name,
+                       strerror(-ret));
     return 0;
 }

@@ -2,9 +2,10 @@
 /*
  * recover.c - replaying what the journal tells since the root: devtap-pool(5), RECOVERY.
  *
- * Theory of operation: first the journal's end is found and judged, and every block that a record names is reserved, so
- * that replaying cannot take it for a node. Then the records are carried out by the same code that carried them out
- * before. Until the new root is durable nothing is changed that the old one reaches, so a crash on the way is harmless.
+ * Theory of operation: first the journal's end is found and judged, and every block that a record
+ * names is reserved, so that replaying cannot take it for a node. Then the records are carried out
+ * by the same code that carried them out before. Until the new root is durable nothing is changed
+ * that the old one reaches, so a crash on the way is harmless.
  */
 #include "parallax/internal.h"
 
@@ -14,9 +15,9 @@ struct replay {
     struct pool *pool;
     struct px_journal *blocks;
     uint64_t n, room;
-    uint64_t flushed;           /* all below this number are durable */
-    uint64_t end_n;             /* the journal ends in this block... */
-    uint32_t end_at;            /* ...before this byte */
+    uint64_t flushed; /* all below this number are durable */
+    uint64_t end_n;   /* the journal ends in this block... */
+    uint32_t end_at;  /* ...before this byte */
     uint64_t records;
 };
 
@@ -27,7 +28,8 @@ static int get_block(struct replay *r, uint64_t seq, struct px_journal *block)
     return r->pool->store->get(r->pool->store, block, j->first + seq % j->blocks, 1);
 }
 
-/* Blocks behind @end, which is missing, that are valid and know that the end is durable tell of damage, not of a crash. */
+/* Blocks behind @end, which is missing, that are valid and know that the end is durable tell of
+ * damage, not of a crash. */
 static int look_ahead(struct replay *r, uint64_t end, struct dt_error *err)
 {
     const struct journal *j = &r->pool->journal;
@@ -182,9 +184,9 @@ static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, st
     } else {
         ret = tree_zero(pool, &t, z->index, z->index + z->count);
     }
-    return ret < 0 ? dt_fail(err, ret, "%s cannot be recovered: %s", pool->store->name,
-                             strerror(-ret))
-                   : 0;
+    return ret < 0
+               ? dt_fail(err, ret, "%s cannot be recovered: %s", pool->store->name, strerror(-ret))
+               : 0;
 }
 
 static int replay_all(struct replay *r, struct dt_error *err)

@@ -2,14 +2,16 @@
 /*
  * space.c - which blocks are in use.
  *
- * Theory of operation: of each group of 32768 blocks, a block of bits (*map*) tells what the next root will reach.
- * It is read from the tree of the free maps when the group is first needed, and goes back there with
- * each root. A second set of bits (*busy*) is what may not be given out: that, and blocks whose data is being
- * written, and what the durable root still reaches although it is unmapped. The latter is kept in *freed* until a root is
- * begun and in *freeing* until that root is durable; even a block that came and went between two
- * roots waits so long, because the journal speaks of it.
+ * Theory of operation: of each group of 32768 blocks, a block of bits (*map*) tells what the next
+ * root will reach. It is read from the tree of the free maps when the group is first needed, and
+ * goes back there with each root. A second set of bits (*busy*) is what may not be given out: that,
+ * and blocks whose data is being written, and what the durable root still reaches although it is
+ * unmapped. The latter is kept in *freed* until a root is begun and in *freeing* until that root is
+ * durable; even a block that came and went between two roots waits so long, because the journal
+ * speaks of it.
  *
- * Data and nodes are given out from two places that move on through the pool, so that each stays together.
+ * Data and nodes are given out from two places that move on through the pool, so that each stays
+ * together.
  */
 #include "parallax/internal.h"
 
@@ -250,8 +252,8 @@ bool space_is_used(struct pool *pool, uint64_t addr, int *error)
 /* ---- Roots ---- */
 
 /*
- * To write a group's map, its page in the tree is moved to another block, which changes maps, perhaps of other
- * groups. But each page moves once for a root, so this comes to an end.
+ * To write a group's map, its page in the tree is moved to another block, which changes maps,
+ * perhaps of other groups. But each page moves once for a root, so this comes to an end.
  */
 int space_checkpoint(struct pool *pool)
 {

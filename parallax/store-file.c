@@ -2,23 +2,25 @@
 /*
  * store-file.c - a pool in a regular file or on a block device.
  *
- * Theory of operation: data goes past the page cache by a descriptor with O_DIRECT, through the thread's loop. What the pool
- * itself keeps (journal, nodes, maps) goes through the page cache by another: a write there costs a copy, survives
- * the process, and becomes durable with the next fdatasync(2), which covers both descriptors because they share
- * the inode. A flush takes a thread in any case (io_uring uses one, too), so it has one of ours, which can be waited for when
- * the disk stops. The two descriptors never touch the same block between two roots, because a block that is freed is not used again before the
- * next one; when one changes from one kind to the other, the kernel keeps the two views coherent.
+ * Theory of operation: data goes past the page cache by a descriptor with O_DIRECT, through the
+ * thread's loop. What the pool itself keeps (journal, nodes, maps) goes through the page cache by
+ * another: a write there costs a copy, survives the process, and becomes durable with the next
+ * fdatasync(2), which covers both descriptors because they share the inode. A flush takes a thread
+ * in any case (io_uring uses one, too), so it has one of ours, which can be waited for when the
+ * disk stops. The two descriptors never touch the same block between two roots, because a block
+ * that is freed is not used again before the next one; when one changes from one kind to the other,
+ * the kernel keeps the two views coherent.
  */
 #include "parallax/store.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -26,7 +28,8 @@
 #define LOCK_AT ((off_t)1 << 61) /* far behind any data */
 #define POLL_NS DT_MS(1)
 
-/** struct flusher - the thread that flushes. @busy: flushes handed to it and not yet completed on the loop. */
+/** struct flusher - the thread that flushes. @busy: flushes handed to it and not yet completed on
+ * the loop. */
 struct flusher {
     pthread_t thread;
     pthread_mutex_t lock;
@@ -243,9 +246,9 @@ static void file_punch(struct store *s, uint64_t addr, uint64_t count)
 {
     struct file_store *f = of(s);
 
-    if (!f->no_punch && fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                  (off_t)(addr << PX_BLOCK_SHIFT),
-                                  (off_t)(count << PX_BLOCK_SHIFT)) < 0)
+    if (!f->no_punch &&
+        fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(addr << PX_BLOCK_SHIFT), (off_t)(count << PX_BLOCK_SHIFT)) < 0)
         f->no_punch = true;
 }
 

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * store.h - what a pool asks of the thing that holds its blocks. Kept narrow, so that it can be a file, a block
- * device, memory under test, or objects in a cluster.
+ * store.h - what a pool asks of the thing that holds its blocks. Kept narrow, so that it can be a
+ * file, a block device, memory under test, or objects in a cluster.
  *
- * One process writes to a store (a *domain* of the pool). The store promises: what was written before a flush was
- * begun is durable when that flush has succeeded; what was written by @write or @put outlives the death of the
- * process once it has returned or completed, with no flush. It promises no order, and that a block which was
- * being written in a power failure is old, new, or a mixture in units of 512 bytes.
+ * One process writes to a store (a *domain* of the pool). The store promises: what was written
+ * before a flush was begun is durable when that flush has succeeded; what was written by @write or
+ * @put outlives the death of the process once it has returned or completed, with no flush. It
+ * promises no order, and that a block which was being written in a power failure is old, new, or a
+ * mixture in units of 512 bytes.
  *
- * Data travels by @read and @write, which return at once. What the pool's own structures need travels by
+ * Data travels by @read and @write, which return at once. What the pool's own structures need
+ * travels by
  * @get and @put, which block: it is rare, small, or goes to memory (the page cache of a file).
  */
 #ifndef PARALLAX_STORE_H
@@ -58,21 +60,23 @@ struct store_file_options {
     uint64_t size;
 };
 
-/** store_file_open() - a pool in a regular file or on a block device. Until it is locked and has a loop, it may only be
- *  read, with @get. */
+/** store_file_open() - a pool in a regular file or on a block device. Until it is locked and has a
+ * loop, it may only be read, with @get. */
 int store_file_open(struct store **store, const char *path, const struct store_file_options *o,
                     struct dt_error *err);
 /**
- * store_file_lock() - for this process alone (if opened read-only: shared with other readers), by @deadline at the latest.
+ * store_file_lock() - for this process alone (if opened read-only: shared with other readers), by
+ * @deadline at the latest.
  *
- * The lock belongs to the open file description, so I/O of a process that was killed keeps it until all of it has landed.
- * Return: 0; -EBUSY and who has it; another -errno with @err.
+ * The lock belongs to the open file description, so I/O of a process that was killed keeps it until
+ * all of it has landed. Return: 0; -EBUSY and who has it; another -errno with @err.
  */
 int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err);
 /** store_file_grow() - to @bytes, or what a device has now. */
 int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err);
-/** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread; NULL: none any more. Then no
- *  read or write may be under way; flushes are waited for, and their @done called. */
+/** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread;
+ * NULL: none any more. Then no read or write may be under way; flushes are waited for, and their
+ * @done called. */
 int store_file_loop(struct store *store, struct loop *loop);
 
 #endif

@@ -2,10 +2,11 @@
 /*
  * walk.c - going through what one tree reaches and another does not.
  *
- * Theory of operation: two trees of one line of descent share all that was not written between them, and what they share has the same
- * address. So the walk goes down both at once and stops where they point to the same block, or where what it finds is
- * too old to matter: the birth of a node is not before that of anything below. The nodes visited are in the
- * order of what differs, whatever the size of the disk. Nodes on the path are pinned, others may be evicted.
+ * Theory of operation: two trees of one line of descent share all that was not written between
+ * them, and what they share has the same address. So the walk goes down both at once and stops
+ * where they point to the same block, or where what it finds is too old to matter: the birth of a
+ * node is not before that of anything below. The nodes visited are in the order of what differs,
+ * whatever the size of the disk. Nodes on the path are pinned, others may be evicted.
  */
 #include "parallax/internal.h"
 

@@ -2,15 +2,16 @@
 /*
  * cvd.c - the back `cvd`: a cluster virtual disk of a pool (parallax/).
  *
- * Theory of operation: a request becomes one of the pool's, in its own frame. Its data is private memory (core sees to that), because the
- * checksum of what is written must be that of what reaches the store, and what is read is verified before the
- * guest gets it.
+ * Theory of operation: a request becomes one of the pool's, in its own frame. Its data is private
+ * memory (core sees to that), because the checksum of what is written must be that of what reaches
+ * the store, and what is read is verified before the guest gets it.
  */
 #include "blk/cvd/internal.h"
 #include "core/core.h"
 
-#define MAX_UNMAP ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
-#define GIVE_UP   DT_MS(100)
+#define MAX_UNMAP \
+    ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
+#define GIVE_UP DT_MS(100)
 
 #define FIELD(field) .offset = offsetof(struct cvd, field)
 static const struct dt_param params[] = {
@@ -154,8 +155,8 @@ static int cvd_open(struct dt_layer *layer, struct dt_error *err)
     d->is_snapshot = r->kind == PX_SNAPSHOT;
     if (d->is_snapshot && !d->read_only) {
         shared_put(d, layer);
-        return dt_fail(err, -EROFS, "%s is a snapshot: read-only=on shows it, a clone can be written",
-                       d->name);
+        return dt_fail(err, -EROFS,
+                       "%s is a snapshot: read-only=on shows it, a clone can be written", d->name);
     }
     return 0;
 }

@@ -50,7 +50,8 @@ struct cvd_io {
     void *bounce;
 };
 
-/** shared_get() - the pool at @path, opened for a look. shared_put(): close it with the last user. */
+/** shared_get() - the pool at @path, opened for a look. shared_put(): close it with the last user.
+ */
 int shared_get(struct cvd *d, struct dt_layer *layer, struct dt_error *err);
 void shared_put(struct cvd *d, struct dt_layer *layer);
 /** shared_lock() - take the pool's lock, recover it. */

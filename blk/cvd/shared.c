@@ -2,9 +2,10 @@
 /*
  * shared.c - a pool within a process: one structure, whichever number of disks are in it.
  *
- * Theory of operation: a pool has one writer. A successor may be started while its predecessor still
- * serves, so opening takes no lock: the file is opened, and looked at read-only, for the sizes of disks. The lock is taken and the pool
- * recovered by the fence, when the predecessor is gone. From start to stop it belongs to one thread.
+ * Theory of operation: a pool has one writer. A successor may be started while its predecessor
+ * still serves, so opening takes no lock: the file is opened, and looked at read-only, for the
+ * sizes of disks. The lock is taken and the pool recovered by the fence, when the predecessor is
+ * gone. From start to stop it belongs to one thread.
  */
 #include "blk/cvd/internal.h"
 #include "core/core.h"
@@ -86,7 +87,8 @@ void shared_stop(struct cvd *d)
 
 /* ---- Opening ---- */
 
-/* Somebody may be writing to it: then what a root reaches may be gone before it was read. Look again. */
+/* Somebody may be writing to it: then what a root reaches may be gone before it was read. Look
+ * again. */
 static int look(struct shared *s, struct dt_error *err)
 {
     struct pool_options o = {.read_only = true};
@@ -124,8 +126,10 @@ int shared_get(struct cvd *d, struct dt_layer *layer, struct dt_error *err)
     int ret;
 
     if (s && s->running)
-        return dt_fail(err, -EBUSY, "%s serves other disks already: start all disks of a pool "
-                                    "together", d->path);
+        return dt_fail(err, -EBUSY,
+                       "%s serves other disks already: start all disks of a pool "
+                       "together",
+                       d->path);
     if (s) {
         d->shared = s;
         s->disks++;

@@ -116,7 +116,8 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
 const struct dt_verb cvd_verbs[] = {
     {"snapshot", "[NAME]", "Take a snapshot; durable when this returns.", snapshot},
     {"snapshots", "", "How many there are, and the newest.", snapshots},
-    {"label", "DISK@SNAPSHOT [NAME]", "Keep a snapshot of the pool, so that it can be cloned.", label},
+    {"label", "DISK@SNAPSHOT [NAME]", "Keep a snapshot of the pool, so that it can be cloned.",
+     label},
     {"delete", "DISK@SNAPSHOT", "Delete a snapshot of the pool.", delete_snapshot},
     {"resize", "SIZE", "Make the disk larger; the guest sees it.", resize},
     {"info", "", "The pool's space and contents.", info},

@@ -2,8 +2,8 @@
 /*
  * px_model.c - random operations on a pool and on a trivial model of it: px_rig.h.
  *
- * The state of everything is one hash, changed with each sector, so that what is found after a crash can be looked up
- * among all states there were.
+ * The state of everything is one hash, changed with each sector, so that what is found after a
+ * crash can be looked up among all states there were.
  */
 #include "px_rig.h"
 
@@ -221,8 +221,10 @@ static void op_writes(struct rig *rig, unsigned t)
 
     while (n--) {
         unsigned kind = (unsigned)dt_rng_below(&rig->rng, 10), first, length;
-        enum disk_op op = kind < 7 ? DISK_WRITE : kind < 8 ? DISK_ZERO : kind < 9 ? DISK_DISCARD
-                                                                                  : DISK_FLUSH;
+        enum disk_op op = kind < 7   ? DISK_WRITE
+                          : kind < 8 ? DISK_ZERO
+                          : kind < 9 ? DISK_DISCARD
+                                     : DISK_FLUSH;
 
         if (dt_rng_below(&rig->rng, 3)) { /* whole blocks */
             first = 8 * (unsigned)dt_rng_below(&rig->rng, RIG_BLOCKS);
@@ -298,7 +300,8 @@ static void op_clone(struct rig *rig, unsigned snapshot, unsigned t)
 static bool has_clones(const struct rig *rig, unsigned snapshot)
 {
     for (unsigned t = 0; t < RIG_THINGS; t++)
-        if (rig->things[t].used && !rig->things[t].snapshot && rig->things[t].origin == snapshot + 1)
+        if (rig->things[t].used && !rig->things[t].snapshot &&
+            rig->things[t].origin == snapshot + 1)
             return true;
     return false;
 }
@@ -508,10 +511,8 @@ static int read_thing(struct rig_store *store, struct pool *pool, uint32_t slot,
                       struct dt_error *err)
 {
     static _Alignas(4096) uint32_t words[RIG_BLOCKS * PX_BLOCK / 4];
-    struct look look = {.req = {.op = DISK_READ,
-                                .length = RIG_BLOCKS * PX_BLOCK,
-                                .buf = words,
-                                .done = looked}};
+    struct look look = {
+        .req = {.op = DISK_READ, .length = RIG_BLOCKS * PX_BLOCK, .buf = words, .done = looked}};
     struct disk *disk;
     int ret = disk_open(&disk, pool, slot, true, "look", err);
 

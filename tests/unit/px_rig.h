@@ -17,7 +17,8 @@ struct rig_write {
     uint8_t *data;
 };
 
-/** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes on. */
+/** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes
+ * on. */
 struct rig_store {
     struct store s;
     uint8_t *bytes;
@@ -56,7 +57,8 @@ void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_sto
 #define RIG_SECTORS (RIG_BLOCKS * 8)
 #define RIG_THINGS  24u
 
-/** struct rig_thing - a disk or snapshot: for each sector, what was written to it last; 0 = zeroes. */
+/** struct rig_thing - a disk or snapshot: for each sector, what was written to it last; 0 = zeroes.
+ */
 struct rig_thing {
     bool used, snapshot, labelled, headless;
     unsigned disk;   /* of a snapshot */
@@ -79,7 +81,7 @@ struct rig {
     uint64_t *hashes, states, hashes_room, durable;
     struct rig_mark {
         uint64_t at, durable;
-    } *marks;
+    } * marks;
     uint64_t marks_n, marks_room;
     uint32_t stamp;
     uint64_t hash, order;

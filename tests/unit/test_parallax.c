@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_parallax.c - pools against a trivial model, with pools closed, killed and checked on the way.
+ * test_parallax.c - pools against a trivial model, with pools closed, killed and checked on the
+ * way.
  *
  * PARALLAX_STEPS sets how many random steps each run takes; each is up to four requests.
  */

@@ -2,11 +2,12 @@
 /*
  * test_parallax_crash.c - pools brought to what crashes leave.
  *
- * An episode is some hundred random operations whose every write and flush is kept. Then the pool is brought to what a crash at
- * any of these points may leave: the process killed, or the power failing, with any subset of what was not flushed, and
- * of some of it only some sectors. It must open, its check must find nothing, and what it holds must be one of the states
- * that the model went through: none before the last flush, and when the process was killed, none before the last completed
- * request. Some recoveries are crashed, too.
+ * An episode is some hundred random operations whose every write and flush is kept. Then the pool
+ * is brought to what a crash at any of these points may leave: the process killed, or the power
+ * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
+ * open, its check must find nothing, and what it holds must be one of the states that the model
+ * went through: none before the last flush, and when the process was killed, none before the last
+ * completed request. Some recoveries are crashed, too.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
  */
@@ -36,8 +37,9 @@ struct crash {
 
 static void refuse(const struct crash *c, const char *why)
 {
-    fail_msg("seed %llu: %s, %s at %llu of %llu: %s", (unsigned long long)c->seed, c->what, c->kind == RIG_KILL ? "killed" : "power failure",
-             (unsigned long long)c->at, (unsigned long long)c->rig->store->log_n, why);
+    fail_msg("seed %llu: %s, %s at %llu of %llu: %s", (unsigned long long)c->seed, c->what,
+             c->kind == RIG_KILL ? "killed" : "power failure", (unsigned long long)c->at,
+             (unsigned long long)c->rig->store->log_n, why);
 }
 
 static bool among(const struct crash *c, uint64_t hash)
@@ -63,8 +65,9 @@ static void open_and_judge(struct crash *c)
     c->replayed += info.recovered;
     hash = rig_hash_pool(c->into, pool, &err);
     if (!among(c, hash))
-        refuse(c, *err.text ? err.text : "the disks hold what they never held, or what was flushed "
-                                         "is lost");
+        refuse(c, *err.text ? err.text
+                            : "the disks hold what they never held, or what was flushed "
+                              "is lost");
     rig_check(pool);
     /* And it goes on from there: what was deleted comes back, and nothing else changes. */
     if (dt_rng_below(&c->rng, 4) == 0) {

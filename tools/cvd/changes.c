@@ -67,7 +67,8 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_resize(t->pool, t->slot, size, err);
 }
 
-/* It is deleted when this is durable; the space comes back now, or after a crash when the pool is next open. */
+/* It is deleted when this is durable; the space comes back now, or after a crash when the pool is
+ * next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
     ret = ret ?: pool_sync(t->pool, err);
@@ -79,8 +80,9 @@ int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **a
 {
     const struct px_record *r = pool_record(t->pool, t->slot);
 
-    return reclaim(t, r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
-                                         : pool_delete_snapshot(t->pool, t->slot, err),
+    return reclaim(t,
+                   r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
+                                      : pool_delete_snapshot(t->pool, t->slot, err),
                    err);
 }
 

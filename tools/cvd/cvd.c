@@ -2,8 +2,8 @@
 /*
  * cvd.c - the disk administrator's program: the table of its commands, and how one is run.
  *
- * A command that only looks opens the pool without its lock, so it works beside the process that serves the disks. One that changes
- * something takes the lock, and ends with what it did durable.
+ * A command that only looks opens the pool without its lock, so it works beside the process that
+ * serves the disks. One that changes something takes the lock, and ends with what it did durable.
  */
 #include "tools/cvd/cvd.h"
 
@@ -123,7 +123,8 @@ int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_e
     return *slot == NO_SLOT ? -ENOENT : 0;
 }
 
-/* Beside a process that writes to the pool, what a root reaches may be gone before it was read: look again. */
+/* Beside a process that writes to the pool, what a root reaches may be gone before it was read:
+ * look again. */
 static int look(struct target *t, struct store *store, struct dt_error *err)
 {
     const struct pool_options o = {.read_only = true};

@@ -41,11 +41,11 @@ static void add_row(struct table *table, json_t *list, struct target *t, uint32_
     if (r->kind == PX_DISK && r->parent)
         pool_full_name(t->pool, r->parent - 1, origin);
     if (list) {
-        json_array_append_new(
-            list, json_pack("{ss sI ss sI sb ss}", "name", r->name, "size", (json_int_t)r->size,
-                            "created", created, r->kind == PX_DISK ? "snapshots" : "clones",
-                            (json_int_t)below, "labelled", !!(r->flags & PX_LABELLED), "origin",
-                            origin));
+        json_array_append_new(list, json_pack("{ss sI ss sI sb ss}", "name", r->name, "size",
+                                              (json_int_t)r->size, "created", created,
+                                              r->kind == PX_DISK ? "snapshots" : "clones",
+                                              (json_int_t)below, "labelled",
+                                              !!(r->flags & PX_LABELLED), "origin", origin));
         return;
     }
     table_cell(table, "%s", r->name);
@@ -191,8 +191,9 @@ int cmd_tree(struct target *t, const struct cvd_options *o, int argc, char **arg
     else if (strcmp(o->format, "text") == 0)
         print_text(t);
     else
-        return dt_fail(err, -EINVAL, "--format is text or dot ('cvd tree POOL --format dot | dot "
-                                     "-Tsvg' makes a picture)");
+        return dt_fail(err, -EINVAL,
+                       "--format is text or dot ('cvd tree POOL --format dot | dot "
+                       "-Tsvg' makes a picture)");
     return 0;
 }
 
@@ -209,11 +210,10 @@ static int add_usage(struct table *table, json_t *list, struct target *t, uint32
         return ret;
     pool_full_name(t->pool, slot, name);
     if (list) {
-        json_array_append_new(
-            list, json_pack("{ss sI sI sI}", "name", name, "mapped",
-                            (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "held",
-                            (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
-                            (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT)));
+        json_array_append_new(list, json_pack("{ss sI sI sI}", "name", name, "mapped",
+                                              (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "held",
+                                              (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
+                                              (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT)));
         return 0;
     }
     table_cell(table, "%s", name);
@@ -247,10 +247,9 @@ static int print_range(void *arg, uint64_t index, uint64_t count, bool mapped)
     json_t *list = arg;
 
     if (list)
-        json_array_append_new(list, json_pack("{sI sI sb}", "offset",
-                                              (json_int_t)(index << PX_BLOCK_SHIFT), "length",
-                                              (json_int_t)(count << PX_BLOCK_SHIFT), "data",
-                                              mapped));
+        json_array_append_new(
+            list, json_pack("{sI sI sb}", "offset", (json_int_t)(index << PX_BLOCK_SHIFT), "length",
+                            (json_int_t)(count << PX_BLOCK_SHIFT), "data", mapped));
     else
         printf("%" PRIu64 " %" PRIu64 " %s\n", index << PX_BLOCK_SHIFT, count << PX_BLOCK_SHIFT,
                mapped ? "data" : "zero");
