@@ -53,6 +53,7 @@ struct dt_layer {
     unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     void (*memory_changed)(struct dt_layer *layer);
+    const struct passthrough_ops *passthrough;
     uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };

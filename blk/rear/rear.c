@@ -57,6 +57,26 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
+/* ---- Commands --------------------------------------------------------------------------------------- */
+
+static int run_mode(struct dt_layer *layer, int argc, const char *const *argv,
+                    struct dt_reply *reply, struct dt_error *err)
+{
+    bool on = argc == 1 && strcmp(argv[0], "passthrough") == 0;
+
+    if (!on && (argc != 1 || strcmp(argv[0], "interpose") != 0))
+        return dt_fail(err, -EINVAL, "say passthrough or interpose");
+    return layer_set_passthrough(layer, on, err);
+}
+
+static const struct dt_verb verbs[] = {
+    {.name = "mode",
+     .args = "passthrough|interpose",
+     .help = "Give the guest's rings to the back end, or take them back; see devtap-mode(1).",
+     .run = run_mode},
+    {NULL},
+};
+
 /* ---- Threads come and go
  * -------------------------------------------------------------------------- */
 
@@ -190,6 +210,7 @@ static int rear_open(struct dt_layer *layer, struct dt_error *err)
         return ret;
     }
     layer_watch_memory(layer, memory_changed);
+    layer_offer_passthrough(layer, &rear_passthrough_ops);
     memory_changed(layer);
     return 0;
 }
@@ -253,6 +274,7 @@ const struct dt_block_ext blk_rear = {
     .write_data = DT_DATA_PEEK,
     .params = params,
     .counters = counters,
+    .verbs = verbs,
     .layer_size = sizeof(struct rear),
     .ctx_size = sizeof(struct rear_ctx),
     .frame_size = sizeof(struct dt_req *),
