@@ -378,6 +378,9 @@ void layer_offer_passthrough(struct dt_layer *layer, const struct passthrough_op
  *  above it change what the guest reads, with @err. */
 int device_passthrough(struct device *dev, struct dt_layer **back,
                        const struct passthrough_ops **ops, struct dt_error *err);
+/** layer_want_passthrough() - from load(): a person wanted it of the process before. */
+void layer_want_passthrough(struct dt_layer *layer);
+bool device_wants_passthrough(const struct device *dev);
 /** layer_set_passthrough() - a person wants it, or wants it no more; the front follows when it can. On the
  *  device's first thread. */
 int layer_set_passthrough(struct dt_layer *layer, bool on, struct dt_error *err);

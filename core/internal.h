@@ -223,6 +223,7 @@ struct device {
     bool info_pending;
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;
+    bool want_passthrough;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);

@@ -2,7 +2,8 @@
 /*
  * passthrough.c - who could serve the guest's own rings, and who wants that.
  *
- * A back offers it, a person asks for it, and the front, which has the rings, does it (blk/vhost-user/mode.c).
+ * A back offers it, a person asks for it, and the front, which has the rings, does it
+ * (blk/vhost-user/mode.c).
  */
 #include "core/internal.h"
 
@@ -29,6 +30,16 @@ int device_passthrough(struct device *dev, struct dt_layer **back,
     *back = last;
     *ops = last->passthrough;
     return 0;
+}
+
+void layer_want_passthrough(struct dt_layer *layer)
+{
+    layer->dev->want_passthrough = true;
+}
+
+bool device_wants_passthrough(const struct device *dev)
+{
+    return dev->want_passthrough;
 }
 
 int layer_set_passthrough(struct dt_layer *layer, bool on, struct dt_error *err)

@@ -12,6 +12,7 @@
 static const struct verb *const verbs[] = {
     &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
     &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test, &verb_events,
+    &verb_mode,
     &verb_upgrade, NULL,
 };
 

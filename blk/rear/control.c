@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 
 #define RETRY_MS     100
-#define RETRY_LIE_MS 300  /* what lied once will lie again, and each time costs a session */
+#define RETRY_LIE_MS 300 /* what lied once will lie again, and each time costs a session */
 
 /* ---- Orders to the device's threads --------------------------------------------------------- */
 

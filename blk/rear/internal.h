@@ -140,15 +140,16 @@ struct rear {
     uint64_t queue_size, timeout;
     bool packed;
     unsigned on_loss;
+    bool wanted; /* passthrough, by a person */
 
     struct dt_layer *layer;
     char address[DT_ADDRESS_MAX]; /* of @path */
-    struct dt_block_info info; /* fixed but for the size */
+    struct dt_block_info info;    /* fixed but for the size */
     uint64_t sectors;
     struct virtio_blk_config disk; /* as first seen: a rear that comes back must be the same */
     uint64_t features, protocol;
     unsigned queues; /* the rear's */
-    bool lost; /* it was there and is gone; atomic */
+    bool lost;       /* it was there and is gone; atomic */
 
     pthread_t thread;
     bool running;
@@ -156,8 +157,8 @@ struct rear {
     struct rear_session session;
     uint64_t generation; /* of guest memory, atomic: what lanes may translate by */
 
-    uint64_t offered;           /* virtio features of the rear; atomic */
-    const struct rear_map *map; /* the control thread's */
+    uint64_t offered;                /* virtio features of the rear; atomic */
+    const struct rear_map *map;      /* the control thread's */
     struct passthrough *passthrough; /* the guest's rings, while the rear has them */
     uint64_t lost_at;
     int retry_ms;
@@ -170,7 +171,7 @@ struct rear {
     unsigned started;
     struct rear_ctx **lanes;   /* by thread; NULL where stopped */
     struct rear_map *next_map; /* not yet shared */
-    bool busy; /* an answer to REAR_PARK */
+    bool busy;                 /* an answer to REAR_PARK */
     enum rear_wish wish;
     struct passthrough *wish_rings;
     bool faulted;
@@ -190,7 +191,8 @@ int rear_session_begin(struct rear *rear, struct rear_session *s, const struct r
 int rear_session_remap(struct rear_session *s, const struct rear_map *map, struct dt_error *err);
 int rear_session_read_config(struct rear *rear, struct rear_session *s, bool again,
                              struct dt_error *err);
-/** rear_session_own_log() - have the rear keep its in-flight log, if it has one, in a region of its own. */
+/** rear_session_own_log() - have the rear keep its in-flight log, if it has one, in a region of its
+ * own. */
 int rear_session_own_log(struct rear *rear, struct rear_session *s, struct dt_error *err);
 /** rear_session_restart_rings() - as they were at first. */
 int rear_session_restart_rings(struct rear *rear, struct rear_session *s, struct dt_error *err);

@@ -2,11 +2,12 @@
 /*
  * passthrough.c - the guest's own rings at the rear, and back: on the control thread.
  *
- * Theory of operation: on the way there our rings are stopped, the rear is told the features that the guest's
- * driver chose, and gets the guest's rings and eventfds; nothing of ours is in the data path then. Some
- * back ends answer a stop before they have drained, and forget what they had (qemu-storage-daemon 7.2). So
- * on the way back a ring first gets a kick eventfd that nobody signals, until its used index has settled; then it is
- * stopped, and the base that the rear tells must be the used index.
+ * Theory of operation: on the way there our rings are stopped, the rear is told the features that
+ * the guest's driver chose, and gets the guest's rings and eventfds; nothing of ours is in the data
+ * path then. Some back ends answer a stop before they have drained, and forget what they had
+ * (qemu-storage-daemon 7.2). So on the way back a ring first gets a kick eventfd that nobody
+ * signals, until its used index has settled; then it is stopped, and the base that the rear tells
+ * must be the used index.
  */
 #include "blk/rear/internal.h"
 
@@ -14,12 +15,13 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
-#define SETTLE_NS   DT_MS(10) /* nothing was answered for so long */
-#define SETTLE_MAX  DT_MS(500)
-#define DRAIN_NS    DT_S(5)
-#define LOOK_MS     1
+#define SETTLE_NS  DT_MS(10) /* nothing was answered for so long */
+#define SETTLE_MAX DT_MS(500)
+#define DRAIN_NS   DT_S(5)
+#define LOOK_MS    1
 
-/* ---- What the guest's rings say ---------------------------------------------------------------- */
+/* ---- What the guest's rings say ----------------------------------------------------------------
+ */
 
 /* The used index of a split ring, in guest memory; false where it cannot be seen. */
 static bool used_index(const struct rear *rear, const struct device_ring *ring, uint16_t *index)
@@ -30,7 +32,8 @@ static bool used_index(const struct rear *rear, const struct device_ring *ring, 
         const struct device_region *r = &rear->map->regions[i];
 
         if (at - r->gpa < r->size && r->size - (at - r->gpa) >= sizeof(*index)) {
-            *index = __atomic_load_n((uint16_t *)(void *)(r->host + (at - r->gpa)), __ATOMIC_ACQUIRE);
+            *index =
+                __atomic_load_n((uint16_t *)(void *)(r->host + (at - r->gpa)), __ATOMIC_ACQUIRE);
             return true;
         }
     }
@@ -80,7 +83,8 @@ static int judge_base(const struct rear *rear, const struct device_ring *ring, u
     return 0;
 }
 
-/* ---- Our own rings ------------------------------------------------------------------------------- */
+/* ---- Our own rings
+ * ------------------------------------------------------------------------------- */
 
 /* Stop them, with nothing in flight. */
 static int park(struct rear *rear, struct dt_error *err)
@@ -109,7 +113,8 @@ static int unpark(struct rear *rear, struct dt_error *err)
     return ret ?: rear_session_restart_rings(rear, s, err);
 }
 
-/* ---- There ----------------------------------------------------------------------------------------- */
+/* ---- There
+ * ----------------------------------------------------------------------------------------- */
 
 static void signal_fd(int fd)
 {
@@ -192,7 +197,8 @@ void rear_passthrough_enter(struct rear *rear, struct passthrough *p)
     p->entered(p, ret, err.text);
 }
 
-/* ---- And back -------------------------------------------------------------------------------------- */
+/* ---- And back
+ * -------------------------------------------------------------------------------------- */
 
 static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
@@ -235,7 +241,8 @@ void rear_passthrough_leave(struct rear *rear)
     p->left(p, 0, NULL);
 }
 
-/* ---- From the front -------------------------------------------------------------------------------- */
+/* ---- From the front
+ * -------------------------------------------------------------------------------- */
 
 static int judge(struct dt_layer *layer, struct passthrough *p, struct dt_error *err)
 {
@@ -256,11 +263,12 @@ static int judge(struct dt_layer *layer, struct passthrough *p, struct dt_error 
                            "the device fewer (queues=)",
                            p->rings[i].index, rear->queues);
     if (!p->logged && __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) != REAR_FAIL)
-        return dt_fail(err, -ENOTSUP,
-                       "the rear keeps no in-flight log (INFLIGHT_SHMFD): if it or this process dies, "
-                       "requests in flight are lost, and the VM's session with them. Accept that by "
-                       "'devtap set DEVICE %s on-rear-loss=fail'",
-                       dt_layer_name(layer));
+        return dt_fail(
+            err, -ENOTSUP,
+            "the rear keeps no in-flight log (INFLIGHT_SHMFD): if it or this process dies, "
+            "requests in flight are lost, and the VM's session with them. Accept that by "
+            "'devtap set DEVICE %s on-rear-loss=fail'",
+            dt_layer_name(layer));
     return 0;
 }
 

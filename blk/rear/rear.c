@@ -57,16 +57,48 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* ---- Commands --------------------------------------------------------------------------------------- */
+/* ---- Commands
+ * --------------------------------------------------------------------------------------- */
 
 static int run_mode(struct dt_layer *layer, int argc, const char *const *argv,
                     struct dt_reply *reply, struct dt_error *err)
 {
+    struct rear *rear = dt_layer_data(layer);
     bool on = argc == 1 && strcmp(argv[0], "passthrough") == 0;
+    int ret;
 
     if (!on && (argc != 1 || strcmp(argv[0], "interpose") != 0))
         return dt_fail(err, -EINVAL, "say passthrough or interpose");
-    return layer_set_passthrough(layer, on, err);
+    ret = layer_set_passthrough(layer, on, err);
+    if (ret == 0) {
+        rear->wanted = on;
+        dt_layer_state_changed(layer);
+    }
+    return ret;
+}
+
+/* The mode that a person wished for: one byte. */
+static int64_t rear_save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct rear *rear = dt_layer_data(layer);
+
+    if (size < 1)
+        return -ENOSPC;
+    *(uint8_t *)buf = rear->wanted;
+    return 1;
+}
+
+static int rear_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                     struct dt_error *err)
+{
+    struct rear *rear = dt_layer_data(layer);
+
+    if (version != 1 || size != 1 || *(const uint8_t *)buf > 1)
+        return dt_fail(err, -EINVAL, "the state is no mode (version %u, %zu bytes)", version, size);
+    rear->wanted = *(const uint8_t *)buf;
+    if (rear->wanted)
+        layer_want_passthrough(layer);
+    return 0;
 }
 
 static const struct dt_verb verbs[] = {
@@ -275,6 +307,7 @@ const struct dt_block_ext blk_rear = {
     .params = params,
     .counters = counters,
     .verbs = verbs,
+    .state_version = 1,
     .layer_size = sizeof(struct rear),
     .ctx_size = sizeof(struct rear_ctx),
     .frame_size = sizeof(struct dt_req *),
@@ -287,5 +320,7 @@ const struct dt_block_ext blk_rear = {
     .quiesce = rear_quiesce,
     .cancel = rear_cancel,
     .set = rear_set,
+    .save = rear_save,
+    .load = rear_load,
     .fence = rear_fence,
 };

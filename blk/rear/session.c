@@ -25,10 +25,9 @@ static const uint64_t wanted_features =
     BIT64(VIRTIO_BLK_F_FLUSH) | BIT64(VIRTIO_BLK_F_TOPOLOGY) | BIT64(VIRTIO_BLK_F_MQ) |
     BIT64(VIRTIO_BLK_F_DISCARD) | BIT64(VIRTIO_BLK_F_WRITE_ZEROES);
 
-static const uint64_t wanted_protocol = BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) |
-                                        BIT64(VHOST_F_BACKEND_REQ) | BIT64(VHOST_F_CONFIG) |
-                                        BIT64(VHOST_F_INFLIGHT_SHMFD) |
-                                        BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
+static const uint64_t wanted_protocol =
+    BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) | BIT64(VHOST_F_BACKEND_REQ) |
+    BIT64(VHOST_F_CONFIG) | BIT64(VHOST_F_INFLIGHT_SHMFD) | BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
 
 /* ---- What the disk is ------------------------------------------------------------------------ */
 
@@ -159,7 +158,8 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
     return 0;
 }
 
-/* The socket. A worker makes it itself while it opens the chain; later it asks for one that it announced. */
+/* The socket. A worker makes it itself while it opens the chain; later it asks for one that it
+ * announced. */
 static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
     int timeout = (int)(rear->timeout / DT_MS(1));

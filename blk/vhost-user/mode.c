@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mode.c - the tap's switch: who serves the rings, this front and its chain (interpose), or the rear itself
- * (passthrough).
+ * mode.c - the tap's switch: who serves the rings, this front and its chain (interpose), or the
+ * rear itself (passthrough).
  *
- * Theory of operation: passthrough is wished for, and entered when it can be. To enter, the lanes pause until
- * nothing is in flight, the rings stop without the session's knowledge, and the rear gets them. Whatever the
- * session asks for then (a stop, a pause for memory or a log, a new ring) waits until the rings are
- * here again, and happens as always; a while later they go to the rear again. While pages are logged for a
- * migration they stay here, since only this front logs.
+ * Theory of operation: passthrough is wished for, and entered when it can be. To enter, the lanes
+ * pause until nothing is in flight, the rings stop without the session's knowledge, and the rear
+ * gets them. Whatever the session asks for then (a stop, a pause for memory or a log, a new ring)
+ * waits until the rings are here again, and happens as always; a while later they go to the rear
+ * again. While pages are logged for a migration they stay here, since only this front logs.
  *
- * If the rear is lost, the in-flight log tells what it had, and that is run again. A rear that keeps none has the log
- * spoilt before it gets the rings: whoever would recover from it is told that it cannot be.
+ * If the rear is lost, the in-flight log tells what it had, and that is run again. A rear that
+ * keeps none has the log spoilt before it gets the rings: whoever would recover from it is told
+ * that it cannot be.
  */
 #include "blk/vhost-user/internal.h"
 
@@ -34,7 +35,8 @@ static void try_later(struct front *front)
     loop_timer_set(front->loop, &front->mode.again, dt_clock_ns() + AGAIN_NS);
 }
 
-/* ---- Rings on their way ------------------------------------------------------------------------ */
+/* ---- Rings on their way ------------------------------------------------------------------------
+ */
 
 static void describe_ring(struct front_queue *q, struct device_ring *ring)
 {
@@ -130,7 +132,8 @@ static int take_back(struct front *front, bool recover, struct dt_error *err)
     return ret;
 }
 
-/* ---- Steps, on the front's loop ------------------------------------------------------------------- */
+/* ---- Steps, on the front's loop
+ * ------------------------------------------------------------------- */
 
 static void settle_in(struct front *front, enum front_mode_state state)
 {
@@ -139,7 +142,8 @@ static void settle_in(struct front *front, enum front_mode_state state)
     m->state = state;
     m->changes++;
     log_info("%s: %s%s%s", device_name(front->dev),
-             state == MODE_PASSTHROUGH ? "passthrough" : "interpose", m->why[0] ? ": " : "", m->why);
+             state == MODE_PASSTHROUGH ? "passthrough" : "interpose", m->why[0] ? ": " : "",
+             m->why);
 }
 
 /* Serve again, and do what was asked meanwhile. */
@@ -198,7 +202,8 @@ static void run_entered(struct loop_message *message)
         return;
     }
     if (!untouched && !m->rings.logged)
-        ret = dt_fail(&err, m->result, "the rear may have served rings and kept no log: %s", m->reason);
+        ret = dt_fail(&err, m->result, "the rear may have served rings and kept no log: %s",
+                      m->reason);
     if (ret < 0 || take_back(front, !untouched, &err) < 0)
         give_up(front, err.text);
     else
@@ -294,7 +299,8 @@ static void run_count(struct dt_timer *timer)
         loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
 }
 
-/* ---- From the session and from outside -------------------------------------------------------------- */
+/* ---- From the session and from outside
+ * -------------------------------------------------------------- */
 
 bool front_mode_leave(struct front *front)
 {
@@ -343,6 +349,7 @@ void front_mode_init(struct front *front)
 {
     struct front_mode *m = &front->mode;
 
+    m->wanted = device_wants_passthrough(front->dev);
     m->rings.rings = xcalloc(front->nqueues, sizeof(*m->rings.rings));
     m->rings.entered = on_entered;
     m->rings.left = on_left;
