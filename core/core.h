@@ -290,6 +290,9 @@ int device_set(struct device *dev, const char *layer, const char *param, const c
                struct dt_error *err);
 int device_do(struct device *dev, const char *layer, const char *verb, int argc,
               const char *const *argv, json_t **reply, struct dt_error *err);
+/** device_exclusive() - run @fn while none of the device's threads does anything. From none of them,
+ *  if it has several. */
+void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 /** device_show() - name, info, chain with present parameters. New reference. */
 json_t *device_show(struct device *dev);
 /**

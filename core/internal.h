@@ -233,8 +233,6 @@ struct device {
     char quiesce_late[256];
 };
 struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err);
-/** device_exclusive() - run @fn while no thread is inside the device's layers. */
-void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 
 /* Building the chain (chain.c). */
 int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err);

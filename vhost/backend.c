@@ -127,7 +127,7 @@ void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...)
     snprintf(s->reason, sizeof(s->reason), "%s%s", what,
              vhost_backend_faulted(s) ? " (a file of shared memory was truncated)" : "");
     s->broken = true;
-    log_error("%s: session broken: %s", s->name, s->reason);
+    log_limited(DT_LOG_ERROR, "%s: session broken: %s", s->name, s->reason);
     backend_end(s);
 }
 

@@ -30,7 +30,7 @@ static void session_begins(struct front *front, struct vhost_session *session)
     front->session = session;
     front->sessions++;
     if (!front->remote) /* else the keeper's supervisor says so */
-        log_info("%s: a VM attached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: a VM attached", device_name(front->dev));
 }
 
 static int begin_session(struct front *front, int sock, struct dt_error *err)
@@ -70,7 +70,7 @@ static void session_closed(void *dev, const char *reason)
 
     front->broken += reason != NULL;
     if (!front->remote)
-        log_info("%s: the VM detached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
     device_set_memory(front->dev, NULL, 0);
@@ -192,7 +192,7 @@ static void on_connection(struct listener *listener, int sock)
     } else if (vhost_backend_ending(front->backend) && front->next < 0) {
         front->next = sock; /* a VM that comes back before we are done with its last visit */
     } else {
-        log_warning("%s: a second connection was refused: a VM is attached already",
+        log_limited(DT_LOG_WARNING, "%s: a second connection was refused: a VM is attached already",
                     device_name(front->dev));
         close(sock);
     }

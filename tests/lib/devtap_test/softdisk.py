@@ -67,6 +67,10 @@ class SoftDisk(Process):
         for name, value in values.items():
             self.devtap("set", self.address, layer, f"{name}={value}")
 
+    def show(self):
+        """What `devtap show` tells of the disk."""
+        return json.loads(self.devtap("show", "--json", self.address))
+
     def stats(self):
         """The counters since the start, by layer name."""
         stats = json.loads(self.devtap("stats", "--json", self.address))
