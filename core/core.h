@@ -268,6 +268,9 @@ unsigned lane_admit(struct lane *lane, unsigned want);
 /** lane_submit() - @n requests, each with pub, iov and niov set, enter the chain. Ranges are
  *  checked here: what lies outside the disk completes with -EINVAL. */
 void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
+/** request_layer() - the name of the layer that has it now; NULL: it is in no chain. From any thread, for
+ *  people to look at: it may be elsewhere in a moment. */
+const char *request_layer(const struct request *r);
 /** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
 void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);

@@ -383,5 +383,6 @@ json_t *front_show(struct front *front)
                      (json_int_t)front->broken, "queues_offered", (int)front->nqueues, "writeback",
                      !front->fua, "queues", queues);
     add_mode(show, front);
+    json_object_set_new(show, "stuck", front_stuck(front));
     return show;
 }

@@ -182,6 +182,10 @@ void front_mode_paused(struct front *front);
 const char *front_mode_name(const struct front *front);
 int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err);
 
+/* stuck.c */
+/** front_stuck() - requests that are older than a second, the oldest 16; new reference. */
+json_t *front_stuck(const struct front *front);
+
 /* request.c: between ring and chain. */
 unsigned front_queue_poll(struct loop_poller *poller);
 bool front_queue_arm(struct loop_poller *poller);
