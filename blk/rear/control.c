@@ -102,6 +102,9 @@ static void end(struct rear *rear)
         shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
     rear_order_all(rear, REAR_DOWN, NULL);
     rear_session_end(rear, &rear->session);
+    pthread_mutex_lock(&rear->lock);
+    rear->faulted = false; /* a fault that nobody took yet was this session's */
+    pthread_mutex_unlock(&rear->lock);
 }
 
 void rear_lose(struct rear *rear, const char *reason, bool lied)

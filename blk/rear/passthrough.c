@@ -194,7 +194,7 @@ void rear_passthrough_enter(struct rear *rear, struct passthrough *p)
     /* It may have some of the rings: only the end of the session takes them away for sure. */
     rear->passthrough = NULL;
     rear_lose(rear, err.text, false);
-    p->entered(p, ret, err.text);
+    p->entered(p, -EIO, err.text);
 }
 
 /* ---- And back

@@ -174,8 +174,9 @@ void front_queue_call_changed(void *dev, unsigned q);
 /* mode.c: passthrough */
 void front_mode_init(struct front *front);
 void front_mode_fini(struct front *front);
-/** front_mode_leave() - true: the rings are here. Else they will be, and what was deferred is done then. */
-bool front_mode_leave(struct front *front);
+/** front_mode_leave() - true: the rings are here. Else they will be, and what was deferred is done then.
+ *  @urgent: and the VMM waits, so layers that hold requests are not waited for. */
+bool front_mode_leave(struct front *front, bool urgent);
 /** front_mode_session() - the session changed something: look again whether passthrough can be. */
 void front_mode_session(struct front *front);
 void front_mode_paused(struct front *front);

@@ -198,7 +198,7 @@ static void run_entered(struct loop_message *message)
         settle_in(front, MODE_PASSTHROUGH);
         loop_timer_set(front->loop, &m->count, dt_clock_ns() + COUNT_NS);
         if (m->leave_asked)
-            front_mode_leave(front);
+            front_mode_leave(front, false);
         return;
     }
     if (!untouched && !m->rings.logged)
@@ -210,6 +210,26 @@ static void run_entered(struct loop_message *message)
         interpose(front);
 }
 
+/* What the rear did, without looking at anything but the indices. */
+static void run_count(struct dt_timer *timer)
+{
+    struct front_mode *m = container_of(timer, struct front_mode, count);
+    struct front *front = container_of(m, struct front, mode);
+
+    for (unsigned i = 0; i < m->rings.count && !m->rings.packed; i++) {
+        struct front_queue *q = queue_of(front, i);
+        const struct virtq_config *c = &q->handed;
+        const uint16_t *used =
+            memmap_host(c->map, c->device + offsetof(struct vring_used, idx), sizeof(*used));
+        uint16_t now = used ? READ_ONCE(*used) : q->seen_used;
+
+        m->passed += (uint16_t)(now - q->seen_used);
+        q->seen_used = now;
+    }
+    if (m->state == MODE_PASSTHROUGH)
+        loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
+}
+
 static void run_left(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, left);
@@ -217,6 +237,7 @@ static void run_left(struct loop_message *message)
     struct dt_error err = {""};
     int ret = 0;
 
+    run_count(&m->count); /* what the last look missed */
     explain(m, m->result < 0 ? m->reason : NULL);
     if (m->result < 0 && !m->rings.logged)
         ret = dt_fail(&err, m->result, "the rear had the rings and kept no in-flight log: %s",
@@ -279,30 +300,10 @@ static void run_again(struct dt_timer *timer)
     front_drain(front);
 }
 
-/* What the rear did, without looking at anything but the indices. */
-static void run_count(struct dt_timer *timer)
-{
-    struct front_mode *m = container_of(timer, struct front_mode, count);
-    struct front *front = container_of(m, struct front, mode);
-
-    for (unsigned i = 0; i < m->rings.count && !m->rings.packed; i++) {
-        struct front_queue *q = queue_of(front, i);
-        const struct virtq_config *c = &q->handed;
-        const uint16_t *used =
-            memmap_host(c->map, c->device + offsetof(struct vring_used, idx), sizeof(*used));
-        uint16_t now = used ? READ_ONCE(*used) : q->seen_used;
-
-        m->passed += (uint16_t)(now - q->seen_used);
-        q->seen_used = now;
-    }
-    if (m->state == MODE_PASSTHROUGH)
-        loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
-}
-
 /* ---- From the session and from outside
  * -------------------------------------------------------------- */
 
-bool front_mode_leave(struct front *front)
+bool front_mode_leave(struct front *front, bool urgent)
 {
     struct front_mode *m = &front->mode;
 
@@ -312,7 +313,7 @@ bool front_mode_leave(struct front *front)
     if (m->state == MODE_PASSTHROUGH) {
         m->state = MODE_LEAVING;
         m->ops->leave(m->back);
-    } else if (m->state == MODE_ENTERING) {
+    } else if (m->state == MODE_ENTERING && urgent) {
         front_release(front);
     }
     return false;
@@ -341,7 +342,7 @@ int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
     if (on)
         loop_timer_set(front->loop, &front->mode.again, dt_clock_ns());
     else
-        front_mode_leave(front);
+        front_mode_leave(front, false);
     return 0;
 }
 

@@ -219,7 +219,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (q->vq.replay_count)
         log_info("%s: queue %u: requests of an earlier process that are run again: %u",
                  device_name(front->dev), index, q->vq.replay_count);
-    front_mode_leave(front); /* all rings, or none */
+    front_mode_leave(front, false); /* all rings, or none */
     front_mode_session(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
@@ -242,7 +242,7 @@ void front_queue_stop(void *dev, unsigned index)
     if (q->state == QUEUE_LOST) {
         q->state = QUEUE_IDLE;
         loop_post(front->loop, &q->stopped);
-    } else if (front_mode_leave(front)) {
+    } else if (front_mode_leave(front, true)) {
         loop_post(loop_of(q), &q->stop);
     } else {
         q->stop_deferred = true;
@@ -261,7 +261,7 @@ void front_pause(void *dev, bool drain)
 {
     struct front *front = dev;
 
-    if (!front_mode_leave(front)) {
+    if (!front_mode_leave(front, true)) {
         front->mode.pause_deferred = true;
         front->mode.pause_drain = drain;
         return;
@@ -321,7 +321,7 @@ void front_queue_call_changed(void *dev, unsigned index)
     struct front *front = dev;
 
     if (front->queues[index].state == QUEUE_HANDED)
-        front_mode_leave(front);
+        front_mode_leave(front, false);
 }
 
 /* ---- Life ---- */

@@ -5,10 +5,11 @@
  */
 #include "tests/unit/soft_disk.h"
 
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+#include <cmocka.h>
 
 #define DEPTH 8u
 #define BYTES 4096u

@@ -6,11 +6,12 @@
 #include "tests/unit/fake_rear.h"
 #include "tests/unit/tap_rig.h"
 
-#include <cmocka.h>
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+#include <cmocka.h>
 
 #define LONG 10000u /* ms; a busy machine takes its time, and only a failing test waits so long */
 
