@@ -42,6 +42,13 @@ void inflight_clear(void *mem)
     RING_STEP();
 }
 
+void inflight_spoil(void *mem)
+{
+    struct log_split *log = mem;
+
+    WRITE_ONCE(log->version, LOG_SPOILED);
+}
+
 void inflight_format(void *mem, uint16_t queue_size, bool packed)
 {
     log_format(mem, queue_size, packed);
@@ -79,6 +86,10 @@ void log_format(void *mem, uint16_t queue_size, bool packed)
 static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,
                         struct dt_error *err)
 {
+    if (version == LOG_SPOILED)
+        return dt_fail(err, -EBADMSG,
+                       "the ring was served by somebody who keeps no in-flight log: what he had of it "
+                       "is lost");
     if (version != LOG_VERSION || features != 0)
         return dt_fail(err, -EBADMSG,
                        "in-flight log of version %u with features 0x%" PRIx64

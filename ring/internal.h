@@ -54,6 +54,7 @@ static inline void ring_full_fence(void)
  * are stored as that word, which leaves fewer states for a successor to find.
  */
 #define LOG_VERSION 1u
+#define LOG_SPOILED 0xffffu /* somebody served the ring and kept no log */
 
 union log_split_word {
     struct {

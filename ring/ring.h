@@ -145,6 +145,9 @@ size_t inflight_queue_size(uint16_t queue_size, bool packed);
 void inflight_format(void *mem, uint16_t queue_size, bool packed);
 /** inflight_clear() - make the log at @mem record nothing: to recover from it is a fresh start. */
 void inflight_clear(void *mem);
+/** inflight_spoil() - make the log at @mem unfit to recover from: somebody serves the ring who keeps no
+ *  log, and virtq_start() is to refuse it until the log is made anew. */
+void inflight_spoil(void *mem);
 
 /* ---- Virtqueue, device side ----------------------------------------------------------- */
 

@@ -230,7 +230,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
     }
 }
 
-static void call_driver(const struct front_queue *q)
+void front_call_driver(const struct front_queue *q)
 {
     int fd = vhost_session_call_fd(q->front->session, q->index);
     const uint64_t one = 1;
@@ -252,7 +252,7 @@ void front_publish(struct loop_deferred *deferred)
         call = virtq_publish(&q->vq);
         KILL_POINT("published");
         if (call)
-            call_driver(q);
+            front_call_driver(q);
         fl->dirty = q->next_dirty; /* only now: an empty list says that no ring is written to */
         q->dirty = false;
         if (unlikely(q->state != QUEUE_RUNNING))
