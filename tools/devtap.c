@@ -9,7 +9,7 @@
 #include "blk/channel/placed.h"
 #include <ctype.h>
 
-#define ENTRY(verb) &verb,
+#define ENTRY(name) &name,
 static const struct verb *const verbs[] = {VERBS(ENTRY) NULL};
 
 const struct verb *const *verb_table(void)

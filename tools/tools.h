@@ -117,7 +117,7 @@ struct verb {
     X(verb_bench) \
     X(verb_test)
 
-#define DECLARE_VERB(verb) extern const struct verb verb;
+#define DECLARE_VERB(name) extern const struct verb name;
 VERBS(DECLARE_VERB)
 DECLARE_VERB(verb_vhost_user_blk) /* by another name of the program */
 /** verb_table(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
