@@ -10,6 +10,7 @@
     X(blk_delay) \
     X(blk_error) \
     X(blk_readonly) \
+    X(blk_crypt) \
     X(blk_file) \
     X(blk_mem) \
     X(blk_nbd) \

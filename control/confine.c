@@ -10,6 +10,7 @@
  */
 #include "control/confine.h"
 
+#include "base/packet.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -19,13 +20,21 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define PROCESSES_MAX 64 /* of one extension: a program may have helpers */
 
 static struct sock_fprog filter;
 static uid_t first_uid, present_uid;
 static unsigned count;
-static int namespaces[] = {-1, -1};
+
+/* What each process enters; -1 = this system does not offer it. */
+#define NAMESPACES 2u
+static int namespaces[NAMESPACES] = {-1, -1};
+static const struct {
+    const char *path;
+    int flag;
+} kinds[NAMESPACES] = {{"/proc/self/ns/net", CLONE_NEWNET}, {"/proc/self/ns/ipc", CLONE_NEWIPC}};
 
 /* Sockets first: the network is gone anyhow, but local sockets live in the file system. */
 static const int forbidden[] = {
@@ -93,36 +102,57 @@ static int build_filter(void)
     return ret;
 }
 
-/* This process steps into new ones, keeps a descriptor of each, and goes back. */
-static void make_namespaces(void)
+/* Made by a process that ends at once: the one that made them could not always go back. */
+static _Noreturn void make_namespaces(int sock)
 {
-    static const struct {
-        const char *path;
-        int flag;
-    } kinds[] = {{"/proc/self/ns/net", CLONE_NEWNET}, {"/proc/self/ns/ipc", CLONE_NEWIPC}};
+    int fds[NAMESPACES];
 
-    for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
-        _cleanup_close_ int before = open(kinds[i].path, O_RDONLY | O_CLOEXEC);
-
-        if (before < 0 || unshare(kinds[i].flag) < 0)
-            continue;
-        namespaces[i] = open(kinds[i].path, O_RDONLY | O_CLOEXEC);
-        if (setns(before, kinds[i].flag) < 0)
-            _exit(1); /* it could not connect anywhere any more */
+    for (unsigned i = 0; i < NAMESPACES; i++)
+        if (unshare(kinds[i].flag) < 0)
+            _exit(1);
+    for (unsigned i = 0; i < NAMESPACES; i++) {
+        fds[i] = open(kinds[i].path, O_RDONLY | O_CLOEXEC);
+        if (fds[i] < 0 || packet_send(sock, &i, sizeof(i), fds[i]) < 0)
+            _exit(1);
     }
+    _exit(0);
 }
 
-int confine_prepare(uid_t uid)
+static void take_namespaces(void)
 {
-    first_uid = present_uid = uid;
-    make_namespaces();
-    return build_filter();
+    int pair[2], fd;
+    unsigned kind;
+    pid_t pid;
+
+    if (packet_pair(pair) < 0)
+        return;
+    pid = fork();
+    if (pid == 0)
+        make_namespaces(pair[1]);
+    close(pair[1]);
+    if (pid > 0 && waitpid(pid, NULL, 0) == pid)
+        while (packet_receive(pair[0], &kind, sizeof(kind), &fd) > 0)
+            namespaces[kind] = fd;
+    close(pair[0]);
 }
 
-void confine_next(void)
+void confine_users(uid_t first)
 {
+    first_uid = first;
+}
+
+int confine_next(void)
+{
+    if (!filter.filter) {
+        int ret = build_filter();
+
+        if (ret < 0)
+            return ret;
+        take_namespaces();
+    }
     if (first_uid)
         present_uid = first_uid + count++ % CONFINE_USERS;
+    return 0;
 }
 
 static int become_user(void)
@@ -139,7 +169,7 @@ int confine_child(void)
     const struct rlimit processes = {PROCESSES_MAX, PROCESSES_MAX};
     int ret = 0;
 
-    for (unsigned i = 0; i < ARRAY_SIZE(namespaces); i++)
+    for (unsigned i = 0; i < NAMESPACES; i++)
         if (namespaces[i] >= 0 && setns(namespaces[i], 0) < 0)
             return -errno;
     if (first_uid) {

@@ -15,15 +15,14 @@
 /* In a host's environment: it is to confine itself. */
 #define CONFINE_ENVIRONMENT "DEVTAP_CONFINE"
 
+#define CONFINE_USERS 64u
+/** confine_users() - @first: of CONFINE_USERS users and groups for the processes; 0 = as now. */
+void confine_users(uid_t first);
 /**
- * confine_prepare() - in the process that will fork, with one thread: what needs memory or privileges.
- * @uid: the first of CONFINE_USERS users and groups for the processes; 0 = as now.
+ * confine_next() - before each fork, and the first time with one thread: another user, and what takes memory.
  * Walls that this system does not offer are left out. Return: 0 or -errno, when there is not even a filter.
  */
-#define CONFINE_USERS 64u
-int confine_prepare(uid_t uid);
-/** confine_next() - before each fork: another user. */
-void confine_next(void);
+int confine_next(void);
 /** confine_child() - in the child; system calls only. 0 or -errno. */
 int confine_child(void);
 

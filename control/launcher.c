@@ -76,14 +76,15 @@ static int start(struct launch_question *q, int sock, struct launch_answer *a)
     char *argv[ARGV_MAX + 1] = {NULL};
     pid_t pid = -1;
     unsigned n = 0;
-    int pidfd;
+    int pidfd = confine_next();
 
+    if (pidfd < 0)
+        return pidfd;
     for (uint32_t at = 0; at < q->bytes; at += (uint32_t)strlen(q->argv + at) + 1) {
         if (n == ARGV_MAX)
             return -E2BIG;
         argv[n++] = q->argv + at;
     }
-    confine_next();
     pidfd = n == 0 || sock < 0 ? -EINVAL : placed_fork(argv, sock, q->mem_limit, &pid);
     a->pid = pid;
     return pidfd;
@@ -170,7 +171,8 @@ static _Noreturn void launch(int sock, uid_t uid)
 
     prctl(PR_SET_NAME, PROGRAM_TAG);
     prctl(PR_SET_DUMPABLE, 0);
-    if (confine_prepare(uid) < 0 || setenv(CONFINE_ENVIRONMENT, "1", 1) < 0)
+    confine_users(uid);
+    if (setenv(CONFINE_ENVIRONMENT, "1", 1) < 0)
         _exit(1);
     placed_init(&config);
     for (;;) {
@@ -363,7 +365,7 @@ int launcher_start(uid_t uid, struct dt_error *err)
     if (pid == 0) {
         if (dup2(fds[1], 3) != 3 || syscall(SYS_close_range, 4, ~0u, 0) < 0)
             _exit(1);
-        launch(3, geteuid() == 0 ? uid : 0);
+        launch(3, uid);
     }
     close(fds[1]);
     launcher = fds[0];

@@ -14,7 +14,7 @@ enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER, SANDBOX_EXTENSION };
 
 /**
  * struct sandbox_config - how far to go.
- * @uid: run as this user and group, which no other process has; 0 = as now.
+ * @uid: run as this user and group, which no other process has; 0 = as now, which is noted as missing.
  * @connects: keep the file system and connect(): the VMM listens.
  */
 struct sandbox_config {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd-trace.c - devtap trace: print or sum up what the extension `trace` recorded. */
+/* cmd-trace.c - devtap trace: print, sum up, repeat or convert what the extension `trace` recorded.
+ */
 #include "blk/trace/summary.h"
-#include "tools/tools.h"
+#include "tools/trace/trace.h"
+#include "vhost/vhost.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,10 +14,14 @@ static void print_entry(const struct trace_entry *e)
 {
     const struct trace_record *r = &e->record;
 
-    printf("%14.9f  %-12s  sector %-12" PRIu64 " sectors %-6u queue %-3u depth %-4u %9s  %s%s\n",
+    char hash[24] = "";
+
+    if (trace_entry_hashed(e))
+        snprintf(hash, sizeof(hash), "  hash %08x", r->data_hash);
+    printf("%14.9f  %-12s  sector %-12" PRIu64 " sectors %-6u queue %-3u depth %-4u %9s  %s%s%s\n",
            (double)r->time / 1e9, dt_op_name((enum dt_op)r->op), r->sector, r->sectors, r->queue,
            r->depth, human_ns(r->latency), r->error ? strerror(r->error) : "ok",
-           r->flags & DT_REQ_REPLAYED ? " (replayed)" : "");
+           r->flags & DT_REQ_REPLAYED ? " (replayed)" : "", hash);
 }
 
 static int print_all(struct trace_reader *reader, bool json)
@@ -108,17 +114,77 @@ static int summarize(struct trace_reader *reader, bool json)
 
 /* ---- The verb ------------------------------------------------------------------------------ */
 
-static int run(const struct verb *verb, void *options, int argc, char **argv)
+#define OPTION(n, t, field) .name = n, .type = t, .offset = offsetof(struct trace_options, field)
+static const struct dt_param options[] = {
+    {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON (print, summary, replay)."},
+    {OPTION("ops", DT_PARAM_OPS, ops), .initial = "all",
+     .help = "Which operations to take (replay, to-fio): read,write,flush,discard,write-zeroes."},
+    {OPTION("name", DT_PARAM_STRING, name), .initial = "disk", .unit = "name",
+     .help = "to-fio: how the iolog calls the disk."},
+    {OPTION("socket", DT_PARAM_STRING, socket), .unit = "path",
+     .help = "replay: socket of the back end to replay to."},
+    {OPTION("speed", DT_PARAM_STRING, speed), .initial = "1", .unit = "factor",
+     .help = "replay: send so many times as fast as it was recorded."},
+    {OPTION("closed", DT_PARAM_BOOL, closed),
+     .help = "replay: send as fast as answers come, with as many in flight as were recorded."},
+    {OPTION("depth", DT_PARAM_UINT, depth), .initial = "0", .max = 1024,
+     .help = "replay: requests in flight at most; 0 is what was recorded."},
+    {OPTION("queues", DT_PARAM_UINT, queues), .initial = "1", .min = 1, .max = VHOST_MAX_QUEUES,
+     .help = "replay: queues used."},
+    {OPTION("verify", DT_PARAM_BOOL, verify),
+     .help = "replay: check every read against what the replay wrote before."},
+    {OPTION("hashes", DT_PARAM_BOOL, hashes),
+     .help = "replay: check reads of what it did not write against the trace's hashes."},
+    {OPTION("seed", DT_PARAM_UINT, seed), .initial = "1",
+     .help = "replay: of the data that is written."},
+    {NULL},
+};
+
+static int print_verb(const struct trace_options *o, struct trace_reader *reader,
+                      struct dt_error *err)
 {
-    const struct json_options *o = options;
-    bool print = strcmp(argv[0], "print") == 0;
+    int ret = print_all(reader, o->json);
+
+    return ret < 0 ? dt_fail(err, ret, "%s", strerror(-ret)) : 0;
+}
+
+static int summary_verb(const struct trace_options *o, struct trace_reader *reader,
+                        struct dt_error *err)
+{
+    int ret = summarize(reader, o->json);
+
+    return ret < 0 ? dt_fail(err, ret, "%s", strerror(-ret)) : 0;
+}
+
+static const struct action {
+    const char *name;
+    int (*run)(const struct trace_options *o, struct trace_reader *reader, struct dt_error *err);
+} actions[] = {
+    {"print", print_verb},
+    {"summary", summary_verb},
+    {"replay", trace_replay},
+    {"to-fio", trace_to_fio},
+};
+
+static const struct action *find_action(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(actions); i++)
+        if (strcmp(actions[i].name, name) == 0)
+            return &actions[i];
+    return NULL;
+}
+
+static int run(const struct verb *verb, void *opts, int argc, char **argv)
+{
+    const struct action *action = find_action(argv[0]);
     _cleanup_close_ int fd = -1;
     struct trace_reader *reader = NULL;
     struct dt_error err;
     int ret = 0;
 
-    if (!print && strcmp(argv[0], "summary") != 0)
-        ret = dt_fail(&err, -EINVAL, "'%.40s': print or summary was expected", argv[0]);
+    if (!action)
+        ret = dt_fail(&err, -EINVAL, "'%.40s': print, summary, replay or to-fio was expected",
+                      argv[0]);
     if (ret == 0) {
         fd = strcmp(argv[1], "-") == 0 ? dup(STDIN_FILENO) : open(argv[1], O_RDONLY | O_CLOEXEC);
         if (fd < 0)
@@ -126,13 +192,9 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     }
     if (ret == 0) {
         ret = trace_reader_new(&reader, fd, &err);
+        ret = ret ?: action->run(opts, reader, &err);
         if (ret < 0 && !strstr(err.text, argv[1]))
             dt_fail_prefix(&err, "%s", argv[1]);
-    }
-    if (ret == 0) {
-        ret = print ? print_all(reader, o->json) : summarize(reader, o->json);
-        if (ret < 0)
-            dt_fail(&err, ret, "%s: %s", argv[1], strerror(-ret));
     }
     if (reader)
         trace_reader_free(reader);
@@ -141,14 +203,15 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 
 const struct verb verb_trace = {
     .name = "trace",
-    .args = "print|summary [--json] FILE",
-    .summary = "print or sum up what the extension trace recorded",
+    .args = "print|summary|replay|to-fio [OPTION...] FILE",
+    .summary = "print, sum up, replay or convert what the extension trace recorded",
     .help =
         "`print` writes one line for each request: when, what, where, how long, and the result. "
-        "`summary` writes a table of operations, sizes and latencies. FILE may be - for "
-        "standard input.",
-    .groups = {{"Options", json_only}},
-    .options_size = sizeof(struct json_options),
+        "`summary` writes a table of operations, sizes and latencies. `replay` sends the requests "
+        "again, to any vhost-user-blk back end: writes destroy what is on that disk. `to-fio` "
+        "writes an iolog for fio. FILE may be - for standard input.",
+    .groups = {{"Options", options}},
+    .options_size = sizeof(struct trace_options),
     .min_args = 2,
     .max_args = 2,
     .completes = COMPLETES_FILE,

@@ -226,6 +226,12 @@ static int introduce(struct host *h, struct dt_error *err)
     return dt_channel_open(&h->ch, -1, hello, err);
 }
 
+/* One packet, whatever thread of the extension speaks; the worker names device and layer again. */
+static void on_event(const char *device, const char *event, const char *text)
+{
+    dt_channel_event(the_host.ch, event, text);
+}
+
 int placed_host(const char *name)
 {
     struct host *h = &the_host;
@@ -237,6 +243,7 @@ int placed_host(const char *name)
         log_error("%s: %s", name, err.text);
         return EXIT_FAILURE;
     }
+    device_events(on_event);
     await_init(h);
     if (h->loop && !h->stopping) {
         h->control_watch = (struct dt_watch){

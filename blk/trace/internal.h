@@ -36,6 +36,7 @@ struct trace_ring {
 /** struct trace - the layer. */
 struct trace {
     const char *out;
+    unsigned hash; /* enum trace_hash */
     uint64_t buffer, limit;
 
     uint64_t start; /* CLOCK_MONOTONIC */

@@ -124,6 +124,7 @@ static bool take_header(struct trace_reader *r)
         .disk_sectors = h.disk_sectors,
         .logical_block = h.logical_block,
         .threads = h.threads,
+        .hashed = h.hash_kind == TRACE_HASH_XXH3,
     };
     copy_name(r->segment.device, h.device, sizeof(h.device));
     copy_name(r->segment.layer, h.layer, sizeof(h.layer));

@@ -9,7 +9,7 @@
 #define TRACE_READER_H
 
 #include "blk/trace/trace-format.h"
-#include <devtap/base.h>
+#include <devtap/block.h>
 
 #define TRACE_THREADS_MAX 64u
 
@@ -22,6 +22,7 @@ struct trace_segment {
     uint64_t disk_sectors;
     uint32_t logical_block;
     uint32_t threads;
+    bool hashed; /* records have the hash of what was read or written */
     char device[64], layer[64];
 };
 
@@ -31,6 +32,12 @@ struct trace_entry {
     const struct trace_segment *segment; /* valid until the next call */
     uint32_t thread;
 };
+
+/** trace_entry_hashed() - does the record tell what data was moved? */
+static inline bool trace_entry_hashed(const struct trace_entry *e)
+{
+    return e->segment->hashed && e->record.error == 0 && e->record.op <= DT_OP_WRITE;
+}
 
 /** struct trace_reading - what was met so far. */
 struct trace_reading {

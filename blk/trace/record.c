@@ -10,6 +10,9 @@
  */
 #include "blk/trace/internal.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 struct trace_ctx {
     struct trace_ring *ring;
     uint32_t depth;
@@ -19,7 +22,10 @@ struct trace_ctx {
 struct stamp {
     uint64_t time;
     uint32_t depth;
+    uint32_t hash; /* of a write's data */
 };
+
+static const char *const hashes[] = {[TRACE_HASH_NONE] = "none", [TRACE_HASH_XXH3] = "xxh3", NULL};
 
 static const struct dt_param params[] = {
     {.name = "out",
@@ -39,6 +45,12 @@ static const struct dt_param params[] = {
      .offset = offsetof(struct trace, limit),
      .initial = "0",
      .help = "Stop recording when the file has reached this size; 0 = no limit."},
+    {.name = "hash",
+     .type = DT_PARAM_ENUM,
+     .offset = offsetof(struct trace, hash),
+     .initial = "none",
+     .choices = hashes,
+     .help = "Record a hash of what is read and written, too: none or xxh3."},
     {NULL},
 };
 
@@ -50,8 +62,25 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
+/* What passed through here. A guest that changes a buffer while it is being written gets the hash
+ * of what we saw, as it gets on the disk what that saw. */
+static uint32_t hash_data(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct iovec *iov;
+    unsigned n = dt_req_map(c, req, &iov);
+    XXH3_state_t state;
+
+    if (n == 1)
+        return (uint32_t)XXH3_64bits(iov->iov_base, iov->iov_len);
+    XXH3_64bits_reset(&state);
+    for (unsigned i = 0; i < n; i++)
+        XXH3_64bits_update(&state, iov[i].iov_base, iov[i].iov_len);
+    return (uint32_t)XXH3_64bits_digest(&state);
+}
+
 static void trace_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
+    const struct trace *t = c->layer_data;
     struct trace_ctx *tc = c->data;
     uint64_t now = dt_clock_ns();
 
@@ -60,6 +89,8 @@ static void trace_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 
         s->time = now;
         s->depth = ++tc->depth;
+        if (unlikely(t->hash) && reqs[i]->op == DT_OP_WRITE)
+            s->hash = hash_data(c, reqs[i]);
     }
     dt_forward(c, reqs, n);
 }
@@ -77,9 +108,9 @@ static uint64_t ring_room(struct trace_ring *ring, unsigned want)
 }
 
 static void fill(const struct trace *t, struct dt_ctx *c, struct trace_record *r,
-                 const struct dt_req *req, uint64_t now)
+                 struct dt_req *req, uint64_t now)
 {
-    const struct stamp *s = dt_frame(c, (struct dt_req *)req);
+    const struct stamp *s = dt_frame(c, req);
 
     *r = (struct trace_record){
         .time = s->time - t->start,
@@ -92,6 +123,8 @@ static void fill(const struct trace *t, struct dt_ctx *c, struct trace_record *r
         .op = req->op,
         .flags = req->flags,
     };
+    if (unlikely(t->hash) && dt_req_has_data(req) && req->error == 0)
+        r->data_hash = req->op == DT_OP_WRITE ? s->hash : hash_data(c, req);
 }
 
 static void publish(struct trace *t, struct trace_ring *ring, unsigned n)
@@ -191,6 +224,8 @@ const struct dt_block_ext blk_trace = {
             "the file cannot take is counted instead. Put it first to see what the guest sees, or "
             "further down to see what the layers above made of it.",
     .flags = DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK,
+    .write_data = DT_DATA_PEEK,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct trace),

@@ -69,9 +69,14 @@ json_t *trace_entry_json(const struct trace_entry *entry)
 {
     const struct trace_record *r = &entry->record;
 
-    return json_pack("{so ss so so so so so so so so so}", "time", number(r->time), "op",
-                     dt_op_name(r->op), "sector", number(r->sector), "sectors", number(r->sectors),
-                     "latency", number(r->latency), "error", number(r->error), "queue",
-                     number(r->queue), "thread", number(entry->thread), "depth", number(r->depth),
-                     "flags", number(r->flags), "segment", number(entry->segment->index));
+    json_t *json =
+        json_pack("{so ss so so so so so so so so so}", "time", number(r->time), "op",
+                  dt_op_name(r->op), "sector", number(r->sector), "sectors", number(r->sectors),
+                  "latency", number(r->latency), "error", number(r->error), "queue",
+                  number(r->queue), "thread", number(entry->thread), "depth", number(r->depth),
+                  "flags", number(r->flags), "segment", number(entry->segment->index));
+
+    if (trace_entry_hashed(entry))
+        json_object_set_new(json, "hash", number(r->data_hash));
+    return json;
 }

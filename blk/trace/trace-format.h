@@ -12,6 +12,12 @@
 #define TRACE_ALIGN        8u
 #define TRACE_BLOCK_MAX    4096u /* records */
 
+/* enum trace_hash - what trace_record.data_hash is. */
+enum trace_hash {
+    TRACE_HASH_NONE,
+    TRACE_HASH_XXH3, /* the low half of XXH3-64 */
+};
+
 struct trace_header {
     uint8_t magic[8];
     uint32_t version;
@@ -25,7 +31,8 @@ struct trace_header {
     uint32_t threads;
     char device[64];
     char layer[64];
-    uint8_t reserved1[64];
+    uint32_t hash_kind; /* enum trace_hash */
+    uint8_t reserved1[60];
     uint64_t hash; /* of all before it */
 };
 _Static_assert(sizeof(struct trace_header) == 256, "devtap-trace(5)");
@@ -50,9 +57,9 @@ struct trace_record {
     uint16_t queue;
     uint16_t error;
     uint16_t depth;
-    uint8_t op;    /* enum dt_op */
-    uint8_t flags; /* enum dt_req_flags */
-    uint32_t reserved;
+    uint8_t op;         /* enum dt_op */
+    uint8_t flags;      /* enum dt_req_flags */
+    uint32_t data_hash; /* where the header has a hash kind */
 };
 _Static_assert(sizeof(struct trace_record) == 40, "devtap-trace(5)");
 

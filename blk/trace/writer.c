@@ -142,6 +142,7 @@ static int write_header(struct trace *t)
         .disk_sectors = info->sectors,
         .logical_block = info->logical_block,
         .threads = t->threads,
+        .hash_kind = t->hash,
     };
     struct timespec now;
 

@@ -162,13 +162,10 @@ bool front_linked(const struct front *front)
 
 /* ---- Sockets ---- */
 
-static void run_accept(struct dt_watch *watch, uint32_t events)
+static void on_connection(struct listener *listener, int sock)
 {
-    struct front *front = container_of(watch, struct front, listen_watch);
-    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct front *front = container_of(listener, struct front, listener);
 
-    if (sock < 0)
-        return;
     if (!front->session) {
         attach(front, sock);
     } else if (vhost_backend_ending(front->backend) && front->next < 0) {
@@ -223,9 +220,7 @@ static int open_sockets(struct front *front, const struct front_config *config,
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns());
         return 0;
     }
-    front->listen_watch = (struct dt_watch){
-        .fd = front->listen_fd, .events = EPOLLIN, .ready = run_accept};
-    ret = loop_watch_add(front->loop, &front->listen_watch);
+    ret = listener_start(&front->listener, front->loop, front->listen_fd, on_connection);
     return ret < 0 ? dt_fail(err, ret, "cannot watch the socket: %s", strerror(-ret)) : 0;
 }
 
@@ -287,8 +282,7 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg)
     front->stop_done = done;
     front->stop_arg = arg;
     loop_timer_cancel(front->loop, &front->connect_timer);
-    if (front->listen_fd >= 0)
-        loop_watch_remove(front->loop, &front->listen_watch);
+    listener_stop(&front->listener);
     if (front->session)
         vhost_session_close(front->session);
     else if (front->remote)

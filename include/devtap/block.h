@@ -350,7 +350,9 @@ struct dt_block_ext {
     int64_t (*save)(struct dt_layer *layer, void *buf, size_t size);
     int (*load)(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                 struct dt_error *err);
-    /* Backs: no I/O of an earlier, dead process can land any more once this returns 0. */
+    /* Layers with files or peers of their own: no I/O of an earlier, dead process can land any more
+     * once this returns 0. Called before start(), the back first. What open() read of such a file
+     * may have changed until then. */
     int (*fence)(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 };
 
@@ -386,6 +388,16 @@ DT_PUBLIC const char *dt_layer_name(const struct dt_layer *layer);
 DT_PUBLIC const char *dt_layer_device(const struct dt_layer *layer);
 /** dt_layer_info() - the disk as the layer below describes it (valid from open() on). */
 DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer);
+/**
+ * dt_layer_read_below() - read from the layers below; for open() alone, which may wait.
+ * @data: room for @sectors; the caller's again afterwards, but never again after -ETIMEDOUT.
+ *
+ * A dead predecessor's writes may still land after this: read again, once the disk is
+ * served, what is written then.
+ * Return: 0; -EINVAL for what is not within the disk below; -ETIMEDOUT; what the read failed with.
+ */
+DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
+                                  void *data, struct dt_error *err);
 /** dt_layer_threads(), dt_layer_ctx() - its contexts, for verbs and statistics. */
 DT_PUBLIC unsigned dt_layer_threads(const struct dt_layer *layer);
 DT_PUBLIC struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread);

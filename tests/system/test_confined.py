@@ -54,6 +54,34 @@ def test_hosted(t):
 
 
 @limit(60)
+def test_not_root(t):
+    """Started by any user: a namespace of users gives what the others need, but no other user."""
+    if os.geteuid() != 0:
+        t.skip("it starts as another user, which needs root")
+    user = 65534
+    prefix = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
+    if subprocess.run([*prefix, "unshare", "-Urn", paths.devtap(), "--version"], check=False,
+                      stdout=subprocess.DEVNULL).returncode:
+        t.skip("no namespaces of users here")
+    captured = open_folder(t) / "captured.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{paths.SOURCE}/include", "-o",
+                    captured, paths.SOURCE / "tests/captive/captured.c"], check=True)
+    image = t.sparse_file(16 * MIB)
+    for path in (image, t.folder):
+        os.chown(path, user, user)
+    for place in ("in", "process"):
+        disk = t.soft_disk(f"{captured} place={place} | file path={image}", prefix=prefix)
+        reply = json.loads(disk.devtap("do", "--json", disk.address, "captured", "attack", "1"))
+        judge(t, reply, 25)
+        lines = disk.devtap("events", "--json", disk.disk).splitlines()
+        lacks = [e["text"] for e in map(json.loads, lines) if e["event"] == "sandbox-lacks"]
+        assert len(lacks) == 1 and lacks[0].startswith("the sandbox lacks a user of its own ("), lacks
+        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--verify", "--time", "1"],
+                       stdout=subprocess.DEVNULL, check=True)
+        t.equal(disk.stop(), 0, "exit status")
+
+
+@limit(60)
 def test_program(t):
     """A program in Python: it may read files as anybody may, and no more."""
     if os.geteuid() != 0:

@@ -200,6 +200,26 @@ def test_poison(t):
 
 
 @limit(120)
+def test_hang(t):
+    """A request that hangs its layer is noticed, and fails after two workers; the others are served."""
+    poison = compile_extension(t, "poison")
+    disk = t.soft_disk(f"{poison} sector=8 hang=on | mem size=16M", options=("--watchdog", "1s"))
+    load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
+                           "--range", "32K", "--time", "5", "--depth", "4", "--no-inflight", "--json"],
+                          stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    result = json.loads(load.stdout)
+    died = events(disk, "worker-died")
+    t.log(f"{len(died)} deaths, {result['errors']} errors, {result['requests']} requests")
+    assert result["errors"] >= 1, result
+    assert died and all(e["why"] == "hang" for e in died), died
+    first = worker(disk)
+    time.sleep(3)  # idle, or busy with other sectors, is no hang
+    subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time", "2"],
+                   stdout=subprocess.DEVNULL, check=True)
+    t.equal(worker(disk), first, "the worker")
+
+
+@limit(120)
 def test_captured(t):
     """What a worker that was captured can reach: its images, its links, and nothing else."""
     if os.geteuid() != 0:

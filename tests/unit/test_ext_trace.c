@@ -6,6 +6,8 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 static char path[64];
 static uint8_t data[64 << 10];
@@ -215,6 +217,44 @@ static void a_limit_holds(void **state)
     assert_int_equal(s.reading.damaged_bytes, 0);
 }
 
+static void data_is_hashed_as_it_passed(void **state)
+{
+    struct iovec halves[2] = {{data, 1000}, {data + 1000, 8 * 512 - 1000}};
+    struct trace_reader *reader;
+    struct trace_entry e;
+    struct dt_error err;
+    uint32_t hash;
+
+    for (unsigned i = 0; i < 8 * 512; i++)
+        data[i] = (uint8_t)(i * 7);
+    hash = (uint32_t)XXH3_64bits(data, 8 * 512);
+    disk_open("trace out=%s hash=xxh3 | error ops=discard | mem size=1M", path);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 8, 8, data), 0);
+    memset(data, 0, 8 * 512);
+    disk_wait(disk_submit_iov(DT_OP_READ, 0, 8, 8, halves, 2));
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), -EIO);
+    disk_close();
+    _cleanup_close_ int fd = open(path, O_RDONLY);
+    assert_int_equal(trace_reader_new(&reader, fd, &err), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(trace_reader_next(reader, &e), 1);
+        assert_int_equal(trace_entry_hashed(&e), i < 2);
+        assert_int_equal(e.record.data_hash, i < 2 ? hash : 0);
+    }
+    trace_reader_free(reader);
+    /* What is not asked for is neither computed nor claimed. */
+    disk_open("trace out=%s | mem size=1M", path);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 8, 8, data), 0);
+    disk_close();
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    assert_int_equal(trace_reader_new(&reader, fd, &err), 0);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(trace_reader_next(reader, &e), 1);
+    assert_false(trace_entry_hashed(&e));
+    assert_int_equal(e.record.data_hash, 0);
+    trace_reader_free(reader);
+}
+
 static void percentiles_are_close(void **state)
 {
     struct histogram *h = xcalloc(1, sizeof(*h));
@@ -239,7 +279,7 @@ int main(void)
         TRACE_TEST(what_happened_is_recorded),   TRACE_TEST(a_summary_adds_up),
         TRACE_TEST(runs_are_continued),          TRACE_TEST(damage_is_skipped),
         TRACE_TEST(a_full_buffer_never_blocks),  TRACE_TEST(a_limit_holds),
-        cmocka_unit_test(percentiles_are_close),
+        TRACE_TEST(data_is_hashed_as_it_passed), cmocka_unit_test(percentiles_are_close),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

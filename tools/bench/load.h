@@ -28,6 +28,9 @@ struct verify_block {
     uint32_t generation; /* last acknowledged */
     uint32_t users;      /* readers, or VERIFY_WRITING */
 };
+/** verify_fill_sector() - the 64 @words of one sector: its address, its generation, and what
+ * follows from them and @seed, which is odd. */
+void verify_fill_sector(uint64_t seed, uint64_t sector, uint64_t generation, uint64_t *words);
 int verify_init(struct verify *v, uint64_t blocks, uint32_t block_bytes, uint64_t seed,
                 struct dt_error *err);
 void verify_fini(struct verify *v);

@@ -62,15 +62,14 @@ static inline uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static void fill_sector(const struct verify *v, uint64_t sector, uint64_t generation,
-                        uint64_t words[WORDS])
+void verify_fill_sector(uint64_t seed, uint64_t sector, uint64_t generation, uint64_t *words)
 {
-    uint64_t x = mix(sector * v->seed + generation);
+    uint64_t x = mix(sector * seed + generation);
 
     words[0] = sector;
     words[1] = generation;
     for (unsigned i = 2; i < WORDS; i++)
-        words[i] = x + i * v->seed;
+        words[i] = x + i * seed;
 }
 
 static uint64_t first_sector(const struct verify *v, uint64_t block)
@@ -88,7 +87,8 @@ void verify_fill(const struct verify *v, uint64_t block, void *data)
     uint32_t generation = next_generation(v->table[block].generation & 0x7fffffffu);
 
     for (unsigned s = 0; s < v->block_bytes >> DT_SECTOR_SHIFT; s++)
-        fill_sector(v, first_sector(v, block) + s, generation, (uint64_t *)data + s * WORDS);
+        verify_fill_sector(v->seed, first_sector(v, block) + s, generation,
+                           (uint64_t *)data + s * WORDS);
 }
 
 void verify_acknowledge(struct verify *v, uint64_t block, bool ok)
@@ -111,7 +111,7 @@ bool verify_check(const struct verify *v, uint64_t block, const void *data, char
         const uint64_t *found = (const uint64_t *)data + s * WORDS;
         uint64_t sector = first_sector(v, block) + s;
 
-        fill_sector(v, sector, generation, expected);
+        verify_fill_sector(v->seed, sector, generation, expected);
         if (memcmp(found, expected, sizeof(expected)) == 0)
             continue;
         if (found[0] == sector && found[1] != generation)

@@ -17,7 +17,7 @@
 /** struct process_options - of the whole process; see devtap-run(1). */
 struct process_options {
     const char *config, *control;
-    uint64_t threads, poll;
+    uint64_t threads, poll, hang;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
     unsigned sandbox;
