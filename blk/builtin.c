@@ -14,6 +14,7 @@
     X(blk_file) \
     X(blk_mem) \
     X(blk_nbd) \
+    X(blk_mirror) \
     X(blk_null)
 
 #define DECLARE(ext) extern const struct dt_block_ext ext;
