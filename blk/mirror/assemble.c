@@ -164,7 +164,8 @@ static void create(struct mirror *m)
     uint64_t shift = REGION_LEAST;
 
     while (m->info.sectors >> shift >= BITMAP_BITS ||
-           (m->region_size ? 1ull << (shift + DT_SECTOR_SHIFT) < m->region_size : shift < 7))
+           (m->region_size ? 1ull << (shift + DT_SECTOR_SHIFT) < m->region_size
+                           : shift < REGION_DEFAULT))
         shift++;
     m->sb = (struct superblock){
         .legs = m->count, .region_shift = (uint32_t)shift, .sectors = m->info.sectors};

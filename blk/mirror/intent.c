@@ -43,7 +43,7 @@ bool intent_ready(struct mirror *m, uint64_t first, uint64_t last)
     bool ready = true;
 
     for (uint64_t r = first; r <= last; r++) {
-        m->flags[r] &= (uint8_t)~REGION_IDLE;
+        m->flags[r] &= (uint8_t) ~(REGION_IDLE | REGION_OLD);
         region_mark(m, r);
         if (!region_test(m->durable, r)) {
             touch_block(m, r);
@@ -121,7 +121,7 @@ static void clean_done(struct fan *fan)
         return;
     for (uint64_t r = 0; r < m->regions; r++)
         if (m->flags[r] & REGION_IDLE) {
-            m->flags[r] &= (uint8_t)~REGION_IDLE;
+            m->flags[r] &= (uint8_t) ~(REGION_IDLE | REGION_OLD);
             region_clear(m, r);
         }
     intent_kick(m);
@@ -136,8 +136,8 @@ void intent_clean(struct mirror *m)
         return;
     for (uint64_t r = 0; r < m->regions; r++)
         if (region_test(m->set, r) && !m->busy[r]) {
-            m->flags[r] |= REGION_IDLE;
-            any = true;
+            m->flags[r] |= m->flags[r] & REGION_OLD ? REGION_IDLE : REGION_OLD;
+            any |= m->flags[r] & REGION_IDLE;
         }
     if (!any)
         return;

@@ -71,7 +71,8 @@ struct fan_list {
 
 /* Of each region. */
 #define REGION_NEEDS 1u /* the primary's copy counts until it has been copied to the others */
-#define REGION_IDLE  2u /* not written since the flush that may let its bit be cleared */
+#define REGION_OLD   2u /* not written since the last look */
+#define REGION_IDLE  4u /* nor since the one before it: a flush lets its bit be cleared */
 
 /** struct region_bits - a bit for each region, as they lie in the bitmap's sectors. */
 struct region_bits {
@@ -95,7 +96,7 @@ struct region_bits {
  */
 struct mirror {
     const char *specs[MIRROR_LEGS];
-    uint64_t region_size, resync_rate, retry;
+    uint64_t region_size, resync_rate, retry, settle;
     unsigned create, missing;
 
     struct dt_layer *layer;
@@ -129,7 +130,7 @@ struct mirror {
     unsigned joins, intent_joins, copy_joins;
     uint8_t *copy;
     struct dt_timer copy_timer, tick;
-    uint64_t rest_until, give_up, next_probe;
+    uint64_t rest_until, give_up, next_probe, next_clean;
     /* What the mirror does itself, one of each at a time. */
     struct fan record, intent, cleaner, copier, probe;
     uint8_t *scratch; /* META_SECTORS for each leg: what assembly reads */

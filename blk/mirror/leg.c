@@ -11,6 +11,18 @@
 
 /* ---- The device ------------------------------------------------------------------------------ */
 
+/* A leg may be away for now; one whose chain names what does not exist never comes. */
+static int judge_names(const struct chain_spec *spec, struct dt_error *err)
+{
+    for (unsigned i = 0; i < spec->count; i++) {
+        const char *name = spec->layers[i].name;
+
+        if (strcmp(name, "process") != 0 && !strchr(name, '/') && !registry_find(name, err))
+            return -EINVAL;
+    }
+    return 0;
+}
+
 int leg_open(struct leg *leg, struct dt_error *err)
 {
     struct mirror *m = leg->m;
@@ -21,7 +33,7 @@ int leg_open(struct leg *leg, struct dt_error *err)
 
     if (ret == 0) {
         config.chain = &spec;
-        ret = device_new(&leg->dev, &config, err);
+        ret = judge_names(&spec, err) ?: device_new(&leg->dev, &config, err);
         chain_spec_free(&spec);
     }
     if (ret < 0) {

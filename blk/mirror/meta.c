@@ -30,6 +30,13 @@ _Static_assert(sizeof(struct stored) == DT_SECTOR_SIZE, "one sector, so never to
 
 static const char magic[8] = "DTmirror";
 
+void superblock_seal(uint8_t *block)
+{
+    uint64_t sum = htole64(XXH3_64bits(block, offsetof(struct stored, checksum)));
+
+    memcpy(block + offsetof(struct stored, checksum), &sum, sizeof(sum));
+}
+
 void superblock_encode(const struct superblock *sb, uint8_t *block)
 {
     struct stored s = {.version = htole32(VERSION),
@@ -44,9 +51,9 @@ void superblock_encode(const struct superblock *sb, uint8_t *block)
     memcpy(s.state, sb->state, sizeof(s.state));
     for (unsigned i = 0; i < MIRROR_LEGS; i++)
         s.base[i] = htole64(sb->base[i]);
-    s.checksum = htole64(XXH3_64bits(&s, offsetof(struct stored, checksum)));
     memset(block, 0, META_BLOCK);
     memcpy(block, &s, sizeof(s));
+    superblock_seal(block);
 }
 
 int superblock_decode(struct superblock *sb, const uint8_t *block, struct dt_error *err)

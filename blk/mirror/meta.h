@@ -9,15 +9,16 @@
 #define MIRROR_LEGS 8u
 
 /* At the end of each leg, in sectors from the start of the metadata. */
-#define META_SECTORS  256u
-#define META_SLOT     8u   /* the second superblock; also the length of each */
-#define META_BITMAP   128u /* where the bitmap begins */
-#define META_BLOCK    4096u
-#define BITMAP_BLOCKS 16u
-#define SECTOR_BITS   (504u * 8u) /* of a sector of the bitmap, after its checksum */
-#define BITMAP_BITS   (BITMAP_BLOCKS * 8u * SECTOR_BITS)
-#define REGION_LEAST  3u /* 4 KiB */
-#define REGION_MOST   32u
+#define META_SECTORS   256u
+#define META_SLOT      8u   /* the second superblock; also the length of each */
+#define META_BITMAP    128u /* where the bitmap begins */
+#define META_BLOCK     4096u
+#define BITMAP_BLOCKS  16u
+#define SECTOR_BITS    (504u * 8u) /* of a sector of the bitmap, after its checksum */
+#define BITMAP_BITS    (BITMAP_BLOCKS * 8u * SECTOR_BITS)
+#define REGION_LEAST   3u  /* 4 KiB */
+#define REGION_DEFAULT 11u /* 1 MiB */
+#define REGION_MOST    32u
 
 enum leg_record { RECORD_NONE, RECORD_IN_SYNC, RECORD_STALE };
 
@@ -42,6 +43,9 @@ void superblock_encode(const struct superblock *sb, uint8_t *block);
 /** superblock_decode() - 0, -ENOENT where there is none, -EBADMSG with @err for a damaged or later
  * one. */
 int superblock_decode(struct superblock *sb, const uint8_t *block, struct dt_error *err);
+
+/** superblock_seal() - make the checksum of one in a block right. */
+void superblock_seal(uint8_t *block);
 
 /** bitmap_encode() - sector @index of the bitmap, with @bits of SECTOR_BITS / 8 bytes. */
 void bitmap_encode(uint8_t *sector, const uint8_t *set, unsigned index, const uint8_t *bits);

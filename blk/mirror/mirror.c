@@ -46,7 +46,7 @@ static const struct dt_param params[] = {
      FIELD(region_size),
      .initial = "0",
      .max = 1ull << 40,
-     .help = "Granularity of the bitmap of a new mirror; 0 = as the size asks for, 64K or more."},
+     .help = "Granularity of the bitmap of a new mirror; 0 = as the size asks for, 1M or more."},
     {.name = "missing",
      .type = DT_PARAM_ENUM,
      FIELD(missing),
@@ -69,6 +69,14 @@ static const struct dt_param params[] = {
      .min = DT_MS(1),
      .max = DT_S(3600),
      .help = "How often a lost leg is looked for."},
+    {.name = "settle",
+     .type = DT_PARAM_DURATION,
+     .flags = DT_PARAM_LIVE,
+     FIELD(settle),
+     .initial = "5s",
+     .min = DT_MS(1),
+     .max = DT_S(3600),
+     .help = "A region that was not written for so long is taken off the bitmap."},
     {NULL},
 };
 
@@ -203,7 +211,7 @@ static void run_tick(struct dt_timer *timer)
     struct mirror *m = container_of(timer, struct mirror, tick);
     uint64_t now = dt_clock_ns();
 
-    dt_timer_set(m->c, timer, now + MIN(m->retry, DT_S(1)));
+    dt_timer_set(m->c, timer, now + MIN(MIN(m->retry, m->settle), DT_S(1)));
     if (m->give_up && now >= m->give_up) {
         m->give_up = 0;
         if (!m->running)
@@ -214,7 +222,10 @@ static void run_tick(struct dt_timer *timer)
     resync_kick(m);
     if (!m->running)
         return;
-    intent_clean(m);
+    if (now >= m->next_clean) {
+        m->next_clean = now + m->settle;
+        intent_clean(m);
+    }
     if (now >= m->next_probe) {
         m->next_probe = now + m->retry;
         mirror_probe(m);
@@ -290,7 +301,7 @@ static int mirror_start(struct dt_ctx *c, struct dt_error *err)
         mirror_stop(c);
         return ret;
     }
-    dt_timer_set(c, &m->tick, dt_clock_ns() + DT_S(1));
+    dt_timer_set(c, &m->tick, dt_clock_ns() + MIN(m->settle, DT_S(1)));
     mirror_assemble(m);
     return 0;
 }

@@ -20,9 +20,9 @@ static void make_files(const char *dir)
     }
 }
 
-#define CHAIN(more)                                                                             \
+#define CHAIN(more)                                                                               \
     "mirror leg1='file path=@/a cache=writeback' leg2='file path=@/b cache=writeback' region=4K " \
-    "retry=1ms " more
+    "retry=1ms settle=1ms " more
 
 static void survives(void **state)
 {
