@@ -11,7 +11,9 @@
     X(blk_error) \
     X(blk_readonly) \
     X(blk_crypt) \
+    X(blk_zero) \
     X(blk_file) \
+    X(blk_rear) \
     X(blk_mem) \
     X(blk_nbd) \
     X(blk_mirror) \

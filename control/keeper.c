@@ -70,7 +70,7 @@ static void on_connection(struct listener *listener, int sock)
     } else if (vhost_proxy_ending(k->proxy) && k->next < 0) {
         k->next = sock;
     } else {
-        log_warning("%s: a second connection was refused: a VM is attached already",
+        log_limited(DT_LOG_WARNING, "%s: a second connection was refused: a VM is attached already",
                     k->serve.text);
         close(sock);
     }

@@ -9,6 +9,7 @@
 
 #include "base/packet.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 
@@ -84,21 +85,46 @@ static bool is_socket(int fd)
     return fd >= 0 && fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
+/* The socket that came with an answer, or -errno; 0 = there is no answer yet. */
+static int judge_answer(int from)
+{
+    struct dial_answer a;
+    int fd, ret = packet_receive(from, &a, sizeof(a), &fd);
+
+    if (ret == 0)
+        return 0;
+    if (ret > 0 && a.result == 0 && is_socket(fd) && fcntl(fd, F_SETFL, O_NONBLOCK) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return ret > 0 && a.result < 0 && a.result > -4096 ? a.result : -EPIPE;
+}
+
 static void run_answer(struct dt_watch *watch, uint32_t events)
 {
     struct dt_connect *op = container_of(watch, struct dt_connect, watch);
-    struct dial_answer a;
-    int fd, ret = packet_receive(watch->fd, &a, sizeof(a), &fd);
+    int ret = judge_answer(watch->fd);
 
+    if (ret != 0)
+        end(op, ret);
+}
+
+int layer_connect(struct dt_layer *layer, const char *address, int timeout_ms)
+{
+    struct pollfd p = {.events = POLLIN};
+    int fds[2], ret;
+
+    if (!is_announced(layer, address))
+        return -EPERM;
+    ret = packet_pair(fds);
+    if (ret < 0)
+        return ret;
+    p.fd = fds[0];
+    ret = connector->dial(address, fds[1]);
     if (ret == 0)
-        return;
-    if (ret > 0 && a.result == 0 && is_socket(fd) && fcntl(fd, F_SETFL, O_NONBLOCK) == 0) {
-        end(op, fd);
-        return;
-    }
-    if (fd >= 0)
-        close(fd);
-    end(op, ret > 0 && a.result < 0 && a.result > -4096 ? a.result : -EPIPE);
+        ret = poll(&p, 1, timeout_ms) > 0 ? judge_answer(fds[0]) : -ETIMEDOUT;
+    close(fds[0]);
+    return ret;
 }
 
 static int begin(struct dt_ctx *c, struct dt_connect *op)

@@ -52,7 +52,8 @@ struct dt_layer {
     char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
     unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
-    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    void (*memory_changed)(struct dt_layer *layer);
+    uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
 
@@ -219,6 +220,8 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    struct device_region *regions; /* of guest memory; their descriptors are ours */
+    unsigned nregions;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);
@@ -228,8 +231,6 @@ struct device {
     char quiesce_late[256];
 };
 struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err);
-/** device_exclusive() - run @fn while no thread is inside the device's layers. */
-void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 
 /* Building the chain (chain.c). */
 int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err);

@@ -82,7 +82,7 @@ static inline void run(EVP_CIPHER_CTX *ctx, uint64_t iv, const uint8_t *from, ui
     uint64_t tweak[2] = {iv, 0}; /* plain64: little-endian */
     int done;
 
-    CHECK(EVP_CipherInit_ex(ctx, NULL, NULL, NULL, (const uint8_t *)tweak, -1) == 1);
+    CHECK(EVP_CipherInit_ex2(ctx, NULL, NULL, (const uint8_t *)tweak, -1, NULL) == 1);
     CHECK(EVP_CipherUpdate(ctx, to, &done, from, (int)unit) == 1);
 }
 

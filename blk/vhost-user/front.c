@@ -30,7 +30,7 @@ static void session_begins(struct front *front, struct vhost_session *session)
     front->session = session;
     front->sessions++;
     if (!front->remote) /* else the keeper's supervisor says so */
-        log_info("%s: a VM attached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: a VM attached", device_name(front->dev));
 }
 
 static int begin_session(struct front *front, int sock, struct dt_error *err)
@@ -40,6 +40,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .sock = sock,
         .queues = front->nqueues,
         .protocol_features = FRONT_PROTOCOL_FEATURES,
+        .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
         .dev = front,
@@ -69,15 +70,33 @@ static void session_closed(void *dev, const char *reason)
 
     front->broken += reason != NULL;
     if (!front->remote)
-        log_info("%s: the VM detached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
+    device_set_memory(front->dev, NULL, 0);
     if (front->stopping && !front->remote)
         front_stopped(front);
     else if (front->next >= 0)
         attach(front, TAKE_FD(front->next));
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+/* Backs that hand requests on hand the guest's memory on, too. */
+static void memory_changed(void *dev)
+{
+    struct front *front = dev;
+    struct device_region regions[MEMMAP_MAX_REGIONS];
+    struct vhost_shared shared;
+    unsigned n = 0;
+
+    for (; n < MEMMAP_MAX_REGIONS && vhost_session_region(front->session, n, &shared); n++)
+        regions[n] = (struct device_region){.gpa = shared.at.gpa,
+                                            .size = shared.at.size,
+                                            .offset = shared.at.offset,
+                                            .host = shared.host,
+                                            .fd = shared.fd};
+    device_set_memory(front->dev, regions, n);
 }
 
 static void run_fault(struct loop_message *message)
@@ -98,6 +117,7 @@ const struct vhost_device_ops front_session_ops = {
     .pause = front_pause,
     .resume = front_resume,
     .queue_kick_changed = front_queue_kick_changed,
+    .memory_changed = memory_changed,
     .closed = session_closed,
 };
 
@@ -171,7 +191,7 @@ static void on_connection(struct listener *listener, int sock)
     } else if (vhost_backend_ending(front->backend) && front->next < 0) {
         front->next = sock; /* a VM that comes back before we are done with its last visit */
     } else {
-        log_warning("%s: a second connection was refused: a VM is attached already",
+        log_limited(DT_LOG_WARNING, "%s: a second connection was refused: a VM is attached already",
                     device_name(front->dev));
         close(sock);
     }
