@@ -121,6 +121,21 @@ void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         dt_complete(c, reqs, others);
 }
 
+void dt_busy_begin(struct dt_ctx *c)
+{
+    ctx_of(c)->lane->subs++;
+}
+
+void dt_busy_end(struct dt_ctx *c)
+{
+    struct lane *lane = ctx_of(c)->lane;
+
+    CHECK(lane->subs > 0);
+    lane->subs--;
+    if (unlikely(lane->quiescing))
+        lane_drained(lane);
+}
+
 void *dt_sub_arg(const struct dt_req *sub)
 {
     return container_of(sub, struct request, pub)->sub_arg;

@@ -214,6 +214,14 @@ DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
 DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
 
 /**
+ * dt_busy_begin() - work begins that no request waits for, such as I/O on a file of the layer's
+ * own. Until dt_busy_end() the device does not come to rest. It must not take long; what goes on for
+ * ever is done in pieces, between which `quiesce` can stop it.
+ */
+DT_PUBLIC void dt_busy_begin(struct dt_ctx *c);
+DT_PUBLIC void dt_busy_end(struct dt_ctx *c);
+
+/**
  * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
  * without DT_PER_QUEUE: the device). Embed it; a request's frame is the usual place.
  * @granted: called when the lock was obtained later than dt_range_lock() returned.
@@ -338,7 +346,8 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. */
+     * requests for a time of its own must have this. Layers with requests of their own are always
+     * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
     int (*cancel)(struct dt_ctx *c, struct dt_req *req);
