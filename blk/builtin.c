@@ -17,6 +17,7 @@
     X(blk_cvd) \
     X(blk_rear) \
     X(blk_mem) \
+    X(blk_mirror) \
     X(blk_null)
 
 #define DECLARE(ext) extern const struct dt_block_ext ext;

@@ -283,6 +283,11 @@ void *lane_front(const struct lane *lane);
 
 /* For layers that are more than an extension: those that join another channel to the chain. */
 struct loop *ctx_loop(struct dt_ctx *c);
+/** layer_loop() - the loop of one of its device's threads; known from open() on. */
+struct loop *layer_loop(const struct dt_layer *layer, unsigned thread);
+/** ctx_busy() - the layer begins (1) or ends (-1) work of its own that is no request: a stop waits for
+ *  its end, after `quiesce` has asked for it. */
+void ctx_busy(struct dt_ctx *c, int change);
 const struct dt_block_ext *layer_ext(const struct dt_layer *layer);
 /** layer_verb() - the verb whose run() this is. */
 const char *layer_verb(const struct dt_layer *layer);

@@ -197,6 +197,22 @@ struct loop *ctx_loop(struct dt_ctx *c)
     return ctx_of(c)->lane->loop;
 }
 
+struct loop *layer_loop(const struct dt_layer *layer, unsigned thread)
+{
+    CHECK(thread < layer->dev->threads);
+    return layer->dev->loops[thread];
+}
+
+void ctx_busy(struct dt_ctx *c, int change)
+{
+    struct ctx *ctx = ctx_of(c);
+
+    ctx->lane->subs += (unsigned)change;
+    hold(ctx, (uint32_t)change);
+    if (change < 0 && unlikely(ctx->lane->quiescing))
+        lane_drained(ctx->lane);
+}
+
 uint64_t dt_now(struct dt_ctx *c)
 {
     return loop_now(ctx_of(c)->lane->loop);

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: MIT */
+/* test_ext_mirror.c - the back `mirror`: legs that fail, come back, are old, foreign or at odds. */
+#include "blk/mirror/meta.h"
+#include "ext_disk.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define DATA    2048u
+#define LEG     (DATA + META_SECTORS)
+#define REGIONS (DATA / 8)
+
+static char dir[64];
+static uint8_t data[64 << 10] __attribute__((aligned(4096)));
+static uint8_t back[64 << 10] __attribute__((aligned(4096)));
+
+static char *path_of(const char *name)
+{
+    static char path[4][128];
+    static unsigned n;
+    char *p = path[n++ % 4];
+
+    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
+    return p;
+}
+
+static void make_leg(const char *name, uint64_t sectors)
+{
+    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    assert_true(fd >= 0 && ftruncate(fd, (off_t)(sectors * 512)) == 0);
+    close(fd);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    static uint8_t all[LEG * 512];
+    int in = open(path_of(from), O_RDONLY | O_CLOEXEC);
+    int out = open(path_of(to), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    assert_int_equal(read(in, all, sizeof(all)), sizeof(all));
+    assert_int_equal(write(out, all, sizeof(all)), sizeof(all));
+    close(in);
+    close(out);
+}
+
+static bool same_data(const char *a, const char *b)
+{
+    static uint8_t bytes[2][DATA * 512];
+    const char *names[] = {a, b};
+
+    for (unsigned i = 0; i < 2; i++) {
+        int fd = open(path_of(names[i]), O_RDONLY | O_CLOEXEC);
+
+        assert_int_equal(read(fd, bytes[i], sizeof(bytes[i])), sizeof(bytes[i]));
+        close(fd);
+    }
+    return memcmp(bytes[0], bytes[1], sizeof(bytes[0])) == 0;
+}
+
+/* Legs by the names of their files; an error extension stands before each. */
+static int try_mirror(const char *a, const char *b, const char *more)
+{
+    return disk_try(
+        "mirror leg1='error probability=0 | file path=%s/%s' "
+        "leg2='error probability=0 | file path=%s/%s' region=4K retry=10ms settle=10ms %s",
+        dir, a, dir, b, more);
+}
+
+static void open_mirror(const char *a, const char *b, const char *more)
+{
+    if (try_mirror(a, b, more) < 0)
+        fail_msg("%s", disk.err.text);
+}
+
+static void close_mirror(void)
+{
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    disk_close();
+}
+
+static const char *status_of(const char *key)
+{
+    static char text[4][512];
+    static unsigned n;
+    json_t *reply = NULL, *value;
+    char *out = text[n++ % 4];
+
+    assert_int_equal(device_do(disk.dev, "mirror", "status", 0, NULL, &reply, &disk.err), 0);
+    value = json_object_get(reply, key);
+    if (json_is_integer(value))
+        snprintf(out, 512, "%lld", (long long)json_integer_value(value));
+    else
+        snprintf(out, 512, "%s", json_string_value(value) ?: "");
+    json_decref(reply);
+    return out;
+}
+
+/* Turns until the status has it. */
+static void until(const char *key, const char *begins)
+{
+    uint64_t deadline = dt_clock_ns() + DT_S(10);
+
+    while (strncmp(status_of(key), begins, strlen(begins)) != 0) {
+        if (dt_clock_ns() > deadline)
+            fail_msg("%s is '%s', not '%s'", key, status_of(key), begins);
+        loop_turn(disk.loop, false);
+    }
+}
+
+static int leg_verb(const char *verb, const char *leg)
+{
+    return disk_verb("mirror", verb, 1, &leg);
+}
+
+static void fill(int value, uint64_t sector, uint32_t sectors)
+{
+    memset(data, value, sizeof(data));
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, sector, sectors, data), 0);
+}
+
+static void expect(int value, uint64_t sector, uint32_t sectors)
+{
+    memset(back, 0x99, sizeof(back));
+    assert_int_equal(disk_do(DT_OP_READ, 0, sector, sectors, back), 0);
+    assert_true(all_bytes(back, sectors * 512, value));
+}
+
+static int setup(void **state)
+{
+    snprintf(dir, sizeof(dir), "/tmp/mirror-test-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    make_leg("a", LEG);
+    make_leg("b", LEG);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    static const char *const names[] = {"a", "b", "c", "old", "small"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        unlink(path_of(names[i]));
+    return rmdir(dir);
+}
+
+/* ---- Tests -------------------------------------------------------------------------------------
+ */
+
+static void both_legs_have_it(void **state)
+{
+    open_mirror("a", "b", "create=clean");
+    assert_int_equal(device_info(disk.dev)->sectors, DATA);
+    fill(0x11, 0, 128);
+    assert_int_equal(disk_do(DT_OP_WRITE_ZEROES, 0, 8, 8, NULL), 0);
+    assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
+    expect(0, 8, 8);
+    expect(0x11, 16, 100);
+    assert_string_equal(status_of("state"), "complete");
+    close_mirror();
+    assert_true(same_data("a", "b"));
+    open_mirror("a", "b", "");
+    expect(0x11, 16, 100);
+    close_mirror();
+}
+
+static void a_new_mirror_copies_the_first_leg(void **state)
+{
+    int fd = open(path_of("a"), O_RDWR | O_CLOEXEC);
+
+    memset(data, 0x22, sizeof(data));
+    assert_int_equal(pwrite(fd, data, sizeof(data), 4096), sizeof(data));
+    close(fd);
+    open_mirror("a", "b", "create=sync");
+    expect(0x22, 8, 128);
+    until("state", "complete");
+    assert_true(disk_counter("mirror", "resynced") >= DATA * 512);
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void bits_are_there_before_and_go_later(void **state)
+{
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    fill(0x11, 800, 8);
+    assert_string_equal(status_of("regions-marked"), "2");
+    until("regions-marked", "0");
+    close_mirror();
+}
+
+/* ---- Loss
+ * ------------------------------------------------------------------------------------------- */
+
+/* What the superblock on a leg says of leg @of. */
+static unsigned recorded(const char *leg, unsigned of)
+{
+    uint8_t blocks[2][META_BLOCK];
+    struct superblock sb[2];
+    struct dt_error err;
+    int fd = open(path_of(leg), O_RDONLY | O_CLOEXEC), ret[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(pread(fd, blocks[i], META_BLOCK, (off_t)(DATA + i * META_SLOT) * 512),
+                         META_BLOCK);
+        ret[i] = superblock_decode(&sb[i], blocks[i], &err);
+    }
+    close(fd);
+    if (ret[0] < 0)
+        return sb[1].state[of];
+    return sb[ret[1] == 0 && sb[1].generation > sb[0].generation].state[of];
+}
+
+static void a_lost_leg_is_recorded_first_and_caught_up(void **state)
+{
+    /* The second leg's own chain fails once, after what the start needs. */
+    assert_true(disk_try("mirror leg1='file path=%s' leg2='error ops=write start=64 sectors=8 "
+                         "times=1 | file path=%s' region=4K retry=10ms settle=10ms create=clean",
+                         path_of("a"), path_of("b")) == 0);
+    fill(0x33, 0, 8);
+    assert_string_equal(status_of("state"), "complete");
+    memset(data, 0x44, sizeof(data));
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 8, data), 0);
+    assert_int_equal(recorded("a", 1), RECORD_STALE); /* by the time it was acknowledged */
+    assert_int_equal(disk_counter("mirror", "legs-lost"), 1);
+    expect(0x44, 64, 8);
+    until("state", "complete");
+    assert_int_equal(recorded("a", 1), RECORD_IN_SYNC);
+    assert_true(disk_counter("mirror", "resynced") <= 16 * 4096); /* not all of it */
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void the_last_leg_is_not_given_up(void **state)
+{
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    assert_int_equal(leg_verb("remove", "leg1"), 0);
+    assert_true(leg_verb("remove", "leg2") < 0);
+    assert_error_says("the only one in sync");
+    fill(0x22, 0, 8);
+    expect(0x22, 0, 8);
+    assert_string_equal(status_of("state"), "degraded");
+    assert_int_equal(leg_verb("add", "leg1"), 0);
+    until("state", "complete");
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void errors_of_all_legs_are_the_guests(void **state)
+{
+    assert_true(disk_try("mirror leg1='error ops=write start=64 sectors=8 | file path=%s' "
+                         "leg2='error ops=write start=64 sectors=8 | file path=%s' region=4K "
+                         "create=clean",
+                         path_of("a"), path_of("b")) == 0);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 8, data), -EIO);
+    assert_string_equal(status_of("state"), "complete");
+    assert_int_equal(disk_counter("mirror", "legs-lost"), 0);
+    fill(0x11, 0, 8);
+    close_mirror();
+}
+
+static void a_read_error_is_not_the_guests(void **state)
+{
+    assert_true(disk_try("mirror leg1='error ops=read start=64 sectors=8 | file path=%s' "
+                         "leg2='delay time=2ms | file path=%s' region=4K create=clean retry=1s",
+                         path_of("a"), path_of("b")) == 0);
+    fill(0x55, 64, 8);
+    for (unsigned i = 0; i < 8; i++)
+        expect(0x55, 64, 8);
+    assert_int_equal(disk_counter("mirror", "read-retries"), 1);
+    close_mirror();
+}
+
+static void reads_go_to_the_fastest(void **state)
+{
+    unsigned long long fast, slow;
+
+    assert_true(disk_try("mirror leg1='delay time=5ms | file path=%s' leg2='file path=%s' "
+                         "create=clean",
+                         path_of("a"), path_of("b")) == 0);
+    for (unsigned i = 0; i < 100; i++)
+        expect(0, 64, 8);
+    assert_int_equal(sscanf(strstr(status_of("leg1"), ", ") + 2, "%llu", &slow), 1);
+    assert_int_equal(sscanf(strstr(status_of("leg2"), ", ") + 2, "%llu", &fast), 1);
+    assert_true(fast > 5 * slow);
+    close_mirror();
+}
+
+/* ---- Judgement
+ * --------------------------------------------------------------------------------------- */
+
+static void an_old_copy_is_found_out(void **state)
+{
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    close_mirror();
+    copy_file("b", "old");
+    open_mirror("a", "b", "");
+    fill(0x22, 0, 8);
+    close_mirror();
+    copy_file("old", "b");
+    open_mirror("a", "b", "");
+    for (unsigned i = 0; i < 10; i++)
+        expect(0x22, 0, 8);
+    until("state", "complete");
+    assert_true(disk_counter("mirror", "resynced") >= DATA * 512);
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void split_brain_is_refused_and_resolved(void **state)
+{
+    const struct disk_slot *s;
+
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    close_mirror();
+    open_mirror("a", "none", "missing=any");
+    fill(0x22, 0, 8);
+    close_mirror();
+    open_mirror("none", "b", "missing=any");
+    fill(0x33, 0, 8);
+    close_mirror();
+    open_mirror("a", "b", "");
+    until("state", "split brain");
+    s = disk_submit(DT_OP_READ, 0, 0, 8, back);
+    assert_true(s->busy);
+    assert_int_equal(leg_verb("use", "leg2"), 0);
+    assert_int_equal(disk_wait(s), 0);
+    assert_true(all_bytes(back, 4096, 0x33));
+    until("state", "complete");
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void what_may_be_newer_is_waited_for(void **state)
+{
+    const struct disk_slot *s;
+
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    close_mirror();
+    open_mirror("none", "b", "");
+    until("state", "leg1 is not there and may have newer data");
+    s = disk_submit(DT_OP_READ, 0, 0, 8, back);
+    assert_int_equal(disk_quiesce(DT_MS(100)), 0);
+    assert_int_equal(s->error, -EIO);
+    disk_close();
+    /* That leg 2 is behind is known to leg 1: it needs nobody's leave. */
+    open_mirror("a", "none", "missing=any");
+    fill(0x22, 0, 8);
+    close_mirror();
+    open_mirror("a", "none", "");
+    expect(0x22, 0, 8);
+    close_mirror();
+    open_mirror("a", "b", "");
+    expect(0x22, 0, 8);
+    until("state", "complete");
+    assert_true(disk_counter("mirror", "resynced") < DATA * 512);
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
+static void foreign_legs_are_not_overwritten(void **state)
+{
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    close_mirror();
+    make_leg("c", LEG);
+    open_mirror("a", "c", "missing=any create=clean");
+    until("leg2", "stale (removed)");
+    fill(0x22, 0, 8);
+    assert_int_equal(leg_verb("add", "leg2"), 0);
+    until("state", "complete");
+    close_mirror();
+    assert_true(same_data("a", "c"));
+    open_mirror("c", "a", "");
+    until("state", "leg1 is leg2 of 2");
+    disk_close();
+}
+
+static void the_start_says_what_is_wrong(void **state)
+{
+    make_leg("small", LEG - 64);
+    assert_true(try_mirror("a", "small", "create=clean") < 0);
+    assert_error_says("must be of the same size");
+    assert_true(disk_try("mirror leg1='mem size=1M' leg2='nope'") < 0);
+    assert_true(disk_try("mirror leg1='mem size=1M' leg2='mem size=1M' leg4='null'") < 0);
+    assert_error_says("leg3 is missing before leg4");
+    open_mirror("a", "b", "");
+    until("state", "no leg has metadata");
+    disk_close();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+        TEST(both_legs_have_it),
+        TEST(a_new_mirror_copies_the_first_leg),
+        TEST(bits_are_there_before_and_go_later),
+        TEST(a_lost_leg_is_recorded_first_and_caught_up),
+        TEST(the_last_leg_is_not_given_up),
+        TEST(errors_of_all_legs_are_the_guests),
+        TEST(a_read_error_is_not_the_guests),
+        TEST(reads_go_to_the_fastest),
+        TEST(an_old_copy_is_found_out),
+        TEST(split_brain_is_refused_and_resolved),
+        TEST(what_may_be_newer_is_waited_for),
+        TEST(foreign_legs_are_not_overwritten),
+        TEST(the_start_says_what_is_wrong),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
