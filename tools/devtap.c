@@ -12,7 +12,9 @@
 static const struct verb *const verbs[] = {
     &verb_run,        &verb_list, &verb_show,  &verb_stats, &verb_set,  &verb_do, &verb_resize,
     &verb_extensions, &verb_help, &verb_trace, &verb_bench, &verb_test, &verb_events,
-    &verb_upgrade, NULL,
+    &verb_upgrade,    &verb_insert, &verb_remove, &verb_move, &verb_replace, &verb_change,
+    &verb_quiesce,
+    NULL,
 };
 
 const struct verb *const *verb_table(void)

@@ -282,6 +282,8 @@ enum dt_ext_flags {
     DT_BACK = 1,            /* the end of a chain; otherwise an extension */
     DT_PER_QUEUE = 2,       /* safe on several threads at once */
     DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
+    DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
+                             * a worker that is confined already can put it into a running chain */
 };
 
 /**
@@ -338,7 +340,8 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. */
+     * requests for a time of its own must have this. With .sub_requests it is called whether or not
+     * any is held: begin no work of your own for the next 20 ms or so, and then go on. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
     int (*cancel)(struct dt_ctx *c, struct dt_req *req);
