@@ -40,7 +40,13 @@ struct guard {
     bool ready, released;
 };
 
-enum upgrade_phase { UPGRADE_NONE, UPGRADE_RELEASING, UPGRADE_ENDING, UPGRADE_STARTING };
+enum upgrade_phase {
+    UPGRADE_NONE,
+    UPGRADE_RELEASING, /* keepers let the old worker finish */
+    UPGRADE_ENDING,    /* it saves its state and ends */
+    UPGRADE_STARTING,  /* the new one */
+    UPGRADE_RESTORING, /* that one failed: one with the arguments of before is to serve again */
+};
 
 struct supervisor {
     struct supervisor_config config;
@@ -63,6 +69,8 @@ struct supervisor {
     unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
     enum upgrade_phase upgrade;
+    const char *const *next_argv, *const *old_argv; /* of an upgrade that changes them */
+    char reason[256]; /* the last worker's, for not serving */
     struct loop_deferred finish;
     int status;
 };
@@ -161,6 +169,8 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
             events_add(events(s), NULL, m->event, NULL,
                        "the sandbox lacks %s: start as root to have all of it", m->text);
         s->sandbox_told = true;
+    } else if (strcmp(m->event, "start-failed") == 0) {
+        snprintf(s->reason, sizeof(s->reason), "%s", m->text);
     } else if (m->disk < s->config.count)
         events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
 }
@@ -207,10 +217,32 @@ static void restart_later(struct supervisor *s, bool served)
         start_worker(s);
 }
 
+/* Of one that brings other arguments; what it did not bring is told once a worker serves again. */
+static void end_change(struct supervisor *s, bool good)
+{
+    const char *why = s->reason[0] ? s->reason : "the reason is in the log";
+
+    if (s->upgrade == UPGRADE_STARTING && !good) {
+        close_one(&s->program);
+        s->program = TAKE_FD(s->old_program);
+        s->config.worker_argv = s->old_argv;
+        s->upgrade = UPGRADE_RESTORING;
+        return;
+    }
+    close_one(&s->old_program);
+    s->upgrade = UPGRADE_NONE;
+    s->next_argv = s->old_argv = NULL;
+    s->config.ops->changed(s->config.arg, good ? NULL : why);
+}
+
 static void end_upgrade(struct supervisor *s, bool good)
 {
-    s->upgrade = UPGRADE_NONE;
     loop_timer_cancel(s->config.loop, &s->patience);
+    if (s->next_argv) {
+        end_change(s, good);
+        return;
+    }
+    s->upgrade = UPGRADE_NONE;
     if (good) {
         close_one(&s->old_program);
         events_add(events(s), NULL, "upgraded", json_pack("{si}", "pid", (int)s->worker.pid),
@@ -262,6 +294,10 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
         s->upgrade = UPGRADE_STARTING;
         s->old_program = s->program;
         s->program = TAKE_FD(s->next_program);
+        s->old_argv = s->config.worker_argv;
+        if (s->next_argv)
+            s->config.worker_argv = s->next_argv;
+        s->reason[0] = '\0';
         start_worker(s);
         return;
     }
@@ -364,8 +400,8 @@ static void on_ready(struct guard *g)
     s->ready_at = dt_clock_ns();
     if (!s->stopping)
         watchdog_start(&s->watchdog);
-    if (s->upgrade == UPGRADE_STARTING)
-        end_upgrade(s, true);
+    if (s->upgrade == UPGRADE_STARTING || s->upgrade == UPGRADE_RESTORING)
+        end_upgrade(s, s->upgrade == UPGRADE_STARTING);
     if (s->was_ready) {
         s->config.ops->restarted(s->config.arg);
         return;
@@ -588,19 +624,33 @@ static int open_program(const char *path, struct dt_error *err)
     return fd;
 }
 
-int supervisor_upgrade(struct supervisor *s, const char *path, struct dt_error *err)
+void supervisor_set_argv(struct supervisor *s, const char *const *argv)
+{
+    CHECK(!s->upgrade);
+    s->config.worker_argv = argv;
+}
+
+bool supervisor_upgrading(const struct supervisor *s)
+{
+    return s->upgrade;
+}
+
+int supervisor_upgrade(struct supervisor *s, const char *path, const char *const *argv,
+                       struct dt_error *err)
 {
     int fd;
 
     if (s->upgrade || s->stopping || s->worker.pidfd < 0 || !s->ready_at)
         return dt_fail(err, -EBUSY, "an upgrade or a restart is under way");
-    fd = open_program(path, err);
+    fd = path ? open_program(path, err) : fcntl(s->program, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
-        return fd;
+        return path ? fd : dt_fail(err, -errno, "no descriptor: %s", strerror(errno));
     close_one(&s->next_program);
     s->next_program = fd;
+    s->next_argv = argv;
     s->upgrade = UPGRADE_RELEASING;
-    events_add(events(s), NULL, "upgrade-begun", NULL, "a worker of %s is to take over", path);
+    if (path)
+        events_add(events(s), NULL, "upgrade-begun", NULL, "a worker of %s is to take over", path);
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + RELEASE_NS);
     for (unsigned i = 0; i < s->config.count; i++) {
         s->guards[i].released = false;
@@ -669,7 +719,7 @@ static int make_state(struct supervisor *s, struct dt_error *err)
         fcntl(s->state_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return dt_fail(err, -errno, "cannot make memory for the layers' state: %s",
                        strerror(errno));
-    s->state = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->state_fd, 0);
+    s->state = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->state_fd, 0);
     if (s->state == MAP_FAILED) {
         s->state = NULL;
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));

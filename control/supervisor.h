@@ -40,6 +40,8 @@ struct supervised_disk {
 struct supervisor_ops {
     void (*ready)(void *arg);              /* all disks can be connected to */
     void (*restarted)(void *arg);          /* a successor serves all disks */
+    /* The end of a supervisor_upgrade() with arguments: @why it serves with those of before, or NULL. */
+    void (*changed)(void *arg, const char *why);
     void (*ended)(void *arg, int status);  /* after supervisor_stop(), or the first start failed */
 };
 
@@ -76,9 +78,17 @@ void supervisor_free(struct supervisor *s);
 /**
  * supervisor_upgrade() - let a worker of the program at @path take over; events tell the outcome:
  * `upgraded` or `upgrade-refused`, and then the program of before serves.
+ * @path: NULL = the program that runs.
+ * @argv: NULL, or the arguments of this worker and all after it; then changed() tells the outcome. They
+ *        stay the caller's.
  * Return: 0; -EBUSY while another upgrade is under way or no worker runs; -errno for @path.
  */
-int supervisor_upgrade(struct supervisor *s, const char *path, struct dt_error *err);
+int supervisor_upgrade(struct supervisor *s, const char *path, const char *const *argv,
+                       struct dt_error *err);
+/** supervisor_set_argv() - the arguments of all workers to come; those of before may be freed. */
+void supervisor_set_argv(struct supervisor *s, const char *const *argv);
+/** supervisor_upgrading() - is one under way? */
+bool supervisor_upgrading(const struct supervisor *s);
 /** supervisor_worker() - our end of the worker's control stream; -1 while there is no worker. */
 int supervisor_worker(const struct supervisor *s);
 /** supervisor_state() - the memory for the layers' state of all disks, one after the other. */

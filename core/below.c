@@ -54,6 +54,7 @@ static int start(struct below *b, struct dt_layer *layer, struct dt_error *err)
         .layers = dev->layers + layer->index,
         .nlayers = dev->nlayers - layer->index,
         .info = layer->below->info,
+        .chain_info = layer->below->info,
         .loops = &b->loop,
         .threads = 1,
         .front_ops = &ops,
@@ -113,8 +114,8 @@ int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sector
     CHECK(layer->below);
     if (layer->dev->started)
         return dt_fail(err, -EBUSY,
-                       "the layers below serve the disk now, and cannot be read from here; give this "
-                       "layer to the disk at its start");
+                       "what is on the disk below cannot be read while the disk is served: stop it, "
+                       "or let it be served without --single");
     size = layer->below->info.sectors;
     if (sectors == 0 || sector > size || sectors > size - sector)
         return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",

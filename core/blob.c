@@ -16,8 +16,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define BLOB_MAX (1u << 20)
-
 /** struct blob_head - of a slot; its bytes follow. */
 struct blob_head {
     uint64_t number; /* 0 = nothing */
@@ -27,12 +25,12 @@ struct blob_head {
 };
 struct blob_slot {
     struct blob_head head;
-    uint8_t bytes[BLOB_MAX];
+    uint8_t bytes[BLOB_BYTES_MAX];
 };
 
-/** struct blob_area - of a device; sparse. By the layer's place in the chain. */
+/** struct blob_area - of a device; sparse. A layer's place is chosen by its name (state.c). */
 struct blob_area {
-    struct blob_slot slots[CHAIN_MAX_LAYERS][2];
+    struct blob_slot slots[BLOB_SLOTS][2];
 };
 
 size_t blob_area_size(void)
@@ -55,7 +53,7 @@ static uint64_t blob_hash(const struct blob_head *head, const void *bytes)
 
 static struct blob_slot *slots_of(const struct blob_area *area, unsigned index)
 {
-    CHECK(index < CHAIN_MAX_LAYERS);
+    CHECK(index < BLOB_SLOTS);
     return ((struct blob_area *)(uintptr_t)area)->slots[index];
 }
 
@@ -68,7 +66,7 @@ static int read_slot(const struct blob_slot *slot, struct blob_head *head, uint8
     __asm__ volatile("" ::: "memory"); /* judged is the copy, and nothing is read twice */
     if (head->number == 0)
         return -ENOENT;
-    if (head->length > BLOB_MAX || !memchr(head->name, '\0', sizeof(head->name)))
+    if (head->length > BLOB_BYTES_MAX || !memchr(head->name, '\0', sizeof(head->name)))
         return -EBADMSG;
     copy = xcalloc(1, head->length + 1u);
     memcpy(copy, slot->bytes, head->length);
@@ -111,10 +109,10 @@ int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uin
     snprintf(head.name, sizeof(head.name), "%s", name);
     WRITE_ONCE(slot->head.number, 0);
     __asm__ volatile("" ::: "memory");
-    n = fill(arg, slot->bytes, BLOB_MAX);
+    n = fill(arg, slot->bytes, BLOB_BYTES_MAX);
     if (n < 0)
         return n;
-    CHECK(n <= BLOB_MAX);
+    CHECK(n <= BLOB_BYTES_MAX);
     KILL_POINT("state-filled");
     head.length = (uint32_t)n;
     head.hash = blob_hash(&head, slot->bytes);
@@ -126,6 +124,53 @@ int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uin
     WRITE_ONCE(slot->head.number, head.number);
     KILL_POINT("state-saved");
     return n;
+}
+
+bool blob_empty(const struct blob_area *area, unsigned index)
+{
+    const struct blob_slot *slots = slots_of(area, index);
+
+    return READ_ONCE(slots[0].head.number) == 0 && READ_ONCE(slots[1].head.number) == 0;
+}
+
+/* The name in a slot, from memory that others write; empty for an empty slot. */
+static void name_of(const struct blob_slot *slot, char name[BLOB_NAME])
+{
+    name[0] = '\0';
+    if (READ_ONCE(slot->head.number) == 0)
+        return;
+    memcpy(name, slot->head.name, BLOB_NAME);
+    name[BLOB_NAME - 1] = '\0';
+}
+
+int blob_find(const struct blob_area *area, const char *name)
+{
+    char found[BLOB_NAME];
+
+    for (unsigned i = 0; i < BLOB_FLOOR; i++)
+        for (unsigned k = 0; k < 2; k++) {
+            name_of(&slots_of(area, i)[k], found);
+            if (strcmp(found, name) == 0)
+                return (int)i;
+        }
+    return -1;
+}
+
+void blob_forget(struct blob_area *area, const char *const *names, unsigned n)
+{
+    char found[BLOB_NAME];
+
+    for (unsigned i = 0; i < BLOB_FLOOR; i++) {
+        bool keep = false;
+
+        for (unsigned k = 0; k < 2; k++) {
+            name_of(&slots_of(area, i)[k], found);
+            for (unsigned j = 0; j < n; j++)
+                keep |= strcmp(found, names[j]) == 0;
+        }
+        if (!keep && !blob_empty(area, i))
+            blob_clear(area, i);
+    }
 }
 
 void blob_clear(struct blob_area *area, unsigned index)

@@ -7,40 +7,69 @@
 
 #define EVENTS_A_SECOND 20u
 
-static void name_layer(struct device *dev, struct dt_layer *layer)
+static bool ordinal_taken(struct dt_layer *const *layers, unsigned n, const struct dt_layer *layer,
+                          unsigned ordinal)
 {
-    unsigned same = 1;
-
-    for (unsigned i = 1; i < layer->index; i++)
-        same += dev->layers[i]->ext == layer->ext;
-    if (same == 1)
-        snprintf(layer->name, sizeof(layer->name), "%s", layer->ext->name);
-    else
-        snprintf(layer->name, sizeof(layer->name), "%s#%u", layer->ext->name, same);
+    for (unsigned i = 1; i <= n; i++)
+        if (layers[i] != layer && layers[i]->ordinal == ordinal &&
+            strcmp(layers[i]->ext->name, layer->ext->name) == 0)
+            return true;
+    return false;
 }
 
-static struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext,
-                                  unsigned index)
+static void name_layer(struct dt_layer *layer)
+{
+    if (layer->ordinal == 1)
+        snprintf(layer->name, sizeof(layer->name), "%s", layer->ext->name);
+    else
+        snprintf(layer->name, sizeof(layer->name), "%s#%u", layer->ext->name, layer->ordinal);
+}
+
+/* Numbers that were written first: the others take what is free. */
+int chain_name(struct dt_layer *const *layers, struct chain_spec *spec, struct dt_error *err)
+{
+    for (unsigned i = 1; i <= spec->count; i++) {
+        struct dt_layer *layer = layers[i];
+
+        layer->ordinal = layer->ordinal ?: spec->layers[i - 1].ordinal;
+        if (layer->ordinal && ordinal_taken(layers, i - 1, layer, layer->ordinal))
+            return dt_fail(err, -EINVAL, "two layers are named '%s#%u'", layer->ext->name,
+                           layer->ordinal);
+    }
+    for (unsigned i = 1; i <= spec->count; i++) {
+        struct dt_layer *layer = layers[i];
+
+        for (unsigned n = 1; layer->ordinal == 0; n++)
+            if (!ordinal_taken(layers, spec->count, layer, n))
+                layer->ordinal = n;
+        spec->layers[i - 1].ordinal = layer->ordinal;
+        name_layer(layer);
+    }
+    return 0;
+}
+
+struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext)
 {
     struct dt_layer *layer = xcalloc(1, sizeof(*layer));
 
     layer->magic = LAYER_MAGIC;
     layer->ext = ext;
     layer->dev = dev;
-    layer->index = index;
-    layer->state_fd = -1;
+    layer->state_fd = layer->slot = -1;
     layer->data = xaligned(CACHE_LINE, MAX(ext->layer_size, (size_t)1));
     layer->ctxs = xcalloc(dev->threads, sizeof(struct ctx *));
     return layer;
 }
 
-static void layer_free(struct dt_layer *layer)
+void layer_free(struct dt_layer *layer)
 {
     if (layer->open && layer->ext->close)
         layer->ext->close(layer);
     param_free_all(layer->ext->params, layer->data);
     if (layer->state_fd >= 0)
         close(layer->state_fd);
+    if (layer->slot >= 0)
+        layer->dev->slots_taken &= ~(1ull << layer->slot);
     for (unsigned i = 0; i < layer->naddresses; i++)
         free(layer->addresses[i]);
     layer->magic = 0;
@@ -50,13 +79,14 @@ static void layer_free(struct dt_layer *layer)
 }
 
 /* Ends with a back, has no back before, fits the frame budget, and may run on these threads. */
-static int judge_chain(struct device *dev, struct dt_error *err)
+int chain_judge(const struct device *dev, struct dt_layer *const *layers, unsigned n,
+                struct dt_error *err)
 {
     size_t frames = 0;
 
-    for (unsigned i = 1; i <= dev->nlayers; i++) {
-        const struct dt_block_ext *ext = dev->layers[i]->ext;
-        bool last = i == dev->nlayers;
+    for (unsigned i = 1; i <= n; i++) {
+        const struct dt_block_ext *ext = layers[i]->ext;
+        bool last = i == n;
 
         if (last && !(ext->flags & DT_BACK))
             return dt_fail(err, -EINVAL,
@@ -66,7 +96,7 @@ static int judge_chain(struct device *dev, struct dt_error *err)
         if (!last && (ext->flags & DT_BACK))
             return dt_fail(err, -EINVAL,
                            "'%s' is a back and must be the last of the chain, but '%s' follows it",
-                           ext->name, dev->layers[i + 1]->ext->name);
+                           ext->name, layers[i + 1]->ext->name);
         if (dev->threads > 1 && !(ext->flags & DT_PER_QUEUE))
             return dt_fail(err, -EINVAL,
                            "'%s' serves a device on one thread only; give the device one thread, "
@@ -87,10 +117,8 @@ static bool power_of_two(uint32_t n)
     return n && !(n & (n - 1));
 }
 
-static int judge_info(const struct dt_layer *layer, struct dt_error *err)
+int info_judge(const struct dt_block_info *info, struct dt_error *err)
 {
-    const struct dt_block_info *info = &layer->info;
-
     if (info->sectors == 0 || info->sectors > UINT64_MAX >> DT_SECTOR_SHIFT)
         return dt_fail(err, -EINVAL, "a disk of %llu sectors is not possible",
                        (unsigned long long)info->sectors);
@@ -117,11 +145,12 @@ static int layer_info(struct dt_layer *layer, struct dt_error *err)
     if (layer->ext->info)
         ret = layer->ext->info(layer, &layer->info, err);
     if (ret == 0)
-        ret = judge_info(layer, err);
+        ret = info_judge(&layer->info, err);
     return ret;
 }
 
-static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, struct dt_error *err)
+int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh,
+               struct dt_error *err)
 {
     int ret = param_apply_all(layer->ext->params, layer->data, spec, err);
 
@@ -131,7 +160,7 @@ static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, str
         return ret;
     layer->open = true;
     ret = layer_info(layer, err);
-    if (ret == 0)
+    if (ret == 0 && !fresh)
         ret = state_load(layer, err);
     layer->loaded = ret == 0;
     return ret;
@@ -141,17 +170,23 @@ static int layer_open(struct dt_layer *layer, const struct layer_spec *spec, str
 static int make_layers(struct device *dev, const struct chain_spec *spec, struct layer_spec *rest,
                        struct dt_error *err)
 {
+    int ret;
+
+    chain_spec_copy(&dev->spec, spec);
     dev->layers = xcalloc(spec->count + 1, sizeof(struct dt_layer *));
     for (unsigned i = 1; i <= spec->count; i++) {
         const struct dt_block_ext *ext = placement_find(&spec->layers[i - 1], &rest[i], err);
 
         if (!ext)
             return -ENOENT;
-        dev->layers[i] = layer_new(dev, ext, i);
-        dev->nlayers = i;
-        name_layer(dev, dev->layers[i]);
+        dev->layers[i] = layer_new(dev, ext);
+        dev->layers[i]->index = dev->nlayers = i;
     }
-    return judge_chain(dev, err);
+    ret = chain_name(dev->layers, &dev->spec, err) ?:
+          chain_judge(dev, dev->layers, dev->nlayers, err);
+    if (ret == 0)
+        state_find_slots(dev->layers, dev->nlayers);
+    return ret;
 }
 
 int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err)
@@ -165,12 +200,12 @@ int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_erro
         struct dt_layer *layer = dev->layers[i];
 
         layer->below = i < dev->nlayers ? dev->layers[i + 1] : NULL;
-        ret = layer_open(layer, &rest[i], err);
+        ret = layer_open(layer, &rest[i], false, err);
         if (ret < 0)
             dt_fail_prefix(err, "%s", layer->name);
     }
     if (ret == 0)
-        dev->info = dev->layers[1]->info;
+        dev->info = dev->chain_info = dev->layers[1]->info;
     for (unsigned i = 1; i <= CHAIN_MAX_LAYERS; i++)
         free(rest[i].settings);
     return ret;
@@ -183,6 +218,7 @@ void chain_close(struct device *dev)
     free(dev->layers);
     dev->layers = NULL;
     dev->nlayers = 0;
+    chain_spec_free(&dev->spec);
 }
 
 int device_gather_info(struct device *dev, struct dt_error *err)
@@ -193,7 +229,8 @@ int device_gather_info(struct device *dev, struct dt_error *err)
         if (ret < 0)
             return ret;
     }
-    __atomic_store_n(&dev->info.sectors, dev->layers[1]->info.sectors, __ATOMIC_RELAXED);
+    dev->chain_info = dev->layers[1]->info;
+    __atomic_store_n(&dev->info.sectors, dev->chain_info.sectors, __ATOMIC_RELAXED);
     return 0;
 }
 

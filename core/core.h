@@ -25,9 +25,11 @@
 struct setting {
     char *key, *value;
 };
-/** struct layer_spec - one layer of a chain as written. */
+/** struct layer_spec - one layer of a chain as written. @ordinal: N of "name#N", which is the Nth of
+ *  that name for life, wherever it stands; 0 = the first number that is free. */
 struct layer_spec {
     char *name;
+    unsigned ordinal;
     struct setting *settings;
     unsigned count;
 };
@@ -37,6 +39,8 @@ struct chain_spec {
     unsigned count;
 };
 #define CHAIN_MAX_LAYERS 16u
+#define LAYER_MAX_ORDINAL 999u
+#define LAYER_NAME        64u
 
 /**
  * chain_parse() - parse `name key=value ... | name ... | back key=value`.
@@ -45,6 +49,31 @@ struct chain_spec {
  */
 int chain_parse(struct chain_spec *spec, const char *text, struct dt_error *err);
 void chain_spec_free(struct chain_spec *spec);
+void layer_spec_clear(struct layer_spec *layer);
+/** layer_spec_equal() - the same name and settings; the ordinal does not matter. */
+bool layer_spec_equal(const struct layer_spec *a, const struct layer_spec *b);
+void chain_spec_copy(struct chain_spec *to, const struct chain_spec *from);
+/** chain_format() - as a person would write it, such that chain_parse() gives the same; owned. */
+char *chain_format(const struct chain_spec *spec);
+
+/**
+ * struct chain_edit - a chain that is being changed. @names: what its layers are called in front of people;
+ * ends with those that were there before and what new ones will probably be called.
+ */
+struct chain_edit {
+    struct chain_spec spec;
+    char names[CHAIN_MAX_LAYERS][LAYER_NAME];
+};
+/**
+ * chain_edit_step() - apply one step, in words:
+ *     insert POSITION EXTENSION [key=value...]
+ *     remove LAYER
+ *     move LAYER POSITION
+ *     replace LAYER EXTENSION [key=value...]
+ * POSITION: a number from 1, nearest the guest; `top`; `bottom`, right above the back; `above:LAYER` or
+ * `below:LAYER`. A failed step may leave @edit half changed.
+ */
+int chain_edit_step(struct chain_edit *edit, const char *step, struct dt_error *err);
 
 /** param_apply() - parse @value for @p into the layer's data at @base. A string replaces (and
  *  frees) the one before. */
@@ -209,7 +238,10 @@ struct device_config {
 
 /* Memory for the state of a device's layers, shared with whoever starts the next process (blob.c):
  * zeroed at first, sparse, hostile. */
-#define BLOB_NAME 64u
+#define BLOB_NAME LAYER_NAME
+/* Twice as many as layers, for those of a chain and of the one that may replace it; and the floor. */
+#define BLOB_SLOTS (2 * CHAIN_MAX_LAYERS + 1)
+#define BLOB_FLOOR (BLOB_SLOTS - 1)
 struct blob_area;
 size_t blob_area_size(void);
 /**
@@ -224,6 +256,12 @@ int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME]
 int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uint32_t version,
                    int64_t (*fill)(void *arg, void *bytes, size_t room), void *arg);
 void blob_clear(struct blob_area *area, unsigned index);
+/** blob_find() - the slot that was last written under @name, or -1. */
+int blob_find(const struct blob_area *area, const char *name);
+/** blob_empty() - is nothing saved at @index? */
+bool blob_empty(const struct blob_area *area, unsigned index);
+/** blob_forget() - clear what is saved under any name of a layer but these @n. */
+void blob_forget(struct blob_area *area, const char *const *names, unsigned n);
 /** state_keep() - write what the layers of @device saved last into the state directory @dir. */
 void state_keep(const struct blob_area *area, const char *dir, const char *device);
 
@@ -261,6 +299,47 @@ struct lane *device_lane(struct device *dev, unsigned thread);
  */
 void device_quiesce(struct device *dev, uint64_t deadline,
                     void (*done)(void *arg, const char *late), void *arg);
+
+/**
+ * device_hold() - admit nothing more and wait until nothing is in flight; device_let_go() ends it.
+ * From a thread that runs none of the device's loops, while they run.
+ * Return: 0; -ETIMEDOUT naming the layers that do not let go, and then nothing is held.
+ */
+int device_hold(struct device *dev, uint64_t deadline, struct dt_error *err);
+void device_let_go(struct device *dev);
+/** device_flush() - make what a held device has written durable. */
+int device_flush(struct device *dev, uint64_t deadline, struct dt_error *err);
+bool device_held(const struct device *dev);
+
+/**
+ * struct change - how to exchange the chain of a running device, and what that took.
+ * @force:    though the guest may read other bytes then.
+ * @dry_run:  judge only; nothing is opened.
+ * @confined: this process can open nothing any more.
+ * @patience: how long requests in flight may take to finish in the old chain, ns.
+ * @drain_ns, @switch_ns: out: until they had; and then until the new chain took requests.
+ * @kept, @opened, @closed: out: layers.
+ * @outside: out: the new layer that this process cannot open.
+ */
+struct change {
+    bool force, dry_run, confined;
+    uint64_t patience;
+    uint64_t drain_ns, switch_ns;
+    unsigned kept, opened, closed;
+    char outside[LAYER_NAME];
+};
+/**
+ * device_change() - make @target the chain. Layers that are in both, by name, number and settings, go
+ * on as they are; one with other settings is opened anew, and gets the state of the one before.
+ * Requests in flight finish in the old chain; others wait in the guest's rings meanwhile.
+ * As device_hold().
+ *
+ * Return: 0; 1 when only a process that can still open things can do it; -errno, and nothing changed.
+ */
+int device_change(struct device *dev, const struct chain_spec *target, struct change *change,
+                  struct dt_error *err);
+/** device_edit() - the present chain, to be edited; free its spec. */
+void device_edit(const struct device *dev, struct chain_edit *edit);
 
 /* Lanes: everything on the lane's own thread. */
 struct loop *lane_loop(const struct lane *lane);

@@ -59,13 +59,13 @@ int data_init(struct lane *lane)
 {
     int ret;
 
-    lane->wait_tail = &lane->wait_head;
+    lane->needs_data = false;
     for (unsigned write = 0; write < 2; write++) {
         lane->want_copy[write] = wants_copy(lane, write);
         if (lane->want_copy[write] || count_xforms(lane, lane->front, write))
             lane->needs_data = true;
     }
-    if (!lane->needs_data)
+    if (!lane->needs_data || lane->xform_memory)
         return 0;
     ret = copypool_init(&lane->pool, lane->dev->copy_bytes);
     if (ret < 0)

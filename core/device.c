@@ -36,7 +36,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     dev->blobs = config->blobs;
     dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
     dev->generation = 1;
-    ret = chain_open(dev, config->chain, err);
+    ret = chain_open(dev, config->chain, err) ?: floor_settle(dev, err);
     if (ret < 0) {
         dt_fail_prefix(err, "%s", dev->name);
         device_free(dev);
@@ -166,6 +166,8 @@ static void run_info_changed(struct loop_message *message)
     __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
     if (device_gather_info(dev, &err) < 0)
         log_error("%s: change of the disk ignored: %s", dev->name, err.text);
+    else if (floor_keep(dev, &err) < 0)
+        log_error("%s: %s", dev->name, err.text);
     else if (dev->started && dev->front_ops->info_changed)
         dev->front_ops->info_changed(dev->front_arg);
 }

@@ -40,8 +40,10 @@ struct dt_layer {
     const struct dt_block_ext *ext;
     struct device *dev;
     struct dt_layer *below; /* NULL for the back */
-    char name[64];
+    char name[LAYER_NAME];
+    unsigned ordinal; /* of those of the same extension: "#2" in its name */
     unsigned index; /* 1 = right below the front */
+    int slot;       /* of its state in the device's blobs; -1 = none yet */
     void *data;
     bool open;
     struct dt_block_info info; /* as this layer presents it to the one above */
@@ -139,6 +141,8 @@ struct lane {
     bool want_copy[2]; /* [0] reads, [1] writes */
     uint32_t max_sectors, max_segments; /* longer requests are split */
     uint32_t block_mask;                /* sectors of a logical block, less one */
+    uint32_t emulated; /* bit per enum dt_op that is done without the chain (floor.c) */
+    bool make_durable; /* the guest knows of no flush, and the chain needs one */
     struct copypool pool;
     struct xform *xform_memory, *xform_free;
     struct request *wait_head, **wait_tail; /* waiting for private memory */
@@ -158,6 +162,7 @@ struct lane {
     uint64_t stamps[CHAIN_MAX_LAYERS + 1];
 
     /* Quiesce (quiesce.c). */
+    bool closed, refused; /* nothing is admitted; somebody asked meanwhile */
     bool quiescing;
     char late[128];
     struct dt_timer quiesce_timer;
@@ -166,8 +171,14 @@ struct lane {
 
 int lane_new(struct lane **lane, struct device *dev, unsigned thread, struct dt_error *err);
 void lane_free(struct lane *lane);
+/** lane_start() - start the contexts that are not; if one fails, those are stopped again. */
 int lane_start(struct lane *lane, struct dt_error *err);
 void lane_stop(struct lane *lane);
+/** lane_link() - make a lane of the device's layers, each of which has its context; -ENOMEM. */
+int lane_link(struct lane *lane);
+struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer);
+void ctx_stop(struct ctx *c);
+void ctx_free(struct ctx *c);
 /** lane_drained() - in_flight may have reached zero: tell whoever waits. */
 void lane_drained(struct lane *lane);
 
@@ -208,7 +219,9 @@ struct device {
     uint32_t generation;
     struct dt_layer **layers; /* [0] unused (the front), 1..nlayers, top to bottom */
     unsigned nlayers;
-    struct dt_block_info info;
+    struct chain_spec spec; /* as written, with the layers' numbers */
+    struct dt_block_info info; /* as the guest knows it: the floor, but for its size */
+    struct dt_block_info chain_info; /* as the chain is now */
     struct loop **loops;
     unsigned threads;
     struct lane **lanes;
@@ -216,6 +229,7 @@ struct device {
     void *front_arg;
     char *state_dir;
     struct blob_area *blobs;
+    uint64_t slots_taken; /* bit per slot of @blobs */
     size_t copy_bytes;
     uint64_t fence_ns;
     bool started, fenced;
@@ -229,6 +243,7 @@ struct device {
     void (*quiesce_done)(void *arg, const char *late);
     void *quiesce_arg;
     uint64_t quiesce_deadline;
+    bool quiesce_closes, held; /* by device_hold() */
     unsigned quiesce_left;
     char quiesce_late[256];
 };
@@ -237,10 +252,39 @@ struct dt_layer *device_find_layer(struct device *dev, const char *name, struct 
 /* Building the chain (chain.c). */
 int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err);
 void chain_close(struct device *dev);
+struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext);
+void layer_free(struct dt_layer *layer);
+/** layer_open() - the layers below it are open. @fresh: it has no state of an earlier process. */
+int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh,
+               struct dt_error *err);
+/** chain_judge() - may these layers (from 1) be a chain of @dev? */
+int chain_judge(const struct device *dev, struct dt_layer *const *layers, unsigned n,
+                struct dt_error *err);
+/** chain_name() - number and name those that have none yet, and note it in @spec. */
+int chain_name(struct dt_layer *const *layers, struct chain_spec *spec, struct dt_error *err);
+/** info_judge() - is this a possible disk? */
+int info_judge(const struct dt_block_info *info, struct dt_error *err);
+
+/* What the guest was promised (floor.c). */
+/** floor_judge() - can a chain that is @now serve a guest that knows @dev as it was? */
+int floor_judge(const struct device *dev, const struct dt_block_info *now, struct dt_error *err);
+/** floor_settle() - for a new device: the floor of the process before, or else this chain's. */
+int floor_settle(struct device *dev, struct dt_error *err);
+/** floor_keep() - for the next process, whenever the chain or the disk's size changed. */
+int floor_keep(struct device *dev, struct dt_error *err);
+/** floor_fill() - what core does itself on this lane. */
+void floor_fill(struct lane *lane);
 
 /* Soft state on disk (state.c). */
+#define BLOB_BYTES_MAX (1u << 20)
 int state_load(struct dt_layer *layer, struct dt_error *err);
 void state_save(struct dt_layer *layer);
+/** state_find_slots() - where layers, from 1, saved their state in an earlier process. */
+void state_find_slots(struct dt_layer **layers, unsigned n);
+/** state_forget() - the layer is gone for good. */
+void state_forget(struct dt_layer *layer);
+/** state_inherit() - @heir, of the same extension and not yet started, gets what @from would save. */
+void state_inherit(struct dt_layer *heir, struct dt_layer *from);
 
 /** struct dt_reply - what a verb answers. */
 struct dt_reply {

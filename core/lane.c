@@ -13,6 +13,10 @@
 
 unsigned lane_admit(struct lane *lane, unsigned want)
 {
+    if (unlikely(lane->closed)) {
+        lane->refused = true;
+        return 0;
+    }
     if (unlikely(lane->wait_head || lane->split_head || lane->quiescing))
         return 0;
     for (unsigned i = 0; i < lane->nadmitters && want; i++) {
@@ -23,8 +27,11 @@ unsigned lane_admit(struct lane *lane, unsigned want)
     return want;
 }
 
-/* What may not enter: returns the error, or 0. */
-static int judge(const struct lane *lane, const struct dt_req *req)
+#define DONE 1
+
+/* Returns 0 for what may enter; DONE for what the floor promises and the chain need not see; or the
+ * error. */
+static int judge(const struct lane *lane, struct dt_req *req)
 {
     uint64_t sectors = __atomic_load_n(&lane->dev->info.sectors, __ATOMIC_RELAXED);
 
@@ -36,6 +43,10 @@ static int judge(const struct lane *lane, const struct dt_req *req)
         return -EINVAL;
     if (unlikely(lane->dev->info.read_only && req->op != DT_OP_READ && req->op != DT_OP_FLUSH))
         return -EROFS;
+    if (unlikely(lane->emulated >> req->op & 1))
+        return DONE;
+    if (unlikely(lane->make_durable) && (req->op == DT_OP_WRITE || req->op == DT_OP_WRITE_ZEROES))
+        req->flags |= DT_REQ_FUA;
     return 0;
 }
 
@@ -69,9 +80,10 @@ void lane_submit(struct lane *lane, struct request **reqs, unsigned n)
         r->own_iov = NULL;
         r->xforms = NULL;
         r->sample = 0;
-        if (unlikely(r->pub.error))
+        if (unlikely(r->pub.error)) {
+            r->pub.error = MIN(r->pub.error, 0);
             lane_finish(lane, &r, 1);
-        else if (unlikely(oversize(lane, r)))
+        } else if (unlikely(oversize(lane, r)))
             split_queue(lane, r);
         else if (unlikely(lane->needs_data &&
                           (lane->wait_head || !data_attach(lane, lane->front, r))))
@@ -150,15 +162,13 @@ static void front_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 
 /* ---- Life ---- */
 
-static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned index,
-                           uint32_t *frame_offset)
+struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer)
 {
     struct ctx *c = xaligned(CACHE_LINE, sizeof(*c));
     unsigned counters = 0;
 
     c->magic = CTX_MAGIC;
     c->lane = lane;
-    c->index = index;
     c->stats.latency = xcalloc(LATENCY_KINDS, sizeof(struct histogram));
     c->pub.layer = layer;
     c->pub.thread = lane->thread;
@@ -169,13 +179,11 @@ static struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer, unsigned i
     c->pub.counters = xcalloc(counters + 1, sizeof(uint64_t));
     c->pub.layer_data = layer->data;
     c->pub.data = xaligned(CACHE_LINE, MAX(layer->ext->ctx_size, (size_t)1));
-    c->pub.frame_offset = *frame_offset;
-    *frame_offset += (uint32_t)ALIGN_UP(layer->ext->frame_size, 16u);
     layer->ctxs[lane->thread] = c;
     return c;
 }
 
-static void ctx_free(struct ctx *c)
+void ctx_free(struct ctx *c)
 {
     sub_fini(c);
     if (c->pub.layer)
@@ -189,7 +197,7 @@ static void ctx_free(struct ctx *c)
 /* Limits of one request: the disk's, and the largest private piece where copies are made. */
 static void set_limits(struct lane *lane)
 {
-    const struct dt_block_info *info = &lane->dev->info;
+    const struct dt_block_info *info = &lane->dev->chain_info;
 
     lane->max_sectors = info->max_sectors ? info->max_sectors : UINT32_MAX;
     lane->block_mask = (info->logical_block >> DT_SECTOR_SHIFT) - 1;
@@ -199,10 +207,41 @@ static void set_limits(struct lane *lane)
             MIN(lane->max_sectors, (uint32_t)(data_max_bytes(lane) >> DT_SECTOR_SHIFT));
 }
 
+int lane_link(struct lane *lane)
+{
+    struct device *dev = lane->dev;
+    uint32_t frame_offset = sizeof(struct request);
+    int ret;
+
+    CHECK(lane->in_flight == 0 && lane->subs == 0);
+    free(lane->ctxs);
+    lane->nctxs = dev->nlayers + 1;
+    lane->ctxs = xcalloc(lane->nctxs, sizeof(struct ctx *));
+    lane->ctxs[0] = lane->front;
+    lane->front->complete = front_complete;
+    lane->nadmitters = 0;
+    for (unsigned i = 1; i < lane->nctxs; i++) {
+        struct dt_layer *layer = dev->layers[i];
+        struct ctx *c = lane->ctxs[i] = layer->ctxs[lane->thread];
+
+        c->index = i;
+        c->pub.frame_offset = frame_offset;
+        frame_offset += (uint32_t)ALIGN_UP(layer->ext->frame_size, 16u);
+        if (layer->ext->admit)
+            lane->admitters[lane->nadmitters++] = c;
+    }
+    lane->sampling = false;
+    ctx_link(lane);
+    ret = data_init(lane);
+    set_limits(lane);
+    floor_fill(lane);
+    split_init(lane);
+    return ret;
+}
+
 int lane_new(struct lane **out, struct device *dev, unsigned thread, struct dt_error *err)
 {
     struct lane *lane = xaligned(CACHE_LINE, sizeof(*lane));
-    uint32_t frame_offset = sizeof(struct request);
     int ret;
 
     lane->magic = LANE_MAGIC;
@@ -210,23 +249,14 @@ int lane_new(struct lane **out, struct device *dev, unsigned thread, struct dt_e
     lane->loop = dev->loops[thread];
     lane->dev = dev;
     lane->front_ops = dev->front_ops;
-    lane->nctxs = dev->nlayers + 1;
-    lane->ctxs = xcalloc(lane->nctxs, sizeof(struct ctx *));
-    for (unsigned i = 0; i < lane->nctxs; i++) {
-        struct ctx *c = ctx_new(lane, i ? dev->layers[i] : NULL, i, &frame_offset);
-
-        lane->ctxs[i] = c;
-        if (i > 0 && c->pub.layer->ext->admit)
-            lane->admitters[lane->nadmitters++] = c;
-    }
-    lane->front = lane->ctxs[0];
-    lane->front->complete = front_complete;
-    ctx_link(lane);
     lane->deferred.run = run_deferred;
     lane->sub_tail = &lane->sub_head;
-    ret = data_init(lane);
-    set_limits(lane);
-    split_init(lane);
+    lane->wait_tail = &lane->wait_head;
+    lane->split_tail = &lane->split_head;
+    lane->front = ctx_new(lane, NULL);
+    for (unsigned i = 1; i <= dev->nlayers; i++)
+        ctx_new(lane, dev->layers[i]);
+    ret = lane_link(lane);
     if (ret < 0) {
         lane_free(lane);
         return dt_fail(err, ret, "%s: no memory for private copies (%zu bytes)", dev->name,
@@ -250,17 +280,31 @@ void lane_free(struct lane *lane)
     free(lane);
 }
 
+void ctx_stop(struct ctx *c)
+{
+    if (c->started && c->pub.layer->ext->stop)
+        c->pub.layer->ext->stop(&c->pub);
+    c->started = false;
+}
+
 int lane_start(struct lane *lane, struct dt_error *err)
 {
+    struct ctx *mine[CHAIN_MAX_LAYERS];
+    unsigned n = 0;
+
     for (unsigned i = lane->nctxs - 1; i > 0; i--) {
         struct ctx *c = lane->ctxs[i];
-        int ret = c->pub.layer->ext->start ? c->pub.layer->ext->start(&c->pub, err) : 0;
+        int ret = !c->started && c->pub.layer->ext->start ? c->pub.layer->ext->start(&c->pub, err)
+                                                          : 0;
 
         if (ret < 0) {
             dt_fail_prefix(err, "%s: %s", lane->dev->name, c->pub.layer->name);
-            lane_stop(lane);
+            while (n > 0)
+                ctx_stop(mine[--n]);
             return ret;
         }
+        if (!c->started)
+            mine[n++] = c;
         c->started = true;
     }
     return 0;
@@ -269,13 +313,8 @@ int lane_start(struct lane *lane, struct dt_error *err)
 void lane_stop(struct lane *lane)
 {
     CHECK(lane->in_flight == 0 && lane->subs == 0);
-    for (unsigned i = 1; i < lane->nctxs; i++) {
-        struct ctx *c = lane->ctxs[i];
-
-        if (c->started && c->pub.layer->ext->stop)
-            c->pub.layer->ext->stop(&c->pub);
-        c->started = false;
-    }
+    for (unsigned i = 1; i < lane->nctxs; i++)
+        ctx_stop(lane->ctxs[i]);
     loop_timer_cancel(lane->loop, &lane->quiesce_timer);
     loop_defer_cancel(lane->loop, &lane->deferred);
 }

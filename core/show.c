@@ -141,6 +141,71 @@ static json_t *layer_json(const struct dt_layer *layer)
                      !!(layer->ext->flags & DT_BACK), "parameters", settings);
 }
 
+/* Does @text, for @p, mean the value that is in @data now? */
+static bool means(const struct dt_param *p, const char *text, const void *data)
+{
+    _Alignas(max_align_t) char field[16] = {0};
+    struct dt_param alone[2] = {*p};
+    _cleanup_free_ char *now = param_format(p, data), *then = NULL;
+
+    alone[0].offset = 0;
+    if (text && param_apply(alone, field, text, NULL) == 0)
+        then = param_format(alone, field);
+    param_free_all(alone, field);
+    return (!now && !then) || (now && then && strcmp(now, then) == 0);
+}
+
+static struct setting *find_setting(const struct layer_spec *layer, const char *key)
+{
+    for (unsigned i = 0; i < layer->count; i++)
+        if (strcmp(layer->settings[i].key, key) == 0)
+            return &layer->settings[i];
+    return NULL;
+}
+
+static void write_setting(struct layer_spec *layer, const struct dt_param *p, const void *data)
+{
+    struct setting *s = find_setting(layer, p->name);
+    char *value = param_format(p, data); /* no secrets */
+
+    if (!value)
+        return;
+    if (!s) {
+        layer->settings = reallocarray(layer->settings, layer->count + 1, sizeof(*s));
+        CHECK(layer->settings);
+        s = &layer->settings[layer->count++];
+        *s = (struct setting){.key = xstrdup(p->name)};
+    }
+    free(s->value);
+    s->value = value;
+}
+
+/* The chain as a person would write it to have what is there now. */
+static json_t *written_json(const struct device *dev)
+{
+    struct chain_spec spec;
+    char *text;
+    json_t *json;
+
+    chain_spec_copy(&spec, &dev->spec);
+    for (unsigned i = 0; i < spec.count; i++) {
+        const struct dt_layer *layer = dev->layers[i + 1];
+
+        for (const struct dt_param *p = layer->ext->params; p && p->name; p++) {
+            const struct setting *s = find_setting(&spec.layers[i], p->name);
+
+            if (s ? (p->flags & DT_PARAM_SECRET) || !means(p, s->value, layer->data)
+                  : (p->flags & DT_PARAM_LIVE) && !means(p, p->initial, layer->data))
+                write_setting(&spec.layers[i], p, layer->data);
+        }
+    }
+    text = chain_format(&spec);
+    json = json_string(text);
+    free(text);
+    chain_spec_free(&spec);
+    return json ?: json_null();
+}
+
 struct show_call {
     struct device *dev;
     json_t *json;
@@ -154,9 +219,9 @@ static void show_exclusive(void *arg)
 
     for (unsigned i = 1; i <= dev->nlayers; i++)
         json_array_append_new(layers, layer_json(dev->layers[i]));
-    call->json =
-        json_pack("{ss si si so so}", "name", dev->name, "generation", (int)dev->generation,
-                  "threads", (int)dev->threads, "disk", info_json(&dev->info), "chain", layers);
+    call->json = json_pack("{ss si so si so so}", "name", dev->name, "generation",
+                           (int)dev->generation, "written", written_json(dev), "threads",
+                           (int)dev->threads, "disk", info_json(&dev->info), "chain", layers);
 }
 
 json_t *device_show(struct device *dev)

@@ -5,7 +5,8 @@
  *     trace out=/tmp/t | throttle iops=5000 | file path="/my disks/vm1.img"
  *
  * Words are separated by white space (line ends too, so that a chain may stand in a file) and
- * layers by '|'. Quotes and backslashes work as in a shell, anywhere in a word.
+ * layers by '|'. Quotes and backslashes work as in a shell, anywhere in a word. "throttle#2" is the
+ * second layer of that name wherever it stands: a chain that was changed while it ran is written so.
  */
 #include "core/core.h"
 
@@ -122,6 +123,21 @@ static int read_setting(struct scanner *s, struct layer_spec *layer)
     return 0;
 }
 
+/* Takes the number off "throttle#2"; what is no number of a layer is part of the name. */
+static unsigned take_ordinal(char *name)
+{
+    char *hash = strrchr(name, '#'), *end;
+    unsigned long n;
+
+    if (!hash || hash == name || !isdigit((unsigned char)hash[1]))
+        return 0;
+    n = strtoul(hash + 1, &end, 10);
+    if (*end || n < 1 || n > LAYER_MAX_ORDINAL)
+        return 0;
+    *hash = '\0';
+    return (unsigned)n;
+}
+
 static int read_layer(struct scanner *s, struct chain_spec *spec)
 {
     struct layer_spec *layer;
@@ -141,6 +157,7 @@ static int read_layer(struct scanner *s, struct chain_spec *spec)
         return scan_fail(s, start, "a layer begins with its name, found '%.40s'", layer->name);
     if (layer->name[0] == '\0')
         return scan_fail(s, start, "the name of an extension or back is empty");
+    layer->ordinal = take_ordinal(layer->name);
     for (skip_space(s); !word_ends(*s->at); skip_space(s)) {
         ret = read_setting(s, layer);
         if (ret < 0)
@@ -176,18 +193,106 @@ int chain_parse(struct chain_spec *spec, const char *text, struct dt_error *err)
     }
 }
 
+void layer_spec_clear(struct layer_spec *layer)
+{
+    for (unsigned j = 0; j < layer->count; j++) {
+        free(layer->settings[j].key);
+        free(layer->settings[j].value);
+    }
+    free(layer->settings);
+    free(layer->name);
+    *layer = (struct layer_spec){0};
+}
+
 void chain_spec_free(struct chain_spec *spec)
 {
-    for (unsigned i = 0; i < spec->count; i++) {
-        struct layer_spec *layer = &spec->layers[i];
-
-        for (unsigned j = 0; j < layer->count; j++) {
-            free(layer->settings[j].key);
-            free(layer->settings[j].value);
-        }
-        free(layer->settings);
-        free(layer->name);
-    }
+    for (unsigned i = 0; i < spec->count; i++)
+        layer_spec_clear(&spec->layers[i]);
     free(spec->layers);
     *spec = (struct chain_spec){0};
+}
+
+/* ---- Written again ------------------------------------------------------------------------- */
+
+bool layer_spec_equal(const struct layer_spec *a, const struct layer_spec *b)
+{
+    if (strcmp(a->name, b->name) != 0 || a->count != b->count)
+        return false;
+    for (unsigned i = 0; i < a->count; i++)
+        if (strcmp(a->settings[i].key, b->settings[i].key) != 0 ||
+            strcmp(a->settings[i].value, b->settings[i].value) != 0)
+            return false;
+    return true;
+}
+
+static void put(FILE *out, const char *word)
+{
+    if (*word && !word[strcspn(word, " \t\r\n\v\f|\"'\\")]) {
+        fputs(word, out);
+        return;
+    }
+    putc('"', out);
+    for (; *word; word++) {
+        if (*word == '"' || *word == '\\')
+            putc('\\', out);
+        putc(*word, out);
+    }
+    putc('"', out);
+}
+
+/* Its number, where it would get another by its place. */
+static bool needs_ordinal(const struct chain_spec *spec, unsigned index)
+{
+    const struct layer_spec *layer = &spec->layers[index];
+
+    if (layer->ordinal != 1)
+        return layer->ordinal > 1;
+    for (unsigned i = 0; i < spec->count; i++)
+        if (spec->layers[i].ordinal == 0 && strcmp(spec->layers[i].name, layer->name) == 0)
+            return true;
+    return false;
+}
+
+char *chain_format(const struct chain_spec *spec)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    CHECK(out);
+    for (unsigned i = 0; i < spec->count; i++) {
+        const struct layer_spec *layer = &spec->layers[i];
+
+        fputs(i ? " | " : "", out);
+        put(out, layer->name);
+        if (needs_ordinal(spec, i))
+            fprintf(out, "#%u", layer->ordinal);
+        for (unsigned j = 0; j < layer->count; j++) {
+            putc(' ', out);
+            put(out, layer->settings[j].key);
+            putc('=', out);
+            if (*layer->settings[j].value)
+                put(out, layer->settings[j].value);
+        }
+    }
+    CHECK(fclose(out) == 0);
+    return text;
+}
+
+void chain_spec_copy(struct chain_spec *to, const struct chain_spec *from)
+{
+    to->layers = xcalloc(CHAIN_MAX_LAYERS, sizeof(*to->layers));
+    to->count = from->count;
+    for (unsigned i = 0; i < from->count; i++) {
+        const struct layer_spec *layer = &from->layers[i];
+        struct layer_spec *copy = &to->layers[i];
+
+        *copy = (struct layer_spec){
+            .name = xstrdup(layer->name), .ordinal = layer->ordinal, .count = layer->count};
+        copy->settings = xcalloc(layer->count + 1, sizeof(struct setting));
+        for (unsigned j = 0; j < layer->count; j++) {
+            copy->settings[j].key = xstrdup(layer->settings[j].key);
+            copy->settings[j].value = xstrdup(layer->settings[j].value);
+        }
+    }
 }

@@ -19,12 +19,13 @@ static void piece_done(struct dt_ctx *c, struct dt_req *sub);
 
 void split_init(struct lane *lane)
 {
-    lane->split_tail = &lane->split_head;
     if (lane->max_sectors == UINT32_MAX && lane->max_segments == UINT32_MAX)
         return;
-    lane->pieces = xcalloc(LANE_PIECES, sizeof(*lane->pieces));
-    for (unsigned i = 0; i < LANE_PIECES; i++)
-        lane->pieces[i].iov = xcalloc(LANE_PIECE_IOVS, sizeof(struct iovec));
+    if (!lane->pieces) {
+        lane->pieces = xcalloc(LANE_PIECES, sizeof(*lane->pieces));
+        for (unsigned i = 0; i < LANE_PIECES; i++)
+            lane->pieces[i].iov = xcalloc(LANE_PIECE_IOVS, sizeof(struct iovec));
+    }
     sub_init(lane->front, LANE_PIECES);
 }
 

@@ -88,6 +88,40 @@ static int load_fd(struct dt_layer *layer, int fd, struct dt_error *err)
 
 /* ---- In memory that outlives the process (blob.c) ---------------------------------------------- */
 
+void state_find_slots(struct dt_layer **layers, unsigned n)
+{
+    for (unsigned i = 1; i <= n; i++) {
+        struct device *dev = layers[i]->dev;
+        int slot = dev->blobs && layers[i]->slot < 0 ? blob_find(dev->blobs, layers[i]->name) : -1;
+
+        if (slot < 0 || dev->slots_taken >> slot & 1)
+            continue;
+        layers[i]->slot = slot;
+        dev->slots_taken |= 1ull << slot;
+    }
+}
+
+/* For a layer that saved nothing yet: one that is empty, or holds what is of no layer any more. */
+static int take_slot(struct dt_layer *layer)
+{
+    struct device *dev = layer->dev;
+    int stale = -1;
+
+    for (int i = 0; layer->slot < 0 && i < (int)BLOB_FLOOR; i++) {
+        if (dev->slots_taken >> i & 1)
+            continue;
+        if (blob_empty(dev->blobs, (unsigned)i))
+            layer->slot = i;
+        else if (stale < 0)
+            stale = i;
+    }
+    if (layer->slot < 0)
+        layer->slot = stale;
+    CHECK(layer->slot >= 0); /* twice as many as a chain has layers */
+    dev->slots_taken |= 1ull << layer->slot;
+    return layer->slot;
+}
+
 /* Returns 1 when there is a state and the layer took it, 0 when it is to start without. */
 static int load_blob(struct dt_layer *layer)
 {
@@ -98,9 +132,9 @@ static int load_blob(struct dt_layer *layer)
     size_t length;
     int ret;
 
-    if (!layer->dev->blobs)
+    if (!layer->dev->blobs || layer->slot < 0)
         return 0;
-    ret = blob_read(layer->dev->blobs, layer->index - 1, name, &version, &bytes, &length);
+    ret = blob_read(layer->dev->blobs, (unsigned)layer->slot, name, &version, &bytes, &length);
     if (ret == -ENOENT)
         return 0;
     if (ret == 0 && strcmp(name, layer->name) != 0)
@@ -111,7 +145,7 @@ static int load_blob(struct dt_layer *layer)
         return 1;
     dt_layer_event(layer, "state-refused", "the state of the process before is refused: %s",
                    err.text);
-    blob_clear(layer->dev->blobs, layer->index - 1);
+    blob_clear(layer->dev->blobs, (unsigned)layer->slot);
     return 0;
 }
 
@@ -127,11 +161,38 @@ static void save_blob(struct dt_layer *layer)
     int64_t ret;
 
     layer->state_changed = false;
-    ret = blob_write(layer->dev->blobs, layer->index - 1, layer->name, layer->ext->state_version,
-                     fill_blob, layer);
+    ret = blob_write(layer->dev->blobs, (unsigned)take_slot(layer), layer->name,
+                     layer->ext->state_version, fill_blob, layer);
     if (ret < 0)
         log_error("%s: %s: state not saved: %s", layer->dev->name, layer->name,
                   strerror((int)-ret));
+}
+
+void state_forget(struct dt_layer *layer)
+{
+    if (layer->slot < 0)
+        return;
+    blob_clear(layer->dev->blobs, (unsigned)layer->slot);
+    layer->dev->slots_taken &= ~(1ull << layer->slot);
+    layer->slot = -1;
+}
+
+void state_inherit(struct dt_layer *heir, struct dt_layer *from)
+{
+    _cleanup_free_ uint8_t *bytes = NULL;
+    struct dt_error err;
+    int64_t n;
+
+    heir->slot = from->slot;
+    from->slot = -1;
+    if (!heir->ext->load || !from->ext->save)
+        return;
+    bytes = xcalloc(1, BLOB_BYTES_MAX);
+    n = from->ext->save(from, bytes, BLOB_BYTES_MAX);
+    if (n >= 0 && heir->ext->load(heir, bytes, (size_t)n, from->ext->state_version, &err) < 0)
+        dt_layer_event(heir, "state-refused", "the state of the layer it replaces is refused: %s",
+                       err.text);
+    heir->state_changed = true;
 }
 
 void dt_layer_state_changed(struct dt_layer *layer)
@@ -234,7 +295,7 @@ static int keep_one(const struct blob_area *area, unsigned index, const char *st
 
 void state_keep(const struct blob_area *area, const char *state_dir, const char *device)
 {
-    for (unsigned i = 0; i < CHAIN_MAX_LAYERS; i++) {
+    for (unsigned i = 0; i < BLOB_FLOOR; i++) {
         int ret = keep_one(area, i, state_dir, device);
 
         if (ret < 0)

@@ -14,6 +14,8 @@ void sub_init(struct ctx *c, unsigned count)
         return;
     c->own_complete = c->complete;
     c->complete = sub_complete;
+    if (c->sub_memory) /* linked anew */
+        return;
     c->sub_memory = xaligned(CACHE_LINE, count * REQUEST_SIZE);
     for (unsigned i = 0; i < count; i++) {
         struct request *r = (struct request *)(c->sub_memory + i * REQUEST_SIZE);

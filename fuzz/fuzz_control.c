@@ -53,8 +53,35 @@ static int fake_quit(void *arg, struct dt_error *err)
     return 0;
 }
 
+/* Steps on a chain of text; whatever they leave can be written and read again. */
+static int fake_change(void *arg, const char *device, json_t *request, json_t **result,
+                       struct dt_error *err)
+{
+    struct chain_edit edit = {.names = {"throttle", "trace", "throttle#2", "file"}};
+    struct change_request r;
+    struct chain_spec again;
+    int ret = change_request_read(&r, request, err);
+    char *text;
+
+    asked++;
+    if (ret < 0 || !r.steps)
+        return ret;
+    CHECK(chain_parse(&edit.spec, "throttle | trace out=a | throttle#2 iops=1 | file path=b", err) == 0);
+    ret = change_apply_steps(&edit, r.steps, err);
+    text = chain_format(&edit.spec);
+    if (ret == 0) {
+        CHECK(chain_parse(&again, text, err) == 0 && again.count == edit.spec.count);
+        for (unsigned i = 0; i < again.count; i++)
+            CHECK(layer_spec_equal(&again.layers[i], &edit.spec.layers[i]));
+        chain_spec_free(&again);
+    }
+    free(text);
+    chain_spec_free(&edit.spec);
+    return ret;
+}
+
 static const struct protocol_ops ops = {fake_list, fake_show,   fake_show, fake_set,
-                                        fake_run,  fake_resize, fake_quit};
+                                        fake_run,  fake_resize, fake_quit, .change = fake_change};
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)

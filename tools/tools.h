@@ -107,6 +107,12 @@ struct verb {
     X(verb_do) \
     X(verb_resize) \
     X(verb_mode) \
+    X(verb_insert) \
+    X(verb_remove) \
+    X(verb_move) \
+    X(verb_replace) \
+    X(verb_change) \
+    X(verb_quiesce) \
     X(verb_events) \
     X(verb_upgrade) \
     X(verb_extensions) \

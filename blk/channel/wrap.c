@@ -178,7 +178,8 @@ static int wrap(struct wrapped *w, const struct dt_block_ext *ext, struct dt_err
     e->name = ext->name;
     e->summary = ext->summary;
     e->help = ext->help;
-    e->flags = ext->flags & ~DT_PER_QUEUE; /* one channel, so one thread */
+    /* One channel, so one thread; and a process to start. */
+    e->flags = ext->flags & ~(uint32_t)(DT_PER_QUEUE | DT_SELF_CONTAINED);
     e->read_data = ext->read_data;
     e->write_data = ext->write_data;
     e->counters = ext->counters;

@@ -251,7 +251,7 @@ const struct dt_block_ext blk_delay = {
     .help = "A request waits before it goes down; the time it takes below comes on top. Requests "
             "that wait keep their place in the guest's queue. When the device stops or changes, "
             "all go on at once.",
-    .flags = DT_PER_QUEUE,
+    .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct delay),

@@ -309,6 +309,7 @@ const struct dt_block_ext blk_error = {
     .summary = "Make requests fail, tear writes or lose them, reproducibly",
     .help = "For tests of what stands above: guests, file systems, other extensions. Give at least "
             "a range, a probability or a count, or every request fails.",
+    .flags = DT_SELF_CONTAINED,
     .write_data = DT_DATA_PEEK,
     .params = params,
     .counters = counters,

@@ -124,7 +124,7 @@ const struct dt_block_ext blk_mem = {
     .help =
         "Reads as zeroes until written. Memory is taken as the guest writes and given back as it "
         "discards; a machine without enough of it kills the process.",
-    .flags = DT_BACK | DT_PER_QUEUE,
+    .flags = DT_BACK | DT_PER_QUEUE | DT_SELF_CONTAINED,
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,
     .params = params,

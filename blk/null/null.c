@@ -56,7 +56,7 @@ const struct dt_block_ext blk_null = {
     .help =
         "Every request succeeds at once. Writes are forgotten. Reads leave the guest's buffer as "
         "it was, so what a guest reads is whatever that memory held: no file system lives here.",
-    .flags = DT_BACK | DT_PER_QUEUE,
+    .flags = DT_BACK | DT_PER_QUEUE | DT_SELF_CONTAINED,
     .params = params,
     .layer_size = sizeof(struct null),
     .open = null_open,

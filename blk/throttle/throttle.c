@@ -283,7 +283,7 @@ const struct dt_block_ext blk_throttle = {
         "What a request cost beyond what was left is paid before the next one comes, so the "
         "average "
         "is exact whatever the size of the requests.",
-    .flags = DT_PER_QUEUE,
+    .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct throttle),

@@ -291,6 +291,8 @@ enum dt_ext_flags {
     DT_BACK = 1,            /* the end of a chain; otherwise an extension */
     DT_PER_QUEUE = 2,       /* safe on several threads at once */
     DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
+    DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
+                             * a worker that is confined already can put it into a running chain */
 };
 
 /**

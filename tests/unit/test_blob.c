@@ -99,7 +99,7 @@ static void test_torn(void **state)
         char name[BLOB_NAME];
         uint32_t version;
         void *bytes;
-        size_t length, slot = blob_area_size() / 32;
+        size_t length, slot = blob_area_size() / (2 * BLOB_SLOTS);
 
         memset(memory + 4 * slot, 0, 4096);
         memset(memory + 5 * slot, 0, 4096);
@@ -122,7 +122,7 @@ static void test_torn(void **state)
 static void test_hostile(void **state)
 {
     uint8_t *memory = (uint8_t *)area;
-    size_t slot = blob_area_size() / 32;
+    size_t slot = blob_area_size() / (2 * BLOB_SLOTS);
     struct dt_rng rng;
 
     dt_rng_seed(&rng, 1);

@@ -68,13 +68,14 @@ static void assemble(struct bench *b)
         if (i < guards) {
             snprintf(digits[i], sizeof(digits[i]), "%u", i);
             index[i] = (struct setting){"index", digits[i]};
-            layers[n++] = (struct layer_spec){(char *)guard_ext.name, &index[i], 1};
+            layers[n++] = (struct layer_spec){
+                .name = (char *)guard_ext.name, .settings = &index[i], .count = 1};
         }
         if (i < b->user.count)
             layers[n++] = b->user.layers[i];
     }
     if (!b->has_back)
-        layers[n++] = (struct layer_spec){(char *)model_ext.name, NULL, 0};
+        layers[n++] = (struct layer_spec){.name = (char *)model_ext.name};
     b->full = (struct chain_spec){layers, n};
 }
 

@@ -131,6 +131,55 @@ int disk_start(struct disk *d, struct dt_error *err)
     return d->server->worker ? 0 : start_front(d, err); /* a worker's come with their links */
 }
 
+/* ---- Held at rest -------------------------------------------------------------------------- */
+
+static void let_go(struct disk *d)
+{
+    if (!d->started)
+        return;
+    loop_timer_cancel(d->server->loop, &d->hold);
+    device_let_go(d->dev);
+}
+
+/* Whoever wanted it held has died, or takes too long. */
+static void run_hold(struct dt_timer *timer)
+{
+    struct disk *d = container_of(timer, struct disk, hold);
+
+    log_warning("%s: it was held at rest for as long as was agreed, and goes on", d->config->name);
+    let_go(d);
+}
+
+int server_quiesce(struct server *server, unsigned index, uint64_t patience, uint64_t hold,
+                   bool flush, struct dt_error *err)
+{
+    struct disk *d = &server->disks[index];
+    uint64_t deadline = dt_clock_ns() + patience;
+    int ret;
+
+    if (device_held(d->dev))
+        return dt_fail(err, -EBUSY, "%s is held at rest already", d->config->name);
+    ret = device_hold(d->dev, deadline, err);
+    if (ret == 0 && flush && (ret = device_flush(d->dev, deadline, err)) < 0)
+        device_let_go(d->dev);
+    if (ret < 0)
+        return ret;
+    d->hold.fire = run_hold;
+    loop_timer_set(server->loop, &d->hold, dt_clock_ns() + hold);
+    return 0;
+}
+
+int server_resume(struct server *server, unsigned index, struct dt_error *err)
+{
+    struct disk *d = &server->disks[index];
+
+    if (!device_held(d->dev))
+        return dt_fail(err, -ESTALE, "%s was not at rest to the end: it goes on already",
+                       d->config->name);
+    let_go(d);
+    return 0;
+}
+
 /* ---- Stopping ------------------------------------------------------------------------------ */
 
 static void front_stopped(void *arg)
@@ -149,6 +198,7 @@ static void begin_stop(void *arg)
 
 void disk_begin_stop(struct disk *d)
 {
+    let_go(d);
     if (d->front)
         loop_call(disk_loop(d), begin_stop, d);
 }

@@ -139,6 +139,26 @@ static int call_resize(struct call *c)
                                                              c->err);
 }
 
+static int call_change(struct call *c)
+{
+    const char *device;
+
+    if (!c->ops->change)
+        return dt_fail(c->err, -EOPNOTSUPP, "no chain is served here");
+    return need_text(c, "device", &device)
+               ?: c->ops->change(c->arg, device, c->request, &c->result, c->err);
+}
+
+static int call_quiesce(struct call *c)
+{
+    const char *device;
+
+    if (!c->ops->quiesce)
+        return dt_fail(c->err, -EOPNOTSUPP, "no disk is served here");
+    return need_text(c, "device", &device)
+               ?: c->ops->quiesce(c->arg, device, c->request, &c->result, c->err);
+}
+
 static int call_quit(struct call *c)
 {
     return c->ops->quit(c->arg, c->err);
@@ -176,7 +196,8 @@ static const struct {
 } calls[] = {
     {"list", call_list}, {"show", call_show},     {"stats", call_stats}, {"set", call_set},
     {"do", call_do},     {"resize", call_resize}, {"quit", call_quit},
-    {"events", call_events}, {"upgrade", call_upgrade},
+    {"events", call_events}, {"upgrade", call_upgrade}, {"change", call_change},
+    {"quiesce", call_quiesce}, {"resume", call_quiesce},
 };
 
 static int dispatch(struct call *c)

@@ -148,6 +148,35 @@ unsigned server_disks(const struct server *server);
 json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
 struct device *server_device(struct server *server, unsigned index);
+/** server_quiesce() - hold disk @index until server_resume(), or for @hold ns. */
+int server_quiesce(struct server *server, unsigned index, uint64_t patience, uint64_t hold,
+                   bool flush, struct dt_error *err);
+/** server_resume() - -ESTALE if it is not held (any more). */
+int server_resume(struct server *server, unsigned index, struct dt_error *err);
+/** server_confined() - is this a process that can open nothing any more? */
+bool server_confined(const struct server *server);
+
+/* ---- Chains changed (change.c) --------------------------------------------------------------- */
+
+#define CHANGE_PATIENCE_NS     DT_S(5)
+#define CHANGE_PATIENCE_MAX_NS DT_S(8) /* the supervisor waits for its worker no longer than 10 s */
+
+/** struct change_request - what a request for a change asks for. @steps stays the request's. */
+struct change_request {
+    json_t *steps;
+    const char *chain;
+    struct change change;
+};
+int change_request_read(struct change_request *r, json_t *request, struct dt_error *err);
+/** change_apply_steps() - all of them, one after the other. */
+int change_apply_steps(struct chain_edit *edit, json_t *steps, struct dt_error *err);
+/** change_to_worker() - the request for it, with the chain as the supervisor knows it. */
+json_t *change_to_worker(const struct change_request *r, const char *device, const char *chain);
+/** change_result() - new reference; names and text of the chain as it is now. */
+json_t *change_result(const struct change *change, const struct chain_edit *now);
+/** change_device() - in this process. Return: 0 or -errno; the result may say "outside". */
+int change_device(struct device *dev, bool confined, json_t *request, json_t **result,
+                  struct dt_error *err);
 
 /* ---- The control socket (control.c, protocol.c) -------------------------------------------- */
 
@@ -169,6 +198,12 @@ struct protocol_ops {
     /* Where there are several processes; else NULL. @path: NULL = the program as installed now. */
     int (*events)(void *arg, uint64_t after, json_t **result, struct dt_error *err);
     int (*upgrade)(void *arg, const char *path, json_t **result, struct dt_error *err);
+    /* @request: "steps", "force", "dry_run", "patience_ns"; see devtap-control(7). */
+    int (*change)(void *arg, const char *device, json_t *request, json_t **result,
+                  struct dt_error *err);
+    /* @request: "verb" is quiesce or resume; and "patience_ns", "hold_ns", "flush". */
+    int (*quiesce)(void *arg, const char *device, json_t *request, json_t **result,
+                   struct dt_error *err);
 };
 /**
  * protocol_answer() - one request, without its newline.
@@ -197,6 +232,8 @@ int worker_open(struct worker *w, struct dt_error *err);
 int worker_confine(struct worker *w, struct dt_error *err);
 int worker_begin(struct worker *w, struct dt_error *err);
 void worker_end(struct worker *w);
+/** worker_failed() - tell the supervisor why it cannot serve. */
+void worker_failed(const struct dt_error *why);
 /** worker_main(), keeper_main(), ext_host_main() - programs that supervise_run() starts; not verbs for people. */
 int worker_main(char **argv);
 int keeper_main(char **argv);

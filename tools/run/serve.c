@@ -138,12 +138,19 @@ int server_run(const struct verb *verb, struct run_config *config, struct worker
     server_stop_threads(&s);
     free(s.disks);
     activation_free(&s.activation);
+    if (ret < 0 && worker)
+        worker_failed(&err);
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;
 }
 
 void server_quit(struct server *server)
 {
     loop_stop(server->loop);
+}
+
+bool server_confined(const struct server *server)
+{
+    return server->worker && server->config->process.sandbox;
 }
 
 unsigned server_disks(const struct server *server)

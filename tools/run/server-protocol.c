@@ -97,6 +97,48 @@ static int answer_resize(void *arg, const char *device, const char *size, json_t
     return ret;
 }
 
+static int answer_change(void *arg, const char *device, json_t *request, json_t **result,
+                         struct dt_error *err)
+{
+    unsigned index;
+    int ret = find_device(arg, device, &index, err);
+
+    return ret ?: change_device(server_device(arg, index), server_confined(arg), request, result,
+                                err);
+}
+
+#define HOLD_NS     DT_S(30)
+#define HOLD_MAX_NS DT_S(3600)
+
+static uint64_t number_of(json_t *request, const char *key, uint64_t initial, uint64_t most)
+{
+    json_t *json = json_object_get(request, key);
+    json_int_t n = json_integer_value(json);
+
+    return !json_is_integer(json) || n < 0 ? initial : MIN((uint64_t)n, most);
+}
+
+static int answer_quiesce(void *arg, const char *device, json_t *request, json_t **result,
+                          struct dt_error *err)
+{
+    const char *verb = json_string_value(json_object_get(request, "verb"));
+    uint64_t start = dt_clock_ns();
+    unsigned index;
+    int ret = find_device(arg, device, &index, err);
+
+    if (ret < 0)
+        return ret;
+    if (strcmp(verb, "resume") == 0)
+        return server_resume(arg, index, err);
+    ret = server_quiesce(
+        arg, index, number_of(request, "patience_ns", CHANGE_PATIENCE_NS, CHANGE_PATIENCE_MAX_NS),
+        number_of(request, "hold_ns", HOLD_NS, HOLD_MAX_NS),
+        json_is_true(json_object_get(request, "flush")), err);
+    if (ret == 0)
+        *result = json_pack("{sI}", "drain_ns", (json_int_t)(dt_clock_ns() - start));
+    return ret;
+}
+
 static int answer_quit(void *arg, struct dt_error *err)
 {
     server_quit(arg);
@@ -110,5 +152,7 @@ const struct protocol_ops server_protocol = {
     .set = answer_set,
     .run = answer_do,
     .resize = answer_resize,
+    .change = answer_change,
+    .quiesce = answer_quiesce,
     .quit = answer_quit,
 };

@@ -21,6 +21,7 @@ struct disk {
     struct front *front;
     sem_t stopped;
     char late[160];
+    struct dt_timer hold; /* until it is held at rest at most */
     int next_link; /* to a new keeper, until the front has lost the one before */
 };
 

@@ -6,10 +6,8 @@
  * What the control socket is asked about disks is passed on to the worker in the same protocol.
  * While there is no worker the answer says so.
  */
-#include "tools/run/run.h"
+#include "tools/run/supervise.h"
 
-#include "control/supervisor.h"
-#include <limits.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -17,26 +15,9 @@
 #define PATIENCE_NS    DT_S(10)
 #define ANSWER_SECONDS 10
 
-struct supervise {
-    struct run_config *config;
-    struct loop *loop;
-    struct control *control;
-    struct signals signals;
-    struct activation activation;
-    struct disk_socket *sockets;
-    struct supervised_disk *disks;
-    char **worker_argv;
-    struct events *events;
-    json_t *changes; /* parameters set since the start */
-    struct supervisor *supervisor;
-    char program[PATH_MAX];
-    bool was_ready;
-    int status;
-};
-
 /* ---- Questions, passed on ------------------------------------------------------------------------ */
 
-static int ask_worker(struct supervise *s, json_t *request, json_t **result, struct dt_error *err)
+int ask_worker(struct supervise *s, json_t *request, json_t **result, struct dt_error *err)
 {
     int sock = supervisor_worker(s->supervisor), ret;
     struct client *client;
@@ -77,7 +58,7 @@ static int answer_list(void *arg, json_t **result, struct dt_error *err)
     return 0;
 }
 
-static unsigned disk_index(const struct supervise *s, const char *device)
+unsigned disk_index(const struct supervise *s, const char *device)
 {
     unsigned i = 0;
 
@@ -165,6 +146,13 @@ static int answer_do(void *arg, const char *device, const char *layer, const cha
                       result, err);
 }
 
+/* A worker that dies meanwhile holds nothing any more, and its successor says so at the resume. */
+static int answer_quiesce(void *arg, const char *device, json_t *request, json_t **result,
+                          struct dt_error *err)
+{
+    return ask_worker(arg, json_deep_copy(request), result, err);
+}
+
 static int answer_resize(void *arg, const char *device, const char *size, json_t **result,
                          struct dt_error *err)
 {
@@ -203,7 +191,7 @@ static int answer_upgrade(void *arg, const char *path, json_t **result, struct d
     json_t *before = events_since(s->events, 0, EVENTS_KEPT);
     json_t *last = json_array_get(before, json_array_size(before) - 1);
     json_int_t number = json_integer_value(json_object_get(last, "number"));
-    int ret = supervisor_upgrade(s->supervisor, path ? path : s->program, err);
+    int ret = supervisor_upgrade(s->supervisor, path ? path : s->program, NULL, err);
 
     json_decref(before);
     if (ret == 0)
@@ -212,6 +200,8 @@ static int answer_upgrade(void *arg, const char *path, json_t **result, struct d
 }
 
 static const struct protocol_ops supervise_protocol = {
+    .change = supervise_change,
+    .quiesce = answer_quiesce,
     .list = answer_list,
     .show = answer_show,
     .stats = answer_stats,
@@ -243,7 +233,10 @@ static void on_ended(void *arg, int status)
 }
 
 static const struct supervisor_ops supervisor_ops = {
-    .ready = on_ready, .restarted = on_restarted, .ended = on_ended};
+    .ready = on_ready,
+    .restarted = on_restarted,
+    .changed = supervise_changed,
+    .ended = on_ended};
 
 static int open_sockets(struct supervise *s, struct dt_error *err)
 {
@@ -305,14 +298,26 @@ static int start(struct supervise *s, struct dt_error *err)
     return ret ?: supervisor_new(&s->supervisor, &config, err);
 }
 
-static void supervise_init(struct supervise *s, struct run_config *config)
+char **supervise_worker_argv(const struct run_config *config)
 {
     char uid[16];
     const char *const first[] = {"devtap", "worker", uid, NULL};
 
     snprintf(uid, sizeof(uid), "%u", supervisor_uid());
+    return run_config_argv(config, first);
+}
+
+void free_words(char **words)
+{
+    for (char **word = words; word && *word; word++)
+        free(*word);
+    free(words);
+}
+
+static void supervise_init(struct supervise *s, struct run_config *config)
+{
     *s = (struct supervise){.config = config, .signals = {.watch.fd = -1, .quit = quit, .arg = s}};
-    s->worker_argv = run_config_argv(config, first);
+    s->worker_argv = supervise_worker_argv(config);
     s->sockets = xcalloc(config->count, sizeof(*s->sockets));
     s->disks = xcalloc(config->count, sizeof(*s->disks));
     s->events = events_new();
@@ -350,9 +355,8 @@ static void supervise_free(struct supervise *s)
         signals_unwatch(&s->signals, s->loop);
         loop_free(s->loop);
     }
-    for (char **word = s->worker_argv; *word; word++)
-        free(*word);
-    free(s->worker_argv);
+    supervise_change_free(s);
+    free_words(s->worker_argv);
     free(s->sockets);
     free(s->disks);
     events_free(s->events);

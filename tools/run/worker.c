@@ -229,6 +229,11 @@ void worker_end(struct worker *w)
     loop_timer_cancel(w->server->loop, &w->save);
 }
 
+void worker_failed(const struct dt_error *why)
+{
+    tell(UINT32_MAX, "start-failed", why->text);
+}
+
 /* ---- The programs --------------------------------------------------------------------------------------- */
 
 /* abort() by the first process of a namespace would look like a fault of another kind. */
