@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -98,6 +99,8 @@ int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_
         return ret;
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
+    /* The change of user took away what spawn.c had set. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return dt_fail(err, -errno, "sandbox: no_new_privs: %s", strerror(errno));
     NOTE_ENTERED();

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -58,6 +59,8 @@ static _Noreturn void run_child(const struct spawn *spawn, char **environment)
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Its sockets and locks are for the next supervisor. A change of user undoes this: sandbox.c. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0); /* a terminal's interrupt is for the supervisor */
     if (place_fds(spawn, &program) == 0)
         syscall(SYS_execveat, program, "", spawn->argv, environment, 0x1000 /* AT_EMPTY_PATH */);

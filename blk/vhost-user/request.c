@@ -10,7 +10,10 @@
 #include "blk/vhost-user/internal.h"
 #include "base/kill.h"
 
-#define POISON_ATTEMPTS 2u
+/* A supervisor knows which deaths were not the worker's own doing, and they are charged to nobody. Where none
+ * tells, every kill is charged, and a request has to be there more often before it is blamed. */
+#define POISON_ATTEMPTS         2u
+#define POISON_ATTEMPTS_UNTOLD  4u
 #define HEADER_SIZE     sizeof(struct virtio_blk_outhdr)
 
 /* ---- From the ring into the chain ------------------------------------------------------------ */
@@ -121,13 +124,20 @@ static int get_id(struct slot *slot)
 /*
  * Returns -1 when slot->req holds a request for the chain, else the status it is answered with.
  */
+static bool is_poison(const struct slot *slot)
+{
+    unsigned most = slot->queue->front->remote ? POISON_ATTEMPTS : POISON_ATTEMPTS_UNTOLD;
+
+    return unlikely(slot->chain.attempts >= most);
+}
+
 static int parse(struct slot *slot)
 {
     struct front *front = slot->queue->front;
     struct dt_req *req = &slot->req.pub;
     struct virtio_blk_outhdr header;
 
-    if (slot->chain.attempts >= POISON_ATTEMPTS)
+    if (is_poison(slot))
         return VIRTIO_BLK_S_IOERR;
     if (slot->chain.read_len < HEADER_SIZE)
         return VIRTIO_BLK_S_IOERR;
@@ -244,7 +254,7 @@ void front_publish(struct loop_deferred *deferred)
 
 static void report_poison(const struct slot *slot)
 {
-    if (unlikely(slot->chain.attempts >= POISON_ATTEMPTS))
+    if (is_poison(slot))
         log_error("%s: queue %u: request %u failed: it was in flight at %u crashes",
                   device_name(slot->queue->front->dev), slot->queue->index, slot->chain.id,
                   slot->chain.attempts);

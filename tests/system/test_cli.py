@@ -146,7 +146,7 @@ def test_run_errors(t):
             "null size=1M")
     refused(t, 3, "did you mean 'throttle'", *run("trottle iops=1 | null size=1M"))
     refused(t, 3, "missing.img", *run(f"file path={t.folder}/missing.img"))
-    refused(t, 1, "is a directory", *run(f"file path={t.folder}"))
+    refused(t, 2, "is a directory", *run(f"file path={t.folder}"))
     odd = t.sparse_file(1000, "odd.img")
     refused(t, 2, "odd.img: its size, 1000 bytes, is not a multiple of 512", *run(f"file path={odd}"))
     refused(t, 2, "empty.img is empty", *run(f"file path={t.sparse_file(0, 'empty.img')}"))

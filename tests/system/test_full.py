@@ -24,7 +24,7 @@ def small_file_system(t, size):
     return folder
 
 
-def full_disk(t, chain="", back="", **options):
+def full_disk(t, chain="", back="", run=(), **options):
     """A disk of 64 MiB where there is space for 8, and 32 more in the file `ballast`."""
     folder = small_file_system(t, 40 * MIB)
     ballast = folder / "ballast"
@@ -32,7 +32,7 @@ def full_disk(t, chain="", back="", **options):
     image = folder / "disk.img"
     with open(image, "xb") as file:
         file.truncate(64 * MIB)
-    disk = t.soft_disk(f"{chain}file path={image} {back}")
+    disk = t.soft_disk(f"{chain}file path={image} {back}", options=run)
     return disk, t.guest([Disk(disk.socket, **options)]), ballast
 
 
@@ -106,7 +106,7 @@ def test_killed_while_full(t):
 
 def test_stopped_while_full(t):
     """Nor does the guest pay for an orderly stop: what cannot be finished is left in flight."""
-    disk, guest, ballast = full_disk(t, reconnect=1)
+    disk, guest, ballast = full_disk(t, reconnect=1, run=["--single"])
     guest.check(WRITE)
     wait_for_events(disk, "full")
     disk.child.send_signal(signal.SIGTERM)
