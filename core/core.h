@@ -226,7 +226,7 @@ void state_keep(const struct blob_area *area, const char *dir, const char *devic
 int device_new(struct device **dev, const struct device_config *config, struct dt_error *err);
 /** device_fence() - wait until no I/O of an earlier, dead process can land any more. */
 int device_fence(struct device *dev, struct dt_error *err);
-/** device_start() - fence the back if that was not done, then start the lanes, each on its thread; returns when all
+/** device_start() - fence the layers if that was not done, then start the lanes, each on its thread; returns when all
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);

@@ -195,7 +195,6 @@ static int check_extension(const struct dt_block_ext *ext, struct dt_error *err)
     bool down = ext->submit || ext->request, up = ext->complete || ext->response;
     bool transforms = ext->read_data == DT_DATA_TRANSFORM || ext->write_data == DT_DATA_TRANSFORM;
     struct rule rules[] = {
-        {ext->fence, "fence is for backs"},
         {transforms && !(down && up), "DT_DATA_TRANSFORM needs a callback down and one up"},
         {ext->write_data && !down, "write_data is declared, but no submit or request would look"},
         {ext->read_data && !down && !up, "read_data is declared, but no callback would look"},

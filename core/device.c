@@ -68,17 +68,19 @@ static void stop_on_thread(void *arg)
 
 int device_fence(struct device *dev, struct dt_error *err)
 {
-    struct dt_layer *back = dev->layers[dev->nlayers];
+    uint64_t start = dt_clock_ns();
     int ret = 0;
 
-    uint64_t start = dt_clock_ns();
+    for (unsigned i = dev->nlayers; i > 0 && ret == 0; i--) {
+        struct dt_layer *layer = dev->layers[i];
 
-    if (back->ext->fence)
-        ret = back->ext->fence(back, start + FENCE_NS, err);
+        if (layer->ext->fence)
+            ret = layer->ext->fence(layer, start + FENCE_NS, err);
+        if (ret < 0)
+            dt_fail_prefix(err, "%s: %s", dev->name, layer->name);
+    }
     dev->fence_ns = dt_clock_ns() - start;
     dev->fenced = ret == 0;
-    if (ret < 0)
-        dt_fail_prefix(err, "%s: %s", dev->name, back->name);
     return ret;
 }
 

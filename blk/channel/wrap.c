@@ -169,6 +169,11 @@ static int wrap(struct wrapped *w, const struct dt_block_ext *ext, struct dt_err
     if (ext->flags & DT_BACK)
         return dt_fail(err, -EINVAL, "%s: a back cannot be placed in a process of its own",
                        ext->name);
+    if (ext->fence)
+        return dt_fail(err, -EINVAL,
+                       "%s: it keeps files of its own, which a process without them cannot open: "
+                       "place=in",
+                       ext->name);
     *e = proxy_template;
     e->name = ext->name;
     e->summary = ext->summary;

@@ -125,9 +125,12 @@ static void synced(struct dt_io *io, int result)
     struct file_io *fio = file_io_of(io);
     struct file *f = fio->c->layer_data;
 
-    /* The kernel reports a lost page once and then forgets it; we do not. */
+    /* The kernel reports a lost page once and then forgets it; we do not, even for a flush that was
+     * under way beside the one that was told. */
     if (unlikely(result < 0) && !f->direct)
         __atomic_store_n(&f->flush_failed, true, __ATOMIC_RELAXED);
+    else if (unlikely(__atomic_load_n(&f->flush_failed, __ATOMIC_RELAXED)))
+        result = -EIO;
     file_finish(fio, result);
 }
 

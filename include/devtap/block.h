@@ -350,7 +350,9 @@ struct dt_block_ext {
     int64_t (*save)(struct dt_layer *layer, void *buf, size_t size);
     int (*load)(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                 struct dt_error *err);
-    /* Backs: no I/O of an earlier, dead process can land any more once this returns 0. */
+    /* Layers with files or peers of their own: no I/O of an earlier, dead process can land any more
+     * once this returns 0. Called before start(), the back first. What open() read of such a file
+     * may have changed until then. */
     int (*fence)(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 };
 
