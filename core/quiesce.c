@@ -41,7 +41,8 @@ void lane_release(struct lane *lane, uint64_t deadline)
     for (unsigned i = 1; i < lane->nctxs; i++) {
         struct ctx *c = lane->ctxs[i];
 
-        if (c->held && c->pub.layer->ext->quiesce)
+        /* What works in the background holds no request of the guest's and must rest, too. */
+        if ((c->held || c->sub_memory) && c->pub.layer->ext->quiesce)
             c->pub.layer->ext->quiesce(&c->pub, deadline);
     }
 }

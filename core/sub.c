@@ -100,6 +100,17 @@ static void sub_return(struct ctx *owner, struct request *r)
         lane_drained(lane);
 }
 
+void dt_background(struct dt_ctx *c, int change)
+{
+    struct ctx *ctx = ctx_of(c);
+    struct lane *lane = ctx->lane;
+
+    hold(ctx, (uint32_t)change);
+    lane->subs += (unsigned)change;
+    if (unlikely(lane->quiescing))
+        lane_drained(lane);
+}
+
 void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
     struct ctx *ctx = ctx_of(c);

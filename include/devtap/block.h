@@ -214,6 +214,12 @@ DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
 DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
 
 /**
+ * dt_background() - work of the layer's own that belongs to no request, such as file I/O of a
+ * timer's, begins (@change 1) or ends (-1). A stop waits for its end; `quiesce` asks for it.
+ */
+DT_PUBLIC void dt_background(struct dt_ctx *c, int change);
+
+/**
  * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
  * without DT_PER_QUEUE: the device). Embed it; a request's frame is the usual place.
  * @granted: called when the lock was obtained later than dt_range_lock() returned.
