@@ -198,6 +198,17 @@ void crash_model_seen(struct crash_model *m, uint64_t sector, uint32_t n, const 
     }
 }
 
+/* A kill makes nothing durable: what could be lost before it still can. */
+static struct crash_version after_kill(const struct crash_version *v, uint64_t when)
+{
+    struct crash_version after = *v;
+
+    after.good = v->good && v->ended < when;
+    after.ended = MIN(v->ended, when);
+    after.stable = v->stable <= when ? v->stable : CRASH_NEVER;
+    return after;
+}
+
 void crash_model_after(struct crash_model *m, const struct crash_model *before,
                        const struct crash_moment *crash)
 {
@@ -206,7 +217,9 @@ void crash_model_after(struct crash_model *m, const struct crash_model *before,
         for (unsigned i = 0; i < before->sectors[s].count; i++) {
             const struct crash_version *v = &before->sectors[s].versions[i];
 
-            if (possible(&before->sectors[s], v, *crash))
+            if (crash->kind == CRASH_AFTER_KILL && v->issued < crash->when)
+                add(&m->sectors[s], after_kill(v, crash->when));
+            else if (possible(&before->sectors[s], v, *crash))
                 add(&m->sectors[s], (struct crash_version){.id = v->id, .stable = CRASH_NEVER});
         }
 }
