@@ -83,6 +83,23 @@ void log_set_level(enum dt_log_level level);
 #define log_info(...)    dt_log(DT_LOG_INFO, __VA_ARGS__)
 #define log_debug(...)   dt_log(DT_LOG_DEBUG, __VA_ARGS__)
 
+/** struct log_limit - a place in the code that a guest or a peer can reach as often as it likes. */
+struct log_limit {
+    uint64_t second; /* of dt_clock_ns(), in which @lines were let through */
+    uint32_t lines, dropped;
+};
+/** log_limit_allows() - may one more line be written? From any thread; what was left out is told. */
+bool log_limit_allows(struct log_limit *limit);
+/* log_limited() - like dt_log(), but from each place in the code at most LOG_LIMIT lines a second. */
+#define LOG_LIMIT 10u
+#define log_limited(level, ...)                                                                   \
+    do {                                                                                          \
+        static struct log_limit limit_;                                                           \
+                                                                                                  \
+        if (log_limit_allows(&limit_))                                                            \
+            dt_log(level, __VA_ARGS__);                                                           \
+    } while (0)
+
 /* Doubly linked intrusive list; an unlinked node points to itself. */
 struct list {
     struct list *next, *prev;

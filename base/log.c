@@ -87,3 +87,21 @@ void dt_log(enum dt_log_level level, const char *fmt, ...)
     }
     errno = saved_errno;
 }
+
+/* Threads that race here may let a line more or less through. */
+bool log_limit_allows(struct log_limit *limit)
+{
+    uint64_t second = dt_clock_ns() / DT_S(1);
+    uint32_t dropped;
+
+    if (__atomic_exchange_n(&limit->second, second, __ATOMIC_RELAXED) != second) {
+        __atomic_store_n(&limit->lines, 0, __ATOMIC_RELAXED);
+        dropped = __atomic_exchange_n(&limit->dropped, 0, __ATOMIC_RELAXED);
+        if (dropped)
+            log_warning("%u lines like the next one were left out", dropped);
+    }
+    if (__atomic_fetch_add(&limit->lines, 1, __ATOMIC_RELAXED) < LOG_LIMIT)
+        return true;
+    __atomic_fetch_add(&limit->dropped, 1, __ATOMIC_RELAXED);
+    return false;
+}

@@ -7,8 +7,9 @@
  */
 #include "control/keeper.h"
 
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/sandbox.h"
+#include "loop/listener.h"
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -25,7 +26,7 @@ struct keeper {
     struct keeper_message serve; /* what it was told to serve */
     int sock;                    /* listening, or a session not yet begun */
     int next;                    /* a VM that came while the one before is still leaving */
-    struct dt_watch listening;
+    struct listener listener;
     bool open; /* VMs may come */
     struct dt_timer connect_timer;
     bool closing;
@@ -60,19 +61,16 @@ static void attach(struct keeper *k, int sock)
     tell(k, KEEPER_ATTACHED, "");
 }
 
-static void run_accept(struct dt_watch *watch, uint32_t events)
+static void on_connection(struct listener *listener, int sock)
 {
-    struct keeper *k = container_of(watch, struct keeper, listening);
-    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct keeper *k = container_of(listener, struct keeper, listener);
 
-    if (sock < 0)
-        return;
     if (!vhost_proxy_attached(k->proxy)) {
         attach(k, sock);
     } else if (vhost_proxy_ending(k->proxy) && k->next < 0) {
         k->next = sock;
     } else {
-        log_warning("%s: a second connection was refused: a VM is attached already",
+        log_limited(DT_LOG_WARNING, "%s: a second connection was refused: a VM is attached already",
                     k->serve.text);
         close(sock);
     }
@@ -117,10 +115,9 @@ static void open_to_vms(struct keeper *k)
         attach(k, TAKE_FD(k->sock));
         return;
     }
-    k->listening = (struct dt_watch){.fd = k->sock, .events = EPOLLIN, .ready = run_accept};
     if (listen(k->sock, BACKLOG) < 0)
         ret = -errno;
-    ret = ret ?: loop_watch_add(k->loop, &k->listening);
+    ret = ret ?: listener_start(&k->listener, k->loop, k->sock, on_connection);
     if (ret < 0) {
         log_error("%s: cannot listen: %s", k->serve.text, strerror(-ret));
         end(k, 1);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * launcher.h - starts the processes of placed extensions for a worker that may not start any.
+ * launcher.h - starts the processes of placed extensions, and makes the connections of layers, for a
+ * worker that may do neither.
  *
  * It is made by the worker while that is still free, and does what it is told until then. What it was
- * told becomes the list of all that it will ever start again.
+ * told becomes the list of all that it will ever start again, or connect to.
  */
 #ifndef CONTROL_LAUNCHER_H
 #define CONTROL_LAUNCHER_H
@@ -12,9 +13,10 @@
 
 #include <sys/types.h>
 
-/** launcher_start() - from a process with one thread. @uid: of the extensions' processes; 0 = ours. */
+/** launcher_start() - from a process with one thread. @uid: the first of CONFINE_USERS for the extensions'
+ *  processes; 0 = ours. */
 int launcher_start(uid_t uid, struct dt_error *err);
-/** launcher_seal() - from here on nothing new is started. */
+/** launcher_seal() - from here on nothing new is started or connected to. */
 int launcher_seal(struct dt_error *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include "control/sandbox.h"
 
 #include <grp.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mount.h>
@@ -56,9 +57,7 @@ static int enter_namespaces(const struct sandbox_config *config, char *missing,
 static int change_user(const struct sandbox_config *config, char *missing,
                        struct dt_error *err)
 {
-    if (config->uid == 0)
-        return 0;
-    if (geteuid() != 0) {
+    if (config->uid == 0) {
         miss(missing, "a user of its own", EPERM);
         return 0;
     }
@@ -66,6 +65,17 @@ static int change_user(const struct sandbox_config *config, char *missing,
         setresuid(config->uid, config->uid, config->uid) == 0)
         return 0;
     return dt_fail(err, -errno, "sandbox: cannot become user %u: %s", config->uid, strerror(errno));
+}
+
+/* A change of user has done so already, but not for the root of a user namespace (spawn.c). */
+static int drop_capabilities(struct dt_error *err)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+    if (syscall(SYS_capset, &header, none) < 0)
+        return dt_fail(err, -errno, "sandbox: cannot drop privileges: %s", strerror(errno));
+    return 0;
 }
 
 static void limit(int resource, rlim_t value)
@@ -93,10 +103,13 @@ int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_
     int ret;
 
     missing[0] = '\0';
-    ret = enter_namespaces(config, missing, err);
-    ret = ret ?: change_user(config, missing, err);
-    if (ret < 0)
-        return ret;
+    if (config->kind != SANDBOX_EXTENSION) {
+        ret = enter_namespaces(config, missing, err);
+        ret = ret ?: change_user(config, missing, err);
+        ret = ret ?: drop_capabilities(err);
+        if (ret < 0)
+            return ret;
+    }
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
     /* The change of user took away what spawn.c had set. */

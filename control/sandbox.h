@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sandbox.h - give up what a keeper or a worker does not need, once it has all it needs.
+ * sandbox.h - give up what a keeper, a worker or a hosted extension does not need, once it has all it needs.
  */
 #ifndef CONTROL_SANDBOX_H
 #define CONTROL_SANDBOX_H
@@ -9,11 +9,12 @@
 
 #include <sys/types.h>
 
-enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER };
+/* An extension is in namespaces and has a user already: control/confine.h. */
+enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER, SANDBOX_EXTENSION };
 
 /**
  * struct sandbox_config - how far to go.
- * @uid: run as this user and group, which no other process has; 0 = as now.
+ * @uid: run as this user and group, which no other process has; 0 = as now, which is noted as missing.
  * @connects: keep the file system and connect(): the VMM listens.
  */
 struct sandbox_config {

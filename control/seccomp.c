@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * seccomp.c - the system calls that a keeper and a worker need, and no others.
+ * seccomp.c - the system calls that a keeper, a worker and a hosted extension need, and no others.
  *
  * Nothing here opens, executes, connects (but one kind of keeper), signals or traces. What is not
  * listed fails with EPERM, so that an extension that asks for more says so in its own words. io_uring
@@ -37,15 +37,17 @@ static const int keeper_only[] = {
     SCMP_SYS(accept4), SCMP_SYS(listen), SCMP_SYS(memfd_create), SCMP_SYS(ftruncate),
 };
 
-static const int worker_only[] = {
+static const int serving[] = {
     SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2),
     SCMP_SYS(pwritev2), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range),
     SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(copy_file_range), SCMP_SYS(io_uring_enter),
-    /* Channels to placed extensions, and an end to those that hang; their processes are in no other
-     * list than ours (pidfds cannot be made here). */
-    SCMP_SYS(memfd_create), SCMP_SYS(socketpair), SCMP_SYS(pidfd_send_signal),
-    SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(mlock), SCMP_SYS(munlock),
+    SCMP_SYS(memfd_create), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(mlock),
+    SCMP_SYS(munlock),
 };
+
+/* Channels to placed extensions, and an end to those that hang; their processes are in no other
+ * list than ours (pidfds cannot be made here). */
+static const int worker_only[] = {SCMP_SYS(socketpair), SCMP_SYS(pidfd_send_signal)};
 
 static const int connect_only[] = {SCMP_SYS(socket), SCMP_SYS(connect)};
 
@@ -109,6 +111,8 @@ int sandbox_filter(const struct sandbox_config *config, struct dt_error *err)
     if (config->kind == SANDBOX_KEEPER)
         ret = ret ?: allow_list(filter, keeper_only, ARRAY_SIZE(keeper_only));
     else
+        ret = ret ?: allow_list(filter, serving, ARRAY_SIZE(serving));
+    if (config->kind == SANDBOX_WORKER)
         ret = ret ?: allow_list(filter, worker_only, ARRAY_SIZE(worker_only));
     if (config->connects)
         ret = ret ?: allow_list(filter, connect_only, ARRAY_SIZE(connect_only));

@@ -2,6 +2,9 @@
 /*
  * spawn.c - clone3() and execveat(). Between the two the child may make system calls only: this
  * process may have threads.
+ *
+ * Namespaces need privileges, or one for users, in which whoever makes it has them all. There our user is
+ * mapped to root and no other user exists; the files it may open remain ours.
  */
 #include "control/spawn.h"
 
@@ -52,10 +55,35 @@ static int place_fds(const struct spawn *spawn, int *program)
     return (int)syscall(SYS_close_range, SPAWN_FIRST_FD + spawn->nfds, ~0u, 4 /* CLOEXEC */);
 }
 
-static _Noreturn void run_child(const struct spawn *spawn, char **environment)
+/** struct user_maps - what makes us root of a user namespace, prepared before the fork. */
+struct user_maps {
+    char user[32], group[32];
+};
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    /* Where this is forbidden the namespace gives no privileges, and the sandbox will say what it lacks. */
+    if (fd >= 0 && write(fd, text, strlen(text)) >= 0)
+        close(fd);
+}
+
+static void become_root_here(const struct user_maps *maps)
+{
+    write_file("/proc/self/setgroups", "deny");
+    write_file("/proc/self/uid_map", maps->user);
+    write_file("/proc/self/gid_map", maps->group);
+}
+
+static _Noreturn void run_child(const struct spawn *spawn, char **environment,
+                                const struct user_maps *maps)
 {
     sigset_t none;
     int program;
+
+    if (maps)
+        become_root_here(maps);
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -83,17 +111,25 @@ static char **make_environment(const char *extra)
 int spawn_start(struct child *child, const struct spawn *spawn, struct dt_error *err)
 {
     _cleanup_free_ char **environment = make_environment(spawn->environment);
+    struct user_maps maps;
+    bool users = false;
     pid_t pid;
 
     CHECK(spawn->nfds <= SPAWN_MAX_FDS);
     *child = (struct child){.pidfd = -1, .isolated = spawn->isolate};
     pid = clone_child(child, spawn->isolate ? NAMESPACES : 0);
     if (pid < 0 && spawn->isolate) {
-        child->isolated = false;
+        users = true;
+        snprintf(maps.user, sizeof(maps.user), "0 %u 1", geteuid());
+        snprintf(maps.group, sizeof(maps.group), "0 %u 1", getegid());
+        pid = clone_child(child, NAMESPACES | CLONE_NEWUSER);
+    }
+    if (pid < 0 && spawn->isolate) {
+        users = child->isolated = false;
         pid = clone_child(child, 0);
     }
     if (pid == 0)
-        run_child(spawn, environment);
+        run_child(spawn, environment, users ? &maps : NULL);
     if (pid < 0)
         return dt_fail(err, -errno, "cannot start a process: %s", strerror(errno));
     child->pid = pid;

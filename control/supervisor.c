@@ -13,7 +13,7 @@
 #include "control/supervisor.h"
 
 #include "base/kill.h"
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/spawn.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -58,6 +58,8 @@ struct supervisor {
     void *state;
     uint64_t started_at, backoff, ready_at;
     bool innocent; /* the last worker was ended from outside */
+    bool hung;     /* by us, since it got nowhere */
+    struct watchdog watchdog;
     unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
     enum upgrade_phase upgrade;
@@ -79,7 +81,7 @@ static void close_one(int *fd)
 
 static uid_t own_uid(const struct supervisor *s)
 {
-    return s->config.sandbox ? SANDBOX_FIRST_UID + (uid_t)getpid() : 0;
+    return s->config.sandbox ? supervisor_uid() : 0;
 }
 
 /* ---- Words to keepers ----------------------------------------------------------------------- */
@@ -222,18 +224,32 @@ static void end_upgrade(struct supervisor *s, bool good)
                "program before takes over again");
 }
 
+static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
+{
+    char cause[80];
+
+    if (s->hung)
+        events_add(events(s), NULL, "worker-died",
+                   json_pack("{ss si}", "why", "hang", "pid", (int)pid),
+                   "worker %d hung for %.1f s and was killed", (int)pid,
+                   (double)s->config.hang / 1e9);
+    else
+        events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
+                   "worker %d died: %s", (int)pid, cause_of(code, status, cause, sizeof(cause)));
+}
+
 static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid)
 {
     bool served = s->ready_at && dt_clock_ns() - s->ready_at > SERVED_WELL_NS;
-    char cause[80];
     bool killed;
 
     forget_worker(s);
+    watchdog_stop(&s->watchdog);
     s->ready_at = 0;
     /* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing. */
     s->soon = served ? 0 : s->soon + 1;
     killed = code == CLD_EXITED ? status == KILL_STATUS : status == SIGKILL;
-    s->innocent = (killed && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
+    s->innocent = (killed && !s->hung && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
     if (s->stopping) {
         finish(s, code == CLD_EXITED ? status : 1);
         return;
@@ -249,8 +265,7 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
         start_worker(s);
         return;
     }
-    events_add(events(s), NULL, "worker-died", cause_json(code, status, pid), "worker %d died: %s",
-               (int)pid, cause_of(code, status, cause, sizeof(cause)));
+    tell_death(s, code, status, pid);
     if (s->upgrade == UPGRADE_STARTING) {
         end_upgrade(s, false);
         start_worker(s);
@@ -308,6 +323,7 @@ static void start_worker(struct supervisor *s)
     struct dt_error err;
     int ret = start_worker_process(s, &err);
 
+    s->hung = false;
     if (ret == 0) {
         s->worker_ended = (struct dt_watch){
             .fd = s->worker.pidfd, .events = EPOLLIN, .ready = run_worker_ended};
@@ -346,6 +362,8 @@ static void on_ready(struct guard *g)
         if (!s->guards[i].ready)
             return;
     s->ready_at = dt_clock_ns();
+    if (!s->stopping)
+        watchdog_start(&s->watchdog);
     if (s->upgrade == UPGRADE_STARTING)
         end_upgrade(s, true);
     if (s->was_ready) {
@@ -381,6 +399,7 @@ static void end_worker(struct supervisor *s)
 {
     static const char quit[] = "{\"verb\":\"quit\"}\n";
 
+    watchdog_stop(&s->watchdog); /* from here on it has other deadlines */
     if (s->upgrade == UPGRADE_RELEASING)
         s->upgrade = UPGRADE_ENDING;
     if (s->control >= 0 && send(s->control, quit, sizeof(quit) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -627,10 +646,23 @@ static void take_kill_points(struct supervisor *s)
     unsetenv("DEVTAP_KILL");
 }
 
+static void run_hangs(struct watchdog *watchdog)
+{
+    struct supervisor *s = container_of(watchdog, struct supervisor, watchdog);
+
+    s->hung = true;
+    child_kill(&s->worker);
+}
+
+static size_t state_size(const struct supervisor *s)
+{
+    return s->config.count * s->config.state_bytes + sizeof(struct heartbeat);
+}
+
 /* It cannot be made shorter under us. */
 static int make_state(struct supervisor *s, struct dt_error *err)
 {
-    size_t size = s->config.count * s->config.state_bytes;
+    size_t size = state_size(s);
 
     s->state_fd = memfd_create("devtap-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (s->state_fd < 0 || ftruncate(s->state_fd, (off_t)size) < 0 ||
@@ -642,6 +674,9 @@ static int make_state(struct supervisor *s, struct dt_error *err)
         s->state = NULL;
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     }
+    watchdog_init(&s->watchdog, s->config.loop,
+                  (const void *)((uint8_t *)s->state + size - sizeof(struct heartbeat)),
+                  s->config.hang, run_hangs);
     return 0;
 }
 
@@ -687,6 +722,7 @@ void supervisor_stop(struct supervisor *s)
     if (s->stopping)
         return;
     s->stopping = true;
+    watchdog_stop(&s->watchdog);
     loop_timer_cancel(s->config.loop, &s->restart);
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + STOP_NS);
     for (unsigned i = 0; i < s->config.count; i++)
@@ -720,6 +756,7 @@ void supervisor_free(struct supervisor *s)
     supervisor_kill(s);
     loop_timer_cancel(s->config.loop, &s->restart);
     loop_timer_cancel(s->config.loop, &s->patience);
+    watchdog_stop(&s->watchdog);
     loop_defer_cancel(s->config.loop, &s->finish);
     for (unsigned i = 0; i < s->config.count; i++) {
         drop_child(s, &s->guards[i].child, &s->guards[i].ended);
@@ -728,7 +765,7 @@ void supervisor_free(struct supervisor *s)
     drop_child(s, &s->worker, &s->worker_ended);
     forget_worker(s);
     if (s->state)
-        munmap(s->state, s->config.count * s->config.state_bytes);
+        munmap(s->state, state_size(s));
     close_one(&s->state_fd);
     close_one(&s->program);
     close_one(&s->next_program);
@@ -736,6 +773,11 @@ void supervisor_free(struct supervisor *s)
     free(s->kill_points);
     free(s->guards);
     free(s);
+}
+
+uid_t supervisor_uid(void)
+{
+    return geteuid() == 0 ? SANDBOX_FIRST_UID + (uid_t)getpid() : 0;
 }
 
 int supervisor_worker(const struct supervisor *s)

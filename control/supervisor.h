@@ -6,10 +6,13 @@
 #ifndef CONTROL_SUPERVISOR_H
 #define CONTROL_SUPERVISOR_H
 
+#include "control/confine.h"
 #include "control/events.h"
 #include "control/keeper.h"
+#include "control/watchdog.h"
 
-/* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. */
+/* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. WORKER_STATE is the memory for the layers'
+ * state of all disks, and a struct heartbeat after that. */
 enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS };
 
 /**
@@ -46,6 +49,7 @@ struct supervisor_ops {
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
  * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
+ * @hang: a worker that gets nowhere for so long is killed and replaced, ns; 0 = never.
  */
 struct supervisor_config {
     struct loop *loop;
@@ -55,7 +59,7 @@ struct supervisor_config {
     unsigned count;
     bool sandbox;
     size_t state_bytes;
-    uint64_t patience;
+    uint64_t patience, hang;
     struct events *events;
     const struct supervisor_ops *ops;
     void *arg;
@@ -82,8 +86,11 @@ void *supervisor_state(const struct supervisor *s);
 pid_t supervisor_worker_pid(const struct supervisor *s);
 pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
 
-/* For worker and keeper: the user that all processes of a supervisor with this id run as. */
+/** supervisor_uid() - the user that keepers and worker run as; 0 = as now, for want of privileges. */
+uid_t supervisor_uid(void);
 #define SANDBOX_FIRST_UID 0x60000000u
+/* Those of its placed extensions follow one another from here; a process id has 22 bits at most. */
+#define EXTENSION_UID(uid) (0x70000000u + ((uid) - SANDBOX_FIRST_UID) * CONFINE_USERS)
 /* A worker whose own check failed exits with this. */
 #define EXIT_ASSERTION 134
 

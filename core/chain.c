@@ -41,6 +41,8 @@ static void layer_free(struct dt_layer *layer)
     param_free_all(layer->ext->params, layer->data);
     if (layer->state_fd >= 0)
         close(layer->state_fd);
+    for (unsigned i = 0; i < layer->naddresses; i++)
+        free(layer->addresses[i]);
     layer->magic = 0;
     free(layer->data);
     free(layer->ctxs);

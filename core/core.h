@@ -288,6 +288,9 @@ int device_set(struct device *dev, const char *layer, const char *param, const c
                struct dt_error *err);
 int device_do(struct device *dev, const char *layer, const char *verb, int argc,
               const char *const *argv, json_t **reply, struct dt_error *err);
+/** device_exclusive() - run @fn while none of the device's threads does anything. From none of them,
+ *  if it has several. */
+void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 /** device_show() - name, info, chain with present parameters. New reference. */
 json_t *device_show(struct device *dev);
 /**
@@ -296,9 +299,64 @@ json_t *device_show(struct device *dev);
  */
 json_t *device_stats(struct device *dev);
 
+/* ---- Connections ---- */
+
+/**
+ * struct connector - who makes the connections that layers ask for with dt_layer_connect(); a program that
+ * is confined installs its own, before it opens devices. Without one this process makes them itself.
+ * @announce: @address, well-formed, will be asked for. 0 or -errno.
+ * @dial: connect, and answer on the socket @answer, which is taken over in any case, as
+ *        dial() does. 0 or -errno; then no answer comes. From any thread.
+ */
+struct connector {
+    int (*announce)(const char *address, struct dt_error *err);
+    int (*dial)(const char *address, int answer);
+};
+void connector_set(const struct connector *connector);
+
+/** layer_connect() - as dt_layer_connect(), on a thread of the layer's own, which waits. Return: the
+ *  socket or -errno. */
+int layer_connect(struct dt_layer *layer, const char *address, int timeout_ms);
+
+/** struct dial_answer - a packet on the answer socket; with the connected socket if @result is 0. */
+struct dial_answer {
+    int32_t result; /* 0 or -errno */
+};
+/** dial_judge() - is @address one? 0 or -EINVAL, with @err. */
+int dial_judge(const char *address, struct dt_error *err);
+/** dial_address() - connect to @address and answer; on a thread of its own, or -EAGAIN when there are too many. */
+int dial_address(const char *address, int answer);
+
 /* ---- Calls across threads ---- */
 
 /** loop_call() - run @fn on the loop's thread and wait for it. Never from a loop's own thread. */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+/* ---- Guest memory, for backs that hand it on (memory.c) ---- */
+
+/**
+ * struct device_region - a piece of guest memory.
+ * @gpa, @size: its place in the guest's address space.
+ * @host: where it is mapped here, by the front.
+ * @fd, @offset: the file that it is.
+ */
+struct device_region {
+    uint64_t gpa, size, offset;
+    uint8_t *host;
+    int fd;
+};
+/** device_region_same() - the same place of the same file, at the same addresses. */
+bool device_region_same(const struct device_region *a, const struct device_region *b);
+/**
+ * device_set_memory() - the guest's memory is this from now on; descriptors are duplicated.
+ *
+ * The front calls it on the device's first thread, with no request of the guest's in flight, and
+ * submits none before it returned. Requests of layers' own never lie in guest memory.
+ */
+void device_set_memory(struct device *dev, const struct device_region *regions, unsigned count);
+/** layer_watch_memory() - from open(): @changed runs within device_set_memory(). */
+void layer_watch_memory(struct dt_layer *layer, void (*changed)(struct dt_layer *layer));
+/** layer_memory() - what there is now, core's; on the device's first thread. */
+const struct device_region *layer_memory(const struct dt_layer *layer, unsigned *count);
 
 #endif

@@ -149,6 +149,7 @@ void device_free(struct device *dev)
         if (dev->layers[i]->loaded)
             state_save(dev->layers[i]);
     chain_close(dev);
+    device_set_memory(dev, NULL, 0);
     dev->magic = 0;
     free(dev->state_dir);
     free(dev->loops);

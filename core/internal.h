@@ -32,6 +32,8 @@ static inline void bump(uint64_t *counter, uint64_t n)
 #define LAYER_MAGIC 0x4c617965u
 #define CTX_MAGIC   0x43747800u
 
+#define LAYER_ADDRESSES 16u
+
 /** struct dt_layer - one extension or back of a chain, device-wide. */
 struct dt_layer {
     uint32_t magic;
@@ -47,8 +49,11 @@ struct dt_layer {
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
     const char *verb;          /* the one that runs now */
+    char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
+    unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
-    uint64_t event_second;     /* of the last event, and how many it had: the log is limited */
+    void (*memory_changed)(struct dt_layer *layer);
+    uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
 
@@ -215,6 +220,8 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    struct device_region *regions; /* of guest memory; their descriptors are ours */
+    unsigned nregions;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);
@@ -224,8 +231,6 @@ struct device {
     char quiesce_late[256];
 };
 struct dt_layer *device_find_layer(struct device *dev, const char *name, struct dt_error *err);
-/** device_exclusive() - run @fn while no thread is inside the device's layers. */
-void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 
 /* Building the chain (chain.c). */
 int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_error *err);

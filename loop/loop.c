@@ -317,6 +317,16 @@ bool loop_is_foreign(const struct loop *loop)
     return owner != 0 && owner != gettid();
 }
 
+bool loop_is_own(const struct loop *loop)
+{
+    return __atomic_load_n(&loop->owner, __ATOMIC_ACQUIRE) == gettid();
+}
+
+bool loop_sleeps(const struct loop *loop)
+{
+    return __atomic_load_n(&loop->sleeping, __ATOMIC_RELAXED);
+}
+
 void loop_run(struct loop *loop)
 {
     CHECK_MAGIC(loop, LOOP_MAGIC);

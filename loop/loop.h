@@ -50,6 +50,10 @@ void loop_stop(struct loop *loop);
 /** loop_is_foreign() - is another thread inside loop_run()? Then only messages reach it. A thread
  *  that starts another for a loop waits until this is true (loop_post() works before). */
 bool loop_is_foreign(const struct loop *loop);
+/** loop_is_own() - is this thread inside its loop_run()? */
+bool loop_is_own(const struct loop *loop);
+/** loop_sleeps() - is its thread asleep in the kernel, for want of work? From any thread. */
+bool loop_sleeps(const struct loop *loop);
 /** loop_engine_name() - "io_uring" or "epoll". */
 const char *loop_engine_name(const struct loop *loop);
 /** loop_now() - dt_clock_ns() taken at most once per turn. */

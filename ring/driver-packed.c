@@ -19,7 +19,7 @@ static inline uint64_t *desc_word(const struct virtq_driver *d, unsigned at)
 }
 
 int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                      unsigned n, uint32_t max_len)
+                      unsigned n, uint32_t max_len, unsigned extra_flags)
 {
     uint16_t id = d->free_head, at = d->avail;
     bool wrap = d->avail_wrap;
@@ -27,7 +27,7 @@ int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, u
     for (unsigned i = 0; i < n; i++) {
         uint64_t flags = (wrap ? PACKED_AVAIL : PACKED_USED) |
                          (i >= nread ? VRING_DESC_F_WRITE : 0) |
-                         (i + 1 < n ? VRING_DESC_F_NEXT : 0);
+                         (i + 1 < n ? VRING_DESC_F_NEXT : 0) | extra_flags;
         uint64_t word = bufs[i].len | (uint64_t)id << 32 | flags << 48;
 
         WRITE_ONCE(desc_ring(d)[at].addr, bufs[i].addr);

@@ -18,14 +18,14 @@ static inline struct vring_used *used_ring(const struct virtq_driver *d)
 }
 
 int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                     unsigned n, uint32_t max_len)
+                     unsigned n, uint32_t max_len, unsigned extra_flags)
 {
     struct vring_desc *table = (struct vring_desc *)(void *)(d->mem + d->desc_off);
     uint16_t head = d->free_head, at = head, last = head;
 
     for (unsigned i = 0; i < n; i++, at = d->next[at]) {
-        uint64_t flags =
-            (i >= nread ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0);
+        uint64_t flags = (i >= nread ? VRING_DESC_F_WRITE : 0) |
+                         (i + 1 < n ? VRING_DESC_F_NEXT : 0) | extra_flags;
         ring_word *word = (ring_word *)(void *)&table[at];
 
         word[0] = bufs[i].addr;

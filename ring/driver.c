@@ -78,21 +78,60 @@ int driver_fault(struct virtq_driver *d, const char *fmt, ...)
     return -EPROTO;
 }
 
+static uint32_t writable_bytes(const struct virtq_buffer *bufs, unsigned nread, unsigned n)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = nread; i < n; i++)
+        bytes += bufs[i].len;
+    return (uint32_t)MIN(bytes, UINT32_MAX);
+}
+
 int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
                      unsigned nwrite)
 {
     unsigned n = nread + nwrite;
-    uint64_t max_len = 0;
+    uint32_t max_len;
 
     if (n == 0)
         return -EINVAL;
     if (n > d->free_count)
         return -ENOSPC;
-    for (unsigned i = nread; i < n; i++)
-        max_len += bufs[i].len;
-    max_len = MIN(max_len, UINT32_MAX);
-    return d->packed ? packed_driver_add(d, bufs, nread, n, (uint32_t)max_len)
-                     : split_driver_add(d, bufs, nread, n, (uint32_t)max_len);
+    max_len = writable_bytes(bufs, nread, n);
+    return d->packed ? packed_driver_add(d, bufs, nread, n, max_len, 0)
+                     : split_driver_add(d, bufs, nread, n, max_len, 0);
+}
+
+/* In the table of a packed ring neither order nor links are written: they follow from the place. */
+static void fill_table(const struct virtq_driver *d, const struct virtq_buffer *bufs,
+                       unsigned nread, unsigned n, ring_word *table)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t flags = i >= nread ? VRING_DESC_F_WRITE : 0;
+        uint64_t rest = flags << 48;
+
+        if (!d->packed)
+            rest = (flags | (i + 1 < n ? VRING_DESC_F_NEXT : 0)) << 32 | (uint64_t)(i + 1) << 48;
+        table[2 * i] = bufs[i].addr;
+        table[2 * i + 1] = bufs[i].len | rest;
+    }
+}
+
+int virtq_driver_add_indirect(struct virtq_driver *d, const struct virtq_buffer *bufs,
+                              unsigned nread, unsigned nwrite, void *table, uint64_t table_addr)
+{
+    unsigned n = nread + nwrite;
+    const struct virtq_buffer one = {table_addr, n * (uint32_t)sizeof(struct vring_desc)};
+    uint32_t max_len;
+
+    if (n == 0)
+        return -EINVAL;
+    if (d->free_count == 0)
+        return -ENOSPC;
+    fill_table(d, bufs, nread, n, table);
+    max_len = writable_bytes(bufs, nread, n);
+    return d->packed ? packed_driver_add(d, &one, 1, 1, max_len, VRING_DESC_F_INDIRECT)
+                     : split_driver_add(d, &one, 1, 1, max_len, VRING_DESC_F_INDIRECT);
 }
 
 bool virtq_driver_publish(struct virtq_driver *d)

@@ -210,14 +210,14 @@ void packed_notify(struct virtq *vq, bool want);
 
 /* Driver side. */
 int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                     unsigned n, uint32_t max_len);
+                     unsigned n, uint32_t max_len, unsigned extra_flags);
 bool split_driver_publish(struct virtq_driver *d);
 int split_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
 bool split_driver_pending(const struct virtq_driver *d);
 void split_driver_notify(struct virtq_driver *d, bool want);
 
 int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                      unsigned n, uint32_t max_len);
+                      unsigned n, uint32_t max_len, unsigned extra_flags);
 bool packed_driver_publish(struct virtq_driver *d);
 int packed_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
 bool packed_driver_pending(const struct virtq_driver *d);

@@ -358,6 +358,18 @@ void virtq_driver_fini(struct virtq_driver *d);
  */
 int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
                      unsigned nwrite);
+/**
+ * virtq_driver_add_indirect() - the same in one descriptor, where INDIRECT_DESC was negotiated.
+ * @table: room for @nread + @nwrite descriptors of 16 bytes in shared memory, in place until the
+ * chain came back; the device sees it at @table_addr.
+ */
+int virtq_driver_add_indirect(struct virtq_driver *d, const struct virtq_buffer *bufs,
+                              unsigned nread, unsigned nwrite, void *table, uint64_t table_addr);
+/** virtq_driver_room() - descriptors that are free. */
+static inline unsigned virtq_driver_room(const struct virtq_driver *d)
+{
+    return d->free_count;
+}
 /** virtq_driver_publish() - show what was added; true if the device wants a kick. */
 bool virtq_driver_publish(struct virtq_driver *d);
 /**

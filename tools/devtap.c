@@ -150,7 +150,7 @@ int main(int argc, char **argv)
     blk_register_builtin();
     /* The process of an extension: not for people. */
     if (argc == 3 && strcmp(argv[1], "ext-host") == 0)
-        return placed_host(argv[2]);
+        return ext_host_main(argv[2]);
     placed_init(NULL);
     /* The name that vhost-user management software calls; see devtap-run(1). */
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)

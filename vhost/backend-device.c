@@ -152,7 +152,7 @@ int get_config(struct vhost_backend *s, struct vhost_message *m, struct dt_error
     m->header.size = VHOST_CONFIG_HEADER + size;
     if (size == 0 || size > VHOST_MAX_CONFIG || offset > UINT32_MAX - size ||
         s->config.ops->get_config(s->config.dev, m->config.data, offset, size) < 0) {
-        log_warning("%s: GET_CONFIG: %u bytes at %u are outside", s->name, size, offset);
+        log_limited(DT_LOG_WARNING, "%s: GET_CONFIG: %u bytes at %u are outside", s->name, size, offset);
         m->header.size = 0; /* says "no" */
     }
     return 0;
@@ -212,7 +212,7 @@ int vhost_backend_notify_config(struct vhost_backend *s)
 /* A vIOMMU's translations are not offered, but every IOTLB message wants an answer. */
 int refuse_iotlb(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    log_warning("%s: IOTLB_MSG: refused: ACCESS_PLATFORM is not offered", s->name);
+    log_limited(DT_LOG_WARNING, "%s: IOTLB_MSG: refused: ACCESS_PLATFORM is not offered", s->name);
     answer_u64(m, 1);
     return 0;
 }

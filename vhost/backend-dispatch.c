@@ -106,7 +106,7 @@ static void refuse(struct vhost_backend *s, const struct backend_request *r, con
     if (s->phase == BACKEND_OPEN) {
         /* An answer that the front end takes for a value cannot say "refused". */
         if (wants_reply(s, m) && !(r && r->answers)) {
-            log_warning("%s: refused: %s", s->name, why);
+            log_limited(DT_LOG_WARNING, "%s: refused: %s", s->name, why);
             reply_u64(s, m, REFUSED);
         } else {
             vhost_backend_break(s, "%s", why);

@@ -127,7 +127,7 @@ void vhost_backend_break(struct vhost_backend *s, const char *fmt, ...)
     snprintf(s->reason, sizeof(s->reason), "%s%s", what,
              vhost_backend_faulted(s) ? " (a file of shared memory was truncated)" : "");
     s->broken = true;
-    log_error("%s: session broken: %s", s->name, s->reason);
+    log_limited(DT_LOG_ERROR, "%s: session broken: %s", s->name, s->reason);
     backend_end(s);
 }
 
@@ -356,6 +356,29 @@ static void session_free(struct vhost_session *s)
     vhost_backend_free(backend_of(s));
 }
 
+static bool session_region(const struct vhost_session *session, unsigned i,
+                           struct vhost_shared *shared)
+{
+    const struct vhost_backend *s = backend_of(session);
+
+    if (!s->config.keep_files || i >= s->state->region_count)
+        return false;
+    shared->at = s->state->regions[i];
+    shared->fd = s->region_files[i].fd;
+    shared->host = memmap_host(&s->memory, shared->at.gpa, shared->at.size);
+    return true;
+}
+
+static bool session_inflight(const struct vhost_session *session, struct vhost_inflight *region,
+                             int *fd)
+{
+    const struct vhost_backend *s = backend_of(session);
+
+    *region = s->state->inflight;
+    *fd = s->inflight_kept.fd;
+    return *fd >= 0;
+}
+
 static const struct vhost_session_ops backend_session_ops = {
     .ring = session_ring,
     .kick_fd = session_kick_fd,
@@ -366,6 +389,8 @@ static const struct vhost_session_ops backend_session_ops = {
     .notify_config = session_notify_config,
     .close = session_close,
     .free = session_free,
+    .region = session_region,
+    .inflight = session_inflight,
 };
 
 struct vhost_session *vhost_backend_session(struct vhost_backend *s)

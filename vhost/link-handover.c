@@ -15,17 +15,21 @@ void vproxy_send_features(struct vhost_proxy *p)
     vproxy_send(p, &m);
 }
 
-/* What the driver wrote into the configuration space, byte by byte: it is little. */
+/*
+ * What the driver wrote into the configuration space, byte by byte: it is little. Where the worker knows it
+ * is told by its own floor, since what a driver wrote outlives keepers, too.
+ */
 static void send_config(struct vhost_proxy *p)
 {
     for (unsigned i = 0; i < VHOST_MAX_CONFIG; i++) {
         struct link_message m = {.type = LINK_SET_CONFIG};
 
-        if (!p->written[i])
+        if (p->floor.writable[i] == 0 || p->floor.writable[i] == LINK_CONFIG_LIVE ||
+            p->floor.config[i] == p->worker_config[i])
             continue;
         m.config.offset = i;
         m.config.size = 1;
-        m.config.data[0] = p->floor.config[i];
+        m.config.data[0] = p->worker_config[i] = p->floor.config[i];
         vproxy_send(p, &m);
     }
 }

@@ -32,7 +32,7 @@ struct vhost_proxy {
 
     bool have_floor;
     struct link_floor floor; /* as the guest knows it, with what its driver wrote */
-    bool written[VHOST_MAX_CONFIG];
+    uint8_t worker_config[VHOST_MAX_CONFIG]; /* as the present worker knows it */
 
     int sock; /* -1 = no worker */
     struct dt_watch watch;

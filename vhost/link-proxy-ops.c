@@ -43,10 +43,11 @@ static int proxy_set_config(void *dev, const void *buf, uint32_t offset, uint32_
             return -EINVAL;
     }
     memcpy(p->floor.config + offset, bytes, len);
-    memset(p->written + offset, true, len);
     m.config.offset = offset;
     m.config.size = len;
     memcpy(m.config.data, bytes, len);
+    if (p->handed)
+        memcpy(p->worker_config + offset, bytes, len);
     vproxy_send(p, &m);
     return 0;
 }
@@ -177,7 +178,6 @@ static void proxy_closed(void *dev, const char *reason)
     p->nknown = 0;
     p->known_log = p->known_inflight = 0;
     p->lost_at = 0;
-    memset(p->written, 0, sizeof(p->written));
     loop_timer_cancel(p->loop, &p->impatience);
     vhost_backend_free(p->session);
     p->session = NULL;

@@ -163,6 +163,7 @@ static void on_floor(struct vhost_proxy *p, const struct link_floor *floor)
         p->floor = *floor;
     else if (follow_config(p, floor->config) && p->session)
         vhost_backend_notify_config(p->session);
+    memcpy(p->worker_config, floor->config, sizeof(p->worker_config));
     p->have_floor = true;
     p->nqueues = p->floor.queues;
     p->recovery.fence = floor->fence_ns;

@@ -42,9 +42,11 @@ struct vhost_remote {
     struct memmap memory, log_map, inflight_map;
     struct dirtylog dirty;
     struct vhost_inflight inflight;
+    int inflight_fd;
     struct {
         uint64_t id;
         struct vhost_mem_region at;
+        int fd;
     } regions[MEMMAP_MAX_REGIONS];
     unsigned nregions;
     struct remote_queue queues[VHOST_MAX_QUEUES];
@@ -106,7 +108,9 @@ static void forget_session(struct vhost_remote *r)
     memmap_clear(&r->inflight_map);
     r->dirty = (struct dirtylog){0};
     r->inflight = (struct vhost_inflight){0};
-    r->nregions = 0;
+    close_fd(&r->inflight_fd);
+    while (r->nregions)
+        close_fd(&r->regions[--r->nregions].fd);
     r->features = 0;
     r->features_set = r->attached = r->faulted = false;
     for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++) {
@@ -256,6 +260,29 @@ static void remote_free(struct vhost_session *session)
     (void)session; /* the link outlives its sessions */
 }
 
+static bool remote_region(const struct vhost_session *session, unsigned i,
+                          struct vhost_shared *shared)
+{
+    const struct vhost_remote *r = remote_of(session);
+
+    if (i >= r->nregions)
+        return false;
+    shared->at = r->regions[i].at;
+    shared->fd = r->regions[i].fd;
+    shared->host = memmap_host(&r->memory, shared->at.gpa, shared->at.size);
+    return true;
+}
+
+static bool remote_inflight(const struct vhost_session *session, struct vhost_inflight *region,
+                            int *fd)
+{
+    const struct vhost_remote *r = remote_of(session);
+
+    *region = r->inflight;
+    *fd = r->inflight_fd;
+    return *fd >= 0;
+}
+
 static const struct vhost_session_ops remote_session_ops = {
     .ring = remote_ring,
     .kick_fd = remote_kick_fd,
@@ -266,6 +293,8 @@ static const struct vhost_session_ops remote_session_ops = {
     .notify_config = remote_notify_config,
     .close = remote_close,
     .free = remote_free,
+    .region = remote_region,
+    .inflight = remote_inflight,
 };
 
 /* ---- Messages ------------------------------------------------------------------------------------- */
@@ -317,6 +346,12 @@ static const char *on_set_config(struct vhost_remote *r, struct link_message *m)
     return NULL;
 }
 
+static void tell_memory(struct vhost_remote *r)
+{
+    if (r->config.ops->memory_changed)
+        r->config.ops->memory_changed(r->config.dev);
+}
+
 static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
 {
     const struct vhost_mem_region *at = &m->region.at;
@@ -330,7 +365,9 @@ static const char *on_region_add(struct vhost_remote *r, struct link_message *m)
         return "memory that cannot be mapped";
     }
     r->regions[r->nregions].id = m->region.id;
+    r->regions[r->nregions].fd = TAKE_FD(m->fds[0]);
     r->regions[r->nregions++].at = *at;
+    tell_memory(r);
     return NULL;
 }
 
@@ -344,7 +381,9 @@ static const char *on_region_remove(struct vhost_remote *r, struct link_message 
         if (r->regions[i].id != m->u64)
             continue;
         CHECK(memmap_remove(&r->memory, at->gpa, at->uva, at->size) == 0);
+        close_fd(&r->regions[i].fd);
         r->regions[i] = r->regions[--r->nregions];
+        tell_memory(r);
         return NULL;
     }
     return "memory removed that was never added";
@@ -385,7 +424,10 @@ static const char *on_inflight(struct vhost_remote *r, struct link_message *m)
     if (vhost_inflight_judge(&m->inflight, r->features & BIT(VIRTIO_F_RING_PACKED), &err) < 0)
         return "an in-flight region that cannot be";
     r->inflight = m->inflight;
-    return map_whole(&r->inflight_map, m->inflight.mmap_size, m->inflight.mmap_offset, m->fds[0]);
+    close_fd(&r->inflight_fd);
+    r->inflight_fd = TAKE_FD(m->fds[0]);
+    return map_whole(&r->inflight_map, m->inflight.mmap_size, m->inflight.mmap_offset,
+                     r->inflight_fd);
 }
 
 static int take_fd(struct link_message *m, bool wanted)
@@ -595,6 +637,7 @@ int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config
     memmap_init(&r->memory);
     memmap_init(&r->log_map);
     memmap_init(&r->inflight_map);
+    r->inflight_fd = -1;
     memmap_guard_install();
     for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++)
         r->queues[q].kick = r->queues[q].call = r->queues[q].old_kick = -1;

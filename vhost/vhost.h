@@ -235,6 +235,13 @@ struct vhost_ring {
     int kick, call; /* -1 = none: poll, or signal nobody */
 };
 
+/** struct vhost_shared - a region of guest memory, and where it is here. @fd: the session's. */
+struct vhost_shared {
+    struct vhost_mem_region at;
+    uint8_t *host;
+    int fd;
+};
+
 /**
  * struct vhost_session - a session as its device sees it. The protocol is spoken in this process
  * (struct vhost_backend) or in another (struct vhost_remote, see link.h): the device cannot tell.
@@ -252,6 +259,8 @@ struct vhost_session_ops {
     int (*notify_config)(struct vhost_session *s);
     void (*close)(struct vhost_session *s);
     void (*free)(struct vhost_session *s);
+    bool (*region)(const struct vhost_session *s, unsigned index, struct vhost_shared *shared);
+    bool (*inflight)(const struct vhost_session *s, struct vhost_inflight *region, int *fd);
 };
 
 /** vhost_session_ring() - from queue_start() or later while the ring is started. */
@@ -305,6 +314,22 @@ static inline int vhost_session_notify_config(struct vhost_session *s)
 static inline void vhost_session_close(struct vhost_session *s)
 {
     s->ops->close(s);
+}
+/**
+ * vhost_session_region() - region @index of guest memory, for devices that hand it on; false beyond
+ * the last. From memory_changed() on, until memory changes again.
+ */
+static inline bool vhost_session_region(const struct vhost_session *s, unsigned index,
+                                        struct vhost_shared *shared)
+{
+    return s->ops->region(s, index, shared);
+}
+/** vhost_session_inflight() - the region with the rings' in-flight logs; false where none is yet.
+ */
+static inline bool vhost_session_inflight(const struct vhost_session *s,
+                                          struct vhost_inflight *region, int *fd)
+{
+    return s->ops->inflight(s, region, fd);
 }
 /** vhost_session_free() - from closed() or after it. */
 static inline void vhost_session_free(struct vhost_session *s)

@@ -47,6 +47,8 @@ static void on_init(struct host *h, uint32_t seq, json_t *json)
 
     if (ret == 0)
         ret = host_chain_new(h, json, &err);
+    if (ret == 0 && placed_configuration->confine_host)
+        ret = placed_configuration->confine_host(&err);
     if (ret < 0) {
         dt_channel_answer_error(h->ch, seq, ret, err.text);
         h->status = EXIT_FAILURE;
@@ -224,6 +226,12 @@ static int introduce(struct host *h, struct dt_error *err)
     return dt_channel_open(&h->ch, -1, hello, err);
 }
 
+/* One packet, whatever thread of the extension speaks; the worker names device and layer again. */
+static void on_event(const char *device, const char *event, const char *text)
+{
+    dt_channel_event(the_host.ch, event, text);
+}
+
 int placed_host(const char *name)
 {
     struct host *h = &the_host;
@@ -235,6 +243,7 @@ int placed_host(const char *name)
         log_error("%s: %s", name, err.text);
         return EXIT_FAILURE;
     }
+    device_events(on_event);
     await_init(h);
     if (h->loop && !h->stopping) {
         h->control_watch = (struct dt_watch){

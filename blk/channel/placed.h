@@ -38,12 +38,15 @@ struct placed_spawner {
  * @host:    the program that hosts extensions: run as `HOST ext-host NAME`. NULL = this program
  * itself.
  * @confine: called in the new process before it executes the program, with its control socket as
- *           descriptor 3 and nothing else open above; only async-signal-safe calls. 0 or -errno.
+ *           descriptor 3 and all above closed on exec; only async-signal-safe calls. 0 or -errno.
  * May be NULL.
+ * @confine_host: called in a host once its extension is open, before it sees a saved state or a request;
+ *           0 or -errno. May be NULL.
  */
 struct placed_config {
     const char *host;
     int (*confine)(void);
+    int (*confine_host)(struct dt_error *err);
     const struct placed_spawner *spawner; /* NULL = this process forks */
 };
 /** placed_init() - let chains place extensions in processes. @config must stay; NULL = defaults. */

@@ -8,6 +8,7 @@
 #include "blk/channel/internal.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ _Noreturn static void become(int sock, char *const *argv, char *const *envp, uin
         _exit(127);
     if (sock == CONTROL_FD ? fcntl(sock, F_SETFD, 0) < 0 : dup2(sock, CONTROL_FD) < 0)
         _exit(127);
-    if (syscall(SYS_close_range, CONTROL_FD + 1, ~0u, 0) < 0)
+    if (syscall(SYS_close_range, CONTROL_FD + 1, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
         _exit(127);
     setpgid(0, 0); /* a terminal's ^C is for the worker, which ends us in good order */
     limit(RLIMIT_CORE, 0);

@@ -93,6 +93,12 @@ void vblk_poll(struct vblk_queue *q);
 /** vblk_wait() - ask for a call and sleep until there is something to reap, or @timeout_ms passed.
  */
 void vblk_wait(struct vblk_queue *q, int timeout_ms);
+/**
+ * vblk_arm() - for who waits by itself: ask for a call.
+ * Return: the descriptor that becomes readable with the next completion (read its 8 bytes then), or -1 if
+ * there is something to reap already.
+ */
+int vblk_arm(struct vblk_queue *q);
 unsigned vblk_in_flight(const struct vblk_queue *q);
 
 /**

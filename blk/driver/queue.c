@@ -101,12 +101,17 @@ void vblk_poll(struct vblk_queue *q)
     virtq_driver_disarm(&q->ring);
 }
 
+int vblk_arm(struct vblk_queue *q)
+{
+    return virtq_driver_arm(&q->ring) ? q->call : -1;
+}
+
 void vblk_wait(struct vblk_queue *q, int timeout_ms)
 {
-    struct pollfd p = {.fd = q->call, .events = POLLIN};
+    struct pollfd p = {.fd = vblk_arm(q), .events = POLLIN};
     uint64_t count;
 
-    if (!virtq_driver_arm(&q->ring))
+    if (p.fd < 0)
         return;
     if (poll(&p, 1, timeout_ms) > 0 && read(q->call, &count, sizeof(count)) < 0) {
         /* Somebody else's wake-up: the ring tells what there is. */

@@ -140,7 +140,7 @@ int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
     front->config.wce = wce;
     front->writeback = wce;
     update_fua(front);
-    log_info("%s: the guest chose %s", device_name(front->dev),
+    log_limited(DT_LOG_INFO, "%s: the guest chose %s", device_name(front->dev),
              wce ? "a write cache with flushes" : "durable writes");
     return 0;
 }

@@ -30,7 +30,7 @@ static void session_begins(struct front *front, struct vhost_session *session)
     front->session = session;
     front->sessions++;
     if (!front->remote) /* else the keeper's supervisor says so */
-        log_info("%s: a VM attached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: a VM attached", device_name(front->dev));
 }
 
 static int begin_session(struct front *front, int sock, struct dt_error *err)
@@ -40,6 +40,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .sock = sock,
         .queues = front->nqueues,
         .protocol_features = FRONT_PROTOCOL_FEATURES,
+        .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
         .dev = front,
@@ -69,15 +70,33 @@ static void session_closed(void *dev, const char *reason)
 
     front->broken += reason != NULL;
     if (!front->remote)
-        log_info("%s: the VM detached", device_name(front->dev));
+        log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
+    device_set_memory(front->dev, NULL, 0);
     if (front->stopping && !front->remote)
         front_stopped(front);
     else if (front->next >= 0)
         attach(front, TAKE_FD(front->next));
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+}
+
+/* Backs that hand requests on hand the guest's memory on, too. */
+static void memory_changed(void *dev)
+{
+    struct front *front = dev;
+    struct device_region regions[MEMMAP_MAX_REGIONS];
+    struct vhost_shared shared;
+    unsigned n = 0;
+
+    for (; n < MEMMAP_MAX_REGIONS && vhost_session_region(front->session, n, &shared); n++)
+        regions[n] = (struct device_region){.gpa = shared.at.gpa,
+                                            .size = shared.at.size,
+                                            .offset = shared.at.offset,
+                                            .host = shared.host,
+                                            .fd = shared.fd};
+    device_set_memory(front->dev, regions, n);
 }
 
 static void run_fault(struct loop_message *message)
@@ -98,6 +117,7 @@ const struct vhost_device_ops front_session_ops = {
     .pause = front_pause,
     .resume = front_resume,
     .queue_kick_changed = front_queue_kick_changed,
+    .memory_changed = memory_changed,
     .closed = session_closed,
 };
 
@@ -162,19 +182,16 @@ bool front_linked(const struct front *front)
 
 /* ---- Sockets ---- */
 
-static void run_accept(struct dt_watch *watch, uint32_t events)
+static void on_connection(struct listener *listener, int sock)
 {
-    struct front *front = container_of(watch, struct front, listen_watch);
-    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct front *front = container_of(listener, struct front, listener);
 
-    if (sock < 0)
-        return;
     if (!front->session) {
         attach(front, sock);
     } else if (vhost_backend_ending(front->backend) && front->next < 0) {
         front->next = sock; /* a VM that comes back before we are done with its last visit */
     } else {
-        log_warning("%s: a second connection was refused: a VM is attached already",
+        log_limited(DT_LOG_WARNING, "%s: a second connection was refused: a VM is attached already",
                     device_name(front->dev));
         close(sock);
     }
@@ -223,9 +240,7 @@ static int open_sockets(struct front *front, const struct front_config *config,
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns());
         return 0;
     }
-    front->listen_watch = (struct dt_watch){
-        .fd = front->listen_fd, .events = EPOLLIN, .ready = run_accept};
-    ret = loop_watch_add(front->loop, &front->listen_watch);
+    ret = listener_start(&front->listener, front->loop, front->listen_fd, on_connection);
     return ret < 0 ? dt_fail(err, ret, "cannot watch the socket: %s", strerror(-ret)) : 0;
 }
 
@@ -287,8 +302,7 @@ void front_stop(struct front *front, void (*done)(void *arg), void *arg)
     front->stop_done = done;
     front->stop_arg = arg;
     loop_timer_cancel(front->loop, &front->connect_timer);
-    if (front->listen_fd >= 0)
-        loop_watch_remove(front->loop, &front->listen_watch);
+    listener_stop(&front->listener);
     if (front->session)
         vhost_session_close(front->session);
     else if (front->remote)

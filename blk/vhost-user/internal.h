@@ -4,6 +4,7 @@
 #define BLK_VHOST_USER_INTERNAL_H
 
 #include "blk/vhost-user/front.h"
+#include "loop/listener.h"
 #include "vhost/link.h"
 #include <linux/virtio_blk.h>
 
@@ -99,7 +100,7 @@ struct front {
     bool drain;
 
     int listen_fd;
-    struct dt_watch listen_watch;
+    struct listener listener;
     int next; /* accepted while the session before it is ending, or -1 */
     char *connect;
     struct dt_timer connect_timer;

@@ -394,6 +394,16 @@ DT_PUBLIC const char *dt_layer_name(const struct dt_layer *layer);
 DT_PUBLIC const char *dt_layer_device(const struct dt_layer *layer);
 /** dt_layer_info() - the disk as the layer below describes it (valid from open() on). */
 DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer);
+/**
+ * dt_layer_read_below() - read from the layers below; for open() alone, which may wait.
+ * @data: room for @sectors; the caller's again afterwards, but never again after -ETIMEDOUT.
+ *
+ * A dead predecessor's writes may still land after this: read again, once the disk is
+ * served, what is written then.
+ * Return: 0; -EINVAL for what is not within the disk below; -ETIMEDOUT; what the read failed with.
+ */
+DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
+                                  void *data, struct dt_error *err);
 /** dt_layer_threads(), dt_layer_ctx() - its contexts, for verbs and statistics. */
 DT_PUBLIC unsigned dt_layer_threads(const struct dt_layer *layer);
 DT_PUBLIC struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread);

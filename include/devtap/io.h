@@ -14,6 +14,7 @@ extern "C" {
 #endif
 
 struct dt_ctx;
+struct dt_layer;
 
 /**
  * struct dt_io - one I/O in flight; embed it (a request's frame is the usual place).
@@ -68,6 +69,53 @@ struct dt_watch {
 DT_PUBLIC int dt_watch_add(struct dt_ctx *c, struct dt_watch *watch);
 /** dt_watch_remove() - stop; @ready will not run afterwards, and the fd may be closed. */
 DT_PUBLIC void dt_watch_remove(struct dt_ctx *c, struct dt_watch *watch);
+
+/*
+ * Connections that are made later than open(): a back whose server went away comes back to it. The
+ * process may be confined by then, and can neither open a socket nor look up a name; so another one makes
+ * the connection, and makes none that was not announced in open().
+ */
+
+/** The longest address, with its terminating zero. */
+#define DT_ADDRESS_MAX 288
+
+/**
+ * dt_layer_may_connect() - announce, in open() only, where this layer will connect to.
+ * @address: "unix:PATH" or "tcp:HOST:PORT"; an IPv6 address stands in brackets, "tcp:[::1]:10809".
+ *           PATH is as this process sees it at its start. At most 16 for each layer.
+ *
+ * Nothing is looked up or connected yet. Return: 0; -EINVAL for what is no address; -ENOSPC;
+ * -EPERM when the process is confined already.
+ */
+DT_PUBLIC int dt_layer_may_connect(struct dt_layer *layer, const char *address,
+                                   struct dt_error *err);
+
+/**
+ * struct dt_connect - one connection being made; embed it, zero-initialised, with @done and @address
+ * set.
+ * @done: called once, on the context's thread, never before dt_layer_connect() returns.
+ *        @result: a connected stream socket, non-blocking and close-on-exec, owned by the layer
+ *        (TCP: with TCP_NODELAY and SO_KEEPALIVE); or -errno: -EPERM for an address that was not
+ *        announced, -ETIMEDOUT after ten seconds, -ENOENT or -EAGAIN for a name that does not exist or
+ *        cannot be looked up now, -EPIPE where nobody is left to make it, else what connect(2) said.
+ *        The struct is the layer's again when @done is called.
+ * @address: one that was announced, the same text. Must stay until then.
+ */
+struct dt_connect {
+    void (*done)(struct dt_connect *op, int result);
+    const char *address;
+    /* Private to core. */
+    struct dt_ctx *ctx; /* NULL = not under way */
+    struct dt_watch watch;
+    struct dt_timer timer;
+    int failure;
+};
+
+/** dt_layer_connect() - begin to connect. The thread does not wait, for names neither. */
+DT_PUBLIC void dt_layer_connect(struct dt_ctx *c, struct dt_connect *op);
+/** dt_layer_connect_cancel() - forget it: @done will not run afterwards. Harmless when it is not under
+ *  way. Before stop() returns, all that is under way must be cancelled. */
+DT_PUBLIC void dt_layer_connect_cancel(struct dt_connect *op);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@ guest_modules=(
     virtio_pci virtio_blk
     virtio_net virtio_console virtio-rng
     xfs crc32c_intel
+    dm_crypt xts ecb
 )
 
 # copy_module ROOT NAME: the module and all it depends on, by the kernel's own list.

@@ -7,15 +7,24 @@ tools=(
     /bin/dash /usr/bin/fio /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/e2fsck /sbin/resize2fs /usr/sbin/xfs_repair
     /usr/sbin/xfs_growfs /usr/sbin/xfs_io /sbin/blkdiscard /sbin/blockdev /bin/lsblk /sbin/blkid
     /sbin/hdparm /sbin/fstrim /usr/bin/dd /usr/bin/sha256sum /usr/bin/truncate /usr/bin/cmp /usr/bin/head /usr/bin/stat
+    /sbin/cryptsetup
 )
+
+# Of packages that the whole Debian does not have: only their programs and libraries are wanted.
+more_packages=(cryptsetup-bin libpopt0)
 
 build_testroot() {
     local out=$1 tree=$work/tree root=$work/root tool file loader
-    need cpio
+    need cpio apt-get dpkg-deb
     step "unpack the tools"
     mkdir -p "$tree" "$root"
     tar -x -C "$tree" --exclude='./dev/*' --exclude='./boot/*' --exclude='./lib/modules/*' \
         --exclude='./usr/lib/modules/*' --exclude='./var/*' -f "$(path_of rootfs)"
+    mkdir -p "$work/deb"
+    chmod 755 "$work"
+    ((EUID != 0)) || chown _apt "$work/deb" 2>/dev/null || true
+    (cd "$work/deb" && quiet apt-get download "${more_packages[@]}")
+    for file in "$work"/deb/*.deb; do dpkg-deb --fsys-tarfile "$file" | tar -x -C "$tree" --keep-directory-symlink; done
     step "collect them and their libraries"
     loader=$tree/lib64/ld-linux-x86-64.so.2
     for tool in "${tools[@]}"; do

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* poison.c - dies of a request that touches one sector, as a layer with a bug would. */
+/* poison.c - dies of a request that touches one sector, or hangs, as a layer with a bug would. */
 #include <devtap/block.h>
 
 #include <stdlib.h>
+#include <unistd.h>
 
 struct poison {
     uint64_t sector;
@@ -15,6 +16,11 @@ static const struct dt_param params[] = {
      .initial = "8",
      .offset = offsetof(struct poison, sector),
      .help = "Die of a write to this sector."},
+    {.name = "hang",
+     .type = DT_PARAM_BOOL,
+     .initial = "off",
+     .offset = offsetof(struct poison, hang),
+     .help = "Hang instead of dying."},
     {NULL},
 };
 
@@ -22,9 +28,12 @@ static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
 {
     const struct poison *p = c->layer_data;
 
-    if (req->op == DT_OP_WRITE && req->sector <= p->sector && p->sector < req->sector + req->sectors)
+    if (req->op != DT_OP_WRITE || req->sector > p->sector || p->sector >= req->sector + req->sectors)
+        return DT_PASS;
+    if (!p->hang)
         abort();
-    return DT_PASS;
+    for (;;)
+        sleep(1);
 }
 
 static const struct dt_block_ext poison = {

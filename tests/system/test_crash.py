@@ -200,6 +200,26 @@ def test_poison(t):
 
 
 @limit(120)
+def test_hang(t):
+    """A request that hangs its layer is noticed, and fails after two workers; the others are served."""
+    poison = compile_extension(t, "poison")
+    disk = t.soft_disk(f"{poison} sector=8 hang=on | mem size=16M", options=("--watchdog", "1s"))
+    load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
+                           "--range", "32K", "--time", "5", "--depth", "4", "--no-inflight", "--json"],
+                          stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    result = json.loads(load.stdout)
+    died = events(disk, "worker-died")
+    t.log(f"{len(died)} deaths, {result['errors']} errors, {result['requests']} requests")
+    assert result["errors"] >= 1, result
+    assert died and all(e["why"] == "hang" for e in died), died
+    first = worker(disk)
+    time.sleep(3)  # idle, or busy with other sectors, is no hang
+    subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time", "2"],
+                   stdout=subprocess.DEVNULL, check=True)
+    t.equal(worker(disk), first, "the worker")
+
+
+@limit(120)
 def test_captured(t):
     """What a worker that was captured can reach: its images, its links, and nothing else."""
     if os.geteuid() != 0:
@@ -295,6 +315,36 @@ def test_kill_guest(t):
     t.log(f"{GUEST_KILLS} kills, {guest.check('cat /tmp/passes')} passes of fio")
 
 
+@limit(180)
+def test_write_cache_mode(t):
+    """A guest that chose to go without flushes gets durable writes, whoever dies and takes over."""
+    disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
+    guest = t.guest([Disk(disk.socket, reconnect=1)])
+
+    def durable():
+        show = json.loads(disk.devtap("show", "--json", disk.disk))
+        return (show["front"]["attached"], show["front"]["writeback"]) == (True, False)
+
+    def kill(which):
+        show = json.loads(disk.devtap("show", "--json", disk.disk))
+        os.kill(show[which], signal.SIGKILL)
+        wait_for("another " + which,
+                 lambda: json.loads(disk.devtap("show", "--json", disk.disk))[which] not in
+                 (show[which], 0))
+        guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+        assert durable(), f"forgotten with the {which}"
+
+    guest.check("echo 'write through' >/sys/block/vda/cache_type")
+    wait_for("the guest's choice", durable)
+    before = disk.operations("file", "flush")
+    for which in ("worker", "keeper", "worker"):
+        kill(which)
+    disk.devtap("upgrade", disk.disk)
+    guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+    assert durable(), "forgotten by an upgrade"
+    t.equal(disk.operations("file", "flush"), 0, f"flushes, {before} before")
+
+
 def kill_points():
     """The names of all points that the source plants."""
     found = set()
@@ -309,7 +359,20 @@ ENDING = ("ring-stop", "ring-stopped", "detach", "end", "state-saved", "state-fi
 FLOWING = ("taken", "forwarded", "completed", "pushed", "published")
 
 
-def at_point(t, name, count, folder):
+def upgrade_soon(disk):
+    """An upgrade, once the worker that may just be starting is there."""
+    def ask():
+        try:
+            disk.devtap("upgrade", disk.disk)
+        except RuntimeError as error:
+            if "under way" not in str(error):
+                raise
+            return False
+        return True
+    wait_for("an upgrade", ask)
+
+
+def at_point(t, memory, name, count, folder):
     """Serves a load while two workers die at one point, one after the other."""
     image = folder / "disk.img"
     with open(image, "wb") as file:
@@ -318,18 +381,17 @@ def at_point(t, name, count, folder):
     old = dict(os.environ)
     os.environ.update(environment)
     try:
-        disk = t.use(SoftDisk(f"{compile_extension(t, 'memory')} | file path={image}", folder))
+        disk = t.use(SoftDisk(f"{memory} | file path={image}", folder))
     finally:
         os.environ.clear()
         os.environ.update(old)
-    load = Load(t, disk, 2, "--no-inflight")
-    time.sleep(0.5)
+    load = Load(t, disk, 1, "--no-inflight")
+    time.sleep(0.3)
     if name in STARTING:
         os.kill(worker(disk), signal.SIGKILL)
     elif name in ENDING:
-        disk.devtap("upgrade", disk.disk)
-        time.sleep(0.3)
-        disk.devtap("upgrade", disk.disk)
+        upgrade_soon(disk)
+        upgrade_soon(disk)
     load.judge(t)
     died = events(disk, "worker-died")
     upgraded = events(disk, "upgraded")
@@ -345,13 +407,14 @@ def test_kill_points(t):
     if probe.stdout.strip() in ("", "0"):
         t.skip("built without -Dkill_points=true")
     unreached = []
+    memory = compile_extension(t, "memory")
     for name in kill_points():
         for count in (1, 50):
             if count > 1 and name not in FLOWING:
                 continue
             folder = t.folder / f"{name}-{count}"
             folder.mkdir()
-            died, upgraded = at_point(t, name, count, folder)
+            died, upgraded = at_point(t, memory, name, count, folder)
             t.log(f"{name}:{count}: {died} deaths, {upgraded} upgrades")
             if died < 2 + (name in STARTING) and name not in ENDING:
                 unreached.append(name)

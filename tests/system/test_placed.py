@@ -1,9 +1,11 @@
 """Extensions in processes of their own under a real guest: killed again and again, and in Python."""
 
+import json
 import os
 import pathlib
 import random
 import signal
+import subprocess
 import time
 
 from devtap_test import paths, wait_for
@@ -110,3 +112,16 @@ def test_python(t):
     guest.check(read)
     kill_extension(disk)
     guest.check(read)
+
+
+@limit(60)
+def test_events(t):
+    """What an extension reports from its process is an event of the disk."""
+    watchpoint = pathlib.Path(paths.devtap()).resolve().parents[1] / "examples/watchpoint.so"
+    disk = t.soft_disk(f"{watchpoint} start=0 count=8 place=process | null size=1M")
+    subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write", "--time",
+                    "200ms", "--json"], check=True, stdout=subprocess.DEVNULL)
+    lines = disk.devtap("events", "--json", disk.disk).splitlines()
+    seen = [e for e in map(json.loads, lines) if e["event"] == "watchpoint"]
+    assert seen and all(e["device"] == disk.disk for e in seen), lines
+    assert seen[0]["text"].startswith("write of "), seen[0]

@@ -15,8 +15,11 @@ struct link_device {
     struct vhost_remote *remote;
     unsigned starts, stops, pauses, resumes, attached, closed, lost;
     bool recover[LINK_DEVICE_QUEUES];
+    uint8_t mode; /* the byte that a driver may write */
+    unsigned modes;
     char reason[256];
 };
+#define LINK_DEVICE_MODE 32u
 
 static uint64_t device_features(void *dev)
 {
@@ -36,6 +39,12 @@ static int device_get_config(void *dev, void *buf, uint32_t offset, uint32_t len
 
 static int device_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
 {
+    struct link_device *d = dev;
+
+    if (offset != LINK_DEVICE_MODE || len != 1)
+        return -EINVAL;
+    memcpy(&d->mode, buf, 1);
+    d->modes++;
     return 0;
 }
 
@@ -113,9 +122,9 @@ static void device_lost(void *dev, const char *reason)
     snprintf(d->reason, sizeof(d->reason), "%s", reason);
 }
 
-/** link_device_new() - serve what comes over @sock, which it takes. */
-static inline int link_device_new(struct link_device *d, struct loop *loop, int sock,
-                                  struct dt_error *err)
+/** link_device_new() - serve what comes over @sock, which it takes; @mode as it promises it. */
+static inline int link_device_new_mode(struct link_device *d, struct loop *loop, int sock,
+                                       uint8_t mode, struct dt_error *err)
 {
     const struct vhost_remote_config config = {.loop = loop,
                                                .sock = sock,
@@ -130,9 +139,16 @@ static inline int link_device_new(struct link_device *d, struct loop *loop, int 
 
     memset(floor.config, 7, sizeof(floor.config));
     memset(floor.writable, LINK_CONFIG_LIVE, 8);
-    floor.writable[32] = 1;
-    *d = (struct link_device){0};
+    floor.writable[LINK_DEVICE_MODE] = 1;
+    floor.config[LINK_DEVICE_MODE] = mode;
+    *d = (struct link_device){.mode = mode};
     return vhost_remote_new(&d->remote, &config, &floor, err);
+}
+
+static inline int link_device_new(struct link_device *d, struct loop *loop, int sock,
+                                  struct dt_error *err)
+{
+    return link_device_new_mode(d, loop, sock, 1, err);
 }
 
 #endif

@@ -254,6 +254,28 @@ static void child_elsewhere(void)
     log_info("i");
 }
 
+static void child_floods(void)
+{
+    program_invocation_short_name = (char *)"prog";
+    while (dt_clock_ns() % DT_S(1) > DT_MS(500)) /* all within one second */
+        usleep(10000);
+    for (int i = 0; i <= 100; i++) {
+        if (i == 100)
+            usleep(1000000);
+        log_limited(DT_LOG_INFO, "%d", i);
+    }
+}
+
+static void test_log_limited(void **state)
+{
+    char text[8192];
+
+    assert_int_equal(run_child(child_floods, text, sizeof(text)), 0);
+    assert_non_null(strstr(text, "prog: 9\n"));
+    assert_null(strstr(text, "prog: 10\n"));
+    assert_non_null(strstr(text, "prog: warning: 90 lines like the next one were left out\nprog: 100\n"));
+}
+
 static void test_log(void **state)
 {
     const char *start = "prog: a?b?[c\nprog: error: No such file or directory\nprog: error: yyy";
@@ -333,7 +355,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_iov),  cmocka_unit_test(test_rng),   cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_log),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_log), cmocka_unit_test(test_log_limited),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
         cmocka_unit_test(test_list),
     };
 

@@ -142,6 +142,11 @@ static void test_corrupt(void **state)
     check_broken("corrupt", "content", "wrong data: read of ");
 }
 
+static void test_moved(void **state)
+{
+    check_broken("moved", "content", "came back moved");
+}
+
 static void test_deaf(void **state)
 {
     check_broken("deaf", "quiesce", "quiesce: 250 ms were not enough: deaf holds 1");
@@ -191,6 +196,7 @@ int main(void)
         cmocka_unit_test(test_two_together), cmocka_unit_test(test_steady),
         cmocka_unit_test(test_twice),        cmocka_unit_test(test_lose),
         cmocka_unit_test(test_corrupt),      cmocka_unit_test(test_deaf),
+        cmocka_unit_test(test_moved),
         cmocka_unit_test(test_scribble),     cmocka_unit_test(test_whitewash),
         cmocka_unit_test(test_eager),        cmocka_unit_test(test_inplace),
         cmocka_unit_test(test_undeclared),   cmocka_unit_test(test_what_cannot_be_tested),

@@ -79,15 +79,20 @@ static void pair(int fds[2])
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
 }
 
-static void new_worker(struct link_device *device)
+static void new_worker_in_mode(struct link_device *device, uint8_t mode)
 {
     struct dt_error err;
     int fds[2];
 
     pair(fds);
-    assert_int_equal(link_device_new(device, loop, fds[0], &err), 0);
+    assert_int_equal(link_device_new_mode(device, loop, fds[0], mode, &err), 0);
     assert_int_equal(vhost_proxy_link(proxy, fds[1], true, &err), 0);
     turn();
+}
+
+static void new_worker(struct link_device *device)
+{
+    new_worker_in_mode(device, 1);
 }
 
 /* What the keeper sees of a death: its end of the link hangs up, and nothing is said before. */
@@ -280,6 +285,66 @@ static void test_release(void **state)
     vhost_remote_free(second.remote);
 }
 
+static void set_mode(uint8_t mode)
+{
+    struct vhost_message m = {.config = {.offset = LINK_DEVICE_MODE, .size = 1, .data = {mode}}};
+
+    say(&m, VHOST_SET_CONFIG, VHOST_CONFIG_HEADER + 1);
+}
+
+static uint8_t get_mode(void)
+{
+    struct vhost_message m = {.config = {.size = 60}};
+
+    say(&m, VHOST_GET_CONFIG, VHOST_CONFIG_HEADER + 60);
+    assert_true(answered(&m));
+    return m.config.data[LINK_DEVICE_MODE];
+}
+
+/* A driver that said it goes without flushes relies on it, whoever serves it. */
+static void test_what_the_driver_wrote(void **state)
+{
+    struct link_device device;
+
+    new_worker(&device);
+    attach();
+    start_ring();
+    set_mode(0);
+    assert_int_equal(device.mode, 0);
+    end_worker(&device);
+    new_worker(&device);
+    assert_int_equal(device.mode, 0);
+    end_worker(&device);
+    set_mode(1); /* while nobody is there: what the next one promises */
+    new_worker(&device);
+    assert_int_equal(device.mode, 1);
+    assert_int_equal(device.modes, 0);
+    set_mode(0);
+    detach();
+    attach(); /* the next front end is told 0, so 0 it is */
+    assert_int_equal(get_mode(), 0);
+    assert_int_equal(device.mode, 0);
+    detach();
+    vhost_remote_free(device.remote);
+}
+
+/* The keeper is new; the worker that it meets has been told before, and its successor has not. */
+static void test_what_was_written_before_the_keeper(void **state)
+{
+    struct link_device device;
+
+    new_worker_in_mode(&device, 0);
+    attach();
+    start_ring();
+    assert_int_equal(get_mode(), 0);
+    end_worker(&device);
+    new_worker(&device);
+    assert_int_equal(device.mode, 0);
+    assert_int_equal(get_mode(), 0);
+    detach();
+    vhost_remote_free(device.remote);
+}
+
 /* ---- One end lies ------------------------------------------------------------------------------------ */
 
 static void lie_to_keeper(struct link_message *lies, unsigned n, const char *word)
@@ -311,7 +376,8 @@ static struct link_message true_floor(void)
                                   .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ};
     memset(m.floor.config, 7, sizeof(m.floor.config));
     memset(m.floor.writable, LINK_CONFIG_LIVE, 8);
-    m.floor.writable[32] = 1;
+    m.floor.writable[LINK_DEVICE_MODE] = 1;
+    m.floor.config[LINK_DEVICE_MODE] = 1;
     return m;
 }
 
@@ -428,7 +494,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_packets),     TEST(test_answers_without_worker), TEST(test_successor_recovers),
         TEST(test_release),     TEST(test_stop_without_worker),    TEST(test_lying_worker),
-        TEST(test_lying_keeper),
+        TEST(test_lying_keeper), TEST(test_what_the_driver_wrote),
+        TEST(test_what_was_written_before_the_keeper),
     };
 
     return cmocka_run_group_tests_name("link", tests, NULL, NULL);

@@ -2,6 +2,12 @@
 /* test_loop_watch.c - watches of file descriptors. */
 #include "loop_common.h"
 
+#include "loop/listener.h"
+
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
 struct test_watch {
     struct dt_watch watch;
     struct loop *loop;
@@ -234,12 +240,67 @@ static void test_poller_no_starving(void **state)
     loop_free(loop);
 }
 
+/* ---- Listening sockets ---- */
+
+static unsigned connections;
+
+static void on_connection(struct listener *listener, int sock)
+{
+    close(sock);
+    connections++;
+}
+
+static int connect_to(const struct sockaddr_un *address, socklen_t length)
+{
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(sock >= 0);
+    assert_int_equal(connect(sock, (const struct sockaddr *)address, length), 0);
+    return sock;
+}
+
+/* A process without a descriptor to spare does not spin on the connection that waits, and takes
+ * it when there is one. */
+static void test_listener_without_descriptors(void **state)
+{
+    struct loop *loop = make_loop(state, 0);
+    struct sockaddr_un address = {.sun_family = AF_UNIX}, bound = {0};
+    socklen_t length = sizeof(bound);
+    struct listener listener = {0};
+    struct rlimit before, none;
+    unsigned turns = 0;
+    uint64_t end;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), client;
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)), 0);
+    assert_int_equal(listen(fd, 4), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&bound, &length), 0);
+    assert_int_equal(listener_start(&listener, loop, fd, on_connection), 0);
+    client = connect_to(&bound, length);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    connections = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    for (end = dt_clock_ns() + DT_MS(50); dt_clock_ns() < end; turns++)
+        loop_turn(loop, true);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(connections, 0);
+    assert_true(turns < 10);
+    for (end = dt_clock_ns() + DT_S(5); !connections && dt_clock_ns() < end;)
+        loop_turn(loop, true);
+    assert_int_equal(connections, 1);
+    listener_stop(&listener);
+    close(client);
+    close(fd);
+    loop_free(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         BOTH(test_watch_level),        BOTH(test_watch_hangup), BOTH(test_watch_remove_self),
         BOTH(test_watch_remove_other), BOTH(test_watch_close),  BOTH(test_watch_many),
-        BOTH(test_poller_no_starving),
+        BOTH(test_poller_no_starving), BOTH(test_listener_without_descriptors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

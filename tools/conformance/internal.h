@@ -91,6 +91,8 @@ struct slot {
     uint8_t *memory;
     struct iovec iov[LOAD_IOVS];
     unsigned niov;
+    uint64_t sector; /* as asked for: layers may move a request that is on its way */
+    uint32_t sectors;
     uint32_t version;    /* of a WRITE */
     uint64_t flush_mark; /* of a FLUSH: acknowledgements that it covers */
     bool busy, scribbled;

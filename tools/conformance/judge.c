@@ -101,6 +101,9 @@ void judge_done(struct load *load, struct slot *s)
     for (unsigned i = 0; i < RED_ZONE; i++)
         if (red[i] != POISON)
             bench_fail("a layer wrote behind the end of a request");
+    if (req->sector != s->sector || req->sectors != s->sectors)
+        bench_fail("a %s came back moved: it was sent to %u sectors at %llu", text, s->sectors,
+                   (unsigned long long)s->sector);
     if (req->error > 0 || req->error < -4095)
         bench_fail("a %s ended with error %d: it must be 0 or a negative errno", text, req->error);
     judge_outcome(load, s);

@@ -29,9 +29,9 @@ const char *load_describe(const struct dt_req *req, char *text, size_t size)
 static bool overlaps_busy(const struct load *load, const struct dt_req *req)
 {
     for (unsigned i = 0; i < LOAD_SLOTS; i++) {
-        const struct dt_req *other = &load->slots[i].request->pub;
+        const struct slot *other = &load->slots[i];
 
-        if (load->slots[i].busy && req->sector < other->sector + other->sectors &&
+        if (other->busy && req->sector < other->sector + other->sectors &&
             other->sector < req->sector + req->sectors)
             return true;
     }
@@ -103,6 +103,8 @@ static void slot_prepare(struct load *load, struct slot *s)
 
     s->niov = 0;
     s->scribbled = false;
+    s->sector = r->pub.sector;
+    s->sectors = r->pub.sectors;
     if (dt_req_has_data(&r->pub))
         fill_buffer(load, s);
     r->iov = s->iov;

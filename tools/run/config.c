@@ -27,6 +27,8 @@ const struct dt_param process_params[] = {
      .help = "Serve all disks in this one process: a VM loses its disk if that dies."},
     {PROCESS("sandbox", DT_PARAM_ENUM, sandbox), .initial = "on", .choices = off_on,
      .help = "Confine keepers and workers to what they need."},
+    {PROCESS("watchdog", DT_PARAM_DURATION, hang), .initial = "10s", .max = DT_S(86400),
+     .help = "Replace a worker that gets nowhere for so long; 0s never does."},
     {PROCESS("foreground", DT_PARAM_BOOL, foreground), .help = "Accepted, and always so."},
     {PROCESS("print-capabilities", DT_PARAM_BOOL, print_capabilities),
      .help = "Print what this program offers to management software, and exit."},

@@ -6,6 +6,8 @@
  */
 #include "tools/run/run.h"
 
+#include "loop/listener.h"
+
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -28,7 +30,8 @@ struct connection {
 
 struct control {
     struct loop *loop;
-    struct dt_watch watch;
+    int listening; /* or -1 */
+    struct listener listener;
     char *path;
     struct list connections;
     unsigned count;
@@ -164,13 +167,10 @@ static void take_client(struct control *control, int sock)
         connection_free(c);
 }
 
-static void run_accept(struct dt_watch *watch, uint32_t events)
+static void on_connection(struct listener *listener, int sock)
 {
-    struct control *control = container_of(watch, struct control, watch);
-    int sock = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct control *control = container_of(listener, struct control, listener);
 
-    if (sock < 0)
-        return;
     if (control->count < MAX_CLIENTS) {
         take_client(control, sock);
         return;
@@ -201,22 +201,23 @@ int control_new(struct control **out, struct loop *loop, const char *path,
     control->loop = loop;
     control->ops = ops;
     control->arg = arg;
-    control->watch = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_accept};
+    control->listening = -1;
     list_init(&control->connections);
     if (path)
         control->path = xstrdup(path);
     else
         ret = default_path(&control->path, err);
     if (ret == 0)
-        ret = control->watch.fd = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
-    if (ret >= 0 && listen(control->watch.fd, BACKLOG) < 0)
+        ret = control->listening = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
+    if (ret >= 0 && listen(control->listening, BACKLOG) < 0)
         ret = dt_fail(err, -errno, "%s: %s", control->path, strerror(errno));
-    if (ret >= 0 && (ret = loop_watch_add(loop, &control->watch)) < 0)
+    if (ret >= 0 && (ret = listener_start(&control->listener, loop, control->listening,
+                                           on_connection)) < 0)
         dt_fail(err, ret, "%s: %s", control->path, strerror(-ret));
     if (ret < 0) {
-        if (control->watch.fd >= 0) {
+        if (control->listening >= 0) {
             unlink(control->path);
-            close(control->watch.fd);
+            close(control->listening);
         }
         free(control->path);
         free(control);
@@ -234,7 +235,7 @@ int control_adopt(struct control **out, struct loop *loop, int fd, const struct 
     control->loop = loop;
     control->ops = ops;
     control->arg = arg;
-    control->watch.fd = -1;
+    control->listening = -1;
     list_init(&control->connections);
     take_client(control, fd);
     if (control->count == 0) {
@@ -258,8 +259,8 @@ void control_free(struct control *control)
         connection_free(c);
     }
     if (control->path) {
-        loop_watch_remove(control->loop, &control->watch);
-        close(control->watch.fd);
+        listener_stop(&control->listener);
+        close(control->listening);
         unlink(control->path);
     }
     free(control->path);

@@ -225,7 +225,8 @@ static json_t *front_json(struct disk *d)
 {
     struct show_call call = {.disk = d};
 
-    loop_call(disk_loop(d), show_front, &call);
+    /* It reads the rings of all threads. */
+    device_exclusive(d->dev, show_front, &call);
     return call.json;
 }
 

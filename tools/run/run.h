@@ -17,7 +17,7 @@
 /** struct process_options - of the whole process; see devtap-run(1). */
 struct process_options {
     const char *config, *control;
-    uint64_t threads, poll;
+    uint64_t threads, poll, hang;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
     unsigned sandbox;
@@ -197,9 +197,10 @@ int worker_open(struct worker *w, struct dt_error *err);
 int worker_confine(struct worker *w, struct dt_error *err);
 int worker_begin(struct worker *w, struct dt_error *err);
 void worker_end(struct worker *w);
-/** worker_main(), keeper_main() - programs that supervise_run() starts; not verbs for people. */
+/** worker_main(), keeper_main(), ext_host_main() - programs that supervise_run() starts; not verbs for people. */
 int worker_main(char **argv);
 int keeper_main(char **argv);
+int ext_host_main(const char *name);
 /** supervise_run() - serve with a keeper for each disk and a worker for all. */
 int supervise_run(const struct verb *verb, struct run_config *config);
 /**

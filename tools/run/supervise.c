@@ -289,6 +289,7 @@ static int start(struct supervise *s, struct dt_error *err)
         .sandbox = s->config->process.sandbox,
         .state_bytes = blob_area_size(),
         .patience = PATIENCE_NS,
+        .hang = s->config->process.hang,
         .events = s->events,
         .ops = &supervisor_ops,
         .arg = s,
@@ -309,7 +310,7 @@ static void supervise_init(struct supervise *s, struct run_config *config)
     char uid[16];
     const char *const first[] = {"devtap", "worker", uid, NULL};
 
-    snprintf(uid, sizeof(uid), "%u", SANDBOX_FIRST_UID + (unsigned)getpid());
+    snprintf(uid, sizeof(uid), "%u", supervisor_uid());
     *s = (struct supervise){.config = config, .signals = {.watch.fd = -1, .quit = quit, .arg = s}};
     s->worker_argv = run_config_argv(config, first);
     s->sockets = xcalloc(config->count, sizeof(*s->sockets));

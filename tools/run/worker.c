@@ -10,8 +10,9 @@
 #include "tools/run/server.h"
 
 #include "base/kill.h"
+#include "blk/channel/placed.h"
 #include "control/launcher.h"
-#include "control/packet.h"
+#include "base/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
@@ -27,9 +28,11 @@ struct worker {
     bool begun;
     char missing[SANDBOX_MISSING]; /* of the sandbox */
     struct dt_timer save;
+    struct heartbeat *heart;
+    struct pulse pulses[DEVICE_MAX_THREADS];
 };
 
-/* Changes of the layers' state are kept at most so much later. */
+/* Changes of the layers' state are kept at most so much later; and so often it says that it lives. */
 #define SAVE_NS DT_MS(100)
 
 /* ---- Links ------------------------------------------------------------------------------------ */
@@ -138,10 +141,22 @@ static void on_event(const char *device, const char *event, const char *text)
     tell(disk, event, text);
 }
 
+/* See control/watchdog.h: one thread that gets nowhere, and the supervisor hears nothing any more. */
+static void beat(struct worker *w)
+{
+    bool all = true;
+
+    for (unsigned i = 0; i < thread_count(w->server); i++)
+        all = pulse_take(&w->pulses[i], w->server->threads[i].loop) && all;
+    if (all)
+        __atomic_store_n(&w->heart->beats, w->heart->beats + 1, __ATOMIC_RELAXED);
+}
+
 static void run_save(struct dt_timer *timer)
 {
     struct worker *w = container_of(timer, struct worker, save);
 
+    beat(w);
     for (unsigned i = 0; i < w->server->config->count; i++)
         device_save(w->server->disks[i].dev);
     loop_timer_set(w->server->loop, timer, dt_clock_ns() + SAVE_NS);
@@ -164,12 +179,13 @@ int worker_open(struct worker *w, struct dt_error *err)
     struct server *s = w->server;
     size_t size = s->config->count * blob_area_size();
 
-    s->state = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+    s->state = mmap(NULL, size + sizeof(*w->heart), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                     SPAWN_FIRST_FD + WORKER_STATE, 0);
     if (s->state == MAP_FAILED)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
-    if (s->config->process.sandbox && launcher_start(w->uid, err) < 0)
+    w->heart = (void *)(s->state + size);
+    if (s->config->process.sandbox && launcher_start(w->uid ? EXTENSION_UID(w->uid) : 0, err) < 0)
         return -EAGAIN;
     worker_hears = w;
     device_events(on_event);
@@ -251,6 +267,22 @@ int worker_main(char **argv)
     }
     run_config_free(&config);
     return ret;
+}
+
+static int confine_host(struct dt_error *err)
+{
+    const struct sandbox_config config = {.kind = SANDBOX_EXTENSION};
+    char missing[SANDBOX_MISSING];
+
+    return getenv(CONFINE_ENVIRONMENT) ? sandbox_enter(&config, missing, err) : 0;
+}
+
+int ext_host_main(const char *name)
+{
+    static const struct placed_config config = {.confine_host = confine_host};
+
+    placed_init(&config);
+    return placed_host(name);
 }
 
 int keeper_main(char **argv)

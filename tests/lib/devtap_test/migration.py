@@ -19,15 +19,18 @@ MIB = 1 << 20
 MEMORY = f"{384 * 1024 + 8}K"
 
 
-def migrate(source, destination, rounds=3, timeout=90.0):
+def migrate(source, destination, rounds=3, timeout=90.0, midway=None,
+            bandwidth=200 * MIB):
     """Moves the running guest of `source` to `destination` (incoming=True); returns QEMU's figures.
 
+    midway: called once when all of memory has gone over and the guest still runs at the source;
+        with little bandwidth and a guest that writes to memory it has time.
     The destination has the shell afterwards; the source is stopped, and yet to be closed.
     """
     path = str(destination.folder / f"{destination.name}-migration")
     destination.qmp.command("migrate-incoming", uri=f"unix:{path}")
     # A downtime that cannot be kept holds the migration up until enough rounds are over.
-    source.qmp.command("migrate-set-parameters", max_bandwidth=200 * MIB, downtime_limit=1)
+    source.qmp.command("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=1)
     source.qmp.command("migrate", uri=f"unix:{path}")
     end = time.monotonic() + timeout
 
@@ -37,8 +40,15 @@ def migrate(source, destination, rounds=3, timeout=90.0):
         assert time.monotonic() < end, f"no end of the migration: {figures}"
         return figures
 
-    wait_for(f"{rounds} rounds", lambda: (figures := look())["status"] == "completed" or
-             figures.get("ram", {}).get("dirty-sync-count", 0) >= rounds, timeout, 0.1)
+    def reached(round_number):
+        figures = look()
+        return (figures["status"] == "completed" or
+                figures.get("ram", {}).get("dirty-sync-count", 0) >= round_number)
+
+    if midway:
+        wait_for("the first round", lambda: reached(2), timeout, 0.1)
+        midway()
+    wait_for(f"{rounds} rounds", lambda: reached(rounds), timeout, 0.1)
     source.qmp.command("migrate-set-parameters", downtime_limit=2000)
     wait_for("the end of the migration", lambda: look()["status"] == "completed", timeout, 0.05)
     wait_for("the destination to run",

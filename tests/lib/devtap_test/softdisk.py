@@ -16,17 +16,19 @@ class SoftDisk(Process):
 
     After .kill() or .stop(), .restart() serves the same disk by the same command line.
     more: {NAME: CHAIN} of further disks of the same process; .sockets has all by name.
+    prefix: a command that runs it, with its arguments.
     """
 
     READY = r"devtap: ready"
 
-    def __init__(self, chain, folder, disk="vm1", options=(), more=None, name=None):
+    def __init__(self, chain, folder, disk="vm1", options=(), more=None, name=None,
+                 prefix=()):
         self.disk = disk
         chains = {disk: chain, **(more or {})}
         self.sockets = {each: free_socket_path(folder, f"{each}.sock") for each in chains}
         self.socket = self.sockets[disk]
         self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
-        self.arguments = [self.binary(), "run"]
+        self.arguments = [*prefix, self.binary(), "run"]
         for each, layers in chains.items():
             own = [str(option) for option in options] if each == disk else []
             self.arguments += ["--disk", each, "--socket", self.sockets[each], *own, layers]
@@ -64,6 +66,10 @@ class SoftDisk(Process):
         """Changes parameters of a layer while the disk runs."""
         for name, value in values.items():
             self.devtap("set", self.address, layer, f"{name}={value}")
+
+    def show(self):
+        """What `devtap show` tells of the disk."""
+        return json.loads(self.devtap("show", "--json", self.address))
 
     def stats(self):
         """The counters since the start, by layer name."""

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* packet.h - fixed-size messages with at most one descriptor, over a SOCK_SEQPACKET pair. */
-#ifndef CONTROL_PACKET_H
-#define CONTROL_PACKET_H
+#ifndef BASE_PACKET_H
+#define BASE_PACKET_H
 
 #include "base/base.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* packet.c - see packet.h. */
-#include "control/packet.h"
+#include "base/packet.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * xts.c - AES-XTS with plain64 numbers, over vectors.
+ *
+ * Theory of operation: the unit of encryption is a sector of 512 to 4096 bytes, each with its number as
+ * tweak. A thread has one context for each direction, with the key expanded once, and gives each unit
+ * its tweak; nothing is allocated. Encryption reads the guest's buffer directly: whatever it
+ * changes meanwhile, it gets back what it wrote last or garbage of its own making. Decryption works in the
+ * private buffer that the back filled, and copies each unit out while it is in the nearest cache: no
+ * byte that is not plain text is ever in the guest's memory. A unit that lies in several vectors is gathered.
+ */
+#include "blk/crypt/internal.h"
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+
+struct xts {
+    EVP_CIPHER *cipher;
+    EVP_CIPHER_CTX *encrypt, *decrypt;
+    uint32_t unit;
+    uint8_t gather[XTS_MAX_UNIT] CACHE_ALIGNED;
+};
+
+static int openssl_failed(struct dt_error *err)
+{
+    char why[256] = "no reason given";
+    unsigned long code = ERR_get_error();
+
+    if (code)
+        ERR_error_string_n(code, why, sizeof(why));
+    return dt_fail(err, -EIO, "OpenSSL does not give AES-XTS: %s", why);
+}
+
+static EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, bool encrypt)
+{
+    static const uint8_t tweak[16];
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+
+    if (ctx && EVP_CipherInit_ex2(ctx, cipher, key, tweak, encrypt, NULL) == 1 &&
+        EVP_CIPHER_CTX_set_padding(ctx, 0) == 1)
+        return ctx;
+    EVP_CIPHER_CTX_free(ctx);
+    return NULL;
+}
+
+int xts_new(struct xts **out, const uint8_t *key, size_t bytes, uint32_t unit,
+            struct dt_error *err)
+{
+    struct xts *xts = xaligned(CACHE_LINE, sizeof(*xts));
+
+    CHECK(bytes == 32 || bytes == 64);
+    CHECK(unit >= DT_SECTOR_SIZE && unit <= XTS_MAX_UNIT);
+    xts->unit = unit;
+    xts->cipher = EVP_CIPHER_fetch(NULL, bytes == 64 ? "AES-256-XTS" : "AES-128-XTS", NULL);
+    if (xts->cipher) {
+        xts->encrypt = context_new(xts->cipher, key, true);
+        xts->decrypt = context_new(xts->cipher, key, false);
+    }
+    if (!xts->encrypt || !xts->decrypt) {
+        xts_free(xts);
+        return openssl_failed(err);
+    }
+    *out = xts;
+    return 0;
+}
+
+void xts_free(struct xts *xts)
+{
+    if (!xts)
+        return;
+    EVP_CIPHER_CTX_free(xts->encrypt); /* wipes the expanded key */
+    EVP_CIPHER_CTX_free(xts->decrypt);
+    EVP_CIPHER_free(xts->cipher);
+    explicit_bzero(xts->gather, sizeof(xts->gather));
+    free(xts);
+}
+
+/* With valid contexts and lengths neither call can fail; wrong data must not leave if one does. */
+static inline void run(EVP_CIPHER_CTX *ctx, uint64_t iv, const uint8_t *from, uint8_t *to,
+                       uint32_t unit)
+{
+    uint64_t tweak[2] = {iv, 0}; /* plain64: little-endian */
+    int done;
+
+    CHECK(EVP_CipherInit_ex2(ctx, NULL, NULL, (const uint8_t *)tweak, -1, NULL) == 1);
+    CHECK(EVP_CipherUpdate(ctx, to, &done, from, (int)unit) == 1);
+}
+
+/* A position in a vector. */
+struct cursor {
+    const struct iovec *iov;
+    unsigned n;
+    size_t at;
+};
+
+/* Where the next @unit bytes lie if that is in one piece, else NULL; does not move. */
+static inline uint8_t *piece(struct cursor *c, uint32_t unit)
+{
+    while (c->n && c->at == c->iov->iov_len) {
+        c->iov++;
+        c->n--;
+        c->at = 0;
+    }
+    if (likely(c->n && c->iov->iov_len - c->at >= unit))
+        return (uint8_t *)c->iov->iov_base + c->at;
+    return NULL;
+}
+
+/* Past @bytes, over any number of vectors. */
+static void skip(struct cursor *c, size_t bytes)
+{
+    while (bytes) {
+        size_t step = MIN(bytes, c->iov->iov_len - c->at);
+
+        c->at += step;
+        bytes -= step;
+        if (c->at == c->iov->iov_len) {
+            c->iov++;
+            c->n--;
+            c->at = 0;
+        }
+    }
+}
+
+void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, uint8_t *to,
+                 size_t bytes)
+{
+    struct cursor c = {from, n, 0};
+    uint32_t unit = xts->unit;
+
+    for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
+        const uint8_t *plain = piece(&c, unit);
+
+        if (likely(plain != NULL)) {
+            c.at += unit;
+        } else {
+            CHECK(dt_iov_read(c.iov, c.n, c.at, xts->gather, unit) == unit);
+            skip(&c, unit);
+            plain = xts->gather;
+        }
+        run(xts->encrypt, iv, plain, to + at, unit);
+    }
+}
+
+void xts_decrypt(struct xts *xts, uint64_t iv, uint8_t *data, size_t bytes,
+                 const struct iovec *to, unsigned n)
+{
+    struct cursor c = {to, n, 0};
+    uint32_t unit = xts->unit;
+
+    for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
+        uint8_t *plain = piece(&c, unit);
+
+        run(xts->decrypt, iv, data + at, data + at, unit);
+        if (likely(plain != NULL)) {
+            memcpy(plain, data + at, unit);
+            c.at += unit;
+        } else {
+            CHECK(dt_iov_write(c.iov, c.n, c.at, data + at, unit) == unit);
+            skip(&c, unit);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* uri.h - NBD URIs, as the NBD project's doc/uri.md defines them: what we need to know of one. */
+#ifndef NBD_URI_H
+#define NBD_URI_H
+
+#include "base/base.h"
+
+/**
+ * struct remote_uri - the parts of a URI, unescaped, owned.
+ * @tls:    nbds: libnbd reads the rest from the URI itself.
+ * @path:   of a Unix socket, made absolute; or NULL, and @host and @port are set.
+ * @export: the export's name; "" is the server's default.
+ */
+struct remote_uri {
+    bool tls;
+    char *path, *host, *port;
+    char *export;
+};
+
+/** remote_uri_parse() - `nbd[s]://HOST[:PORT]/EXPORT`, `nbd[s]+unix:///EXPORT?socket=PATH`. */
+int remote_uri_parse(struct remote_uri *uri, const char *text, struct dt_error *err);
+void remote_uri_free(struct remote_uri *uri);
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.c - the control thread: a session with the rear, kept alive.
+ *
+ * Theory of operation: with a session it sleeps until the rear hangs up or speaks, a device's
+ * thread found a lie, or guest memory changed; without one it tries to connect. Device threads are
+ * told by orders, each of which is waited for, so that nobody uses what is freed. They never wait
+ * for this thread: a rear that answers slowly delays its own requests alone.
+ */
+#include "blk/rear/internal.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#define RETRY_MS     100
+#define RETRY_LIE_MS 300  /* what lied once will lie again, and each time costs a session */
+
+/* ---- Orders to the device's threads --------------------------------------------------------- */
+
+static bool all_done(const struct rear *rear)
+{
+    for (unsigned t = 0; t < dt_layer_threads(rear->layer); t++)
+        if (rear->lanes[t] && rear->lanes[t]->order != REAR_NONE)
+            return false;
+    return true;
+}
+
+/* Returns when every thread has carried it out, or has stopped. */
+static void order_all(struct rear *rear, enum rear_order order, const struct rear_map *map)
+{
+    const uint64_t one = 1;
+
+    pthread_mutex_lock(&rear->lock);
+    for (unsigned t = 0; t < dt_layer_threads(rear->layer); t++) {
+        struct rear_ctx *rc = rear->lanes[t];
+
+        if (!rc)
+            continue;
+        rc->order = order;
+        rc->order_rings = rear->session.rings ? &rear->session.rings[t] : NULL;
+        rc->order_map = map;
+        if (write(rc->mail.fd, &one, sizeof(one)) < 0)
+            log_debug("%s: mail: %m", rear->path);
+    }
+    while (!all_done(rear))
+        pthread_cond_wait(&rear->acknowledged, &rear->lock);
+    pthread_mutex_unlock(&rear->lock);
+}
+
+/* ---- Begin and end of a session -------------------------------------------------------------- */
+
+/* The newest guest memory, or what @map is. The one before is the caller's to free. */
+static const struct rear_map *newest(struct rear *rear, const struct rear_map *map)
+{
+    const struct rear_map *next;
+
+    pthread_mutex_lock(&rear->lock);
+    next = rear->next_map;
+    rear->next_map = NULL;
+    pthread_mutex_unlock(&rear->lock);
+    return next ? next : map;
+}
+
+static void take_memory(struct rear *rear)
+{
+    const struct rear_map *map = newest(rear, rear->map);
+
+    if (map != rear->map) {
+        rear_map_free(rear->map);
+        rear->map = map;
+    }
+}
+
+static int begin(struct rear *rear, struct dt_error *err)
+{
+    uint64_t before = rear->sectors;
+    int ret = 0;
+
+    if (!rear->session.frontend)
+        ret = rear_session_connect(rear, &rear->session, true, err);
+    if (ret < 0)
+        return ret;
+    take_memory(rear);
+    ret = rear_session_begin(rear, &rear->session, rear->map, err);
+    if (ret < 0) {
+        rear_session_end(rear, &rear->session);
+        return ret;
+    }
+    __atomic_store_n(&rear->lost, false, __ATOMIC_RELAXED);
+    order_all(rear, REAR_UP, rear->map);
+    if (rear->sectors != before)
+        dt_layer_info_changed(rear->layer);
+    return 0;
+}
+
+static void end(struct rear *rear)
+{
+    /* First the socket: a rear that lives takes nothing more from the rings. */
+    if (rear->session.frontend)
+        shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
+    order_all(rear, REAR_DOWN, NULL);
+    rear_session_end(rear, &rear->session);
+}
+
+static void lose(struct rear *rear, const char *reason, bool lied)
+{
+    rear->lost_at = dt_clock_ns();
+    rear->lied = lied;
+    __atomic_store_n(&rear->lost, true, __ATOMIC_RELAXED);
+    rear->retry_ms = lied ? RETRY_LIE_MS : RETRY_MS;
+    rear->complained = false;
+    dt_layer_event(rear->layer, lied ? "rear-broken" : "rear-lost", "%s: %s: %s", rear->path,
+                   reason,
+                   __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL
+                       ? "requests fail until it is back"
+                       : "requests wait until it is back");
+    end(rear);
+}
+
+static void try_again(struct rear *rear)
+{
+    struct dt_error err;
+
+    if (begin(rear, &err) == 0) {
+        dt_layer_event(rear->layer, "rear-back", "%s serves again after %.1f s", rear->path,
+                       (double)(dt_clock_ns() - rear->lost_at) / 1e9);
+    } else if (!rear->complained) {
+        rear->complained = true; /* once: it is tried ten times a second */
+        log_warning("%s: %s: %s", dt_layer_device(rear->layer), rear->path, err.text);
+    }
+}
+
+/* ---- What may happen ----------------------------------------------------------------------------
+ */
+
+static bool take_fault(struct rear *rear, char *fault, size_t size)
+{
+    bool faulted;
+
+    pthread_mutex_lock(&rear->lock);
+    faulted = rear->faulted;
+    rear->faulted = false;
+    snprintf(fault, size, "%s", rear->fault);
+    pthread_mutex_unlock(&rear->lock);
+    return faulted;
+}
+
+static void on_memory(struct rear *rear)
+{
+    const struct rear_map *map = newest(rear, rear->map);
+    struct dt_error err;
+    int ret;
+
+    if (map == rear->map)
+        return;
+    ret = rear_session_remap(&rear->session, map, &err);
+    if (ret == 0) {
+        order_all(rear, REAR_REMAP, map);
+    } else {
+        rear->session.map = map;
+        lose(rear, err.text, false);
+    }
+    rear_map_free(rear->map);
+    rear->map = map;
+}
+
+static void on_event(struct rear *rear)
+{
+    uint64_t before = rear->sectors;
+    bool changed = false;
+    struct dt_error err;
+
+    if (vhost_frontend_events(rear->session.frontend, &changed) < 0) {
+        lose(rear, "the connection ended", false);
+        return;
+    }
+    if (!changed)
+        return;
+    if (rear_session_read_config(rear, &rear->session, true, &err) < 0)
+        lose(rear, err.text, true);
+    else if (rear->sectors != before)
+        dt_layer_info_changed(rear->layer);
+}
+
+static void serve(struct rear *rear)
+{
+    struct pollfd p[3] = {{.fd = rear->wake, .events = POLLIN}};
+    char fault[sizeof(rear->fault)];
+    uint64_t count;
+    unsigned n = 1;
+
+    if (rear->session.frontend) {
+        p[n++] =
+            (struct pollfd){.fd = vhost_frontend_socket(rear->session.frontend), .events = POLLIN};
+        p[n++] = (struct pollfd){.fd = vhost_frontend_backend_fd(rear->session.frontend),
+                                 .events = POLLIN};
+    }
+    poll(p, n, rear->session.frontend ? -1 : rear->retry_ms);
+    if (p[0].revents && read(rear->wake, &count, sizeof(count)) < 0)
+        return;
+    if (__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
+        return;
+    if (!rear->session.frontend) {
+        if (!p[0].revents)
+            try_again(rear);
+        return;
+    }
+    if (take_fault(rear, fault, sizeof(fault)))
+        lose(rear, fault, true);
+    else if (p[1].revents & POLLIN && !(p[1].revents & (POLLHUP | POLLERR)))
+        lose(rear, "it spoke without being asked", true);
+    else if (p[1].revents || p[2].revents)
+        on_event(rear);
+    if (rear->session.frontend)
+        on_memory(rear);
+}
+
+static void *control_thread(void *arg)
+{
+    struct rear *rear = arg;
+    struct dt_error err;
+
+    if (begin(rear, &err) < 0)
+        lose(rear, err.text, false);
+    while (!__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
+        serve(rear);
+    end(rear);
+    return NULL;
+}
+
+/* ---- From outside -----------------------------------------------------------------------------
+ */
+
+void rear_control_wake(struct rear *rear)
+{
+    const uint64_t one = 1;
+
+    if (write(rear->wake, &one, sizeof(one)) < 0)
+        log_debug("%s: wake: %m", rear->path);
+}
+
+void rear_fault(struct rear *rear, const char *fmt, ...)
+{
+    va_list args;
+
+    pthread_mutex_lock(&rear->lock);
+    if (!rear->faulted) { /* the first one counts */
+        rear->faulted = true;
+        va_start(args, fmt);
+        vsnprintf(rear->fault, sizeof(rear->fault), fmt, args);
+        va_end(args);
+    }
+    pthread_mutex_unlock(&rear->lock);
+    rear_control_wake(rear);
+}
+
+int rear_control_start(struct rear *rear)
+{
+    int ret = -pthread_create(&rear->thread, NULL, control_thread, rear);
+
+    rear->running = ret == 0;
+    return ret;
+}
+
+void rear_control_stop(struct rear *rear)
+{
+    if (!rear->running)
+        return;
+    __atomic_store_n(&rear->quit, true, __ATOMIC_RELEASE);
+    rear_control_wake(rear);
+    pthread_join(rear->thread, NULL);
+    rear->running = false;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * below.c - a layer reads what it stands on while the chain is being opened: a header within the disk.
+ *
+ * Theory of operation: nothing serves the device yet, and whatever thread turns a loop first owns it,
+ * so the device's own loops and lanes cannot be used. The layers below the one that asks are
+ * started as a device of their own, on a loop that lives for one call, and stopped again. The
+ * back is not fenced at that time: what a dead predecessor had in flight may land
+ * after the read. Who reads what is also written while the disk is served has to read it again.
+ */
+#include "core/internal.h"
+
+#define PATIENCE_NS DT_S(30)
+
+struct below {
+    struct device dev; /* the layers below, as a device */
+    struct loop *loop;
+    struct lane *lane;
+    struct request *req;
+    struct iovec iov;
+    bool done;
+    struct dt_timer alarm;
+    bool late;
+};
+
+static void on_complete(struct lane *lane, struct request **reqs, unsigned n)
+{
+    struct below *b = lane_front(lane);
+
+    b->done = true;
+}
+
+static void on_wake(struct lane *lane)
+{
+}
+
+static void on_alarm(struct dt_timer *timer)
+{
+    container_of(timer, struct below, alarm)->late = true;
+}
+
+static const struct front_ops ops = {.complete = on_complete, .wake = on_wake};
+
+static int start(struct below *b, struct dt_layer *layer, struct dt_error *err)
+{
+    struct device *dev = layer->dev;
+    int ret = loop_new(&b->loop, &(struct loop_config){0}, err);
+
+    if (ret < 0)
+        return ret;
+    b->dev = (struct device){
+        .magic = DEVICE_MAGIC,
+        .generation = dev->generation,
+        .layers = dev->layers + layer->index,
+        .nlayers = dev->nlayers - layer->index,
+        .info = layer->below->info,
+        .loops = &b->loop,
+        .threads = 1,
+        .front_ops = &ops,
+        .copy_bytes = dev->copy_bytes,
+    };
+    snprintf(b->dev.name, sizeof(b->dev.name), "%s", dev->name);
+    ret = lane_new(&b->lane, &b->dev, 0, err);
+    if (ret == 0) {
+        lane_set_front(b->lane, b);
+        ret = lane_start(b->lane, err);
+    }
+    if (ret < 0) {
+        lane_free(b->lane);
+        loop_free(b->loop);
+    }
+    return ret;
+}
+
+static void stop(struct below *b)
+{
+    loop_timer_cancel(b->loop, &b->alarm);
+    lane_stop(b->lane);
+    lane_free(b->lane);
+    loop_free(b->loop);
+}
+
+static int transfer(struct below *b, uint64_t sector, uint32_t sectors, struct dt_error *err)
+{
+    b->req->pub = (struct dt_req){.op = DT_OP_READ, .sector = sector, .sectors = sectors};
+    b->req->iov = &b->iov;
+    b->req->niov = 1;
+    b->done = false;
+    b->alarm.fire = on_alarm;
+    loop_timer_set(b->loop, &b->alarm, dt_clock_ns() + PATIENCE_NS);
+    lane_submit(b->lane, &b->req, 1);
+    while (!b->done && !b->late)
+        loop_turn(b->loop, true);
+    if (!b->done)
+        return dt_fail(err, -ETIMEDOUT,
+                       "%u sectors from %llu on could not be read from the layers below within %u s",
+                       sectors, (unsigned long long)sector, (unsigned)(PATIENCE_NS / DT_S(1)));
+    if (b->req->pub.error)
+        return dt_fail(err, b->req->pub.error,
+                       "%u sectors from %llu on cannot be read from the layers below: %s", sectors,
+                       (unsigned long long)sector, strerror(-b->req->pub.error));
+    return 0;
+}
+
+int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                        struct dt_error *err)
+{
+    struct below *b;
+    uint64_t size;
+    int ret;
+
+    CHECK_MAGIC(layer, LAYER_MAGIC);
+    CHECK(layer->below && !layer->dev->started);
+    size = layer->below->info.sectors;
+    if (sectors == 0 || sector > size || sectors > size - sector)
+        return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",
+                       sectors, (unsigned long long)sector, (unsigned long long)size);
+    b = xcalloc(1, sizeof(*b));
+    b->req = xaligned(CACHE_LINE, REQUEST_SIZE);
+    b->iov = (struct iovec){data, (size_t)sectors << DT_SECTOR_SHIFT};
+    ret = start(b, layer, err);
+    if (ret == 0) {
+        ret = transfer(b, sector, sectors, err);
+        /* The kernel may still write to memory of a read that is late: it must stay, data too. */
+        if (b->late && !b->done)
+            return ret;
+        stop(b);
+    }
+    free(b->req);
+    free(b);
+    return ret;
+}

@@ -1,0 +1,136 @@
+"""Encrypted disks: what devtap writes opens elsewhere, and the other way round."""
+
+import json
+import os
+import signal
+import subprocess
+
+from devtap_test import wait_for
+from devtap_test.softdisk import SoftDisk
+
+MIB = 1 << 20
+KEY = b"two words\nand a line"
+
+
+def luks(t, *options, size=80, name="disk.luks"):
+    """A file that cryptsetup has formatted, and its key file."""
+    image, key = t.sparse_file(size * MIB, name), t.folder / "key"
+    key.write_bytes(KEY)
+    subprocess.run(["cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2",
+                    "--pbkdf-force-iterations", "1000", "--key-file", key, *options, image],
+                   check=True)
+    return image, key
+
+
+def refused(t, chain):
+    """Exit status and last line of `devtap run` on a chain that does not open."""
+    done = subprocess.run([SoftDisk.binary(), "run", "--disk", "v", "--socket", t.folder / "v.sock",
+                           "--control", "none", chain], capture_output=True, text=True, timeout=60,
+                          stdin=subprocess.DEVNULL, check=False)
+    return done.returncode, done.stderr.strip().splitlines()[-1]
+
+
+def worker(disk):
+    """The worker's process id, once there is one."""
+    def ask():
+        try:
+            return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
+        except RuntimeError:
+            return None
+    return wait_for("a worker", ask)
+
+
+def kill_worker(disk):
+    """Kills it; returns when another serves."""
+    old = worker(disk)
+    os.kill(old, signal.SIGKILL)
+    wait_for("a successor", lambda: worker(disk) != old)
+
+
+def give_key(guest):
+    """Puts the key file into the guest."""
+    guest.check(f"printf '{KEY.decode()}' >/tmp/key; modprobe dm_crypt; modprobe xts; modprobe ecb")
+
+
+def test_kernel_opens_it(t):
+    """dm-crypt in a guest reads what devtap wrote, and devtap what dm-crypt wrote."""
+    image, key = luks(t, "--sector-size", "4096")
+    chain = f"crypt key-file={key} | file path={image}"
+    with t.soft_disk(chain) as disk, t.guest([disk.socket]) as guest:
+        guest.check("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && "
+                    "dd if=/dev/urandom of=/mnt/a bs=1M count=20 2>/dev/null")
+        ours = guest.check("sha256sum </mnt/a; umount /mnt")
+        t.equal(disk.stats()["crypt"]["counters"]["encrypted-bytes"] > 20 * MIB, True)
+    assert image.read_bytes().find(b"lost+found") < 0, "plain text is on the disk"
+    with t.soft_disk(f"file path={image}") as disk, t.guest([disk.socket]) as guest:
+        give_key(guest)
+        guest.check("cryptsetup open --key-file /tmp/key /dev/vda x && e2fsck -fn /dev/mapper/x && "
+                    "mount /dev/mapper/x /mnt")
+        t.equal(guest.check("sha256sum </mnt/a"), ours, "read by dm-crypt")
+        guest.check("dd if=/dev/urandom of=/mnt/b bs=1M count=10 2>/dev/null")
+        theirs = guest.check("sha256sum </mnt/b; umount /mnt; cryptsetup close x")
+    with t.soft_disk(chain) as disk, t.guest([disk.socket]) as guest:
+        guest.check("e2fsck -fn /dev/vda && mount /dev/vda /mnt")
+        t.equal(guest.check("sha256sum </mnt/a"), ours, "what devtap wrote")
+        t.equal(guest.check("sha256sum </mnt/b"), theirs, "what dm-crypt wrote")
+
+
+def test_detached(t):
+    """A header of its own file, made by cryptsetup; the worker is killed and its successor has the key."""
+    image, key = t.sparse_file(16 * MIB), t.folder / "key"
+    header = t.folder / "header"
+    key.write_bytes(KEY)
+    subprocess.run(["cryptsetup", "luksFormat", "-q", "--pbkdf", "pbkdf2", "--key-file", key,
+                    "--pbkdf-force-iterations", "1000", "--header", header, image], check=True)
+    disk = t.soft_disk(f"crypt key-file={key} header={header} | file path={image}")
+    guest = t.guest([disk.socket])
+    fio = ("fio --name=v --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randwrite --bs=4k "
+           "--iodepth=8 --size=16m --verify=crc32c --verify_fatal=1 --output-format=terse")
+    guest.check(fio + " --do_verify=0", 60)
+    kill_worker(disk)
+    guest.check(fio + " --verify_only", 60)
+    t.equal(disk.do("crypt", "status").split()[:2], ["cipher:", "aes-xts-plain64"])
+
+
+def test_qemu_opens_it(t):
+    """QEMU's own driver of LUKS version 1 reads what devtap wrote."""
+    image, key = t.folder / "disk.luks", t.folder / "key"
+    key.write_bytes(b"one line")
+    secret = ["--object", f"secret,id=s,file={key}"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *secret, "-o",
+                    "key-secret=s,iter-time=10", image, "16M"], check=True)
+    with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
+            t.guest([disk.socket]) as guest:
+        guest.check("dd if=/dev/urandom of=/tmp/a bs=1M count=16 2>/dev/null; "
+                    "dd if=/tmp/a of=/dev/vda bs=1M oflag=direct 2>/dev/null")
+        ours = guest.check("sha256sum </tmp/a").split()[0]
+    subprocess.run(["qemu-img", "convert", *secret, "--image-opts", "-O", "raw",
+                    f"driver=luks,key-secret=s,file.filename={image}", t.folder / "plain"], check=True)
+    done = subprocess.run(["sha256sum", t.folder / "plain"], check=True, capture_output=True, text=True)
+    t.equal(done.stdout.split()[0], ours, "read by QEMU")
+
+
+def test_refusals(t):
+    """Each has one line and its exit status."""
+    image, key = luks(t, size=20)
+    bad = t.folder / "bad"
+    bad.write_bytes(KEY + b"\n")
+    status, line = refused(t, f"crypt key-file={bad} | file path={image}")
+    t.equal((status, "opens no key slot" in line), (5, True), line)
+    status, line = refused(t, f"crypt prompt=on | file path={image}")
+    t.equal((status, "needs a terminal" in line), (2, True), line)
+    with open(image, "r+b") as file:
+        file.truncate(16 * MIB)
+    status, line = refused(t, f"crypt key-file={key} | file path={image}")
+    t.equal((status, "cut off" in line), (6, True), line)
+    with open(image, "r+b") as file:
+        file.write(bytes(64 << 10))
+    status, line = refused(t, f"crypt key-file={key} | file path={image}")
+    t.equal((status, "no LUKS header" in line), (6, True), line)
+
+
+def test_conformance(t):
+    """What every layer promises, with the header in the disk and the data moved."""
+    image, key = luks(t, "--sector-size", "512", size=64)
+    subprocess.run([SoftDisk.binary(), "test", "--duration", "200ms",
+                    f"crypt discard=on key-file={key} | file path={image}"], check=True, timeout=120)

@@ -1,0 +1,211 @@
+"""The back `nbd` on real servers: killed, away for long, qcow2 behind qemu-storage-daemon, TLS.
+
+DEVTAP_NBD_AWAY says for how many seconds the server is away (60 is what must be survived).
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from devtap_test import Disk, wait_for
+from devtap_test.case import limit
+from devtap_test.load import VerifiedLoad, file_system, kernel_errors
+from devtap_test.process import Process, free_socket_path
+from devtap_test.softdisk import SoftDisk
+
+MIB = 1 << 20
+AWAY = float(os.environ.get("DEVTAP_NBD_AWAY", "5"))
+
+
+class Server(Process):
+    """nbdkit on a Unix socket, which .restart() serves again after .kill()."""
+
+    def __init__(self, folder, *arguments, name="nbdkit"):
+        self.socket = free_socket_path(folder, f"{name}.nbd")
+        self.arguments = ["nbdkit", "-f", "-U", self.socket, *map(str, arguments)]
+        super().__init__(self.arguments, folder, name=name, ready_socket=self.socket)
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+
+    def restart(self):
+        """Serves the same again."""
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+        super().__init__(self.arguments, self.folder, name=self.name, ready_socket=self.socket)
+
+
+def file_server(t, *options, parameters=()):
+    """A server of a file, whose content outlives it."""
+    return t.use(Server(t.folder, *options, "file", t.sparse_file(64 * MIB), *parameters))
+
+
+def slow_server(t):
+    """The same with latency, so that requests are under way at any moment."""
+    return file_server(t, "--filter=delay", parameters=["rdelay=5ms", "wdelay=5ms"])
+
+
+def worker(disk):
+    """The process id of the worker, once it serves."""
+    def ask():
+        try:
+            return disk.show().get("worker")
+        except RuntimeError:
+            return None
+    return wait_for("a worker", ask)
+
+
+@limit(180)
+def test_server_killed(t):
+    """kill -9 of the server under verified load, and a longer absence; the worker is confined."""
+    server = slow_server(t)
+    disk = t.soft_disk(f"nbd uri={server.uri}")
+    guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
+    load = VerifiedLoad(guest, jobs=2)
+    for number in range(1, 6):
+        load.goes_on()
+        server.kill()
+        time.sleep(0.2)
+        server.restart()
+        load.check(f"after {number} kills")
+    load.goes_on()
+    server.kill()
+    time.sleep(AWAY)
+    server.restart()
+    load.goes_on()
+    passes = load.finish()
+    t.equal(kernel_errors(guest), "")
+    resent = disk.stats()["nbd"]["counters"]["resent"]
+    assert resent > 0, "nothing was under way at any kill"
+    t.log(f"{passes} passes of fio, {resent} requests sent again")
+
+
+@limit(180)
+def test_worker_killed(t):
+    """kill -9 of workers, and of the server between, under verified load."""
+    server = slow_server(t)
+    disk = t.soft_disk(f"nbd uri={server.uri} connect-timeout=5s fence-delay=100ms")
+    guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
+    load = VerifiedLoad(guest, jobs=2)
+    for number in range(1, 11):
+        load.goes_on()
+        os.kill(worker(disk), signal.SIGKILL)
+        if number % 3 == 0:
+            server.kill()
+            server.restart()
+        load.check(f"after {number} kills")
+    passes = load.finish()
+    t.equal(kernel_errors(guest), "")
+    t.log(f"{passes} passes of fio")
+
+
+@limit(120)
+def test_qcow2(t):
+    """The example of devtap-nbd(7): a QCOW2 image, served by qemu-storage-daemon."""
+    image, path = t.folder / "vm1.qcow2", free_socket_path(t.folder, "qsd.nbd")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "256M"], check=True)
+    daemon = t.use(Process(
+        ["qemu-storage-daemon",
+         "--blockdev", f"driver=file,node-name=f,filename={image},discard=unmap",
+         "--blockdev", "driver=qcow2,node-name=q,file=f,discard=unmap",
+         "--nbd-server", f"addr.type=unix,addr.path={path},max-connections=0",
+         "--export", "type=nbd,id=e,node-name=q,name=vm1,writable=on"],
+        t.folder, ready_socket=path))
+    disk = t.soft_disk(f"throttle iops=5000 | nbd uri=nbd+unix:///vm1?socket={path}")
+    guest = t.guest([disk.socket])
+    file_system(guest)
+    guest.check("mkfs.ext4 -q -F /dev/vda && blkdiscard /dev/vda")
+    t.equal(kernel_errors(guest), "")
+    guest.power_off()
+    t.equal(disk.stop(), 0, "exit status")
+    t.equal(daemon.stop(), 0, "exit status of the daemon")
+    subprocess.run(["qemu-img", "check", "-q", image], check=True)
+
+
+def conformance(chain):
+    """`devtap test` of one property; returns its output and whether it passed."""
+    done = subprocess.run([SoftDisk.binary(), "test", "--property", "content", "--duration", "100ms",
+                           f"{chain} fence-delay=0s"],
+                          text=True, capture_output=True, timeout=60, check=False)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+def certificates(folder):
+    """A CA and a server's certificate for `localhost`, as nbdkit and libnbd look for them."""
+    folder.mkdir()
+    templates = {"ca": "cn = Test\nca\ncert_signing_key\n",
+                 "server": "cn = localhost\ndns_name = localhost\ntls_www_server\n"
+                           "encryption_key\nsigning_key\n"}
+    for name, text in templates.items():
+        (folder / f"{name}.info").write_text(text)
+        key, template = folder / f"{name}-key.pem", folder / f"{name}.info"
+        subprocess.run(["certtool", "--generate-privkey", "--outfile", key], check=True,
+                       capture_output=True)
+        more = (["--generate-self-signed"] if name == "ca" else
+                ["--generate-certificate", "--load-ca-certificate", folder / "ca-cert.pem",
+                 "--load-ca-privkey", folder / "ca-key.pem"])
+        subprocess.run(["certtool", *more, "--load-privkey", key, "--template", template,
+                        "--outfile", folder / f"{name}-cert.pem"], check=True, capture_output=True)
+
+
+def answers(port):
+    """Does anybody listen there?"""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def tcp_server(t, *options):
+    """nbdkit on a free port of the loopback interface."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    server = t.use(Process(["nbdkit", "-f", "-i", "127.0.0.1", "-p", port, *options, "memory", "8M"],
+                           t.folder, name="nbdkit-tcp"))
+    wait_for("nbdkit", lambda: answers(port))
+    assert server.running(), server.output()
+    return port
+
+
+@limit(120)
+def test_tls(t):
+    """Certificates and shared keys; a server under another name, and a wrong key, are refused."""
+    pki = t.folder / "pki"
+    certificates(pki)
+    port = tcp_server(t, "--tls=require", f"--tls-certificates={pki}")
+    query = f"?tls-certificates={pki}"
+    passed, text = conformance(f"nbd uri=nbds://localhost:{port}/{query}")
+    assert passed, text
+    passed, text = conformance(f"nbd uri=nbds://127.0.0.1:{port}/{query}")
+    assert not passed and "tls-certificates" in text, text
+    passed, text = conformance(f"nbd uri=nbd://localhost:{port}/")
+    assert not passed and "if the server wants TLS, write nbds" in text, text
+
+    keys, wrong = t.folder / "keys.psk", t.folder / "wrong.psk"
+    keys.write_text(f"me:{'ab' * 16}\n")
+    wrong.write_text(f"me:{'cd' * 16}\n")
+    keys.chmod(0o600)
+    server = t.use(Server(t.folder, "--tls=require", f"--tls-psk={keys}", "memory", "8M", name="psk"))
+    uri = f"nbds+unix://me@/?socket={server.socket}&tls-psk-file="
+    passed, text = conformance(f"nbd uri={uri}{keys}")
+    assert passed, text
+    passed, text = conformance(f"nbd uri={uri}{wrong}")
+    assert not passed and "tls-psk-file" in text, text
+
+
+@limit(120)
+def test_tls_confined(t):
+    """A lost TLS connection waits for another worker, and nothing is lost."""
+    keys = t.folder / "keys.psk"
+    keys.write_text(f"me:{'ab' * 16}\n")
+    server = file_server(t, "--tls=require", f"--tls-psk={keys}")
+    disk = t.soft_disk(f"nbd uri=nbds+unix://me@/?socket={server.socket}&tls-psk-file={keys}")
+    guest = t.guest([disk.socket])
+    load = VerifiedLoad(guest)
+    load.goes_on()
+    server.kill()
+    server.restart()
+    wait_for("the event", lambda: "tls-confined" in disk.devtap("events", disk.disk), 20.0)
+    os.kill(worker(disk), signal.SIGKILL)
+    load.goes_on()
+    load.finish()
+    t.equal(kernel_errors(guest), "")

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* fake_rear.c - see fake_rear.h. */
+#include "tests/unit/fake_rear.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+/* ---- The ring ----------------------------------------------------------------------------------- */
+
+struct walk {
+    struct vring_desc desc[256];
+    unsigned n;
+};
+
+static bool walk_chain(struct fake_rear *r, uint16_t head, struct walk *w)
+{
+    struct vring_desc *table = memmap_host(&r->memory, r->ring.desc, 16ull * r->ring.size);
+    unsigned at = head;
+
+    w->n = 0;
+    if (!table)
+        return false;
+    if (table[head].flags & VRING_DESC_F_INDIRECT) {
+        table = memmap_host(&r->memory, table[head].addr, table[head].len);
+        at = 0;
+    }
+    while (table && w->n < ARRAY_SIZE(w->desc)) {
+        w->desc[w->n++] = table[at];
+        if (!(table[at].flags & VRING_DESC_F_NEXT))
+            return true;
+        at = table[at].next;
+    }
+    return false;
+}
+
+static uint8_t move_data(struct fake_rear *r, const struct walk *w, uint64_t sector, bool write)
+{
+    uint64_t at = sector * 512;
+
+    for (unsigned i = 1; i + 1 < w->n; i++) {
+        uint8_t *host = memmap_host(&r->memory, w->desc[i].addr, w->desc[i].len);
+
+        if (!host || at + w->desc[i].len > sizeof(r->data))
+            return VIRTIO_BLK_S_IOERR;
+        memcpy(write ? r->data + at : host, write ? host : r->data + at, w->desc[i].len);
+        at += w->desc[i].len;
+    }
+    return VIRTIO_BLK_S_OK;
+}
+
+static uint8_t execute(struct fake_rear *r, const struct walk *w)
+{
+    const struct virtio_blk_outhdr *h = memmap_host(&r->memory, w->desc[0].addr, sizeof(*h));
+
+    if (!h)
+        return VIRTIO_BLK_S_IOERR;
+    switch (h->type) {
+    case VIRTIO_BLK_T_IN:
+    case VIRTIO_BLK_T_OUT:
+        return move_data(r, w, h->sector, h->type == VIRTIO_BLK_T_OUT);
+    case VIRTIO_BLK_T_FLUSH:
+        r->flushes++;
+        return VIRTIO_BLK_S_OK;
+    default:
+        return VIRTIO_BLK_S_UNSUPP;
+    }
+}
+
+static void push(struct fake_rear *r, uint32_t id, uint32_t len, int lie)
+{
+    struct vring_used *used = memmap_host(&r->memory, r->ring.used, 6 + 8ull * r->ring.size);
+    unsigned copies = lie == LIE_TWICE ? 2 : 1;
+    const uint64_t one = 1;
+    uint16_t idx;
+
+    if (!used)
+        return;
+    idx = used->idx;
+    id = lie == LIE_ID ? (id + 1) % r->ring.size : lie == LIE_RANGE ? 70000 : id;
+    len = lie == LIE_SHORT ? 1 : lie == LIE_LONG ? len + 1 : len;
+    for (unsigned i = 0; i < copies; i++)
+        used->ring[idx++ % r->ring.size] = (struct vring_used_elem){.id = id, .len = len};
+    if (lie == LIE_INDEX)
+        idx = (uint16_t)(idx + 2 * r->ring.size);
+    if (r->mangle_used) {
+        struct vring_used_elem *e = &used->ring[(uint16_t)(idx - 1) % r->ring.size];
+        uint32_t raw_id = e->id, raw_len = e->len;
+
+        r->mangle_used(r, &raw_id, &raw_len, &idx);
+        *e = (struct vring_used_elem){.id = raw_id, .len = raw_len};
+    }
+    __atomic_store_n(&used->idx, idx, __ATOMIC_RELEASE);
+    CHECK(r->ring.call < 0 || write(r->ring.call, &one, sizeof(one)) == sizeof(one));
+}
+
+static void serve_one(struct fake_rear *r, uint16_t head)
+{
+    int lie = __atomic_exchange_n(&r->lie, LIE_NONE, __ATOMIC_SEQ_CST);
+    uint32_t written = 0;
+    uint8_t *status, code;
+    struct walk w;
+
+    if (!walk_chain(r, head, &w))
+        return;
+    code = execute(r, &w);
+    for (unsigned i = 0; i < w.n; i++)
+        written += w.desc[i].flags & VRING_DESC_F_WRITE ? w.desc[i].len : 0;
+    status = memmap_host(&r->memory, w.desc[w.n - 1].addr, 1);
+    if (status && lie != LIE_UNSET)
+        *status = lie == LIE_STATUS ? 7 : code;
+    if (lie == LIE_HANG_UP) {
+        shutdown(r->conn, SHUT_RDWR);
+        return;
+    }
+    __atomic_add_fetch(&r->served, 1, __ATOMIC_RELAXED);
+    push(r, head, written, lie);
+}
+
+static void serve_ring(struct fake_rear *r)
+{
+    struct vring_avail *avail = memmap_host(&r->memory, r->ring.avail, 6 + 2ull * r->ring.size);
+
+    while (avail && r->ring.enabled &&
+           r->ring.next != __atomic_load_n(&avail->idx, __ATOMIC_ACQUIRE))
+        serve_one(r, avail->ring[r->ring.next++ % r->ring.size] % r->ring.size);
+}
+
+/* ---- The protocol --------------------------------------------------------------------------------- */
+
+static void take_fd(struct vhost_message *m, int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = m->nfds ? TAKE_FD(m->fds[0]) : -1;
+}
+
+static void add_region(struct fake_rear *r, const struct vhost_mem_region *at, int fd)
+{
+    struct dt_error err;
+
+    if (memmap_add(&r->memory, at->gpa, at->uva, at->size, fd, at->offset, &err) < 0)
+        log_debug("fake rear: %s", err.text);
+}
+
+/* Memory, rings: what needs no answer of its own. */
+static void obey(struct fake_rear *r, struct vhost_message *m)
+{
+    switch (m->header.request) {
+    case VHOST_SET_MEM_TABLE:
+        memmap_clear(&r->memory);
+        for (unsigned i = 0; i < m->nfds; i++)
+            add_region(r, &m->table.regions[i], m->fds[i]);
+        break;
+    case VHOST_ADD_MEM_REG:
+        add_region(r, &m->slot.region, m->fds[0]);
+        break;
+    case VHOST_REM_MEM_REG:
+        memmap_remove(&r->memory, m->slot.region.gpa, m->slot.region.uva, m->slot.region.size);
+        break;
+    case VHOST_SET_VRING_NUM:
+        r->ring.size = (uint16_t)m->vring.num;
+        break;
+    case VHOST_SET_VRING_ADDR: /* the tap uses guest addresses for both */
+        r->ring.desc = m->addr.desc;
+        r->ring.avail = m->addr.avail;
+        r->ring.used = m->addr.used;
+        break;
+    case VHOST_SET_VRING_BASE:
+        r->ring.next = (uint16_t)m->vring.num;
+        break;
+    case VHOST_SET_VRING_KICK:
+        take_fd(m, &r->ring.kick);
+        break;
+    case VHOST_SET_VRING_CALL:
+        take_fd(m, &r->ring.call);
+        break;
+    case VHOST_SET_VRING_ENABLE:
+        r->ring.enabled = m->vring.num;
+        break;
+    case VHOST_SET_BACKEND_REQ_FD:
+        take_fd(m, &r->events);
+        break;
+    }
+}
+
+static bool answer(struct fake_rear *r, struct vhost_message *m)
+{
+    m->header.size = sizeof(m->u64);
+    switch (m->header.request) {
+    case VHOST_GET_FEATURES:
+        m->u64 = r->features;
+        return true;
+    case VHOST_GET_PROTOCOL_FEATURES:
+        m->u64 = r->protocol;
+        return true;
+    case VHOST_GET_QUEUE_NUM:
+        m->u64 = 1;
+        return true;
+    case VHOST_GET_MAX_MEM_SLOTS:
+        m->u64 = 32;
+        return true;
+    case VHOST_GET_CONFIG:
+        m->header.size = VHOST_CONFIG_HEADER + m->config.size;
+        memset(m->config.data, 0, sizeof(m->config.data));
+        memcpy(m->config.data, &r->disk, sizeof(r->disk));
+        return true;
+    case VHOST_GET_VRING_BASE:
+        m->header.size = sizeof(m->vring);
+        m->vring.num = r->ring.next;
+        r->ring.enabled = false;
+        return true;
+    default:
+        m->u64 = 0;
+        return m->header.flags & VHOST_NEED_REPLY;
+    }
+}
+
+static void on_message(struct fake_rear *r, struct vhost_message *m)
+{
+    obey(r, m);
+    vhost_message_close_fds(m);
+    if (!answer(r, m))
+        return;
+    m->header.flags = VHOST_VERSION | VHOST_REPLY;
+    m->nfds = 0;
+    if (!r->mangle || r->mangle(r, m))
+        vhost_send(r->conn, m, 1000);
+}
+
+static void hang_up(struct fake_rear *r)
+{
+    close(r->conn);
+    r->conn = -1;
+    memmap_clear(&r->memory);
+    for (unsigned i = 0; i < 3; i++) {
+        int *fd = i == 0 ? &r->ring.kick : i == 1 ? &r->ring.call : &r->events;
+
+        if (*fd >= 0)
+            close(*fd);
+        *fd = -1;
+    }
+    r->ring.enabled = false;
+}
+
+static void serve_session(struct fake_rear *r)
+{
+    struct vhost_stream stream = {.sock = r->conn, .expect = VHOST_EXPECT_REQUESTS};
+    uint64_t count;
+
+    for (;;) {
+        struct pollfd p[] = {{.fd = r->quit_fd, .events = POLLIN},
+                             {.fd = r->conn, .events = POLLIN},
+                             {.fd = r->ring.kick, .events = POLLIN}};
+        int rc = 0;
+
+        poll(p, 3, -1);
+        if (p[0].revents)
+            break;
+        if (p[2].revents && read(r->ring.kick, &count, sizeof(count)) > 0)
+            serve_ring(r);
+        while (p[1].revents && (rc = vhost_stream_read(&stream, NULL)) > 0) {
+            on_message(r, &stream.message);
+            serve_ring(r);
+        }
+        if (rc < 0)
+            break;
+    }
+    vhost_stream_reset(&stream);
+    hang_up(r);
+}
+
+static void *run(void *arg)
+{
+    struct fake_rear *r = arg;
+
+    for (;;) {
+        struct pollfd p[] = {{.fd = r->quit_fd, .events = POLLIN},
+                             {.fd = r->listen_fd, .events = POLLIN}};
+
+        poll(p, 2, -1);
+        if (p[0].revents)
+            return NULL;
+        r->conn = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (r->conn < 0)
+            continue;
+        __atomic_add_fetch(&r->sessions, 1, __ATOMIC_RELAXED);
+        serve_session(r);
+    }
+}
+
+void fake_rear_start(struct fake_rear *r)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+    if (!r->path[0])
+        snprintf(r->path, sizeof(r->path), "/tmp/devtap-fake-rear.%d", getpid());
+    unlink(r->path);
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", r->path);
+    r->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(r->listen_fd >= 0 && bind(r->listen_fd, (void *)&addr, sizeof(addr)) == 0 &&
+          listen(r->listen_fd, 8) == 0);
+    r->quit_fd = eventfd(0, EFD_CLOEXEC);
+    r->conn = r->events = r->ring.kick = r->ring.call = -1;
+    memmap_init(&r->memory);
+    CHECK(pthread_create(&r->thread, NULL, run, r) == 0);
+}
+
+void fake_rear_stop(struct fake_rear *r)
+{
+    const uint64_t one = 1;
+
+    CHECK(write(r->quit_fd, &one, sizeof(one)) == sizeof(one));
+    pthread_join(r->thread, NULL);
+    free(r->memory.regions);
+    close(r->quit_fd);
+    close(r->listen_fd);
+    unlink(r->path);
+}
+
+void fake_rear_resize(struct fake_rear *r, uint64_t sectors)
+{
+    struct vhost_message m = {
+        .header = {.request = VHOST_BACKEND_CONFIG_CHANGE_MSG, .flags = VHOST_VERSION}};
+
+    r->disk.capacity = sectors;
+    CHECK(vhost_send(r->events, &m, 1000) == 0);
+}

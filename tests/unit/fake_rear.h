@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fake_rear.h - a vhost-user-blk back end made by hand, on a thread of its own, that lies as it is told.
+ * It knows split rings with and without indirect tables, and has a disk in memory.
+ */
+#ifndef TESTS_FAKE_REAR_H
+#define TESTS_FAKE_REAR_H
+
+#include "vhost/vhost.h"
+
+#include <linux/virtio_blk.h>
+#include <pthread.h>
+
+#define FAKE_SECTORS 2048u
+#define FAKE_FEATURES                                                                              \
+    (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC |                            \
+     1ull << VHOST_FEATURE_PROTOCOL | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH | \
+     1ull << VIRTIO_BLK_F_SEG_MAX)
+#define FAKE_PROTOCOL                                                                       \
+    (1ull << VHOST_F_MQ | 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_BACKEND_REQ |         \
+     1ull << VHOST_F_CONFIG | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS)
+
+/** enum fake_lie - what the next request is answered with instead of the truth; said once. */
+enum fake_lie {
+    LIE_NONE,
+    LIE_STATUS, /* a status byte that does not exist */
+    LIE_UNSET,  /* none at all */
+    LIE_SHORT,  /* a read that wrote less than was asked */
+    LIE_LONG,   /* more written than there is room for */
+    LIE_ID,     /* an id that was never offered */
+    LIE_RANGE,  /* an id outside of the ring */
+    LIE_TWICE,  /* the same id twice */
+    LIE_INDEX,  /* an index far ahead */
+    LIE_HANG_UP,
+    LIE_COUNT,
+};
+
+/**
+ * struct fake_rear - set @features, @protocol and @disk before fake_rear_start().
+ * @lie: may be set at any time.
+ * @mangle: change a reply before it is sent; false = do not send it. May be NULL.
+ * @mangle_used: change a used entry and the index that is published with it. May be NULL.
+ */
+struct fake_rear {
+    char path[64];
+    uint64_t features, protocol;
+    struct virtio_blk_config disk;
+    int lie;
+    bool (*mangle)(struct fake_rear *rear, struct vhost_message *m);
+    void (*mangle_used)(struct fake_rear *rear, uint32_t *id, uint32_t *len, uint16_t *idx);
+    void *arg;
+
+    uint8_t data[FAKE_SECTORS * 512];
+    unsigned sessions, flushes, served;
+    pthread_t thread;
+    int listen_fd, quit_fd, conn, events;
+    struct memmap memory;
+    struct {
+        uint64_t desc, avail, used;
+        uint16_t size, next;
+        int kick, call;
+        bool enabled;
+    } ring;
+};
+
+void fake_rear_start(struct fake_rear *rear);
+/** fake_rear_stop() - hang up and listen no more; may be started again at the same path. */
+void fake_rear_stop(struct fake_rear *rear);
+/** fake_rear_resize() - and tell the front end. */
+void fake_rear_resize(struct fake_rear *rear, uint64_t sectors);
+
+#endif

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_ext_crypt.c - the extension crypt against libcryptsetup, which makes the headers here, against the
+ * published vectors of XTS, and against a plain loop over OpenSSL.
+ */
+#include "blk/crypt/internal.h"
+#include "ext_disk.h"
+
+#include <fcntl.h>
+#include <libcryptsetup.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+
+#define DATA_MIB   8u
+#define PASSPHRASE "a passphrase\nof two lines"
+
+static char dir[] = "/tmp/dt-crypt-XXXXXX", image[64], header[64], key_file[64], bad_file[64];
+static uint8_t volume_key[64];
+static uint8_t data[64 << 10] __attribute__((aligned(4096)));
+static uint8_t back[64 << 10] __attribute__((aligned(4096)));
+
+static void put_file(const char *path, const void *bytes, size_t n)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    assert_true(fd >= 0 && write(fd, bytes, n) == (ssize_t)n);
+    close(fd);
+}
+
+static int setup(void **state)
+{
+    assert_non_null(mkdtemp(dir));
+    snprintf(image, sizeof(image), "%s/image", dir);
+    snprintf(header, sizeof(header), "%s/header", dir);
+    snprintf(key_file, sizeof(key_file), "%s/key", dir);
+    snprintf(bad_file, sizeof(bad_file), "%s/bad", dir);
+    put_file(key_file, PASSPHRASE, strlen(PASSPHRASE));
+    put_file(bad_file, PASSPHRASE "\n", strlen(PASSPHRASE) + 1);
+    for (size_t i = 0; i < sizeof(volume_key); i++)
+        volume_key[i] = (uint8_t)(i * 37 + 11);
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * 7 + i / 512);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    unlink(image);
+    unlink(header);
+    unlink(key_file);
+    unlink(bad_file);
+    return rmdir(dir);
+}
+
+static void empty_file(const char *path, off_t size)
+{
+    unlink(path);
+    put_file(path, "", 0);
+    assert_int_equal(truncate(path, size), 0);
+}
+
+struct format {
+    const char *mode;
+    size_t key;
+    uint32_t sector;
+    bool detached;
+};
+
+/* A disk as cryptsetup would make it, with a quick key derivation. */
+static void format(const struct format *f)
+{
+    struct crypt_pbkdf_type pbkdf = {.type = CRYPT_KDF_PBKDF2,
+                                     .hash = "sha256",
+                                     .iterations = 1000,
+                                     .flags = CRYPT_PBKDF_NO_BENCHMARK};
+    struct crypt_params_luks2 params = {.sector_size = f->sector, .pbkdf = &pbkdf};
+    struct crypt_device *cd;
+
+    empty_file(image, ((f->detached ? 0 : 16) + DATA_MIB) << 20);
+    empty_file(header, 16 << 20);
+    if (f->detached)
+        assert_int_equal(crypt_init_data_device(&cd, header, image), 0);
+    else
+        assert_int_equal(crypt_init(&cd, image), 0);
+    crypt_set_rng_type(cd, CRYPT_RNG_URANDOM);
+    assert_int_equal(crypt_format(cd, CRYPT_LUKS2, "aes", f->mode, NULL, (char *)volume_key, f->key,
+                                  &params),
+                     0);
+    assert_int_equal(crypt_keyslot_add_by_volume_key(cd, CRYPT_ANY_SLOT, (char *)volume_key, f->key,
+                                                     PASSPHRASE, strlen(PASSPHRASE)),
+                     0);
+    crypt_free(cd);
+}
+
+/* What the file must hold at @sector of the data: each unit by itself, by another way through OpenSSL. */
+static void assert_holds(const struct format *f, uint64_t sector, const uint8_t *plain, size_t n)
+{
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    uint64_t offset = f->detached ? 0 : 16 << 20;
+    int fd = open(image, O_RDONLY), length;
+
+    assert_true(pread(fd, back, n, (off_t)(offset + sector * 512)) == (ssize_t)n);
+    close(fd);
+    assert_memory_not_equal(back, plain, n);
+    for (size_t at = 0; at < n; at += f->sector) {
+        uint64_t tweak[2] = {sector + at / 512, 0};
+
+        assert_int_equal(EVP_DecryptInit_ex(ctx, f->key == 64 ? EVP_aes_256_xts() : EVP_aes_128_xts(),
+                                            NULL, volume_key, (uint8_t *)tweak),
+                         1);
+        assert_int_equal(EVP_DecryptUpdate(ctx, back + at, &length, back + at, (int)f->sector), 1);
+    }
+    EVP_CIPHER_CTX_free(ctx);
+    assert_memory_equal(back, plain, n);
+}
+
+static void check_format(const struct format *f)
+{
+    char detached[80] = "";
+
+    format(f);
+    if (f->detached)
+        snprintf(detached, sizeof(detached), "header=%s", header);
+    disk_open("crypt key-file=%s %s | file path=%s", key_file, detached, image);
+    assert_int_equal(device_info(disk.dev)->sectors, DATA_MIB << 11);
+    assert_int_equal(device_info(disk.dev)->logical_block, f->sector);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 128, data), 0);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, (DATA_MIB << 11) - 8, 8, data), 0);
+    memset(back, 0, sizeof(back));
+    assert_int_equal(disk_do(DT_OP_READ, 0, 64, 128, back), 0);
+    assert_memory_equal(back, data, sizeof(data));
+    assert_int_equal(disk_counter("crypt", "encrypted-bytes"), sizeof(data) + 4096);
+    assert_int_equal(disk_counter("crypt", "decrypted-bytes"), sizeof(data));
+    disk_close();
+    assert_holds(f, 64, data, sizeof(data));
+    assert_holds(f, (DATA_MIB << 11) - 8, data, 4096);
+    /* And again, from what is on the disk. */
+    disk_open("crypt key-file=%s %s | file path=%s", key_file, detached, image);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 72, 8, back), 0);
+    assert_memory_equal(back, data + 4096, 4096);
+    disk_close();
+}
+
+static void all_formats(void **state)
+{
+    check_format(&(struct format){"xts-plain64", 64, 512, false});
+    check_format(&(struct format){"xts-plain64", 64, 4096, false});
+    check_format(&(struct format){"xts-plain64", 32, 512, true});
+    check_format(&(struct format){"xts-plain64", 32, 4096, false});
+    check_format(&(struct format){"xts-plain64", 64, 4096, true});
+}
+
+static void odd_vectors(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 512, false};
+    struct iovec out[4] = {{data + 1, 100}, {data + 101, 1000}, {data + 1101, 3}, {data + 1104, 2993}};
+    struct iovec in[3] = {{back, 511}, {back + 511, 3073}, {back + 3584, 512}};
+
+    format(&f);
+    disk_open("crypt key-file=%s | file path=%s", key_file, image);
+    assert_int_equal(disk_wait(disk_submit_iov(DT_OP_WRITE, 0, 5, 8, out, 4)), 0);
+    assert_int_equal(disk_wait(disk_submit_iov(DT_OP_READ, 0, 5, 8, in, 3)), 0);
+    assert_memory_equal(back, data + 1, 4096);
+    disk_close();
+    assert_holds(&f, 5, data + 1, 4096);
+}
+
+static void zeroes_and_discards(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false};
+
+    format(&f);
+    disk_open("crypt key-file=%s | file path=%s", key_file, image);
+    assert_false(device_info(disk.dev)->can_write_zeroes);
+    assert_false(device_info(disk.dev)->can_discard);
+    assert_int_equal(disk_do(DT_OP_WRITE_ZEROES, 0, 0, 8, NULL), -EOPNOTSUPP);
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), -EOPNOTSUPP);
+    assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
+    disk_close();
+    disk_open("crypt discard=on key-file=%s | file path=%s", key_file, image);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 0, 128, data), 0);
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 64, 64, NULL), 0);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 0, 64, back), 0); /* not the header, not what is before */
+    assert_memory_equal(back, data, 32768);
+    disk_close();
+}
+
+/* ---- What is refused ---- */
+
+#define assert_refused(code, says, ...)                \
+    do {                                               \
+        assert_int_equal(disk_try(__VA_ARGS__), code); \
+        assert_error_says(says);                       \
+    } while (0)
+
+static void overwrite(const char *path, off_t at, int byte, size_t n)
+{
+    int fd = open(path, O_WRONLY);
+
+    memset(back, byte, n);
+    assert_true(fd >= 0 && pwrite(fd, back, n, at) == (ssize_t)n);
+    close(fd);
+}
+
+static void keys_are_judged(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false};
+
+    format(&f);
+    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", bad_file, image);
+    assert_refused(-EINVAL, "give one of", "crypt | file path=%s", image);
+    assert_refused(-EINVAL, "only one of", "crypt key-file=%s keyring=x | file path=%s", key_file,
+                   image);
+    assert_refused(-ENOENT, "No such file", "crypt key-file=%s/none | file path=%s", dir, image);
+    assert_refused(-EINVAL, "is empty", "crypt key-file=/dev/null | file path=%s", image);
+    assert_refused(-EFBIG, "that is no key", "crypt key-file=/dev/zero | file path=%s", image);
+    assert_refused(-ENOENT, "keyctl padd", "crypt keyring=dt-no-such-key | file path=%s", image);
+}
+
+static void headers_are_judged(void **state)
+{
+    struct format f = {"xts-plain64", 64, 4096, false};
+
+    empty_file(image, 1 << 20);
+    assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | file path=%s", key_file, image);
+    /* Smaller than what libcryptsetup looks at first. */
+    assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | mem size=4K", key_file);
+    assert_refused(-ENOENT, "header=", "crypt header=%s/none key-file=%s | mem size=4K", dir, key_file);
+
+    format(&f);
+    overwrite(image, 4096, 'x', 4096); /* the first copy's text: the second is there */
+    disk_open("crypt key-file=%s | file path=%s", key_file, image);
+    disk_close();
+    overwrite(image, 16384 + 4096, 'x', 4096);
+    assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | file path=%s", key_file, image);
+
+    format(&f);
+    assert_int_equal(truncate(image, 16 << 20), 0);
+    assert_refused(-EBADMSG, "it was cut off", "crypt key-file=%s | file path=%s", key_file, image);
+    format(&f);
+    overwrite(image, 32768, 0, sizeof(back)); /* the key slot's material */
+    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", key_file, image);
+    f.mode = "cbc-essiv:sha256";
+    f.key = 32;
+    format(&f);
+    assert_refused(-ENOTSUP, "aes-cbc-essiv", "crypt key-file=%s | file path=%s", key_file, image);
+}
+
+/* A disk with the read failing under the header says so. */
+static void read_errors_show(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false};
+
+    format(&f);
+    assert_refused(-EIO, "cannot be read from the layers below",
+                   "crypt key-file=%s | error ops=read | file path=%s", key_file, image);
+    disk_open("crypt key-file=%s | throttle iops=1000 | delay time=1ms | file "
+              "path=%s",
+              key_file, image);
+    disk_close();
+}
+
+/* ---- IEEE 1619-2007, annex B ---- */
+
+static void unhex(const char *text, uint8_t *bytes)
+{
+    for (unsigned value; sscanf(text, "%2x", &value) == 1; text += 2)
+        *bytes++ = (uint8_t)value;
+}
+
+static void check_vector(const char *key, uint64_t unit, const char *cipher)
+{
+    uint8_t key_bytes[64], expect[32], plain[512], got[512];
+    struct iovec iov = {plain, sizeof(plain)};
+    struct dt_error err;
+    struct xts *xts;
+
+    for (unsigned i = 0; i < sizeof(plain); i++)
+        plain[i] = (uint8_t)i;
+    unhex(key, key_bytes);
+    unhex(cipher, expect);
+    assert_int_equal(xts_new(&xts, key_bytes, strlen(key) / 2, 512, &err), 0);
+    xts_encrypt(xts, unit, &iov, 1, got, sizeof(got));
+    assert_memory_equal(got, expect, sizeof(expect));
+    memset(plain, 0, sizeof(plain));
+    xts_decrypt(xts, unit, got, sizeof(got), &iov, 1);
+    for (unsigned i = 0; i < sizeof(plain); i++)
+        assert_int_equal(plain[i], (uint8_t)i);
+    xts_free(xts);
+}
+
+static void published_vectors(void **state)
+{
+    check_vector("2718281828459045235360287471352631415926535897932384626433832795", 0,
+                 "27a7479befa1d476489f308cd4cfa6e2a96e4bbe3208ff25287dd3819616e89c");
+    check_vector("2718281828459045235360287471352662497757247093699959574966967627"
+                 "3141592653589793238462643383279502884197169399375105820974944592",
+                 0xff, "1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(published_vectors),   cmocka_unit_test(all_formats),
+        cmocka_unit_test(odd_vectors),         cmocka_unit_test(zeroes_and_discards),
+        cmocka_unit_test(keys_are_judged),     cmocka_unit_test(headers_are_judged),
+        cmocka_unit_test(read_errors_show),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

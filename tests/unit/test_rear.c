@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_rear.c - the back `vhost-user` before a rear that does what it should, goes away, comes back as
+ * something else, or lies.
+ */
+#include "tests/unit/fake_rear.h"
+#include "tests/unit/tap_rig.h"
+
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#define LONG 10000u /* ms; a busy machine takes its time, and only a failing test waits so long */
+
+static struct fake_rear rear;
+static struct tap_rig rig;
+
+static void make_rear(void)
+{
+    rear = (struct fake_rear){.features = FAKE_FEATURES,
+                              .protocol = FAKE_PROTOCOL,
+                              .disk = {.capacity = FAKE_SECTORS, .blk_size = 512, .seg_max = 126}};
+    fake_rear_start(&rear);
+}
+
+static int try_open(const char *before, const char *options, struct dt_error *err)
+{
+    char chain[256];
+
+    snprintf(chain, sizeof(chain), "%s vhost-user path=%s timeout=2s %s", before, rear.path,
+             options);
+    return tap_open(&rig, chain, err);
+}
+
+static void begin(const char *before, const char *options)
+{
+    struct dt_error err = {""};
+
+    make_rear();
+    if (try_open(before, options, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+static void end(void)
+{
+    tap_close(&rig);
+    fake_rear_stop(&rear);
+}
+
+static int run(unsigned slot, enum dt_op op, uint64_t sector, uint32_t sectors, unsigned flags)
+{
+    return tap_wait(&rig, tap_submit(&rig, slot, op, sector, sectors, flags), LONG);
+}
+
+/* ---- A rear that does what it should --------------------------------------------------------------- */
+
+static void check_data(unsigned slot)
+{
+    uint8_t *data = rig.slots[slot].data;
+
+    for (unsigned i = 0; i < 8192; i++)
+        data[i] = (uint8_t)(i * 7 + slot);
+    assert_int_equal(run(slot, DT_OP_WRITE, 16, 16, 0), 0);
+    assert_memory_equal(rear.data + 16 * 512, data, 8192);
+    memset(data, 0, 8192);
+    assert_int_equal(run(slot, DT_OP_READ, 16, 16, 0), 0);
+    assert_memory_equal(rear.data + 16 * 512, data, 8192);
+}
+
+static void test_guest_memory(void **state)
+{
+    begin("", "");
+    tap_give_memory(&rig, 0x10000000);
+    check_data(0);
+    assert_int_equal(tap_counter(&rig, "bounced"), 0);
+    assert_int_equal(tap_counter(&rig, "indirect"), 2); /* 4 vectors, header and status */
+    check_data(1); /* elsewhere */
+    assert_int_equal(tap_counter(&rig, "bounced"), 2);
+    assert_int_equal(run(0, DT_OP_FLUSH, 0, 0, 0), 0);
+    assert_int_equal(rear.flushes, 1);
+    assert_int_equal(run(0, DT_OP_DISCARD, 0, 8, 0), -EOPNOTSUPP); /* the rear says so */
+    end();
+}
+
+static void test_memory_changes(void **state)
+{
+    begin("", "");
+    check_data(0); /* before there is any */
+    assert_int_equal(tap_counter(&rig, "bounced"), 2);
+    tap_give_memory(&rig, 0x10000000);
+    check_data(0);
+    tap_give_memory(&rig, 0x20000000);
+    check_data(0);
+    assert_int_equal(tap_counter(&rig, "bounced"), 2);
+    tap_give_memory(&rig, 1ull << 47); /* where the rings are: they have to move */
+    check_data(0);
+    assert_int_equal(rear.sessions, 2);
+    tap_give_memory(&rig, 0);
+    check_data(0);
+    assert_int_equal(tap_counter(&rig, "bounced"), 4);
+    end();
+}
+
+static void test_plain_ring(void **state)
+{
+    make_rear();
+    rear.features &= ~(1ull << VIRTIO_RING_F_INDIRECT_DESC);
+    rear.protocol &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_REPLY_ACK);
+    assert_int_equal(try_open("", "queue-size=16", &(struct dt_error){""}), 0);
+    assert_int_equal(device_info(rig.dev)->max_segments, 14);
+    tap_give_memory(&rig, 0x10000000);
+    check_data(0);
+    for (unsigned i = 0; i < TAP_SLOTS; i++) /* more than the ring holds */
+        tap_submit(&rig, i, DT_OP_READ, i, 4, 0);
+    for (unsigned i = 0; i < TAP_SLOTS; i++)
+        assert_int_equal(tap_wait(&rig, &rig.slots[i], LONG), 0);
+    assert_int_equal(tap_counter(&rig, "indirect"), 0);
+    end();
+}
+
+static void test_durable(void **state)
+{
+    begin("", "");
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, DT_REQ_FUA), 0);
+    assert_int_equal(rear.flushes, 1);
+    end();
+}
+
+static void test_resize(void **state)
+{
+    begin("", "");
+    assert_int_equal(run(1, DT_OP_READ, 0, 4, 0), 0);
+    fake_rear_resize(&rear, 2 * FAKE_SECTORS);
+    for (unsigned i = 0; i < 1000 && !rig.resized; i++)
+        tap_turn(&rig, 10);
+    assert_int_equal(device_info(rig.dev)->sectors, 2 * FAKE_SECTORS);
+    end();
+}
+
+/* ---- A rear that goes away --------------------------------------------------------------------------- */
+
+static void wait_for_event(const char *event)
+{
+    for (unsigned i = 0; i < 1000 && !strstr(rig.events, event); i++)
+        tap_turn(&rig, 10);
+    if (!strstr(rig.events, event))
+        fail_msg("no event %s in '%s'", event, rig.events);
+}
+
+static void test_held(void **state)
+{
+    struct tap_slot *slot;
+
+    begin("", "");
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
+    fake_rear_stop(&rear);
+    wait_for_event("rear-lost");
+    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    assert_int_equal(tap_wait(&rig, slot, 200), -ETIME);
+    fake_rear_start(&rear);
+    assert_int_equal(tap_wait(&rig, slot, LONG), 0);
+    assert_int_equal(tap_counter(&rig, "held"), 1);
+    assert_int_equal(tap_counter(&rig, "rear-losses"), 1);
+    end();
+}
+
+static void test_failed(void **state)
+{
+    struct tap_slot *slot;
+
+    begin("", "on-rear-loss=fail");
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
+    fake_rear_stop(&rear);
+    wait_for_event("rear-lost");
+    assert_int_equal(run(3, DT_OP_READ, 0, 4, 0), -EIO);
+    assert_int_equal(device_set(rig.dev, "vhost-user", "on-rear-loss", "hold", NULL), 0);
+    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    assert_int_equal(tap_wait(&rig, slot, 100), -ETIME);
+    assert_int_equal(device_set(rig.dev, "vhost-user", "on-rear-loss", "fail", NULL), 0);
+    assert_int_equal(tap_wait(&rig, slot, LONG), -EIO);
+    fake_rear_start(&rear);
+    wait_for_event("rear-back");
+    assert_int_equal(run(3, DT_OP_READ, 0, 4, 0), 0);
+    end();
+}
+
+/* Whoever wants the device quiet does not wait for the rear. */
+static void test_quiet(void **state)
+{
+    struct tap_slot *slot;
+
+    begin("", "");
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
+    fake_rear_stop(&rear);
+    wait_for_event("rear-lost");
+    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    lane_release(device_lane(rig.dev, 0), dt_clock_ns() + DT_MS(100));
+    assert_int_equal(tap_wait(&rig, slot, LONG), -EIO);
+    fake_rear_start(&rear);
+    end();
+}
+
+static void test_comes_back_as_another(void **state)
+{
+    struct tap_slot *slot;
+
+    begin("", "");
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
+    fake_rear_stop(&rear);
+    rear.disk.blk_size = 4096;
+    fake_rear_start(&rear);
+    wait_for_event("rear-lost");
+    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    assert_int_equal(tap_wait(&rig, slot, 500), -ETIME);
+    rear.disk.blk_size = 512;
+    assert_int_equal(tap_wait(&rig, slot, LONG), 0);
+    end();
+}
+
+/* ---- A rear that lies ---------------------------------------------------------------------------------- */
+
+static const struct {
+    enum fake_lie lie;
+    const char *said;
+} lies[] = {
+    {LIE_STATUS, "answered with status 7"},
+    {LIE_UNSET, "answered with status 255"},
+    {LIE_SHORT, "succeeded with 1 bytes written"},
+    {LIE_LONG, "bytes written, but 2049 were offered"},
+    {LIE_ID, "is not outstanding"},
+    {LIE_RANGE, "is not outstanding"},
+    {LIE_INDEX, "ahead of"},
+    {LIE_HANG_UP, "the connection ended"},
+};
+
+static void test_lies(void **state)
+{
+    begin("", "");
+    memset(rear.data, 0x5a, sizeof(rear.data));
+    for (unsigned i = 0; i < ARRAY_SIZE(lies); i++) {
+        rig.events[0] = '\0';
+        rig.slots[1].data[7] = 0;
+        __atomic_store_n(&rear.lie, lies[i].lie, __ATOMIC_SEQ_CST);
+        if (run(1, DT_OP_READ, 0, 4, 0) != 0) /* asked again, it tells the truth */
+            fail_msg("lie %u: never answered; %s", lies[i].lie, rig.events);
+        assert_int_equal(rig.slots[1].data[7], 0x5a);
+        if (!strstr(rig.events, lies[i].said))
+            fail_msg("lie %u: no '%s' in '%s'", lies[i].lie, lies[i].said, rig.events);
+    }
+    assert_int_equal(tap_counter(&rig, "rear-losses"), ARRAY_SIZE(lies));
+    assert_int_equal(tap_counter(&rig, "rear-lies"), ARRAY_SIZE(lies) - 1);
+    assert_int_equal(rear.sessions, ARRAY_SIZE(lies) + 1);
+    end();
+}
+
+/* The request is answered, and what comes after it is a lie. */
+static void test_twice(void **state)
+{
+    begin("", "");
+    __atomic_store_n(&rear.lie, LIE_TWICE, __ATOMIC_SEQ_CST);
+    assert_int_equal(run(1, DT_OP_READ, 0, 4, 0), 0);
+    wait_for_event("rear-broken");
+    assert_int_equal(run(1, DT_OP_READ, 0, 4, 0), 0);
+    end();
+}
+
+static const struct {
+    const char *name;
+    uint64_t without, without_protocol;
+    struct virtio_blk_config disk;
+    const char *options, *said;
+} refused[] = {
+    {"no size", 0, 0, {.blk_size = 512}, "", "0 sectors"},
+    {"huge", 0, 0, {.capacity = UINT64_MAX, .blk_size = 512}, "", "sectors"},
+    {"odd blocks", 0, 0, {.capacity = 8, .blk_size = 700}, "", "block size of 700"},
+    {"no blocks", 0, 0, {.capacity = 8}, "", "block size of 0"},
+    {"old", 1ull << VIRTIO_F_VERSION_1, 0, {.capacity = 8, .blk_size = 512}, "", "lacks features"},
+    {"mute", 0, 1ull << VHOST_F_CONFIG, {.capacity = 8, .blk_size = 512}, "", "CONFIG"},
+    {"packed", 0, 0, {.capacity = 8, .blk_size = 512}, "packed=on", "no packed rings"},
+    {"ring", 0, 0, {.capacity = 8, .blk_size = 512}, "queue-size=100", "power of two"},
+};
+
+static void test_refused(void **state)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
+        struct dt_error err = {""};
+
+        make_rear();
+        rear.features &= ~refused[i].without;
+        rear.protocol &= ~refused[i].without_protocol;
+        rear.disk = refused[i].disk;
+        assert_true(try_open("", refused[i].options, &err) < 0);
+        if (!strstr(err.text, refused[i].said))
+            fail_msg("%s: %s", refused[i].name, err.text);
+        fake_rear_stop(&rear);
+    }
+}
+
+static bool say_nothing(struct fake_rear *r, struct vhost_message *m)
+{
+    return m->header.request != VHOST_GET_CONFIG;
+}
+
+static void test_silent(void **state)
+{
+    struct dt_error err = {""};
+
+    make_rear();
+    rear.mangle = say_nothing;
+    assert_true(try_open("", "", &err) < 0);
+    assert_non_null(strstr(err.text, "no answer"));
+    fake_rear_stop(&rear);
+    assert_true(try_open("", "", &err) < 0);
+    assert_non_null(strstr(err.text, "cannot connect"));
+}
+
+static unsigned count_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+static void test_nothing_is_left(void **state)
+{
+    unsigned before = count_fds();
+
+    test_memory_changes(state);
+    test_held(state);
+    test_twice(state);
+    assert_int_equal(count_fds(), before);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_guest_memory), cmocka_unit_test(test_memory_changes),
+        cmocka_unit_test(test_plain_ring),   cmocka_unit_test(test_durable),
+        cmocka_unit_test(test_resize),       cmocka_unit_test(test_held),
+        cmocka_unit_test(test_failed),       cmocka_unit_test(test_quiet),
+        cmocka_unit_test(test_comes_back_as_another),
+        cmocka_unit_test(test_lies),         cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_nothing_is_left),
+    };
+
+    log_set_level(DT_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
