@@ -216,6 +216,9 @@ static bool try_hit(struct cache *k, struct dt_req *req)
     n = dt_req_map(k->c, req, &iov);
     if (!cache_aligned(k, iov, n))
         return false;
+    for (uint32_t i = slot; i < slot + count; i++)
+        if (k->users[i] >= USERS_MAX)
+            return false; /* of jobs there are few */
     hit_start(k, req, slot, count, iov, n);
     return true;
 }

@@ -199,11 +199,13 @@ static void flush_below(struct cache *k)
     struct commit *m = &k->commit;
     struct dt_req *sub;
 
-    if (!m->below_unflushed || !dt_layer_info(k->layer)->can_flush)
+    if (!m->below_unflushed)
         return;
+    m->below_unflushed = false;
+    if (!dt_layer_info(k->layer)->can_flush)
+        return; /* what it has completed is durable */
     sub = dt_sub_new(k->c, DT_OP_FLUSH, 0, 0, NULL, 0, below_flushed, k);
     CHECK(sub); /* one is always left for it */
-    m->below_unflushed = false;
     m->pending++;
     dt_sub_submit(k->c, sub);
 }

@@ -126,13 +126,10 @@ static void begin(struct cache *k, struct job *job, uint32_t slot)
 
 /* ---- The disk below is flushed -------------------------------------------------------------- */
 
-static void below_flushed(struct dt_ctx *c, struct dt_req *sub)
+static void flushed(struct cache *k, int error)
 {
-    struct cache *k = dt_sub_arg(sub);
     struct destage *d = &k->destage;
-    int error = sub->error;
 
-    dt_sub_free(c, sub);
     for (unsigned i = 0; i < d->nflushing; i++) {
         uint32_t slot = d->done[i];
 
@@ -153,17 +150,31 @@ static void below_flushed(struct dt_ctx *c, struct dt_req *sub)
         d->not_before = dt_clock_ns() + RETRY_NS;
     else
         commit_want(k);
+}
+
+static void below_flushed(struct dt_ctx *c, struct dt_req *sub)
+{
+    struct cache *k = dt_sub_arg(sub);
+    int error = sub->error;
+
+    dt_sub_free(c, sub);
+    flushed(k, error);
     destage_kick(k);
 }
 
 static void flush(struct cache *k)
 {
     struct destage *d = &k->destage;
-    struct dt_req *sub = dt_sub_new(k->c, DT_OP_FLUSH, 0, 0, NULL, 0, below_flushed, k);
+    struct dt_req *sub;
 
+    d->nflushing = d->ndone;
+    if (!dt_layer_info(k->layer)->can_flush) {
+        flushed(k, 0); /* what it has completed is durable */
+        return;
+    }
+    sub = dt_sub_new(k->c, DT_OP_FLUSH, 0, 0, NULL, 0, below_flushed, k);
     CHECK(sub); /* one is always left for it */
     d->flushing = true;
-    d->nflushing = d->ndone;
     dt_sub_submit(k->c, sub);
 }
 

@@ -50,6 +50,7 @@ enum slot_flags {
 };
 
 #define SLOT_NONE    UINT32_MAX
+#define USERS_MAX    60000u /* transfers of one slot at a time */
 #define JOBS         48u
 #define DESTAGERS    4u
 #define BUFFER       (128u << 10)

@@ -192,15 +192,9 @@ int cache_open_file(struct cache *k, struct dt_error *err)
     struct stat st;
     int ret = open_both(k, err);
 
-    if (ret == 0 && (fstat(k->fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))))
-        ret = dt_fail(err, -EINVAL, "%s is neither a regular file nor a block device", k->path);
-    if (ret == 0 && S_ISBLK(st.st_mode) && k->size &&
-        cache_super_read(k->map_fd, &k->super, err) == -EINVAL)
-        ret = dt_fail(err, -EINVAL, "%s is a block device without a cache: put a file system on it",
-                      k->path);
+    if (ret == 0 && (fstat(k->fd, &st) < 0 || !S_ISREG(st.st_mode)))
+        ret = dt_fail(err, -EINVAL, "%s is not a regular file", k->path);
     ret = ret ?: read_super(k, err);
-    if (ret == 0 && k->super.slots > CACHE_MAX_SLOTS)
-        ret = dt_fail(err, -EFBIG, "%s is too large", k->path);
     if (ret < 0)
         cache_close_file(k);
     return ret;
