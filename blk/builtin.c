@@ -11,12 +11,12 @@
     X(blk_delay) \
     X(blk_error) \
     X(blk_readonly) \
-    X(blk_crypt) \
+    X(blk_cow) \
+    X(blk_integrity) \
     X(blk_zero) \
     X(blk_file) \
     X(blk_rear) \
     X(blk_mem) \
-    X(blk_nbd) \
     X(blk_null)
 
 #define DECLARE(ext) extern const struct dt_block_ext ext;

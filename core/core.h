@@ -97,11 +97,14 @@ void word_list_add(char *list, size_t size, const char *word);
 
 /* ---- Registry -------------------------------------------------------------------------------- */
 
+/** registry_directories() - where extensions are looked for, first to last, separated by colons: $DEVTAP_EXTENSIONS,
+ *  the modules beside a program that is run where it was built, and the installed ones. Owned by the caller. */
+char *registry_directories(void);
 /** registry_add() - check a description (ABI, size, name, contradictions) and make it known. */
 int registry_add(const struct dt_block_ext *ext, struct dt_error *err);
 /**
- * registry_find() - by name; a name with a slash, or one not built in that exists as NAME.so in
- * $DEVTAP_EXTENSIONS or the installed extension directory, is loaded. Errors suggest the nearest name.
+ * registry_find() - by name; a name with a slash, or one not built in that exists as NAME.so in one of
+ * registry_directories(), is loaded. Errors suggest the nearest name.
  */
 const struct dt_block_ext *registry_find(const char *name, struct dt_error *err);
 /** registry_next() - iterate over all known, in order of registration; NULL starts. */

@@ -131,7 +131,7 @@ struct lane {
     const struct front_ops *front_ops;
     void *front_arg;
     unsigned in_flight; /* requests of the guest within the chain */
-    unsigned subs;      /* requests of layers' own, submitted and not yet back */
+    unsigned subs;      /* requests of layers' own, submitted and not yet back; and dt_busy_begin() */
 
     /* What the chain needs per direction: a private copy, and transforming layers. */
     bool needs_data;

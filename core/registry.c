@@ -143,11 +143,34 @@ static const struct dt_block_ext *load_object(const char *path, struct dt_error 
     return &find_known(ext->name)->ext;
 }
 
-/* Looks for NAME.so in a list of directories; true if there is one, and then @ext is set. */
-static bool load_from(const char *dirs, const char *name, const struct dt_block_ext **ext,
-                      struct dt_error *err)
+/* Beside a program that was built and not installed, in the folder of its modules. */
+static char *build_directory(void)
 {
-    _cleanup_free_ char *list = xstrdup(dirs);
+    char program[4096];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    char *slash;
+
+    if (n < 0)
+        return xstrdup("");
+    program[n] = '\0';
+    slash = strrchr(program, '/');
+    if (slash)
+        *slash = '\0';
+    return xasprintf("%s/../blk", program);
+}
+
+char *registry_directories(void)
+{
+    _cleanup_free_ char *built = build_directory();
+    const char *own = getenv("DEVTAP_EXTENSIONS");
+
+    return xasprintf("%s%s%s:%s", own ?: "", own ? ":" : "", built, DEVTAP_EXTENSION_DIR);
+}
+
+/* Looks for NAME.so in those directories; true if there is one, and then @ext is set. */
+static bool load_named(const char *name, const struct dt_block_ext **ext, struct dt_error *err)
+{
+    _cleanup_free_ char *list = registry_directories();
     char *rest = list, *dir;
 
     while ((dir = strsep(&rest, ":")) != NULL) {
@@ -177,7 +200,6 @@ static bool is_object(const char *path)
 const struct dt_block_ext *registry_find(const char *name, struct dt_error *err)
 {
     struct nearest nearest = {.wanted = name};
-    const char *dirs = getenv("DEVTAP_EXTENSIONS");
     const struct dt_block_ext *ext;
     struct known *known;
 
@@ -188,8 +210,7 @@ const struct dt_block_ext *registry_find(const char *name, struct dt_error *err)
     known = find_known(name);
     if (known)
         return &known->ext;
-    if (describe_name_ok(name) && ((dirs && load_from(dirs, name, &ext, err)) ||
-                                   load_from(DEVTAP_EXTENSION_DIR, name, &ext, err)))
+    if (describe_name_ok(name) && load_named(name, &ext, err))
         return ext;
     dt_fail(err, -ENOENT, "no extension or back is named '%.64s'", name);
     for (ext = registry_next(NULL); ext; ext = registry_next(ext))

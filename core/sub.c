@@ -100,17 +100,6 @@ static void sub_return(struct ctx *owner, struct request *r)
         lane_drained(lane);
 }
 
-void dt_background(struct dt_ctx *c, int change)
-{
-    struct ctx *ctx = ctx_of(c);
-    struct lane *lane = ctx->lane;
-
-    hold(ctx, (uint32_t)change);
-    lane->subs += (unsigned)change;
-    if (unlikely(lane->quiescing))
-        lane_drained(lane);
-}
-
 void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
     struct ctx *ctx = ctx_of(c);
@@ -130,6 +119,21 @@ void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         ctx->own_complete(c, reqs, others);
     else
         dt_complete(c, reqs, others);
+}
+
+void dt_busy_begin(struct dt_ctx *c)
+{
+    ctx_of(c)->lane->subs++;
+}
+
+void dt_busy_end(struct dt_ctx *c)
+{
+    struct lane *lane = ctx_of(c)->lane;
+
+    CHECK(lane->subs > 0);
+    lane->subs--;
+    if (unlikely(lane->quiescing))
+        lane_drained(lane);
 }
 
 void *dt_sub_arg(const struct dt_req *sub)

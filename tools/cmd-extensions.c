@@ -26,13 +26,12 @@ static void load_directory(const char *path)
 
 static void load_all(void)
 {
-    _cleanup_free_ char *list = xstrdup(getenv("DEVTAP_EXTENSIONS") ?: "");
+    _cleanup_free_ char *list = registry_directories();
     char *rest = list, *path;
 
     while ((path = strsep(&rest, ":")) != NULL)
         if (*path)
             load_directory(path);
-    load_directory(DEVTAP_EXTENSION_DIR);
 }
 
 static void print_kind(struct table *table, bool back)

@@ -99,7 +99,7 @@ struct verb {
 };
 extern const struct verb verb_run, verb_list, verb_show, verb_stats, verb_set, verb_do, verb_resize,
     verb_extensions, verb_help, verb_trace, verb_bench, verb_test, verb_vhost_user_blk,
-    verb_events, verb_upgrade, verb_cache;
+    verb_events, verb_upgrade, verb_cow, verb_integrity, verb_cache;
 /** verb_table(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
 const struct verb *const *verb_table(void);
 const struct verb *verb_find(const char *name);

@@ -226,7 +226,10 @@ static void account(struct cache *k)
     if (active == d->active)
         return;
     d->active = active;
-    dt_background(k->c, active ? 1 : -1);
+    if (active)
+        dt_busy_begin(k->c);
+    else
+        dt_busy_end(k->c);
 }
 
 void destage_kick(struct cache *k)

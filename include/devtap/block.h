@@ -214,10 +214,12 @@ DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
 DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
 
 /**
- * dt_background() - work of the layer's own that belongs to no request, such as file I/O of a
- * timer's, begins (@change 1) or ends (-1). A stop waits for its end; `quiesce` asks for it.
+ * dt_busy_begin() - work begins that no request waits for, such as I/O on a file of the layer's
+ * own. Until dt_busy_end() the device does not come to rest. It must not take long; what goes on for
+ * ever is done in pieces, between which `quiesce` can stop it.
  */
-DT_PUBLIC void dt_background(struct dt_ctx *c, int change);
+DT_PUBLIC void dt_busy_begin(struct dt_ctx *c);
+DT_PUBLIC void dt_busy_end(struct dt_ctx *c);
 
 /**
  * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
@@ -344,7 +346,8 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. */
+     * requests for a time of its own must have this. Layers with requests of their own are always
+     * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
     int (*cancel)(struct dt_ctx *c, struct dt_req *req);

@@ -53,6 +53,17 @@ static inline void disk_on_wake(struct lane *lane)
 
 static const struct front_ops disk_front = {.complete = disk_on_complete, .wake = disk_on_wake};
 
+/* Before anything else: an extension that programs load from a module is linked into this one. */
+static inline int disk_module(const struct dt_block_ext *ext)
+{
+    struct dt_error err;
+    int ret = registry_add(ext, &err);
+
+    if (ret < 0)
+        fprintf(stderr, "%s\n", err.text);
+    return ret;
+}
+
 /* Returns what opening or starting returned, with disk.err filled. */
 static inline int disk_try_named(const char *name, const char *chain)
 {

@@ -307,5 +307,7 @@ int main(void)
         cmocka_unit_test(read_errors_show),
     };
 
+    if (disk_module(&blk_crypt) < 0)
+        return 1;
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -390,5 +390,7 @@ int main(void)
         cmocka_unit_test(the_start_can_wait),
     };
 
+    if (disk_module(&blk_nbd) < 0)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#include "blk/cow/format.h"
+
+#include <sys/mman.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define DATA_ALIGN ((uint64_t)1 << 20)
+#define LOAD_BYTES (256u << 10)
+
+void cow_layout(struct cow_layout *l, uint64_t size)
+{
+    uint64_t map_bytes;
+
+    l->granules = (size + COW_GRANULE - 1) >> COW_SHIFT;
+    l->map_sectors = (l->granules + COW_BITS - 1) / COW_BITS;
+    map_bytes = ALIGN_UP(l->map_sectors * sizeof(struct cow_map_sector), (uint64_t)4096);
+    l->map_offset = COW_MAP_OFFSET;
+    l->live_offset = l->map_offset + map_bytes;
+    l->data_offset = ALIGN_UP(l->live_offset + map_bytes, DATA_ALIGN);
+    l->file_size = l->data_offset + (l->granules << COW_SHIFT);
+}
+
+/* ---- The header ---- */
+
+static uint64_t header_sum(const struct cow_header *header)
+{
+    return XXH3_64bits(header, offsetof(struct cow_header, sum));
+}
+
+void cow_header_seal(struct cow_header *header)
+{
+    header->sum = header_sum(header);
+}
+
+void cow_header_init(struct cow_header *header, uint64_t size, const char *base_id)
+{
+    *header = (struct cow_header){.version = COW_VERSION, .granule = COW_GRANULE, .size = size};
+    memcpy(header->magic, COW_MAGIC, sizeof(header->magic));
+    if (base_id)
+        memcpy(header->base_id, base_id, MIN(strlen(base_id), (size_t)COW_ID_SIZE - 1));
+    cow_header_seal(header);
+}
+
+int cow_header_check(const struct cow_header *h, uint64_t file_size, const char *path,
+                     struct dt_error *err)
+{
+    struct cow_layout layout;
+
+    if (memcmp(h->magic, COW_MAGIC, sizeof(h->magic)) != 0)
+        return dt_fail(err, -EINVAL, "%s is not an overlay of devtap's", path);
+    if (h->sum != header_sum(h))
+        return dt_fail(err, -EBADMSG,
+                       "%s: the header is damaged: its checksum is wrong (see 'devtap cow check')",
+                       path);
+    if (h->version != COW_VERSION)
+        return dt_fail(err, -ENOTSUP, "%s has format version %u; this devtap knows %u", path,
+                       h->version, COW_VERSION);
+    if (h->granule != COW_GRANULE || h->size == 0 || h->size % DT_SECTOR_SIZE ||
+        h->size > COW_MAX_SIZE || h->base_id[COW_ID_SIZE - 1])
+        return dt_fail(err, -EBADMSG, "%s: the header contradicts itself", path);
+    cow_layout(&layout, h->size);
+    if (file_size < layout.file_size)
+        return dt_fail(err, -EBADMSG, "%s was cut: it has %llu bytes and should have %llu", path,
+                       (unsigned long long)file_size, (unsigned long long)layout.file_size);
+    return 0;
+}
+
+/* ---- Maps ---- */
+
+static uint64_t map_sum(const struct cow_map_sector *sector, uint64_t index)
+{
+    return XXH3_64bits_withSeed(sector->bits, sizeof(sector->bits), index + 1);
+}
+
+void cow_map_seal(struct cow_map_sector *sector, uint64_t index)
+{
+    sector->sum = map_sum(sector, index);
+}
+
+static bool is_empty(const struct cow_map_sector *sector)
+{
+    static const struct cow_map_sector empty;
+
+    return memcmp(sector, &empty, sizeof(empty)) == 0;
+}
+
+bool cow_map_ok(const struct cow_map_sector *sector, uint64_t index)
+{
+    return is_empty(sector) || sector->sum == map_sum(sector, index);
+}
+
+struct cow_map_sector *cow_map_new(uint64_t n)
+{
+    void *at = mmap(NULL, n * sizeof(struct cow_map_sector), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return at == MAP_FAILED ? NULL : at;
+}
+
+void cow_map_free(struct cow_map_sector *map, uint64_t n)
+{
+    if (map)
+        munmap(map, n * sizeof(*map));
+}
+
+static int add_sector(const struct cow_map_sector *from, uint64_t index,
+                      const struct cow_layout *layout, const char *path, struct cow_map_sector *map,
+                      struct dt_error *err)
+{
+    if (is_empty(from))
+        return 0;
+    if (!cow_map_ok(from, index))
+        return dt_fail(err, -EBADMSG,
+                       "%s: the map of granules %llu to %llu is damaged: its checksum is wrong "
+                       "(see 'devtap cow check')",
+                       path, (unsigned long long)(index * COW_BITS),
+                       (unsigned long long)(index * COW_BITS + COW_BITS - 1));
+    for (unsigned i = 0; i < sizeof(from->bits); i++)
+        map[index].bits[i] |= from->bits[i];
+    if (index == layout->map_sectors - 1)
+        for (uint64_t g = layout->granules; g < layout->map_sectors * COW_BITS; g++)
+            if (cow_map_test(map, g))
+                return dt_fail(err, -EBADMSG, "%s: the map goes beyond the end of the disk", path);
+    return 0;
+}
+
+/* The next part of the map that is not a hole, from @at on; @end if there is none. */
+static uint64_t next_data(int fd, uint64_t at, uint64_t end)
+{
+    off_t found = lseek(fd, (off_t)at, SEEK_DATA);
+
+    if (found < 0)
+        return errno == ENXIO ? end : at;
+    return MIN(MAX(at, ALIGN_DOWN((uint64_t)found, (uint64_t)512)), end);
+}
+
+int cow_map_load(int fd, const char *path, const struct cow_layout *layout, uint64_t offset,
+                 struct cow_map_sector *map, struct dt_error *err)
+{
+    _cleanup_free_ struct cow_map_sector *piece = xcalloc(1, LOAD_BYTES);
+    uint64_t end = offset + layout->map_sectors * sizeof(*map);
+    int ret = 0;
+
+    for (uint64_t at = next_data(fd, offset, end); at < end && ret == 0;) {
+        ssize_t n = pread(fd, piece, MIN((uint64_t)LOAD_BYTES, end - at), (off_t)at);
+
+        if (n <= 0 || n % 512)
+            return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read the map: %s", path,
+                           n < 0 ? strerror(errno) : "it ends early");
+        for (ssize_t i = 0; i < n / 512 && ret == 0; i++)
+            ret = add_sector(&piece[i], (at - offset) / 512 + (uint64_t)i, layout, path, map, err);
+        at = next_data(fd, at + (uint64_t)n, end);
+    }
+    return ret;
+}
