@@ -32,11 +32,11 @@ static void one(enum way way, struct xts *xts, uint64_t n)
         CHECK(EVP_CipherUpdate(ctx, cipher, &length, plain, BYTES) == 1);
         break;
     case ENCRYPT:
-        xts_encrypt(xts, n, &iov, 1, cipher, BYTES);
+        xts_encrypt(xts, n, &iov, 1, 0, cipher, BYTES);
         break;
     default:
         iov.iov_base = out;
-        xts_decrypt(xts, n, cipher, BYTES, &iov, 1);
+        xts_decrypt(xts, n, cipher, BYTES, &iov, 1, 0);
     }
 }
 

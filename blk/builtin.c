@@ -15,6 +15,7 @@
     X(blk_integrity) \
     X(blk_zero) \
     X(blk_file) \
+    X(blk_cvd) \
     X(blk_rear) \
     X(blk_mem) \
     X(blk_null)

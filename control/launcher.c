@@ -162,9 +162,20 @@ static int answer(struct launcher *l, struct launch_question *q, int sock, struc
     return pidfd;
 }
 
-static _Noreturn void launch(int sock, uid_t uid)
+/*
+ * A host is forked, since the program is loaded here already. But a thread that looks up a name may hold locks,
+ * which no one would release in the child: then the program is executed.
+ */
+static const struct placed_config *how_to_fork(int (*host_main)(const char *name))
 {
-    static const struct placed_config config = {.confine = confine_child};
+    static struct placed_config config = {.confine = confine_child};
+
+    config.host_main = dial_count() == 0 ? host_main : NULL;
+    return &config;
+}
+
+static _Noreturn void launch(int sock, uid_t uid, int (*host_main)(const char *name))
+{
     struct launcher l = {.known = xcalloc(KNOWN_MAX, sizeof(*l.known)),
                          .addresses = xcalloc(DIALLED_MAX, sizeof(*l.addresses))};
     struct pollfd poll_fd = {.fd = sock, .events = POLLIN};
@@ -174,7 +185,6 @@ static _Noreturn void launch(int sock, uid_t uid)
     confine_users(uid);
     if (setenv(CONFINE_ENVIRONMENT, "1", 1) < 0)
         _exit(1);
-    placed_init(&config);
     for (;;) {
         struct launch_question q;
         struct launch_answer a = {.pid = -1};
@@ -190,6 +200,7 @@ static _Noreturn void launch(int sock, uid_t uid)
             dial_known(&l, &q, fd);
             continue;
         }
+        placed_init(how_to_fork(host_main));
         with = answer(&l, &q, fd, &a);
         packet_send(sock, &a, sizeof(a), with);
         if (fd >= 0)
@@ -349,7 +360,7 @@ static int launcher_reap(int pidfd, siginfo_t *info)
     return ret;
 }
 
-int launcher_start(uid_t uid, struct dt_error *err)
+int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_error *err)
 {
     static const struct placed_spawner spawner = {launcher_spawn, launcher_reap};
     static const struct placed_config config = {.spawner = &spawner};
@@ -365,7 +376,7 @@ int launcher_start(uid_t uid, struct dt_error *err)
     if (pid == 0) {
         if (dup2(fds[1], 3) != 3 || syscall(SYS_close_range, 4, ~0u, 0) < 0)
             _exit(1);
-        launch(3, uid);
+        launch(3, uid, host_main);
     }
     close(fds[1]);
     launcher = fds[0];

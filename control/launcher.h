@@ -14,8 +14,8 @@
 #include <sys/types.h>
 
 /** launcher_start() - from a process with one thread. @uid: the first of CONFINE_USERS for the extensions'
- *  processes; 0 = ours. */
-int launcher_start(uid_t uid, struct dt_error *err);
+ *  processes; 0 = ours. @host_main: see struct placed_config. */
+int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_error *err);
 /** launcher_seal() - from here on nothing new is started or connected to. */
 int launcher_seal(struct dt_error *err);
 

@@ -110,7 +110,11 @@ int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sector
     int ret;
 
     CHECK_MAGIC(layer, LAYER_MAGIC);
-    CHECK(layer->below && !layer->dev->started);
+    CHECK(layer->below);
+    if (layer->dev->started)
+        return dt_fail(err, -EBUSY,
+                       "the layers below serve the disk now, and cannot be read from here; give this "
+                       "layer to the disk at its start");
     size = layer->below->info.sectors;
     if (sectors == 0 || sector > size || sectors > size - sector)
         return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",

@@ -182,6 +182,8 @@ struct front_ops {
     void (*wake)(struct lane *lane);
     /* The device's info changed (resize). On the device's first thread. */
     void (*info_changed)(void *front);
+    /* layer_set_passthrough(). On the device's first thread; @lane is its lane. May be NULL. */
+    int (*set_passthrough)(struct lane *lane, bool on, struct dt_error *err);
 };
 
 /**
@@ -269,6 +271,9 @@ unsigned lane_admit(struct lane *lane, unsigned want);
 /** lane_submit() - @n requests, each with pub, iov and niov set, enter the chain. Ranges are
  *  checked here: what lies outside the disk completes with -EINVAL. */
 void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
+/** request_layer() - the name of the layer that has it now; NULL: it is in no chain. From any thread, for
+ *  people to look at: it may be elsewhere in a moment. */
+const char *request_layer(const struct request *r);
 /** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
 void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);
@@ -329,6 +334,67 @@ struct dial_answer {
 int dial_judge(const char *address, struct dt_error *err);
 /** dial_address() - connect to @address and answer; on a thread of its own, or -EAGAIN when there are too many. */
 int dial_address(const char *address, int answer);
+/** dial_count() - how many threads of it run in this process. */
+unsigned dial_count(void);
+
+/* ---- Passthrough: a back that serves the guest's own rings (passthrough.c) ---- */
+
+/**
+ * struct device_ring - a ring of the guest's driver, with nothing of it in flight.
+ * @base: as vhost-user's SET_VRING_BASE has it; set again by left().
+ * @desc, @driver, @device: guest-physical.
+ * @kick, @call: -1 = none.
+ */
+struct device_ring {
+    unsigned index;
+    uint16_t size;
+    uint32_t base;
+    uint64_t desc, driver, device;
+    int kick, call;
+};
+/**
+ * struct passthrough - the rings while a back has them; the front's, which keeps it in place from enter()
+ * until entered() failed or left() was called.
+ * @features: that the driver acknowledged. @writeback: the cache mode it chose.
+ * @log: the region with the in-flight logs of the rings. @logged: set by judge(): the back keeps them up to
+ *       date, so that its loss loses nothing.
+ * @entered: result of enter(): 0, or -errno with @why; then the back has none of the rings.
+ * @left: the back has none of the rings any more, because leave() was called or for reasons of its
+ *        own. 0: all that it took is answered and each @base is right; else -errno with @why, and only the log
+ *        knows.
+ * Both run on a thread of the back's.
+ */
+struct passthrough {
+    uint64_t features;
+    bool packed, writeback, logged;
+    struct {
+        int fd;
+        uint64_t size, offset;
+        uint16_t queues, queue_size;
+    } log;
+    struct device_ring *rings;
+    unsigned count;
+    void (*entered)(struct passthrough *p, int result, const char *why);
+    void (*left)(struct passthrough *p, int result, const char *why);
+};
+/** struct passthrough_ops - of such a back; none of them waits. @judge: could it serve these rings? */
+struct passthrough_ops {
+    int (*judge)(struct dt_layer *layer, struct passthrough *p, struct dt_error *err);
+    void (*enter)(struct dt_layer *layer, struct passthrough *p);
+    void (*leave)(struct dt_layer *layer);
+};
+/** layer_offer_passthrough() - from open(). */
+void layer_offer_passthrough(struct dt_layer *layer, const struct passthrough_ops *ops);
+/** device_passthrough() - the back and what it offers. Return: 0; -ENOTSUP where it cannot, or the layers
+ *  above it change what the guest reads, with @err. */
+int device_passthrough(struct device *dev, struct dt_layer **back,
+                       const struct passthrough_ops **ops, struct dt_error *err);
+/** layer_want_passthrough() - from load(): a person wanted it of the process before. */
+void layer_want_passthrough(struct dt_layer *layer);
+bool device_wants_passthrough(const struct device *dev);
+/** layer_set_passthrough() - a person wants it, or wants it no more; the front follows when it can. On the
+ *  device's first thread. */
+int layer_set_passthrough(struct dt_layer *layer, bool on, struct dt_error *err);
 
 /* ---- Calls across threads ---- */
 

@@ -185,8 +185,13 @@ static void *run_attempt(void *arg)
     reply(a->answer, path  ? connect_unix(path, a->answer, deadline)
                      : tcp ? connect_tcp(tcp, a->answer, deadline)
                            : -EINVAL);
-    __atomic_sub_fetch(&dials, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&dials, 1, __ATOMIC_RELEASE);
     return NULL;
+}
+
+unsigned dial_count(void)
+{
+    return __atomic_load_n(&dials, __ATOMIC_ACQUIRE);
 }
 
 int dial_address(const char *address, int answer)

@@ -53,6 +53,7 @@ struct dt_layer {
     unsigned naddresses;
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     void (*memory_changed)(struct dt_layer *layer);
+    const struct passthrough_ops *passthrough;
     uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
@@ -222,6 +223,7 @@ struct device {
     bool info_pending;
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;
+    bool want_passthrough;
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);

@@ -171,3 +171,12 @@ json_t *device_stats(struct device *dev)
 {
     return stats_json(dev);
 }
+
+const char *request_layer(const struct request *r)
+{
+    const struct ctx *holder = READ_ONCE(r->holder);
+
+    if (!holder)
+        return NULL;
+    return holder->pub.layer ? holder->pub.layer->name : "front";
+}

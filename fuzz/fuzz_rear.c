@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_rear.c - a back `vhost-user` before a rear whose replies and used entries are bent by the input:
- * three bytes for each, what to change and by how much; where the input ends, the truth begins.
+ * fuzz_rear.c - a back `vhost-user` before a rear whose replies and used entries are bent by the
+ * input: three bytes for each, what to change and by how much; where the input ends, the truth
+ * begins.
  *
- * Invariants: every request is answered at the latest when the rear is gone; no descriptor is left; what
- * lies outside of the buffers is not touched (the sanitizers see to that).
+ * Invariants: every request is answered at the latest when the rear is gone; no descriptor is left;
+ * what lies outside of the buffers is not touched (the sanitizers see to that).
  */
 #include "tests/unit/fake_rear.h"
 #include "tests/unit/tap_rig.h"
@@ -83,7 +84,8 @@ static void load(struct tap_rig *rig, struct fake_rear *rear)
 {
     tap_give_memory(rig, 0x10000000);
     for (unsigned i = 0; i < 6; i++)
-        tap_submit(rig, i, i % 3 == 2 ? DT_OP_WRITE : DT_OP_READ, i * 8, 8, i == 2 ? DT_REQ_FUA : 0);
+        tap_submit(rig, i, i % 3 == 2 ? DT_OP_WRITE : DT_OP_READ, i * 8, 8,
+                   i == 2 ? DT_REQ_FUA : 0);
     tap_turn(rig, 3);
     tap_give_memory(rig, 0x20000000);
     tap_submit(rig, 6, DT_OP_FLUSH, 0, 0, 0);

@@ -42,6 +42,13 @@ void inflight_clear(void *mem)
     RING_STEP();
 }
 
+void inflight_spoil(void *mem)
+{
+    struct log_split *log = mem;
+
+    WRITE_ONCE(log->version, LOG_SPOILED);
+}
+
 void inflight_format(void *mem, uint16_t queue_size, bool packed)
 {
     log_format(mem, queue_size, packed);
@@ -79,6 +86,10 @@ void log_format(void *mem, uint16_t queue_size, bool packed)
 static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,
                         struct dt_error *err)
 {
+    if (version == LOG_SPOILED)
+        return dt_fail(err, -EBADMSG,
+                       "the ring was served by somebody who keeps no in-flight log: what he had of it "
+                       "is lost");
     if (version != LOG_VERSION || features != 0)
         return dt_fail(err, -EBADMSG,
                        "in-flight log of version %u with features 0x%" PRIx64
@@ -90,23 +101,23 @@ static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, 
     return 0;
 }
 
-struct age {
-    uint64_t counter;
-    uint16_t entry;
-};
-
 static int by_age(const void *a, const void *b)
 {
-    const struct age *x = a, *y = b;
+    const struct log_age *x = a, *y = b;
 
     if (x->counter != y->counter)
         return x->counter < y->counter ? -1 : 1;
     return (int)x->entry - (int)y->entry;
 }
 
-static void sort_found(struct age *ages, struct log_found *found)
+void log_sort_ages(struct log_age *ages, unsigned n)
 {
-    qsort(ages, found->count, sizeof(*ages), by_age);
+    qsort(ages, n, sizeof(*ages), by_age);
+}
+
+static void sort_found(struct log_age *ages, struct log_found *found)
+{
+    log_sort_ages(ages, found->count);
     for (unsigned i = 0; i < found->count; i++)
         found->order[i] = ages[i].entry;
     found->counter = found->count > 0 ? ages[found->count - 1].counter + 1 : 0;
@@ -145,7 +156,7 @@ static int split_judge_batch(struct log_split *copy, uint16_t size, uint16_t n, 
 }
 
 static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used, uint16_t *batch,
-                       struct age *ages, struct log_found *found, struct dt_error *err)
+                       struct log_age *ages, struct log_found *found, struct dt_error *err)
 {
     uint16_t n = (uint16_t)(ring_used - copy->used_idx);
     int r = judge_header(copy->features, copy->version, copy->desc_num, size, err);
@@ -167,7 +178,7 @@ static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used
             return dt_fail(err, -EBADMSG, "in-flight log: entry %u says in flight %u", i,
                            e->word.inflight);
         if (e->word.inflight)
-            ages[found->count++] = (struct age){e->counter, i};
+            ages[found->count++] = (struct log_age){e->counter, i};
     }
     sort_found(ages, found);
     return 0;
@@ -178,7 +189,7 @@ int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
 {
     size_t bytes = inflight_queue_size(size, false);
     _cleanup_free_ struct log_split *copy = xcalloc(1, bytes);
-    _cleanup_free_ struct age *ages = xcalloc(size, sizeof(*ages));
+    _cleanup_free_ struct log_age *ages = xcalloc(size, sizeof(*ages));
     _cleanup_free_ uint16_t *batch = xcalloc(size, sizeof(*batch));
     uint16_t n;
     int r;
@@ -290,7 +301,7 @@ static int packed_claim(const struct log_packed *copy, uint16_t size, uint16_t h
 }
 
 static int packed_judge(struct log_packed *copy, uint16_t size,
-                        const struct vring_packed_desc *ring, bool *claimed, struct age *ages,
+                        const struct vring_packed_desc *ring, bool *claimed, struct log_age *ages,
                         struct log_found *found, struct dt_error *err)
 {
     _cleanup_free_ bool *ids = xcalloc(size, sizeof(*ids));
@@ -302,7 +313,7 @@ static int packed_judge(struct log_packed *copy, uint16_t size,
         if (!copy->desc[i].word.inflight)
             continue;
         r = packed_claim(copy, size, i, claimed, ids, found, err);
-        ages[found->count++] = (struct age){copy->desc[i].counter, i};
+        ages[found->count++] = (struct log_age){copy->desc[i].counter, i};
     }
     if (r == 0)
         sort_found(ages, found);
@@ -346,7 +357,7 @@ int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring
 {
     size_t bytes = inflight_queue_size(size, true);
     _cleanup_free_ struct log_packed *copy = xcalloc(1, bytes);
-    _cleanup_free_ struct age *ages = xcalloc(size, sizeof(*ages));
+    _cleanup_free_ struct log_age *ages = xcalloc(size, sizeof(*ages));
     _cleanup_free_ bool *claimed = xcalloc(size, sizeof(*claimed));
     int r;
 

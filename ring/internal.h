@@ -54,6 +54,7 @@ static inline void ring_full_fence(void)
  * are stored as that word, which leaves fewer states for a successor to find.
  */
 #define LOG_VERSION 1u
+#define LOG_SPOILED 0xffffu /* somebody served the ring and kept no log */
 
 union log_split_word {
     struct {
@@ -161,6 +162,13 @@ void log_format(void *mem, uint16_t queue_size, bool packed);
 void log_commit(void *mem);
 /* Charge @chain, about to run again, with a crash; @attempts: in the log. */
 void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *attempts);
+/** struct log_age - an entry of the log, and when it was made. */
+struct log_age {
+    uint64_t counter;
+    uint16_t entry;
+};
+/** log_sort_ages() - the oldest first. */
+void log_sort_ages(struct log_age *ages, unsigned n);
 int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
                       struct log_found *found, struct dt_error *err);
 int log_packed_recover(struct log_packed *log, uint16_t size, const struct vring_packed_desc *ring,
@@ -174,7 +182,7 @@ void iovpool_put(struct iovpool *pool, struct iovec *list);
 
 /* ---- Virtqueue ------------------------------------------------------------------------ */
 
-enum { ID_FREE, ID_TAKEN, ID_PUSHED };
+enum { ID_FREE, ID_TAKEN, ID_PUSHED, ID_RETURNED };
 
 /* A chain between virtq_push() and virtq_publish(); its slot may already be gone. */
 struct virtq_done {
@@ -196,6 +204,7 @@ static inline struct virtq_chain *virtq_slot(const struct virtq *vq, uint16_t id
 
 int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);
 unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
+void split_put_back(struct virtq *vq);
 int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out);
 bool split_publish(struct virtq *vq);
 bool split_pending(struct virtq *vq);

@@ -145,6 +145,9 @@ size_t inflight_queue_size(uint16_t queue_size, bool packed);
 void inflight_format(void *mem, uint16_t queue_size, bool packed);
 /** inflight_clear() - make the log at @mem record nothing: to recover from it is a fresh start. */
 void inflight_clear(void *mem);
+/** inflight_spoil() - make the log at @mem unfit to recover from: somebody serves the ring who keeps no
+ *  log, and virtq_start() is to refuse it until the log is made anew. */
+void inflight_spoil(void *mem);
 
 /* ---- Virtqueue, device side ----------------------------------------------------------- */
 
@@ -239,6 +242,8 @@ struct virtq {
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
     struct virtq_done *done; /* pushed and not yet published */
     unsigned done_count;
+    uint16_t *returned; /* split: heads to be put back (back.c) */
+    unsigned returned_count;
     uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
     uint64_t counter; /* in-flight log: submission order */
@@ -296,6 +301,17 @@ int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
 /** virtq_push() - a chain is done; @written bytes of its writable part were set. The
  *  driver sees it after virtq_publish(). The slot may be reused at once. */
 void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
+/**
+ * virtq_return() - a chain of a split ring will not be served by us: it is to be put back. The slot may be
+ * reused once it is taken again. false: a packed ring cannot take it back.
+ */
+bool virtq_return(struct virtq *vq, struct virtq_chain *chain);
+/**
+ * virtq_put_back() - make the returned chains available again, as if they had never been taken: whoever
+ * serves the ring next finds them there, even on another host. No chain is in flight, and all that were
+ * pushed are published. Return: how many.
+ */
+unsigned virtq_put_back(struct virtq *vq);
 /** virtq_publish() - show the pushed batch; return true if the driver wants a call. */
 bool virtq_publish(struct virtq *vq);
 /** virtq_abandon() - the session broke: forget the ring with chains in flight. They stay in the

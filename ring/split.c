@@ -191,6 +191,34 @@ bool split_pending(struct virtq *vq)
     return vq->avail_shadow != vq->last_avail || ring_load(&avail_ring(vq)->idx) != vq->last_avail;
 }
 
+/*
+ * The last entries taken from the available ring become those that were not served, and our index goes back
+ * before them. So many are free for it: whoever was served in between left one, and the driver cannot
+ * have come round to them while as many chains are outstanding. Their marks in the log go in reverse: who dies in
+ * between leaves the oldest to the log, and the rest to the ring.
+ */
+void split_put_back(struct virtq *vq)
+{
+    struct vring_avail *avail = avail_ring(vq);
+    struct log_split *log = split_log(vq);
+    unsigned n = vq->returned_count, mask = vq->config.size - 1u;
+    uint16_t first = (uint16_t)(vq->last_avail - n);
+    uint64_t gpa;
+
+    for (unsigned i = 0; i < n; i++) {
+        WRITE_ONCE(avail->ring[(first + i) & mask], vq->returned[i]);
+        RING_STEP();
+    }
+    if (vq->config.dirty && memmap_host_to_gpa(vq->config.map, avail->ring, &gpa))
+        dirtylog_mark(vq->config.dirty, gpa, 2 * (uint64_t)vq->config.size);
+    for (unsigned i = n; i-- > 0;) {
+        ring_store_release(&log->desc[vq->returned[i]].word.inflight, 0);
+        vq->state[vq->returned[i]] = ID_FREE;
+        vq->last_avail--;
+        RING_STEP();
+    }
+}
+
 /* ---- Publishing ----------------------------------------------------------------------- */
 
 /* The used ring's own pages: entries [@from, @from + @n), then flags and index. */

@@ -60,6 +60,7 @@ static void virtq_release(struct virtq *vq)
 
     free(vq->state);
     free(vq->done);
+    free(vq->returned);
     free(vq->replay);
     free(vq->log_next);
     free(vq->copy);
@@ -99,6 +100,7 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
         return r;
     vq->state = ring_array(size, sizeof(*vq->state));
     vq->done = ring_array(size, sizeof(*vq->done));
+    vq->returned = config->packed ? NULL : xcalloc(size, sizeof(*vq->returned));
     vq->replay = xcalloc(size, sizeof(*vq->replay));
     recover = recover && log_present(config->inflight);
     if (!recover)
@@ -122,7 +124,7 @@ uint32_t virtq_stop(struct virtq *vq)
 {
     uint32_t base = vq->last_avail;
 
-    CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0);
+    CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0 && vq->returned_count == 0);
     if (vq->config.packed)
         base |= (uint32_t)vq->avail_wrap << 15 | (uint32_t)vq->used << 16 |
                 (uint32_t)vq->used_wrap << 31;

@@ -88,6 +88,31 @@ static void print_queues(json_t *queues)
     table_free(table);
 }
 
+static void print_stuck(json_t *stuck)
+{
+    struct table *table;
+    json_t *request;
+    size_t i;
+
+    if (!json_array_size(stuck))
+        return;
+    table = table_new(">AGE LAYER >QUEUE OPERATION >SECTOR >SECTORS");
+    json_array_foreach(stuck, i, request)
+    {
+        table_cell(table, "%.1f s", json_number_value(json_object_get(request, "age_ms")) / 1e3);
+        table_cell(table, "%s", json_string_value(json_object_get(request, "layer")) ?: "?");
+        table_cell(table, "%" PRId64, (int64_t)json_integer_value(json_object_get(request, "queue")));
+        table_cell(table, "%s", json_string_value(json_object_get(request, "operation")) ?: "?");
+        table_cell(table, "%" PRId64,
+                   (int64_t)json_integer_value(json_object_get(request, "sector")));
+        table_cell(table, "%" PRId64,
+                   (int64_t)json_integer_value(json_object_get(request, "sectors")));
+    }
+    puts("requests under way for more than a second");
+    table_print(table, stdout);
+    table_free(table);
+}
+
 static void print_show(json_t *show)
 {
     int64_t threads = json_integer_value(json_object_get(show, "threads"));
@@ -103,6 +128,7 @@ static void print_show(json_t *show)
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));
     print_object("front", json_object_get(show, "front"));
     print_queues(json_object_get(json_object_get(show, "front"), "queues"));
+    print_stuck(json_object_get(json_object_get(show, "front"), "stuck"));
 }
 
 static int run(const struct verb *verb, void *options, int argc, char **argv)

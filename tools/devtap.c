@@ -9,11 +9,8 @@
 #include "blk/channel/placed.h"
 #include <ctype.h>
 
-static const struct verb *const verbs[] = {
-    &verb_run,    &verb_list,   &verb_show,      &verb_stats,      &verb_set,  &verb_do,
-    &verb_resize, &verb_events, &verb_upgrade,   &verb_extensions, &verb_help, &verb_trace,
-    &verb_cache,  &verb_cow,    &verb_integrity, &verb_bench,      &verb_test, NULL,
-};
+#define ENTRY(name) &name,
+static const struct verb *const verbs[] = {VERBS(ENTRY) NULL};
 
 const struct verb *const *verb_table(void)
 {

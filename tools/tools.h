@@ -97,9 +97,30 @@ struct verb {
     int (*run)(const struct verb *verb, void *options, int argc, char **argv);
     int (*run_raw)(const struct verb *verb, char **argv);
 };
-extern const struct verb verb_run, verb_list, verb_show, verb_stats, verb_set, verb_do, verb_resize,
-    verb_extensions, verb_help, verb_trace, verb_bench, verb_test, verb_vhost_user_blk,
-    verb_events, verb_upgrade, verb_cow, verb_integrity, verb_cache;
+/* All verbs, in the order of the help; one line each. */
+#define VERBS(X) \
+    X(verb_run) \
+    X(verb_list) \
+    X(verb_show) \
+    X(verb_stats) \
+    X(verb_set) \
+    X(verb_do) \
+    X(verb_resize) \
+    X(verb_mode) \
+    X(verb_events) \
+    X(verb_upgrade) \
+    X(verb_extensions) \
+    X(verb_help) \
+    X(verb_trace) \
+    X(verb_cache) \
+    X(verb_cow) \
+    X(verb_integrity) \
+    X(verb_bench) \
+    X(verb_test)
+
+#define DECLARE_VERB(name) extern const struct verb name;
+VERBS(DECLARE_VERB)
+DECLARE_VERB(verb_vhost_user_blk) /* by another name of the program */
 /** verb_table(), verb_find() - the table of all verbs, ended by NULL, and one by name. */
 const struct verb *const *verb_table(void);
 const struct verb *verb_find(const char *name);

@@ -100,6 +100,20 @@ int vhost_frontend_negotiate(struct vhost_frontend *f, uint64_t *features, uint6
     return 0;
 }
 
+int vhost_frontend_set_features(struct vhost_frontend *f, uint64_t features, struct dt_error *err)
+{
+    uint64_t all = features | (f->features & BIT(VHOST_FEATURE_PROTOCOL));
+    int rc;
+
+    if (all & ~f->offered)
+        return dt_fail(err, -ENOTSUP, "the back end does not offer features 0x%" PRIx64,
+                       all & ~f->offered);
+    rc = command_u64(f, VHOST_SET_FEATURES, all, err);
+    if (rc == 0)
+        f->features = all;
+    return rc;
+}
+
 int vhost_frontend_offered(const struct vhost_frontend *f, uint64_t *features, uint64_t *protocol)
 {
     if (!f->offered)

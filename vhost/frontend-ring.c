@@ -70,6 +70,11 @@ int vhost_frontend_ring_start(struct vhost_frontend *f, unsigned q,
     return rc;
 }
 
+int vhost_frontend_ring_kick(struct vhost_frontend *f, unsigned q, int fd, struct dt_error *err)
+{
+    return ring_fd(f, VHOST_SET_VRING_KICK, q, fd, err);
+}
+
 int vhost_frontend_ring_stop(struct vhost_frontend *f, unsigned q, uint32_t *base,
                              struct dt_error *err)
 {

@@ -102,6 +102,9 @@ static void send_inflight(struct vhost_proxy *p, const struct vhost_file *inflig
 
     if (inflight->fd < 0 || inflight->id == p->known_inflight)
         return;
+    /* How large it must be depends on the kind of rings, which may be another since a ring last started. */
+    if (vhost_backend_state(p->session)->features_set)
+        vproxy_send_features(p);
     p->known_inflight = inflight->id;
     m.inflight = vhost_backend_state(p->session)->inflight;
     m.fds[0] = inflight->fd;

@@ -504,6 +504,8 @@ static const char *on_queue_call(struct vhost_remote *r, struct link_message *m)
         WRITE_ONCE(queue->call, TAKE_FD(m->fds[0]));
     else if (dup3(m->fds[0], queue->call, O_CLOEXEC) < 0)
         return "a call eventfd that cannot be taken";
+    if (r->config.ops->queue_call_changed)
+        r->config.ops->queue_call_changed(r->config.dev, m->u32);
     backend_signal(queue->call); /* what completed in between was signalled to the old one */
     return NULL;
 }

@@ -558,6 +558,10 @@ int vhost_frontend_ring_start(struct vhost_frontend *f, unsigned q,
 /** vhost_frontend_ring_stop() - GET_VRING_BASE; see trap 9 of the facts: drain before it. */
 int vhost_frontend_ring_stop(struct vhost_frontend *f, unsigned q, uint32_t *base,
                              struct dt_error *err);
+/** vhost_frontend_ring_kick() - another kick eventfd for a ring that runs. */
+int vhost_frontend_ring_kick(struct vhost_frontend *f, unsigned q, int fd, struct dt_error *err);
+/** vhost_frontend_set_features() - other virtio features, of those offered, while no ring runs. */
+int vhost_frontend_set_features(struct vhost_frontend *f, uint64_t features, struct dt_error *err);
 int vhost_frontend_ring_enable(struct vhost_frontend *f, unsigned q, bool enable,
                                struct dt_error *err);
 int vhost_frontend_set_status(struct vhost_frontend *f, uint8_t status, struct dt_error *err);

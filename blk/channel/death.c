@@ -200,11 +200,29 @@ static void spawn_again(struct proxy *p)
     dt_timer_set(p->c, &p->timer, dt_clock_ns() + START_NS);
 }
 
+/* A stop does not wait for somebody to say 'restart-process'. */
+static void let_go(struct proxy *p)
+{
+    struct dt_req *req = p->queue;
+
+    p->queue = NULL;
+    p->queue_tail = &p->queue;
+    p->queued = 0;
+    while (req) {
+        struct dt_req *next = frame_of(p, req)->next;
+
+        dt_complete_one(p->c, req, -ECANCELED);
+        req = next;
+    }
+}
+
 static void on_timer(struct dt_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, timer);
 
-    if (p->state == PROXY_WAITING)
+    if (p->state == PROXY_GIVEN_UP)
+        let_go(p);
+    else if (p->state == PROXY_WAITING)
         spawn_again(p);
     else if (p->hung_up)
         proxy_break(p, "it closed its control socket");

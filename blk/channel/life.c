@@ -276,6 +276,8 @@ static void proxy_quiesce(struct dt_ctx *c, uint64_t deadline)
              (unsigned long long)(deadline > now ? deadline - now : 0));
     if (p->state == PROXY_LIVE)
         process_send(&p->process, CONTROL_QUIESCE, text, NULL, 0);
+    else if (p->state == PROXY_GIVEN_UP && p->queue)
+        dt_timer_set(c, &p->timer, deadline);
 }
 
 static int proxy_set(struct dt_layer *layer, unsigned index, struct dt_error *err)

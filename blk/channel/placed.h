@@ -40,6 +40,9 @@ struct placed_spawner {
  * @confine: called in the new process before it executes the program, with its control socket as
  *           descriptor 3 and all above closed on exec; only async-signal-safe calls. 0 or -errno.
  * May be NULL.
+ * @host_main: the whole life of a host, in the forked process itself instead of executing @host: the program
+ *           is loaded already, and a death costs its requests no wait for the dynamic linker. NULL =
+ *           execute.
  * @confine_host: called in a host once its extension is open, before it sees a saved state or a request;
  *           0 or -errno. May be NULL.
  */
@@ -47,6 +50,7 @@ struct placed_config {
     const char *host;
     int (*confine)(void);
     int (*confine_host)(struct dt_error *err);
+    int (*host_main)(const char *name);
     const struct placed_spawner *spawner; /* NULL = this process forks */
 };
 /** placed_init() - let chains place extensions in processes. @config must stay; NULL = defaults. */

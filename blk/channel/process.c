@@ -19,6 +19,8 @@
 #include <sys/wait.h>
 
 #define CONTROL_FD 3
+#define HOST_VERB  "ext-host"
+#define SELF       "/proc/self/exe"
 #define FILES_MAX  256
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -37,6 +39,17 @@ static void limit(int resource, uint64_t n)
     struct rlimit limit = {n, n};
 
     setrlimit((__rlimit_resource_t)resource, &limit);
+}
+
+/* Not what the parent had open, nor how it takes signals; the rest of it is as a new process would be. */
+_Noreturn static void become_host(const char *name, char *const *envp)
+{
+    environ = (char **)(uintptr_t)envp;
+    if (syscall(SYS_close_range, CONTROL_FD + 1, ~0u, 0) < 0)
+        _exit(127);
+    signal(SIGABRT, SIG_DFL);
+    prctl(PR_SET_NAME, HOST_VERB);
+    _exit(placed_configuration->host_main(name));
 }
 
 /* In the child, between fork and exec: async-signal-safe calls only. */
@@ -64,6 +77,8 @@ _Noreturn static void become(int sock, char *const *argv, char *const *envp, uin
         _exit(127);
     if (placed_configuration->confine && placed_configuration->confine() < 0)
         _exit(126);
+    if (placed_configuration->host_main && strcmp(argv[0], SELF) == 0)
+        become_host(argv[2], envp);
     execvpe(argv[0], argv, envp);
     _exit(errno == ENOENT ? 127 : 126);
 }
@@ -122,7 +137,7 @@ static const struct placed_spawner *spawner(void)
 int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit,
                   struct dt_error *err)
 {
-    static char host_verb[] = "ext-host", self[] = "/proc/self/exe";
+    static char host_verb[] = HOST_VERB, self[] = SELF;
     const char *host = placed_configuration->host;
     char *const hosted[] = {host ? (char *)(uintptr_t)host : self, host_verb, w->name, NULL};
     int pair[2], pidfd;

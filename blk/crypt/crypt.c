@@ -16,16 +16,6 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
-struct crypt {
-    const char *header;
-    struct key_source source;
-    bool discard;
-
-    struct volume volume;
-    size_t key_bytes;
-    struct xts **threads;
-};
-
 static const struct dt_param params[] = {
     {"header", DT_PARAM_PATH, .offset = offsetof(struct crypt, header),
      .help = "A file with the LUKS header, where the disk below has the data alone."},
@@ -40,10 +30,10 @@ static const struct dt_param params[] = {
     {NULL},
 };
 
-enum { ENCRYPTED, DECRYPTED };
 static const struct dt_counter counters[] = {
     [ENCRYPTED] = {"encrypted-bytes", "bytes", "Bytes enciphered."},
     [DECRYPTED] = {"decrypted-bytes", "bytes", "Bytes deciphered."},
+    [REKEYED] = {"rekeyed-bytes", "bytes", "Bytes that were given the new key."},
     {NULL},
 };
 
@@ -98,13 +88,25 @@ static int crypt_open(struct dt_layer *layer, struct dt_error *err)
         return ret;
     crypt->key_bytes = crypt->volume.key.length;
     ret = make_threads(crypt, dt_layer_threads(layer), err);
+    if (ret == 0 && crypt->volume.changing) {
+        ret = rekey_new(layer, err);
+        if (ret < 0)
+            free_threads(crypt, dt_layer_threads(layer));
+    }
     secret_free(&crypt->volume.key);
+    secret_free(&crypt->volume.fresh);
     return ret;
 }
 
 static void crypt_close(struct dt_layer *layer)
 {
+    rekey_free(dt_layer_data(layer));
     free_threads(dt_layer_data(layer), dt_layer_threads(layer));
+}
+
+static int crypt_start(struct dt_ctx *c, struct dt_error *err)
+{
+    return rekey_start(c);
 }
 
 static int crypt_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
@@ -126,45 +128,98 @@ static int crypt_info(struct dt_layer *layer, struct dt_block_info *info, struct
 
 /* ---- Requests ----------------------------------------------------------------------------------- */
 
-static enum dt_verdict refuse(struct dt_req *req)
+/* The bytes of a request that have the new key, from its first on; the others have the old. */
+static size_t split(const struct crypt *crypt, const struct dt_req *req, struct xts **fresh)
 {
-    req->error = -EOPNOTSUPP;
-    return DT_DONE;
+    uint64_t until = 0;
+
+    *fresh = likely(!crypt->rekey) ? NULL : rekey_fresh(crypt->rekey, &until);
+    if (until <= req->sector)
+        return 0;
+    return MIN(until - req->sector, (uint64_t)req->sectors) << DT_SECTOR_SHIFT;
+}
+
+static void encrypt(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct crypt *crypt = c->layer_data;
+    uint64_t iv = req->sector + crypt->volume.iv;
+    const struct iovec *plain;
+    struct xts *fresh;
+    unsigned n;
+    uint8_t *below = dt_req_transform(c, req, &plain, &n);
+    size_t first = split(crypt, req, &fresh), bytes = dt_req_bytes(req);
+
+    if (unlikely(first))
+        xts_encrypt(fresh, iv, plain, n, 0, below, first);
+    xts_encrypt(crypt->threads[c->thread], iv + (first >> DT_SECTOR_SHIFT), plain, n, first,
+                below + first, bytes - first);
+    dt_count(c, ENCRYPTED, bytes);
+}
+
+static void decrypt(struct dt_ctx *c, struct dt_req *req, const uint8_t *below,
+                    const struct iovec *plain, unsigned n)
+{
+    const struct crypt *crypt = c->layer_data;
+    uint64_t iv = req->sector + crypt->volume.iv;
+    struct xts *fresh;
+    size_t first = split(crypt, req, &fresh), bytes = dt_req_bytes(req);
+
+    if (unlikely(first))
+        xts_decrypt(fresh, iv, below, first, plain, n, 0);
+    xts_decrypt(crypt->threads[c->thread], iv + (first >> DT_SECTOR_SHIFT), below + first,
+                bytes - first, plain, n, first);
+    dt_count(c, DECRYPTED, bytes);
+}
+
+/* On its way: what is below the layer from here on is enciphered and moved. */
+static void prepare(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct crypt *crypt = c->layer_data;
+    const struct iovec *plain;
+    unsigned n;
+
+    if (req->op == DT_OP_WRITE)
+        encrypt(c, req);
+    else if (req->op == DT_OP_READ)
+        dt_req_transform(c, req, &plain, &n);
+    req->sector += crypt->volume.offset;
+}
+
+static void granted(struct dt_ctx *c, struct dt_range *range)
+{
+    struct crypt_frame *frame = container_of(range, struct crypt_frame, range);
+    struct dt_req *req = (struct dt_req *)((char *)frame - c->frame_offset);
+
+    prepare(c, req);
+    dt_forward_one(c, req);
 }
 
 static enum dt_verdict crypt_request(struct dt_ctx *c, struct dt_req *req)
 {
     const struct crypt *crypt = c->layer_data;
-    const struct iovec *plain;
-    uint8_t *below;
-    unsigned n;
+    struct crypt_frame *frame = dt_frame(c, req);
 
-    switch (req->op) {
-    case DT_OP_READ:
-        dt_req_transform(c, req, &plain, &n);
-        break;
-    case DT_OP_WRITE:
-        below = dt_req_transform(c, req, &plain, &n);
-        xts_encrypt(crypt->threads[c->thread], req->sector + crypt->volume.iv, plain, n, below,
-                    dt_req_bytes(req));
-        dt_count(c, ENCRYPTED, dt_req_bytes(req));
-        break;
-    case DT_OP_FLUSH:
+    frame->locked = false;
+    if (req->op == DT_OP_FLUSH)
         return DT_PASS;
-    case DT_OP_DISCARD:
-        if (!crypt->discard)
-            return refuse(req);
-        break;
-    default:
-        return refuse(req);
+    if (req->op == DT_OP_WRITE_ZEROES || (req->op == DT_OP_DISCARD && !crypt->discard)) {
+        req->error = -EOPNOTSUPP;
+        return DT_DONE;
     }
-    req->sector += crypt->volume.offset;
+    if (unlikely(crypt->rekey)) { /* not while its key changes */
+        frame->locked = true;
+        frame->range.granted = granted;
+        if (!dt_range_lock(c, &frame->range, req->sector, req->sectors))
+            return DT_HELD;
+    }
+    prepare(c, req);
     return DT_PASS;
 }
 
 static enum dt_verdict crypt_response(struct dt_ctx *c, struct dt_req *req)
 {
     const struct crypt *crypt = c->layer_data;
+    struct crypt_frame *frame = dt_frame(c, req);
     const struct iovec *plain;
     uint8_t *below;
     unsigned n;
@@ -172,14 +227,13 @@ static enum dt_verdict crypt_response(struct dt_ctx *c, struct dt_req *req)
     if (req->op == DT_OP_FLUSH)
         return DT_PASS;
     req->sector -= crypt->volume.offset;
-    if (!dt_req_has_data(req))
-        return DT_PASS;
-    below = dt_req_restore(c, req, &plain, &n);
-    if (req->op == DT_OP_READ && req->error == 0) {
-        xts_decrypt(crypt->threads[c->thread], req->sector + crypt->volume.iv, below,
-                    dt_req_bytes(req), plain, n);
-        dt_count(c, DECRYPTED, dt_req_bytes(req));
+    if (dt_req_has_data(req)) {
+        below = dt_req_restore(c, req, &plain, &n);
+        if (req->op == DT_OP_READ && req->error == 0)
+            decrypt(c, req, below, plain, n);
     }
+    if (unlikely(frame->locked))
+        dt_range_unlock(c, &frame->range);
     return DT_PASS;
 }
 
@@ -189,17 +243,24 @@ static int run_status(struct dt_layer *layer, int argc, const char *const *argv,
                       struct dt_reply *reply, struct dt_error *err)
 {
     const struct crypt *crypt = dt_layer_data(layer);
+    uint64_t until;
 
     dt_reply(reply, "cipher", "aes-xts-plain64");
     dt_reply_u64(reply, "key-bits", 8 * crypt->key_bytes);
     dt_reply_u64(reply, "sector-size", crypt->volume.unit);
     dt_reply_u64(reply, "data-offset", crypt->volume.offset << DT_SECTOR_SHIFT);
     dt_reply(reply, "header", "%s", crypt->header ?: "in the disk");
+    if (crypt->rekey) {
+        rekey_fresh(crypt->rekey, &until);
+        if (until)
+            dt_reply_u64(reply, "rekeyed", until << DT_SECTOR_SHIFT);
+    }
     return 0;
 }
 
 static const struct dt_verb verbs[] = {
-    {"status", "", "Tell the cipher, the size of its key and sectors, and where the data starts.",
+    {"status", "", "Tell the cipher, the size of its key and sectors, where the data starts, and how far a "
+     "change of keys is.",
      run_status},
     {NULL},
 };
@@ -219,8 +280,13 @@ const struct dt_block_ext blk_crypt = {
     .counters = counters,
     .verbs = verbs,
     .layer_size = sizeof(struct crypt),
+    .frame_size = sizeof(struct crypt_frame),
+    .sub_requests = 1,
     .open = crypt_open,
     .close = crypt_close,
+    .start = crypt_start,
+    .stop = rekey_stop,
+    .quiesce = rekey_quiesce,
     .info = crypt_info,
     .request = crypt_request,
     .response = crypt_response,

@@ -149,34 +149,58 @@ static int judge_cipher(struct header *h, struct dt_error *err)
     return 0;
 }
 
-/* One segment, without integrity, and not in the middle of a change of keys. */
-static int judge_segments(struct header *h, struct volume *v, struct dt_error *err)
+/* Where the key changes: can that go on here, and what is needed for it? */
+static int judge_change(struct header *h, json_t *json, struct volume *v, struct dt_error *err)
 {
-    const char *text = NULL, *size;
-    json_t *json, *segment;
-    int ret = 0;
+    const char *why = "its header is apart";
+    uint8_t size[8];
+    int ret = h->path ? -ENOTSUP : luks2_change(json, &v->change, &why);
+
+    if (ret == 1 && dt_layer_threads(h->layer) > 1) {
+        why = "that needs a disk with one thread (threads=1)";
+        ret = -ENOTSUP;
+    }
+    if (ret < 0)
+        return dt_fail(err, -EBUSY,
+                       "%s is being re-encrypted, which cannot go on here: %s; finish it with "
+                       "'cryptsetup reencrypt --resume-only'",
+                       where(h), why);
+    if (pread(h->copy, size, sizeof(size), 8) != sizeof(size))
+        return dt_fail(err, -EIO, "the copy of the header cannot be read");
+    for (unsigned i = 0; i < sizeof(size); i++)
+        v->header = v->header << 8 | size[i];
+    v->changing = ret == 1;
+    return 0;
+}
+
+/* One segment, without integrity. */
+static int judge_segments(struct header *h, json_t *json, struct volume *v, struct dt_error *err)
+{
+    json_t *segment = json_object_get(json_object_get(json, "segments"), "0");
+    const char *size = json_string_value(json_object_get(segment, "size")) ?: "";
+
+    if (json_object_size(json_object_get(json, "segments")) != 1 || !segment)
+        return dt_fail(err, -ENOTSUP, "%s has several segments; this layer serves one", where(h));
+    if (json_object_get(segment, "integrity"))
+        return dt_fail(err, -ENOTSUP,
+                       "%s keeps integrity tags, which only the kernel's dm-integrity can serve",
+                       where(h));
+    if (strcmp(size, "dynamic") != 0)
+        v->sectors = strtoull(size, NULL, 10) >> DT_SECTOR_SHIFT;
+    return 0;
+}
+
+static int judge_text(struct header *h, struct volume *v, json_t **json, struct dt_error *err)
+{
+    const char *text = NULL;
 
     if (strcmp(crypt_get_type(h->cd), CRYPT_LUKS2) != 0)
         return 0;
-    if (crypt_reencrypt_status(h->cd, NULL) != CRYPT_REENCRYPT_NONE)
-        return dt_fail(err, -EBUSY,
-                       "%s is being re-encrypted: finish that first ('cryptsetup reencrypt "
-                       "--resume-only')",
-                       where(h));
-    if (crypt_dump_json(h->cd, &text, 0) < 0 || !(json = json_loads(text, 0, NULL)))
+    if (crypt_dump_json(h->cd, &text, 0) < 0 || !(*json = json_loads(text, 0, NULL)))
         return dt_fail(err, -EBADMSG, "%s: its description cannot be read", where(h));
-    segment = json_object_get(json_object_get(json, "segments"), "0");
-    size = json_string_value(json_object_get(segment, "size")) ?: "";
-    if (json_object_size(json_object_get(json, "segments")) != 1 || !segment)
-        ret = dt_fail(err, -ENOTSUP, "%s has several segments; this layer serves one", where(h));
-    else if (json_object_get(segment, "integrity"))
-        ret = dt_fail(err, -ENOTSUP,
-                      "%s keeps integrity tags, which only the kernel's dm-integrity can serve",
-                      where(h));
-    else if (strcmp(size, "dynamic") != 0)
-        v->sectors = strtoull(size, NULL, 10) >> DT_SECTOR_SHIFT;
-    json_decref(json);
-    return ret;
+    return crypt_reencrypt_status(h->cd, NULL) == CRYPT_REENCRYPT_NONE
+               ? judge_segments(h, *json, v, err)
+               : judge_change(h, *json, v, err);
 }
 
 static int describe(struct header *h, struct volume *v, struct dt_error *err)
@@ -204,29 +228,60 @@ static int describe(struct header *h, struct volume *v, struct dt_error *err)
 
 /* ---- The key ------------------------------------------------------------------------------------ */
 
-static int unlock(struct header *h, const struct secret *passphrase, struct volume *v,
-                  struct dt_error *err)
+/* @slots: which of them may open, as bits; 0 = any. */
+static int unlock(struct header *h, const struct secret *passphrase, uint32_t slots,
+                  struct secret *key, struct dt_error *err)
 {
-    size_t length = KEY_ROOM;
-    int ret = secret_new(&v->key, KEY_ROOM, err);
+    int ret = secret_new(key, KEY_ROOM, err), slot = CRYPT_ANY_SLOT;
+    size_t length;
 
     if (ret < 0)
         return ret;
-    ret = crypt_volume_key_get(h->cd, CRYPT_ANY_SLOT, (char *)v->key.bytes, &length,
-                               (const char *)passphrase->bytes, passphrase->length);
+    do {
+        if (slots) {
+            slot = __builtin_ctz(slots);
+            slots &= slots - 1;
+        }
+        length = KEY_ROOM;
+        ret = crypt_volume_key_get(h->cd, slot, (char *)key->bytes, &length,
+                                   (const char *)passphrase->bytes, passphrase->length);
+    } while (ret < 0 && slots);
     if (ret == -EPERM)
         return dt_fail(err, -EACCES, "this key opens no key slot of %s", where(h));
     if (ret < 0)
         return dt_fail(err, ret == -ENOENT ? -EBADMSG : ret, "no key slot of %s opens: %s",
                        where(h), h->said[0] ? h->said : strerror(-ret));
-    v->key.length = length;
+    key->length = length;
+    if (length != 32 && length != 64)
+        return dt_fail(err, -ENOTSUP, "%s has a volume key of %zu bits", where(h), 8 * length);
     return 0;
+}
+
+static int unlock_all(struct header *h, json_t *json, const struct secret *passphrase,
+                      struct volume *v, struct dt_error *err)
+{
+    uint32_t old, fresh;
+    int ret;
+
+    if (!v->changing)
+        return unlock(h, passphrase, 0, &v->key, err);
+    old = luks2_slots(json, v->change.old);
+    fresh = luks2_slots(json, v->change.fresh);
+    if (!old || !fresh)
+        return dt_fail(err, -EBADMSG, "%s has no key slot for the old key or the new one",
+                       where(h));
+    ret = unlock(h, passphrase, old, &v->key, err);
+    ret = ret ?: unlock(h, passphrase, fresh, &v->fresh, err);
+    if (ret < 0)
+        dt_fail_prefix(err, "the key changes, and this must open the old and the new");
+    return ret;
 }
 
 int header_unlock(struct dt_layer *layer, const char *path, const struct secret *passphrase,
                   struct volume *volume, struct dt_error *err)
 {
     struct header h = {.layer = layer, .path = path, .fd = -1, .copy = -1};
+    json_t *json = NULL;
     uint64_t area;
     int ret = open_source(&h, err);
 
@@ -234,19 +289,22 @@ int header_unlock(struct dt_layer *layer, const char *path, const struct secret 
     ret = ret ?: make_copy(&h, err);
     ret = ret ?: load(&h, err);
     ret = ret ?: judge_cipher(&h, err);
-    ret = ret ?: judge_segments(&h, volume, err);
+    ret = ret ?: judge_text(&h, volume, &json, err);
     ret = ret ?: describe(&h, volume, err);
     if (ret == 0) {
         area = path ? h.size : MIN(h.size, volume->offset << DT_SECTOR_SHIFT);
         ret = copy_bytes(&h, HEAD_BYTES, MIN(area, (uint64_t)AREA_MAX), err);
     }
-    ret = ret ?: unlock(&h, passphrase, volume, err);
+    ret = ret ?: unlock_all(&h, json, passphrase, volume, err);
+    json_decref(json);
     crypt_free(h.cd);
     if (h.copy >= 0)
         close(h.copy);
     if (h.fd >= 0)
         close(h.fd);
-    if (ret < 0)
+    if (ret < 0) {
         secret_free(&volume->key);
+        secret_free(&volume->fresh);
+    }
     return ret;
 }

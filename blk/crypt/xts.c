@@ -5,8 +5,8 @@
  * Theory of operation: the unit of encryption is a sector of 512 to 4096 bytes, each with its number as
  * tweak. A thread has one context for each direction, with the key expanded once, and gives each unit
  * its tweak; nothing is allocated. Encryption reads the guest's buffer directly: whatever it
- * changes meanwhile, it gets back what it wrote last or garbage of its own making. Decryption works in the
- * private buffer that the back filled, and copies each unit out while it is in the nearest cache: no
+ * changes meanwhile, it gets back what it wrote last or garbage of its own making. Decryption goes from the private buffer
+ * that the back filled into one of a single unit, and is copied out while that is in the nearest cache: no
  * byte that is not plain text is ever in the guest's memory. A unit that lies in several vectors is gathered.
  */
 #include "blk/crypt/internal.h"
@@ -122,12 +122,13 @@ static void skip(struct cursor *c, size_t bytes)
     }
 }
 
-void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, uint8_t *to,
-                 size_t bytes)
+void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigned n, size_t first,
+                 uint8_t *to, size_t bytes)
 {
     struct cursor c = {from, n, 0};
     uint32_t unit = xts->unit;
 
+    skip(&c, first);
     for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
         const uint8_t *plain = piece(&c, unit);
 
@@ -142,21 +143,22 @@ void xts_encrypt(struct xts *xts, uint64_t iv, const struct iovec *from, unsigne
     }
 }
 
-void xts_decrypt(struct xts *xts, uint64_t iv, uint8_t *data, size_t bytes,
-                 const struct iovec *to, unsigned n)
+void xts_decrypt(struct xts *xts, uint64_t iv, const uint8_t *data, size_t bytes,
+                 const struct iovec *to, unsigned n, size_t first)
 {
     struct cursor c = {to, n, 0};
     uint32_t unit = xts->unit;
 
+    skip(&c, first);
     for (size_t at = 0; at < bytes; at += unit, iv += unit >> DT_SECTOR_SHIFT) {
         uint8_t *plain = piece(&c, unit);
 
-        run(xts->decrypt, iv, data + at, data + at, unit);
+        run(xts->decrypt, iv, data + at, xts->gather, unit);
         if (likely(plain != NULL)) {
-            memcpy(plain, data + at, unit);
+            memcpy(plain, xts->gather, unit);
             c.at += unit;
         } else {
-            CHECK(dt_iov_write(c.iov, c.n, c.at, data + at, unit) == unit);
+            CHECK(dt_iov_write(c.iov, c.n, c.at, xts->gather, unit) == unit);
             skip(&c, unit);
         }
     }

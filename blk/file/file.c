@@ -104,9 +104,10 @@ void file_finish(struct file_io *fio, int error)
 
 void file_failed(struct file_io *fio, int error)
 {
-    if ((error == -ENOSPC || error == -EDQUOT) && file_hold(fio))
-        return;
-    file_finish(fio, error);
+    if (error != -ENOSPC && error != -EDQUOT)
+        file_finish(fio, error);
+    else if (!file_hold(fio))
+        file_finish(fio, file_full_error(fio, error));
 }
 
 void file_past_end(struct file_io *fio, uint64_t from)

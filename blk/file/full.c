@@ -53,12 +53,20 @@ bool file_hold(struct file_io *fio)
     return true;
 }
 
+/* What is let go because a stop cannot wait was not served; the front may be able to leave it to the next one. */
+int file_full_error(const struct file_io *fio, int error)
+{
+    const struct file *f = fio->c->layer_data;
+
+    return f->on_full == FULL_FAIL ? error : -ECANCELED;
+}
+
 static void fail_held(struct file_ctx *fc)
 {
     struct file_io *fio;
 
     while ((fio = file_list_take(&fc->held)) != NULL)
-        file_finish(fio, -ENOSPC);
+        file_finish(fio, file_full_error(fio, -ENOSPC));
 }
 
 static void retry(struct dt_timer *timer)
@@ -100,7 +108,7 @@ void file_full_init(struct file_ctx *fc)
     fc->retry.fire = retry;
 }
 
-/* Space may still appear until shortly before the deadline; then the guest must be told. */
+/* Space may still appear until shortly before the deadline; then they are let go of, unserved. */
 void file_full_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct file_ctx *fc = c->data;

@@ -124,6 +124,8 @@ void file_zero(struct file_io *fio);
 /* full.c */
 /** file_hold() - keep it until there is space; false if it must fail. */
 bool file_hold(struct file_io *fio);
+/** file_full_error() - what a write that is not held ends with. */
+int file_full_error(const struct file_io *fio, int error);
 void file_full_init(struct file_ctx *fc);
 void file_full_quiesce(struct dt_ctx *c, uint64_t deadline);
 

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 
 #define RETRY_MS     100
-#define RETRY_LIE_MS 300  /* what lied once will lie again, and each time costs a session */
+#define RETRY_LIE_MS 300 /* what lied once will lie again, and each time costs a session */
 
 /* ---- Orders to the device's threads --------------------------------------------------------- */
 
@@ -28,7 +28,7 @@ static bool all_done(const struct rear *rear)
 }
 
 /* Returns when every thread has carried it out, or has stopped. */
-static void order_all(struct rear *rear, enum rear_order order, const struct rear_map *map)
+void rear_order_all(struct rear *rear, enum rear_order order, const struct rear_map *map)
 {
     const uint64_t one = 1;
 
@@ -89,7 +89,7 @@ static int begin(struct rear *rear, struct dt_error *err)
         return ret;
     }
     __atomic_store_n(&rear->lost, false, __ATOMIC_RELAXED);
-    order_all(rear, REAR_UP, rear->map);
+    rear_order_all(rear, REAR_UP, rear->map);
     if (rear->sectors != before)
         dt_layer_info_changed(rear->layer);
     return 0;
@@ -100,12 +100,18 @@ static void end(struct rear *rear)
     /* First the socket: a rear that lives takes nothing more from the rings. */
     if (rear->session.frontend)
         shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
-    order_all(rear, REAR_DOWN, NULL);
+    rear_order_all(rear, REAR_DOWN, NULL);
     rear_session_end(rear, &rear->session);
+    pthread_mutex_lock(&rear->lock);
+    rear->faulted = false; /* a fault that nobody took yet was this session's */
+    pthread_mutex_unlock(&rear->lock);
 }
 
-static void lose(struct rear *rear, const char *reason, bool lied)
+void rear_lose(struct rear *rear, const char *reason, bool lied)
 {
+    struct passthrough *p = rear->passthrough;
+
+    rear->passthrough = NULL;
     rear->lost_at = dt_clock_ns();
     rear->lied = lied;
     __atomic_store_n(&rear->lost, true, __ATOMIC_RELAXED);
@@ -117,6 +123,8 @@ static void lose(struct rear *rear, const char *reason, bool lied)
                        ? "requests fail until it is back"
                        : "requests wait until it is back");
     end(rear);
+    if (p)
+        p->left(p, -ECONNRESET, reason);
 }
 
 static void try_again(struct rear *rear)
@@ -157,10 +165,10 @@ static void on_memory(struct rear *rear)
         return;
     ret = rear_session_remap(&rear->session, map, &err);
     if (ret == 0) {
-        order_all(rear, REAR_REMAP, map);
+        rear_order_all(rear, REAR_REMAP, map);
     } else {
         rear->session.map = map;
-        lose(rear, err.text, false);
+        rear_lose(rear, err.text, false);
     }
     rear_map_free(rear->map);
     rear->map = map;
@@ -173,15 +181,31 @@ static void on_event(struct rear *rear)
     struct dt_error err;
 
     if (vhost_frontend_events(rear->session.frontend, &changed) < 0) {
-        lose(rear, "the connection ended", false);
+        rear_lose(rear, "the connection ended", false);
         return;
     }
     if (!changed)
         return;
     if (rear_session_read_config(rear, &rear->session, true, &err) < 0)
-        lose(rear, err.text, true);
+        rear_lose(rear, err.text, true);
     else if (rear->sectors != before)
         dt_layer_info_changed(rear->layer);
+}
+
+static void on_wish(struct rear *rear)
+{
+    struct passthrough *p;
+    enum rear_wish wish;
+
+    pthread_mutex_lock(&rear->lock);
+    wish = rear->wish;
+    p = rear->wish_rings;
+    rear->wish = REAR_CONTENT;
+    pthread_mutex_unlock(&rear->lock);
+    if (wish == REAR_ENTER)
+        rear_passthrough_enter(rear, p);
+    else if (wish == REAR_LEAVE)
+        rear_passthrough_leave(rear);
 }
 
 static void serve(struct rear *rear)
@@ -203,18 +227,20 @@ static void serve(struct rear *rear)
     if (__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
         return;
     if (!rear->session.frontend) {
+        on_wish(rear);
         if (!p[0].revents)
             try_again(rear);
         return;
     }
     if (take_fault(rear, fault, sizeof(fault)))
-        lose(rear, fault, true);
+        rear_lose(rear, fault, true);
     else if (p[1].revents & POLLIN && !(p[1].revents & (POLLHUP | POLLERR)))
-        lose(rear, "it spoke without being asked", true);
+        rear_lose(rear, "it spoke without being asked", true);
     else if (p[1].revents || p[2].revents)
         on_event(rear);
     if (rear->session.frontend)
         on_memory(rear);
+    on_wish(rear);
 }
 
 static void *control_thread(void *arg)
@@ -223,7 +249,7 @@ static void *control_thread(void *arg)
     struct dt_error err;
 
     if (begin(rear, &err) < 0)
-        lose(rear, err.text, false);
+        rear_lose(rear, err.text, false);
     while (!__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
         serve(rear);
     end(rear);

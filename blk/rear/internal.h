@@ -101,7 +101,11 @@ enum rear_order {
     REAR_UP,    /* these are your rings */
     REAR_REMAP, /* the rear knows this memory now */
     REAR_DOWN,  /* the session is over: let go of the rings */
+    REAR_PARK,  /* let go of the rings if nothing is in flight; else rear.busy is set */
 };
+
+/** enum rear_wish - from the front to the control thread. */
+enum rear_wish { REAR_CONTENT, REAR_ENTER, REAR_LEAVE };
 
 /** struct rear_list - requests, linked through their frames, oldest first. */
 struct rear_list {
@@ -136,15 +140,16 @@ struct rear {
     uint64_t queue_size, timeout;
     bool packed;
     unsigned on_loss;
+    bool wanted; /* passthrough, by a person */
 
     struct dt_layer *layer;
     char address[DT_ADDRESS_MAX]; /* of @path */
-    struct dt_block_info info; /* fixed but for the size */
+    struct dt_block_info info;    /* fixed but for the size */
     uint64_t sectors;
     struct virtio_blk_config disk; /* as first seen: a rear that comes back must be the same */
     uint64_t features, protocol;
     unsigned queues; /* the rear's */
-    bool lost; /* it was there and is gone; atomic */
+    bool lost;       /* it was there and is gone; atomic */
 
     pthread_t thread;
     bool running;
@@ -152,7 +157,9 @@ struct rear {
     struct rear_session session;
     uint64_t generation; /* of guest memory, atomic: what lanes may translate by */
 
-    const struct rear_map *map; /* the control thread's */
+    uint64_t offered;                /* virtio features of the rear; atomic */
+    const struct rear_map *map;      /* the control thread's */
+    struct passthrough *passthrough; /* the guest's rings, while the rear has them */
     uint64_t lost_at;
     int retry_ms;
     bool lied;
@@ -164,6 +171,9 @@ struct rear {
     unsigned started;
     struct rear_ctx **lanes;   /* by thread; NULL where stopped */
     struct rear_map *next_map; /* not yet shared */
+    bool busy;                 /* an answer to REAR_PARK */
+    enum rear_wish wish;
+    struct passthrough *wish_rings;
     bool faulted;
     char fault[256];
 };
@@ -181,6 +191,11 @@ int rear_session_begin(struct rear *rear, struct rear_session *s, const struct r
 int rear_session_remap(struct rear_session *s, const struct rear_map *map, struct dt_error *err);
 int rear_session_read_config(struct rear *rear, struct rear_session *s, bool again,
                              struct dt_error *err);
+/** rear_session_own_log() - have the rear keep its in-flight log, if it has one, in a region of its
+ * own. */
+int rear_session_own_log(struct rear *rear, struct rear_session *s, struct dt_error *err);
+/** rear_session_restart_rings() - as they were at first. */
+int rear_session_restart_rings(struct rear *rear, struct rear_session *s, struct dt_error *err);
 void rear_session_end(struct rear *rear, struct rear_session *s);
 
 /* map.c */
@@ -202,8 +217,17 @@ int rear_control_start(struct rear *rear);
 void rear_control_stop(struct rear *rear);
 /** rear_control_wake() - there is something to do. From any thread. */
 void rear_control_wake(struct rear *rear);
+/** rear_order_all() - on the control thread: tell all threads, and wait until each has done it. */
+void rear_order_all(struct rear *rear, enum rear_order order, const struct rear_map *map);
+/** rear_lose() - on the control thread: the session is over, unasked. */
+void rear_lose(struct rear *rear, const char *reason, bool lied);
 /** rear_fault() - the rear broke its promise: end the session. From any thread. */
 void rear_fault(struct rear *rear, const char *fmt, ...) DT_PRINTF(2, 3);
+
+/* passthrough.c: on the control thread */
+extern const struct passthrough_ops rear_passthrough_ops;
+void rear_passthrough_enter(struct rear *rear, struct passthrough *p);
+void rear_passthrough_leave(struct rear *rear);
 
 /* queue.c: on the device's threads */
 void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);

@@ -207,12 +207,24 @@ static void go_down(struct rear_ctx *rc)
         fail_all(rc, &rc->waiting);
 }
 
+static void park(struct rear_ctx *rc)
+{
+    if (rc->in_flight)
+        rc->rear->busy = true; /* the control thread reads it after our acknowledgement */
+    else if (rc->rings)
+        let_go(rc);
+}
+
 void rear_obey(struct rear_ctx *rc, enum rear_order order, struct rear_rings *rings,
                const struct rear_map *map)
 {
     if (order == REAR_DOWN) {
         go_down(rc);
+    } else if (order == REAR_PARK) {
+        park(rc);
     } else if (order == REAR_UP) {
+        if (rc->rings)
+            let_go(rc);
         come_up(rc, rings, map);
     } else {
         rc->map = map;

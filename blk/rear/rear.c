@@ -57,6 +57,58 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
+/* ---- Commands
+ * --------------------------------------------------------------------------------------- */
+
+static int run_mode(struct dt_layer *layer, int argc, const char *const *argv,
+                    struct dt_reply *reply, struct dt_error *err)
+{
+    struct rear *rear = dt_layer_data(layer);
+    bool on = argc == 1 && strcmp(argv[0], "passthrough") == 0;
+    int ret;
+
+    if (!on && (argc != 1 || strcmp(argv[0], "interpose") != 0))
+        return dt_fail(err, -EINVAL, "say passthrough or interpose");
+    ret = layer_set_passthrough(layer, on, err);
+    if (ret == 0) {
+        rear->wanted = on;
+        dt_layer_state_changed(layer);
+    }
+    return ret;
+}
+
+/* The mode that a person wished for: one byte. */
+static int64_t rear_save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct rear *rear = dt_layer_data(layer);
+
+    if (size < 1)
+        return -ENOSPC;
+    *(uint8_t *)buf = rear->wanted;
+    return 1;
+}
+
+static int rear_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                     struct dt_error *err)
+{
+    struct rear *rear = dt_layer_data(layer);
+
+    if (version != 1 || size != 1 || *(const uint8_t *)buf > 1)
+        return dt_fail(err, -EINVAL, "the state is no mode (version %u, %zu bytes)", version, size);
+    rear->wanted = *(const uint8_t *)buf;
+    if (rear->wanted)
+        layer_want_passthrough(layer);
+    return 0;
+}
+
+static const struct dt_verb verbs[] = {
+    {.name = "mode",
+     .args = "passthrough|interpose",
+     .help = "Give the guest's rings to the back end, or take them back; see devtap-mode(1).",
+     .run = run_mode},
+    {NULL},
+};
+
 /* ---- Threads come and go
  * -------------------------------------------------------------------------- */
 
@@ -190,6 +242,7 @@ static int rear_open(struct dt_layer *layer, struct dt_error *err)
         return ret;
     }
     layer_watch_memory(layer, memory_changed);
+    layer_offer_passthrough(layer, &rear_passthrough_ops);
     memory_changed(layer);
     return 0;
 }
@@ -253,6 +306,8 @@ const struct dt_block_ext blk_rear = {
     .write_data = DT_DATA_PEEK,
     .params = params,
     .counters = counters,
+    .verbs = verbs,
+    .state_version = 1,
     .layer_size = sizeof(struct rear),
     .ctx_size = sizeof(struct rear_ctx),
     .frame_size = sizeof(struct dt_req *),
@@ -265,5 +320,7 @@ const struct dt_block_ext blk_rear = {
     .quiesce = rear_quiesce,
     .cancel = rear_cancel,
     .set = rear_set,
+    .save = rear_save,
+    .load = rear_load,
     .fence = rear_fence,
 };

@@ -25,9 +25,9 @@ static const uint64_t wanted_features =
     BIT64(VIRTIO_BLK_F_FLUSH) | BIT64(VIRTIO_BLK_F_TOPOLOGY) | BIT64(VIRTIO_BLK_F_MQ) |
     BIT64(VIRTIO_BLK_F_DISCARD) | BIT64(VIRTIO_BLK_F_WRITE_ZEROES);
 
-static const uint64_t wanted_protocol = BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) |
-                                        BIT64(VHOST_F_BACKEND_REQ) | BIT64(VHOST_F_CONFIG) |
-                                        BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
+static const uint64_t wanted_protocol =
+    BIT64(VHOST_F_MQ) | BIT64(VHOST_F_REPLY_ACK) | BIT64(VHOST_F_BACKEND_REQ) |
+    BIT64(VHOST_F_CONFIG) | BIT64(VHOST_F_INFLIGHT_SHMFD) | BIT64(VHOST_F_CONFIGURE_MEM_SLOTS);
 
 /* ---- What the disk is ------------------------------------------------------------------------ */
 
@@ -125,6 +125,7 @@ int rear_session_read_config(struct rear *rear, struct rear_session *s, bool aga
 static int agree(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
     uint64_t needed = BIT64(VIRTIO_F_VERSION_1), features = wanted_features;
+    uint64_t offered = 0, offered_protocol = 0;
     unsigned queues = 1, threads = dt_layer_threads(rear->layer);
     int ret;
 
@@ -141,6 +142,8 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
     if (ret < 0)
         return ret;
     s->features = features;
+    vhost_frontend_offered(s->frontend, &offered, &offered_protocol);
+    __atomic_store_n(&rear->offered, offered, __ATOMIC_RELAXED);
     if (!(s->protocol & BIT64(VHOST_F_CONFIG)))
         return dt_fail(err, -ENOTSUP,
                        "the back end does not tell its size (protocol feature CONFIG)");
@@ -155,7 +158,8 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
     return 0;
 }
 
-/* The socket. A worker makes it itself while it opens the chain; later it asks for one that it announced. */
+/* The socket. A worker makes it itself while it opens the chain; later it asks for one that it
+ * announced. */
 static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
     int timeout = (int)(rear->timeout / DT_MS(1));
@@ -185,10 +189,9 @@ int rear_session_connect(struct rear *rear, struct rear_session *s, bool again,
         rear_session_end(rear, s);
         return ret;
     }
-    if (!again) {
+    if (!again)
         rear->features = s->features;
-        rear->protocol = s->protocol;
-    }
+    __atomic_store_n(&rear->protocol, s->protocol, __ATOMIC_RELAXED);
     return 0;
 }
 
@@ -260,6 +263,23 @@ static int start_ring(struct rear *rear, struct rear_session *s, unsigned t, str
     return vhost_frontend_ring_start(s->frontend, t, &ring, err);
 }
 
+/*
+ * The log for our rings is the rear's own, and we never look at it: what is in flight we know
+ * ourselves. Some rears want one before they start a ring.
+ */
+int rear_session_own_log(struct rear *rear, struct rear_session *s, struct dt_error *err)
+{
+    struct vhost_inflight region;
+    int fd = -1, ret = 0;
+
+    if (s->protocol & BIT64(VHOST_F_INFLIGHT_SHMFD))
+        ret = vhost_frontend_inflight(s->frontend, dt_layer_threads(rear->layer),
+                                      (uint16_t)rear->queue_size, &fd, &region, err);
+    if (fd >= 0)
+        close(fd);
+    return ret;
+}
+
 int rear_session_begin(struct rear *rear, struct rear_session *s, const struct rear_map *map,
                        struct dt_error *err)
 {
@@ -273,12 +293,26 @@ int rear_session_begin(struct rear *rear, struct rear_session *s, const struct r
         s, &(struct device_region){.gpa = s->gpa, .size = s->memory_size, .fd = s->memory_fd}, err);
     for (unsigned i = 0; ret == 0 && i < map->count; i++)
         ret = share(s, &map->regions[i], err);
+    ret = ret ?: rear_session_own_log(rear, s, err);
     s->rings = xcalloc(threads, sizeof(*s->rings));
     for (unsigned t = 0; t < threads; t++)
         s->rings[t].kick = s->rings[t].call = -1;
     for (unsigned t = 0; ret == 0 && t < threads; t++)
         ret = start_ring(rear, s, t, err);
     s->map = map;
+    return ret;
+}
+
+int rear_session_restart_rings(struct rear *rear, struct rear_session *s, struct dt_error *err)
+{
+    int ret = 0;
+
+    for (unsigned t = 0; t < dt_layer_threads(rear->layer); t++)
+        rear_rings_fini(&s->rings[t]);
+    for (unsigned t = 0; t < dt_layer_threads(rear->layer); t++)
+        s->rings[t] = (struct rear_rings){.kick = -1, .call = -1};
+    for (unsigned t = 0; ret == 0 && t < dt_layer_threads(rear->layer); t++)
+        ret = start_ring(rear, s, t, err);
     return ret;
 }
 

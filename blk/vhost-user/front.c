@@ -117,6 +117,7 @@ const struct vhost_device_ops front_session_ops = {
     .pause = front_pause,
     .resume = front_resume,
     .queue_kick_changed = front_queue_kick_changed,
+    .queue_call_changed = front_queue_call_changed,
     .memory_changed = memory_changed,
     .closed = session_closed,
 };
@@ -255,6 +256,7 @@ const struct front_ops front_device_ops = {
     .complete = front_complete,
     .wake = front_wake,
     .info_changed = run_info_changed,
+    .set_passthrough = front_set_passthrough,
 };
 
 int front_new(struct front **out, const struct front_config *config, struct dt_error *err)
@@ -284,6 +286,7 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     for (unsigned i = 0; i < front->nqueues; i++)
         front_queue_init(front, i);
     front_config_init(front);
+    front_mode_init(front);
     memmap_guard_install();
     ret = open_sockets(front, config, err);
     if (ret < 0) {
@@ -323,6 +326,7 @@ void front_free(struct front *front)
         close(front->listen_fd);
     if (front->next >= 0)
         close(front->next);
+    front_mode_fini(front);
     front->magic = 0;
     free(front->connect);
     free(front->queues);
@@ -334,7 +338,8 @@ void front_free(struct front *front)
 
 static const char *state_name(const struct front_queue *q)
 {
-    static const char *const names[] = {"idle", "starting", "running", "paused", "stopping"};
+    static const char *const names[] = {"idle", "starting", "running", "paused",
+                                        "stopping", "at the rear", "lost"};
 
     return names[q->state];
 }
@@ -351,18 +356,33 @@ static json_t *queue_json(const struct front_queue *q)
                      "replayed", (json_int_t)s->replayed);
 }
 
+static void add_mode(json_t *show, const struct front *front)
+{
+    const struct front_mode *m = &front->mode;
+
+    json_object_set_new(show, "mode", json_string(front_mode_name(front)));
+    json_object_set_new(show, "mode_wanted", json_string(m->wanted ? "passthrough" : "interpose"));
+    if (m->why[0])
+        json_object_set_new(show, "mode_because", json_string(m->why));
+    json_object_set_new(show, "mode_changes", json_integer((json_int_t)m->changes));
+    json_object_set_new(show, "passed_through", json_integer((json_int_t)m->passed));
+}
+
 json_t *front_show(struct front *front)
 {
-    json_t *queues = json_array();
+    json_t *queues = json_array(), *show;
     char features[32];
 
     for (unsigned i = 0; i < front->nqueues; i++)
         if (front->queues[i].state != QUEUE_IDLE)
             json_array_append_new(queues, queue_json(&front->queues[i]));
     snprintf(features, sizeof(features), "0x%llx", (unsigned long long)front->features);
-    return json_pack("{sb ss# ss sI sI si sb so}", "attached", front->session != NULL, "serial",
+    show = json_pack("{sb ss# ss sI sI si sb so}", "attached", front->session != NULL, "serial",
                      front->serial, (int)strnlen(front->serial, sizeof(front->serial)), "features",
                      features, "sessions", (json_int_t)front->sessions, "broken",
                      (json_int_t)front->broken, "queues_offered", (int)front->nqueues, "writeback",
                      !front->fua, "queues", queues);
+    add_mode(show, front);
+    json_object_set_new(show, "stuck", front_stuck(front));
+    return show;
 }

@@ -36,6 +36,8 @@ enum queue_state {
     QUEUE_RUNNING,  /* takes requests */
     QUEUE_PAUSED,   /* memory or the log is changing: takes nothing */
     QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
+    QUEUE_HANDED,   /* the rear serves it (mode.c) */
+    QUEUE_LOST,     /* the rear served it, and what it had is lost */
 };
 
 /**
@@ -51,6 +53,9 @@ struct front_queue {
     unsigned index;
     enum queue_state state;
     bool blocked, dirty;
+    bool stop_deferred; /* the session wants it stopped, which waits until it is here again */
+    struct virtq_config handed; /* of a ring that is at the rear */
+    uint16_t seen_used;         /* passthrough: the used index, as last looked at */
     bool suspect; /* owes requests of a crash, which run one at a time */
     struct virtq vq;
     struct loop_poller poller;
@@ -72,8 +77,32 @@ struct front_lane {
     struct front_queue *dirty;
     unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
-    struct loop_message pause, paused, resume;
+    struct loop_message pause, paused, resume, release;
     bool pausing;
+};
+
+enum front_mode_state { MODE_INTERPOSE, MODE_ENTERING, MODE_PASSTHROUGH, MODE_LEAVING };
+
+/**
+ * struct front_mode - see mode.c. On the front's loop.
+ * @wanted: a person wants passthrough.
+ * @leave_asked: and something else wants the rings here, as soon as that can be.
+ * @why: it is not as wanted.
+ * @result, @reason: what the back said last.
+ */
+struct front_mode {
+    bool wanted, leave_asked;
+    enum front_mode_state state;
+    char why[512];
+    struct dt_layer *back;
+    const struct passthrough_ops *ops;
+    struct passthrough rings;
+    bool pause_deferred, pause_drain;
+    struct loop_message entered, left;
+    struct dt_timer again, count;
+    int result;
+    char reason[512];
+    uint64_t passed, changes; /* requests that the rear answered; changes of mode */
 };
 
 struct front {
@@ -98,6 +127,8 @@ struct front {
     struct front_lane *lanes;
     unsigned nlanes, lanes_to_pause;
     bool drain;
+    bool pausing; /* from the session's pause() to its resume() */
+    struct front_mode mode;
 
     int listen_fd;
     struct listener listener;
@@ -133,12 +164,36 @@ void front_resume(void *dev);
 void front_queue_kick_changed(void *dev, unsigned q);
 void front_lane_fault(struct front_lane *fl, const char *fmt, ...) DT_PRINTF(2, 3);
 
+/** front_drain() - as front_pause(), for front_mode_paused(); layers keep what they hold for as long as they
+ *  like. front_release() ends their patience. */
+void front_drain(struct front *front);
+void front_release(struct front *front);
+void front_resume_lanes(struct front *front);
+void front_queue_call_changed(void *dev, unsigned q);
+
+/* mode.c: passthrough */
+void front_mode_init(struct front *front);
+void front_mode_fini(struct front *front);
+/** front_mode_leave() - true: the rings are here. Else they will be, and what was deferred is done then.
+ *  @urgent: and the VMM waits, so layers that hold requests are not waited for. */
+bool front_mode_leave(struct front *front, bool urgent);
+/** front_mode_session() - the session changed something: look again whether passthrough can be. */
+void front_mode_session(struct front *front);
+void front_mode_paused(struct front *front);
+const char *front_mode_name(const struct front *front);
+int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err);
+
+/* stuck.c */
+/** front_stuck() - requests that are older than a second, the oldest 16; new reference. */
+json_t *front_stuck(const struct front *front);
+
 /* request.c: between ring and chain. */
 unsigned front_queue_poll(struct loop_poller *poller);
 bool front_queue_arm(struct loop_poller *poller);
 void front_publish(struct loop_deferred *deferred);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_wake(struct lane *lane);
+void front_call_driver(const struct front_queue *q);
 /** front_queue_drained() - something completed: a stop or pause may be waiting for it. */
 void front_queue_drained(struct front_queue *q);
 

@@ -10,7 +10,8 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
-/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or fail. */
+/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring
+ * (packed: or fail). */
 #define RELEASE_NS DT_MS(100)
 /* Nobody waits for the end of the process, and what it leaves in flight is run by the next one. */
 #define RELEASE_AT_END_NS DT_S(120)
@@ -86,6 +87,23 @@ static bool lane_idle(const struct front_lane *fl)
     return lane_in_flight(fl->lane) == 0 && fl->dirty == NULL;
 }
 
+/* Nothing is in flight: what came back unserved is as if it had never been taken. */
+static void put_back(struct front_queue *q)
+{
+    unsigned n = virtq_put_back(&q->vq);
+
+    if (n)
+        log_info("%s: queue %u: requests that were not served stay in the ring: %u",
+                 device_name(q->front->dev), q->index, n);
+}
+
+static void put_all_back(struct front_lane *fl)
+{
+    for (unsigned i = 0; i < fl->front->nqueues; i++)
+        if (fl->front->queues[i].lane == fl && fl->front->queues[i].state == QUEUE_PAUSED)
+            put_back(&fl->front->queues[i]);
+}
+
 void front_queue_drained(struct front_queue *q)
 {
     struct front_lane *fl = q->lane;
@@ -96,11 +114,13 @@ void front_queue_drained(struct front_queue *q)
         q->suspect = false;
         q->state = QUEUE_IDLE;
         q->blocked = false;
+        put_back(q);
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);
     }
     if (fl->pausing && lane_idle(fl)) {
         fl->pausing = false;
+        put_all_back(fl);
         loop_post(q->front->loop, &fl->paused);
     }
 }
@@ -133,7 +153,16 @@ static void run_pause(struct loop_message *message)
         return;
     }
     fl->pausing = true;
-    lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
+    if (front->pausing)
+        lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
+}
+
+static void run_release(struct loop_message *message)
+{
+    struct front_lane *fl = container_of(message, struct front_lane, release);
+
+    if (fl->pausing)
+        lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
 }
 
 static void run_resume(struct loop_message *message)
@@ -210,6 +239,8 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (q->vq.replay_count)
         log_info("%s: queue %u: requests of an earlier process that are run again: %u",
                  device_name(front->dev), index, q->vq.replay_count);
+    front_mode_leave(front, false); /* all rings, or none */
+    front_mode_session(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return (int)q->vq.replay_count;
@@ -226,34 +257,75 @@ static void run_stopped(struct loop_message *message)
 void front_queue_stop(void *dev, unsigned index)
 {
     struct front *front = dev;
+    struct front_queue *q = &front->queues[index];
 
-    loop_post(loop_of(&front->queues[index]), &front->queues[index].stop);
+    if (q->state == QUEUE_LOST) {
+        q->state = QUEUE_IDLE;
+        loop_post(front->loop, &q->stopped);
+    } else if (front_mode_leave(front, true)) {
+        loop_post(loop_of(q), &q->stop);
+    } else {
+        q->stop_deferred = true;
+    }
 }
 
-void front_pause(void *dev, bool drain)
+static void pause_lanes(struct front *front, bool drain)
 {
-    struct front *front = dev;
-
     front->drain = drain;
     front->lanes_to_pause = front->nlanes;
     for (unsigned t = 0; t < front->nlanes; t++)
         loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].pause);
 }
 
+void front_pause(void *dev, bool drain)
+{
+    struct front *front = dev;
+
+    if (!front_mode_leave(front, true)) {
+        front->mode.pause_deferred = true;
+        front->mode.pause_drain = drain;
+        return;
+    }
+    front->pausing = true;
+    pause_lanes(front, drain);
+}
+
+void front_drain(struct front *front)
+{
+    pause_lanes(front, true);
+}
+
+void front_release(struct front *front)
+{
+    for (unsigned t = 0; t < front->nlanes; t++)
+        loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].release);
+}
+
 static void run_paused(struct loop_message *message)
 {
     struct front *front = container_of(message, struct front_lane, paused)->front;
 
-    if (--front->lanes_to_pause == 0)
+    if (--front->lanes_to_pause > 0)
+        return;
+    if (front->pausing)
         vhost_session_paused(front->session);
+    else
+        front_mode_paused(front);
+}
+
+void front_resume_lanes(struct front *front)
+{
+    for (unsigned t = 0; t < front->nlanes; t++)
+        loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].resume);
 }
 
 void front_resume(void *dev)
 {
     struct front *front = dev;
 
-    for (unsigned t = 0; t < front->nlanes; t++)
-        loop_post(lane_loop(front->lanes[t].lane), &front->lanes[t].resume);
+    front->pausing = false;
+    front_resume_lanes(front);
+    front_mode_session(front);
 }
 
 void front_queue_kick_changed(void *dev, unsigned index)
@@ -261,6 +333,15 @@ void front_queue_kick_changed(void *dev, unsigned index)
     /* The session pauses the lanes around it: resume takes the new descriptors. */
     (void)dev;
     (void)index;
+}
+
+/* The rear has the old one: it gets the new one with the rings. */
+void front_queue_call_changed(void *dev, unsigned index)
+{
+    struct front *front = dev;
+
+    if (front->queues[index].state == QUEUE_HANDED)
+        front_mode_leave(front, false);
 }
 
 /* ---- Life ---- */
@@ -291,6 +372,7 @@ void front_lane_init(struct front *front, unsigned thread)
     fl->pause.run = run_pause;
     fl->paused.run = run_paused;
     fl->resume.run = run_resume;
+    fl->release.run = run_release;
     lane_set_front(fl->lane, fl);
 }
 

@@ -205,6 +205,15 @@ static uint8_t status_of(int error)
     return error == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
+/* Before a ring stops, or guest memory changes: what no layer served need not fail. */
+static bool hand_back(struct slot *slot)
+{
+    struct front_queue *q = slot->queue;
+
+    return (q->state == QUEUE_STOPPING || (q->state == QUEUE_PAUSED && q->lane->pausing)) &&
+           virtq_return(&q->vq, &slot->chain);
+}
+
 void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
     KILL_POINT("completed");
@@ -215,12 +224,13 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 
         if (req->op == DT_OP_READ && req->error == 0)
             written = dt_req_bytes(req);
-        answer(slot, status_of(req->error), written);
+        if (likely(req->error != -ECANCELED) || !hand_back(slot))
+            answer(slot, status_of(req->error), written);
         mark_dirty(slot->queue);
     }
 }
 
-static void call_driver(const struct front_queue *q)
+void front_call_driver(const struct front_queue *q)
 {
     int fd = vhost_session_call_fd(q->front->session, q->index);
     const uint64_t one = 1;
@@ -242,7 +252,7 @@ void front_publish(struct loop_deferred *deferred)
         call = virtq_publish(&q->vq);
         KILL_POINT("published");
         if (call)
-            call_driver(q);
+            front_call_driver(q);
         fl->dirty = q->next_dirty; /* only now: an empty list says that no ring is written to */
         q->dirty = false;
         if (unlikely(q->state != QUEUE_RUNNING))

@@ -55,7 +55,8 @@ enum dt_req_flags {
 
 /**
  * struct dt_req - one request as every layer sees it.
- * @sector:  first sector, in units of 512 bytes whatever the disk's block size.
+ * @sector: first sector, in units of 512 bytes whatever the disk's block size. A layer may move a request
+ *          for those below (a header before the data); it moves it back when it comes up.
  * @sectors: how many; 0 for DT_OP_FLUSH. The range lies within the device: core has checked.
  * @op:      enum dt_op.
  * @flags:   enum dt_req_flags.
@@ -346,7 +347,9 @@ struct dt_block_ext {
      * guest's ring; call dt_wake() when that changes. For rate limits: a stop never waits. */
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
-     * requests for a time of its own must have this. Layers with requests of their own are always
+     * requests for a time of its own must have this. One that it cannot serve by then is completed with
+     * -ECANCELED: the front leaves it in the guest's ring for whoever serves that next, where it
+     * can, and fails it where it cannot. Layers with requests of their own are always
      * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */
@@ -403,7 +406,8 @@ DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer
  *
  * A dead predecessor's writes may still land after this: read again, once the disk is
  * served, what is written then.
- * Return: 0; -EINVAL for what is not within the disk below; -ETIMEDOUT; what the read failed with.
+ * Return: 0; -EINVAL for what is not within the disk below; -EBUSY for a disk that is served already;
+ * -ETIMEDOUT; what the read failed with.
  */
 DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
                                   void *data, struct dt_error *err);

@@ -1,7 +1,7 @@
 """Workers, keepers and upgrades under verified load: nobody may notice.
 
-DEVTAP_CRASH_KILLS and DEVTAP_CRASH_GUEST_KILLS say how often workers are killed (the full
-numbers are 1000 and 100). The load is devtap's own driver, which does not reconnect and does
+DEVTAP_CRASH_KILLS, DEVTAP_CRASH_GUEST_KILLS and DEVTAP_CRASH_UPGRADES say how often (bench/crash has
+the full numbers). The load is devtap's own driver, which does not reconnect and does
 without the back end's in-flight log, and a real guest whose QEMU does not reconnect.
 """
 
@@ -21,6 +21,7 @@ from devtap_test.softdisk import SoftDisk
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_CRASH_KILLS", "100"))
 GUEST_KILLS = int(os.environ.get("DEVTAP_CRASH_GUEST_KILLS", "15"))
+UPGRADES = int(os.environ.get("DEVTAP_CRASH_UPGRADES", "10"))
 # Of the 99th percentile; a machine with other things to do needs more than the 20 of a quiet one.
 BOUND_MS = float(os.environ.get("DEVTAP_CRASH_PAUSE_MS", "500"))
 
@@ -132,6 +133,60 @@ def test_kill_packed_queues(t):
                  serve=("--threads", "2", "--threads-per-disk", "2"))
 
 
+def extension_of(disk):
+    """The process of the one placed extension: by name, among all that descend from the worker."""
+    for child in descendants(worker(disk)):
+        try:
+            with open(f"/proc/{child}/comm", encoding="ascii") as file:
+                if file.read().strip() == "ext-host":
+                    return child
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return None
+
+
+def descendants(pid):
+    """All processes that descend from one."""
+    found = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return found + [each for child in found for each in descendants(child)]
+
+
+@limit(3600)
+def test_kill_extension(t):
+    """The process of an extension that sees all data dies; nobody but the events tells."""
+    xor = os.path.join(os.path.dirname(os.path.dirname(SoftDisk.binary())), "examples/xor.so")
+    disk = t.soft_disk(f"{xor} key=90 place=process tries=1000000 | mem size=64M")
+    generator = random.Random(3)
+    pauses, seen, killed, kills = [], 0, 0, max(20, KILLS // 3 if KILLS < 1000 else KILLS)
+    while killed < kills:
+        load = Load(t, disk, 12, "--no-inflight")
+        time.sleep(0.3)
+        end = time.monotonic() + 11
+        while time.monotonic() < end and killed < kills and load.running():
+            victim = wait_for("a process", lambda: extension_of(disk))
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
+            time.sleep(generator.uniform(0.1, 0.2))
+        load.judge(t)
+        for event in events(disk, "extension-restarted"):
+            if event["number"] > seen:
+                seen = event["number"]
+                pauses.append(float(re.match(r"after ([0-9.]+) ms", event["text"])[1]))
+    t.equal(events(disk, "worker-died"), [])
+    pauses.sort()
+    p50, p99 = (pauses[min(len(pauses) - 1, int(len(pauses) * p))] for p in (.5, .99))
+    t.log(f"{killed} kills, {len(pauses)} restarts told")
+    t.log(f"pause: p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {pauses[-1]:.1f} ms")
+    assert len(pauses) > killed // 2, f"{len(pauses)} restarts after {killed} kills"
+    assert p99 < BOUND_MS, f"p99 of the pause is {p99:.1f} ms"
+
+
 @limit(600)
 def test_kill_keeper(t):
     """The VMM sees its connection end; it comes back, and nothing is lost."""
@@ -147,7 +202,7 @@ def test_kill_keeper(t):
     t.equal(len(events(disk, "keeper-died")), 5)
 
 
-@limit(600)
+@limit(3600)
 def test_upgrade(t):
     """Another binary takes over under load; one that cannot is refused, and the old one serves."""
     disk = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}")
@@ -156,10 +211,14 @@ def test_upgrade(t):
     load = Load(t, disk, 12, "--no-inflight")
     time.sleep(0.5)
     recoveries = Recoveries(disk)
-    for _ in range(5):
+    for _ in range(UPGRADES // 2):
+        if not load.running():
+            load.judge(t)
+            load = Load(t, disk, 12, "--no-inflight")
         disk.devtap("upgrade", disk.disk, "--binary", str(copy))
         t.equal(os.readlink(f"/proc/{worker(disk)}/exe"), str(copy))
         disk.devtap("upgrade", disk.disk)
+        recoveries.collect()
         time.sleep(0.2)
     try:
         disk.devtap("upgrade", disk.disk, "--binary", "/bin/false")
@@ -170,7 +229,7 @@ def test_upgrade(t):
     load.judge(t)
     recoveries.collect()
     recoveries.report(t)
-    t.equal(len(events(disk, "upgraded")), 10)
+    t.equal(len(recoveries.all), UPGRADES + 1)
     t.equal(len(events(disk, "upgrade-refused")), 1)
     t.equal(sum(e["replayed"] for e in recoveries.all), 0, "requests run again by upgrades")
 
@@ -321,17 +380,22 @@ def test_write_cache_mode(t):
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
     guest = t.guest([Disk(disk.socket, reconnect=1)])
 
+    def show(key):
+        try:
+            return json.loads(disk.devtap("show", "--json", disk.disk))[key]
+        except RuntimeError:
+            return None  # there is no worker just now
+
     def durable():
-        show = json.loads(disk.devtap("show", "--json", disk.disk))
-        return (show["front"]["attached"], show["front"]["writeback"]) == (True, False)
+        front = show("front") or {}
+        return front.get("attached") and not front.get("writeback")
 
     def kill(which):
-        show = json.loads(disk.devtap("show", "--json", disk.disk))
-        os.kill(show[which], signal.SIGKILL)
-        wait_for("another " + which,
-                 lambda: json.loads(disk.devtap("show", "--json", disk.disk))[which] not in
-                 (show[which], 0))
+        before = wait_for("a " + which, lambda: show(which))
+        os.kill(before, signal.SIGKILL)
+        wait_for("another " + which, lambda: show(which) not in (before, None, 0))
         guest.check("dd if=/dev/zero of=/dev/vda bs=4k count=4 oflag=direct 2>/dev/null", 30.0)
+        wait_for("a VM", lambda: (show("front") or {}).get("attached"))
         assert durable(), f"forgotten with the {which}"
 
     guest.check("echo 'write through' >/sys/block/vda/cache_type")

@@ -6,16 +6,17 @@ import signal
 import subprocess
 
 from devtap_test import wait_for
+from devtap_test.case import limit
 from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
 KEY = b"two words\nand a line"
 
 
-def luks(t, *options, size=80, name="disk.luks"):
+def luks(t, *options, size=80, data=KEY):
     """A file that cryptsetup has formatted, and its key file."""
-    image, key = t.sparse_file(size * MIB, name), t.folder / "key"
-    key.write_bytes(KEY)
+    image, key = t.sparse_file(size * MIB, "disk.luks"), t.folder / "key"
+    key.write_bytes(data)
     subprocess.run(["cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2",
                     "--pbkdf-force-iterations", "1000", "--key-file", key, *options, image],
                    check=True)
@@ -52,6 +53,7 @@ def give_key(guest):
     guest.check(f"printf '{KEY.decode()}' >/tmp/key; modprobe dm_crypt; modprobe xts; modprobe ecb")
 
 
+@limit(600)
 def test_kernel_opens_it(t):
     """dm-crypt in a guest reads what devtap wrote, and devtap what dm-crypt wrote."""
     image, key = luks(t, "--sector-size", "4096")
@@ -94,11 +96,9 @@ def test_detached(t):
 
 def test_qemu_opens_it(t):
     """QEMU's own driver of LUKS version 1 reads what devtap wrote."""
-    image, key = t.folder / "disk.luks", t.folder / "key"
-    key.write_bytes(b"one line")
+    image, key = luks(t, "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512",
+                      size=18, data=b"one line")
     secret = ["--object", f"secret,id=s,file={key}"]
-    subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *secret, "-o",
-                    "key-secret=s,iter-time=10", image, "16M"], check=True)
     with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
             t.guest([disk.socket]) as guest:
         guest.check("dd if=/dev/urandom of=/tmp/a bs=1M count=16 2>/dev/null; "
@@ -127,6 +127,62 @@ def test_refusals(t):
         file.write(bytes(64 << 10))
     status, line = refused(t, f"crypt key-file={key} | file path={image}")
     t.equal((status, "no LUKS header" in line), (6, True), line)
+
+
+@limit(600)
+def test_rekey_online(t):
+    """The volume key changes under a guest's verified load while workers die; cryptsetup agrees in the end."""
+    image, key = luks(t, "--sector-size", "4096", size=48)
+    subprocess.run(["cryptsetup", "reencrypt", "--init-only", "-q", "--resilience", "journal",
+                    "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key,
+                    image], check=True)
+    disk = t.soft_disk(f"crypt key-file={key} | delay ops=write time=5ms | file path={image}")
+    guest = t.guest([disk.socket])
+    fio = ("fio --name=v --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randwrite --bs=4k "
+           "--iodepth=8 --size=24m --verify=crc32c --verify_fatal=1 --output-format=terse")
+    for _ in range(3):
+        kill_worker(disk)
+    guest.check(fio + " --do_verify=0", 60)
+    kill_worker(disk)
+    guest.check(fio + " --verify_only", 60)
+
+    def done():
+        return "rekey-done" in disk.devtap("events", "--json", disk.disk)
+    wait_for("the new key", done, timeout=60)
+    guest.check(fio + " --verify_only", 60)
+    disk.stop()
+    dump = subprocess.run(["cryptsetup", "luksDump", image], check=True, capture_output=True,
+                          text=True).stdout
+    assert "Requirements" not in dump and "  1: luks2" in dump and "  0: luks2" not in dump, dump
+    subprocess.run(["cryptsetup", "open", "--test-passphrase", "--key-file", key, image], check=True)
+    chain = f"crypt key-file={key} | file path={image}"
+    with t.soft_disk(chain) as again, t.guest([again.socket]) as guest:
+        guest.check(fio + " --verify_only", 60)
+
+
+@limit(600)
+def test_rekey_handed_over(t):
+    """What devtap began, cryptsetup repairs and finishes."""
+    image, key = luks(t, size=64)
+    with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
+            t.guest([disk.socket]) as guest:
+        guest.check("dd if=/dev/urandom of=/tmp/a bs=1M count=40 2>/dev/null; "
+                    "dd if=/tmp/a of=/dev/vda bs=1M oflag=direct 2>/dev/null")
+        ours = guest.check("sha256sum </tmp/a").split()[0]
+    subprocess.run(["cryptsetup", "reencrypt", "--init-only", "-q", "--pbkdf", "pbkdf2",
+                    "--pbkdf-force-iterations", "1000", "--key-file", key, image], check=True)
+    with t.soft_disk(f"crypt key-file={key} | delay ops=write time=20ms | file path={image}",
+                     options=["--single"]) as disk:
+        wait_for("progress", lambda: disk.stats()["crypt"]["counters"]["rekeyed-bytes"] > 3 * MIB)
+        disk.kill()
+    before = image.read_bytes()[:16 * MIB]
+    subprocess.run(["cryptsetup", "repair", "-q", "--key-file", key, image], check=True)
+    subprocess.run(["cryptsetup", "reencrypt", "--resume-only", "-q", "--force-offline-reencrypt",
+                    "--key-file", key, image], check=True)
+    assert image.read_bytes()[:16 * MIB] != before, "cryptsetup found nothing to do"
+    with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
+            t.guest([disk.socket]) as guest:
+        t.equal(guest.check("head -c 41943040 /dev/vda | sha256sum").split()[0], ours)
 
 
 def test_conformance(t):

@@ -1,6 +1,7 @@
 """A file system that fills up below a VM: its writes wait, and it hears of no error."""
 
 import ctypes
+import json
 import os
 import signal
 import time
@@ -131,5 +132,65 @@ def test_space_while_stopping(t):
     ballast.unlink()
     t.equal(disk.child.wait(10.0), 0, "exit status")
     disk.restart()
+    wait_for_write(guest)
+    right_content(t, guest)
+
+
+def paused(t, disk, guest, ballast, wait):
+    """The VM is stopped while writes are held, and goes on; then there is space."""
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    for _ in range(3):
+        guest.qmp.command("stop")
+        time.sleep(0.3)
+        guest.qmp.command("cont")
+        wait_for("the guest", lambda: guest.run("true")[0] == 0)
+        assert guest.run("test -e /tmp/dd.status")[0] == 1, guest.check("cat /tmp/dd.log")
+        wait(disk)
+    ballast.unlink()
+    wait_for_write(guest)
+    right_content(t, guest)
+
+
+def holds_again(disk):
+    """The requests that were in the ring are held again."""
+    wait_for("held writes", lambda: disk.stats()["file"]["holding"] > 0)
+
+
+def test_paused_while_full(t):
+    """A VM that is paused and goes on does not hear of it either."""
+    disk, guest, ballast = full_disk(t)
+    paused(t, disk, guest, ballast, holds_again)
+    assert "were not served stay in the ring" in disk.output(), disk.output()
+
+
+def serves(disk):
+    """Is there a worker, with a VM attached?"""
+    try:
+        return json.loads(disk.devtap("show", "--json", disk.disk))["front"]["attached"]
+    except RuntimeError:
+        return False
+
+
+def test_paused_then_killed_while_full(t):
+    """What went back to the ring is not in any log, and who takes over finds it all the same."""
+    disk, guest, ballast = full_disk(t)
+
+    def kill(disk):
+        os.kill(json.loads(disk.devtap("show", "--json", disk.disk))["worker"], signal.SIGKILL)
+        wait_for("a successor", lambda: serves(disk))
+        holds_again(disk)
+    paused(t, disk, guest, ballast, kill)
+
+
+def test_upgrade_while_full(t):
+    """Nor does an upgrade fail what is held."""
+    disk, guest, ballast = full_disk(t)
+    guest.check(WRITE)
+    wait_for_events(disk, "full")
+    disk.devtap("upgrade", disk.disk)
+    holds_again(disk)
+    assert guest.run("test -e /tmp/dd.status")[0] == 1, guest.check("cat /tmp/dd.log")
+    ballast.unlink()
     wait_for_write(guest)
     right_content(t, guest)

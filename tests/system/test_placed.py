@@ -44,10 +44,12 @@ def extensions(pid):
     for child in children(pid):
         try:
             words = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            name = pathlib.Path(f"/proc/{child}/comm").read_text(encoding="ascii").strip()
             found += extensions(child)
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if words[1:2] not in ([b"keeper"], [b"worker"]):
+        # A hosted extension is forked from the launcher, and has its words but not its name.
+        if name == "ext-host" or words[1:2] not in ([b"keeper"], [b"worker"]):
             found.append(child)
     return found
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fake_rear.h - a vhost-user-blk back end made by hand, on a thread of its own, that lies as it is told.
- * It knows split rings with and without indirect tables, and has a disk in memory.
+ * fake_rear.h - a vhost-user-blk back end made by hand, on a thread of its own, that lies as it is
+ * told. It knows split rings with and without indirect tables, and has a disk in memory.
  */
 #ifndef TESTS_FAKE_REAR_H
 #define TESTS_FAKE_REAR_H
@@ -16,8 +16,8 @@
     (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC |                            \
      1ull << VHOST_FEATURE_PROTOCOL | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH | \
      1ull << VIRTIO_BLK_F_SEG_MAX)
-#define FAKE_PROTOCOL                                                                       \
-    (1ull << VHOST_F_MQ | 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_BACKEND_REQ |         \
+#define FAKE_PROTOCOL                                                               \
+    (1ull << VHOST_F_MQ | 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_BACKEND_REQ | \
      1ull << VHOST_F_CONFIG | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS)
 
 /** enum fake_lie - what the next request is answered with instead of the truth; said once. */

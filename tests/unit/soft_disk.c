@@ -48,9 +48,11 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
     snprintf(disk->socket, sizeof(disk->socket), "/tmp/devtap-test-%d-%u.sock", getpid(), serial++);
     must(loop_new(&disk->loop, &loop_config, &err), &err);
     must(chain_parse(&spec, chain, &err), &err);
-    must(device_new(&disk->dev, &(struct device_config){.name = "test", .chain = &spec,
-                                                        .loops = &disk->loop, .threads = 1},
-                    &err), &err);
+    must(device_new(&disk->dev,
+                    &(struct device_config){
+                        .name = "test", .chain = &spec, .loops = &disk->loop, .threads = 1},
+                    &err),
+         &err);
     chain_spec_free(&spec);
     must(device_start(disk->dev, &front_device_ops, NULL, &err), &err);
     front_config.dev = disk->dev;
@@ -63,27 +65,33 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
 
 static void on_stopped(void *arg)
 {
-    struct soft_disk *disk = arg;
-
-    loop_stop(disk->loop);
+    __atomic_store_n(&((struct soft_disk *)arg)->stopped, true, __ATOMIC_RELEASE);
 }
 
 static void stop_front(void *arg)
 {
     struct soft_disk *disk = arg;
 
+    disk->stopped = false;
     front_stop(disk->front, on_stopped, disk);
 }
 
+static void free_front(void *arg)
+{
+    front_free(((struct soft_disk *)arg)->front);
+}
+
+/* Layers stop on the thread that they ran on: the loop's. */
 void soft_disk_stop(struct soft_disk *disk)
 {
     loop_call(disk->loop, stop_front, disk);
-    pthread_join(disk->thread, NULL);
-    front_free(disk->front);
+    while (!__atomic_load_n(&disk->stopped, __ATOMIC_ACQUIRE))
+        usleep(100);
+    loop_call(disk->loop, free_front, disk);
     device_stop(disk->dev);
     device_free(disk->dev);
-    while (loop_turn(disk->loop, false))
-        ;
+    loop_stop(disk->loop);
+    pthread_join(disk->thread, NULL);
     loop_free(disk->loop);
     unlink(disk->socket);
 }

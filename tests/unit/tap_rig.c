@@ -66,10 +66,10 @@ int tap_open(struct tap_rig *rig, const char *chain, struct dt_error *err)
     blk_register_builtin();
     device_events(on_event);
     CHECK(loop_new(&rig->loop, &config, err) == 0 && chain_parse(&spec, chain, err) == 0);
-    ret = device_new(&rig->dev,
-                     &(struct device_config){
-                         .name = "tap", .chain = &spec, .loops = &rig->loop, .threads = 1},
-                     err);
+    ret = device_new(
+        &rig->dev,
+        &(struct device_config){.name = "tap", .chain = &spec, .loops = &rig->loop, .threads = 1},
+        err);
     chain_spec_free(&spec);
     ret = ret ?: device_start(rig->dev, &front, NULL, err);
     if (ret < 0) {

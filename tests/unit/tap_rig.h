@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* tap_rig.h - a device whose back is a rear, turned by the test's own thread, and requests for it. */
+/* tap_rig.h - a device whose back is a rear, turned by the test's own thread, and requests for it.
+ */
 #ifndef TESTS_TAP_RIG_H
 #define TESTS_TAP_RIG_H
 
@@ -8,7 +9,8 @@
 #define TAP_SLOTS 32u
 #define TAP_BYTES 65536u
 
-/** struct tap_slot - a request; @data lies in guest memory for even slots, elsewhere for odd ones. */
+/** struct tap_slot - a request; @data lies in guest memory for even slots, elsewhere for odd ones.
+ */
 struct tap_slot {
     struct request req;
     uint8_t frames[DT_FRAME_BUDGET];

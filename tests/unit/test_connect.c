@@ -342,7 +342,7 @@ static void a_sealed_launcher_connects(void **state)
     int local = serve_unix(unix_address, "l", 100), net = serve_tcp(tcp_address), result;
     struct dt_error err = {""};
 
-    assert_int_equal(launcher_start(0, &err), 0);
+    assert_int_equal(launcher_start(0, NULL, &err), 0);
     announced[0] = unix_address;
     announced[1] = tcp_address;
     open_device();

@@ -4,92 +4,20 @@
  * published vectors of XTS, and against a plain loop over OpenSSL.
  */
 #include "blk/crypt/internal.h"
-#include "ext_disk.h"
+#include "crypt_image.h"
 
-#include <fcntl.h>
-#include <libcryptsetup.h>
 #include <openssl/evp.h>
-#include <sys/stat.h>
 
-#define DATA_MIB   8u
-#define PASSPHRASE "a passphrase\nof two lines"
+#define DATA_MIB 8u
 
-static char dir[] = "/tmp/dt-crypt-XXXXXX", image[64], header[64], key_file[64], bad_file[64];
-static uint8_t volume_key[64];
 static uint8_t data[64 << 10] __attribute__((aligned(4096)));
 static uint8_t back[64 << 10] __attribute__((aligned(4096)));
 
-static void put_file(const char *path, const void *bytes, size_t n)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-    assert_true(fd >= 0 && write(fd, bytes, n) == (ssize_t)n);
-    close(fd);
-}
-
 static int setup(void **state)
 {
-    assert_non_null(mkdtemp(dir));
-    snprintf(image, sizeof(image), "%s/image", dir);
-    snprintf(header, sizeof(header), "%s/header", dir);
-    snprintf(key_file, sizeof(key_file), "%s/key", dir);
-    snprintf(bad_file, sizeof(bad_file), "%s/bad", dir);
-    put_file(key_file, PASSPHRASE, strlen(PASSPHRASE));
-    put_file(bad_file, PASSPHRASE "\n", strlen(PASSPHRASE) + 1);
-    for (size_t i = 0; i < sizeof(volume_key); i++)
-        volume_key[i] = (uint8_t)(i * 37 + 11);
     for (size_t i = 0; i < sizeof(data); i++)
         data[i] = (uint8_t)(i * 7 + i / 512);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    unlink(image);
-    unlink(header);
-    unlink(key_file);
-    unlink(bad_file);
-    return rmdir(dir);
-}
-
-static void empty_file(const char *path, off_t size)
-{
-    unlink(path);
-    put_file(path, "", 0);
-    assert_int_equal(truncate(path, size), 0);
-}
-
-struct format {
-    const char *mode;
-    size_t key;
-    uint32_t sector;
-    bool detached;
-};
-
-/* A disk as cryptsetup would make it, with a quick key derivation. */
-static void format(const struct format *f)
-{
-    struct crypt_pbkdf_type pbkdf = {.type = CRYPT_KDF_PBKDF2,
-                                     .hash = "sha256",
-                                     .iterations = 1000,
-                                     .flags = CRYPT_PBKDF_NO_BENCHMARK};
-    struct crypt_params_luks2 params = {.sector_size = f->sector, .pbkdf = &pbkdf};
-    struct crypt_device *cd;
-
-    empty_file(image, ((f->detached ? 0 : 16) + DATA_MIB) << 20);
-    empty_file(header, 16 << 20);
-    if (f->detached)
-        assert_int_equal(crypt_init_data_device(&cd, header, image), 0);
-    else
-        assert_int_equal(crypt_init(&cd, image), 0);
-    crypt_set_rng_type(cd, CRYPT_RNG_URANDOM);
-    assert_int_equal(crypt_format(cd, CRYPT_LUKS2, "aes", f->mode, NULL, (char *)volume_key, f->key,
-                                  &params),
-                     0);
-    assert_int_equal(crypt_keyslot_add_by_volume_key(cd, CRYPT_ANY_SLOT, (char *)volume_key, f->key,
-                                                     PASSPHRASE, strlen(PASSPHRASE)),
-                     0);
-    crypt_free(cd);
+    return image_setup(state);
 }
 
 /* What the file must hold at @sector of the data: each unit by itself, by another way through OpenSSL. */
@@ -143,16 +71,16 @@ static void check_format(const struct format *f)
 
 static void all_formats(void **state)
 {
-    check_format(&(struct format){"xts-plain64", 64, 512, false});
-    check_format(&(struct format){"xts-plain64", 64, 4096, false});
-    check_format(&(struct format){"xts-plain64", 32, 512, true});
-    check_format(&(struct format){"xts-plain64", 32, 4096, false});
-    check_format(&(struct format){"xts-plain64", 64, 4096, true});
+    check_format(&(struct format){"xts-plain64", 64, 512, false, DATA_MIB, 0});
+    check_format(&(struct format){"xts-plain64", 64, 4096, false, DATA_MIB, 0});
+    check_format(&(struct format){"xts-plain64", 32, 512, true, DATA_MIB, 0});
+    check_format(&(struct format){"xts-plain64", 32, 4096, false, DATA_MIB, 0});
+    check_format(&(struct format){"xts-plain64", 64, 4096, true, DATA_MIB, 0});
 }
 
 static void odd_vectors(void **state)
 {
-    static const struct format f = {"xts-plain64", 64, 512, false};
+    static const struct format f = {"xts-plain64", 64, 512, false, DATA_MIB, 0};
     struct iovec out[4] = {{data + 1, 100}, {data + 101, 1000}, {data + 1101, 3}, {data + 1104, 2993}};
     struct iovec in[3] = {{back, 511}, {back + 511, 3073}, {back + 3584, 512}};
 
@@ -167,7 +95,7 @@ static void odd_vectors(void **state)
 
 static void zeroes_and_discards(void **state)
 {
-    static const struct format f = {"xts-plain64", 64, 4096, false};
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
 
     format(&f);
     disk_open("crypt key-file=%s | file path=%s", key_file, image);
@@ -204,7 +132,7 @@ static void overwrite(const char *path, off_t at, int byte, size_t n)
 
 static void keys_are_judged(void **state)
 {
-    static const struct format f = {"xts-plain64", 64, 4096, false};
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
 
     format(&f);
     assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", bad_file, image);
@@ -219,7 +147,7 @@ static void keys_are_judged(void **state)
 
 static void headers_are_judged(void **state)
 {
-    struct format f = {"xts-plain64", 64, 4096, false};
+    struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
 
     empty_file(image, 1 << 20);
     assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | file path=%s", key_file, image);
@@ -249,7 +177,7 @@ static void headers_are_judged(void **state)
 /* A disk with the read failing under the header says so. */
 static void read_errors_show(void **state)
 {
-    static const struct format f = {"xts-plain64", 64, 4096, false};
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
 
     format(&f);
     assert_refused(-EIO, "cannot be read from the layers below",
@@ -280,10 +208,10 @@ static void check_vector(const char *key, uint64_t unit, const char *cipher)
     unhex(key, key_bytes);
     unhex(cipher, expect);
     assert_int_equal(xts_new(&xts, key_bytes, strlen(key) / 2, 512, &err), 0);
-    xts_encrypt(xts, unit, &iov, 1, got, sizeof(got));
+    xts_encrypt(xts, unit, &iov, 1, 0, got, sizeof(got));
     assert_memory_equal(got, expect, sizeof(expect));
     memset(plain, 0, sizeof(plain));
-    xts_decrypt(xts, unit, got, sizeof(got), &iov, 1);
+    xts_decrypt(xts, unit, got, sizeof(got), &iov, 1, 0);
     for (unsigned i = 0; i < sizeof(plain); i++)
         assert_int_equal(plain[i], (uint8_t)i);
     xts_free(xts);
@@ -309,5 +237,5 @@ int main(void)
 
     if (disk_module(&blk_crypt) < 0)
         return 1;
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, image_teardown);
 }

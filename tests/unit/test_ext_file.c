@@ -407,7 +407,7 @@ static void full_is_told_at_the_deadline(void **state)
     assert_true(s->busy);
     assert_true(z->busy);
     assert_int_equal(disk_quiesce(DT_S(3)), 0);
-    assert_int_equal(s->error, -ENOSPC);
+    assert_int_equal(s->error, -ECANCELED);
     disk_close();
     disk_open("file path=ext-tiny.tmp/disk on-full=fail");
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 4096, 2048, data), -ENOSPC);

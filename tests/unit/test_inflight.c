@@ -184,6 +184,21 @@ static void offer_some(void)
     virtq_driver_publish(&w.rig.driver);
 }
 
+/* All that is held goes back to the ring. The first process takes it again as it takes what is new. */
+static void put_back(struct virtq_chain **held, unsigned count)
+{
+    virtq_publish(&w.rig.vq);
+    for (unsigned i = 0; i < count; i++) {
+        w.held[held[i]->id] = false;
+        assert_true(virtq_return(&w.rig.vq, held[i]));
+    }
+    w.level = 0;
+    assert_int_equal(virtq_put_back(&w.rig.vq), count);
+    w.level = 3;
+    assert_int_equal(w.rig.vq.in_flight, 0);
+    assert_int_equal(w.rig.vq.last_avail, w.rig.vq.used);
+}
+
 static void run_process(uint16_t size, bool packed, unsigned turns)
 {
     struct virtq_chain *held[MAX_SIZE + 8];
@@ -214,6 +229,10 @@ static void run_process(uint16_t size, bool packed, unsigned turns)
         if (dt_rng_below(&w.rng, 4))
             virtq_publish(&w.rig.vq);
         w.level = 3;
+        if (!packed && dt_rng_below(&w.rng, 5) == 0) {
+            put_back(held, count);
+            count = 0;
+        }
         while (dt_rng_below(&w.rng, 8) && virtq_driver_reap(&w.rig.driver, &id, NULL, 1) == 1)
             ;
     }

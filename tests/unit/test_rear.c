@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_rear.c - the back `vhost-user` before a rear that does what it should, goes away, comes back as
- * something else, or lies.
+ * test_rear.c - the back `vhost-user` before a rear that does what it should, goes away, comes back
+ * as something else, or lies.
  */
 #include "tests/unit/fake_rear.h"
 #include "tests/unit/tap_rig.h"
@@ -10,6 +10,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+
 #include <cmocka.h>
 
 #define LONG 10000u /* ms; a busy machine takes its time, and only a failing test waits so long */
@@ -54,7 +55,8 @@ static int run(unsigned slot, enum dt_op op, uint64_t sector, uint32_t sectors, 
     return tap_wait(&rig, tap_submit(&rig, slot, op, sector, sectors, flags), LONG);
 }
 
-/* ---- A rear that does what it should --------------------------------------------------------------- */
+/* ---- A rear that does what it should
+ * --------------------------------------------------------------- */
 
 static void check_data(unsigned slot)
 {
@@ -76,7 +78,7 @@ static void test_guest_memory(void **state)
     check_data(0);
     assert_int_equal(tap_counter(&rig, "bounced"), 0);
     assert_int_equal(tap_counter(&rig, "indirect"), 2); /* 4 vectors, header and status */
-    check_data(1); /* elsewhere */
+    check_data(1);                                      /* elsewhere */
     assert_int_equal(tap_counter(&rig, "bounced"), 2);
     assert_int_equal(run(0, DT_OP_FLUSH, 0, 0, 0), 0);
     assert_int_equal(rear.flushes, 1);
@@ -139,7 +141,8 @@ static void test_resize(void **state)
     end();
 }
 
-/* ---- A rear that goes away --------------------------------------------------------------------------- */
+/* ---- A rear that goes away
+ * --------------------------------------------------------------------------- */
 
 static void wait_for_event(const char *event)
 {
@@ -219,7 +222,8 @@ static void test_comes_back_as_another(void **state)
     end();
 }
 
-/* ---- A rear that lies ---------------------------------------------------------------------------------- */
+/* ---- A rear that lies
+ * ---------------------------------------------------------------------------------- */
 
 static const struct {
     enum fake_lie lie;
@@ -341,13 +345,19 @@ static void test_nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_guest_memory), cmocka_unit_test(test_memory_changes),
-        cmocka_unit_test(test_plain_ring),   cmocka_unit_test(test_durable),
-        cmocka_unit_test(test_resize),       cmocka_unit_test(test_held),
-        cmocka_unit_test(test_failed),       cmocka_unit_test(test_quiet),
+        cmocka_unit_test(test_guest_memory),
+        cmocka_unit_test(test_memory_changes),
+        cmocka_unit_test(test_plain_ring),
+        cmocka_unit_test(test_durable),
+        cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_held),
+        cmocka_unit_test(test_failed),
+        cmocka_unit_test(test_quiet),
         cmocka_unit_test(test_comes_back_as_another),
-        cmocka_unit_test(test_lies),         cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_silent),
         cmocka_unit_test(test_nothing_is_left),
     };
 

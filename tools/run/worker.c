@@ -185,7 +185,8 @@ int worker_open(struct worker *w, struct dt_error *err)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
     w->heart = (void *)(s->state + size);
-    if (s->config->process.sandbox && launcher_start(w->uid ? EXTENSION_UID(w->uid) : 0, err) < 0)
+    if (s->config->process.sandbox &&
+        launcher_start(w->uid ? EXTENSION_UID(w->uid) : 0, ext_host_main, err) < 0)
         return -EAGAIN;
     worker_hears = w;
     device_events(on_event);

@@ -76,6 +76,10 @@ class SoftDisk(Process):
         stats = json.loads(self.devtap("stats", "--json", self.address))
         return {layer["name"]: layer for layer in stats["layers"]}
 
+    def show(self):
+        """What `devtap show` tells."""
+        return json.loads(self.devtap("show", "--json", self.address))
+
     def operations(self, layer, operation):
         """How many requests of an operation ("read", "flush", ...) a layer has seen."""
         return self.stats()[layer]["ops"].get(operation, {}).get("requests", 0)

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mode.c - the tap's switch: who serves the rings, this front and its chain (interpose), or the
+ * rear itself (passthrough).
+ *
+ * Theory of operation: passthrough is wished for, and entered when it can be. To enter, the lanes
+ * pause until nothing is in flight, the rings stop without the session's knowledge, and the rear
+ * gets them. Whatever the session asks for then (a stop, a pause for memory or a log, a new ring)
+ * waits until the rings are here again, and happens as always; a while later they go to the rear
+ * again. While pages are logged for a migration they stay here, since only this front logs.
+ *
+ * If the rear is lost, the in-flight log tells what it had, and that is run again. A rear that
+ * keeps none has the log spoilt before it gets the rings: whoever would recover from it is told
+ * that it cannot be.
+ */
+#include "blk/vhost-user/internal.h"
+
+#include <stdio.h>
+
+#define AGAIN_NS DT_MS(200) /* after the session was served, or a try failed */
+#define COUNT_NS DT_MS(20)  /* between looks at the indices: they have 16 bits */
+
+static struct front_mode *mode_of(struct passthrough *p)
+{
+    return container_of(p, struct front_mode, rings);
+}
+
+static void explain(struct front_mode *m, const char *why)
+{
+    snprintf(m->why, sizeof(m->why), "%s", why ?: "");
+}
+
+static void try_later(struct front *front)
+{
+    loop_timer_set(front->loop, &front->mode.again, dt_clock_ns() + AGAIN_NS);
+}
+
+/* ---- Rings on their way ------------------------------------------------------------------------
+ */
+
+static void describe_ring(struct front_queue *q, struct device_ring *ring)
+{
+    const struct virtq_config *c = &q->vq.config;
+
+    *ring = (struct device_ring){.index = q->index,
+                                 .size = c->size,
+                                 .desc = c->desc,
+                                 .driver = c->driver,
+                                 .device = c->device,
+                                 .kick = vhost_session_kick_fd(q->front->session, q->index),
+                                 .call = vhost_session_call_fd(q->front->session, q->index)};
+}
+
+/* What can be known before anything is disturbed. */
+static int judge(struct front *front, struct dt_error *err)
+{
+    struct front_mode *m = &front->mode;
+    struct passthrough *p = &m->rings;
+    struct vhost_inflight log = {0};
+    int ret = device_passthrough(front->dev, &m->back, &m->ops, err);
+
+    if (ret < 0)
+        return ret;
+    p->count = 0;
+    p->features = front->features;
+    p->packed = front->features & 1ull << VIRTIO_F_RING_PACKED;
+    p->writeback = front->writeback;
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+
+        if (q->state == QUEUE_RUNNING && q->vq.config.dirty)
+            return dt_fail(err, -EBUSY, "a migration logs what is written, which is done here");
+        if (q->state == QUEUE_RUNNING && front_queue_owes(q))
+            return dt_fail(err, -EBUSY, "requests of a crash are being run again");
+        if (q->state == QUEUE_RUNNING)
+            describe_ring(q, &p->rings[p->count++]);
+        else if (q->state != QUEUE_IDLE)
+            return dt_fail(err, -EBUSY, "a ring is changing");
+    }
+    if (p->count == 0)
+        return dt_fail(err, -EAGAIN, "no VM has started a ring");
+    if (!vhost_session_inflight(front->session, &log, &p->log.fd))
+        return dt_fail(err, -EAGAIN, "there is no in-flight log yet");
+    p->log.size = log.mmap_size;
+    p->log.offset = log.mmap_offset;
+    p->log.queues = log.num_queues;
+    p->log.queue_size = log.queue_size;
+    return m->ops->judge(m->back, p, err);
+}
+
+static struct front_queue *queue_of(struct front *front, unsigned i)
+{
+    return &front->queues[front->mode.rings.rings[i].index];
+}
+
+/* All lanes are at rest: from here on the rings are nobody's. */
+static void hand_over(struct front *front)
+{
+    struct passthrough *p = &front->mode.rings;
+
+    for (unsigned i = 0; i < p->count; i++) {
+        struct front_queue *q = queue_of(front, i);
+
+        CHECK(q->state == QUEUE_PAUSED);
+        /* Some rears take it that they are kicked, whatever we left in the ring. */
+        virtq_arm(&q->vq);
+        q->handed = q->vq.config;
+        p->rings[i].base = q->base = virtq_stop(&q->vq);
+        q->state = QUEUE_HANDED;
+        q->seen_used = (uint16_t)q->base;
+        if (!p->logged)
+            inflight_spoil(q->handed.inflight);
+    }
+    front->mode.ops->enter(front->mode.back, p);
+}
+
+/* The rings are ours again, where the rear left them. */
+static int take_back(struct front *front, bool recover, struct dt_error *err)
+{
+    struct passthrough *p = &front->mode.rings;
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < p->count; i++) {
+        struct front_queue *q = queue_of(front, i);
+
+        q->handed.innocent = true;
+        ret = virtq_start(&q->vq, &q->handed, p->rings[i].base, recover, err);
+        if (ret == 0)
+            q->state = QUEUE_PAUSED;
+        front_call_driver(q); /* what the rear answered may have been signalled to an old eventfd */
+    }
+    return ret;
+}
+
+/* ---- Steps, on the front's loop
+ * ------------------------------------------------------------------- */
+
+static void settle_in(struct front *front, enum front_mode_state state)
+{
+    struct front_mode *m = &front->mode;
+
+    m->state = state;
+    m->changes++;
+    log_info("%s: %s%s%s", device_name(front->dev),
+             state == MODE_PASSTHROUGH ? "passthrough" : "interpose", m->why[0] ? ": " : "",
+             m->why);
+}
+
+/* Serve again, and do what was asked meanwhile. */
+static void interpose(struct front *front)
+{
+    struct front_mode *m = &front->mode;
+
+    settle_in(front, MODE_INTERPOSE);
+    loop_timer_cancel(front->loop, &m->count);
+    front_resume_lanes(front);
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+
+        if (!q->stop_deferred)
+            continue;
+        q->stop_deferred = false;
+        front_queue_stop(front, i);
+    }
+    if (m->pause_deferred) {
+        m->pause_deferred = false;
+        front_pause(front, m->pause_drain);
+    }
+    if (m->wanted)
+        try_later(front);
+}
+
+/* A ring that cannot be taken back has lost requests: the driver would wait for them for ever. */
+static void give_up(struct front *front, const char *why)
+{
+    struct passthrough *p = &front->mode.rings;
+
+    for (unsigned i = 0; i < p->count; i++) {
+        struct front_queue *q = queue_of(front, i);
+
+        if (q->state == QUEUE_HANDED)
+            q->state = QUEUE_LOST;
+    }
+    vhost_session_break(front->session, why);
+    interpose(front);
+}
+
+static void run_entered(struct loop_message *message)
+{
+    struct front_mode *m = container_of(message, struct front_mode, entered);
+    struct front *front = container_of(m, struct front, mode);
+    bool untouched = m->result == -EBUSY || m->result == -ENOTCONN;
+    struct dt_error err;
+    int ret = 0;
+
+    explain(m, m->result < 0 ? m->reason : NULL);
+    if (m->result == 0) {
+        settle_in(front, MODE_PASSTHROUGH);
+        loop_timer_set(front->loop, &m->count, dt_clock_ns() + COUNT_NS);
+        if (m->leave_asked)
+            front_mode_leave(front, false);
+        return;
+    }
+    if (!untouched && !m->rings.logged)
+        ret = dt_fail(&err, m->result, "the rear may have served rings and kept no log: %s",
+                      m->reason);
+    if (ret < 0 || take_back(front, !untouched, &err) < 0)
+        give_up(front, err.text);
+    else
+        interpose(front);
+}
+
+/* What the rear did, without looking at anything but the indices. */
+static void run_count(struct dt_timer *timer)
+{
+    struct front_mode *m = container_of(timer, struct front_mode, count);
+    struct front *front = container_of(m, struct front, mode);
+
+    for (unsigned i = 0; i < m->rings.count && !m->rings.packed; i++) {
+        struct front_queue *q = queue_of(front, i);
+        const struct virtq_config *c = &q->handed;
+        const uint16_t *used =
+            memmap_host(c->map, c->device + offsetof(struct vring_used, idx), sizeof(*used));
+        uint16_t now = used ? READ_ONCE(*used) : q->seen_used;
+
+        m->passed += (uint16_t)(now - q->seen_used);
+        q->seen_used = now;
+    }
+    if (m->state == MODE_PASSTHROUGH)
+        loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
+}
+
+static void run_left(struct loop_message *message)
+{
+    struct front_mode *m = container_of(message, struct front_mode, left);
+    struct front *front = container_of(m, struct front, mode);
+    struct dt_error err = {""};
+    int ret = 0;
+
+    run_count(&m->count); /* what the last look missed */
+    explain(m, m->result < 0 ? m->reason : NULL);
+    if (m->result < 0 && !m->rings.logged)
+        ret = dt_fail(&err, m->result, "the rear had the rings and kept no in-flight log: %s",
+                      m->reason);
+    ret = ret ?: take_back(front, m->result < 0, &err);
+    if (ret < 0)
+        give_up(front, err.text);
+    else
+        interpose(front);
+}
+
+static void on_entered(struct passthrough *p, int result, const char *why)
+{
+    struct front_mode *m = mode_of(p);
+
+    m->result = result;
+    snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
+    loop_post(container_of(m, struct front, mode)->loop, &m->entered);
+}
+
+static void on_left(struct passthrough *p, int result, const char *why)
+{
+    struct front_mode *m = mode_of(p);
+
+    m->result = result;
+    snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
+    loop_post(container_of(m, struct front, mode)->loop, &m->left);
+}
+
+/* The lanes are at rest. */
+void front_mode_paused(struct front *front)
+{
+    if (front->mode.leave_asked)
+        interpose(front);
+    else
+        hand_over(front);
+}
+
+static void run_again(struct dt_timer *timer)
+{
+    struct front_mode *m = container_of(timer, struct front_mode, again);
+    struct front *front = container_of(m, struct front, mode);
+    struct dt_error err;
+    int ret;
+
+    if (!m->wanted || m->state != MODE_INTERPOSE || !front->session || front->stopping)
+        return;
+    if (front->pausing) {
+        try_later(front);
+        return;
+    }
+    ret = judge(front, &err);
+    if (ret < 0) {
+        explain(m, err.text);
+        try_later(front);
+        return;
+    }
+    m->state = MODE_ENTERING;
+    m->leave_asked = false;
+    front_drain(front);
+}
+
+/* ---- From the session and from outside
+ * -------------------------------------------------------------- */
+
+bool front_mode_leave(struct front *front, bool urgent)
+{
+    struct front_mode *m = &front->mode;
+
+    if (m->state == MODE_INTERPOSE)
+        return true;
+    m->leave_asked = true;
+    if (m->state == MODE_PASSTHROUGH) {
+        m->state = MODE_LEAVING;
+        m->ops->leave(m->back);
+    } else if (m->state == MODE_ENTERING && urgent) {
+        front_release(front);
+    }
+    return false;
+}
+
+void front_mode_session(struct front *front)
+{
+    if (front->mode.wanted)
+        try_later(front);
+}
+
+int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
+{
+    struct front_lane *fl = lane_front(lane);
+    struct front *front = fl ? fl->front : NULL;
+    int ret = 0;
+
+    if (!front)
+        return dt_fail(err, -EAGAIN, "the disk has no front yet");
+    if (on && front->session && front->mode.state == MODE_INTERPOSE)
+        ret = judge(front, err);
+    if (ret < 0 && ret != -EBUSY && ret != -EAGAIN)
+        return ret;
+    front->mode.wanted = on;
+    explain(&front->mode, ret < 0 && err ? err->text : NULL);
+    if (on)
+        loop_timer_set(front->loop, &front->mode.again, dt_clock_ns());
+    else
+        front_mode_leave(front, false);
+    return 0;
+}
+
+void front_mode_init(struct front *front)
+{
+    struct front_mode *m = &front->mode;
+
+    m->wanted = device_wants_passthrough(front->dev);
+    m->rings.rings = xcalloc(front->nqueues, sizeof(*m->rings.rings));
+    m->rings.entered = on_entered;
+    m->rings.left = on_left;
+    m->entered.run = run_entered;
+    m->left.run = run_left;
+    m->again.fire = run_again;
+    m->count.fire = run_count;
+}
+
+void front_mode_fini(struct front *front)
+{
+    struct front_mode *m = &front->mode;
+
+    CHECK(m->state == MODE_INTERPOSE);
+    loop_timer_cancel(front->loop, &m->again);
+    loop_timer_cancel(front->loop, &m->count);
+    free(m->rings.rings);
+}
+
+const char *front_mode_name(const struct front *front)
+{
+    static const char *const names[] = {[MODE_INTERPOSE] = "interpose",
+                                        [MODE_ENTERING] = "entering passthrough",
+                                        [MODE_PASSTHROUGH] = "passthrough",
+                                        [MODE_LEAVING] = "leaving passthrough"};
+
+    return names[front->mode.state];
+}

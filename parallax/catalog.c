@@ -1,0 +1,487 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * catalog.c - the records of disks and snapshots, all of them in memory, and the ways to find them.
+ *
+ * Theory of operation: the catalogue is an array of slots. It is read as a whole when the pool is
+ * opened, blocks that changed go to new places with each root. A hash finds a disk by its name and
+ * a snapshot by its disk and name; each record points to the snapshot before it, and the links
+ * forward are made when it is read.
+ *
+ * What is being deleted is not found by name any more, but keeps its slot and its place in the
+ * line.
+ */
+#include "parallax/internal.h"
+
+#include <stdio.h>
+
+struct px_record *catalog_record(const struct pool *pool, uint32_t slot)
+{
+    const struct catalog *c = &pool->catalog;
+
+    if (slot >= c->slots)
+        return NULL;
+    return &c->blocks[slot / PX_RECORDS][slot % PX_RECORDS];
+}
+
+const struct px_record *pool_record(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+
+    return r && r->kind != PX_FREE ? r : NULL;
+}
+
+uint32_t pool_slots(const struct pool *pool)
+{
+    return pool->catalog.slots;
+}
+
+void catalog_touch(struct pool *pool, uint32_t slot)
+{
+    pool->catalog.dirty[slot / PX_RECORDS] = true;
+    pool->changes++;
+}
+
+/* ---- Names ---- */
+
+static uint32_t hash_of(uint32_t parent, const char *name, size_t length)
+{
+    uint32_t hash = 2166136261u ^ parent * 0x9e3779b1u;
+
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ (uint8_t)name[i]) * 16777619u;
+    return hash ^ hash >> 15;
+}
+
+static uint32_t *chain_of(const struct pool *pool, const struct px_record *r)
+{
+    uint32_t parent = r->kind == PX_SNAPSHOT ? r->parent : NO_SLOT;
+
+    return &pool->catalog.hash[hash_of(parent, r->name, strlen(r->name)) & pool->catalog.hash_mask];
+}
+
+static bool has_name(const struct px_record *r)
+{
+    return r->kind != PX_FREE && (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
+}
+
+static void add_name(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+    uint32_t *chain = chain_of(pool, catalog_record(pool, slot));
+
+    c->info[slot].hash_next = *chain;
+    *chain = slot;
+    c->named++;
+}
+
+/* Room for twice as many names as there are slots. */
+static void rehash(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+    uint32_t buckets = 1024;
+
+    while (buckets < 2 * c->slots)
+        buckets *= 2;
+    free(c->hash);
+    c->hash = xcalloc(buckets, sizeof(uint32_t));
+    c->hash_mask = buckets - 1;
+    memset(c->hash, 0xff, buckets * sizeof(uint32_t));
+    c->named = 0;
+    for (uint32_t slot = 0; slot < c->slots; slot++)
+        if (has_name(catalog_record(pool, slot)))
+            add_name(pool, slot);
+}
+
+void catalog_name(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+
+    if (!has_name(catalog_record(pool, slot)))
+        return;
+    if (c->named >= c->hash_mask)
+        rehash(pool); /* this one included */
+    else
+        add_name(pool, slot);
+}
+
+void catalog_unname(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+    const struct px_record *r = catalog_record(pool, slot);
+    uint32_t *at;
+
+    if (!has_name(r))
+        return;
+    for (at = chain_of(pool, r); *at != slot; at = &c->info[*at].hash_next)
+        CHECK(*at != NO_SLOT);
+    *at = c->info[slot].hash_next;
+    c->named--;
+}
+
+static uint32_t find(const struct pool *pool, enum px_kind kind, uint32_t parent, const char *name,
+                     size_t length)
+{
+    const struct catalog *c = &pool->catalog;
+    uint32_t slot = c->hash[hash_of(parent, name, length) & c->hash_mask];
+
+    for (; slot != NO_SLOT; slot = c->info[slot].hash_next) {
+        const struct px_record *r = catalog_record(pool, slot);
+
+        if (r->kind == kind && (kind == PX_DISK || r->parent == parent) &&
+            strlen(r->name) == length && memcmp(r->name, name, length) == 0)
+            return slot;
+    }
+    return NO_SLOT;
+}
+
+uint32_t catalog_disk(const struct pool *pool, const char *name, size_t length)
+{
+    return find(pool, PX_DISK, NO_SLOT, name, length);
+}
+
+uint32_t catalog_snapshot(const struct pool *pool, uint32_t disk, const char *name)
+{
+    return find(pool, PX_SNAPSHOT, disk, name, strlen(name));
+}
+
+uint32_t pool_find(struct pool *pool, const char *name, struct dt_error *err)
+{
+    const char *at = strchrnul(name, '@');
+    uint32_t disk = catalog_disk(pool, name, (size_t)(at - name)), snapshot;
+
+    if (disk == NO_SLOT) {
+        dt_fail(err, -ENOENT, "%s has no disk '%.*s'", pool->store->name,
+                (int)MIN(at - name, (ptrdiff_t)PX_NAME), name);
+        return NO_SLOT;
+    }
+    if (!*at)
+        return disk;
+    snapshot = catalog_snapshot(pool, disk, at + 1);
+    if (snapshot == NO_SLOT)
+        dt_fail(err, -ENOENT, "disk '%s' has no snapshot '%.63s'", catalog_record(pool, disk)->name,
+                at + 1);
+    return snapshot;
+}
+
+void pool_full_name(const struct pool *pool, uint32_t slot, char *text)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+
+    if (r->kind == PX_SNAPSHOT)
+        snprintf(text, (size_t)2 * PX_NAME, "%s@%s", catalog_record(pool, r->parent)->name,
+                 r->name);
+    else
+        snprintf(text, (size_t)2 * PX_NAME, "%s", r->name);
+}
+
+/* ---- Lines of descent ---- */
+
+uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot)
+{
+    uint32_t prev = catalog_record(pool, slot)->prev;
+
+    while (prev && (catalog_record(pool, prev - 1)->flags & PX_DYING))
+        prev = catalog_record(pool, prev - 1)->prev;
+    return prev ? prev - 1 : NO_SLOT;
+}
+
+uint32_t pool_clones(const struct pool *pool, uint32_t slot)
+{
+    return pool->catalog.info[slot].clones;
+}
+
+bool pool_mounted(const struct pool *pool, uint32_t slot)
+{
+    return pool->catalog.info[slot].writer || pool->catalog.info[slot].readers;
+}
+
+uint64_t catalog_epoch_before(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+
+    if (r->prev)
+        return catalog_record(pool, r->prev - 1)->epoch;
+    if (r->kind == PX_SNAPSHOT)
+        r = catalog_record(pool, r->parent);
+    return r->origin_epoch;
+}
+
+struct tree catalog_tree(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+    struct tree t = {.root = &r->root,
+                     .levels = &r->levels,
+                     .kind = TREE_DISK,
+                     .epoch = r->epoch,
+                     .since = r->since,
+                     .since_before = r->since};
+
+    /* The newest snapshot is being given back: before its cursor it is gone already. */
+    if (r->kind == PX_DISK && r->prev) {
+        const struct px_record *s = catalog_record(pool, r->prev - 1);
+
+        if ((s->flags & PX_DYING) && s->cursor) {
+            t.cursor = s->cursor;
+            t.since_before = catalog_epoch_before(pool, r->prev - 1);
+        }
+    }
+    return t;
+}
+
+struct tree pool_catalog_tree(struct pool *pool)
+{
+    return (struct tree){.root = &pool->root.catalog,
+                         .levels = &pool->root.catalog_levels,
+                         .kind = TREE_CATALOG,
+                         .epoch = pool->root.seq + 1};
+}
+
+struct tree pool_space_tree(struct pool *pool)
+{
+    return (struct tree){.root = &pool->root.spacemap,
+                         .levels = &pool->root.spacemap_levels,
+                         .kind = TREE_SPACE,
+                         .epoch = pool->root.seq + 1};
+}
+
+/* ---- Slots ---- */
+
+static void make_room(struct catalog *c, uint64_t slots)
+{
+    uint64_t room = MAX(c->room, (uint32_t)PX_RECORDS);
+
+    if (slots <= c->room)
+        return;
+    while (room < slots)
+        room *= 2;
+    c->blocks = realloc(c->blocks, room / PX_RECORDS * sizeof(*c->blocks));
+    c->dirty = realloc(c->dirty, room / PX_RECORDS * sizeof(*c->dirty));
+    c->info = realloc(c->info, room * sizeof(*c->info));
+    CHECK(c->blocks && c->dirty && c->info);
+    c->room = (uint32_t)room;
+}
+
+static void extend(struct catalog *c, uint32_t slots)
+{
+    make_room(c, ALIGN_UP((uint64_t)slots, PX_RECORDS));
+    while (c->slots < slots) {
+        c->blocks[c->slots / PX_RECORDS] = xaligned(PX_BLOCK, PX_BLOCK);
+        c->dirty[c->slots / PX_RECORDS] = false;
+        for (uint32_t i = 0; i < PX_RECORDS; i++)
+            c->info[c->slots + i] = (struct slot_info){.next = NO_SLOT, .hash_next = NO_SLOT};
+        c->slots += PX_RECORDS;
+    }
+}
+
+uint32_t catalog_free_run(struct pool *pool, uint64_t count)
+{
+    struct catalog *c = &pool->catalog;
+    uint32_t run = 0;
+
+    for (uint32_t slot = c->free_hint; slot < c->slots; slot++) {
+        if (catalog_record(pool, slot)->kind != PX_FREE || c->info[slot].dead)
+            run = 0;
+        else if (++run == count)
+            return slot + 1 - run;
+    }
+    return c->slots - run;
+}
+
+static void link_up(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+    const struct px_record *r = catalog_record(pool, slot);
+
+    if (r->kind == PX_FREE)
+        return;
+    if (r->prev)
+        c->info[r->prev - 1].next = slot;
+    if (r->kind == PX_DISK && r->parent)
+        c->info[r->parent - 1].clones++;
+    c->dying += !!(r->flags & PX_DYING);
+}
+
+int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record)
+{
+    struct catalog *c = &pool->catalog;
+    struct px_record *r;
+
+    if (slot >= c->slots + (1u << 26) || slot >= NO_SLOT - PX_RECORDS)
+        return -EBADMSG;
+    extend(c, slot + 1);
+    r = catalog_record(pool, slot);
+    if (r->kind != PX_FREE)
+        return -EBADMSG;
+    *r = *record;
+    c->info[slot].next = NO_SLOT;
+    c->info[slot].clones = 0;
+    if (slot == c->free_hint)
+        c->free_hint++;
+    link_up(pool, slot);
+    catalog_name(pool, slot);
+    catalog_touch(pool, slot);
+    return 0;
+}
+
+void catalog_release(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+    struct px_record *r = catalog_record(pool, slot);
+
+    catalog_unname(pool, slot);
+    c->dying -= !!(r->flags & PX_DYING);
+    if (r->kind == PX_DISK && r->parent)
+        c->info[r->parent - 1].clones--;
+    memset(r, 0, sizeof(*r));
+    catalog_touch(pool, slot);
+    if (c->dead_n == c->dead_room) {
+        c->dead_room = MAX(2 * c->dead_room, 64u);
+        c->dead = realloc(c->dead, c->dead_room * sizeof(*c->dead));
+        CHECK(c->dead);
+    }
+    c->dead[c->dead_n++] = slot;
+    c->info[slot].dead = true;
+}
+
+void catalog_durable(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+
+    for (uint32_t i = 0; i < c->dead_frozen; i++) {
+        c->info[c->dead[i]].dead = false;
+        c->free_hint = MIN(c->free_hint, c->dead[i]);
+    }
+    c->dead_n -= c->dead_frozen;
+    if (c->dead_n)
+        memmove(c->dead, c->dead + c->dead_frozen, c->dead_n * sizeof(*c->dead));
+    c->dead_frozen = 0;
+}
+
+/* ---- The store ---- */
+
+int catalog_checkpoint(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+    struct tree t = pool_catalog_tree(pool);
+    int ret = tree_grow(pool, &t, c->slots / PX_RECORDS);
+
+    for (uint32_t i = 0; i < c->slots / PX_RECORDS && ret == 0; i++) {
+        struct node *page;
+
+        if (c->dirty[i])
+            ret = tree_page(pool, &t, i, &page);
+    }
+    pool->root.slots = c->slots;
+    c->dead_frozen = c->dead_n;
+    return ret;
+}
+
+static int bad(struct pool *pool, uint32_t slot, const char *why, struct dt_error *err)
+{
+    return dt_fail(err, -EBADMSG, "%s is damaged: catalogue slot %u: %s", pool->store->name, slot,
+                   why);
+}
+
+static bool name_ends(const struct px_record *r)
+{
+    return r->name[0] && memchr(r->name, 0, sizeof(r->name));
+}
+
+static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
+{
+    const struct px_record *r = catalog_record(pool, slot), *p;
+
+    if (r->kind == PX_FREE)
+        return 0;
+    if (r->kind > PX_SNAPSHOT || (r->flags & ~PX_RECORD_FLAGS) || !name_ends(r))
+        return bad(pool, slot, "no valid kind, flags or name", err);
+    if (r->levels == 0 || r->levels > PX_MAX_LEVELS || r->size > PX_MAX_SIZE ||
+        (r->sector != 512 && r->sector != 4096) || r->size == 0 || r->size % PX_BLOCK ||
+        tree_span(r->levels) < r->size >> PX_BLOCK_SHIFT)
+        return bad(pool, slot, "a size that cannot be", err);
+    if (!ptr_hole(r->root) && ptr_birth(r->root) > r->epoch)
+        return bad(pool, slot, "a tree from its future", err);
+    if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
+        return bad(pool, slot, "epochs that cannot be", err);
+    p = r->prev ? pool_record(pool, r->prev - 1) : NULL;
+    if (r->prev && (!p || p->kind != PX_SNAPSHOT || p->epoch >= r->epoch ||
+                    p->parent != (r->kind == PX_DISK ? slot : r->parent)))
+        return bad(pool, slot, "the snapshot before it is not one", err);
+    if (r->kind == PX_SNAPSHOT) {
+        p = pool_record(pool, r->parent);
+        return p && p->kind == PX_DISK ? 0 : bad(pool, slot, "its disk is none", err);
+    }
+    p = r->parent ? pool_record(pool, r->parent - 1) : NULL;
+    if (r->parent && (!p || p->kind != PX_SNAPSHOT || p->epoch != r->origin_epoch))
+        return bad(pool, slot, "its origin is no snapshot", err);
+    return 0;
+}
+
+/* Each snapshot is before exactly one other thing of its disk; else lines would join or make a
+ * ring. */
+static int judge_line(struct pool *pool, uint32_t slot, struct dt_error *err)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+    uint32_t next = pool->catalog.info[slot].next;
+
+    if (r->kind == PX_SNAPSHOT && (next == NO_SLOT || catalog_record(pool, next)->prev != slot + 1))
+        return bad(pool, slot, "no snapshot and no disk follows it", err);
+    if (r->prev && pool->catalog.info[r->prev - 1].next != slot)
+        return bad(pool, slot, "two follow the same snapshot", err);
+    return 0;
+}
+
+static int read_block(struct pool *pool, const struct tree *t, uint32_t i, struct dt_error *err)
+{
+    struct px_ptr ptr;
+    struct node *page;
+    int ret = tree_lookup(pool, t, i, 1, &ptr);
+
+    if (ret == 0 && !ptr_hole(ptr)) {
+        ret = node_get(pool, ptr, TREE_CATALOG, 0, &page);
+        if (ret == 0)
+            memcpy(pool->catalog.blocks[i], page->bytes, PX_BLOCK);
+    }
+    node_trim(pool);
+    return ret < 0 ? dt_fail(err, ret, "%s: its catalogue cannot be read", pool->store->name) : 0;
+}
+
+int catalog_load(struct pool *pool, struct dt_error *err)
+{
+    struct catalog *c = &pool->catalog;
+    struct tree t = pool_catalog_tree(pool);
+    uint64_t slots = pool->root.slots;
+    int ret = 0;
+
+    if (slots >= NO_SLOT - PX_RECORDS || slots % PX_RECORDS ||
+        slots / PX_RECORDS > pool->space.blocks)
+        return dt_fail(err, -EBADMSG, "%s is damaged: it claims %llu catalogue slots",
+                       pool->store->name, (unsigned long long)slots);
+    extend(c, (uint32_t)slots);
+    for (uint32_t i = 0; i < slots / PX_RECORDS && ret == 0; i++)
+        ret = read_block(pool, &t, i, err);
+    for (uint32_t slot = 0; slot < slots && ret == 0; slot++)
+        ret = judge_record(pool, slot, err);
+    if (ret < 0)
+        return ret;
+    for (uint32_t slot = 0; slot < slots; slot++)
+        link_up(pool, slot);
+    for (uint32_t slot = 0; slot < slots && ret == 0; slot++)
+        ret = judge_line(pool, slot, err);
+    rehash(pool);
+    return ret;
+}
+
+void catalog_fini(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+
+    for (uint32_t i = 0; i < c->slots / PX_RECORDS; i++)
+        free(c->blocks[i]);
+    free(c->blocks);
+    free(c->dirty);
+    free(c->info);
+    free(c->hash);
+    free(c->dead);
+    memset(c, 0, sizeof(*c));
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* format.h - what a pool looks like on its store: devtap-pool(5). */
+#ifndef PARALLAX_FORMAT_H
+#define PARALLAX_FORMAT_H
+
+#include "base/base.h"
+
+#define PX_BLOCK       4096u
+#define PX_BLOCK_SHIFT 12u
+#define PX_FANOUT      256u
+#define PX_FAN_SHIFT   8u
+#define PX_MAX_LEVELS  6u
+#define PX_VERSION     1u
+#define PX_NAME        64u
+#define PX_MAX_SIZE    ((uint64_t)64 << 40) /* of a disk */
+
+/* Fixed places, in blocks. */
+#define PX_LABEL_AT     0u
+#define PX_ROOT_AT      1u
+#define PX_ROOT_SLOTS   4u
+#define PX_HOLDER_AT    9u
+#define PX_JOURNAL_AT   16u
+#define PX_JOURNAL_MIN  16u
+#define PX_JOURNAL_MAX  16384u
+#define PX_MIN_BLOCKS   256u
+#define PX_MAX_BLOCKS   ((uint64_t)1 << 40)
+#define PX_GROUP_SHIFT  15u /* blocks that one block of free map covers */
+#define PX_GROUP_BLOCKS (1u << PX_GROUP_SHIFT)
+
+/** struct px_ptr - a pointer to a block: address, birth, flags, CRC. See the accessors. */
+struct px_ptr {
+    uint64_t lo, hi;
+};
+
+/* In memory only: the block is dirty and its CRC is not known yet. */
+#define PX_PTR_PENDING 0x8000u
+
+static inline uint64_t ptr_addr(struct px_ptr p)
+{
+    return p.lo & ((1ull << 40) - 1);
+}
+static inline uint64_t ptr_birth(struct px_ptr p)
+{
+    return p.lo >> 40 | (p.hi & 0xffff) << 24;
+}
+static inline uint32_t ptr_flags(struct px_ptr p)
+{
+    return (uint32_t)(p.hi >> 16) & 0xffff;
+}
+static inline uint32_t ptr_crc(struct px_ptr p)
+{
+    return (uint32_t)(p.hi >> 32);
+}
+static inline bool ptr_hole(struct px_ptr p)
+{
+    return ptr_addr(p) == 0;
+}
+static inline struct px_ptr ptr_make(uint64_t addr, uint64_t birth, uint32_t flags, uint32_t crc)
+{
+    return (struct px_ptr){addr | birth << 40,
+                           (birth >> 24 & 0xffff) | (uint64_t)flags << 16 | (uint64_t)crc << 32};
+}
+static inline bool ptr_same(struct px_ptr a, struct px_ptr b)
+{
+    return ptr_addr(a) == ptr_addr(b);
+}
+
+struct px_label {
+    char magic[8];
+    uint32_t version, crc;
+    uint8_t uuid[16];
+    uint64_t created;
+    uint64_t journal_blocks;
+    uint8_t reserved[4048];
+};
+_Static_assert(sizeof(struct px_label) == PX_BLOCK, "");
+
+struct px_root {
+    char magic[8];
+    uint32_t version, crc;
+    uint8_t uuid[16];
+    uint64_t seq;
+    uint64_t generation;
+    uint64_t journal_seq;
+    uint64_t blocks;
+    uint64_t used;
+    uint64_t slots;
+    struct px_ptr catalog, spacemap;
+    uint8_t catalog_levels, spacemap_levels;
+    uint16_t flags;
+    uint8_t reserved[3980];
+};
+_Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
+
+enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
+enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_RECORD_FLAGS = 7 };
+
+struct px_record {
+    uint32_t kind, flags;
+    uint8_t uuid[16];
+    uint64_t size;
+    struct px_ptr root;
+    uint64_t epoch, since, origin_epoch;
+    uint32_t parent, prev;
+    uint64_t created;
+    uint64_t cursor;
+    uint32_t sector;
+    uint8_t levels;
+    uint8_t reserved[27];
+    char name[PX_NAME];
+    uint8_t reserved2[64];
+};
+_Static_assert(sizeof(struct px_record) == 256, "");
+#define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
+
+#define PX_JOURNAL_MAGIC 0x6e6a5850u /* "PXjn" */
+struct px_journal {
+    uint32_t magic, crc;
+    uint64_t generation, seq, flushed;
+    uint32_t used;
+    uint32_t previous; /* CRC of the block before, as it was last */
+    uint32_t reserved[2];
+    uint8_t records[4048];
+};
+_Static_assert(sizeof(struct px_journal) == PX_BLOCK, "");
+
+enum px_entry_type { PX_WRITE = 1, PX_ZERO = 2, PX_CHANGE = 3 };
+struct px_entry {
+    uint16_t type, length;
+    uint32_t slot;
+};
+struct px_write {
+    struct px_entry head;
+    uint64_t index, addr;
+    uint32_t count, reserved;
+    uint32_t crc[];
+};
+struct px_zero {
+    struct px_entry head;
+    uint64_t index, count;
+};
+
+enum px_change_op {
+    PX_CREATE = 1,
+    PX_SNAP,
+    PX_CLONE,
+    PX_LABEL,
+    PX_UNLABEL,
+    PX_RENAME,
+    PX_RESIZE,
+    PX_DELETE,
+    PX_ROLLBACK,
+};
+struct px_change {
+    struct px_entry head;
+    uint32_t op, slot2;
+    uint64_t count, size, time;
+    uint32_t sector, reserved;
+    uint8_t uuid[16];
+    char name[PX_NAME];
+};
+_Static_assert(sizeof(struct px_change) == 128, "");
+
+/** crc32c() - of @size bytes; @crc is that of what came before, 0 at the start. */
+uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * node.c - blocks of trees in memory.
+ *
+ * Theory of operation: a node is found by its address, so trees that share a node on the store
+ * share it here. What is dirty stays; of what is clean, at most a limit, chosen by second chance.
+ * Nothing is evicted while an operation runs (node_trim() is called between operations), so
+ * pointers to nodes hold within one; a walk that lasts longer pins its path.
+ *
+ * A block enters through node_get() alone, where its checksum and each of its pointers are judged.
+ */
+#include "parallax/internal.h"
+
+#define DEFAULT_CACHE ((size_t)256 << 20)
+#define FIRST_BUCKETS 1024u
+
+void node_cache_init(struct node_cache *cache, size_t bytes)
+{
+    cache->limit = (bytes ?: DEFAULT_CACHE) / sizeof(struct node);
+    cache->mask = FIRST_BUCKETS - 1;
+    cache->hash = xcalloc(FIRST_BUCKETS, sizeof(struct node *));
+    list_init(&cache->clean);
+    for (unsigned kind = 0; kind < TREE_KINDS; kind++)
+        for (unsigned level = 0; level <= PX_MAX_LEVELS; level++)
+            list_init(&cache->dirty[kind][level]);
+}
+
+void node_cache_fini(struct node_cache *cache)
+{
+    for (uint64_t i = 0; cache->hash && i <= cache->mask; i++)
+        while (cache->hash[i]) {
+            struct node *node = cache->hash[i];
+
+            cache->hash[i] = node->hash_next;
+            free(node);
+        }
+    free(cache->hash);
+    cache->hash = NULL;
+}
+
+static struct node **bucket(struct node_cache *cache, uint64_t addr)
+{
+    return &cache->hash[(addr * 0x9e3779b97f4a7c15u >> 20) & cache->mask];
+}
+
+static void double_buckets(struct node_cache *cache)
+{
+    struct node **old = cache->hash;
+    uint64_t n = cache->mask + 1;
+
+    cache->hash = xcalloc(2 * n, sizeof(struct node *));
+    cache->mask = 2 * n - 1;
+    for (uint64_t i = 0; i < n; i++)
+        for (struct node *node = old[i], *next; node; node = next) {
+            struct node **to = bucket(cache, node->addr);
+
+            next = node->hash_next;
+            node->hash_next = *to;
+            *to = node;
+        }
+    free(old);
+}
+
+static void link_node(struct node_cache *cache, struct node *node)
+{
+    struct node **to = bucket(cache, node->addr);
+
+    node->hash_next = *to;
+    *to = node;
+    if (++cache->count > 2 * cache->mask)
+        double_buckets(cache);
+}
+
+static void unlink_node(struct node_cache *cache, struct node *node)
+{
+    struct node **at = bucket(cache, node->addr);
+
+    while (*at != node)
+        at = &(*at)->hash_next;
+    *at = node->hash_next;
+    cache->count--;
+}
+
+struct node *node_peek(struct pool *pool, uint64_t addr)
+{
+    struct node *node = *bucket(&pool->nodes, addr);
+
+    while (node && node->addr != addr)
+        node = node->hash_next;
+    return node;
+}
+
+static void set_dirty(struct node_cache *cache, struct node *node)
+{
+    node->dirty = true;
+    cache->dirty_count++;
+    list_add_tail(&cache->dirty[node->kind][node->level], &node->list);
+}
+
+static struct node *make(uint64_t addr, enum tree_kind kind, unsigned level)
+{
+    struct node *node = xcalloc(1, sizeof(*node));
+
+    node->addr = addr;
+    node->kind = (uint8_t)kind;
+    node->level = (uint8_t)level;
+    list_init(&node->list);
+    return node;
+}
+
+static int damaged(const struct pool *pool, uint64_t addr, const char *why)
+{
+    pool_say((struct pool *)(uintptr_t)pool, "damage", "%s: block %llu is damaged: %s",
+             pool->store->name, (unsigned long long)addr, why);
+    return -EBADMSG;
+}
+
+/* Is it possible that this pointer stands in a node that was born at @birth? */
+static bool possible(const struct pool *pool, struct px_ptr p, uint64_t birth)
+{
+    if (ptr_hole(p))
+        return p.lo == 0 && p.hi == 0;
+    return ptr_flags(p) == 0 && ptr_addr(p) >= pool->space.first &&
+           ptr_addr(p) < pool->space.blocks && ptr_birth(p) <= birth && ptr_birth(p) > 0;
+}
+
+static int judge(const struct pool *pool, const struct node *node, struct px_ptr ptr)
+{
+    if (node->crc != ptr_crc(ptr))
+        return damaged(pool, node->addr, "a node has another checksum than its pointer tells");
+    if (node->level == 0)
+        return 0;
+    for (unsigned i = 0; i < PX_FANOUT; i++)
+        if (!possible(pool, node->ptrs[i], ptr_birth(ptr)))
+            return damaged(pool, node->addr, "a node holds a pointer that cannot be");
+    return 0;
+}
+
+int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
+             struct node **node)
+{
+    struct node *n = node_peek(pool, ptr_addr(ptr));
+    int ret;
+
+    if (likely(n)) {
+        n->used = true;
+        *node = n;
+        if (likely(n->kind == kind && n->level == level && (n->dirty || n->crc == ptr_crc(ptr))))
+            return 0;
+        return damaged(pool, ptr_addr(ptr), "two pointers to it contradict each other");
+    }
+    /* Only a damaged pool leads here with an address that no judged pointer had. */
+    if ((ptr_flags(ptr) & PX_PTR_PENDING) || !possible(pool, ptr, ptr_birth(ptr)))
+        return damaged(pool, ptr_addr(ptr), "a pointer to it cannot be");
+    n = make(ptr_addr(ptr), kind, level);
+    ret = pool->store->get(pool->store, n->bytes, n->addr, 1);
+    if (ret < 0)
+        pool_say(pool, "damage", "%s: cannot read block %llu: %s", pool->store->name,
+                 (unsigned long long)n->addr, strerror(-ret));
+    if (ret == 0) {
+        n->crc = crc32c(0, n->bytes, PX_BLOCK);
+        ret = judge(pool, n, ptr);
+    }
+    if (ret < 0) {
+        free(n);
+        return ret;
+    }
+    link_node(&pool->nodes, n);
+    list_add_tail(&pool->nodes.clean, &n->list);
+    *node = n;
+    return 0;
+}
+
+struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, unsigned level)
+{
+    struct node *node = make(addr, kind, level);
+
+    link_node(&pool->nodes, node);
+    set_dirty(&pool->nodes, node);
+    return node;
+}
+
+void node_move(struct pool *pool, struct node *node, uint64_t addr)
+{
+    CHECK(!node->dirty);
+    unlink_node(&pool->nodes, node);
+    list_del(&node->list);
+    node->addr = addr;
+    link_node(&pool->nodes, node);
+    set_dirty(&pool->nodes, node);
+}
+
+static void forget(struct pool *pool, struct node *node)
+{
+    CHECK(node->pins == 0);
+    unlink_node(&pool->nodes, node);
+    if (node->dirty)
+        pool->nodes.dirty_count--;
+    list_del(&node->list);
+    free(node);
+}
+
+void node_drop(struct pool *pool, uint64_t addr)
+{
+    struct node *node = node_peek(pool, addr);
+
+    if (node)
+        forget(pool, node);
+}
+
+void node_cleaned(struct pool *pool, struct node *node)
+{
+    node->dirty = false;
+    pool->nodes.dirty_count--;
+    list_del(&node->list);
+    list_add_tail(&pool->nodes.clean, &node->list);
+}
+
+void node_trim(struct pool *pool)
+{
+    struct node_cache *cache = &pool->nodes;
+    uint64_t looks = 64; /* spread over many calls; only what was added lately is over the limit */
+
+    while (cache->count > cache->limit && !list_empty(&cache->clean) && looks--) {
+        struct node *node = list_entry(cache->clean.next, struct node, list);
+
+        if (node->used || node->pins) {
+            node->used = false;
+            list_del(&node->list);
+            list_add_tail(&cache->clean, &node->list);
+        } else {
+            forget(pool, node);
+        }
+    }
+}

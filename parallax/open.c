@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * open.c - making, opening, closing and growing a pool; its turns; mounts of its disks.
+ *
+ * Opening reads the label, the newest root and the catalogue, and replays the journal. A pool
+ * opened for writing gets a new root with a new generation of the journal before anything else, so
+ * that what a crash left in the ring behind the journal's end can never be taken for its
+ * continuation.
+ */
+#include "parallax/internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define LABEL_MAGIC   "PARALLAX"
+#define ROOT_MAGIC    "PXroot\0"
+#define RECLAIM_NODES 16u /* a turn: some 100 us */
+
+uint64_t pool_random(void)
+{
+    uint64_t n;
+
+    CHECK(getrandom(&n, sizeof(n), 0) == sizeof(n));
+    return n;
+}
+
+void pool_say(struct pool *pool, const char *event, const char *fmt, ...)
+{
+    char text[256];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    if (pool->o.event)
+        pool->o.event(pool->o.arg, event, text);
+    else
+        log_warning("%s", text);
+}
+
+int pool_fail(struct pool *pool, int error, const char *what)
+{
+    if (!pool->failed)
+        pool_say(pool, "failed", "%s: %s: %s; nothing is written from now on", pool->store->name,
+                 what, strerror(-error));
+    pool->failed = pool->failed ?: error;
+    return error;
+}
+
+void pool_kick(struct pool *pool)
+{
+    if (pool->kicked)
+        return;
+    pool->kicked = true;
+    if (pool->o.kick)
+        pool->o.kick(pool->o.arg);
+}
+
+/* ---- Making and freeing the structure ---- */
+
+static struct pool *make(struct store *store, const struct pool_options *o)
+{
+    struct pool *pool = xcalloc(1, sizeof(*pool));
+
+    pool->magic = POOL_MAGIC;
+    pool->store = store;
+    pool->o = *o;
+    pool->reclaiming = NO_SLOT;
+    pool->ckpt_time = dt_clock_ns();
+    list_init(&pool->disks);
+    node_cache_init(&pool->nodes, o->cache);
+    return pool;
+}
+
+static void unmake(struct pool *pool)
+{
+    while (pool->free_ops) {
+        struct op *op = pool->free_ops;
+
+        pool->free_ops = *(struct op **)op; /* the link is its first field */
+        free(op);
+    }
+    space_fini(pool);
+    catalog_fini(pool);
+    node_cache_fini(&pool->nodes);
+    free(pool->journal.block);
+    pool->magic = 0;
+    free(pool);
+}
+
+static void set_geometry(struct pool *pool, const struct px_label *label)
+{
+    memcpy(pool->uuid, label->uuid, sizeof(pool->uuid));
+    pool->created = label->created;
+    pool->journal.first = PX_JOURNAL_AT;
+    pool->journal.blocks = label->journal_blocks;
+    pool->space.first = PX_JOURNAL_AT + label->journal_blocks;
+}
+
+/* ---- Creating ---- */
+
+static uint64_t choose_journal(uint64_t blocks)
+{
+    uint64_t n = MIN(blocks / 16, (uint64_t)PX_JOURNAL_MAX);
+
+    return MAX(n, (uint64_t)PX_JOURNAL_MIN);
+}
+
+static int refuse_existing(struct store *store, struct dt_error *err)
+{
+    _cleanup_free_ struct px_label *label = xaligned(PX_BLOCK, PX_BLOCK);
+    int ret = store->get(store, label, PX_LABEL_AT, 1);
+
+    if (ret < 0)
+        return dt_fail(err, ret, "%s cannot be read: %s", store->name, strerror(-ret));
+    if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)) == 0)
+        return dt_fail(err, -EEXIST, "%s is a pool already", store->name);
+    return 0;
+}
+
+static void make_label(struct px_label *label, uint64_t journal)
+{
+    uint64_t id[2] = {pool_random(), pool_random()};
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    memcpy(label->magic, LABEL_MAGIC, sizeof(label->magic));
+    label->version = PX_VERSION;
+    memcpy(label->uuid, id, sizeof(label->uuid));
+    label->created = (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
+    label->journal_blocks = journal;
+    label->crc = crc32c(0, label, sizeof(*label));
+}
+
+/* Old roots of another pool on the same device must not outlive it. */
+static int wipe(struct store *store, uint64_t blocks)
+{
+    _cleanup_free_ void *zero = xaligned(PX_BLOCK, PX_BLOCK);
+    int ret = 0;
+
+    for (uint64_t at = 0; at < blocks && ret == 0; at++)
+        ret = store->put(store, zero, at, 1);
+    return ret ?: store->sync(store);
+}
+
+int pool_create(struct store *store, const struct pool_create_options *o, struct dt_error *err)
+{
+    _cleanup_free_ struct px_label *label = xaligned(PX_BLOCK, PX_BLOCK);
+    uint64_t journal = o->journal ?: choose_journal(store->blocks);
+    struct pool_options plain = {0};
+    struct pool *pool;
+    int ret;
+
+    if (store->blocks < PX_MIN_BLOCKS || store->blocks > PX_MAX_BLOCKS)
+        return dt_fail(err, -EINVAL, "%s: a pool has 1 MiB to 4 PiB", store->name);
+    if (journal < PX_JOURNAL_MIN || journal > PX_JOURNAL_MAX || journal > store->blocks / 4)
+        return dt_fail(err, -EINVAL, "a journal has %u to %u blocks, at most a quarter of the pool",
+                       PX_JOURNAL_MIN, PX_JOURNAL_MAX);
+    ret = refuse_existing(store, err);
+    if (ret < 0)
+        return ret;
+    ret = wipe(store, PX_JOURNAL_AT + journal);
+    pool = make(store, &plain);
+    make_label(label, journal);
+    set_geometry(pool, label);
+    space_init(pool, store->blocks, pool->space.first);
+    pool->root.catalog_levels = 1;
+    pool->root.spacemap_levels = (uint8_t)tree_levels_for(pool->space.n);
+    journal_init(pool, pool_random(), 1);
+    ret = ret ?: pool_checkpoint(pool, NULL);
+    /* The label last: half a pool is none. */
+    ret = ret ?: store->put(store, label, PX_LABEL_AT, 1);
+    ret = ret ?: store->sync(store);
+    if (ret < 0)
+        dt_fail(err, ret, "%s cannot be written: %s", store->name, strerror(-ret));
+    unmake(pool);
+    return ret;
+}
+
+/* ---- Opening ---- */
+
+static bool root_valid(const struct pool *pool, const struct px_root *root)
+{
+    struct px_root copy = *root;
+
+    copy.crc = 0;
+    return memcmp(root->magic, ROOT_MAGIC, sizeof(root->magic)) == 0 &&
+           crc32c(0, &copy, sizeof(copy)) == root->crc &&
+           memcmp(root->uuid, pool->uuid, sizeof(pool->uuid)) == 0;
+}
+
+static int read_label(struct pool *pool, struct dt_error *err)
+{
+    _cleanup_free_ struct px_label *label = xaligned(PX_BLOCK, PX_BLOCK);
+    struct store *store = pool->store;
+    uint32_t crc;
+    int ret;
+
+    if (store->blocks < PX_MIN_BLOCKS)
+        return dt_fail(err, -EINVAL, "%s is no pool: it has %llu bytes", store->name,
+                       (unsigned long long)store->blocks << PX_BLOCK_SHIFT);
+    ret = store->get(store, label, PX_LABEL_AT, 1);
+    if (ret < 0)
+        return dt_fail(err, ret, "%s cannot be read: %s", store->name, strerror(-ret));
+    if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)))
+        return dt_fail(err, -EINVAL, "%s is no pool (cvd pool create makes one)", store->name);
+    if (label->version != PX_VERSION)
+        return dt_fail(err, -ENOTSUP, "%s has version %u; this program knows version %u",
+                       store->name, label->version, PX_VERSION);
+    crc = label->crc;
+    label->crc = 0;
+    if (crc32c(0, label, sizeof(*label)) != crc || label->journal_blocks < PX_JOURNAL_MIN ||
+        label->journal_blocks > PX_JOURNAL_MAX || label->journal_blocks > store->blocks / 4)
+        return dt_fail(err, -EBADMSG, "%s is damaged: its label", store->name);
+    set_geometry(pool, label);
+    return 0;
+}
+
+static int read_root(struct pool *pool, struct dt_error *err)
+{
+    _cleanup_free_ struct px_root *root = xaligned(PX_BLOCK, PX_BLOCK);
+    const struct px_root *best = &pool->root;
+
+    for (uint64_t i = 0; i < 2 * PX_ROOT_SLOTS; i++)
+        if (pool->store->get(pool->store, root, PX_ROOT_AT + i, 1) == 0 && root_valid(pool, root) &&
+            root->seq > best->seq)
+            pool->root = *root;
+    if (best->seq == 0)
+        return dt_fail(err, -EBADMSG, "%s is damaged: it has no valid root", pool->store->name);
+    if (best->version != PX_VERSION)
+        return dt_fail(err, -ENOTSUP, "%s has a root of version %u; this program knows version %u",
+                       pool->store->name, best->version, PX_VERSION);
+    if (best->blocks > pool->store->blocks)
+        return dt_fail(err, -EINVAL, "%s was cut short: it has %llu blocks, and had %llu",
+                       pool->store->name, (unsigned long long)pool->store->blocks,
+                       (unsigned long long)best->blocks);
+    if (best->used > best->blocks || best->used < pool->space.first ||
+        best->blocks < PX_MIN_BLOCKS || best->catalog_levels == 0 ||
+        best->catalog_levels > PX_MAX_LEVELS || best->spacemap_levels == 0 ||
+        best->spacemap_levels > PX_MAX_LEVELS || best->journal_seq >> 60 || best->seq >> 39 ||
+        tree_span(best->spacemap_levels) << PX_GROUP_SHIFT < best->blocks)
+        return dt_fail(err, -EBADMSG, "%s is damaged: its root", pool->store->name);
+    return 0;
+}
+
+static void tell_holder(struct pool *pool)
+{
+    _cleanup_free_ char *text = xaligned(PX_BLOCK, PX_BLOCK);
+
+    snprintf(text, PX_BLOCK, "%s (pid %d)", program_invocation_short_name, (int)getpid());
+    pool->store->put(pool->store, text, PX_HOLDER_AT, 1); /* for people: it may fail */
+}
+
+int pool_open(struct pool **out, struct store *store, const struct pool_options *o,
+              struct dt_error *err)
+{
+    struct pool *pool = make(store, o);
+    int ret = read_label(pool, err);
+
+    ret = ret ?: read_root(pool, err);
+    if (ret == 0) {
+        space_init(pool, pool->root.blocks, pool->root.used);
+        journal_init(pool, pool->root.generation, pool->root.journal_seq);
+        ret = catalog_load(pool, err);
+    }
+    ret = ret ?: recover(pool, err);
+    if (ret == 0 && !o->read_only) {
+        uint64_t flushed = pool->journal.seq;
+
+        tell_holder(pool);
+        journal_init(pool, pool_random(), flushed);
+        ret = pool_checkpoint(pool, err);
+    }
+    if (ret < 0) {
+        unmake(pool);
+        return ret;
+    }
+    reclaim_find(pool);
+    *out = pool;
+    return 0;
+}
+
+int pool_close(struct pool *pool, struct dt_error *err)
+{
+    struct store *store = pool->store;
+    int ret = 0;
+
+    CHECK_MAGIC(pool, POOL_MAGIC);
+    CHECK(pool_idle(pool));
+    if (pool->failed)
+        ret = dt_fail(err, -EIO, "%s has failed before", store->name);
+    else if (!pool->o.read_only && pool->changes)
+        ret = pool_checkpoint(pool, err);
+    unmake(pool);
+    store->close(store);
+    return ret;
+}
+
+struct store *pool_release(struct pool *pool)
+{
+    struct store *store = pool->store;
+
+    unmake(pool);
+    return store;
+}
+
+void pool_abandon(struct pool *pool)
+{
+    struct store *store = pool_release(pool);
+
+    store->close(store);
+}
+
+/* ---- Turns ---- */
+
+/* Writes wait, and nothing is on its way that would give space back. */
+static void judge_full(struct pool *pool)
+{
+    bool full = io_stalled(pool) && pool->ckpt == CKPT_IDLE && !pool->space.pending &&
+                !pool->reclaim_maybe && pool->space.promised == 0;
+
+    if (full && !pool->full)
+        pool_say(pool, "full", "%s is full: writes wait for space (delete something, or grow it)",
+                 pool->store->name);
+    if (!io_stalled(pool) && pool->full)
+        pool_say(pool, "resumed", "%s has space again: the writes that waited went on",
+                 pool->store->name);
+    pool->full = full || (pool->full && io_stalled(pool));
+}
+
+bool pool_turn(struct pool *pool)
+{
+    CHECK_MAGIC(pool, POOL_MAGIC);
+    pool->kicked = false;
+    io_turn(pool);
+    if (pool->reclaim_maybe && !pool->failed && !pool->o.read_only)
+        pool->reclaim_maybe = reclaim_step(pool, RECLAIM_NODES) > 0;
+    if (io_stalled(pool))
+        io_resume(pool);
+    checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);
+    judge_full(pool);
+    node_trim(pool);
+    return pool->reclaim_maybe;
+}
+
+bool pool_idle(const struct pool *pool)
+{
+    return pool->in_flight == 0 && !pool->flushing && pool->ckpt == CKPT_IDLE;
+}
+
+int pool_sync(struct pool *pool, struct dt_error *err)
+{
+    uint64_t seq;
+    int ret = pool->failed ?: journal_seal(pool, &seq);
+
+    if (ret == 0) {
+        ret = pool->store->sync(pool->store);
+        if (ret < 0)
+            pool_fail(pool, ret, "a flush failed");
+    }
+    if (ret < 0)
+        return dt_fail(err, ret, "%s cannot be made durable: %s", pool->store->name,
+                       strerror(-ret));
+    pool->journal.flushed = MAX(pool->journal.flushed, seq);
+    return 0;
+}
+
+int pool_grow(struct pool *pool, struct dt_error *err)
+{
+    int ret;
+
+    if (pool->store->blocks <= pool->space.blocks)
+        return dt_fail(err, -EINVAL, "%s has not grown", pool->store->name);
+    ret = pool_checkpoint(pool, err);
+    if (ret < 0)
+        return ret;
+    ret = space_grow(pool, MIN(pool->store->blocks, PX_MAX_BLOCKS));
+    if (ret < 0)
+        return dt_fail(err, ret, "%s cannot grow: %s", pool->store->name, strerror(-ret));
+    return pool_checkpoint(pool, err);
+}
+
+struct store *pool_store(struct pool *pool)
+{
+    return pool->store;
+}
+
+void pool_info(const struct pool *pool, struct pool_info *info)
+{
+    *info = (struct pool_info){.created = pool->created,
+                               .blocks = pool->space.blocks,
+                               .used = pool->space.used,
+                               .free = pool->space.free,
+                               .dying = pool->catalog.dying,
+                               .journal = pool->journal.blocks,
+                               .journal_used = pool->journal.seq - pool->journal.start,
+                               .root_seq = pool->root.seq,
+                               .dirty_nodes = pool->nodes.dirty_count,
+                               .cached_nodes = pool->nodes.count,
+                               .recovered = pool->recovered};
+    memcpy(info->uuid, pool->uuid, sizeof(info->uuid));
+    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+
+        if (r->kind == PX_FREE || (r->flags & (PX_DYING | PX_HEADLESS)))
+            continue;
+        if (r->kind == PX_DISK)
+            info->disks++;
+        else
+            info->snapshots++;
+    }
+}
+
+/* ---- Mounts ---- */
+
+int disk_open(struct disk **out, struct pool *pool, uint32_t slot, bool read_only,
+              const char *owner, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, slot);
+    struct slot_info *info;
+    char name[2 * PX_NAME];
+    struct disk *disk;
+
+    CHECK(r);
+    info = &pool->catalog.info[slot];
+    pool_full_name(pool, slot, name);
+    if (r->flags & (PX_DYING | PX_HEADLESS))
+        return dt_fail(err, -ENOENT, "%s is deleted", name);
+    if (r->kind == PX_SNAPSHOT && !read_only)
+        return dt_fail(err, -EROFS, "%s is a snapshot: read-only=on, or clone it", name);
+    if (pool->o.read_only && !read_only)
+        return dt_fail(err, -EROFS, "%s was opened read-only", pool->store->name);
+    if (!read_only && info->writer)
+        return dt_fail(err, -EBUSY, "%s is in use by %s", name, info->writer->owner);
+    disk = xcalloc(1, sizeof(*disk));
+    disk->pool = pool;
+    disk->slot = slot;
+    disk->read_only = read_only;
+    snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
+    list_add_tail(&pool->disks, &disk->list);
+    if (read_only)
+        info->readers++;
+    else
+        info->writer = disk;
+    *out = disk;
+    return 0;
+}
+
+void disk_close(struct disk *disk)
+{
+    struct slot_info *info = &disk->pool->catalog.info[disk->slot];
+
+    CHECK(disk->in_flight == 0);
+    if (disk->read_only)
+        info->readers--;
+    else
+        info->writer = NULL;
+    list_del(&disk->list);
+    free(disk);
+}
+
+uint32_t disk_slot(const struct disk *disk)
+{
+    return disk->slot;
+}
+
+struct pool *disk_pool(const struct disk *disk)
+{
+    return disk->pool;
+}
+
+const struct disk_counters *disk_counters(const struct disk *disk)
+{
+    return &disk->counters;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * parallax.h - pools of cluster virtual disks: thousands of disks from a few templates, snapshots
+ * and clones in constant time, space that comes back. The format: devtap-pool(5).
+ *
+ * Everything of a pool happens on one thread, that of its store's loop. Nothing here blocks but
+ * what says so, and what needs a part of the pool's own structures that is not in memory.
+ */
+#ifndef PARALLAX_H
+#define PARALLAX_H
+
+#include "parallax/store.h"
+
+struct pool;
+struct disk;
+
+/* ---- Pools ---- */
+
+/** struct pool_create_options - @journal: blocks; 0 chooses. */
+struct pool_create_options {
+    uint64_t journal;
+};
+/** pool_create() - make a pool of the whole store. It may not be one already. Blocks. */
+int pool_create(struct store *store, const struct pool_create_options *o, struct dt_error *err);
+
+/**
+ * struct pool_options
+ * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
+ * calls the pool calls that, too.
+ * @event: something a person should know: "full", "resumed", "damage".
+ * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
+ */
+struct pool_options {
+    bool read_only;
+    void (*kick)(void *arg);
+    void (*event)(void *arg, const char *event, const char *text);
+    void *arg;
+    size_t cache;
+};
+/** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
+ * if it succeeds. */
+int pool_open(struct pool **pool, struct store *store, const struct pool_options *o,
+              struct dt_error *err);
+/** pool_close() - in good order, with a last root; no request may be under way. Blocks. */
+int pool_close(struct pool *pool, struct dt_error *err);
+/** pool_abandon() - as if the process ended here. */
+void pool_abandon(struct pool *pool);
+
+/** pool_release() - the same, but the store is not closed: it is the caller's again. */
+struct store *pool_release(struct pool *pool);
+
+/** pool_turn() - finish what this turn began, and do a piece of what goes on in the background.
+ * True: there is more of that, call again soon. */
+bool pool_turn(struct pool *pool);
+/** pool_idle() - no request, flush or root is under way: it may be closed. */
+bool pool_idle(const struct pool *pool);
+/** pool_sync() - all changes so far are durable when it returns. Blocks. */
+int pool_sync(struct pool *pool, struct dt_error *err);
+/** pool_checkpoint() - a new root now. Blocks; not while pool_busy(). */
+int pool_checkpoint(struct pool *pool, struct dt_error *err);
+/** pool_reclaim_all() - give back all that was deleted. Blocks for long. */
+int pool_reclaim_all(struct pool *pool, struct dt_error *err);
+/** pool_grow() - the store has grown: use it. Blocks. */
+int pool_grow(struct pool *pool, struct dt_error *err);
+struct store *pool_store(struct pool *pool);
+
+/** struct pool_info - counts in blocks. */
+struct pool_info {
+    uint8_t uuid[16];
+    uint64_t created, blocks, used, free, dying, journal, journal_used, root_seq;
+    uint64_t disks, snapshots, dirty_nodes, cached_nodes;
+    bool recovered; /* the last opening replayed a journal */
+};
+void pool_info(const struct pool *pool, struct pool_info *info);
+
+/* ---- The catalogue: POOL/DISK[@SNAPSHOT] ---- */
+
+#define NO_SLOT UINT32_MAX
+/** pool_find() - the slot of "disk" or "disk@snapshot", or NO_SLOT with @err. */
+uint32_t pool_find(struct pool *pool, const char *name, struct dt_error *err);
+/** pool_record() - of a slot in use, else NULL. */
+const struct px_record *pool_record(const struct pool *pool, uint32_t slot);
+/** pool_slots() - slots are below this. */
+uint32_t pool_slots(const struct pool *pool);
+/** pool_snapshot_before() - the newest snapshot of a disk, or the one before a snapshot; NO_SLOT at
+ * the end. Those that are being deleted are left out. */
+uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot);
+/** pool_clones() - how many disks stand on this snapshot. */
+uint32_t pool_clones(const struct pool *pool, uint32_t slot);
+/** pool_full_name() - "disk" or "disk@snapshot" of a slot in use, into @text of 2 * PX_NAME. */
+void pool_full_name(const struct pool *pool, uint32_t slot, char *text);
+bool pool_mounted(const struct pool *pool, uint32_t slot);
+
+/*
+ * Changes. Each happens at once and is durable after pool_sync(). Names: 1 to 63 letters, digits,
+ * '.', '-',
+ * '_', ':', '+'.
+ */
+int pool_create_disk(struct pool *pool, const char *name, uint64_t size, uint32_t sector,
+                     struct dt_error *err);
+/** pool_snapshot() - of @n disks at one cut. @names: one for each, or NULL for the time. @slots:
+ * set to them, or NULL. */
+int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const char *const *names,
+                  uint32_t *slots, struct dt_error *err);
+/** pool_clone() - @count disks of a labelled snapshot, all or none; with @numbered, @name is
+ * followed by numbers from
+ *  @first on. */
+int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
+               bool numbered, uint64_t first, struct dt_error *err);
+/** pool_label() - name a snapshot and keep it; @name NULL: keeps its name. pool_unlabel(): the
+ * reverse. */
+int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err);
+int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
+int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
+int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
+/** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the
+ * background. */
+int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err);
+/** pool_collapse() - all from @parent on, up to and without @child. */
+int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err);
+/** pool_delete_disk() - with its snapshots back to the last labelled one. */
+int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
+/** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be. Not while it
+ * is mounted. */
+int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
+
+/* ---- Questions that read trees. They block. ---- */
+
+/** struct disk_usage - in blocks. @held: what deleting this one alone would give back. */
+struct disk_usage {
+    uint64_t mapped, held, held_nodes;
+};
+int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struct dt_error *err);
+/** pool_diff() - calls @range for each run of blocks that differs between two of one line; @older
+ * NO_SLOT: all that is mapped. @mapped: false where @newer has a hole. */
+int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,
+              int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
+              struct dt_error *err);
+
+/**
+ * struct pool_check - what a check found.
+ * @say: called with each finding; all are also counted.
+ */
+struct pool_check {
+    void (*say)(void *arg, const char *text);
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+    bool data; /* read all data and compare it with its checksums */
+    uint64_t nodes, blocks, damaged, leaked, unmarked, doubly;
+};
+/** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
+ * found. */
+int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err);
+
+/* ---- Disks ---- */
+
+/** disk_open() - mount a disk (one writer at a time), or with @read_only a disk or snapshot. */
+int disk_open(struct disk **disk, struct pool *pool, uint32_t slot, bool read_only,
+              const char *owner, struct dt_error *err);
+/** disk_close() - nothing may be under way. */
+void disk_close(struct disk *disk);
+uint32_t disk_slot(const struct disk *disk);
+struct pool *disk_pool(const struct disk *disk);
+
+#define DISK_MAX_BLOCKS 64u /* of one request; any offset within a block may be added */
+
+enum disk_op { DISK_READ, DISK_WRITE, DISK_ZERO, DISK_DISCARD, DISK_FLUSH };
+
+/**
+ * struct disk_req - a request; embed it.
+ * @offset, @length: bytes, multiples of 512 within the disk; READ and WRITE: at most
+ * DISK_MAX_BLOCKS blocks.
+ * @buf:  private memory, which does not change until @done; aligned to 4096.
+ * @done: with @error; never before disk_submit() returns... unless there is nothing to wait for.
+ *
+ * DISCARD leaves alone what is not a whole block; ZERO does not.
+ */
+struct disk_req {
+    enum disk_op op;
+    bool fua;
+    int error;
+    uint64_t offset, length;
+    void *buf;
+    void (*done)(struct disk_req *req);
+    struct disk_req *next;
+};
+void disk_submit(struct disk *disk, struct disk_req *req);
+/** disk_cancel_held() - fail what waits for space. */
+void disk_cancel_held(struct disk *disk, int error);
+/** struct disk_counters - since it was mounted. */
+struct disk_counters {
+    uint64_t held, partial, zero_blocks, checksum_errors, retried;
+};
+const struct disk_counters *disk_counters(const struct disk *disk);
+
+#endif

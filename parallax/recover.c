@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * recover.c - replaying what the journal tells since the root: devtap-pool(5), RECOVERY.
+ *
+ * Theory of operation: first the journal's end is found and judged, and every block that a record
+ * names is reserved, so that replaying cannot take it for a node. Then the records are carried out
+ * by the same code that carried them out before. Until the new root is durable nothing is changed
+ * that the old one reaches, so a crash on the way is harmless.
+ */
+#include "parallax/internal.h"
+
+#define LOOK_AHEAD 256u
+
+struct replay {
+    struct pool *pool;
+    struct px_journal *blocks;
+    uint64_t n, room;
+    uint64_t flushed; /* all below this number are durable */
+    uint64_t end_n;   /* the journal ends in this block... */
+    uint32_t end_at;  /* ...before this byte */
+    uint64_t records;
+};
+
+static int get_block(struct replay *r, uint64_t seq, struct px_journal *block)
+{
+    struct journal *j = &r->pool->journal;
+
+    return r->pool->store->get(r->pool->store, block, j->first + seq % j->blocks, 1);
+}
+
+/* Blocks behind @end, which is missing, that are valid and know that the end is durable tell of
+ * damage, not of a crash. */
+static int look_ahead(struct replay *r, uint64_t end, struct dt_error *err)
+{
+    const struct journal *j = &r->pool->journal;
+    _cleanup_free_ struct px_journal *block = xaligned(PX_BLOCK, PX_BLOCK);
+
+    for (uint64_t i = 1; i < MIN(j->blocks - r->n, (uint64_t)LOOK_AHEAD); i++) {
+        int ret = get_block(r, end + i, block);
+
+        if (ret == 0 && journal_judge(block, j->generation, end + i) && block->flushed > end)
+            return dt_fail(err, -EBADMSG,
+                           "%s is damaged: block %llu of its journal was flushed and is not there; "
+                           "what was written after it would be lost",
+                           r->pool->store->name, (unsigned long long)end);
+    }
+    return 0;
+}
+
+static int read_journal(struct replay *r, struct dt_error *err)
+{
+    const struct journal *j = &r->pool->journal;
+    uint64_t missing;
+
+    for (; r->n < j->blocks; r->n++) {
+        int ret;
+
+        if (r->n == r->room) {
+            size_t room = MAX(2 * r->room, (uint64_t)16);
+            struct px_journal *blocks = xaligned(PX_BLOCK, room * PX_BLOCK);
+
+            if (r->n)
+                memcpy(blocks, r->blocks, r->n * PX_BLOCK);
+            free(r->blocks);
+            r->blocks = blocks;
+            r->room = room;
+        }
+        ret = get_block(r, j->start + r->n, &r->blocks[r->n]);
+        if (ret < 0)
+            return dt_fail(err, ret, "%s: its journal cannot be read: %s", r->pool->store->name,
+                           strerror(-ret));
+        if (!journal_judge(&r->blocks[r->n], j->generation, j->start + r->n))
+            break;
+        if (r->n && r->blocks[r->n].previous != r->blocks[r->n - 1].crc)
+            break; /* what is there of the block before is an earlier form of it */
+        r->flushed = MAX(r->flushed, r->blocks[r->n].flushed);
+    }
+    r->end_n = r->n;
+    missing = j->start + r->n;
+    if (r->n && r->n < j->blocks && journal_judge(&r->blocks[r->n], j->generation, missing))
+        missing--;
+    return look_ahead(r, missing, err);
+}
+
+static int bad(const struct replay *r, uint64_t n, struct dt_error *err)
+{
+    return dt_fail(err, -EBADMSG, "%s is damaged: block %llu of its journal holds what cannot be",
+                   r->pool->store->name, (unsigned long long)(r->pool->journal.start + n));
+}
+
+/* The record at @at of a block, judged by itself; NULL where none fits. */
+static const struct px_entry *entry_at(const struct px_journal *block, uint32_t at)
+{
+    const struct px_entry *e = (const struct px_entry *)(block->records + at);
+    const struct px_write *w = (const struct px_write *)e;
+
+    if (at + sizeof(*e) > block->used || e->length < sizeof(*e) || e->length % 8 ||
+        e->length > block->used - at)
+        return NULL;
+    switch (e->type) {
+    case PX_WRITE:
+        return e->length >= sizeof(*w) && w->count > 0 && w->count <= PX_FANOUT &&
+                       e->length == ALIGN_UP(sizeof(*w) + w->count * 4ull, 8ull)
+                   ? e
+                   : NULL;
+    case PX_ZERO:
+        return e->length == sizeof(struct px_zero) ? e : NULL;
+    case PX_CHANGE:
+        return e->length == sizeof(struct px_change) ? e : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* 1: all of its data is there. */
+static int data_arrived(struct replay *r, const struct px_write *w)
+{
+    _cleanup_free_ uint8_t *data = xaligned(PX_BLOCK, (size_t)w->count * PX_BLOCK);
+
+    if (r->pool->store->get(r->pool->store, data, w->addr, w->count) < 0)
+        return 0;
+    for (uint32_t i = 0; i < w->count; i++)
+        if (crc32c(0, data + (size_t)i * PX_BLOCK, PX_BLOCK) != w->crc[i])
+            return 0;
+    return 1;
+}
+
+/* 1: go on; 0: the journal ends here. */
+static int reserve(struct replay *r, uint64_t n, const struct px_entry *e, struct dt_error *err)
+{
+    const struct px_write *w = (const struct px_write *)e;
+
+    if (e->type != PX_WRITE)
+        return 1;
+    if (w->addr < r->pool->space.first || w->addr > r->pool->space.blocks ||
+        w->count > r->pool->space.blocks - w->addr)
+        return bad(r, n, err);
+    if (r->pool->journal.start + n >= r->flushed && !data_arrived(r, w))
+        return 0;
+    for (uint32_t i = 0; i < w->count; i++)
+        if (space_reserve_exact(r->pool, w->addr + i) < 0)
+            return bad(r, n, err);
+    return 1;
+}
+
+static int reserve_all(struct replay *r, struct dt_error *err)
+{
+    for (uint64_t n = 0; n < r->n; n++)
+        for (uint32_t at = 0; at < r->blocks[n].used;) {
+            const struct px_entry *e = entry_at(&r->blocks[n], at);
+            int ret = e ? reserve(r, n, e, err) : bad(r, n, err);
+
+            if (ret < 0)
+                return ret;
+            if (ret == 0) {
+                r->end_n = n;
+                r->end_at = at;
+                return 0;
+            }
+            at += e->length;
+            r->records++;
+        }
+    return 0;
+}
+
+static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, struct dt_error *err)
+{
+    struct pool *pool = r->pool;
+    const struct px_write *w = (const struct px_write *)e;
+    const struct px_zero *z = (const struct px_zero *)e;
+    const struct px_record *record = pool_record(pool, e->slot);
+    uint64_t count = e->type == PX_WRITE ? w->count : z->count;
+    struct tree t;
+    int ret;
+
+    if (!record || record->kind != PX_DISK || w->index > record->size >> PX_BLOCK_SHIFT ||
+        count > (record->size >> PX_BLOCK_SHIFT) - w->index)
+        return bad(r, n, err);
+    t = catalog_tree(pool, e->slot);
+    catalog_touch(pool, e->slot);
+    if (e->type == PX_WRITE) {
+        ret = space_use(pool, w->addr, w->count);
+        ret = ret ?: tree_set(pool, &t, w->index, w->count, w->addr, w->crc);
+    } else {
+        ret = tree_zero(pool, &t, z->index, z->index + z->count);
+    }
+    return ret < 0
+               ? dt_fail(err, ret, "%s cannot be recovered: %s", pool->store->name, strerror(-ret))
+               : 0;
+}
+
+static int replay_all(struct replay *r, struct dt_error *err)
+{
+    int ret = 0;
+
+    for (uint64_t n = 0; n < r->n && n <= r->end_n; n++) {
+        uint32_t end = n == r->end_n ? r->end_at : r->blocks[n].used;
+
+        for (uint32_t at = 0; at < end && ret == 0;) {
+            const struct px_entry *e = entry_at(&r->blocks[n], at);
+
+            if (e->type == PX_CHANGE)
+                ret = change_apply(r->pool, (const struct px_change *)e, err);
+            else
+                ret = replay_map(r, n, e, err);
+            at += e->length;
+        }
+        if (ret < 0)
+            return ret;
+        node_trim(r->pool);
+    }
+    return 0;
+}
+
+int recover(struct pool *pool, struct dt_error *err)
+{
+    struct replay r = {.pool = pool, .flushed = pool->journal.start};
+    int ret = read_journal(&r, err);
+
+    pool->replaying = true;
+    ret = ret ?: reserve_all(&r, err);
+    ret = ret ?: replay_all(&r, err);
+    pool->replaying = false;
+    pool->recovered = r.records > 0;
+    if (ret == 0 && r.end_n < r.n)
+        log_info("%s: the last writes had not reached the store when it was last used; they were "
+                 "not flushed either",
+                 pool->store->name);
+    /* Numbers are not used twice; the generation tells those of another time apart. */
+    pool->journal.seq = pool->journal.start + r.n + 1;
+    free(r.blocks);
+    return ret;
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * space.c - which blocks are in use.
+ *
+ * Theory of operation: of each group of 32768 blocks, a block of bits (*map*) tells what the next
+ * root will reach. It is read from the tree of the free maps when the group is first needed, and
+ * goes back there with each root. A second set of bits (*busy*) is what may not be given out: that,
+ * and blocks whose data is being written, and what the durable root still reaches although it is
+ * unmapped. The latter is kept in *freed* until a root is begun and in *freeing* until that root is
+ * durable; even a block that came and went between two roots waits so long, because the journal
+ * speaks of it.
+ *
+ * Data and nodes are given out from two places that move on through the pool, so that each stays
+ * together.
+ */
+#include "parallax/internal.h"
+
+#define GROUP_WORDS (PX_GROUP_BLOCKS / 64)
+#define BITS_BYTES  (PX_GROUP_BLOCKS / 8)
+
+static bool bit(const uint64_t *bits, uint64_t i)
+{
+    return bits[i / 64] >> (i % 64) & 1;
+}
+static void set_bit(uint64_t *bits, uint64_t i)
+{
+    bits[i / 64] |= 1ull << (i % 64);
+}
+static void clear_bit(uint64_t *bits, uint64_t i)
+{
+    bits[i / 64] &= ~(1ull << (i % 64));
+}
+
+int space_init(struct pool *pool, uint64_t blocks, uint64_t used)
+{
+    struct space *s = &pool->space;
+
+    s->blocks = blocks;
+    s->used = used;
+    s->free = blocks - used;
+    s->n = (blocks + PX_GROUP_BLOCKS - 1) >> PX_GROUP_SHIFT;
+    s->groups = xcalloc(s->n, sizeof(struct group *));
+    s->reserve = MAX(blocks / 64, (uint64_t)48) + 2 * s->n;
+    s->data_at = 0;
+    s->node_at = blocks / 2;
+    return 0;
+}
+
+static void free_group(struct group *g)
+{
+    if (!g)
+        return;
+    free(g->map);
+    free(g->busy);
+    free(g->freed);
+    free(g->freeing);
+    free(g);
+}
+
+void space_fini(struct pool *pool)
+{
+    for (uint64_t i = 0; pool->space.groups && i < pool->space.n; i++)
+        free_group(pool->space.groups[i]);
+    free(pool->space.groups);
+    pool->space.groups = NULL;
+}
+
+/* What lies behind the end of the pool is never given out. */
+static void mark_end(const struct space *s, uint64_t index, uint64_t *bits)
+{
+    uint64_t base = index << PX_GROUP_SHIFT;
+
+    if (s->blocks >= base + PX_GROUP_BLOCKS)
+        return;
+    for (uint64_t i = s->blocks - base; i < PX_GROUP_BLOCKS; i++)
+        set_bit(bits, i);
+}
+
+static int group_get(struct pool *pool, uint64_t index, struct group **group)
+{
+    struct space *s = &pool->space;
+    struct tree tree = pool_space_tree(pool);
+    struct px_ptr ptr;
+    struct node *page;
+    struct group *g;
+    int ret;
+
+    CHECK(index < s->n);
+    if (likely(s->groups[index])) {
+        *group = s->groups[index];
+        return 0;
+    }
+    ret = tree_lookup(pool, &tree, index, 1, &ptr);
+    if (ret == 0 && !ptr_hole(ptr))
+        ret = node_get(pool, ptr, TREE_SPACE, 0, &page);
+    if (ret < 0)
+        return ret;
+    g = xcalloc(1, sizeof(*g));
+    g->map = xcalloc(1, BITS_BYTES);
+    g->busy = xcalloc(1, BITS_BYTES);
+    if (!ptr_hole(ptr))
+        memcpy(g->map, page->bytes, BITS_BYTES);
+    mark_end(s, index, g->map);
+    if (index == 0)
+        for (uint64_t i = 0; i < s->first; i++)
+            set_bit(g->map, i);
+    memcpy(g->busy, g->map, BITS_BYTES);
+    s->groups[index] = *group = g;
+    return 0;
+}
+
+/* ---- Giving out ---- */
+
+static unsigned take_run(struct space *s, struct group *g, unsigned from, unsigned want)
+{
+    unsigned n = 0;
+
+    while (n < want && from + n < PX_GROUP_BLOCKS && !bit(g->busy, from + n))
+        set_bit(g->busy, from + n++);
+    s->free -= n;
+    return n;
+}
+
+/* The first free block in the group from @from on, or PX_GROUP_BLOCKS. */
+static unsigned first_free(const struct group *g, unsigned from)
+{
+    unsigned word = from / 64;
+    uint64_t bits;
+
+    if (word >= GROUP_WORDS)
+        return PX_GROUP_BLOCKS;
+    bits = ~g->busy[word] & ~0ull << (from % 64);
+    while (!bits && ++word < GROUP_WORDS)
+        bits = ~g->busy[word];
+    return bits ? word * 64 + (unsigned)__builtin_ctzll(bits) : PX_GROUP_BLOCKS;
+}
+
+int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
+{
+    struct space *s = &pool->space;
+    uint64_t *at = data ? &s->data_at : &s->node_at;
+
+    if (s->free == 0)
+        return -ENOSPC;
+    /* Once around, and the first group again from its beginning. */
+    for (uint64_t turn = 0; turn <= s->n; turn++) {
+        uint64_t index = *at >> PX_GROUP_SHIFT;
+        struct group *g;
+        unsigned i;
+        int ret;
+
+        if (index >= s->n) {
+            *at = index = 0;
+        }
+        ret = group_get(pool, index, &g);
+        if (ret < 0)
+            return ret;
+        i = first_free(g, (unsigned)(*at & (PX_GROUP_BLOCKS - 1)));
+        if (i < PX_GROUP_BLOCKS) {
+            unsigned n = take_run(s, g, i, want);
+
+            *addr = (index << PX_GROUP_SHIFT) + i;
+            *at = *addr + n;
+            return (int)n;
+        }
+        *at = (index + 1) << PX_GROUP_SHIFT;
+    }
+    return -ENOSPC;
+}
+
+int space_use(struct pool *pool, uint64_t addr, unsigned count)
+{
+    for (; count; count--, addr++) {
+        struct group *g;
+        int ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+        uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
+
+        if (ret < 0)
+            return ret;
+        CHECK(bit(g->busy, i) && !bit(g->map, i));
+        set_bit(g->map, i);
+        g->dirty = true;
+        pool->space.used++;
+    }
+    return 0;
+}
+
+void space_abandon(struct pool *pool, uint64_t addr, unsigned count)
+{
+    for (; count; count--, addr++) {
+        struct group *g = pool->space.groups[addr >> PX_GROUP_SHIFT];
+        uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
+
+        CHECK(g && bit(g->busy, i) && !bit(g->map, i));
+        clear_bit(g->busy, i);
+        pool->space.free++;
+    }
+}
+
+int space_free(struct pool *pool, uint64_t addr)
+{
+    uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
+    struct group *g;
+    int ret;
+
+    if (addr < pool->space.first || addr >= pool->space.blocks)
+        return -EBADMSG;
+    ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+    if (ret < 0)
+        return ret;
+    if (!bit(g->map, i)) {
+        pool_say(pool, "damage", "%s: block %llu is in use and marked free", pool->store->name,
+                 (unsigned long long)addr);
+        return -EBADMSG;
+    }
+    if (!g->freed)
+        g->freed = xcalloc(1, BITS_BYTES);
+    clear_bit(g->map, i);
+    set_bit(g->freed, i);
+    g->dirty = g->has_freed = true;
+    pool->space.used--;
+    pool->space.pending++;
+    return 0;
+}
+
+int space_reserve_exact(struct pool *pool, uint64_t addr)
+{
+    uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
+    struct group *g;
+    int ret;
+
+    if (addr < pool->space.first || addr >= pool->space.blocks)
+        return -EBADMSG;
+    ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+    if (ret < 0)
+        return ret;
+    if (bit(g->busy, i))
+        return -EBADMSG;
+    set_bit(g->busy, i);
+    pool->space.free--;
+    return 0;
+}
+
+bool space_is_used(struct pool *pool, uint64_t addr, int *error)
+{
+    struct group *g;
+
+    *error = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+    return *error == 0 && bit(g->map, addr & (PX_GROUP_BLOCKS - 1));
+}
+
+/* ---- Roots ---- */
+
+/*
+ * To write a group's map, its page in the tree is moved to another block, which changes maps,
+ * perhaps of other groups. But each page moves once for a root, so this comes to an end.
+ */
+int space_checkpoint(struct pool *pool)
+{
+    struct space *s = &pool->space;
+    struct tree tree = pool_space_tree(pool);
+    struct node **pages = xcalloc(s->n, sizeof(struct node *));
+    bool again = true;
+    int ret = 0;
+
+    while (again && ret == 0) {
+        again = false;
+        for (uint64_t i = 0; i < s->n && ret == 0; i++)
+            if (s->groups[i] && s->groups[i]->dirty && !pages[i]) {
+                ret = tree_page(pool, &tree, i, &pages[i]);
+                again = true;
+            }
+    }
+    for (uint64_t i = 0; i < s->n && ret == 0; i++) {
+        struct group *g = s->groups[i];
+
+        if (pages[i]) {
+            memcpy(pages[i]->bytes, g->map, BITS_BYTES);
+            g->dirty = false;
+        }
+        if (g && g->has_freed) {
+            uint64_t *empty = g->freeing;
+
+            CHECK(!g->has_freeing);
+            g->freeing = g->freed;
+            g->freed = empty;
+            g->has_freeing = true;
+            g->has_freed = false;
+        }
+    }
+    free(pages);
+    return ret;
+}
+
+/* Whole words of bits that went from busy to free: their space can go back to the file. */
+static void punch_word(struct pool *pool, uint64_t index, const struct group *g, unsigned word)
+{
+    if (g->busy[word] == 0 && pool->store->punch)
+        pool->store->punch(pool->store, (index << PX_GROUP_SHIFT) + word * 64ull, 64);
+}
+
+static void release(struct pool *pool, uint64_t index)
+{
+    struct group *g = pool->space.groups[index];
+
+    for (unsigned word = 0; word < GROUP_WORDS; word++) {
+        uint64_t n = (uint64_t)__builtin_popcountll(g->freeing[word]);
+
+        if (n == 0)
+            continue;
+        g->busy[word] &= ~g->freeing[word];
+        g->freeing[word] = 0;
+        pool->space.free += n;
+        pool->space.pending -= n;
+        punch_word(pool, index, g, word);
+    }
+    g->has_freeing = false;
+}
+
+void space_durable(struct pool *pool)
+{
+    for (uint64_t i = 0; i < pool->space.n; i++)
+        if (pool->space.groups[i] && pool->space.groups[i]->has_freeing)
+            release(pool, i);
+}
+
+int space_grow(struct pool *pool, uint64_t blocks)
+{
+    struct space *s = &pool->space;
+    uint64_t old = s->blocks, n = (blocks + PX_GROUP_BLOCKS - 1) >> PX_GROUP_SHIFT;
+    struct tree tree = pool_space_tree(pool);
+    struct group *last, **groups;
+    int ret = group_get(pool, s->n - 1, &last);
+
+    ret = ret ?: tree_grow(pool, &tree, n);
+    if (ret < 0)
+        return ret;
+    groups = xcalloc(n, sizeof(struct group *));
+    memcpy(groups, s->groups, s->n * sizeof(struct group *));
+    free(s->groups);
+    s->groups = groups;
+    s->n = n;
+    s->blocks = blocks;
+    s->free += blocks - old;
+    s->reserve = MAX(blocks / 64, (uint64_t)48) + 2 * n;
+    for (uint64_t i = old; i < MIN(blocks, ALIGN_UP(old, (uint64_t)PX_GROUP_BLOCKS)); i++) {
+        clear_bit(last->map, i & (PX_GROUP_BLOCKS - 1));
+        clear_bit(last->busy, i & (PX_GROUP_BLOCKS - 1));
+    }
+    last->dirty = true;
+    return 0;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * store.h - what a pool asks of the thing that holds its blocks. Kept narrow, so that it can be a
+ * file, a block device, memory under test, or objects in a cluster.
+ *
+ * One process writes to a store (a *domain* of the pool). The store promises: what was written
+ * before a flush was begun is durable when that flush has succeeded; what was written by @write or
+ * @put outlives the death of the process once it has returned or completed, with no flush. It
+ * promises no order, and that a block which was being written in a power failure is old, new, or a
+ * mixture in units of 512 bytes.
+ *
+ * Data travels by @read and @write, which return at once. What the pool's own structures need
+ * travels by
+ * @get and @put, which block: it is rare, small, or goes to memory (the page cache of a file).
+ */
+#ifndef PARALLAX_STORE_H
+#define PARALLAX_STORE_H
+
+#include "loop/loop.h"
+#include "parallax/format.h"
+
+/** struct store_io - one transfer or flush under way; embed it. @result: 0 or -errno. */
+struct store_io {
+    struct dt_io io;
+    struct iovec iov;
+    void (*done)(struct store_io *sio, int result);
+    struct store_io *next; /* of flushes that wait or are finished */
+    int result;
+};
+
+/**
+ * struct store - set up by the kind of store, with what it needs behind it.
+ * @blocks: its size.
+ * @name:   for messages.
+ * @read, @write: @count consecutive blocks from @addr; @buf is aligned to 4096 and stays in place.
+ * @flush:  all that completed before.
+ * @get, @put, @sync: the same, blocking.
+ * @punch:  these blocks are in no use: give their space back. A hint.
+ */
+struct store {
+    uint64_t blocks;
+    const char *name;
+    void (*read)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
+    void (*write)(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
+                  unsigned count);
+    void (*flush)(struct store *s, struct store_io *sio);
+    int (*get)(struct store *s, void *buf, uint64_t addr, unsigned count);
+    int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
+    int (*sync)(struct store *s);
+    void (*punch)(struct store *s, uint64_t addr, uint64_t count);
+    void (*close)(struct store *s);
+};
+
+/**
+ * struct store_file_options
+ * @create: make a new file of @size bytes, or take a device; else the file must be there.
+ */
+struct store_file_options {
+    bool create, read_only;
+    uint64_t size;
+};
+
+/** store_file_open() - a pool in a regular file or on a block device. Until it is locked and has a
+ * loop, it may only be read, with @get. */
+int store_file_open(struct store **store, const char *path, const struct store_file_options *o,
+                    struct dt_error *err);
+/**
+ * store_file_lock() - for this process alone (if opened read-only: shared with other readers), by
+ * @deadline at the latest.
+ *
+ * The lock belongs to the open file description, so I/O of a process that was killed keeps it until
+ * all of it has landed. Return: 0; -EBUSY and who has it; another -errno with @err.
+ */
+int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err);
+/** store_file_grow() - to @bytes, or what a device has now. */
+int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err);
+/** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread;
+ * NULL: none any more. Then no read or write may be under way; flushes are waited for, and their
+ * @done called. */
+int store_file_loop(struct store *store, struct loop *loop);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * back.c - chains that were taken and will not be served go back to the ring.
+ *
+ * Theory of operation: a stop must not leave chains in flight, because who serves the ring next may have neither our
+ * log nor the front end's: a VM that was paused may be saved and go on elsewhere. So what a layer
+ * holds for want of space, say, had to fail. But a chain that nobody served is no different from one that was
+ * never taken. We write such heads once more into the available ring, as its last entries that we
+ * had taken, and step back before them; then base and used index agree, as they do after a stop with nothing in flight.
+ *
+ * It is the driver's ring, and the device should not write there (virtio 1.2, 2.7.6); but a driver does not read
+ * it, and has no entries of its own there while the chains are outstanding. Packed rings have no place
+ * for it: a later completion may have overwritten the descriptors.
+ */
+#include "ring/internal.h"
+
+bool virtq_return(struct virtq *vq, struct virtq_chain *chain)
+{
+    if (vq->config.packed)
+        return false;
+    CHECK(chain->id < vq->config.size && vq->state[chain->id] == ID_TAKEN);
+    vq->state[chain->id] = ID_RETURNED;
+    if (chain->iov != chain->inline_iov) {
+        iovpool_put(vq->config.iovs, chain->iov);
+        chain->iov = chain->inline_iov;
+    }
+    vq->returned[vq->returned_count++] = chain->id;
+    vq->in_flight--;
+    return true;
+}
+
+/* In the order of their taking: the log knows it. What others may write there meanwhile is read once. */
+static void sort_by_age(struct virtq *vq)
+{
+    const struct log_split *log = vq->config.inflight;
+    unsigned n = vq->returned_count;
+    _cleanup_free_ struct log_age *ages = xcalloc(n, sizeof(*ages));
+
+    for (unsigned i = 0; i < n; i++)
+        ages[i] = (struct log_age){READ_ONCE(log->desc[vq->returned[i]].counter), vq->returned[i]};
+    log_sort_ages(ages, n);
+    for (unsigned i = 0; i < n; i++)
+        vq->returned[i] = ages[i].entry;
+}
+
+unsigned virtq_put_back(struct virtq *vq)
+{
+    unsigned n = vq->returned_count;
+
+    if (n == 0)
+        return 0;
+    CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0);
+    sort_by_age(vq);
+    split_put_back(vq);
+    vq->returned_count = 0;
+    return n;
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/* px_rig.c - the store in memory, and crashes of it: px_rig.h. */
+#include "px_rig.h"
+
+static struct rig_store *of(struct store *s)
+{
+    return container_of(s, struct rig_store, s);
+}
+
+/* ---- The log ---- */
+
+static void append(struct rig_store *r, const void *data, uint64_t addr, unsigned count,
+                   uint64_t issued)
+{
+    struct rig_write *w;
+
+    if (!r->logging)
+        return;
+    if (r->log_n == r->log_room) {
+        r->log_room = MAX(2 * r->log_room, (uint64_t)256);
+        r->log = realloc(r->log, r->log_room * sizeof(*r->log));
+        CHECK(r->log);
+    }
+    w = &r->log[r->log_n++];
+    *w = (struct rig_write){addr, count, issued, r->states ? *r->states : 0, NULL};
+    if (count) {
+        w->data = xcalloc(count, PX_BLOCK);
+        memcpy(w->data, data, (size_t)count * PX_BLOCK);
+    }
+}
+
+void rig_log_clear(struct rig_store *r)
+{
+    for (uint64_t i = 0; i < r->log_n; i++)
+        free(r->log[i].data);
+    r->log_n = 0;
+}
+
+/* ---- The store ---- */
+
+static void queue(struct rig_store *r, struct store_io *sio, void *buf, uint64_t addr,
+                  unsigned count, int kind)
+{
+    CHECK(r->pending_n < ARRAY_SIZE(r->pending));
+    CHECK(addr + count <= r->s.blocks);
+    CHECK(((uintptr_t)buf & (PX_BLOCK - 1)) == 0);
+    r->pending[r->pending_n++] =
+        (struct rig_pending){sio, buf, addr, r->log_n, count, (unsigned)kind};
+}
+
+static void rig_read(struct store *s, struct store_io *sio, void *buf, uint64_t addr,
+                     unsigned count)
+{
+    queue(of(s), sio, buf, addr, count, RIG_READ);
+}
+
+static void rig_write(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
+                      unsigned count)
+{
+    queue(of(s), sio, (void *)(uintptr_t)buf, addr, count, RIG_WRITE);
+}
+
+static void rig_flush(struct store *s, struct store_io *sio)
+{
+    queue(of(s), sio, NULL, 0, 0, RIG_FLUSH);
+}
+
+static int flush_outcome(struct rig_store *r, uint64_t issued)
+{
+    if (r->fail_flush && --r->fail_flush == 0)
+        return -EIO;
+    append(r, NULL, 0, 0, issued);
+    return 0;
+}
+
+bool rig_turn(struct rig_store *r)
+{
+    struct rig_pending p;
+    unsigned i;
+    int result = 0;
+
+    if (r->pending_n == 0)
+        return false;
+    i = (unsigned)dt_rng_below(&r->rng, r->pending_n);
+    p = r->pending[i];
+    r->pending[i] = r->pending[--r->pending_n];
+    if (p.kind == RIG_READ) {
+        memcpy(p.buf, r->bytes + p.addr * PX_BLOCK, (size_t)p.count * PX_BLOCK);
+    } else if (p.kind == RIG_WRITE) {
+        memcpy(r->bytes + p.addr * PX_BLOCK, p.buf, (size_t)p.count * PX_BLOCK);
+        append(r, p.buf, p.addr, p.count, p.issued);
+    } else {
+        result = flush_outcome(r, p.issued);
+    }
+    p.sio->done(p.sio, result);
+    return true;
+}
+
+static int rig_get(struct store *s, void *buf, uint64_t addr, unsigned count)
+{
+    if (addr + count > s->blocks)
+        return -EIO;
+    memcpy(buf, of(s)->bytes + addr * PX_BLOCK, (size_t)count * PX_BLOCK);
+    return 0;
+}
+
+static int rig_put(struct store *s, const void *buf, uint64_t addr, unsigned count)
+{
+    struct rig_store *r = of(s);
+
+    CHECK(addr + count <= s->blocks);
+    memcpy(r->bytes + addr * PX_BLOCK, buf, (size_t)count * PX_BLOCK);
+    append(r, buf, addr, count, r->log_n);
+    return 0;
+}
+
+static int rig_sync(struct store *s)
+{
+    return flush_outcome(of(s), of(s)->log_n);
+}
+
+/* What was punched may be anything: a reader of it would be found out. */
+static void rig_punch(struct store *s, uint64_t addr, uint64_t count)
+{
+    memset(of(s)->bytes + addr * PX_BLOCK, 0xdb, count * PX_BLOCK);
+}
+
+static void rig_close(struct store *s)
+{
+    of(s)->pending_n = 0;
+}
+
+struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
+{
+    struct rig_store *r = xcalloc(1, sizeof(*r));
+
+    r->s = (struct store){.blocks = blocks,
+                          .name = "memory",
+                          .read = rig_read,
+                          .write = rig_write,
+                          .flush = rig_flush,
+                          .get = rig_get,
+                          .put = rig_put,
+                          .sync = rig_sync,
+                          .punch = rig_punch,
+                          .close = rig_close};
+    r->bytes = xaligned(PX_BLOCK, blocks * PX_BLOCK);
+    dt_rng_seed(&r->rng, seed);
+    return r;
+}
+
+void rig_store_free(struct rig_store *r)
+{
+    rig_log_clear(r);
+    free(r->log);
+    free(r->bytes);
+    free(r);
+}
+
+/* ---- Crashes ---- */
+
+static void land(struct rig_store *into, const struct rig_write *w, struct dt_rng *rng, bool torn)
+{
+    uint8_t *to = into->bytes + w->addr * PX_BLOCK;
+
+    if (!torn) {
+        memcpy(to, w->data, (size_t)w->count * PX_BLOCK);
+        return;
+    }
+    for (size_t i = 0; i < (size_t)w->count * 8; i++)
+        if (dt_rng_next(rng) & 1)
+            memcpy(to + i * 512, w->data + i * 512, 512);
+}
+
+void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_store *from,
+               uint64_t at, enum rig_crash kind, struct dt_rng *rng)
+{
+    uint64_t durable = 0;
+    unsigned keep = (unsigned)dt_rng_below(rng, 5); /* quarters of what is not durable */
+
+    memcpy(into->bytes, base, from->s.blocks * PX_BLOCK);
+    for (uint64_t i = 0; i < at; i++)
+        if (from->log[i].count == 0)
+            durable = MAX(durable, from->log[i].issued);
+    for (uint64_t i = 0; i < from->log_n; i++) {
+        const struct rig_write *w = &from->log[i];
+        bool before = i < at, begun = w->issued < at;
+
+        if (w->count == 0 || !begun)
+            continue;
+        /* What a killed process has begun still lands; so do parts of it when the power fails. */
+        if (before && (kind == RIG_KILL || i < durable))
+            land(into, w, rng, false);
+        else if (kind == RIG_KILL || dt_rng_below(rng, 4) < keep)
+            land(into, w, rng, kind == RIG_POWER && dt_rng_below(rng, 3) == 0);
+    }
+}

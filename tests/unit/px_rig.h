@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * px_rig.h - pools in memory for tests: a store that keeps a log of all that reached it and can be
+ * brought back to what any crash might have left, and a model of what disks and snapshots hold.
+ */
+#ifndef TESTS_PX_RIG_H
+#define TESTS_PX_RIG_H
+
+#include "parallax/parallax.h"
+
+/** struct rig_write - one entry of the log: a write that landed, or a flush that succeeded. */
+struct rig_write {
+    uint64_t addr;
+    uint32_t count;  /* 0: a flush */
+    uint64_t issued; /* entries of the log when it was begun */
+    uint64_t states; /* of the model when it landed */
+    uint8_t *data;
+};
+
+/** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes
+ * on. */
+struct rig_store {
+    struct store s;
+    uint8_t *bytes;
+    struct rig_write *log;
+    uint64_t log_n, log_room;
+    bool logging;
+    int fail_flush;
+    const uint64_t *states;
+    struct rig_pending {
+        struct store_io *sio;
+        void *buf;
+        uint64_t addr, issued;
+        unsigned count;
+        enum { RIG_READ, RIG_WRITE, RIG_FLUSH } kind;
+    } pending[512];
+    unsigned pending_n;
+    struct dt_rng rng;
+    unsigned refs; /* closed by the pool, freed by rig_store_free() */
+};
+
+struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed);
+void rig_store_free(struct rig_store *r);
+void rig_log_clear(struct rig_store *r);
+/** rig_turn() - let one I/O land, chosen by chance. False: none was under way. */
+bool rig_turn(struct rig_store *r);
+
+/** enum rig_crash - the process is killed, or the power fails. */
+enum rig_crash { RIG_KILL, RIG_POWER };
+/** rig_crash() - @into gets what a crash before entry @at of @from's log leaves of @base. */
+void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_store *from,
+               uint64_t at, enum rig_crash kind, struct dt_rng *rng);
+
+/* ---- The model ---- */
+
+#define RIG_BLOCKS  48u /* of each disk */
+#define RIG_SECTORS (RIG_BLOCKS * 8)
+#define RIG_THINGS  24u
+
+/** struct rig_thing - a disk or snapshot: for each sector, what was written to it last; 0 = zeroes.
+ */
+struct rig_thing {
+    bool used, snapshot, labelled, headless;
+    unsigned disk;   /* of a snapshot */
+    unsigned origin; /* of a clone, plus 1 */
+    uint64_t order;  /* of snapshots, in time */
+    char name[2 * PX_NAME];
+    uint32_t sector[RIG_SECTORS];
+};
+
+/**
+ * struct rig - a pool beside its model.
+ * @hashes: of all states of the model, in the order in which they came about.
+ * @durable: how many of them the pool has promised to keep, whatever happens.
+ */
+struct rig {
+    struct rig_store *store;
+    struct pool *pool;
+    struct rig_thing things[RIG_THINGS];
+    struct disk *disks[RIG_THINGS];
+    uint64_t *hashes, states, hashes_room, durable;
+    struct rig_mark {
+        uint64_t at, durable;
+    } * marks;
+    uint64_t marks_n, marks_room;
+    uint32_t stamp;
+    uint64_t hash, order;
+    unsigned in_flight, errors;
+    struct dt_rng rng;
+};
+
+void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed);
+void rig_free(struct rig *rig);
+/** rig_step() - one random operation, or a few writes at once; the model follows. */
+void rig_step(struct rig *rig);
+void rig_reopen(struct rig *rig, bool crash);
+/** rig_hash_pool() - of what the pool holds; 0 with an error in @err when it cannot be read. */
+uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_error *err);
+/** rig_compare() - the pool with the model; ends the test where they differ. */
+void rig_compare(struct rig *rig);
+/** rig_check() - pool_check() must find nothing. */
+void rig_check(struct pool *pool);
+uint64_t rig_durable_at(const struct rig *rig, uint64_t at);
+
+#endif

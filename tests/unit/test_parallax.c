@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_parallax.c - pools against a trivial model, with pools closed, killed and checked on the
+ * way.
+ *
+ * PARALLAX_STEPS sets how many random steps each run takes; each is up to four requests.
+ */
+#include "px_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+static uint64_t steps(uint64_t initial)
+{
+    const char *text = getenv("PARALLAX_STEPS");
+
+    return text ? strtoull(text, NULL, 10) : initial;
+}
+
+static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
+{
+    struct dt_error err;
+    struct rig rig;
+
+    rig_new(&rig, blocks, journal, seed);
+    for (uint64_t i = 0; i < n; i++) {
+        rig_step(&rig);
+        if (i % 97 == 96)
+            rig_compare(&rig);
+        if (i % 211 == 210) {
+            rig_reopen(&rig, i % 422 == 421);
+            rig_compare(&rig);
+            rig_check(rig.pool);
+        }
+    }
+    assert_int_equal(rig.errors, 0);
+    rig_reopen(&rig, false);
+    assert_int_equal(pool_reclaim_all(rig.pool, &err), 0);
+    rig_compare(&rig);
+    rig_check(rig.pool);
+    rig_free(&rig);
+}
+
+static void like_a_model(void **state)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        play(4096, 0, seed, steps(2000));
+}
+
+static void with_a_short_journal(void **state)
+{
+    play(4096, PX_JOURNAL_MIN, 11, steps(2000));
+}
+
+static void across_groups(void **state)
+{
+    play(PX_GROUP_BLOCKS + 700, 0, 21, steps(800));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(like_a_model),
+        cmocka_unit_test(with_a_short_journal),
+        cmocka_unit_test(across_groups),
+    };
+
+    log_set_level(DT_LOG_WARNING);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

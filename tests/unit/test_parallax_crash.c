@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_parallax_crash.c - pools brought to what crashes leave.
+ *
+ * An episode is some hundred random operations whose every write and flush is kept. Then the pool
+ * is brought to what a crash at any of these points may leave: the process killed, or the power
+ * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
+ * open, its check must find nothing, and what it holds must be one of the states that the model
+ * went through: none before the last flush, and when the process was killed, none before the last
+ * completed request. Some recoveries are crashed, too.
+ *
+ * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
+ */
+#include "px_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+#define BLOCKS  512u
+#define JOURNAL PX_JOURNAL_MIN
+#define STEPS   60u
+#define STATES  100u /* of each episode */
+
+struct crash {
+    struct rig *rig;
+    struct rig_store *into;
+    uint8_t *base, *before;
+    struct dt_rng rng;
+    uint64_t at, least, most;
+    enum rig_crash kind;
+    const char *what;
+    uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
+    uint64_t replayed, deep;
+};
+
+static void refuse(const struct crash *c, const char *why)
+{
+    fail_msg("seed %llu: %s, %s at %llu of %llu: %s", (unsigned long long)c->seed, c->what,
+             c->kind == RIG_KILL ? "killed" : "power failure", (unsigned long long)c->at,
+             (unsigned long long)c->rig->store->log_n, why);
+}
+
+static bool among(const struct crash *c, uint64_t hash)
+{
+    for (uint64_t i = c->least - 1; i < MIN(c->most, c->rig->states); i++)
+        if (c->rig->hashes[i] == hash)
+            return true;
+    return false;
+}
+
+/* Opens what a crash left, and judges it. */
+static void open_and_judge(struct crash *c)
+{
+    struct pool_options o = {.cache = 64 * 4200};
+    struct dt_error err = {""};
+    struct pool_info info;
+    struct pool *pool;
+    uint64_t hash;
+
+    if (pool_open(&pool, &c->into->s, &o, &err) < 0)
+        refuse(c, err.text);
+    pool_info(pool, &info);
+    c->replayed += info.recovered;
+    hash = rig_hash_pool(c->into, pool, &err);
+    if (!among(c, hash))
+        refuse(c, *err.text ? err.text
+                            : "the disks hold what they never held, or what was flushed "
+                              "is lost");
+    rig_check(pool);
+    /* And it goes on from there: what was deleted comes back, and nothing else changes. */
+    if (dt_rng_below(&c->rng, 4) == 0) {
+        if (pool_reclaim_all(pool, &err) < 0)
+            refuse(c, err.text);
+        rig_check(pool);
+        if (rig_hash_pool(c->into, pool, &err) != hash)
+            refuse(c, "giving back what was deleted changed what was not");
+    }
+    c->into->pending_n = 0;
+    pool_abandon(pool);
+}
+
+/* The recovery is crashed in its turn. */
+static void crash_recovery(struct crash *c)
+{
+    struct pool_options o = {.cache = 64 * 4200};
+    struct rig_store *second = rig_store_new(BLOCKS, 7);
+    struct dt_error err = {""};
+    struct pool *pool;
+
+    memcpy(c->before, c->into->bytes, BLOCKS * PX_BLOCK);
+    c->into->logging = true;
+    if (pool_open(&pool, &c->into->s, &o, &err) < 0)
+        refuse(c, err.text);
+    c->into->pending_n = 0;
+    pool_abandon(pool);
+    c->into->logging = false;
+    rig_crash(second, c->before, c->into, dt_rng_below(&c->rng, c->into->log_n + 1),
+              dt_rng_below(&c->rng, 2) ? RIG_KILL : RIG_POWER, &c->rng);
+    rig_log_clear(c->into);
+    memcpy(c->into->bytes, second->bytes, BLOCKS * PX_BLOCK);
+    rig_store_free(second);
+    c->deep++;
+}
+
+static void one_state(struct crash *c)
+{
+    struct rig *rig = c->rig;
+
+    c->at = dt_rng_below(&c->rng, rig->store->log_n + 1);
+    c->kind = dt_rng_below(&c->rng, 4) == 0 ? RIG_KILL : RIG_POWER;
+    c->least = rig_durable_at(rig, c->at);
+    if (c->kind == RIG_KILL && c->at)
+        c->least = MAX(c->least, rig->store->log[c->at - 1].states);
+    /* What was under way may be there, too: a few requests of some blocks. */
+    c->most = (c->at < rig->store->log_n ? rig->store->log[c->at].states : rig->states) + 80;
+    rig_crash(c->into, c->base, rig->store, c->at, c->kind, &c->rng);
+    c->what = "recovery";
+    if (dt_rng_below(&c->rng, 5) == 0) {
+        c->what = "recovery after a crash of the recovery";
+        crash_recovery(c);
+    }
+    open_and_judge(c);
+}
+
+static void episode(struct crash *c, uint64_t seed, uint64_t states)
+{
+    struct rig rig;
+
+    c->seed = seed;
+    dt_rng_seed(&c->rng, seed);
+    rig_new(&rig, BLOCKS, JOURNAL, seed);
+    for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
+        rig_step(&rig);
+    rig_reopen(&rig, false);
+    c->rig = &rig;
+    memcpy(c->base, rig.store->bytes, BLOCKS * PX_BLOCK);
+    rig.store->logging = true;
+    rig.marks_n = 0;
+    rig.hashes[0] = rig.hash;
+    rig.states = 1;
+    rig.durable = 1;
+    for (unsigned i = 0; i < STEPS; i++)
+        rig_step(&rig);
+    assert_int_equal(rig.errors, 0);
+    for (uint64_t i = 0; i < states; i++)
+        one_state(c);
+    rig_free(&rig);
+}
+
+static uint64_t wanted(const char *name, uint64_t initial)
+{
+    const char *text = getenv(name);
+
+    return text ? strtoull(text, NULL, 10) : initial;
+}
+
+static void every_crash_leaves_a_pool(void **state)
+{
+    struct crash c = {.into = rig_store_new(BLOCKS, 3),
+                      .base = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK),
+                      .before = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK)};
+    uint64_t n = wanted("PARALLAX_CRASHES", 5000), seed = wanted("PARALLAX_SEED", 100);
+
+    for (uint64_t done = 0; done < n; seed++, done += STATES)
+        episode(&c, seed, MIN(n - done, (uint64_t)STATES));
+    /* Else the states were none worth trying. */
+    assert_true(c.replayed > n / 4 && c.deep > n / 10);
+    rig_store_free(c.into);
+    free(c.base);
+    free(c.before);
+}
+
+/* After a flush failed nothing is promised any more, and what was promised before is there. */
+static void a_failed_flush_ends_promises(void **state)
+{
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        struct dt_error err;
+        struct rig rig;
+
+        rig_new(&rig, BLOCKS, JOURNAL, seed);
+        for (unsigned i = 0; i < 30; i++)
+            rig_step(&rig);
+        while (!pool_idle(rig.pool)) {
+            rig_turn(rig.store);
+            pool_turn(rig.pool);
+        }
+        assert_int_equal(pool_sync(rig.pool, &err), 0);
+        rig.store->fail_flush = 1;
+        assert_int_equal(pool_sync(rig.pool, &err), -EIO);
+        assert_int_equal(pool_sync(rig.pool, &err), -EIO);
+        assert_int_equal(pool_checkpoint(rig.pool, &err), -EIO);
+        assert_true(pool_create_disk(rig.pool, "another", 4096, 512, &err) < 0);
+        rig_reopen(&rig, true);
+        rig_compare(&rig);
+        rig_check(rig.pool);
+        rig_free(&rig);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_crash_leaves_a_pool),
+        cmocka_unit_test(a_failed_flush_ends_promises),
+    };
+
+    log_set_level(DT_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

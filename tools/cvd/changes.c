@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* changes.c - the commands of cvd that change the catalogue. */
+#include "tools/cvd/cvd.h"
+
+int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    if (o->size == 0)
+        return dt_fail(err, -EINVAL, "--size is missing");
+    return pool_create_disk(t->pool, t->name, o->size, (uint32_t)o->sector, err);
+}
+
+int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,
+            struct dt_error *err)
+{
+    return pool_clone(t->pool, t->slot, argv[1], MAX(o->count, (uint64_t)1), o->count > 0, o->first,
+                      err);
+}
+
+int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err)
+{
+    uint32_t disks[30] = {0}, slots[30] = {0};
+    const char *names[30] = {0};
+    int ret = 0;
+
+    for (int i = 0; i < argc && ret == 0; i++) {
+        ret = target_other(t, argv[i], &disks[i], err);
+        names[i] = o->name;
+    }
+    ret = ret ?: pool_snapshot(t->pool, disks, (unsigned)argc, o->name ? names : NULL, slots, err);
+    for (int i = 0; i < argc && ret == 0; i++) {
+        char name[2 * PX_NAME];
+
+        pool_full_name(t->pool, slots[i], name);
+        puts(name);
+    }
+    return ret;
+}
+
+/* A disk has a snapshot taken first: labelling is how templates are made. */
+int cmd_label(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err)
+{
+    return pool_label(t->pool, t->slot, argc > 1 ? argv[1] : NULL, err);
+}
+
+int cmd_unlabel(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                struct dt_error *err)
+{
+    return pool_unlabel(t->pool, t->slot, err);
+}
+
+int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    return pool_rename(t->pool, t->slot, argv[1], err);
+}
+
+int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    uint64_t size;
+
+    if (parse_size(argv[1], &size) < 0)
+        return dt_fail(err, -EINVAL, "'%s' is not a size (such as 20G)", argv[1]);
+    return pool_resize(t->pool, t->slot, size, err);
+}
+
+/* It is deleted when this is durable; the space comes back now, or after a crash when the pool is
+ * next open. */
+static int reclaim(struct target *t, int ret, struct dt_error *err)
+{
+    ret = ret ?: pool_sync(t->pool, err);
+    return ret ?: pool_reclaim_all(t->pool, err);
+}
+
+int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    const struct px_record *r = pool_record(t->pool, t->slot);
+
+    return reclaim(t,
+                   r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
+                                      : pool_delete_snapshot(t->pool, t->slot, err),
+                   err);
+}
+
+int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                 struct dt_error *err)
+{
+    uint32_t child;
+    int ret = target_other(t, argv[1], &child, err);
+
+    return reclaim(t, ret ?: pool_collapse(t->pool, t->slot, child, err), err);
+}
+
+int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                 struct dt_error *err)
+{
+    const struct px_record *r = pool_record(t->pool, t->slot);
+
+    if (r->kind != PX_SNAPSHOT)
+        return dt_fail(err, -EINVAL, "say to which snapshot: POOL/DISK@SNAPSHOT");
+    return pool_rollback(t->pool, r->parent, t->slot, err);
+}

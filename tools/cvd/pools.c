@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* pools.c - cvd pool create, info, check, grow. */
+#include "tools/cvd/cvd.h"
+
+#include <inttypes.h>
+#include <sys/stat.h>
+
+int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                    struct dt_error *err)
+{
+    const struct pool_create_options create = {.journal = o->journal >> PX_BLOCK_SHIFT};
+    struct store_file_options file = {.create = true, .size = o->size};
+    struct store *store;
+    struct stat st;
+    bool there = stat(t->path, &st) == 0;
+    int ret;
+
+    if (there && S_ISREG(st.st_mode) && st.st_size > 0)
+        return dt_fail(err, -EEXIST, "%s exists already", t->path);
+    if (!(there && S_ISBLK(st.st_mode)) && o->size < (uint64_t)PX_MIN_BLOCKS * PX_BLOCK)
+        return dt_fail(err, -EINVAL, "--size is missing, or less than 1M");
+    ret = store_file_open(&store, t->path, &file, err);
+    if (ret < 0)
+        return ret;
+    ret = store_file_lock(store, 0, err) ?: pool_create(store, &create, err);
+    store->close(store);
+    if (ret < 0 && !there)
+        unlink(t->path);
+    return ret;
+}
+
+static void uuid_text(const uint8_t *id, char *text)
+{
+    for (unsigned i = 0; i < 16; i++)
+        text += sprintf(text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
+}
+
+int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                  struct dt_error *err)
+{
+    struct pool_info i;
+    char uuid[40];
+
+    pool_info(t->pool, &i);
+    uuid_text(i.uuid, uuid);
+    if (o->json) {
+        print_json(json_pack(
+            "{ss sI sI sI sI sI sI sI sI}", "uuid", uuid, "size",
+            (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
+            (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
+            "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
+            (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
+            (json_int_t)i.root_seq));
+        return 0;
+    }
+    printf("uuid       %s\nsize       %s\nused       %s\nfree       %s\n", uuid,
+           human_bytes(i.blocks << PX_BLOCK_SHIFT), human_bytes(i.used << PX_BLOCK_SHIFT),
+           human_bytes(i.free << PX_BLOCK_SHIFT));
+    printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
+    if (i.dying)
+        printf("deleting   %" PRIu64 "\n", i.dying);
+    return 0;
+}
+
+struct findings {
+    bool json;
+    json_t *list;
+    uint64_t n;
+};
+
+static void found(void *arg, const char *text)
+{
+    struct findings *f = arg;
+
+    f->n++;
+    if (f->json)
+        json_array_append_new(f->list, json_string(text));
+    else
+        puts(text);
+}
+
+static void checked(void *arg, uint64_t done, uint64_t total)
+{
+    progress("check", done, total);
+}
+
+int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err)
+{
+    struct findings f = {.json = o->json, .list = json_array()};
+    struct pool_check c = {.say = found, .progress = checked, .arg = &f, .data = o->data};
+    int ret = pool_check(t->pool, &c, err);
+
+    progress_end();
+    if (ret == 0 && o->json)
+        print_json(json_pack("{sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
+                             (json_int_t)c.blocks, "damaged", (json_int_t)c.damaged, "leaked",
+                             (json_int_t)c.leaked, "unmarked", (json_int_t)c.unmarked, "doubly",
+                             (json_int_t)c.doubly, "findings", f.list));
+    else if (ret == 0)
+        printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data: %" PRIu64 " findings\n", c.nodes,
+               c.blocks, f.n);
+    json_decref(f.list);
+    return ret < 0 ? ret : f.n ? STATUS_FAULT : 0;
+}
+
+int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                  struct dt_error *err)
+{
+    int ret = store_file_grow(pool_store(t->pool), o->size, err);
+
+    return ret ?: pool_grow(t->pool, err);
+}
