@@ -6,6 +6,7 @@
 /* One line each, extensions first: `extern` and the entry of the table come from it. */
 #define BUILTIN(X) \
     X(blk_trace) \
+    X(blk_cache) \
     X(blk_throttle) \
     X(blk_delay) \
     X(blk_error) \

@@ -118,6 +118,7 @@ struct verb {
     X(verb_extensions) \
     X(verb_help) \
     X(verb_trace) \
+    X(verb_cache) \
     X(verb_cow) \
     X(verb_integrity) \
     X(verb_bench) \
