@@ -134,19 +134,21 @@ int info_judge(const struct dt_block_info *info, struct dt_error *err)
     return 0;
 }
 
-static int layer_info(struct dt_layer *layer, struct dt_error *err)
+/* What the disk is as @layer shows it, if it is @below underneath (NULL: there is nothing). */
+static int make_info(struct dt_layer *layer, const struct dt_block_info *below,
+                     struct dt_block_info *info, struct dt_error *err)
 {
     int ret = 0;
 
-    if (layer->below)
-        layer->info = layer->below->info;
-    else
-        layer->info = (struct dt_block_info){.logical_block = 512, .physical_block = 512};
+    *info = below ? *below : (struct dt_block_info){.logical_block = 512, .physical_block = 512};
     if (layer->ext->info)
-        ret = layer->ext->info(layer, &layer->info, err);
-    if (ret == 0)
-        ret = info_judge(&layer->info, err);
-    return ret;
+        ret = layer->ext->info(layer, info, err);
+    return ret ?: info_judge(info, err);
+}
+
+static int layer_info(struct dt_layer *layer, struct dt_error *err)
+{
+    return make_info(layer, layer->below ? &layer->below->info : NULL, &layer->info, err);
 }
 
 int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh,
@@ -221,16 +223,29 @@ void chain_close(struct device *dev)
     chain_spec_free(&dev->spec);
 }
 
-int device_gather_info(struct device *dev, struct dt_error *err)
+/* Other threads read it as they go, unless all stand still. */
+static void set_info(struct dt_block_info *to, const struct dt_block_info *from, bool all)
 {
+    if (all)
+        *to = *from;
+    else
+        __atomic_store_n(&to->sectors, from->sectors, __ATOMIC_RELAXED);
+}
+
+int device_gather_info(struct device *dev, bool all, struct dt_error *err)
+{
+    struct dt_block_info info[CHAIN_MAX_LAYERS + 1];
+
     for (unsigned i = dev->nlayers; i > 0; i--) {
-        int ret = layer_info(dev->layers[i], err);
+        int ret = make_info(dev->layers[i], i < dev->nlayers ? &info[i + 1] : NULL, &info[i], err);
 
         if (ret < 0)
             return ret;
     }
-    dev->chain_info = dev->layers[1]->info;
-    __atomic_store_n(&dev->info.sectors, dev->chain_info.sectors, __ATOMIC_RELAXED);
+    for (unsigned i = dev->nlayers; i > 0; i--)
+        set_info(&dev->layers[i]->info, &info[i], all);
+    set_info(&dev->chain_info, &info[1], all);
+    __atomic_store_n(&dev->info.sectors, info[1].sectors, __ATOMIC_RELAXED);
     return 0;
 }
 

@@ -284,7 +284,7 @@ static void swap_chains(struct plan *p)
 /* Relinks every lane; the infos follow. */
 static int link_lanes(struct device *dev, struct dt_error *err)
 {
-    int ret = device_gather_info(dev, err);
+    int ret = device_gather_info(dev, true, err);
 
     for (unsigned t = 0; t < dev->threads; t++)
         if (lane_link(dev->lanes[t]) < 0 && ret == 0)

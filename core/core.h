@@ -370,8 +370,9 @@ void ctx_busy(struct dt_ctx *c, int change);
 const struct dt_block_ext *layer_ext(const struct dt_layer *layer);
 /** layer_verb() - the verb whose run() this is. */
 const char *layer_verb(const struct dt_layer *layer);
-/** device_gather_info() - ask all layers, bottom up, what the disk is. */
-int device_gather_info(struct device *dev, struct dt_error *err);
+/** device_gather_info() - ask all layers, bottom up, what the disk is. @all: no thread runs, and all of it may have
+ *  changed; else the size alone is taken. */
+int device_gather_info(struct device *dev, bool all, struct dt_error *err);
 /** device_layer() - the layer at @index, from 1 at the top. */
 struct dt_layer *device_layer(struct device *dev, unsigned index);
 

@@ -164,7 +164,7 @@ static void run_info_changed(struct loop_message *message)
     struct dt_error err;
 
     __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
-    if (device_gather_info(dev, &err) < 0)
+    if (device_gather_info(dev, false, &err) < 0)
         log_error("%s: change of the disk ignored: %s", dev->name, err.text);
     else if (floor_keep(dev, &err) < 0)
         log_error("%s: %s", dev->name, err.text);

@@ -139,7 +139,7 @@ static void on_info(struct host *h, uint32_t seq, json_t *json)
 
     host_counters(h);
     if (ret == 0)
-        ret = device_gather_info(h->dev, &err);
+        ret = device_gather_info(h->dev, true, &err); /* it has one thread: this one */
     if (ret < 0)
         answer_result(h, seq, ret, &err);
     else

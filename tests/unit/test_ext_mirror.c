@@ -215,7 +215,7 @@ static void a_lost_leg_is_recorded_first_and_caught_up(void **state)
 {
     /* The second leg's own chain fails once, after what the start needs. */
     assert_true(disk_try("mirror leg1='file path=%s' leg2='error ops=write start=64 sectors=8 "
-                         "times=1 | file path=%s' region=4K retry=10ms settle=10ms create=clean",
+                         "times=1 | file path=%s' region=4K retry=1s settle=10ms create=clean",
                          path_of("a"), path_of("b")) == 0);
     fill(0x33, 0, 8);
     assert_string_equal(status_of("state"), "complete");
