@@ -48,8 +48,12 @@ int packet_receive(int sock, void *data, size_t size, int *fd)
                          .msg_iovlen = 1,
                          .msg_control = &control,
                          .msg_controllen = sizeof(control)};
-    ssize_t n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     struct cmsghdr *c;
+    ssize_t n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+    /* An end that is closed before it has read all leaves this error, once, before its last words. */
+    if (n < 0 && errno == ECONNRESET)
+        n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
     *fd = -1;
     if (n < 0)

@@ -121,7 +121,7 @@ def test_usage_errors(t):
     refused(t, 2, "usage: devtap show", "show")
     refused(t, 2, "PARAMETER=VALUE", "set", "a", "b", "c")
     refused(t, 2, "not a size", "resize", "a", "huge")
-    refused(t, 2, "print or summary", "trace", "show", "x")
+    refused(t, 2, "print, summary, replay or to-fio", "trace", "show", "x")
 
 
 def test_run_errors(t):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_base.c - errors, the log, vectors against a naive model, and the generator. */
 #include "base/base.h"
+#include "base/packet.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -351,11 +352,27 @@ static void test_list(void **state)
     assert_true(list_empty(&head));
 }
 
+/* Whoever dies with letters unread is heard all the same. */
+static void test_packet_last_words(void **state)
+{
+    int fds[2], fd, word = 7, heard = 0;
+
+    assert_int_equal(packet_pair(fds), 0);
+    assert_int_equal(packet_send(fds[0], &word, sizeof(word), -1), 0); /* never read */
+    word = 8;
+    assert_int_equal(packet_send(fds[1], &word, sizeof(word), -1), 0);
+    close(fds[1]);
+    assert_int_equal(packet_receive(fds[0], &heard, sizeof(heard), &fd), 1);
+    assert_int_equal(heard, 8);
+    assert_int_equal(packet_receive(fds[0], &heard, sizeof(heard), &fd), -ECONNRESET);
+    close(fds[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_iov),  cmocka_unit_test(test_rng),   cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_log), cmocka_unit_test(test_log_limited),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_log), cmocka_unit_test(test_log_limited), cmocka_unit_test(test_packet_last_words),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
         cmocka_unit_test(test_list),
     };
 
