@@ -418,8 +418,10 @@ def kill_points():
     return sorted(found)
 
 
-STARTING = ("fenced", "begin", "floor", "attach", "ring-start", "ring-started")
-ENDING = ("ring-stop", "ring-stopped", "detach", "end", "state-saved", "state-filled")
+# State is saved at the start, too: the floor.
+STARTING = ("fenced", "begin", "floor", "attach", "ring-start", "ring-started", "state-saved",
+            "state-filled")
+ENDING = ("ring-stop", "ring-stopped", "detach", "end")
 FLOWING = ("taken", "forwarded", "completed", "pushed", "published")
 
 
