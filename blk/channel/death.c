@@ -129,6 +129,8 @@ static void give_up(struct proxy *p)
     };
 
     p->state = PROXY_GIVEN_UP;
+    if (p->c)
+        dt_timer_cancel(p->c, &p->timer); /* from here on it says that a stop cannot wait */
     dt_layer_event(p->layer, "extension-given-up", "%u failures: %s", p->nfailures,
                    what[p->on_crash]);
     proxy_apply_policy(p);
