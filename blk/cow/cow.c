@@ -16,8 +16,6 @@
  */
 #include "blk/cow/internal.h"
 
-static const char *const full_policies[] = {[FULL_HOLD] = "hold", [FULL_FAIL] = "fail", NULL};
-
 #define FIELD(field) .offset = offsetof(struct cow, field)
 static const struct dt_param params[] = {
     {.name = "overlay",
@@ -44,7 +42,7 @@ static const struct dt_param params[] = {
      .flags = DT_PARAM_LIVE,
      FIELD(on_full),
      .initial = "hold",
-     .choices = full_policies,
+     .choices = shortage_policies,
      .help = "When there is no space left: hold writes until there is, or let them fail."},
     {NULL},
 };
@@ -195,14 +193,16 @@ static enum dt_verdict cow_request(struct dt_ctx *c, struct dt_req *req)
 static int cow_start(struct dt_ctx *c, struct dt_error *err)
 {
     struct cow_ctx *cc = c->data;
-    int ret = cow_load(c->layer_data, err);
+    struct cow *w = c->layer_data;
+    int ret = cow_load(w, err);
 
     if (ret < 0)
         return ret;
     cc->c = c;
     cow_map_start(cc);
     cow_commit_start(cc);
-    cow_full_start(cc);
+    cow_jobs_init(&cc->held);
+    shortage_start(&cc->shortage, c, &w->shortage, cow_again);
     return cow_jobs_start(cc);
 }
 
@@ -211,8 +211,15 @@ static void cow_stop(struct dt_ctx *c)
     struct cow_ctx *cc = c->data;
 
     CHECK(!cc->committing && !cc->recording);
-    dt_timer_cancel(c, &cc->retry);
+    shortage_stop(&cc->shortage);
     cow_jobs_stop(cc);
+}
+
+static void cow_quiesce(struct dt_ctx *c, uint64_t deadline)
+{
+    struct cow_ctx *cc = c->data;
+
+    shortage_quiesce(&cc->shortage, deadline);
 }
 
 static int cow_cancel(struct dt_ctx *c, struct dt_req *req)
@@ -232,8 +239,8 @@ static int cow_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
     struct dt_ctx *c = dt_layer_ctx(layer, 0);
     struct cow_ctx *cc = c ? c->data : NULL;
 
-    if (cc && cc->full)
-        dt_timer_set(c, &cc->retry, dt_clock_ns());
+    if (cc)
+        shortage_look(&cc->shortage);
     return 0;
 }
 
@@ -280,7 +287,7 @@ const struct dt_block_ext blk_cow = {
     .stop = cow_stop,
     .info = cow_info,
     .request = cow_request,
-    .quiesce = cow_full_quiesce,
+    .quiesce = cow_quiesce,
     .cancel = cow_cancel,
     .set = cow_set,
     .fence = cow_fence,

@@ -4,6 +4,7 @@
 #define COW_INTERNAL_H
 
 #include "blk/cow/format.h"
+#include "blk/shortage/shortage.h"
 #include <devtap/block.h>
 
 #define COW_JOBS        32u
@@ -11,7 +12,6 @@
 #define COW_MAX_SECTORS 2048u /* of one read or write: 1 MiB */
 #define COW_MAP_IOS     32u
 
-enum cow_full { FULL_HOLD, FULL_FAIL };
 enum cow_counter { ALLOCATED, COPIED_UP, MIXED_READS, BOUNCED, HELD, COMMITS };
 
 /**
@@ -25,6 +25,7 @@ enum cow_counter { ALLOCATED, COPIED_UP, MIXED_READS, BOUNCED, HELD, COMMITS };
 struct cow {
     const char *overlay, *base_id;
     unsigned on_full;
+    struct shortage shortage;
     bool create, read_only;
 
     struct dt_layer *layer;
@@ -116,11 +117,9 @@ struct cow_ctx {
     int commit_error;
     bool committing;
 
-    /* The overlay's file system is full (full.c). */
-    bool full;
+    /* The overlay's file system is full. */
+    struct shortage_ctx shortage;
     struct cow_jobs held;
-    struct dt_timer retry;
-    uint64_t give_up, deadline;
 };
 
 static inline struct dt_req *cow_req(const struct cow_io *cio)
@@ -194,11 +193,9 @@ void cow_map_dirty(struct cow *w, uint64_t sector);
 void cow_commit(struct cow_io *cio);
 void cow_commit_start(struct cow_ctx *cc);
 
-/* full.c */
-/** cow_hold() - keep it until there is space; false if it must fail. */
-bool cow_hold(struct cow_job *job);
-void cow_full_start(struct cow_ctx *cc);
-void cow_full_quiesce(struct dt_ctx *c, uint64_t deadline);
+/** cow_short() - there is no space for the job's data or map: hold it with what it has locked, or end it. */
+void cow_short(struct cow_job *job, int error);
+bool cow_again(struct shortage_ctx *s, int error);
 
 /* open.c */
 int cow_open(struct dt_layer *layer, struct dt_error *err);

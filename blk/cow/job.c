@@ -104,3 +104,34 @@ void cow_job_finish(struct cow_job *job, int error)
     cow_job_end(job);
     cow_finish(cio, error);
 }
+
+void cow_short(struct cow_job *job, int error)
+{
+    struct dt_ctx *c = job->cio->c;
+    struct cow_ctx *cc = c->data;
+
+    if (!shortage_holds(&cc->shortage)) {
+        cow_job_finish(job, shortage_error(&cc->shortage, error));
+        return;
+    }
+    dt_count(c, HELD, 1);
+    cow_jobs_add(&cc->held, job);
+}
+
+bool cow_again(struct shortage_ctx *s, int error)
+{
+    struct cow_ctx *cc = container_of(s, struct cow_ctx, shortage);
+    struct cow_job *job = cc->held.head, *next;
+    bool any = job != NULL;
+
+    /* What is held again is not in the list that is gone through. */
+    cow_jobs_init(&cc->held);
+    for (; job; job = next) {
+        next = job->next;
+        if (error)
+            cow_job_finish(job, error);
+        else
+            cow_job_run(job);
+    }
+    return any;
+}

@@ -71,9 +71,10 @@ static void round_end(struct cow_ctx *cc)
         next = job->next;
         if (!error)
             become_ours(cc, cow_req(job->cio));
-        if ((error == -ENOSPC || error == -EDQUOT) && cow_hold(job))
-            continue;
-        job_done(job, error);
+        if (shortage_is(error))
+            cow_short(job, error);
+        else
+            job_done(job, error);
     }
     if (!cc->recording)
         round_begin(cc);

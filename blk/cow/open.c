@@ -141,6 +141,7 @@ int cow_open(struct dt_layer *layer, struct dt_error *err)
     int flags = O_CLOEXEC | O_NOCTTY | (w->read_only ? O_RDONLY : O_RDWR), ret;
 
     w->layer = layer;
+    w->shortage = (struct shortage){.layer = layer, .path = w->overlay, .policy = &w->on_full};
     w->fd = -1;
     if (w->create && w->read_only)
         return dt_fail(err, -EINVAL, "create=on and read-only=on exclude each other");

@@ -24,16 +24,11 @@ static bool is_zero(const struct cow_job *job)
 
 /* ---- All is written ---- */
 
-static bool short_of_space(int error)
-{
-    return error == -ENOSPC || error == -EDQUOT;
-}
-
 static void written(struct cow_job *job)
 {
-    if (short_of_space(job->error) && cow_hold(job))
-        return;
-    if (job->error == -EAGAIN)
+    if (shortage_is(job->error))
+        cow_short(job, job->error);
+    else if (job->error == -EAGAIN)
         cow_job_run(job);
     else if (job->error)
         cow_job_finish(job, job->error);

@@ -11,7 +11,6 @@
 
 #define MAX_UNMAP \
     ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
-#define GIVE_UP DT_MS(100)
 
 #define FIELD(field) .offset = offsetof(struct cvd, field)
 static const struct dt_param params[] = {
@@ -190,7 +189,7 @@ static void give_up(struct dt_timer *timer)
 {
     struct cvd *d = container_of(timer, struct cvd, give_up);
 
-    disk_cancel_held(d->disk, -ENOSPC);
+    disk_cancel_held(d->disk, -ECANCELED);
 }
 
 static int cvd_start(struct dt_ctx *c, struct dt_error *err)
@@ -214,9 +213,8 @@ static void cvd_stop(struct dt_ctx *c)
 static void cvd_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct cvd *d = c->layer_data;
-    uint64_t now = dt_now(c);
 
-    dt_timer_set(c, &d->give_up, deadline > now + GIVE_UP ? deadline - GIVE_UP : now);
+    dt_timer_set(c, &d->give_up, patience_end(dt_clock_ns(), deadline));
 }
 
 static int cvd_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)

@@ -3,7 +3,7 @@
 #ifndef CVD_INTERNAL_H
 #define CVD_INTERNAL_H
 
-#include "base/base.h"
+#include "base/patience.h"
 #include "parallax/parallax.h"
 #include <devtap/block.h>
 

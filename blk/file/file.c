@@ -5,12 +5,11 @@
  * Theory of operation: a request whose memory suits the file becomes one I/O of its thread's loop,
  * whose struct is in the request's frame; nothing is allocated and nothing locked. All else leaves
  * this path by a function of its own: memory that O_DIRECT refuses and transfers that came back
- * short (bounce.c), discards and zeroes (range.c), a full file system (full.c).
+ * short (bounce.c), discards and zeroes (range.c).
  */
 #include "blk/file/internal.h"
 
 static const char *const caches[] = {[CACHE_NONE] = "none", [CACHE_WRITEBACK] = "writeback", NULL};
-static const char *const full_policies[] = {[FULL_HOLD] = "hold", [FULL_FAIL] = "fail", NULL};
 
 #define FIELD(field) .offset = offsetof(struct file, field)
 static const struct dt_param params[] = {
@@ -64,7 +63,7 @@ static const struct dt_param params[] = {
      .flags = DT_PARAM_LIVE,
      FIELD(on_full),
      .initial = "hold",
-     .choices = full_policies,
+     .choices = shortage_policies,
      .help = "When there is no space left: hold writes until there is, or let them fail."},
     {.name = "queue-depth",
      .type = DT_PARAM_UINT,
@@ -89,6 +88,12 @@ static const struct dt_counter counters[] = {
 
 /* ---- The end of a request ------------------------------------------------------------------- */
 
+static void desaturate(struct file_ctx *fc)
+{
+    fc->saturated = false;
+    dt_wake(fc->c);
+}
+
 void file_finish(struct file_io *fio, int error)
 {
     struct dt_ctx *c = fio->c;
@@ -96,18 +101,40 @@ void file_finish(struct file_io *fio, int error)
 
     fc->in_flight--;
     dt_complete_one(c, file_req(fio), error);
-    if (unlikely(fc->saturated)) {
-        fc->saturated = false;
-        dt_wake(c);
-    }
+    if (unlikely(fc->saturated))
+        desaturate(fc);
 }
 
 void file_failed(struct file_io *fio, int error)
 {
-    if (error != -ENOSPC && error != -EDQUOT)
+    struct file_ctx *fc = fio->c->data;
+
+    if (!shortage_is(error)) {
         file_finish(fio, error);
-    else if (!file_hold(fio))
-        file_finish(fio, file_full_error(fio, error));
+    } else if (shortage_holds(&fc->shortage)) {
+        dt_count(fio->c, HELD, 1);
+        file_list_add(&fc->held, fio);
+    } else {
+        file_finish(fio, shortage_error(&fc->shortage, error));
+    }
+}
+
+static bool again(struct shortage_ctx *s, int error)
+{
+    struct file_ctx *fc = container_of(s, struct file_ctx, shortage);
+    struct file_io *fio = fc->held.head, *next;
+    bool any = fio != NULL;
+
+    /* What is held again is not in the list that is gone through. */
+    file_list_init(&fc->held);
+    for (; fio; fio = next) {
+        next = fio->next;
+        if (error)
+            file_finish(fio, error);
+        else
+            file_begin(fio);
+    }
+    return any;
 }
 
 void file_past_end(struct file_io *fio, uint64_t from)
@@ -299,13 +326,31 @@ static unsigned file_admit(struct dt_ctx *c, unsigned want)
     return (unsigned)MIN((uint64_t)want, room);
 }
 
-static int file_start(struct dt_ctx *c, struct dt_error *err)
+static void run_lifted(struct dt_timer *timer)
+{
+    struct file_ctx *fc = container_of(timer, struct file_ctx, lifted);
+
+    if (fc->saturated)
+        desaturate(fc);
+}
+
+static void file_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct file_ctx *fc = c->data;
 
+    shortage_quiesce(&fc->shortage, deadline);
+}
+
+static int file_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct file_ctx *fc = c->data;
+    struct file *f = c->layer_data;
+
     fc->c = c;
     file_list_init(&fc->bounce_waiting);
-    file_full_init(fc);
+    file_list_init(&fc->held);
+    fc->lifted.fire = run_lifted;
+    shortage_start(&fc->shortage, c, &f->shortage, again);
     return 0;
 }
 
@@ -314,7 +359,8 @@ static void file_stop(struct dt_ctx *c)
     struct file_ctx *fc = c->data;
 
     CHECK(fc->in_flight == 0);
-    dt_timer_cancel(c, &fc->retry);
+    dt_timer_cancel(c, &fc->lifted);
+    shortage_stop(&fc->shortage);
     file_bounce_fini(fc);
 }
 
@@ -352,8 +398,11 @@ static int file_set(struct dt_layer *layer, unsigned index, struct dt_error *err
         struct dt_ctx *c = dt_layer_ctx(layer, i);
         struct file_ctx *fc = c ? c->data : NULL;
 
-        if (fc && (fc->full || fc->saturated))
-            dt_timer_set(c, &fc->retry, dt_clock_ns());
+        if (!fc)
+            continue;
+        shortage_look(&fc->shortage);
+        if (fc->saturated)
+            dt_timer_set(c, &fc->lifted, dt_clock_ns());
     }
     return 0;
 }
@@ -382,7 +431,7 @@ const struct dt_block_ext blk_file = {
     .info = file_info,
     .submit = file_submit,
     .admit = file_admit,
-    .quiesce = file_full_quiesce,
+    .quiesce = file_quiesce,
     .cancel = file_cancel,
     .set = file_set,
     .fence = file_fence,

@@ -4,10 +4,10 @@
 #define FILE_INTERNAL_H
 
 #include "base/base.h"
+#include "blk/shortage/shortage.h"
 #include <devtap/block.h>
 
 enum file_cache { CACHE_NONE, CACHE_WRITEBACK };
-enum file_full { FULL_HOLD, FULL_FAIL };
 enum file_counter { BOUNCED, CONTINUED, PAST_END, HELD, ZEROED_BYTES };
 
 /**
@@ -31,7 +31,7 @@ struct file {
     bool no_punch, no_zero_range;
     /* The page cache lost a write: no later flush may claim otherwise. */
     bool flush_failed;
-    unsigned full_threads; /* how many have seen the file full: atomic */
+    struct shortage shortage;
     struct dt_layer *layer;
 };
 
@@ -65,11 +65,11 @@ struct file_ctx {
     unsigned bounces;
     struct file_list bounce_waiting;
 
-    /* The file system is full (full.c). */
-    bool full;
+    struct dt_timer lifted; /* the limit that admit() had reached */
+
+    /* The file system is full. */
+    struct shortage_ctx shortage;
     struct file_list held;
-    struct dt_timer retry;
-    uint64_t give_up, deadline; /* of a quiesce: held requests fail between them; 0 = none */
 };
 
 static inline struct dt_req *file_req(const struct file_io *fio)
@@ -121,13 +121,6 @@ void file_bounce_fini(struct file_ctx *fc);
 void file_discard(struct file_io *fio);
 void file_zero(struct file_io *fio);
 
-/* full.c */
-/** file_hold() - keep it until there is space; false if it must fail. */
-bool file_hold(struct file_io *fio);
-/** file_full_error() - what a write that is not held ends with. */
-int file_full_error(const struct file_io *fio, int error);
-void file_full_init(struct file_ctx *fc);
-void file_full_quiesce(struct dt_ctx *c, uint64_t deadline);
 
 /* open.c */
 int file_open(struct dt_layer *layer, struct dt_error *err);

@@ -259,6 +259,7 @@ int file_open(struct dt_layer *layer, struct dt_error *err)
     int ret;
 
     f->layer = layer;
+    f->shortage = (struct shortage){.layer = layer, .path = f->path, .policy = &f->on_full};
     f->fd = -1;
     ret = open_or_create(f, err);
     if (ret == 0)

@@ -3,6 +3,7 @@
 #ifndef MIRROR_INTERNAL_H
 #define MIRROR_INTERNAL_H
 
+#include "base/patience.h"
 #include "blk/mirror/meta.h"
 #include "core/core.h"
 
@@ -130,7 +131,8 @@ struct mirror {
     unsigned joins, intent_joins, copy_joins;
     uint8_t *copy;
     struct dt_timer copy_timer, tick;
-    uint64_t rest_until, give_up, next_probe, next_clean;
+    uint64_t rest_until, next_probe, next_clean;
+    struct patience patience; /* with legs that are not there */
     /* What the mirror does itself, one of each at a time. */
     struct fan record, intent, cleaner, copier, probe;
     uint8_t *scratch; /* META_SECTORS for each leg: what assembly reads */
@@ -191,8 +193,8 @@ void intent_clean(struct mirror *m);
 /* request.c */
 void mirror_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 void mirror_run_waiting(struct mirror *m);
-/** mirror_fail_waiting() - what waits for a mirror that does not serve. */
-void mirror_fail_waiting(struct mirror *m);
+/** mirror_let_go() - what waits for a mirror that does not serve. */
+void mirror_let_go(struct mirror *m);
 /** mirror_run_intents() - a block of the bitmap is written, or could not be. */
 void mirror_run_intents(struct mirror *m, int error);
 void mirror_run_list(struct mirror *m, struct fan_list *list);

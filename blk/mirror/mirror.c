@@ -212,11 +212,8 @@ static void run_tick(struct dt_timer *timer)
     uint64_t now = dt_clock_ns();
 
     dt_timer_set(m->c, timer, now + MIN(MIN(m->retry, m->settle), DT_S(1)));
-    if (m->give_up && now >= m->give_up) {
-        m->give_up = 0;
-        if (!m->running)
-            mirror_fail_waiting(m);
-    }
+    if (patience_over(&m->patience, now) && !m->running)
+        mirror_let_go(m);
     if (now < m->rest_until)
         return;
     resync_kick(m);
@@ -320,15 +317,14 @@ static unsigned mirror_admit(struct dt_ctx *c, unsigned want)
 static void mirror_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct mirror *m = c->layer_data;
-    uint64_t now = dt_clock_ns(), left = deadline > now ? deadline - now : 0;
 
     m->rest_until = deadline;
-    m->give_up = MAX(1u, deadline - MIN(deadline, MIN(left / 4, DT_MS(200))));
+    patience_begin(&m->patience, dt_clock_ns(), deadline);
     for (unsigned i = 0; i < m->count; i++)
         if (m->legs[i].dev)
             lane_release(m->legs[i].lane, deadline);
     if (!m->running)
-        dt_timer_set(c, &m->tick, m->give_up);
+        dt_timer_set(c, &m->tick, m->patience.ends);
 }
 
 const struct dt_block_ext blk_mirror = {

@@ -307,12 +307,12 @@ void mirror_run_waiting(struct mirror *m)
         request_begin(m, req);
 }
 
-void mirror_fail_waiting(struct mirror *m)
+void mirror_let_go(struct mirror *m)
 {
     struct dt_req *req;
 
     while ((req = wait_take(m)) != NULL)
-        dt_complete_one(m->c, req, -EIO);
+        dt_complete_one(m->c, req, -ECANCELED);
 }
 
 void mirror_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)

@@ -4,7 +4,7 @@
 #ifndef NBD_INTERNAL_H
 #define NBD_INTERNAL_H
 
-#include "base/base.h"
+#include "base/patience.h"
 #include "blk/nbd/uri.h"
 #include <devtap/block.h>
 #include <libnbd.h>
@@ -100,7 +100,7 @@ struct remote_ctx {
     struct io_list pending, fenced, done;
     struct dt_timer tick;
     uint64_t down_since;        /* 0: there is a connection */
-    uint64_t give_up, deadline; /* of a quiesce: what is held fails between them; 0 = none */
+    struct patience patience;
     struct buffer *buffers, *buffer_free;
 };
 

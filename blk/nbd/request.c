@@ -98,7 +98,8 @@ static bool changes_disk(const struct dt_req *req)
 static void tick_start(struct remote_ctx *rc)
 {
     if (!rc->tick.heap_index)
-        dt_timer_set(rc->c, &rc->tick, dt_clock_ns() + (rc->give_up ? TICK_QUIESCE : TICK));
+        dt_timer_set(rc->c, &rc->tick,
+                     patience_look(&rc->patience, dt_clock_ns(), TICK, TICK_QUIESCE));
 }
 
 void remote_take_back(struct remote_io *io)
@@ -307,13 +308,21 @@ static void fail_all(struct io_list *list, int error)
         finish(io, error);
 }
 
-static bool out_of_patience(struct remote_ctx *rc, const struct remote *r, uint64_t now)
+static bool timed_out(const struct remote_ctx *rc, const struct remote *r, uint64_t now)
 {
-    if (rc->give_up && now >= rc->deadline)
-        rc->give_up = 0;
-    if (rc->give_up && now >= rc->give_up)
-        return true;
     return r->timeout && rc->down_since && now - rc->down_since >= r->timeout;
+}
+
+/* What waits for its fence may still land at the server: nobody else may run it again before that,
+ * so it fails even where the rest is only let go of. */
+static void lose_patience(struct remote_ctx *rc, const struct remote *r, uint64_t now)
+{
+    bool late = timed_out(rc, r, now);
+
+    if (!late && !patience_over(&rc->patience, now))
+        return;
+    fail_all(&rc->pending, late ? -ETIMEDOUT : -ECANCELED);
+    fail_all(&rc->fenced, -ETIMEDOUT);
 }
 
 /* A server that has requests and says nothing for so long is as good as gone. */
@@ -347,10 +356,7 @@ static void tick(struct dt_timer *timer)
 
     find_stalled(rc, r, now);
     end_fences(rc, now);
-    if (out_of_patience(rc, r, now)) {
-        fail_all(&rc->pending, -ETIMEDOUT);
-        fail_all(&rc->fenced, -ETIMEDOUT);
-    }
+    lose_patience(rc, r, now);
     remote_drain(rc);
     for (unsigned i = 0; r->timeout && i < rc->count; i++)
         busy += rc->conns[i].in_flight;
@@ -359,14 +365,13 @@ static void tick(struct dt_timer *timer)
     remote_hand_up(rc);
 }
 
-/* A server may come back until shortly before the deadline; then the guest must be told. */
+/* A server may come back until shortly before the deadline. */
 void remote_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct remote_ctx *rc = c->data;
-    uint64_t now = dt_clock_ns(), left = deadline > now ? deadline - now : 0;
+    uint64_t now = dt_clock_ns();
 
-    rc->deadline = deadline;
-    rc->give_up = MAX(1u, deadline - MIN(deadline, MIN(left / 4, DT_MS(200))));
+    patience_begin(&rc->patience, now, deadline);
     dt_timer_set(c, &rc->tick, now);
 }
 

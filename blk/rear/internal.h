@@ -22,6 +22,7 @@
 #ifndef BLK_REAR_INTERNAL_H
 #define BLK_REAR_INTERNAL_H
 
+#include "base/patience.h"
 #include "core/copypool.h"
 #include "core/core.h"
 #include "vhost/vhost.h"

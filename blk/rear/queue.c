@@ -44,12 +44,12 @@ static bool failing(const struct rear_ctx *rc)
            __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL;
 }
 
-static void fail_all(struct rear_ctx *rc, struct rear_list *list)
+static void end_waiting(struct rear_ctx *rc, int error)
 {
     struct dt_req *req;
 
-    while ((req = rear_list_take(rc, list)) != NULL)
-        dt_complete_one(rc->c, req, -EIO);
+    while ((req = rear_list_take(rc, &rc->waiting)) != NULL)
+        dt_complete_one(rc->c, req, error);
 }
 
 void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
@@ -203,8 +203,10 @@ static void go_down(struct rear_ctx *rc)
 {
     if (rc->rings)
         let_go(rc);
-    if (failing(rc) || (rc->rest_by && dt_clock_ns() >= rc->rest_by))
-        fail_all(rc, &rc->waiting);
+    if (failing(rc))
+        end_waiting(rc, -EIO);
+    else if (rc->rest_by && dt_clock_ns() >= rc->rest_by)
+        end_waiting(rc, -ECANCELED);
 }
 
 static void park(struct rear_ctx *rc)
@@ -241,7 +243,7 @@ static void run_patience(struct dt_timer *timer)
     struct rear_ctx *rc = container_of(timer, struct rear_ctx, patience);
 
     if (!rc->rings)
-        fail_all(rc, &rc->waiting);
+        end_waiting(rc, failing(rc) ? -EIO : -ECANCELED);
 }
 
 /*
@@ -251,17 +253,15 @@ static void run_patience(struct dt_timer *timer)
 void rear_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct rear_ctx *rc = c->data;
-    uint64_t now = dt_clock_ns();
-    uint64_t left = deadline > now ? deadline - now : 0;
 
-    rc->rest_by = MAX(1u, deadline - MIN(left / 4, DT_MS(200)));
+    rc->rest_by = patience_end(dt_clock_ns(), deadline);
     dt_timer_set(c, &rc->patience, rc->rest_by);
 }
 
 void rear_give_up(struct rear_ctx *rc)
 {
     if (failing(rc))
-        fail_all(rc, &rc->waiting);
+        end_waiting(rc, -EIO);
 }
 
 int rear_cancel(struct dt_ctx *c, struct dt_req *req)
