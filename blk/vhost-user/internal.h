@@ -78,6 +78,7 @@ struct front_lane {
     unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
+    struct dt_timer ask_again; /* while a stop or pause waits for the layers */
     bool pausing;
 };
 

@@ -104,6 +104,32 @@ static void put_all_back(struct front_lane *fl)
             put_back(&fl->front->queues[i]);
 }
 
+static bool awaited(const struct front_lane *fl)
+{
+    bool stops = false;
+
+    for (unsigned i = 0; i < fl->front->nqueues && !stops; i++)
+        stops = fl->front->queues[i].lane == fl && fl->front->queues[i].state == QUEUE_STOPPING;
+    return stops || fl->pausing;
+}
+
+/* What is late is asked again: requests that were under way may have come to be held since. */
+static void ask_for_rest(struct front_lane *fl, uint64_t patience)
+{
+    uint64_t deadline = dt_clock_ns() + patience;
+
+    lane_release(fl->lane, deadline);
+    loop_timer_set(lane_loop(fl->lane), &fl->ask_again, deadline);
+}
+
+static void run_ask_again(struct dt_timer *timer)
+{
+    struct front_lane *fl = container_of(timer, struct front_lane, ask_again);
+
+    if (awaited(fl))
+        ask_for_rest(fl, RELEASE_NS);
+}
+
 void front_queue_drained(struct front_queue *q)
 {
     struct front_lane *fl = q->lane;
@@ -123,6 +149,8 @@ void front_queue_drained(struct front_queue *q)
         put_all_back(fl);
         loop_post(q->front->loop, &fl->paused);
     }
+    if (!awaited(fl))
+        loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
 }
 
 static void run_stop(struct loop_message *message)
@@ -133,7 +161,7 @@ static void run_stop(struct loop_message *message)
     close_intake(q, QUEUE_STOPPING);
     if (front_queue_owes(q))
         loop_poller_wake(loop_of(q), &q->poller);
-    lane_release(q->lane->lane, dt_clock_ns() + patience);
+    ask_for_rest(q->lane, patience);
     front_queue_drained(q);
 }
 
@@ -154,7 +182,7 @@ static void run_pause(struct loop_message *message)
     }
     fl->pausing = true;
     if (front->pausing)
-        lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
+        ask_for_rest(fl, RELEASE_NS);
 }
 
 static void run_release(struct loop_message *message)
@@ -162,7 +190,7 @@ static void run_release(struct loop_message *message)
     struct front_lane *fl = container_of(message, struct front_lane, release);
 
     if (fl->pausing)
-        lane_release(fl->lane, dt_clock_ns() + RELEASE_NS);
+        ask_for_rest(fl, RELEASE_NS);
 }
 
 static void run_resume(struct loop_message *message)
@@ -373,6 +401,7 @@ void front_lane_init(struct front *front, unsigned thread)
     fl->paused.run = run_paused;
     fl->resume.run = run_resume;
     fl->release.run = run_release;
+    fl->ask_again.fire = run_ask_again;
     lane_set_front(fl->lane, fl);
 }
 
