@@ -63,7 +63,7 @@ static void front_changed(void *arg)
     struct disk *d = arg;
 
     if (d->front)
-        front_device_ops.info_changed(d->front);
+        front_class_ops(&disk_front)->info_changed(d->front);
 }
 
 struct front_call {
@@ -91,7 +91,8 @@ static int start_front(struct disk *d, struct dt_error *err)
     struct front_call call = {
         .disk = d,
         .err = err,
-        .config = {.dev = d->dev,
+        .config = {.class = &disk_front,
+                   .dev = d->dev,
                    .listen_fd = -1,
                    .session_fd = -1,
                    .connect = o->connect,
@@ -122,7 +123,7 @@ int disk_start(struct disk *d, struct dt_error *err)
     static struct front_ops ops;
     int ret;
 
-    ops = front_device_ops;
+    ops = *front_class_ops(&disk_front);
     ops.info_changed = front_changed;
     ret = device_start(d->dev, &ops, d, err);
     if (ret < 0)

@@ -6,7 +6,7 @@
  * lane's answer to a stop the session does not touch it. A pause closes the intake of a whole
  * lane, while guest memory or the dirty log changes.
  */
-#include "blk/vhost-user/internal.h"
+#include "front/served.h"
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
@@ -43,7 +43,7 @@ static void unwatch(struct front_queue *q)
     q->kick.fd = -1;
 }
 
-static void watch(struct front_queue *q)
+static void watch_kicks(struct front_queue *q)
 {
     int fd = vhost_session_kick_fd(q->front->session, q->index);
 
@@ -60,7 +60,7 @@ static void open_intake(struct front_queue *q)
 {
     q->state = QUEUE_RUNNING;
     q->blocked = false;
-    watch(q);
+    watch_kicks(q);
     virtq_disarm(&q->vq);
     loop_poller_wake(loop_of(q), &q->poller);
 }
@@ -79,6 +79,8 @@ static void run_start(struct loop_message *message)
 
     q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
     q->lane->suspects += q->suspect;
+    if (q->front->class->ring_started)
+        q->front->class->ring_started(q);
     open_intake(q);
 }
 
@@ -226,9 +228,21 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
 
 /* ---- On the session's thread ---- */
 
+/* Rings may be elsewhere: at the rear. */
+static bool leave(struct front *front, bool urgent)
+{
+    return !front->class->leave || front->class->leave(front, urgent);
+}
+
+static void session_changed(struct front *front)
+{
+    if (front->class->session_changed)
+        front->class->session_changed(front);
+}
+
 static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
 {
-    q->slots_size = n * sizeof(struct slot);
+    q->slots_size = n * q->front->class->slot_size;
     q->slots =
         mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (q->slots != MAP_FAILED)
@@ -257,7 +271,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (ret < 0)
         return ret;
     ring.config.slots = q->slots;
-    ring.config.slot_stride = sizeof(struct slot);
+    ring.config.slot_stride = front->class->slot_size;
     ring.config.iovs = q->lane->iovs;
     ret = virtq_start(&q->vq, &ring.config, ring.base, ring.recover, err);
     if (ret < 0) {
@@ -267,8 +281,8 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (q->vq.replay_count)
         log_info("%s: queue %u: requests of an earlier process that are run again: %u",
                  device_name(front->dev), index, q->vq.replay_count);
-    front_mode_leave(front, false); /* all rings, or none */
-    front_mode_session(front);
+    leave(front, false); /* all rings, or none */
+    session_changed(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return (int)q->vq.replay_count;
@@ -290,7 +304,7 @@ void front_queue_stop(void *dev, unsigned index)
     if (q->state == QUEUE_LOST) {
         q->state = QUEUE_IDLE;
         loop_post(front->loop, &q->stopped);
-    } else if (front_mode_leave(front, true)) {
+    } else if (leave(front, true)) {
         loop_post(loop_of(q), &q->stop);
     } else {
         q->stop_deferred = true;
@@ -309,9 +323,9 @@ void front_pause(void *dev, bool drain)
 {
     struct front *front = dev;
 
-    if (!front_mode_leave(front, true)) {
-        front->mode.pause_deferred = true;
-        front->mode.pause_drain = drain;
+    if (!leave(front, true)) {
+        front->pause_deferred = true;
+        front->pause_drain = drain;
         return;
     }
     front->pausing = true;
@@ -338,7 +352,7 @@ static void run_paused(struct loop_message *message)
     if (front->pausing)
         vhost_session_paused(front->session);
     else
-        front_mode_paused(front);
+        front->class->at_rest(front);
 }
 
 void front_resume_lanes(struct front *front)
@@ -353,7 +367,7 @@ void front_resume(void *dev)
 
     front->pausing = false;
     front_resume_lanes(front);
-    front_mode_session(front);
+    session_changed(front);
 }
 
 void front_queue_kick_changed(void *dev, unsigned index)
@@ -361,15 +375,6 @@ void front_queue_kick_changed(void *dev, unsigned index)
     /* The session pauses the lanes around it: resume takes the new descriptors. */
     (void)dev;
     (void)index;
-}
-
-/* The rear has the old one: it gets the new one with the rings. */
-void front_queue_call_changed(void *dev, unsigned index)
-{
-    struct front *front = dev;
-
-    if (front->queues[index].state == QUEUE_HANDED)
-        front_mode_leave(front, false);
 }
 
 /* ---- Life ---- */
@@ -382,7 +387,7 @@ void front_queue_init(struct front *front, unsigned index)
     q->index = index;
     q->lane = &front->lanes[index % front->nlanes];
     q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_kicked};
-    q->poller = (struct loop_poller){.poll = front_queue_poll, .arm = front_queue_arm};
+    q->poller = (struct loop_poller){.poll = front->class->poll, .arm = front->class->arm};
     list_init(&q->poller.node);
     q->start.run = run_start;
     q->stop.run = run_stop;
