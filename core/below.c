@@ -53,6 +53,7 @@ static int start(struct below *b, struct dt_layer *layer, struct dt_error *err)
         .generation = dev->generation,
         .layers = dev->layers + layer->index,
         .nlayers = dev->nlayers - layer->index,
+        .class = dev->class,
         .info = layer->below->info,
         .chain_info = layer->below->info,
         .loops = &b->loop,
