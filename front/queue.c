@@ -106,7 +106,19 @@ static void put_all_back(struct front_lane *fl)
             put_back(&fl->front->queues[i]);
 }
 
-static bool awaited(const struct front_lane *fl)
+/* Classes whose layers let go of what a ring has, and cannot give it back to that ring. */
+static void take_aside(struct front_lane *fl)
+{
+    if (fl->front->class->take_aside)
+        fl->front->class->take_aside(fl);
+}
+
+static bool submit_aside(struct front_lane *fl)
+{
+    return !fl->front->class->submit_aside || fl->front->class->submit_aside(fl);
+}
+
+bool front_awaited(const struct front_lane *fl)
 {
     bool stops = false;
 
@@ -128,8 +140,10 @@ static void run_ask_again(struct dt_timer *timer)
 {
     struct front_lane *fl = container_of(timer, struct front_lane, ask_again);
 
-    if (awaited(fl))
+    if (front_awaited(fl))
         ask_for_rest(fl, RELEASE_NS);
+    else if (!submit_aside(fl))
+        loop_timer_set(lane_loop(fl->lane), timer, dt_clock_ns() + RELEASE_NS);
 }
 
 void front_queue_drained(struct front_queue *q)
@@ -151,7 +165,7 @@ void front_queue_drained(struct front_queue *q)
         put_all_back(fl);
         loop_post(q->front->loop, &fl->paused);
     }
-    if (!awaited(fl))
+    if (!front_awaited(fl) && !fl->aside)
         loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
 }
 
@@ -161,6 +175,7 @@ static void run_stop(struct loop_message *message)
     uint64_t patience = q->front->stopping ? RELEASE_AT_END_NS : RELEASE_NS;
 
     close_intake(q, QUEUE_STOPPING);
+    take_aside(q->lane);
     if (front_queue_owes(q))
         loop_poller_wake(loop_of(q), &q->poller);
     ask_for_rest(q->lane, patience);
@@ -178,11 +193,14 @@ static void run_pause(struct loop_message *message)
         if (q->lane == fl && q->state == QUEUE_RUNNING)
             close_intake(q, QUEUE_PAUSED);
     }
+    fl->pausing = front->drain;
+    if (fl->pausing)
+        take_aside(fl);
     if (!front->drain || lane_idle(fl)) {
+        fl->pausing = false;
         loop_post(front->loop, &fl->paused);
         return;
     }
-    fl->pausing = true;
     if (front->pausing)
         ask_for_rest(fl, RELEASE_NS);
 }
@@ -412,7 +430,7 @@ void front_lane_init(struct front *front, unsigned thread)
 
 void front_lane_fini(struct front_lane *fl)
 {
-    CHECK(!fl->dirty);
+    CHECK(!fl->dirty && !fl->aside);
     lane_set_front(fl->lane, NULL);
     iovpool_free(fl->iovs);
 }

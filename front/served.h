@@ -63,6 +63,7 @@ struct front_lane {
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
     struct dt_timer ask_again; /* while a stop or pause waits for the layers */
+    struct slot *aside; /* the class's: let go of by the layers, of rings that go on: submitted again later */
     bool pausing;
 };
 
@@ -81,6 +82,8 @@ struct front_lane {
  *         @at_rest waits for. NULL where rings never leave.
  * @at_rest: front_drain() is done.
  * @call_changed: vhost_device_ops.queue_call_changed.
+ * @take_aside: what was put aside goes back to the rings that no longer run, or fails. May be NULL.
+ * @submit_aside: and all of it into the chain; false if the chain admits nothing now. May be NULL.
  * @show: add to what front_show() tells.
  */
 struct front_class {
@@ -104,6 +107,8 @@ struct front_class {
     bool (*leave)(struct front *front, bool urgent);
     void (*at_rest)(struct front *front);
     void (*call_changed)(void *front, unsigned q);
+    void (*take_aside)(struct front_lane *fl);
+    bool (*submit_aside)(struct front_lane *fl);
     void (*show)(struct front *front, json_t *show);
 };
 
@@ -172,6 +177,8 @@ void front_queue_call_changed(void *dev, unsigned q);
 void front_mark_dirty(struct front_queue *q);
 void front_publish(struct loop_deferred *deferred);
 void front_call_driver(const struct front_queue *q);
+/** front_awaited() - does a stop or a pause wait for the layers? */
+bool front_awaited(const struct front_lane *fl);
 /** front_queue_drained() - something completed: a stop or pause may be waiting for it. */
 void front_queue_drained(struct front_queue *q);
 

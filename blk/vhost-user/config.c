@@ -186,5 +186,7 @@ const struct front_class disk_front = {
     .leave = front_mode_leave,
     .at_rest = front_mode_paused,
     .call_changed = front_mode_call_changed,
+    .take_aside = front_take_aside,
+    .submit_aside = front_submit_aside,
     .show = show,
 };

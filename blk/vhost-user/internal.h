@@ -20,6 +20,7 @@ struct slot {
     struct front_queue *queue;
     uint8_t *status;
     bool trimmed;
+    struct slot *next; /* put aside */
     struct request req;
     uint8_t frames[DT_FRAME_BUDGET];
 } CACHE_ALIGNED;
@@ -79,5 +80,9 @@ unsigned front_queue_poll(struct loop_poller *poller);
 bool front_queue_arm(struct loop_poller *poller);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_wake(struct lane *lane);
+/** front_take_aside() - what was put aside goes back to the rings that no longer run, or fails. */
+void front_take_aside(struct front_lane *fl);
+/** front_submit_aside() - and all of it into the chain. Return: false if the chain admits nothing now. */
+bool front_submit_aside(struct front_lane *fl);
 
 #endif
