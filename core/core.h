@@ -224,10 +224,9 @@ struct front_ops {
     void (*info_changed)(void *front);
     /* layer_set_passthrough(). On the device's first thread; @lane is its lane. May be NULL. */
     int (*set_passthrough)(struct lane *lane, bool on, struct dt_error *err);
-    /* Network cards: packets for the guest, the front's from now on; how many more it would take; and what the
-     * front had outstanding for a packet that it sent (net.h) is over. */
+    /* Network cards: packets for the guest, the front's from now on, while it is open (net_set_room()); and
+     * what the front had outstanding for a packet that it sent is over (net.h). */
     void (*receive)(struct lane *lane, struct dt_packet **packets, unsigned n);
-    unsigned (*room)(struct lane *lane);
     void (*sent)(struct lane *lane, void *slot);
 };
 

@@ -122,7 +122,7 @@ struct dt_packet *dt_packet_new(struct dt_ctx *c, uint32_t length)
     struct packet *p = net_packet_new(lane, length);
 
     if (unlikely(!p)) {
-        lane->net->pool_empty++;
+        bump(&lane->net->pool_empty, 1);
         return NULL;
     }
     p->holder = ctx;

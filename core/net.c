@@ -57,7 +57,7 @@ void dt_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n, unsigned 
     if (n == 0)
         return;
     dt_count(c, counter, n);
-    bump(&ctx_of(c)->net->dropped, n);
+    bump(&ctx_of(c)->net->dropped[packet_of(packets[0])->way], n);
     leave(ctx_of(c), packets, n, "dropped");
 }
 
@@ -69,6 +69,7 @@ static void enter(struct ctx *to, enum dt_direction way, struct dt_packet **pack
 
     for (unsigned i = 0; i < n; i++) {
         packet_of(packets[i])->holder = to;
+        packet_of(packets[i])->way = way;
         bytes += packets[i]->length;
     }
     bump(&to->net->packets[way], n);
@@ -95,7 +96,7 @@ static void cut(struct crossing *x, struct dt_packet *p)
 {
     struct lane *lane = x->from->lane;
 
-    lane->net->pool_empty += net_segment(lane, packet_of(p), enter_segments, x);
+    bump(&lane->net->pool_empty, net_segment(lane, packet_of(p), enter_segments, x));
     leave(x->from, &p, 1, "forwarded");
 }
 
@@ -215,7 +216,13 @@ static void front_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned
     set_relaxed(&lane->in_flight, lane->in_flight - n);
     for (unsigned i = 0; i < n; i++)
         packet_of(packets[i])->holder = NULL;
-    lane->front_ops->receive(lane, packets, n);
+    if (likely(lane->net->open)) {
+        lane->front_ops->receive(lane, packets, n);
+    } else {
+        bump(&lane->net->closed, n);
+        for (unsigned i = 0; i < n; i++)
+            net_packet_free(lane, packet_of(packets[i]));
+    }
     if (unlikely(lane->quiescing))
         lane_drained(lane);
 }
@@ -223,7 +230,7 @@ static void front_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned
 unsigned dt_room(struct dt_ctx *c)
 {
     struct lane *lane = ctx_of(c)->lane;
-    unsigned room = lane->closed || lane->quiescing ? 0 : lane->front_ops->room(lane);
+    unsigned room = lane->closed || lane->quiescing ? 0 : lane->net->room;
 
     if (room == 0) {
         lane->refused |= lane->closed;
@@ -232,12 +239,18 @@ unsigned dt_room(struct dt_ctx *c)
     return room;
 }
 
+void net_set_room(struct lane *lane, bool open, unsigned room)
+{
+    lane->net->open = open;
+    lane->net->room = open ? room : 0;
+}
+
 void net_resume(struct lane *lane)
 {
     struct ctx *back = lane->ctxs[lane->nctxs - 1];
     const struct dt_net_ext *ext = registry_net(back->pub.layer->ext);
 
-    if (!lane->net->stopped)
+    if (!lane->net->stopped || !lane->net->room || lane->closed)
         return;
     lane->net->stopped = false;
     if (back->started && ext->resume)
@@ -377,29 +390,30 @@ static const struct net_ctx *counted_at(const struct ctx *c, enum dt_direction w
     return c->net;
 }
 
+static json_t *way_json(const struct dt_layer *layer, enum dt_direction way)
+{
+    bool from_back = way == DT_RX && layer->ext->flags & DT_BACK;
+    uint64_t packets = 0, bytes = 0, dropped = 0;
+
+    for (unsigned t = 0; t < layer->dev->threads; t++) {
+        const struct ctx *c = layer->ctxs[t];
+        const struct net_ctx *n = counted_at(from_back ? c->net->next[DT_RX] : c, way);
+
+        packets += __atomic_load_n(&n->packets[way], __ATOMIC_RELAXED);
+        bytes += __atomic_load_n(&n->bytes[way], __ATOMIC_RELAXED);
+        dropped += __atomic_load_n(&c->net->dropped[way], __ATOMIC_RELAXED);
+    }
+    return json_pack("{sI sI sI}", "requests", (json_int_t)packets, "bytes", (json_int_t)bytes,
+                     "errors", (json_int_t)dropped);
+}
+
+/* In the shape that disks have: packets are requests, and those dropped are errors. */
 static void layer_stats(const struct dt_layer *layer, json_t *stats)
 {
-    static const char *const names[] = {[DT_TX] = "tx", [DT_RX] = "rx"};
-    bool back = layer->ext->flags & DT_BACK;
-    uint64_t dropped = 0;
-
-    for (unsigned way = DT_TX; way <= DT_RX; way++) {
-        uint64_t packets = 0, bytes = 0;
-
-        for (unsigned t = 0; t < layer->dev->threads; t++) {
-            const struct ctx *c = layer->ctxs[t];
-            const struct net_ctx *n = counted_at(back && way == DT_RX ? c->net->next[DT_RX] : c, way);
-
-            packets += __atomic_load_n(&n->packets[way], __ATOMIC_RELAXED);
-            bytes += __atomic_load_n(&n->bytes[way], __ATOMIC_RELAXED);
-        }
-        json_object_set_new(stats, names[way],
-                            json_pack("{sI sI}", "packets", (json_int_t)packets, "bytes",
-                                      (json_int_t)bytes));
-    }
-    for (unsigned t = 0; t < layer->dev->threads; t++)
-        dropped += __atomic_load_n(&layer->ctxs[t]->net->dropped, __ATOMIC_RELAXED);
-    json_object_set_new(stats, "dropped", json_integer((json_int_t)dropped));
+    json_object_set_new(stats, "ops",
+                        json_pack("{so so}", "transmit", way_json(layer, DT_TX), "receive",
+                                  way_json(layer, DT_RX)));
+    json_object_set_new(stats, "latency", json_object());
 }
 
 const struct device_class net_class = {

@@ -31,6 +31,7 @@ struct packet {
     void *slot;
     struct lane *lane;
     uint32_t capacity;
+    enum dt_direction way; /* as it crossed the last edge */
 } CACHE_ALIGNED;
 
 static inline struct packet *packet_of(struct dt_packet *p)
@@ -47,7 +48,9 @@ struct packet *net_packet_new(struct lane *lane, uint32_t length);
 void net_packet_free(struct lane *lane, struct packet *p);
 /** net_transmit() - @n packets, at most NET_BURST, enter the chain. */
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
-/** net_resume() - front_ops.room() is no longer what it was when it said 0. */
+/** net_set_room() - the guest takes packets (@open), and @room of them now. */
+void net_set_room(struct lane *lane, bool open, unsigned room);
+/** net_resume() - if there is room again, tell the back that was told there is none. */
 void net_resume(struct lane *lane);
 /** net_guest_takes() - what may be left to do on packets that reach this front: enum dt_offload. */
 void net_guest_takes(struct lane *lane, uint32_t takes);
@@ -60,7 +63,7 @@ struct net_ctx {
     void (*handle[2])(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
     struct ctx *next[2];
     uint32_t takes;
-    uint64_t packets[2], bytes[2], dropped;
+    uint64_t packets[2], bytes[2], dropped[2];
 };
 
 /** struct net_pool - packets of one size. @fresh: how many were never used, and whose pages are untouched. */
@@ -75,7 +78,10 @@ struct net_lane {
     struct net_pool small, big;
     bool starved; /* net_admit() said 0 for want of packets */
     bool stopped; /* dt_room() said 0 */
-    uint32_t pool_empty; /* a layer found no packet */
+    bool open;    /* the guest takes packets, and this many now */
+    unsigned room;
+    uint64_t closed; /* packets for a guest that takes none */
+    uint64_t pool_empty; /* a layer found no packet */
 };
 
 /** net_segment() - cut super-frame @p: @emit gets bursts of segments, which lane's pool has room for or which are missing.

@@ -286,11 +286,11 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->queues = xaligned(CACHE_LINE, front->nqueues * sizeof(*front->queues));
     front->stopped_message.run = run_stopped;
     front->fault_message.run = run_fault;
+    class->init(front, config);
     for (unsigned t = 0; t < front->nlanes; t++)
         front_lane_init(front, t);
     for (unsigned i = 0; i < front->nqueues; i++)
         front_queue_init(front, i);
-    class->init(front, config);
     make_session_ops(front);
     memmap_guard_install();
     ret = open_sockets(front, config, err);

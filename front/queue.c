@@ -60,6 +60,8 @@ static void open_intake(struct front_queue *q)
 {
     q->state = QUEUE_RUNNING;
     q->blocked = false;
+    if (q->front->class->ring_opened)
+        q->front->class->ring_opened(q);
     watch_kicks(q);
     virtq_disarm(&q->vq);
     loop_poller_wake(loop_of(q), &q->poller);
@@ -71,6 +73,8 @@ static void close_intake(struct front_queue *q, enum queue_state state)
     q->blocked = false; /* or a wake() by the chain would poll a ring that is gone */
     unwatch(q);
     loop_poller_remove(loop_of(q), &q->poller);
+    if (q->front->class->ring_closed)
+        q->front->class->ring_closed(q);
 }
 
 static void run_start(struct loop_message *message)
@@ -79,8 +83,6 @@ static void run_start(struct loop_message *message)
 
     q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
     q->lane->suspects += q->suspect;
-    if (q->front->class->ring_started)
-        q->front->class->ring_started(q);
     open_intake(q);
 }
 

@@ -76,7 +76,7 @@ struct front_lane {
  * @config_changed: the device's info is another.
  * @floor:     what a keeper may promise in our name.
  * @poll, @arm: of each queue's poller.
- * @ring_started: queue @q runs from now on; on its lane's thread. May be NULL.
+ * @ring_opened, @ring_closed: queue @q begins or ceases to be served; on its lane's thread. May be NULL.
  * @session_changed: the session, or a ring of it, is another. May be NULL.
  * @leave: true: the rings are here. Else they will be, what was deferred is done then, and this is what
  *         @at_rest waits for. NULL where rings never leave.
@@ -102,7 +102,8 @@ struct front_class {
     void (*floor)(struct front *front, struct link_floor *floor);
     unsigned (*poll)(struct loop_poller *poller);
     bool (*arm)(struct loop_poller *poller);
-    void (*ring_started)(struct front_queue *q);
+    void (*ring_opened)(struct front_queue *q);
+    void (*ring_closed)(struct front_queue *q);
     void (*session_changed)(struct front *front);
     bool (*leave)(struct front *front, bool urgent);
     void (*at_rest)(struct front *front);
