@@ -2,8 +2,9 @@
 /*
  * link-remote-messages.c - the worker's end: what the keeper sends, judged, and done to the device.
  *
- * The keeper asks for quiet before it changes what needs it, as a session does; here that is checked, since
- * what changes memory under a running ring must not be left to another process's good sense.
+ * The keeper asks for quiet before it changes what needs it, as a session does; here that is
+ * checked, since what changes memory under a running ring must not be left to another process's
+ * good sense.
  */
 #include "vhost/link-remote.h"
 
@@ -61,8 +62,8 @@ static const char *on_features(struct vhost_remote *r, struct link_message *m)
 static const char *on_set_config(struct vhost_remote *r, struct link_message *m)
 {
     if (m->config.size > VHOST_MAX_CONFIG || m->config.offset > VHOST_MAX_CONFIG ||
-        r->config.ops->set_config(r->config.dev, m->config.data, m->config.offset,
-                                  m->config.size) < 0)
+        r->config.ops->set_config(r->config.dev, m->config.data, m->config.offset, m->config.size) <
+            0)
         return "configuration that the device refuses";
     return NULL;
 }
@@ -312,7 +313,9 @@ const char *vremote_message(struct vhost_remote *r, struct link_message *m)
     if (message->index && index >= r->config.queues)
         return "a ring that does not exist";
     for (unsigned i = 0; (m->type == LINK_QUEUE_START || m->type == LINK_QUEUE_UPDATE ||
-                          m->type == LINK_QUEUE_CALL) && i < m->nfds; i++)
+                          m->type == LINK_QUEUE_CALL) &&
+                         i < m->nfds;
+         i++)
         if (!vhost_fd_is_eventfd(m->fds[i]))
             return "a descriptor that is no eventfd";
     return message->step(r, m);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * link-remote-session.c - the worker's end: the session as its device sees it. Questions are answered
- * from what the keeper sent; answers of the device become messages.
+ * link-remote-session.c - the worker's end: the session as its device sees it. Questions are
+ * answered from what the keeper sent; answers of the device become messages.
  */
 #include "vhost/link-remote.h"
 
@@ -28,8 +28,8 @@ static int remote_ring(struct vhost_session *session, unsigned q, struct vhost_r
 
     CHECK_MAGIC(r, REMOTE_MAGIC);
     CHECK(q < r->config.queues && queue->started);
-    *ring = (struct vhost_ring){
-        .kick = queue->kick, .call = queue->call, .recover = queue->recover};
+    *ring =
+        (struct vhost_ring){.kick = queue->kick, .call = queue->call, .recover = queue->recover};
     rc = vhost_ring_config(&queue->state, r->features, &r->memory, &ring->config, err);
     if (rc == 0)
         rc = vhost_ring_base(&queue->state, ring->config.packed, &ring->base, err);
