@@ -6,30 +6,39 @@
 #include "control/spawn.h"
 #include "control/supervisor.h"
 
-/** struct guard - a disk's keeper. */
+/**
+ * struct guard - a disk's keeper.
+ * @ready: it has accepted the present worker. @released: it has let the worker go.
+ * @taking, @took: a successor runs; it is all that its predecessor was.
+ * @sender: a successor's: where its predecessor is to send, until that is told.
+ */
 struct guard {
     struct supervisor *s;
     const struct supervised_disk *disk;
     unsigned index;
     struct child child;
     struct dt_watch ended, words;
-    bool ready, released;
+    bool ready, released, taking, took;
+    int sender;
 };
 
 enum upgrade_phase {
     UPGRADE_NONE,
-    UPGRADE_RELEASING, /* keepers let the old worker finish */
+    UPGRADE_PREPARING, /* keepers of the new program start */
+    UPGRADE_RELEASING, /* keepers let the old worker finish, and send what they are to their successors */
     UPGRADE_ENDING,    /* it saves its state and ends */
-    UPGRADE_STARTING,  /* the new one */
+    UPGRADE_HANDING,   /* it has ended; successors are still taking over */
+    UPGRADE_STARTING,  /* the new worker, linked with the successors */
     UPGRADE_RESTORING, /* that one failed: one with the arguments of before is to serve again */
 };
 
 struct supervisor {
     struct supervisor_config config;
     int program, next_program, old_program;
-    char *kill_points; /* for the next @kill_workers workers */
-    unsigned kill_workers, kill_skip;
-    struct guard *guards;
+    char *kill_points; /* for @kill_count processes, after the first @kill_skip */
+    unsigned kill_count, kill_skip;
+    struct guard *guards;  /* those that are, or will be, linked with the present worker */
+    struct guard *standby; /* of an upgrade: the successors, and from UPGRADE_STARTING on the predecessors */
     bool was_ready, stopping, sandbox_told;
 
     struct child worker;
@@ -45,6 +54,8 @@ struct supervisor {
     unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
     enum upgrade_phase upgrade;
+    struct loop_deferred upgrade_step;
+    bool upgrade_failed; /* @reason says why */
     const char *const *next_argv, *const *old_argv; /* of an upgrade that changes them */
     char reason[256];                               /* the last worker's, for not serving */
     struct loop_deferred finish;
@@ -66,6 +77,11 @@ static inline void super_close(int *fd)
 /* supervisor.c */
 /** super_finish() - all is over: tell the owner, on the loop. */
 void super_finish(struct supervisor *s, int status);
+/** super_kill_point() - what a new worker, or a new keeper, is to have in its environment, in builds
+ *  with kill points. Return: for free(), or NULL. */
+char *super_kill_point(struct supervisor *s, bool keeper);
+/** super_drop_child() - wait for the end of one that was killed. */
+void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch);
 
 /* supervisor-worker.c: it is started, watched and replaced */
 void super_start_worker(struct supervisor *s);
@@ -79,12 +95,18 @@ void super_run_restart(struct dt_timer *timer);
 void super_run_hangs(struct watchdog *watchdog);
 
 /* supervisor-keepers.c: one for each disk */
-int keeper_start(struct guard *g, struct dt_error *err);
+/** keepers_new() - for all disks; none is started. */
+struct guard *keepers_new(struct supervisor *s);
+/** keepers_kill(), keepers_free() - whatever they are doing; the latter waits for their ends. */
+void keepers_kill(const struct supervisor *s, const struct guard *guards);
+void keepers_free(struct supervisor *s, struct guard *guards);
+/** keeper_start() - a process of @program, which stays the caller's. -EPIPE: it was started, and has
+ *  ended already. */
+int keeper_start(struct guard *g, int program, struct dt_error *err);
 /** keeper_order() - tell it, with @fd unless that is -1, which stays the caller's. */
 void keeper_order(struct guard *g, enum keeper_type type, int fd);
 /** keeper_link() - a new link: one end for the keeper, the other for the worker. */
 void keeper_link(struct guard *g);
-void keeper_hang_up(struct guard *g);
 bool keepers_gone(const struct supervisor *s);
 
 /* supervisor-upgrade.c: another program takes over */
@@ -96,6 +118,11 @@ bool upgrade_go_on(struct supervisor *s);
 void upgrade_end(struct supervisor *s, bool good);
 /** upgrade_released() - a keeper has taken its rings from the worker. */
 void upgrade_released(struct supervisor *s);
+/** upgrade_keeper_said() - a successor did: go on when all have. */
+void upgrade_keeper_said(struct supervisor *s);
+/** upgrade_keeper_failed() - one that takes part cannot, or died: the program of before is to go on. */
+void upgrade_keeper_failed(struct guard *g, const char *why);
+void upgrade_run_step(struct loop_deferred *deferred);
 void upgrade_run_patience(struct dt_timer *timer);
 
 #endif

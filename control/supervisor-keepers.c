@@ -73,10 +73,29 @@ static void on_lost(struct guard *g, const char *reason)
     child_kill(&g->s->worker);
 }
 
-static void on_released(struct guard *g)
+static void on_released(struct guard *g, const char *why_not_sent)
 {
     g->released = true;
+    if (why_not_sent[0])
+        upgrade_keeper_failed(g, why_not_sent);
     upgrade_released(g->s);
+}
+
+/* A successor in waiting. It has a say in nothing but that. */
+static void hear_standby(struct guard *g, const struct keeper_message *m)
+{
+    if (m->type == KEEPER_TAKING)
+        g->taking = true;
+    else if (m->type == KEEPER_TOOK_OVER && m->text[0])
+        upgrade_keeper_failed(g, m->text);
+    else if (m->type == KEEPER_TOOK_OVER)
+        g->took = true;
+    upgrade_keeper_said(g->s);
+}
+
+static bool on_standby(const struct guard *g)
+{
+    return g->s->standby && g >= g->s->standby && g < g->s->standby + g->s->config.count;
 }
 
 static void hear(struct guard *g, struct keeper_message *m)
@@ -84,6 +103,10 @@ static void hear(struct guard *g, struct keeper_message *m)
     struct supervisor *s = g->s;
 
     m->text[sizeof(m->text) - 1] = '\0';
+    if (on_standby(g)) {
+        hear_standby(g, m);
+        return;
+    }
     switch (m->type) {
     case KEEPER_READY:
         on_ready(g);
@@ -95,7 +118,7 @@ static void hear(struct guard *g, struct keeper_message *m)
         on_recovered(g, &m->recovery);
         break;
     case KEEPER_RELEASED:
-        on_released(g);
+        on_released(g, m->text);
         break;
     case KEEPER_ATTACHED:
         events_add(events(s), g->disk->name, "attached", NULL, "a VM attached");
@@ -130,6 +153,20 @@ static void run_words(struct dt_watch *watch, uint32_t poll_events)
 
 /* ---- Started ------------------------------------------------------------------------------- */
 
+struct guard *keepers_new(struct supervisor *s)
+{
+    struct guard *guards = xcalloc(s->config.count, sizeof(*guards));
+
+    for (unsigned i = 0; i < s->config.count; i++)
+        guards[i] = (struct guard){.s = s,
+                                   .disk = &s->config.disks[i],
+                                   .index = i,
+                                   .child.pidfd = -1,
+                                   .words.fd = -1,
+                                   .sender = -1};
+    return guards;
+}
+
 bool keepers_gone(const struct supervisor *s)
 {
     for (unsigned i = 0; i < s->config.count; i++)
@@ -138,12 +175,29 @@ bool keepers_gone(const struct supervisor *s)
     return true;
 }
 
-void keeper_hang_up(struct guard *g)
+static void hang_up(struct guard *g)
 {
     if (g->words.fd < 0)
         return;
     loop_watch_remove(g->s->config.loop, &g->words);
     super_close(&g->words.fd);
+}
+
+void keepers_kill(const struct supervisor *s, const struct guard *guards)
+{
+    for (unsigned i = 0; guards && i < s->config.count; i++)
+        child_kill(&guards[i].child);
+}
+
+void keepers_free(struct supervisor *s, struct guard *guards)
+{
+    keepers_kill(s, guards);
+    for (unsigned i = 0; guards && i < s->config.count; i++) {
+        super_drop_child(s, &guards[i].child, &guards[i].ended);
+        hang_up(&guards[i]);
+        super_close(&guards[i].sender);
+    }
+    free(guards);
 }
 
 static void keeper_is_gone(struct guard *g, int code, int status, pid_t pid)
@@ -152,7 +206,13 @@ static void keeper_is_gone(struct guard *g, int code, int status, pid_t pid)
     struct dt_error err;
     char cause[80];
 
-    keeper_hang_up(g);
+    hang_up(g);
+    if (on_standby(g) && s->upgrade == UPGRADE_STARTING)
+        return; /* a predecessor; of interest only if it must go on */
+    if (on_standby(g) || (s->standby && s->upgrade == UPGRADE_STARTING)) {
+        upgrade_keeper_failed(g, cause_text(code, status, cause, sizeof(cause)));
+        return;
+    }
     if (s->stopping || g->disk->socket == KEEPER_HAS_SESSION) {
         if (!keepers_gone(s))
             return;
@@ -166,7 +226,10 @@ static void keeper_is_gone(struct guard *g, int code, int status, pid_t pid)
     events_add(events(s), g->disk->name, "keeper-died", cause_json(code, status, pid),
                "keeper %d died, and the VM's connection with it: %s", (int)pid,
                cause_text(code, status, cause, sizeof(cause)));
-    if (keeper_start(g, &err) < 0)
+    upgrade_keeper_failed(g, "the one before died");
+    if (s->upgrade == UPGRADE_RELEASING)
+        child_kill(&s->worker); /* it would be waited for: nobody is left to release it */
+    if (keeper_start(g, s->program, &err) < 0)
         log_error("%s: %s", g->disk->name, err.text);
     else
         keeper_link(g);
@@ -210,10 +273,12 @@ static int serve(struct guard *g)
     return packet_send(g->words.fd, &m, sizeof(m), g->disk->sock);
 }
 
-int keeper_start(struct guard *g, struct dt_error *err)
+int keeper_start(struct guard *g, int program, struct dt_error *err)
 {
     struct supervisor *s = g->s;
-    struct spawn spawn = {.program = s->program,
+    _cleanup_free_ char *environment = super_kill_point(s, true);
+    struct spawn spawn = {.program = program,
+                          .environment = environment,
                           .argv = s->config.keeper_argv,
                           .nfds = 1,
                           .isolate = s->config.sandbox};
@@ -233,5 +298,6 @@ int keeper_start(struct guard *g, struct dt_error *err)
         (struct dt_watch){.fd = g->child.pidfd, .events = EPOLLIN, .ready = run_keeper_ended};
     ret = loop_watch_add(s->config.loop, &g->words);
     ret = ret ?: loop_watch_add(s->config.loop, &g->ended);
-    return ret ?: serve(g);
+    ret = ret ?: serve(g);
+    return ret < 0 ? dt_fail(err, ret, "a keeper cannot be told what to do: %s", strerror(-ret)) : 0;
 }

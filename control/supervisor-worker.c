@@ -158,9 +158,7 @@ void super_run_hangs(struct watchdog *watchdog)
 
 static int start_worker_process(struct supervisor *s, struct dt_error *err)
 {
-    _cleanup_free_ char *environment = s->kill_points && s->kill_workers && !s->kill_skip
-                                           ? xasprintf("DEVTAP_KILL=%s", s->kill_points)
-                                           : NULL;
+    _cleanup_free_ char *environment = super_kill_point(s, false);
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
     struct spawn spawn = {.program = s->program,
                           .argv = s->config.worker_argv,
@@ -177,10 +175,6 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
     close(supply[1]);
     s->control = control[0];
     s->supply = supply[0];
-    if (s->kill_skip)
-        s->kill_skip--;
-    else if (s->kill_workers)
-        s->kill_workers--;
     return ret;
 }
 

@@ -27,20 +27,34 @@ void super_finish(struct supervisor *s, int status)
     loop_defer(s->config.loop, &s->finish);
 }
 
-/* DEVTAP_KILL=POINT:COUNT[:WORKERS[:SKIP]], in builds with kill points: for so many workers, after
- * the first SKIP. */
+/* DEVTAP_KILL=POINT:COUNT[:PROCESSES[:SKIP]], in builds with kill points: for so many workers, or keepers
+ * where it is a point of theirs, after the first SKIP. */
 static void take_kill_points(struct supervisor *s)
 {
     const char *text = getenv("DEVTAP_KILL");
-    unsigned workers = 1, skip = 0;
+    unsigned processes = 1, skip = 0;
 
     if (!text || !*text)
         return;
     s->kill_points = xstrdup(text);
-    sscanf(text, "%*[^:]:%*u:%u:%u", &workers, &skip);
-    s->kill_workers = workers;
+    sscanf(text, "%*[^:]:%*u:%u:%u", &processes, &skip);
+    s->kill_count = processes;
     s->kill_skip = skip;
     unsetenv("DEVTAP_KILL");
+}
+
+char *super_kill_point(struct supervisor *s, bool keeper)
+{
+    if (!s->kill_points || keeper != (strncmp(s->kill_points, "keeper-", 7) == 0))
+        return NULL;
+    if (s->kill_skip) {
+        s->kill_skip--;
+        return NULL;
+    }
+    if (s->kill_count == 0)
+        return NULL;
+    s->kill_count--;
+    return xasprintf("DEVTAP_KILL=%s", s->kill_points);
 }
 
 static size_t state_size(const struct supervisor *s)
@@ -81,21 +95,19 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
     int ret = 0;
 
     s->config = *config;
-    s->guards = xcalloc(config->count, sizeof(*s->guards));
+    s->guards = keepers_new(s);
     s->supply_watch.fd = s->state_fd = -1;
     s->control = s->supply = s->next_program = s->old_program = -1;
     s->worker.pidfd = -1;
     s->restart.fire = super_run_restart;
     s->patience.fire = upgrade_run_patience;
     s->finish.run = run_finish;
+    s->upgrade_step.run = upgrade_run_step;
     take_kill_points(s);
-    for (unsigned i = 0; i < config->count; i++)
-        s->guards[i] = (struct guard){
-            .s = s, .disk = &config->disks[i], .index = i, .child.pidfd = -1, .words.fd = -1};
     s->program = program_open(config->program, err);
     ret = s->program < 0 ? s->program : make_state(s, err);
     for (unsigned i = 0; ret == 0 && i < config->count; i++)
-        ret = keeper_start(&s->guards[i], err);
+        ret = keeper_start(&s->guards[i], s->program, err);
     if (ret < 0) {
         supervisor_kill(s);
         supervisor_free(s);
@@ -114,20 +126,23 @@ void supervisor_stop(struct supervisor *s)
     watchdog_stop(&s->watchdog);
     loop_timer_cancel(s->config.loop, &s->restart);
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + STOP_NS);
-    for (unsigned i = 0; i < s->config.count; i++)
+    keepers_free(s, TAKE_PTR(s->standby));
+    for (unsigned i = 0; i < s->config.count; i++) {
+        keeper_order(&s->guards[i], KEEPER_RESUME, -1);
         keeper_order(&s->guards[i], KEEPER_CLOSE, -1);
+    }
     if (keepers_gone(s) && s->worker.pidfd < 0)
         super_finish(s, 0);
 }
 
 void supervisor_kill(struct supervisor *s)
 {
-    for (unsigned i = 0; i < s->config.count; i++)
-        child_kill(&s->guards[i].child);
+    keepers_kill(s, s->standby);
+    keepers_kill(s, s->guards);
     child_kill(&s->worker);
 }
 
-static void drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch)
+void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch)
 {
     siginfo_t info;
 
@@ -147,11 +162,10 @@ void supervisor_free(struct supervisor *s)
     loop_timer_cancel(s->config.loop, &s->patience);
     watchdog_stop(&s->watchdog);
     loop_defer_cancel(s->config.loop, &s->finish);
-    for (unsigned i = 0; i < s->config.count; i++) {
-        drop_child(s, &s->guards[i].child, &s->guards[i].ended);
-        keeper_hang_up(&s->guards[i]);
-    }
-    drop_child(s, &s->worker, &s->worker_ended);
+    loop_defer_cancel(s->config.loop, &s->upgrade_step);
+    keepers_free(s, s->standby);
+    keepers_free(s, s->guards);
+    super_drop_child(s, &s->worker, &s->worker_ended);
     super_forget_worker(s);
     if (s->state)
         munmap(s->state, state_size(s));
@@ -160,7 +174,6 @@ void supervisor_free(struct supervisor *s)
     super_close(&s->next_program);
     super_close(&s->old_program);
     free(s->kill_points);
-    free(s->guards);
     free(s);
 }
 
