@@ -36,6 +36,7 @@ static const struct link_shape {
     [LINK_PAUSE] = {"PAUSE", SIZE(u32), 0, 0, false},
     [LINK_RESUME] = {"RESUME", 0, 0, 0, false},
     [LINK_DETACH] = {"DETACH", 0, 0, 0, false},
+    [LINK_RARP] = {"RARP", SIZE(u64), 0, 0, false},
 };
 
 static const struct link_shape *shape_of(uint32_t type)

@@ -5,6 +5,8 @@
  */
 #include "vhost/link-internal.h"
 
+#include <linux/virtio_net.h>
+
 /* ---- The floor ---------------------------------------------------------------------------- */
 
 static uint64_t proxy_features(void *dev)
@@ -14,7 +16,6 @@ static uint64_t proxy_features(void *dev)
 
 static int proxy_set_features(void *dev, uint64_t features, struct dt_error *err)
 {
-    ((struct vhost_proxy *)dev)->features = features;
     return 0; /* the worker learns it before its next ring starts, or when a pause ends */
 }
 
@@ -50,6 +51,27 @@ static int proxy_set_config(void *dev, const void *buf, uint32_t offset, uint32_
         memcpy(p->worker_config + offset, bytes, len);
     vproxy_send(p, &m);
     return 0;
+}
+
+/* Network devices have their largest packet in the floor's configuration space, which no driver reads. */
+static int proxy_set_mtu(void *dev, uint16_t mtu)
+{
+    const struct vhost_proxy *p = dev;
+    struct virtio_net_config config;
+
+    memcpy(&config, p->floor.config, sizeof(config));
+    return mtu <= config.mtu ? 0 : -EINVAL;
+}
+
+/* Without a worker nobody is told; the guest's next packets tell as much. */
+static void proxy_send_rarp(void *dev, const uint8_t mac[6])
+{
+    struct vhost_proxy *p = dev;
+    struct link_message m = {.type = LINK_RARP};
+
+    memcpy(&m.u64, mac, 6);
+    if (p->handed)
+        vproxy_send(p, &m);
 }
 
 /* ---- Rings ---------------------------------------------------------------------------------- */
@@ -197,6 +219,8 @@ const struct vhost_device_ops vproxy_device_ops = {
     .queue_call_changed = proxy_call_changed,
     .memory_changed = proxy_memory_changed,
     .closed = proxy_closed,
+    .send_rarp = proxy_send_rarp,
+    .set_mtu = proxy_set_mtu,
 };
 
 /* ---- Without a worker ----------------------------------------------------------------------------- */

@@ -30,6 +30,7 @@
 /* Below this a packet is copied out of the large buffer that it was read into, so that few of these are in use. */
 #define COPY_BELOW  1536u
 #define THREADS_MAX 64u
+#define BUSY_TRIES  100u /* a second */
 #define RETRY_NS    DT_MS(1)
 
 struct tap {
@@ -101,6 +102,17 @@ static const char *advice(int error)
     }
 }
 
+/* A worker that died a moment ago may still have it. */
+static int attach(int fd, struct ifreq *request)
+{
+    for (unsigned i = 0; ioctl(fd, TUNSETIFF, request) < 0; i++) {
+        if (errno != EBUSY || i == BUSY_TRIES)
+            return errno;
+        usleep(10000);
+    }
+    return 0;
+}
+
 static int open_queue(struct dt_layer *layer, struct dt_error *err)
 {
     struct tap *t = dt_layer_data(layer);
@@ -114,12 +126,12 @@ static int open_queue(struct dt_layer *layer, struct dt_error *err)
     if (t->multi_queue)
         request.ifr_flags |= IFF_MULTI_QUEUE;
     memcpy(request.ifr_name, t->ifname, strlen(t->ifname));
-    if (ioctl(fd, TUNSETIFF, &request) == 0)
-        return set_up(layer, fd, err);
-    /* An interface that was made with multi_queue has to be opened so. */
-    request.ifr_flags |= IFF_MULTI_QUEUE;
-    ret = errno;
-    if (ret == EINVAL && ioctl(fd, TUNSETIFF, &request) == 0)
+    ret = attach(fd, &request);
+    if (ret == EINVAL) { /* an interface that was made with multi_queue has to be opened so */
+        request.ifr_flags |= IFF_MULTI_QUEUE;
+        ret = attach(fd, &request);
+    }
+    if (ret == 0)
         return set_up(layer, fd, err);
     return dt_fail(err, -ret, "TAP interface '%s': %s%s", t->ifname, strerror(ret), advice(ret));
 }

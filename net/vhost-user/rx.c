@@ -69,10 +69,7 @@ void card_rx_release(struct front_queue *q)
     struct card_ring *r = ring_of(q);
 
     while (r->at < r->nstash) {
-        struct virtq_chain *chain = next_buffer(r);
-
-        if (!virtq_return(&q->vq, chain))
-            virtq_push(&q->vq, chain, 0); /* packed: drivers take an empty buffer for an error and go on */
+        virtq_return(&q->vq, next_buffer(r));
         front_mark_dirty(q);
     }
     r->at = r->nstash = 0;
