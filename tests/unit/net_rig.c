@@ -8,6 +8,16 @@
 
 struct rig rig;
 
+uint64_t test_clock;
+
+/* Linked with --wrap=dt_clock_ns, where the test turns the clock. */
+uint64_t __real_dt_clock_ns(void);
+uint64_t __wrap_dt_clock_ns(void);
+uint64_t __wrap_dt_clock_ns(void)
+{
+    return test_clock ? test_clock : __real_dt_clock_ns();
+}
+
 static void keep(struct rig_list *list, const struct dt_packet *p)
 {
     struct rig_frame *f = &list->frames[list->n++];
@@ -122,9 +132,10 @@ void rig_stop(void)
 {
     bool done = false;
 
+    test_clock += test_clock ? DT_S(1) : 0;
     device_quiesce(rig.dev, dt_clock_ns() + DT_S(5), quiet, &done);
     while (!done)
-        loop_turn(rig.loop, true);
+        loop_turn(rig.loop, false);
     device_stop(rig.dev);
     device_free(rig.dev);
     loop_free(rig.loop);

@@ -34,6 +34,9 @@ extern struct rig {
     struct dt_error err;
 } rig;
 
+/** test_clock - what dt_clock_ns() says; 0 = the real one. Programs link with --wrap=dt_clock_ns. */
+extern uint64_t test_clock;
+
 /** rig_start() - serve @chain; ends the program with a message when it cannot. rig_try() returns. */
 void rig_start(const char *chain);
 int rig_try(const char *chain);
