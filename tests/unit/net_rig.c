@@ -154,8 +154,17 @@ void rig_clear(void)
     clear(&rig.guest);
 }
 
+static void nothing(struct loop_message *message)
+{
+}
+
+/* A loop looks at the clock after a turn that did something, and else now and then only. */
 void rig_turn(void)
 {
+    static struct loop_message message = {.run = nothing};
+
+    loop_post(rig.loop, &message);
+    loop_turn(rig.loop, false);
     loop_turn(rig.loop, false);
 }
 
@@ -236,7 +245,8 @@ static void put16(uint8_t *p, uint32_t v)
 void frame_bytes(struct frame *f, const void *bytes, uint32_t n)
 {
     CHECK(f->n + n <= sizeof(f->bytes));
-    memcpy(f->bytes + f->n, bytes, n);
+    if (n)
+        memcpy(f->bytes + f->n, bytes, n);
     f->n += n;
 }
 

@@ -43,17 +43,14 @@ static uint64_t step_of(uint64_t bits)
 
 static void check_exact(uint64_t bits)
 {
+    const unsigned n = PACKETS;
+    uint64_t step = step_of(bits);
     char chain[96];
 
-    /* A large burst would hide the rate within so few packets. */
     snprintf(chain, sizeof(chain), "rate tx-bits=%llu rx-bits=%llu burst=1ms | wire",
              (unsigned long long)bits, (unsigned long long)bits);
     rig_start(chain);
     make_frame(BYTES);
-    /* In the fast cases what accumulates in a burst is more than 200 packets; measure beyond it. */
-    unsigned n = PACKETS + (unsigned)((double)bits * 0.002 / (BYTES * 8));
-    uint64_t step = step_of(bits);
-
     while (rig.wire.n < n || rig.guest.n < n) {
         while (rig.wire.n < n && rig_send(f.bytes, f.n, NULL, 0))
             ;
