@@ -151,6 +151,7 @@ static json_t *cause_json(int code, int status, pid_t pid)
 /* ---- The worker ---------------------------------------------------------------------------------- */
 
 static void start_worker(struct supervisor *s);
+static void serves(struct supervisor *s);
 
 static void finish(struct supervisor *s, int status)
 {
@@ -171,8 +172,15 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
         s->sandbox_told = true;
     } else if (strcmp(m->event, "start-failed") == 0) {
         snprintf(s->reason, sizeof(s->reason), "%s", m->text);
-    } else if (m->disk < s->config.count)
+        if (s->config.ops->said)
+            s->config.ops->said(s->config.arg, m->event, m->text);
+    } else if (m->disk < s->config.count) {
         events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+    } else if (strcmp(m->event, "serving") == 0 && s->config.count == 0) {
+        serves(s);
+    } else if (s->config.ops->said) {
+        s->config.ops->said(s->config.arg, m->event, m->text);
+    }
 }
 
 static void run_supply(struct dt_watch *watch, uint32_t poll_events)
@@ -332,7 +340,7 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
     struct spawn spawn = {.program = s->program,
                           .argv = s->config.worker_argv,
-                          .nfds = WORKER_FDS,
+                          .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
                           .environment = environment};
 
@@ -341,7 +349,8 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
     spawn.fds = (const int[]){[WORKER_CONTROL] = control[1],
                               [WORKER_SUPPLY] = supply[1],
-                              [WORKER_STATE] = s->state_fd};
+                              [WORKER_STATE] = s->state_fd,
+                              [WORKER_OWN] = s->config.worker_fd};
     ret = spawn_start(&s->worker, &spawn, err);
     close(control[1]);
     close(supply[1]);
@@ -389,14 +398,8 @@ static void run_restart(struct dt_timer *timer)
 
 /* ---- What keepers say ------------------------------------------------------------------------------- */
 
-static void on_ready(struct guard *g)
+static void serves(struct supervisor *s)
 {
-    struct supervisor *s = g->s;
-
-    g->ready = true;
-    for (unsigned i = 0; i < s->config.count; i++)
-        if (!s->guards[i].ready)
-            return;
     s->ready_at = dt_clock_ns();
     if (!s->stopping)
         watchdog_start(&s->watchdog);
@@ -408,6 +411,17 @@ static void on_ready(struct guard *g)
     }
     s->was_ready = true;
     s->config.ops->ready(s->config.arg);
+}
+
+static void on_ready(struct guard *g)
+{
+    struct supervisor *s = g->s;
+
+    g->ready = true;
+    for (unsigned i = 0; i < s->config.count; i++)
+        if (!s->guards[i].ready)
+            return;
+    serves(s);
 }
 
 static void on_recovered(struct guard *g, const struct vhost_recovery *r)
@@ -777,8 +791,10 @@ void supervisor_stop(struct supervisor *s)
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + STOP_NS);
     for (unsigned i = 0; i < s->config.count; i++)
         order(&s->guards[i], KEEPER_CLOSE, -1);
-    if (keepers_gone(s) && s->worker.pidfd < 0)
+    if (s->worker.pidfd < 0 && keepers_gone(s))
         finish(s, 0);
+    else if (s->config.count == 0)
+        end_worker(s);
 }
 
 void supervisor_kill(struct supervisor *s)
