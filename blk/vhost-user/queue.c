@@ -10,8 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
-/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring
- * (packed: or fail). */
+/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring. */
 #define RELEASE_NS DT_MS(100)
 /* Nobody waits for the end of the process, and what it leaves in flight is run by the next one. */
 #define RELEASE_AT_END_NS DT_S(120)

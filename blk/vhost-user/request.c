@@ -211,8 +211,7 @@ static bool hand_back(struct slot *slot)
 
     if (q->state != QUEUE_STOPPING && !(q->state == QUEUE_PAUSED && q->lane->pausing))
         return false;
-    if (!virtq_return(&q->vq, &slot->chain))
-        return false;
+    virtq_return(&q->vq, &slot->chain);
     mark_dirty(q);
     return true;
 }

@@ -165,6 +165,13 @@ def test_paused_while_full(t):
     assert "were not served stay in the ring" in disk.output(), disk.output()
 
 
+def test_paused_packed(t):
+    """A packed ring takes them back as well."""
+    disk, guest, ballast = full_disk(t, packed=True)
+    paused(t, disk, guest, ballast, holds_again)
+    assert "were not served stay in the ring" in disk.output(), disk.output()
+
+
 def test_paused_with_two_queues(t):
     """QEMU stops one queue after the other: what is held for the second does not fail with the first."""
     disk, guest, ballast = full_disk(t, queues=2)
