@@ -121,6 +121,8 @@ struct front {
     struct vhost_device_ops session_ops;
     unsigned nqueues;  /* virtqueues */
     bool packed;
+    void (*ended)(void *arg); /* of the session that the front was made with */
+    void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
 
