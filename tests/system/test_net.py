@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 
@@ -167,3 +169,40 @@ def test_bad_back(t):
                               stderr=subprocess.PIPE)
         assert done.returncode and said in done.stderr, done.stderr
         assert not (t.folder / "card.sock").exists()
+
+
+def testpmd(t, card, packed):
+    """DPDK's driver floods the card for some seconds; returns how many packets it says it sent."""
+    binary = shutil.which("dpdk-testpmd")
+    if not binary:
+        raise Skip("no dpdk-testpmd (scripts/deps test)")
+    device = f"net_virtio_user0,path={card.socket},queue_size=256" + (",packed_vq=1" if packed else "")
+    with subprocess.Popen([binary, "--lcores=0@0,1@0", "--main-lcore=0", "--no-huge", "-m", "256", "--no-pci",
+                           f"--file-prefix=dt{os.getpid()}", "--vdev", device, "--", "-i",
+                           "--nb-cores=1", "--txd=256", "--rxd=256", "--forward-mode=flowgen",
+                           "--txpkts=64", "--total-num-mbufs=4096"], text=True, bufsize=1,
+                          stdin=subprocess.PIPE, stdout=open(t.folder / "testpmd.log", "w+", encoding="utf-8"),
+                          stderr=subprocess.STDOUT) as pmd:
+        try:
+            pmd.stdin.write("start\n")
+            wait_for("packets", lambda: card.ops("null", "transmit")["requests"] > 10000, 30)
+            pmd.stdin.write("stop\nquit\n")
+            pmd.wait(30)
+        finally:
+            pmd.kill()
+    log = (t.folder / "testpmd.log").read_text()
+    return int(re.findall(r"TX-packets: (\d+)", log)[-1])
+
+
+@limit(90)
+def test_dpdk(t):
+    """Somebody else's driver, split and packed: every packet that it sent is one that we saw."""
+    card = t.use(Card("null", t.folder))
+    seen = 0
+    for packed in (False, True):
+        sent = testpmd(t, card, packed)
+        total = card.ops("null", "transmit")["requests"]
+        t.equal(total - seen, sent, "packed" if packed else "split")
+        seen = total
+        wait_for("the end of the session", lambda: not card.show()["front"]["attached"])
+    t.equal(card.show()["front"]["broken"], 0, "broken sessions")
