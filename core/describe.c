@@ -223,7 +223,7 @@ static int check_extension(const struct dt_block_ext *ext, struct dt_error *err)
 
 static int named(const struct dt_block_ext *ext, int ret, struct dt_error *err)
 {
-    if (ret < 0)
+    if (ret < 0 && describe_name_ok(ext->name))
         dt_fail_prefix(err, "%s", ext->name);
     return ret;
 }

@@ -183,9 +183,12 @@ static const char *load_reason(const char *path)
                                                                               : reason;
 }
 
-/* Registers what the object describes: a layer of either class. */
-static int register_object(void *object, const void **source, struct dt_error *err)
+/* Registers what the object at @path describes: a layer of either class. Return: 1 if it is known already. */
+static int register_object(void *object, const char *path, const void **source,
+                           struct dt_error *err)
 {
+    int ret;
+
     const struct dt_block_ext *(*block)(void) =
         (const struct dt_block_ext *(*)(void))dlsym(object, "dt_block_extension");
     const struct dt_net_ext *(*net)(void) =
@@ -197,9 +200,13 @@ static int register_object(void *object, const void **source, struct dt_error *e
             return 1;
     if (!block && !net)
         return dt_fail(err, -ENOEXEC,
-                       "it is no devtap extension: it lacks DT_BLOCK_EXTENSION(...) or "
-                       "DT_NET_EXTENSION(...)");
-    return block ? registry_add(*source, err) : registry_add_net(*source, err);
+                       "%s is no devtap extension: it lacks DT_BLOCK_EXTENSION(...) or "
+                       "DT_NET_EXTENSION(...)",
+                       path);
+    ret = block ? registry_add(*source, err) : registry_add_net(*source, err);
+    if (ret < 0)
+        dt_fail_prefix(err, "%s", path);
+    return ret;
 }
 
 /* Loads @path; the description in it, as registered. */
@@ -214,13 +221,11 @@ static const struct dt_block_ext *load_object(enum device_kind kind, const char 
         dt_fail(err, -ENOENT, "cannot load %s: %s", path, load_reason(path));
         return NULL;
     }
-    ret = register_object(object, &source, err);
+    ret = register_object(object, path, &source, err);
     if (ret != 0)
         dlclose(object); /* of one that is known already, only its count: it stays loaded */
-    if (ret < 0) {
-        dt_fail_prefix(err, "%s", path);
+    if (ret < 0)
         return NULL;
-    }
     list_for_each (it, &all_known) {
         struct known *known = list_entry(it, struct known, node);
 
