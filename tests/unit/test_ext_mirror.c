@@ -179,6 +179,24 @@ static void a_new_mirror_copies_the_first_leg(void **state)
     assert_true(same_data("a", "b"));
 }
 
+/* The process may end while the first copy is under way: the next one does it again. */
+static void a_first_copy_that_was_cut_short_is_made_again(void **state)
+{
+    int fd = open(path_of("a"), O_RDWR | O_CLOEXEC);
+
+    memset(data, 0x23, sizeof(data));
+    assert_int_equal(pwrite(fd, data, sizeof(data), 4096), sizeof(data));
+    close(fd);
+    open_mirror("a", "b", "create=sync resync-rate=4K");
+    expect(0x23, 8, 128);
+    close_mirror();
+    assert_false(same_data("a", "b"));
+    open_mirror("a", "b", "create=sync");
+    until("state", "complete");
+    close_mirror();
+    assert_true(same_data("a", "b"));
+}
+
 static void bits_are_there_before_and_go_later(void **state)
 {
     open_mirror("a", "b", "create=clean");
@@ -409,6 +427,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         TEST(both_legs_have_it),
         TEST(a_new_mirror_copies_the_first_leg),
+        TEST(a_first_copy_that_was_cut_short_is_made_again),
         TEST(bits_are_there_before_and_go_later),
         TEST(a_lost_leg_is_recorded_first_and_caught_up),
         TEST(the_last_leg_is_not_given_up),
