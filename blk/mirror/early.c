@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's header).
+ * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's
+ * header).
  *
- * The legs' superblocks are judged as at a start, and the leg whose data counts is read. Nothing is recorded: a
- * predecessor may be serving the mirror.
+ * The legs' superblocks are judged as at a start, and the leg whose data counts is read. Nothing is
+ * recorded: a predecessor may be serving the mirror.
  */
 #include "blk/mirror/internal.h"
 

@@ -64,6 +64,8 @@ struct fan {
     struct fan *next;
     struct dt_req *req; /* the guest's */
     uint32_t tried;     /* a READ: the legs that failed before */
+    struct dt_range range; /* a write: locked (@locked) while it is under way */
+    bool locked;
 };
 
 struct fan_list {
