@@ -298,6 +298,8 @@ unsigned job_find(struct job *job);
 /** job_pin(), job_unpin() - keep the slots that are set from being evicted. */
 void job_pin(struct job *job);
 void job_unpin(struct job *job);
+/** job_entered() - what was written to the slots that @which says is a clean copy; or, if the job failed, is not. */
+void job_entered(struct job *job, const uint8_t *which);
 /** job_io_buffer() - move the buffer's sectors of blocks @from..@to, where @want says so, to or
  * from their slots; @clip: only those of the request. */
 void job_io_buffer(struct job *job, const uint8_t *want, bool write, bool clip);
