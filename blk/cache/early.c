@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's header).
+ * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's
+ * header).
  *
- * A predecessor may be serving the file, so only blocks are looked up, in the map on the medium, one at a time;
- * what was found is looked up again after the data was read, because the slot may have been given to another block
- * meanwhile.
+ * A predecessor may be serving the file, so only blocks are looked up, in the map on the medium,
+ * one at a time; what was found is looked up again after the data was read, because the slot may
+ * have been given to another block meanwhile.
  */
 #include "base/boot.h"
 #include "blk/cache/internal.h"
@@ -16,7 +17,8 @@ static int find(const struct cache *k, const struct cache_super *s, uint64_t map
                 uint64_t *slot, struct dt_error *err)
 {
     uint64_t entries[CACHE_WAYS], first = cache_set_of(s->slots / CACHE_WAYS, block) * CACHE_WAYS;
-    ssize_t n = pread(k->map_fd, entries, sizeof(entries), (off_t)(maps + first * sizeof(uint64_t)));
+    ssize_t n =
+        pread(k->map_fd, entries, sizeof(entries), (off_t)(maps + first * sizeof(uint64_t)));
 
     if (n != sizeof(entries))
         return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read its map", k->path);

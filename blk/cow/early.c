@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's header).
+ * early.c - what the disk holds, for a layer above that reads it at the start (an encrypted disk's
+ * header).
  *
- * A predecessor may be serving the overlay: the maps are read afresh, into memory that is given up again.
+ * A predecessor may be serving the overlay: the maps are read afresh, into memory that is given up
+ * again.
  */
 #include "blk/cow/internal.h"
 
