@@ -10,6 +10,7 @@
 #include "base/kill.h"
 #include "base/packet.h"
 #include "blk/vhost-user/front.h"
+#include "control/cause.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
