@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_compress.c - any bytes as a compressed store, as they are and once more with all checksums of header and maps
- * repaired, and those of what is stored, because no mutation would ever find them.
+ * fuzz_compress.c - any bytes as a compressed store, as they are and once more with all checksums
+ * of header and maps repaired, and those of what is stored, because no mutation would ever find
+ * them.
  *
- * Invariants: what is refused is refused with a reason; what opens can be read, with or without an error; a
- * check counts damage instead of refusing it. Frames are the decompressor's to survive.
+ * Invariants: what is refused is refused with a reason; what opens can be read, with or without an
+ * error; a check counts damage instead of refusing it. Frames are the decompressor's to survive.
  */
 #include "blk/compress/offline.h"
 #include "fuzz/stored.h"

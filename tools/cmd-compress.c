@@ -10,7 +10,8 @@ static void print_problem(const char *text)
     fprintf(stderr, "damaged: %s\n", text);
 }
 
-static void print_found(const struct compress_file *f, const struct compress_found *found, bool json)
+static void print_found(const struct compress_file *f, const struct compress_found *found,
+                        bool json)
 {
     uint64_t logical = found->units << COMPRESS_UNIT_SHIFT;
     uint64_t taken = found->taken << COMPRESS_BLOCK_SHIFT;

@@ -2,10 +2,11 @@
 /*
  * commit.c - flushes.
  *
- * One round at a time serves all that wait: flush the blocks; write the sectors of the stored map that
- * have changed, as they were when that flush began, for only those blocks are durable; flush those. Then the blocks that were in
- * no live map any more when it began are free, and those of discards are given back to the file system. Without changes of the map the
- * first flush is all. A flush that fails leaves unknown what is on the disk: from then on nothing is written, and a
+ * One round at a time serves all that wait: flush the blocks; write the sectors of the stored map
+ * that have changed, as they were when that flush began, for only those blocks are durable; flush
+ * those. Then the blocks that were in no live map any more when it began are free, and those of
+ * discards are given back to the file system. Without changes of the map the first flush is all. A
+ * flush that fails leaves unknown what is on the disk: from then on nothing is written, and a
  * successor believes the stored map alone.
  */
 #include "blk/compress/internal.h"

@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * compress.c - the back `compress`: a disk in units of 64 KiB, each compressed, in a file or on a block
- * device.
+ * compress.c - the back `compress`: a disk in units of 64 KiB, each compressed, in a file or on a
+ * block device.
  *
- * Theory of operation: a request is taken to pieces, one part for each unit that it touches. A unit in
- * memory (unit.c) serves its parts in the order in which they came: reads from its data, which are fetched and
- * unpacked first (fetch.c), and all writes that wait at a time together, by packing and storing it once
- * (store.c). Nothing is written over: a unit goes to free blocks (space.c), then its entry in the map
- * changes (map.c). Whole units that become zeroes need no data at all (range.c).
+ * Theory of operation: a request is taken to pieces, one part for each unit that it touches. A unit
+ * in memory (unit.c) serves its parts in the order in which they came: reads from its data, which
+ * are fetched and unpacked first (fetch.c), and all writes that wait at a time together, by packing
+ * and storing it once (store.c). Nothing is written over: a unit goes to free blocks (space.c),
+ * then its entry in the map changes (map.c). Whole units that become zeroes need no data at all
+ * (range.c).
  *
- * The store has the map twice. The *live* map is written before a write is acknowledged, and is for the successor of a
- * killed process (record.c). After a loss of power the *stored* map counts, which is written between the two flushes
- * that a flush of the guest's becomes (commit.c). Blocks that were replaced are free after that.
+ * The store has the map twice. The *live* map is written before a write is acknowledged, and is for
+ * the successor of a killed process (record.c). After a loss of power the *stored* map counts,
+ * which is written between the two flushes that a flush of the guest's becomes (commit.c). Blocks
+ * that were replaced are free after that.
  *
- * All of it is bounded: units, sectors of the map and parts of requests are taken from memory that was laid out at the
- * start, and wait in line where there is none. Packing and unpacking is done on the device's thread, which it
- * blocks for some 0.1 ms a unit at the usual levels.
+ * All of it is bounded: units, sectors of the map and parts of requests are taken from memory that
+ * was laid out at the start, and wait in line where there is none. Packing and unpacking is done on
+ * the device's thread, which it blocks for some 0.1 ms a unit at the usual levels.
  */
 #include "blk/compress/internal.h"
 
@@ -125,7 +127,8 @@ void compress_fail(struct compress_ctx *cc, const char *what, int error)
 /* ---- Parts ---- */
 
 /**
- * struct cut - what a request is made of: a part for each unit from @first to below @last, but those from
+ * struct cut - what a request is made of: a part for each unit from @first to below @last, but
+ * those from
  * @whole to below @whole_end, which become zeroes.
  */
 struct cut {
@@ -258,10 +261,15 @@ static int compress_start_ctx(struct dt_ctx *c, struct dt_error *err)
 
     if (ret < 0)
         return ret;
-    cc->c = c;
+    *cc = (struct compress_ctx){.c = c}; /* it may have been stopped before */
+    ret = compress_units_start(cc);
+    if (ret < 0)
+        return dt_fail(err, ret, "no address space for units");
     cc->packer = compress_packer_new();
-    if (!cc->packer)
+    if (!cc->packer) {
+        compress_units_stop(cc);
         return dt_fail(err, -ENOMEM, "zstd finds no memory");
+    }
     compress_ios_init(&cc->part_wait);
     compress_parts_init(&cc->starved);
     compress_parts_init(&cc->held);
@@ -272,9 +280,6 @@ static int compress_start_ctx(struct dt_ctx *c, struct dt_error *err)
     }
     cc->parts = COMPRESS_PARTS;
     shortage_start(&cc->shortage, c, &w->shortage, compress_again);
-    ret = compress_units_start(cc);
-    if (ret < 0)
-        return dt_fail(err, ret, "no address space for units");
     compress_range_start(cc);
     compress_map_start(cc);
     compress_record_start(cc);
@@ -351,11 +356,11 @@ const struct dt_block_ext blk_compress = {
     DT_BLOCK_EXT_HEADER,
     .name = "compress",
     .summary = "A compressed disk in a file or on a block device, for archives and templates",
-    .help =
-        "Units of 64 KiB, each a zstd frame or, where that saves nothing, as it is: 'compress "
-        "path=a.dtz create=on size=20G level=9'. Zeroes take no space. Writes of parts of a unit read "
-        "and pack all of it. Several disks may share one with read-only=on. 'devtap compress' "
-        "looks at and checks stores.",
+    .help = "Units of 64 KiB, each a zstd frame or, where that saves nothing, as it is: 'compress "
+            "path=a.dtz create=on size=20G level=9'. Zeroes take no space. Writes of parts of a "
+            "unit read "
+            "and pack all of it. Several disks may share one with read-only=on. 'devtap compress' "
+            "looks at and checks stores.",
     .flags = DT_BACK,
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,

@@ -7,12 +7,12 @@ static void damaged(struct compress_unit *u)
     const struct compress *w = u->cc->c->layer_data;
 
     dt_count(u->cc->c, DAMAGED, 1);
-    dt_layer_event(w->layer, "damaged",
-                   "%s: the unit at byte %llu of the disk, which is stored at byte %llu, is not "
-                   "what was stored: reads of it fail until all of it is written",
-                   w->path, (unsigned long long)(u->index << COMPRESS_UNIT_SHIFT),
-                   (unsigned long long)(w->at.data_offset +
-                                        (u->entry.block << COMPRESS_BLOCK_SHIFT)));
+    dt_layer_event(
+        w->layer, "damaged",
+        "%s: the unit at byte %llu of the disk, which is stored at byte %llu, is not "
+        "what was stored: reads of it fail until all of it is written",
+        w->path, (unsigned long long)(u->index << COMPRESS_UNIT_SHIFT),
+        (unsigned long long)(w->at.data_offset + (u->entry.block << COMPRESS_BLOCK_SHIFT)));
 }
 
 static bool unpack(struct compress_unit *u)

@@ -72,9 +72,9 @@ int compress_header_check(const struct compress_header *h, uint64_t store_size, 
         return dt_fail(err, -EBADMSG, "%s: the header contradicts itself", path);
     compress_layout(&layout, h->size);
     if (store_size < layout.data_offset)
-        return dt_fail(err, -EBADMSG, "%s was cut: it has %llu bytes, and its maps alone end at %llu",
-                       path, (unsigned long long)store_size,
-                       (unsigned long long)layout.data_offset);
+        return dt_fail(err, -EBADMSG,
+                       "%s was cut: it has %llu bytes, and its maps alone end at %llu", path,
+                       (unsigned long long)store_size, (unsigned long long)layout.data_offset);
     return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* format.h - the compressed store, as devtap-compress(5) describes it; shared with the programs that
- * check it. */
+/* format.h - the compressed store, as devtap-compress(5) describes it; shared with the programs
+ * that check it. */
 #ifndef COMPRESS_FORMAT_H
 #define COMPRESS_FORMAT_H
 
@@ -63,15 +63,15 @@ bool compress_header_is_ours(const struct compress_header *header,
 uint32_t compress_sum(uint64_t unit, const void *stored, uint32_t length);
 /** compress_map_seal() - @generation: 0 for the stored map. */
 void compress_map_seal(struct compress_map_sector *sector, uint64_t index, uint64_t generation);
-/** compress_map_check() - is this sector @index of a map of that generation, with entries that can be? @blocks:
- *  of the store. */
+/** compress_map_check() - is this sector @index of a map of that generation, with entries that can
+ * be? @blocks: of the store. */
 int compress_map_check(const struct compress_map_sector *sector, uint64_t index,
                        uint64_t generation, const struct compress_layout *layout, uint64_t blocks,
                        const char *path, struct dt_error *err);
 
 /**
- * compress_map_walk() - call @each for the sectors of the map at @offset, those of zeroes left out. Holes
- * cost no time. It ends with the first error of @each.
+ * compress_map_walk() - call @each for the sectors of the map at @offset, those of zeroes left out.
+ * Holes cost no time. It ends with the first error of @each.
  */
 int compress_map_walk(int fd, const char *path, const struct compress_layout *layout,
                       uint64_t offset,

@@ -30,7 +30,8 @@ enum compress_counter {
 /**
  * struct compress - the layer.
  * @fd:     the data, past the page cache where it can be; @map_fd: header and maps, through it.
- * @mapped: units that are not zeroes, and @stored their bytes before they were rounded up to blocks.
+ * @mapped: units that are not zeroes, and @stored their bytes before they were rounded up to
+ * blocks.
  * @failed: a flush or the live map failed, so what is on the disk is not known: no more writes.
  */
 struct compress {
@@ -62,7 +63,8 @@ struct compress_ios {
     struct compress_io *head, **tail;
 };
 
-/** struct compress_part - what a request wants of one unit. @cio: NULL for that of a range (range.c). */
+/** struct compress_part - what a request wants of one unit. @cio: NULL for that of a range
+ * (range.c). */
 struct compress_part {
     struct compress_part *next;
     struct compress_io *cio;
@@ -90,8 +92,8 @@ struct compress_waits {
 /**
  * struct compress_sector - a sector of the map in memory.
  * @now:    as it is; @stored: as it was when the commit under way began.
- * @pins:   by units and ranges at work, and one each for @dirty, @recording and a commit. Without any it may
- *          be evicted, and is in the list of those.
+ * @pins:   by units and ranges at work, and one each for @dirty, @recording and a commit. Without
+ * any it may be evicted, and is in the list of those.
  * @dirty:  @now is not in the stored map; @recording: nor in the live one.
  */
 struct compress_sector {
@@ -193,7 +195,8 @@ struct compress_ctx {
     int commit_error;
     bool committing, commit_wanted, commit_stalled;
 
-    /* Blocks on their way to be free: replaced in memory, being recorded, in no live map, being committed. */
+    /* Blocks on their way to be free: replaced in memory, being recorded, in no live map, being
+     * committed. */
     struct compress_extents replaced, recorded, retired, ending;
     uint64_t punch_next;
 
@@ -216,34 +219,34 @@ static inline uint64_t compress_end(const struct dt_req *req)
 }
 
 /* Lists: first in, first out. */
-#define COMPRESS_LIST(name, list, item)                              \
-    static inline void name##_init(struct list *l)                   \
-    {                                                                \
-        l->head = NULL;                                              \
-        l->tail = &l->head;                                          \
-    }                                                                \
-    static inline void name##_add(struct list *l, struct item *i)    \
-    {                                                                \
-        i->next = NULL;                                              \
-        *l->tail = i;                                                \
-        l->tail = &i->next;                                          \
-    }                                                                \
-    static inline struct item *name##_take(struct list *l)           \
-    {                                                                \
-        struct item *i = l->head;                                    \
-                                                                     \
-        if (i && !(l->head = i->next))                               \
-            l->tail = &l->head;                                      \
-        return i;                                                    \
-    }                                                                \
-    /* All of @from, in their order, behind those of @to. */         \
-    static inline void name##_move(struct list *to, struct list *from) \
-    {                                                                \
-        if (!from->head)                                             \
-            return;                                                  \
-        *to->tail = from->head;                                      \
-        to->tail = from->tail;                                       \
-        name##_init(from);                                           \
+#define COMPRESS_LIST(name, queue, item)                                 \
+    static inline void name##_init(struct queue *l)                      \
+    {                                                                    \
+        l->head = NULL;                                                  \
+        l->tail = &l->head;                                              \
+    }                                                                    \
+    static inline void name##_add(struct queue *l, struct item *i)       \
+    {                                                                    \
+        i->next = NULL;                                                  \
+        *l->tail = i;                                                    \
+        l->tail = &i->next;                                              \
+    }                                                                    \
+    static inline struct item *name##_take(struct queue *l)              \
+    {                                                                    \
+        struct item *i = l->head;                                        \
+                                                                         \
+        if (i && !(l->head = i->next))                                   \
+            l->tail = &l->head;                                          \
+        return i;                                                        \
+    }                                                                    \
+    /* All of @from, in their order, behind those of @to. */             \
+    static inline void name##_move(struct queue *to, struct queue *from) \
+    {                                                                    \
+        if (!from->head)                                                 \
+            return;                                                      \
+        *to->tail = from->head;                                          \
+        to->tail = from->tail;                                           \
+        name##_init(from);                                               \
     }
 COMPRESS_LIST(compress_ios, compress_ios, compress_io)
 COMPRESS_LIST(compress_parts, compress_parts, compress_part)
@@ -275,8 +278,8 @@ void compress_batch_done(struct compress_unit *u, int error);
 /** compress_fetch() - read and unpack the unit. Return: true if that is done; else
  *  compress_fetched() is called later. */
 bool compress_fetch(struct compress_unit *u);
-/** compress_store() - pack, store and record the unit. Then, or before this returns, compress_batch_done() is
- *  called; or the batch was taken away, and compress_unit_next() is. */
+/** compress_store() - pack, store and record the unit. Then, or before this returns,
+ * compress_batch_done() is called; or the batch was taken away, and compress_unit_next() is. */
 void compress_store(struct compress_unit *u);
 /** compress_retry_starved() - a commit has freed blocks, or will not. */
 void compress_retry_starved(struct compress_ctx *cc, int error);
@@ -298,7 +301,8 @@ void compress_map_stop(struct compress_ctx *cc);
  * an error.
  */
 int compress_map_get(struct compress_ctx *cc, uint64_t index, struct compress_wait *wait);
-/** compress_map_give_up() - nothing will be evicted any more: those who wait for it get the error. */
+/** compress_map_give_up() - nothing will be evicted any more: those who wait for it get the error.
+ */
 void compress_map_give_up(struct compress_ctx *cc, int error);
 void compress_map_put(struct compress_sector *s);
 /** compress_map_change() - the unit is where @to says from now on. The sector will be recorded.
@@ -313,7 +317,8 @@ static inline struct compress_entry *compress_entry_of(struct compress_sector *s
 /* record.c */
 void compress_record_start(struct compress_ctx *cc);
 void compress_record_stop(struct compress_ctx *cc);
-/** compress_record() - wait->ready() is called once all that has changed by now is in the live map. */
+/** compress_record() - wait->ready() is called once all that has changed by now is in the live map.
+ */
 void compress_record(struct compress_ctx *cc, struct compress_wait *wait);
 /** compress_record_again() - there may be space now. Return: was anything waiting for it? */
 bool compress_record_again(struct compress_ctx *cc, int error);
@@ -331,7 +336,8 @@ bool compress_commit_again(struct compress_ctx *cc, int error);
 /* codec.c */
 struct compress_packer *compress_packer_new(void);
 void compress_packer_free(struct compress_packer *p);
-/** compress_pack() - one frame of a unit's bytes, in @packed. Return: its length; 0: it would save no block. */
+/** compress_pack() - one frame of a unit's bytes, in @packed. Return: its length; 0: it would save
+ * no block. */
 uint32_t compress_pack(struct compress_packer *p, const uint8_t *data, uint8_t *packed, int level);
 /** compress_unpack() - false if that is no frame of a unit. */
 bool compress_unpack(struct compress_packer *p, const uint8_t *packed, uint32_t length,

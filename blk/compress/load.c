@@ -2,8 +2,8 @@
 /*
  * load.c - the maps at the start, once nobody else writes them.
  *
- * First what a killed process left in the live map alone is made durable, in the order of a flush. So the stored map is
- * all there is from then on, and a block that it does not name is free.
+ * First what a killed process left in the live map alone is made durable, in the order of a flush.
+ * So the stored map is all there is from then on, and a block that it does not name is free.
  */
 #include "blk/compress/internal.h"
 

@@ -2,9 +2,9 @@
 /*
  * map.c - sectors of the map in memory: read when they are needed, evicted when nobody does.
  *
- * A sector that may be evicted is in the stored map as it is, so that is where it is read from again; the live map is
- * never read while the disk is served. What is dirty stays; so that not all of the memory becomes dirty, a commit
- * begins when half of it is.
+ * A sector that may be evicted is in the stored map as it is, so that is where it is read from
+ * again; the live map is never read while the disk is served. What is dirty stays; so that not all
+ * of the memory becomes dirty, a commit begins when half of it is.
  */
 #include "blk/compress/internal.h"
 
@@ -123,7 +123,8 @@ static void sector_read(struct dt_io *io, int result)
         begin(s);
     } else if (result != (int)sizeof(s->now)) {
         loaded(s, result < 0 ? result : -EIO);
-    } else if (compress_map_check(&s->now, s->index, 0, &w->at, w->space.limit, w->path, &err) < 0) {
+    } else if (compress_map_check(&s->now, s->index, 0, &w->at, w->space.limit, w->path, &err) <
+               0) {
         dt_layer_event(w->layer, "damaged", "%s", err.text);
         loaded(s, -EIO);
     } else {

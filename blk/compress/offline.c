@@ -2,8 +2,8 @@
 /*
  * offline.c - stores that no VM uses.
  *
- * A sector of the live map that counts stands for the same one of the stored map; so the live map is gone through
- * first, and those of the stored map that it has are left out then.
+ * A sector of the live map that counts stands for the same one of the stored map; so the live map
+ * is gone through first, and those of the stored map that it has are left out then.
  */
 #include "blk/compress/offline.h"
 #include "base/filelock.h"
@@ -98,8 +98,8 @@ static void check_content(struct check *c, uint64_t unit, const struct compress_
     ssize_t n = pread(f->fd, c->data, e->length, (off_t)at);
 
     if (n != (ssize_t)e->length)
-        problem(c, "unit %llu (byte %llu of the disk) cannot be read: %s",
-                (unsigned long long)unit, (unsigned long long)(unit << COMPRESS_UNIT_SHIFT),
+        problem(c, "unit %llu (byte %llu of the disk) cannot be read: %s", (unsigned long long)unit,
+                (unsigned long long)(unit << COMPRESS_UNIT_SHIFT),
                 n < 0 ? strerror(errno) : "the file ends");
     else if (compress_sum(unit, c->data, e->length) != e->sum)
         problem(c, "unit %llu (byte %llu of the disk) is not what was stored at byte %llu",

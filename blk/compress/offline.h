@@ -21,7 +21,8 @@ struct compress_file {
 
 /**
  * struct compress_found - what a store holds.
- * @units:  that are not zeroes; @raw: of these, stored as they are. @stored: bytes of them, @taken: blocks.
+ * @units:  that are not zeroes; @raw: of these, stored as they are. @stored: bytes of them, @taken:
+ * blocks.
  * @problems: how many there were; @problem is called with each of them, if it is set.
  */
 struct compress_found {
@@ -32,8 +33,8 @@ struct compress_found {
 /** compress_file_open() - open for reading, and lock it. */
 int compress_file_open(struct compress_file *file, const char *path, struct dt_error *err);
 void compress_file_close(struct compress_file *file);
-/** compress_file_check() - go through both maps; with @content, compare all that is stored, too. An error is one
- *  that says nothing about the store: what is wrong with that is counted. */
+/** compress_file_check() - go through both maps; with @content, compare all that is stored, too. An
+ * error is one that says nothing about the store: what is wrong with that is counted. */
 int compress_file_check(const struct compress_file *file, bool content,
                         struct compress_found *found, struct dt_error *err);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * open.c - the store's file or device: made, opened twice (past the page cache for blocks, through it for
- * header and maps, which are never in the same page), and fenced.
+ * open.c - the store's file or device: made, opened twice (past the page cache for blocks, through
+ * it for header and maps, which are never in the same page), and fenced.
  */
 #include "base/filelock.h"
 #include "blk/compress/internal.h"
@@ -40,7 +40,8 @@ static int write_zeroes(int fd, uint64_t from, uint64_t to)
     return 0;
 }
 
-/* The maps get their space at once where that can be: a killed worker's successor must not need any. */
+/* The maps get their space at once where that can be: a killed worker's successor must not need
+ * any. */
 static int prepare_file(int fd, const struct compress_layout *at)
 {
     if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)at->data_offset) < 0)

@@ -2,9 +2,10 @@
 /*
  * range.c - whole units become zeroes: discards, and the middle of writes of zeroes.
  *
- * One request at a time goes through its units. It takes no space, no data and no unit in memory: entries become holes,
- * one sector of the map after the other. Only a unit that is busy is waited for, in its line as other parts are,
- * because it may be reading the blocks that would be free afterwards.
+ * One request at a time goes through its units. It takes no space, no data and no unit in memory:
+ * entries become holes, one sector of the map after the other. Only a unit that is busy is waited
+ * for, in its line as other parts are, because it may be reading the blocks that would be free
+ * afterwards.
  */
 #include "blk/compress/internal.h"
 

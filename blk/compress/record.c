@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record.c - the live map: what has changed is written there before the requests that changed it are
- * acknowledged. It is not flushed.
+ * record.c - the live map: what has changed is written there before the requests that changed it
+ * are acknowledged. It is not flushed.
  *
- * One round at a time takes all that has changed, and serves all who wait. A sector is copied when it is
- * written, so that it may change meanwhile; it is in the next round then. Blocks that were replaced before a round are in no
- * live map after it.
+ * One round at a time takes all that has changed, and serves all who wait. A sector is copied when
+ * it is written, so that it may change meanwhile; it is in the next round then. Blocks that were
+ * replaced before a round are in no live map after it.
  */
 #include "blk/compress/internal.h"
 

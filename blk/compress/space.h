@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* space.h - which blocks of the store are in use. It is written nowhere: the map says it at the start. */
+/* space.h - which blocks of the store are in use. It is written nowhere: the map says it at the
+ * start. */
 #ifndef COMPRESS_SPACE_H
 #define COMPRESS_SPACE_H
 

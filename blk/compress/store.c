@@ -2,9 +2,10 @@
 /*
  * store.c - a unit is packed, goes to free blocks, and its entry changes.
  *
- * Where there is no space, the unit lets go of its writes: they wait without it, so that reads and discards, which may
- * make space, are not stuck behind them. A commit frees what was replaced; only when there is nothing of that kind is the store
- * full, and what waits is held as shortage.h says. Both begin anew, from the unit as it is then.
+ * Where there is no space, the unit lets go of its writes: they wait without it, so that reads and
+ * discards, which may make space, are not stuck behind them. A commit frees what was replaced; only
+ * when there is nothing of that kind is the store full, and what waits is held as shortage.h says.
+ * Both begin anew, from the unit as it is then.
  */
 #include "blk/compress/internal.h"
 

@@ -3,10 +3,11 @@
  * unit.c - units in memory: found, taken over from the coldest, and the parts that they serve one
  * after the other.
  *
- * A unit is one part's at a time, or that of all writes which stood next to each other in its line: those are copied into its
- * data in their order and stored at once. So a guest that writes small pieces in sequence pays for packing and for the
- * map once for all that were under way together. A read behind a write waits until that is recorded: what a guest has
- * seen must not be gone when a successor looks.
+ * A unit is one part's at a time, or that of all writes which stood next to each other in its line:
+ * those are copied into its data in their order and stored at once. So a guest that writes small
+ * pieces in sequence pays for packing and for the map once for all that were under way together. A
+ * read behind a write waits until that is recorded: what a guest has seen must not be gone when a
+ * successor looks.
  */
 #include "blk/compress/internal.h"
 
@@ -25,16 +26,16 @@ int compress_units_start(struct compress_ctx *cc)
     cc->nunits = w->cache / UNIT_MEMORY;
     for (cc->unit_mask = 1; cc->unit_mask < cc->nunits; cc->unit_mask *= 2)
         ;
-    cc->unit_hash = xcalloc(cc->unit_mask, sizeof(*cc->unit_hash));
-    cc->unit_mask--;
-    cc->units = xcalloc(cc->nunits, sizeof(*cc->units));
-    list_init(&cc->unit_lru);
-    compress_parts_init(&cc->unit_wait);
     memory = mmap(NULL, cc->nunits * UNIT_MEMORY, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return -errno;
     cc->unit_memory = memory;
+    cc->unit_hash = xcalloc(cc->unit_mask, sizeof(*cc->unit_hash));
+    cc->unit_mask--;
+    cc->units = xcalloc(cc->nunits, sizeof(*cc->units));
+    list_init(&cc->unit_lru);
+    compress_parts_init(&cc->unit_wait);
     return 0;
 }
 
@@ -44,8 +45,7 @@ void compress_units_stop(struct compress_ctx *cc)
         CHECK(!cc->units[i].busy);
     free(cc->units);
     free(cc->unit_hash);
-    if (cc->unit_memory)
-        munmap(cc->unit_memory, cc->nunits * UNIT_MEMORY);
+    munmap(cc->unit_memory, cc->nunits * UNIT_MEMORY);
 }
 
 static struct compress_unit **bucket(struct compress_ctx *cc, uint64_t index)
@@ -227,7 +227,8 @@ static bool is_read(const struct compress_part *part)
     return compress_req(part->cio)->op == DT_OP_READ;
 }
 
-/* Do the writes that are next cover all of the unit together? One bit for each of its 128 sectors. */
+/* Do the writes that are next cover all of the unit together? One bit for each of its 128 sectors.
+ */
 static bool covered(const struct compress_unit *u)
 {
     uint64_t left[2] = {UINT64_MAX, UINT64_MAX};

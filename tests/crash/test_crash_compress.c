@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_crash_compress.c - crash states of the back compress. The contents of the harness compress to nothing, so
- * level and size of what is stored differ little; what matters are its blocks, which are few and used again soon, and
- * with the small caches units and sectors of the map that are evicted all the time.
+ * test_crash_compress.c - crash states of the back compress. The contents of the harness compress
+ * to nothing, so level and size of what is stored differ little; what matters are its blocks, which
+ * are few and used again soon, and with the small caches units and sectors of the map that are
+ * evicted all the time.
  */
 #include "tests/crash/crash.h"
 #include "tests/unit/ext_disk.h"

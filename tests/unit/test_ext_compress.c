@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_ext_compress.c - the back `compress` on real files: what it reads after what writes, how much that takes, which
- * stores it refuses, damage, a full file system, and the check of stores that nobody uses. What
- * crashes leave is tests/crash/'s.
+ * test_ext_compress.c - the back `compress` on real files: what it reads after what writes, how
+ * much that takes, which stores it refuses, damage, a full file system, and the check of stores
+ * that nobody uses. What crashes leave is tests/crash/'s.
  */
 #include "blk/compress/offline.h"
 #include "ext_disk.h"
@@ -72,8 +72,8 @@ static void put(enum dt_op op, uint8_t flags, uint64_t sector, uint32_t n, uint6
         fill(model + sector * 512, n * 512u, seed);
     else
         memset(model + sector * 512, 0, n * 512u);
-    assert_int_equal(
-        disk_do(op, flags, sector, n, op == DT_OP_WRITE ? model + sector * 512 : NULL), 0);
+    assert_int_equal(disk_do(op, flags, sector, n, op == DT_OP_WRITE ? model + sector * 512 : NULL),
+                     0);
 }
 
 static void random_writes(unsigned count, uint64_t seed)
@@ -117,8 +117,8 @@ static void reads_what_was_written(void **state)
     assert_reads_as_model();
     put(DT_OP_WRITE, 0, 3, 1, 1);
     put(DT_OP_WRITE, 0, 100, 300, 2);
-    put(DT_OP_WRITE, 0, 512, 128, 3);          /* a whole unit that does not compress */
-    put(DT_OP_WRITE, 0, SECTORS - 1, 1, 4);    /* the last, which is short */
+    put(DT_OP_WRITE, 0, 512, 128, 3);       /* a whole unit that does not compress */
+    put(DT_OP_WRITE, 0, SECTORS - 1, 1, 4); /* the last, which is short */
     assert_int_equal(disk_counter("compress", "raw"), 1);
     assert_reads_as_model();
     random_writes(200, 7);
@@ -159,7 +159,8 @@ static void takes_less(void **state)
     disk_open(CHAIN);
     put(DT_OP_WRITE_ZEROES, 0, 0, 4096, 0);
     assert_int_equal(disk_do(DT_OP_DISCARD, 0, 4096 + 5, 4091, NULL), 0);
-    memset(model + (4096 + 128) * 512, 0, (size_t)(4096 - 128) * 512); /* the first is not all its */
+    memset(model + (4096 + 128) * 512, 0,
+           (size_t)(4096 - 128) * 512); /* the first is not all its */
     assert_reads_as_model();
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
     close_disk();
@@ -497,15 +498,23 @@ static void rests_when_full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        test(reads_what_was_written), test(evicts),
-        test(takes_less),             test(gives_back),
-        test(packs_together),         test(overlapping_requests),
-        test(refuses_what_is_none),   test(refuses_damaged_maps),
+        test(reads_what_was_written),
+        test(evicts),
+        test(takes_less),
+        test(gives_back),
+        test(packs_together),
+        test(overlapping_requests),
+        test(refuses_what_is_none),
+        test(refuses_damaged_maps),
         test(loses_what_was_not_flushed),
-        test(finds_damage),           test(many_read_one),
-        test(unsettled_is_not_shared), test(level_is_live),
-        test(holds_when_full),        test(discards_make_space),
-        test(fails_when_told_to),     test(rests_when_full),
+        test(finds_damage),
+        test(many_read_one),
+        test(unsettled_is_not_shared),
+        test(level_is_live),
+        test(holds_when_full),
+        test(discards_make_space),
+        test(fails_when_told_to),
+        test(rests_when_full),
     };
 
     if (disk_module(&blk_compress) < 0)
