@@ -120,6 +120,7 @@ struct verb {
     X(verb_trace) \
     X(verb_cache) \
     X(verb_cow) \
+    X(verb_compress) \
     X(verb_integrity) \
     X(verb_bench) \
     X(verb_test)
