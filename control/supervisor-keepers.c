@@ -281,7 +281,8 @@ int keeper_start(struct guard *g, int program, struct dt_error *err)
                           .environment = environment,
                           .argv = s->config.keeper_argv,
                           .nfds = 1,
-                          .isolate = s->config.sandbox};
+                          .isolate = s->config.sandbox,
+                          .cgroup = -1};
     int words[2], ret;
 
     if (packet_pair(words) < 0)

@@ -326,6 +326,20 @@ def test_hang(t):
     t.equal(worker(disk), first, "the worker")
 
 
+@limit(60)
+def test_weight(t):
+    """A worker in a control group of its own, or a line that says why it is not; it serves either way."""
+    disk = t.soft_disk("mem size=16M", options=("--weight", "200"))
+    Load(t, disk, 1, "--no-inflight").judge(t)
+    not_set = events(disk, "weight-not-set")
+    with open(f"/proc/{worker(disk)}/cgroup", encoding="ascii") as file:
+        groups = file.read()
+    t.equal("devtap-worker-" in groups, not not_set, groups)
+    for event in not_set:
+        assert event["text"].startswith("the worker has no weight of its own: control group /"), event
+        t.log(event["text"])
+
+
 @limit(120)
 def test_captured(t):
     """What a worker that was captured can reach: its images, its links, and nothing else."""

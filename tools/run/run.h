@@ -17,7 +17,8 @@
 /** struct process_options - of the whole process; see devtap-run(1). */
 struct process_options {
     const char *config, *control;
-    uint64_t threads, poll, hang;
+    uint64_t threads, poll, hang, weight;
+    const char *cgroup;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
     unsigned sandbox;
