@@ -101,6 +101,7 @@ static bool send(struct proxy *p, struct dt_req *req, uint64_t now)
     p->sent++;
     s->req = req;
     s->state = SLOT_SENT;
+    s->cancelled = false;
     s->sent_at = now;
     s->order = ++p->order;
     f->id = id;

@@ -64,6 +64,8 @@ const struct dt_param disk_params[] = {
      .help = "Directory where layers keep what must outlive the process."},
     {DISK("threads-per-disk", DT_PARAM_UINT, threads), .initial = "1", .min = 1,
      .max = DEVICE_MAX_THREADS, .help = "Serve the queues on so many of the threads."},
+    {DISK("deadline", DT_PARAM_DURATION, deadline), .initial = "0s", .max = DT_S(86400),
+     .help = "Tell of requests under way for longer, and have their layer cancel them; 0s never does."},
     {NULL},
 };
 

@@ -29,7 +29,7 @@ struct disk_options {
     const char *chain;
     const char *socket, *socket_owner, *socket_group, *socket_mode;
     const char *connect, *fd, *serial, *state;
-    uint64_t queues, threads;
+    uint64_t queues, threads, deadline;
     unsigned packed;
 };
 
