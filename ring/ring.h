@@ -242,7 +242,7 @@ struct virtq {
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
     struct virtq_done *done; /* pushed and not yet published */
     unsigned done_count;
-    uint16_t *returned; /* split: heads to be put back (back.c) */
+    uint16_t *returned; /* ids to be put back (back.c) */
     unsigned returned_count;
     uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
@@ -301,11 +301,9 @@ int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
 /** virtq_push() - a chain is done; @written bytes of its writable part were set. The
  *  driver sees it after virtq_publish(). The slot may be reused at once. */
 void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
-/**
- * virtq_return() - a chain of a split ring will not be served by us: it is to be put back. The slot may be
- * reused once it is taken again. false: a packed ring cannot take it back.
- */
-bool virtq_return(struct virtq *vq, struct virtq_chain *chain);
+/** virtq_return() - a chain will not be served by us: it is to be put back. The slot may be reused once it is
+ *  taken again. */
+void virtq_return(struct virtq *vq, struct virtq_chain *chain);
 /**
  * virtq_put_back() - make the returned chains available again, as if they had never been taken: whoever
  * serves the ring next finds them there, even on another host. No chain is in flight, and all that were
