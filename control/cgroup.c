@@ -2,8 +2,9 @@
 /*
  * cgroup.c - a control group for the worker.
  *
- * Source: Linux, Documentation/admin-guide/cgroup-v2.rst, "Controlling Controllers" and "Delegation".
- * Nothing here is needed to serve: whatever the host does not allow is told, and goes no further.
+ * Source: Linux, Documentation/admin-guide/cgroup-v2.rst, "Controlling Controllers" and
+ * "Delegation". Nothing here is needed to serve: whatever the host does not allow is told, and goes
+ * no further.
  */
 #include "control/cgroup.h"
 

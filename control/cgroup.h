@@ -14,11 +14,12 @@ struct cgroup {
 };
 
 /**
- * cgroup_new() - a group below @parent, with @weight (1 to CGROUP_WEIGHT_MAX; the kernel's own default is 100) for
- * processor time and, where the host delegates that, for I/O.
- * @parent: the path of a cgroup v2 group that this user may change. NULL = the one of this process, which then moves
- *          into a group beside the new one: a group has either processes or groups with controllers.
- * Return: 0, or -errno with @err saying what the host does not allow; then everything is as before.
+ * cgroup_new() - a group below @parent, with @weight (1 to CGROUP_WEIGHT_MAX; the kernel's own
+ * default is 100) for processor time and, where the host delegates that, for I/O.
+ * @parent: the path of a cgroup v2 group that this user may change. NULL = the one of this process,
+ * which then moves into a group beside the new one: a group has either processes or groups with
+ * controllers. Return: 0, or -errno with @err saying what the host does not allow; then everything
+ * is as before.
  */
 int cgroup_new(struct cgroup *cgroup, const char *parent, unsigned weight, struct dt_error *err);
 /** cgroup_free() - remove it, if it is empty; for one of zeroes with @fd -1, too. */

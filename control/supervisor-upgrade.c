@@ -4,14 +4,15 @@
  * sessions.
  *
  * Theory of operation: the road of a worker's death, taken on purpose. Keepers of the new program
- * start first, and cost nobody anything. Then those of before let the worker finish, keep the VMs waiting
- * and send all that they are to their successors; the worker saves its state and ends, and one of the
- * new program is started and linked with the successors. Only once it serves are these told to hear
- * the VMs, and the keepers of before killed.
+ * start first, and cost nobody anything. Then those of before let the worker finish, keep the VMs
+ * waiting and send all that they are to their successors; the worker saves its state and ends, and
+ * one of the new program is started and linked with the successors. Only once it serves are these
+ * told to hear the VMs, and the keepers of before killed.
  *
- * Until then those are as good as they were: they have sent copies, and changed nothing. If anything
- * fails, the successors are killed, the keepers of before hear the VMs again, and a worker of the program of
- * before serves: the new one may have run requests by then, and that is the case of a worker that died.
+ * Until then those are as good as they were: they have sent copies, and changed nothing. If
+ * anything fails, the successors are killed, the keepers of before hear the VMs again, and a worker
+ * of the program of before serves: the new one may have run requests by then, and that is the case
+ * of a worker that died.
  *
  * Other arguments of the same program (a change of the chain) need no other keepers.
  */

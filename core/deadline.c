@@ -2,11 +2,12 @@
 /*
  * deadline.c - requests that are under way for longer than their device allows.
  *
- * Theory of operation: nothing is noted for a request on its way. A timer of each lane, four times within a
- * deadline, has the front show all requests that are within the chain; what is too old is told once, with the
- * layer that has it, and that layer is asked each time to cancel it. Most cannot cancel what a kernel or a server
- * has; those that hold requests for a time of their own can. So a request ends between one deadline and one and a
- * quarter after it began, or stays where it is and is known to.
+ * Theory of operation: nothing is noted for a request on its way. A timer of each lane, four times
+ * within a deadline, has the front show all requests that are within the chain; what is too old is
+ * told once, with the layer that has it, and that layer is asked each time to cancel it. Most
+ * cannot cancel what a kernel or a server has; those that hold requests for a time of their own
+ * can. So a request ends between one deadline and one and a quarter after it began, or stays where
+ * it is and is known to.
  *
  * Without a deadline there is no timer.
  */
@@ -22,11 +23,12 @@ static uint64_t interval(const struct lane *lane)
 
 static void tell(struct dt_layer *layer, const struct dt_req *req, uint64_t age, bool cancelled)
 {
-    dt_layer_event(layer, "request-late", "%s of %u sectors at %llu is under way for %.1f s%s",
+    dt_layer_event(layer, "request-late",
+                   "%s of %u sectors at %llu is under way for %.1f s, now in %s%s",
                    dt_op_name(req->op), req->sectors, (unsigned long long)req->sector,
-                   (double)age / 1e9,
+                   (double)age / 1e9, layer->name,
                    cancelled            ? ": cancelled, it fails"
-                   : layer->ext->cancel ? ", and cannot be cancelled now"
+                   : layer->ext->cancel ? "; the layer was asked to let go of it"
                                         : ", and this layer cannot cancel");
 }
 
@@ -44,7 +46,8 @@ static void look(struct lane *lane, struct request *r)
     uint64_t now = loop_now(lane->loop), age = now - r->pub.started, deadline = lane->dev->deadline;
     struct ctx *holder = r->holder;
     struct dt_layer *layer = holder ? holder->pub.layer : NULL;
-    const struct dt_req copy = r->pub; /* a front may use the slot again as soon as it is completed */
+    const struct dt_req copy =
+        r->pub; /* a front may use the slot again as soon as it is completed */
     bool cancelled;
 
     if (!layer || now < r->pub.started || age < deadline)

@@ -2,9 +2,10 @@
 /*
  * cancel.c - one request of an extension in a process is to be let go of: its deadline has passed.
  *
- * One that waits here ends at once. One that the process has is asked for, and ends when the process answers it, now or
- * never: a process that does not answer anything is another matter, and is killed for that (death.c). The rings hold
- * but so many messages that nothing answers; a PONG tells that all before its PING were read.
+ * One that waits here ends at once. One that the process has is asked for, and ends when the
+ * process answers it, now or never: a process that does not answer anything is another matter, and
+ * is killed for that (death.c). The rings hold but so many messages that nothing answers; a PONG
+ * tells that all before its PING were read.
  */
 #include "blk/channel/internal.h"
 

@@ -341,6 +341,25 @@ def test_hang(t):
 
 
 @limit(60)
+def test_deadline(t):
+    """Requests that a layer holds for ever end, in the worker or in a process; the event names it."""
+    for place in ("in", "process"):
+        disk = t.soft_disk(f"delay time=1h ops=write place={place} | mem size=16M", disk=f"vm-{place}",
+                           options=("--deadline", "200ms"))
+        load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
+                               "--time", "1", "--depth", "4", "--json"], stdout=subprocess.PIPE,
+                              text=True, timeout=40, check=False)
+        result = json.loads(load.stdout)
+        assert result["errors"] >= 4, result
+        late = events(disk, "request-late")
+        assert late and all("delay" in e["text"] for e in late), late
+        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time",
+                        "200ms"], stdout=subprocess.DEVNULL, check=True)
+        t.equal(events(disk, "worker-died") + events(disk, "extension-died"), [])
+        disk.stop()
+
+
+@limit(60)
 def test_weight(t):
     """A worker in a control group of its own, or a line that says why it is not; it serves either way."""
     disk = t.soft_disk("mem size=16M", options=("--weight", "200"))

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_cgroup.c - a group for the worker, in a folder that looks like a control group: what is written
- * where, and what is said where the host does not allow it. The kernel's part is for hosts that delegate one.
+ * test_cgroup.c - a group for the worker, in a folder that looks like a control group: what is
+ * written where, and what is said where the host does not allow it. The kernel's part is for hosts
+ * that delegate one.
  */
 #include "control/cgroup.h"
 
 #include "control/spawn.h"
-#include <setjmp.h>
-#include <stdarg.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -51,7 +52,8 @@ static char *in_group(const char *file)
 /* The kernel makes these with the group. */
 static void make_group(void)
 {
-    _cleanup_free_ char *group = in_group(""), *cpu = in_group("cpu.weight"), *io = in_group("io.weight");
+    _cleanup_free_ char *group = in_group(""), *cpu = in_group("cpu.weight"),
+                        *io = in_group("io.weight");
     char path[256];
 
     snprintf(path, sizeof(path), "%s/%s", folder, group);
@@ -118,7 +120,8 @@ static void test_not_allowed(void **state)
 static void test_born_there(void **state)
 {
     static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
-    struct spawn spawn = {.argv = (const char *const[]){"cat", "/proc/self/cgroup", NULL}, .cgroup = -1};
+    struct spawn spawn = {.argv = (const char *const[]){"cat", "/proc/self/cgroup", NULL},
+                          .cgroup = -1};
     struct child child;
     struct dt_error err;
     char path[256] = "", out[4096] = "";

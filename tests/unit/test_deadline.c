@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_deadline.c - late requests are told of with the layer that has them, and cancelled where that can be. */
+/* test_deadline.c - late requests are told of with the layer that has them, and cancelled where
+ * that can be. */
 #include "ext_disk.h"
 
 static unsigned told;
@@ -57,12 +58,12 @@ static void keep_quiesce(struct dt_ctx *c, uint64_t deadline)
 }
 
 static const struct dt_block_ext keep_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "keep", .summary = "keeps one", .request = keep,
-    .quiesce = keep_quiesce, .cancel = keep_cancel,
+    DT_BLOCK_EXT_HEADER, .name = "keep",          .summary = "keeps one",
+    .request = keep,     .quiesce = keep_quiesce, .cancel = keep_cancel,
 };
 static const struct dt_block_ext dumb_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "dumb", .summary = "keeps one, too", .request = keep,
-    .quiesce = keep_quiesce,
+    DT_BLOCK_EXT_HEADER, .name = "dumb",          .summary = "keeps one, too",
+    .request = keep,     .quiesce = keep_quiesce,
 };
 
 static enum dt_verdict keep(struct dt_ctx *c, struct dt_req *req)
@@ -80,7 +81,7 @@ static void go_on_for(uint64_t ns)
 
 static void test_told_of(void **state)
 {
-    static const char *const chains[][2] = {{"keep | mem size=1M", "cannot be cancelled now"},
+    static const char *const chains[][2] = {{"keep | mem size=1M", "asked to let go of it"},
                                             {"dumb | mem size=1M", "this layer cannot cancel"}};
 
     for (unsigned i = 0; i < ARRAY_SIZE(chains); i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_placed_cancel.c - a deadline passes while an extension in a process has the request: it is cancelled over
- * there, or here while it waits for a process.
+ * test_placed_cancel.c - a deadline passes while an extension in a process has the request: it is
+ * cancelled over there, or here while it waits for a process.
  */
 #include "ext_disk.h"
 
@@ -50,7 +50,8 @@ static void test_without_a_process(void **state)
     struct disk_slot *first, *second;
     pid_t pid;
 
-    disk_open("delay time=1h ops=write place=process tries=1 on-crash=hold mem-limit=0 | mem size=1M");
+    disk_open(
+        "delay time=1h ops=write place=process tries=1 on-crash=hold mem-limit=0 | mem size=1M");
     pid = placed_pid(device_layer(disk.dev, 1), NULL);
     assert_true(pid > 0);
     kill(pid, SIGKILL);
@@ -67,7 +68,8 @@ static void test_without_a_process(void **state)
 static void test_below(void **state)
 {
     disk.deadline = DT_MS(20);
-    disk_open("throttle iops=1M place=process mem-limit=0 | delay time=200ms ops=read | mem size=1M");
+    disk_open(
+        "throttle iops=1M place=process mem-limit=0 | delay time=200ms ops=read | mem size=1M");
     assert_int_equal(disk_do(DT_OP_READ, 0, 0, 8, data), -ECANCELED); /* by `delay`, here */
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 0, 8, data), 0);
     disk_close();
