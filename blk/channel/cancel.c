@@ -73,5 +73,9 @@ int proxy_cancel(struct dt_ctx *c, struct dt_req *req)
         return -EBUSY;
     req->sector = f->sector;
     dt_complete_one(c, req, -ECANCELED);
+    if (p->stopped && !p->queue) {
+        p->stopped = false;
+        dt_wake(c);
+    }
     return 0;
 }
