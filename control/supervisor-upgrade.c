@@ -108,6 +108,8 @@ int supervisor_upgrade(struct supervisor *s, const char *path, const char *const
 
     if (s->upgrade || s->stopping || s->worker.pidfd < 0 || !s->ready_at)
         return dt_fail(err, -EBUSY, "an upgrade or a restart is under way");
+    if (s->config.count == 0)
+        return dt_fail(err, -EOPNOTSUPP, "there is no disk to take over");
     fd = path ? program_open(path, err) : fcntl(s->program, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return path ? fd : dt_fail(err, -errno, "no descriptor: %s", strerror(errno));

@@ -29,6 +29,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * calls the pool calls that, too.
  * @event: something a person should know: "full", "resumed", "damage".
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
+ * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
 struct pool_options {
     bool read_only;
@@ -36,6 +37,7 @@ struct pool_options {
     void (*event)(void *arg, const char *event, const char *text);
     void *arg;
     size_t cache;
+    const char *holder;
 };
 /** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
  * if it succeeds. */

@@ -115,6 +115,8 @@ struct front {
     char serial[FRONT_SERIAL_SIZE];
     unsigned nqueues;
     bool packed;
+    void (*ended)(void *arg); /* of the session that the front was made with */
+    void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
     bool writeback;

@@ -33,7 +33,7 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
         char name[2 * PX_NAME];
 
         pool_full_name(t->pool, slots[i], name);
-        puts(name);
+        fprintf(t->out, "%s\n", name);
     }
     return ret;
 }
@@ -67,12 +67,12 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_resize(t->pool, t->slot, size, err);
 }
 
-/* It is deleted when this is durable; the space comes back now, or after a crash when the pool is
- * next open. */
+/* It is deleted when this is durable; the space comes back now, or where the pool is served in the
+ * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
     ret = ret ?: pool_sync(t->pool, err);
-    return ret ?: pool_reclaim_all(t->pool, err);
+    return ret ?: t->live ? 0 : pool_reclaim_all(t->pool, err);
 }
 
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

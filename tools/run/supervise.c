@@ -278,7 +278,7 @@ static int give_weight(struct supervise *s)
     if (o->weight && cgroup_new(&s->cgroup, o->cgroup, (unsigned)o->weight, &err) < 0)
         events_add(s->events, NULL, "weight-not-set", NULL,
                    "the worker has no weight of its own: %s", err.text);
-    return s->cgroup.fd;
+    return MAX(s->cgroup.fd, 0);
 }
 
 static int start(struct supervise *s, struct dt_error *err)
