@@ -259,6 +259,7 @@ const struct front_ops front_device_ops = {
     .wake = front_wake,
     .info_changed = run_info_changed,
     .set_passthrough = front_set_passthrough,
+    .each = front_each,
 };
 
 int front_new(struct front **out, const struct front_config *config, struct dt_error *err)

@@ -198,6 +198,7 @@ bool front_queue_arm(struct loop_poller *poller);
 void front_publish(struct loop_deferred *deferred);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_wake(struct lane *lane);
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
 void front_call_driver(const struct front_queue *q);
 /** front_awaited() - does a stop or a pause wait for the layers? */
 bool front_awaited(const struct front_lane *fl);

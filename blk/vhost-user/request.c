@@ -389,6 +389,22 @@ bool front_queue_arm(struct loop_poller *poller)
     return q->blocked || virtq_arm(&q->vq);
 }
 
+/* Those that core has: it clears the holder of what it gives back. */
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req))
+{
+    struct front_lane *fl = lane_front(lane);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+        unsigned size = q->lane == fl && q->slots ? q->vq.config.size : 0;
+
+        for (unsigned s = 0; s < size; s++)
+            if (q->slots[s].req.holder)
+                look(lane, &q->slots[s].req);
+    }
+}
+
 void front_wake(struct lane *lane)
 {
     struct front_lane *fl = lane_front(lane);

@@ -40,7 +40,8 @@ int disk_open_device(struct disk *d, struct dt_error *err)
     struct device_config config = {.name = d->config->name,
                                    .loops = loops,
                                    .threads = (unsigned)o->threads,
-                                   .state_dir = o->state};
+                                   .state_dir = o->state,
+                                   .deadline = o->deadline};
     struct chain_spec spec;
     int ret = chain_parse(&spec, o->chain, err);
 
