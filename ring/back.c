@@ -16,7 +16,7 @@
 
 bool virtq_return(struct virtq *vq, struct virtq_chain *chain)
 {
-    if (vq->config.packed)
+    if (vq->config.packed || (vq->spans && !vq->driver_writable))
         return false;
     CHECK(chain->id < vq->config.size && vq->state[chain->id] == ID_TAKEN);
     vq->state[chain->id] = ID_RETURNED;

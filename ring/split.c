@@ -117,8 +117,7 @@ static int split_walk(struct virtq *vq, uint16_t head, uint8_t attempts, struct 
             return walk_fault(&w, at, "next %u makes a loop in the ring of %u", d.next, size);
         at = d.next;
     }
-    walk_end(&w, head, ndesc, attempts);
-    return 0;
+    return walk_end(&w, head, ndesc, attempts);
 }
 
 /* Enter @head in the log; from the last store on a successor will return it. */

@@ -51,6 +51,7 @@ struct vhost_remote {
     unsigned nregions;
     struct remote_queue queues[VHOST_MAX_QUEUES];
     bool pausing, paused;
+    bool translating; /* the device was told of a translation, and has not yet answered */
 
     bool ending, faulted;
     struct loop_deferred end;
@@ -135,7 +136,7 @@ static void run_end(struct loop_deferred *deferred)
     struct vhost_remote *r = container_of(deferred, struct vhost_remote, end);
     bool was_attached = r->attached;
 
-    if (r->pausing)
+    if (r->pausing || r->translating)
         return;
     if (r->paused) {
         r->paused = false;
@@ -283,6 +284,30 @@ static bool remote_inflight(const struct vhost_session *session, struct vhost_in
     return *fd >= 0;
 }
 
+static void remote_iotlb_done(struct vhost_session *session, int result)
+{
+    struct vhost_remote *r = remote_of(session);
+    struct link_message m = {.type = LINK_IOTLB_DONE, .u32 = result < 0};
+
+    CHECK_MAGIC(r, REMOTE_MAGIC);
+    CHECK(r->translating);
+    r->translating = false;
+    if (r->ending)
+        loop_defer(r->config.loop, &r->end);
+    else
+        send(r, &m);
+}
+
+static int remote_iotlb_miss(struct vhost_session *session, uint64_t iova, unsigned access)
+{
+    struct link_message m = {.type = LINK_IOTLB_MISS};
+
+    m.iotlb = (struct vhost_iotlb){
+        .iova = iova, .access = (uint8_t)access, .type = VHOST_IOTLB_MISS};
+    send(remote_of(session), &m);
+    return 0;
+}
+
 static const struct vhost_session_ops remote_session_ops = {
     .ring = remote_ring,
     .kick_fd = remote_kick_fd,
@@ -295,6 +320,8 @@ static const struct vhost_session_ops remote_session_ops = {
     .free = remote_free,
     .region = remote_region,
     .inflight = remote_inflight,
+    .iotlb_done = remote_iotlb_done,
+    .iotlb_miss = remote_iotlb_miss,
 };
 
 /* ---- Messages ------------------------------------------------------------------------------------- */
@@ -546,12 +573,23 @@ static const char *on_resume(struct vhost_remote *r, struct link_message *m)
     return NULL;
 }
 
+static const char *on_iotlb(struct vhost_remote *r, struct link_message *m)
+{
+    if (r->translating || r->pausing || r->paused || any_stopping(r))
+        return "a translation within a pause or a stop";
+    if (!(r->features & BIT(VIRTIO_F_ACCESS_PLATFORM)) || !r->config.ops->iotlb)
+        return "a translation, and there is no vIOMMU";
+    r->translating = true;
+    r->config.ops->iotlb(r->config.dev, &m->iotlb);
+    return NULL;
+}
+
 static const char *on_detach(struct vhost_remote *r, struct link_message *m)
 {
     bool was_attached = r->attached;
 
     KILL_POINT("detach");
-    if (any_ring(r) || r->pausing || r->paused)
+    if (any_ring(r) || r->pausing || r->paused || r->translating)
         return "detached while a ring runs";
     forget_session(r);
     if (was_attached)
@@ -579,6 +617,7 @@ static const struct remote_message {
     [LINK_PAUSE] = {on_pause},
     [LINK_RESUME] = {on_resume},
     [LINK_DETACH] = {on_detach, .always = true},
+    [LINK_IOTLB] = {on_iotlb},
 };
 
 static const char *on_message(struct vhost_remote *r, struct link_message *m)

@@ -50,6 +50,8 @@ void front_config_init(struct front *front)
                      BIT(VIRTIO_BLK_F_MQ);
     if (front->packed)
         front->offered |= BIT(VIRTIO_F_RING_PACKED);
+    if (front->iommu)
+        front->offered |= BIT(VIRTIO_F_ACCESS_PLATFORM);
     if (info->read_only)
         front->offered |= BIT(VIRTIO_BLK_F_RO);
     if (info->can_flush)

@@ -35,6 +35,7 @@ struct front_keeper {
  * @serial:  at most 20 bytes, seen by the guest; NULL = the device's name, cut.
  * @queues:  offered; 0 = FRONT_QUEUES.
  * @packed:  offer packed rings.
+ * @iommu:   offer ACCESS_PLATFORM: the VMM's vIOMMU says what of the guest's memory may be used.
  */
 struct front_config {
     struct device *dev;
@@ -45,6 +46,7 @@ struct front_config {
     const char *serial;
     unsigned queues;
     bool packed;
+    bool iommu;
 };
 
 struct front;

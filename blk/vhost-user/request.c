@@ -210,8 +210,10 @@ static bool hand_back(struct slot *slot)
 {
     struct front_queue *q = slot->queue;
 
-    return (q->state == QUEUE_STOPPING || (q->state == QUEUE_PAUSED && q->lane->pausing)) &&
-           virtq_return(&q->vq, &slot->chain);
+    if (q->state != QUEUE_STOPPING && q->state != QUEUE_UNMAPPED &&
+        (q->state != QUEUE_PAUSED || !q->lane->pausing))
+        return false;
+    return virtq_return(&q->vq, &slot->chain);
 }
 
 void front_complete(struct lane *lane, struct request **reqs, unsigned n)
@@ -227,6 +229,8 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
         if (likely(req->error != -ECANCELED) || !hand_back(slot))
             answer(slot, status_of(req->error), written);
         mark_dirty(slot->queue);
+        if (unlikely(slot->awaited))
+            front_iommu_answered(slot);
     }
 }
 
@@ -306,12 +310,14 @@ unsigned front_queue_poll(struct loop_poller *poller)
     n = virtq_take(&q->vq, chains, want);
     if (n > 0)
         KILL_POINT("taken");
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)
             return 0;
     }
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        mark_dirty(q);
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;

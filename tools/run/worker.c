@@ -71,7 +71,8 @@ static void make_front(struct disk *d, int fd)
                                         .keeper = &keeper,
                                         .serial = o->serial,
                                         .queues = (unsigned)o->queues,
-                                        .packed = o->packed};
+                                        .packed = o->packed,
+                                        .iommu = o->iommu};
     struct dt_error err;
 
     KILL_POINT("floor");
