@@ -4,12 +4,17 @@
  *
  * The VMM's connection is accepted only once a worker has shown its floor: before that there is
  * nothing to answer GET_FEATURES with.
+ *
+ * A keeper that is to be replaced sends everything to its successor (vhost/transfer.h), and both then leave the
+ * VM alone until the supervisor tells one to resume, and ends the other.
  */
 #include "control/keeper.h"
 
+#include "base/kill.h"
 #include "base/packet.h"
 #include "control/sandbox.h"
 #include "loop/listener.h"
+#include "vhost/transfer.h"
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -27,7 +32,11 @@ struct keeper {
     int sock;                    /* listening, or a session not yet begun */
     int next;                    /* a VM that came while the one before is still leaving */
     struct listener listener;
-    bool open; /* VMs may come */
+    bool open;    /* VMs may come */
+    bool waiting; /* for KEEPER_RESUME */
+    int send_to;  /* once the worker is let go; -1 = nobody takes over */
+    struct dt_watch taking;
+    struct transfer *transfer; /* what came on it so far */
     struct dt_timer connect_timer;
     bool closing;
     int status;
@@ -104,15 +113,17 @@ static void open_to_vms(struct keeper *k)
 {
     int ret = 0;
 
-    if (k->open)
+    if (k->open || k->waiting)
         return;
     k->open = true;
     if (k->serve.socket == KEEPER_CONNECTS) {
-        loop_timer_set(k->loop, &k->connect_timer, dt_clock_ns());
+        if (!vhost_proxy_attached(k->proxy))
+            loop_timer_set(k->loop, &k->connect_timer, dt_clock_ns());
         return;
     }
     if (k->serve.socket == KEEPER_HAS_SESSION) {
-        attach(k, TAKE_FD(k->sock));
+        if (!vhost_proxy_attached(k->proxy))
+            attach(k, TAKE_FD(k->sock));
         return;
     }
     if (listen(k->sock, BACKLOG) < 0)
@@ -122,6 +133,79 @@ static void open_to_vms(struct keeper *k)
         log_error("%s: cannot listen: %s", k->serve.text, strerror(-ret));
         end(k, 1);
     }
+}
+
+static void close_to_vms(struct keeper *k)
+{
+    k->open = false;
+    listener_stop(&k->listener);
+    loop_timer_cancel(k->loop, &k->connect_timer);
+}
+
+/* ---- Another keeper takes over ------------------------------------------------------------------ */
+
+static void send_all(struct keeper *k)
+{
+    _cleanup_close_ int sock = TAKE_FD(k->send_to);
+    struct dt_error err = {""};
+
+    k->waiting = true;
+    close_to_vms(k);
+    KILL_POINT("keeper-send");
+    if (k->next >= 0)
+        dt_fail(&err, -EBUSY, "one VM is leaving and another has come");
+    else
+        vhost_proxy_send(k->proxy, sock, &err);
+    KILL_POINT("keeper-sent");
+    tell(k, KEEPER_RELEASED, err.text);
+}
+
+/* The worker was let go, or went. */
+static void released(struct keeper *k)
+{
+    if (k->send_to >= 0)
+        send_all(k);
+    else
+        tell(k, KEEPER_RELEASED, "");
+}
+
+static void run_taking(struct dt_watch *watch, uint32_t events)
+{
+    struct keeper *k = container_of(watch, struct keeper, taking);
+    struct dt_error err = {""};
+    int ret = transfer_receive(watch->fd, k->transfer, &err);
+
+    if (ret == 0)
+        return;
+    KILL_POINT("keeper-take");
+    if (ret > 0)
+        ret = vhost_proxy_adopt(k->proxy, k->transfer, &err);
+    loop_watch_remove(k->loop, watch);
+    close(watch->fd);
+    transfer_free(TAKE_PTR(k->transfer), true);
+    KILL_POINT("keeper-taken");
+    tell(k, KEEPER_TOOK_OVER, ret < 0 ? err.text : "");
+}
+
+static void take_over(struct keeper *k, int sock)
+{
+    k->waiting = true;
+    k->transfer = transfer_new();
+    k->taking = (struct dt_watch){.fd = sock, .events = EPOLLIN, .ready = run_taking};
+    if (loop_watch_add(k->loop, &k->taking) < 0)
+        end(k, 1);
+    else
+        tell(k, KEEPER_TAKING, "");
+}
+
+static void resume(struct keeper *k)
+{
+    if (!k->waiting)
+        return;
+    k->waiting = false;
+    vhost_proxy_thaw(k->proxy);
+    if (vhost_proxy_ready(k->proxy))
+        open_to_vms(k);
 }
 
 /* ---- What the proxy tells ---------------------------------------------------------------------- */
@@ -134,7 +218,11 @@ static void on_ready(void *arg)
 
 static void on_lost(void *arg, const char *reason)
 {
-    tell(arg, KEEPER_LOST, reason ? reason : "");
+    struct keeper *k = arg;
+
+    tell(k, KEEPER_LOST, reason ? reason : "");
+    if (k->send_to >= 0)
+        released(k);
 }
 
 static void on_recovered(void *arg, const struct vhost_recovery *recovery)
@@ -147,7 +235,7 @@ static void on_recovered(void *arg, const struct vhost_recovery *recovery)
 
 static void on_released(void *arg)
 {
-    tell(arg, KEEPER_RELEASED, "");
+    released(arg);
 }
 
 static void on_closed(void *arg, const char *reason)
@@ -199,6 +287,17 @@ static void close_down(struct keeper *k)
         end(k, 0);
 }
 
+static void release(struct keeper *k, int send_to)
+{
+    if (k->send_to >= 0)
+        close(k->send_to);
+    k->send_to = send_to;
+    if (vhost_proxy_linked(k->proxy))
+        vhost_proxy_release(k->proxy);
+    else
+        released(k); /* the worker was quicker */
+}
+
 static void follow(struct keeper *k, struct keeper_message *m, int fd)
 {
     struct dt_error err;
@@ -214,7 +313,11 @@ static void follow(struct keeper *k, struct keeper_message *m, int fd)
         else
             fd = -1;
     } else if (m->type == KEEPER_RELEASE) {
-        vhost_proxy_release(k->proxy);
+        release(k, TAKE_FD(fd));
+    } else if (m->type == KEEPER_TAKE_OVER && fd >= 0 && !k->transfer) {
+        take_over(k, TAKE_FD(fd));
+    } else if (m->type == KEEPER_RESUME) {
+        resume(k);
     } else if (m->type == KEEPER_CLOSE) {
         close_down(k);
     }
@@ -244,7 +347,7 @@ int keeper_run(int sock)
 {
     const struct loop_config config = {.engine = LOOP_EPOLL};
     struct rlimit limit;
-    struct keeper k = {.sock = -1, .next = -1, .connect_timer.fire = run_connect};
+    struct keeper k = {.sock = -1, .next = -1, .send_to = -1, .connect_timer.fire = run_connect};
     struct dt_error err;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {

@@ -14,13 +14,18 @@ enum keeper_type {
     /* From the supervisor. */
     KEEPER_SERVE = 1, /* @text: the device's name; with its socket, or @path */
     KEEPER_LINK,      /* with the link to a worker whose predecessor is dead */
-    KEEPER_RELEASE,   /* have the worker finish what it has, and let it go */
+    KEEPER_RELEASE,   /* have the worker finish what it has, and let it go; with a socket: then send all
+                         that this keeper is to the one at its other end, and wait */
+    KEEPER_TAKE_OVER, /* with a socket: become the keeper that sends on it, and wait */
+    KEEPER_RESUME,    /* wait no more: VMs are this keeper's */
     KEEPER_CLOSE,     /* end the session in good order, then the process */
     /* From the keeper. */
     KEEPER_READY,     /* a worker's floor is accepted */
     KEEPER_LOST,      /* the link ended; @text: what the worker did wrong, or "" */
     KEEPER_RECOVERED, /* @recovery */
-    KEEPER_RELEASED,
+    KEEPER_RELEASED,  /* @text: why nothing was sent, though that was asked, or "" */
+    KEEPER_TAKING,    /* it runs, and waits for what KEEPER_TAKE_OVER promised */
+    KEEPER_TOOK_OVER, /* @text: why not, or "" */
     KEEPER_ATTACHED,
     KEEPER_DETACHED, /* @text: why the session broke, or "" */
 };

@@ -101,7 +101,5 @@ uid_t supervisor_uid(void);
 #define SANDBOX_FIRST_UID 0x60000000u
 /* Those of its placed extensions follow one another from here; a process id has 22 bits at most. */
 #define EXTENSION_UID(uid) (0x70000000u + ((uid) - SANDBOX_FIRST_UID) * CONFINE_USERS)
-/* A worker whose own check failed exits with this. */
-#define EXIT_ASSERTION 134
 
 #endif

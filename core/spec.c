@@ -158,6 +158,8 @@ static int read_layer(struct scanner *s, struct chain_spec *spec)
     if (layer->name[0] == '\0')
         return scan_fail(s, start, "the name of an extension or back is empty");
     layer->ordinal = take_ordinal(layer->name);
+    if (take_ordinal(layer->name))
+        return scan_fail(s, start, "a layer has one number at most");
     for (skip_space(s); !word_ends(*s->at); skip_space(s)) {
         ret = read_setting(s, layer);
         if (ret < 0)
@@ -225,9 +227,12 @@ bool layer_spec_equal(const struct layer_spec *a, const struct layer_spec *b)
     return true;
 }
 
-static void put(FILE *out, const char *word)
+#define QUOTED " \t\r\n\v\f|\"'\\"
+
+/* @special: what must not stand bare in it. */
+static void put(FILE *out, const char *word, const char *special)
 {
-    if (*word && !word[strcspn(word, " \t\r\n\v\f|\"'\\")]) {
+    if (*word && !word[strcspn(word, special)]) {
         fputs(word, out);
         return;
     }
@@ -264,15 +269,15 @@ char *chain_format(const struct chain_spec *spec)
         const struct layer_spec *layer = &spec->layers[i];
 
         fputs(i ? " | " : "", out);
-        put(out, layer->name);
+        put(out, layer->name, QUOTED "=");
         if (needs_ordinal(spec, i))
             fprintf(out, "#%u", layer->ordinal);
         for (unsigned j = 0; j < layer->count; j++) {
             putc(' ', out);
-            put(out, layer->settings[j].key);
+            put(out, layer->settings[j].key, QUOTED "=");
             putc('=', out);
             if (*layer->settings[j].value)
-                put(out, layer->settings[j].value);
+                put(out, layer->settings[j].value, QUOTED);
         }
     }
     CHECK(fclose(out) == 0);

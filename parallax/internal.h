@@ -233,7 +233,7 @@ struct tree catalog_tree(struct pool *pool, uint32_t slot);
 struct tree pool_catalog_tree(struct pool *pool);
 struct tree pool_space_tree(struct pool *pool);
 
-/* ---- Changes (change.c) ---- */
+/* ---- Changes (change-check.c, change.c) ---- */
 
 /** change_check() - could it be carried out? */
 int change_check(struct pool *pool, const struct px_change *change, struct dt_error *err);

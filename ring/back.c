@@ -9,15 +9,15 @@
  * had taken, and step back before them; then base and used index agree, as they do after a stop with nothing in flight.
  *
  * It is the driver's ring, and the device should not write there (virtio 1.2, 2.7.6); but a driver does not read
- * it, and has no entries of its own there while the chains are outstanding. Packed rings have no place
- * for it: a later completion may have overwritten the descriptors.
+ * it, and has no entries of its own there while the chains are outstanding.
+ *
+ * A packed ring is the device's to write to. Its outstanding chains have as many positions as lie between the next used
+ * and the next available one; what lay there may be overwritten by completions, but the log has the descriptors.
  */
 #include "ring/internal.h"
 
-bool virtq_return(struct virtq *vq, struct virtq_chain *chain)
+void virtq_return(struct virtq *vq, struct virtq_chain *chain)
 {
-    if (vq->config.packed || (vq->spans && !vq->driver_writable))
-        return false;
     CHECK(chain->id < vq->config.size && vq->state[chain->id] == ID_TAKEN);
     vq->state[chain->id] = ID_RETURNED;
     if (chain->iov != chain->inline_iov) {
@@ -26,18 +26,26 @@ bool virtq_return(struct virtq *vq, struct virtq_chain *chain)
     }
     vq->returned[vq->returned_count++] = chain->id;
     vq->in_flight--;
-    return true;
+}
+
+/* When the log was told of it. */
+static uint64_t entered(const struct virtq *vq, uint16_t id)
+{
+    const struct log_split *split = vq->config.inflight;
+    const struct log_packed *packed = vq->config.inflight;
+
+    return vq->config.packed ? READ_ONCE(packed->desc[virtq_slot(vq, id)->log_first_].counter)
+                             : READ_ONCE(split->desc[id].counter);
 }
 
 /* In the order of their taking: the log knows it. What others may write there meanwhile is read once. */
 static void sort_by_age(struct virtq *vq)
 {
-    const struct log_split *log = vq->config.inflight;
     unsigned n = vq->returned_count;
     _cleanup_free_ struct log_age *ages = xcalloc(n, sizeof(*ages));
 
     for (unsigned i = 0; i < n; i++)
-        ages[i] = (struct log_age){READ_ONCE(log->desc[vq->returned[i]].counter), vq->returned[i]};
+        ages[i] = (struct log_age){entered(vq, vq->returned[i]), vq->returned[i]};
     log_sort_ages(ages, n);
     for (unsigned i = 0; i < n; i++)
         vq->returned[i] = ages[i].entry;
@@ -51,7 +59,7 @@ unsigned virtq_put_back(struct virtq *vq)
         return 0;
     CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0);
     sort_by_age(vq);
-    split_put_back(vq);
+    vq->config.packed ? packed_put_back(vq) : split_put_back(vq);
     vq->returned_count = 0;
     return n;
 }

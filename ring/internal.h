@@ -252,6 +252,7 @@ static inline struct virtq_chain *virtq_slot(const struct virtq *vq, uint16_t id
 int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);
 unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
 void split_put_back(struct virtq *vq);
+void packed_put_back(struct virtq *vq);
 int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out);
 bool split_publish(struct virtq *vq);
 bool split_pending(struct virtq *vq);

@@ -372,6 +372,65 @@ bool packed_publish(struct virtq *vq)
     return packed_wants_call(vq);
 }
 
+/* ---- Putting back --------------------------------------------------------------------- */
+
+/* Write a chain of the log at @at as the driver would: its first descriptor last. */
+static void packed_offer_again(struct virtq *vq, const struct virtq_chain *chain, uint16_t *at, bool *wrap)
+{
+    struct vring_packed_desc *ring = vq->desc_area;
+    const struct log_packed *log = packed_log(vq);
+    uint16_t entry = chain->log_first_, first = *at;
+    uint64_t first_word = 0;
+
+    for (unsigned i = 0; i < chain->ndesc; i++, entry = vq->log_next[entry]) {
+        const struct log_packed_entry *e = &log->desc[entry];
+        uint64_t flags = (READ_ONCE(e->flags) & ~(PACKED_AVAIL | PACKED_USED)) |
+                         (*wrap ? PACKED_AVAIL : PACKED_USED);
+        uint64_t word = READ_ONCE(e->len) | (uint64_t)READ_ONCE(e->id) << 32 | flags << 48;
+
+        WRITE_ONCE(ring[*at].addr, READ_ONCE(e->addr));
+        if (i == 0)
+            first_word = word;
+        else
+            ring_store(desc_word(vq, *at), word);
+        ring_advance(at, wrap, 1, vq->config.size);
+        RING_STEP();
+    }
+    ring_store_release(desc_word(vq, first), first_word);
+    RING_STEP();
+}
+
+/*
+ * The returned chains have exactly the positions from the next used one to the next available one, whatever lay
+ * there. The newest leaves the log first: so a death in between leaves the oldest to the log, and
+ * the rest where a successor looks for what is available.
+ */
+void packed_put_back(struct virtq *vq)
+{
+    struct log_packed *log = packed_log(vq);
+    uint16_t at = vq->used;
+    bool wrap = vq->used_wrap;
+
+    for (unsigned i = 0; i < vq->returned_count; i++)
+        packed_offer_again(vq, virtq_slot(vq, vq->returned[i]), &at, &wrap);
+    CHECK(at == vq->last_avail && wrap == vq->avail_wrap);
+    packed_dirty(vq, vq->desc_area, 16 * (uint64_t)vq->config.size);
+    for (unsigned i = vq->returned_count; i-- > 0;) {
+        const struct virtq_chain *chain = virtq_slot(vq, vq->returned[i]);
+
+        WRITE_ONCE(log->desc[chain->log_last_].word.next, vq->log_free);
+        vq->log_next[chain->log_last_] = vq->log_free;
+        vq->log_free = chain->log_first_;
+        ring_store_release(&log->desc[chain->log_first_].word.inflight, 0);
+        vq->state[chain->id] = ID_FREE;
+        RING_STEP();
+    }
+    log_set_lists(vq, vq->log_free, vq->log_free);
+    vq->last_avail = vq->used;
+    vq->avail_wrap = vq->used_wrap;
+    vq->descs = 0;
+}
+
 /* ---- Notifications -------------------------------------------------------------------- */
 
 /* Ask for a kick, or not; virtq_arm() fences and looks again. */

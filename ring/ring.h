@@ -291,7 +291,7 @@ struct virtq {
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
     struct virtq_done *done; /* pushed and not yet published */
     unsigned done_count;
-    uint16_t *returned; /* split: heads to be put back (back.c) */
+    uint16_t *returned; /* ids to be put back (back.c) */
     unsigned returned_count;
     struct virtq_spans *spans; /* vIOMMU: the addresses that chains use; else NULL */
     bool missing;             /* vIOMMU: virtq_take() ended where a translation is not known */
@@ -354,12 +354,14 @@ int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
 /** virtq_push() - a chain is done; @written bytes of its writable part were set. The
  *  driver sees it after virtq_publish(). The slot may be reused at once. */
 void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
-/**
- * virtq_return() - a chain of a split ring will not be served by us: it is to be put back. The slot may be
- * reused once it is taken again. false: a packed ring cannot take it back, nor one whose available ring the
- * guest's IOMMU lets us only read.
- */
-bool virtq_return(struct virtq *vq, struct virtq_chain *chain);
+/** virtq_return() - a chain will not be served by us: it is to be put back. The slot may be reused once it is
+ *  taken again. */
+void virtq_return(struct virtq *vq, struct virtq_chain *chain);
+/** virtq_returns() - can chains be put back? Not into a split ring that the guest's IOMMU lets us only read. */
+static inline bool virtq_returns(const struct virtq *vq)
+{
+    return !vq->spans || vq->config.packed || vq->driver_writable;
+}
 /**
  * virtq_put_back() - make the returned chains available again, as if they had never been taken: whoever
  * serves the ring next finds them there, even on another host. No chain is in flight, and all that were

@@ -146,7 +146,7 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
         return r;
     vq->state = ring_array(size, sizeof(*vq->state));
     vq->done = ring_array(size, sizeof(*vq->done));
-    vq->returned = config->packed ? NULL : xcalloc(size, sizeof(*vq->returned));
+    vq->returned = xcalloc(size, sizeof(*vq->returned));
     vq->replay = xcalloc(size, sizeof(*vq->replay));
     if (config->map->iotlb)
         vq->spans = virtq_spans_new(size);

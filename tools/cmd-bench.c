@@ -10,6 +10,7 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <signal.h>
 #include <time.h>
 
 #define TICK_MS      10
@@ -252,6 +253,22 @@ static bool any_quit(const struct bench *b)
     return false;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number)
+{
+    interrupted = 1;
+}
+
+/* SIGINT and SIGTERM end the measurement; once more, the program. */
+static void catch_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 static int measure(struct bench *b, struct dt_error *err)
 {
     uint64_t end;
@@ -260,7 +277,7 @@ static int measure(struct bench *b, struct dt_error *err)
     b->started = b->shown_at = dt_clock_ns();
     end = b->started + b->time_ns;
     worker_ask(b->workers, b->load.threads, WORKER_RUN);
-    while (ret == 0 && dt_clock_ns() < end && !any_quit(b)) {
+    while (ret == 0 && dt_clock_ns() < end && !any_quit(b) && !interrupted) {
         doze_ms(TICK_MS);
         show_progress(b);
         ret = watch(b, WORKER_RUN, err);
@@ -299,6 +316,7 @@ static int run_load(struct bench *b, struct dt_error *err)
     unsigned n = 0;
     int ret = 0;
 
+    catch_interrupts();
     b->workers = xaligned(CACHE_LINE, b->load.threads * sizeof(*b->workers));
     for (; ret == 0 && n < b->load.threads; n++) {
         struct worker *w = &b->workers[n];
@@ -346,7 +364,8 @@ const struct verb verb_bench = {
     .summary = "load, measure and check any vhost-user-blk back end",
     .help = "Plays the guest: keeps requests in flight on the rings of a vhost-user-blk back end, "
             "which need not be devtap, and prints requests and megabytes per second and "
-            "latencies. Modes that write destroy what is on the disk.",
+            "latencies. Modes that write destroy what is on the disk. Ctrl-C ends the measurement "
+            "early, and prints what was measured.",
     .groups = {{"Options", options}},
     .options_size = sizeof(struct bench_options),
     .run = run,

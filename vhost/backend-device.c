@@ -16,7 +16,7 @@ static void answer_u64(struct vhost_message *m, uint64_t value)
     m->header.size = sizeof(m->u64);
 }
 
-static uint64_t offered_features(const struct vhost_backend *s)
+uint64_t backend_offered_features(const struct vhost_backend *s)
 {
     uint64_t features = s->config.ops->features(s->config.dev) & ~SESSION_FEATURES;
 
@@ -30,14 +30,14 @@ static uint64_t offered_features(const struct vhost_backend *s)
 
 int get_features(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    answer_u64(m, offered_features(s));
+    answer_u64(m, backend_offered_features(s));
     return 0;
 }
 
 /* QEMU repeats this message for each queue pair, and for the dirty log while rings are live. */
 int check_set_features(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    uint64_t beyond = m->u64 & ~offered_features(s);
+    uint64_t beyond = m->u64 & ~backend_offered_features(s);
     uint64_t changed = m->u64 ^ s->state->features;
 
     if (beyond)

@@ -146,7 +146,7 @@ void vhost_backend_close(struct vhost_backend *s)
     backend_end(s);
 }
 
-static void backend_watch(struct vhost_backend *s, bool want)
+void backend_watch(struct vhost_backend *s, bool want)
 {
     int rc;
 
@@ -172,6 +172,17 @@ static void backend_run_closed(struct loop_deferred *deferred)
     s->config.ops->closed(s->config.dev, s->broken ? s->reason : NULL);
 }
 
+static void backend_forget_memory(struct vhost_backend *s)
+{
+    memmap_clear(&s->memory);
+    memmap_clear(&s->log_map);
+    memmap_clear(&s->inflight_map);
+    backend_forget_regions(s);
+    backend_forget_file(s, &s->log_file);
+    backend_forget_file(s, &s->inflight_kept);
+    s->dirty = (struct dirtylog){0};
+}
+
 static void backend_tear_down(struct vhost_backend *s)
 {
     backend_watch(s, false);
@@ -186,13 +197,7 @@ static void backend_tear_down(struct vhost_backend *s)
         close_fd(&queue->err);
     }
     vhost_stream_reset(&s->stream);
-    memmap_clear(&s->memory);
-    memmap_clear(&s->log_map);
-    memmap_clear(&s->inflight_map);
-    backend_forget_regions(s);
-    backend_forget_file(s, &s->log_file);
-    backend_forget_file(s, &s->inflight_kept);
-    s->dirty = (struct dirtylog){0};
+    backend_forget_memory(s);
     close_fd(&s->events);
     close_fd(&s->stream.sock);
     s->phase = BACKEND_TORN_DOWN;
@@ -256,11 +261,11 @@ static void backend_advance(struct vhost_backend *s)
                 break;
         } else if (s->busy) {
             backend_finish_message(s);
-        } else if (budget-- == 0 || !backend_read_message(s)) {
-            break; /* the watch brings us back */
+        } else if (s->frozen || budget-- == 0 || !backend_read_message(s)) {
+            break; /* the watch brings us back, or vhost_backend_thaw() */
         }
     }
-    backend_watch(s, s->phase == BACKEND_OPEN && !backend_parked(s));
+    backend_watch(s, s->phase == BACKEND_OPEN && !backend_parked(s) && !s->frozen);
     s->advancing = false;
 }
 
@@ -300,6 +305,14 @@ static void backend_release(struct vhost_backend *s)
     free(s->region_files);
     free(s->name);
     free(s);
+}
+
+void backend_abandon(struct vhost_backend *s)
+{
+    loop_defer_cancel(s->config.loop, &s->advance);
+    backend_watch(s, false);
+    backend_forget_memory(s);
+    backend_release(s);
 }
 
 /* ---- As the device sees it ----------------------------------------------------------------------

@@ -92,6 +92,7 @@ struct vhost_backend {
     bool pausing, paused;
     bool translating; /* iotlb() is not yet answered */
     int translated;   /* what it answered */
+    bool frozen; /* on its way to another process: the front end is not read */
 
     bool advancing;
     enum { BACKEND_OPEN, BACKEND_CLOSING, BACKEND_TORN_DOWN, BACKEND_CLOSED } phase;
@@ -119,6 +120,9 @@ struct backend_request {
 const struct backend_request *backend_request(const struct vhost_backend *s, uint32_t request);
 
 /* backend.c: life of a session */
+void backend_watch(struct vhost_backend *s, bool want);
+/** backend_abandon() - free what was never served; the socket stays whoever's it was. */
+void backend_abandon(struct vhost_backend *s);
 void backend_stop_queue(struct vhost_backend *s, unsigned q);
 void backend_stop_queues(struct vhost_backend *s);
 void backend_pause(struct vhost_backend *s, bool drain);
@@ -147,6 +151,9 @@ int backend_inflight_open(struct vhost_backend *s, unsigned q, bool packed, stru
 /** vhost_inflight_judge() - can there be such a region? */
 int vhost_inflight_judge(const struct vhost_inflight *r, bool packed, struct dt_error *err);
 void *backend_inflight_log(const struct vhost_backend *s, unsigned q, bool packed);
+
+/* backend-device.c */
+uint64_t backend_offered_features(const struct vhost_backend *s);
 
 typedef int backend_step(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err);
 /* backend-device.c */

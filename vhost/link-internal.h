@@ -28,7 +28,6 @@ struct vhost_proxy {
 
     struct vhost_backend *session; /* NULL = no front end */
     unsigned nqueues;
-    uint64_t features; /* acknowledged by the driver, without the session's own bits */
 
     bool have_floor;
     struct link_floor floor; /* as the guest knows it, with what its driver wrote */
@@ -66,6 +65,8 @@ void vproxy_fail(struct vhost_proxy *p, const char *fmt, ...) DT_PRINTF(2, 3);
 /** vproxy_send() - to the worker, if there is one that has the session. */
 void vproxy_send(struct vhost_proxy *p, struct link_message *m);
 void vproxy_tell(struct vhost_proxy *p, bool *what);
+/** vproxy_backend_config() - of a session; all but its socket. */
+struct vhost_backend_config vproxy_backend_config(struct vhost_proxy *p);
 
 /* link-handover.c: what a worker is given */
 void vproxy_send_features(struct vhost_proxy *p);

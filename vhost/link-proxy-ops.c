@@ -14,7 +14,6 @@ static uint64_t proxy_features(void *dev)
 
 static int proxy_set_features(void *dev, uint64_t features, struct dt_error *err)
 {
-    ((struct vhost_proxy *)dev)->features = features;
     return 0; /* the worker learns it before its next ring starts, or when a pause ends */
 }
 

@@ -378,11 +378,11 @@ int vhost_proxy_link(struct vhost_proxy *p, int sock, bool innocent, struct dt_e
     return 0;
 }
 
-int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
+struct vhost_backend_config vproxy_backend_config(struct vhost_proxy *p)
 {
-    struct vhost_backend_config config = {
+    return (struct vhost_backend_config){
         .loop = p->loop,
-        .sock = sock,
+        .sock = -1,
         .queues = p->nqueues,
         .protocol_features = p->floor.protocol_features,
         .keep_files = true,
@@ -390,15 +390,20 @@ int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
         .ops = &vproxy_device_ops,
         .dev = p,
     };
+}
+
+int vhost_proxy_attach(struct vhost_proxy *p, int sock, struct dt_error *err)
+{
+    struct vhost_backend_config config = vproxy_backend_config(p);
     int rc;
 
     CHECK_MAGIC(p, PROXY_MAGIC);
     CHECK(p->have_floor && !p->session);
+    config.sock = sock;
     rc = vhost_backend_new(&p->session, &config, err);
     if (rc < 0)
         return rc;
     memset(p->queues, 0, sizeof(p->queues));
-    p->features = 0;
     p->lost_at = 0;
     vproxy_hand_over(p);
     return 0;
@@ -435,6 +440,11 @@ void vhost_proxy_release(struct vhost_proxy *p)
 bool vhost_proxy_ready(const struct vhost_proxy *p)
 {
     return p->have_floor;
+}
+
+bool vhost_proxy_linked(const struct vhost_proxy *p)
+{
+    return p->sock >= 0;
 }
 
 bool vhost_proxy_attached(const struct vhost_proxy *p)

@@ -167,7 +167,24 @@ void vhost_proxy_close(struct vhost_proxy *p);
 /** vhost_proxy_release() - have the worker finish what it has in flight and let it go; the session
  *  waits for the next link. released() follows, or lost(). */
 void vhost_proxy_release(struct vhost_proxy *p);
+struct transfer;
+/**
+ * vhost_proxy_send() - give all that is known and open to another keeper, over a SOCK_SEQPACKET @sock (vhost/transfer.h).
+ * No worker is linked. Until vhost_proxy_thaw() the front end is not heard; whoever goes on with the session is
+ * for the caller to decide, and this end may also just end.
+ * Return: 0; -EBUSY with @err while the front end is in the middle of something, or -errno where the other
+ * end does not take it: then the session goes on here.
+ */
+int vhost_proxy_send(struct vhost_proxy *p, int sock, struct dt_error *err);
+/**
+ * vhost_proxy_adopt() - go on, from vhost_proxy_thaw() on, with what transfer_receive() received. @p is as new;
+ * workers may be linked before the thaw. On failure it is to be freed.
+ */
+int vhost_proxy_adopt(struct vhost_proxy *p, struct transfer *t, struct dt_error *err);
+void vhost_proxy_thaw(struct vhost_proxy *p);
 bool vhost_proxy_ready(const struct vhost_proxy *p);
+/** vhost_proxy_linked() - to a worker, whether its floor was seen or not. */
+bool vhost_proxy_linked(const struct vhost_proxy *p);
 bool vhost_proxy_attached(const struct vhost_proxy *p);
 /** vhost_proxy_ending() - the front end is leaving, or has hung up. */
 bool vhost_proxy_ending(const struct vhost_proxy *p);

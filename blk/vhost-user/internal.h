@@ -27,6 +27,7 @@ struct slot {
     struct front_queue *queue;
     uint8_t *status;
     bool trimmed, awaited;
+    struct slot *next; /* put aside */
     struct request req;
     uint8_t frames[DT_FRAME_BUDGET];
 } CACHE_ALIGNED;
@@ -83,6 +84,7 @@ struct front_lane {
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
     struct dt_timer ask_again; /* while a stop, a pause or an invalidation waits for the layers */
+    struct slot *aside; /* let go of by the layers, of rings that go on: submitted again later */
     bool pausing;
     bool invalidating;
     struct front_iommu *iommu; /* NULL: not offered */
@@ -238,6 +240,12 @@ void front_publish(struct loop_deferred *deferred);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_wake(struct lane *lane);
 void front_call_driver(const struct front_queue *q);
+/** front_awaited() - does a stop or a pause wait for the layers? */
+bool front_awaited(const struct front_lane *fl);
+/** front_take_aside() - what was put aside goes back to the rings that no longer run, or fails. */
+void front_take_aside(struct front_lane *fl);
+/** front_submit_aside() - and all of it into the chain. Return: false if the chain admits nothing now. */
+bool front_submit_aside(struct front_lane *fl);
 /** front_queue_drained() - something completed: a stop or pause may be waiting for it. */
 void front_queue_drained(struct front_queue *q);
 

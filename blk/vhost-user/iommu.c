@@ -265,6 +265,7 @@ static void invalidate(struct front_lane *fl, const struct vhost_iotlb *change)
             front_queue_close(q, QUEUE_UNMAPPED);
     }
     fl->invalidating = true;
+    front_take_aside(fl);
     loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + URGE_NS);
     front_iommu_settle(fl);
 }
@@ -278,6 +279,7 @@ void front_iommu_urge(struct front_lane *fl)
         if (q->lane == fl && q->state == QUEUE_RUNNING)
             front_queue_close(q, QUEUE_UNMAPPED);
     }
+    front_take_aside(fl);
 }
 
 static void run_apply(struct loop_message *message)

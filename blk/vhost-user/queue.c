@@ -10,8 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
-/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring
- * (packed: or fail). */
+/* Who asked waits for us, and the VM with him: what a layer holds must come soon, or go back to the ring. */
 #define RELEASE_NS DT_MS(100)
 /* Nobody waits for the end of the process, and what it leaves in flight is run by the next one. */
 #define RELEASE_AT_END_NS DT_S(120)
@@ -116,7 +115,7 @@ static void put_all_back(struct front_lane *fl)
             front_queue_put_back(&fl->front->queues[i]);
 }
 
-static bool awaited(const struct front_lane *fl)
+bool front_awaited(const struct front_lane *fl)
 {
     bool stops = false;
 
@@ -140,8 +139,10 @@ static void run_ask_again(struct dt_timer *timer)
 
     if (fl->invalidating)
         front_iommu_urge(fl);
-    if (awaited(fl))
+    if (front_awaited(fl))
         ask_for_rest(fl, RELEASE_NS);
+    else if (!front_submit_aside(fl))
+        loop_timer_set(lane_loop(fl->lane), timer, dt_clock_ns() + RELEASE_NS);
 }
 
 void front_queue_drained(struct front_queue *q)
@@ -164,7 +165,7 @@ void front_queue_drained(struct front_queue *q)
         loop_post(q->front->loop, &fl->paused);
     }
     front_iommu_settle(fl);
-    if (!awaited(fl))
+    if (!front_awaited(fl) && !fl->aside)
         loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
 }
 
@@ -176,6 +177,7 @@ static void run_stop(struct loop_message *message)
     if (front_iommu_stop(q))
         return;
     front_queue_close(q, QUEUE_STOPPING);
+    front_take_aside(q->lane);
     if (front_queue_owes(q))
         loop_poller_wake(loop_of(q), &q->poller);
     ask_for_rest(q->lane, patience);
@@ -193,11 +195,14 @@ static void run_pause(struct loop_message *message)
         if (q->lane == fl && q->state == QUEUE_RUNNING)
             front_queue_close(q, QUEUE_PAUSED);
     }
+    fl->pausing = front->drain;
+    if (fl->pausing)
+        front_take_aside(fl);
     if (!front->drain || lane_idle(fl)) {
+        fl->pausing = false;
         loop_post(front->loop, &fl->paused);
         return;
     }
-    fl->pausing = true;
     if (front->pausing)
         ask_for_rest(fl, RELEASE_NS);
 }
@@ -434,7 +439,7 @@ void front_lane_init(struct front *front, unsigned thread)
 
 void front_lane_fini(struct front_lane *fl)
 {
-    CHECK(!fl->dirty);
+    CHECK(!fl->dirty && !fl->aside);
     lane_set_front(fl->lane, NULL);
     iovpool_free(fl->iovs);
     front_iommu_fini(fl);

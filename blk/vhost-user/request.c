@@ -121,9 +121,6 @@ static int get_id(struct slot *slot)
     return VIRTIO_BLK_S_OK;
 }
 
-/*
- * Returns -1 when slot->req holds a request for the chain, else the status it is answered with.
- */
 static bool is_poison(const struct slot *slot)
 {
     unsigned most = slot->queue->front->remote ? POISON_ATTEMPTS : POISON_ATTEMPTS_UNTOLD;
@@ -131,6 +128,7 @@ static bool is_poison(const struct slot *slot)
     return unlikely(slot->chain.attempts >= most);
 }
 
+/* Returns -1 when slot->req holds a request for the chain, else the status it is answered with. */
 static int parse(struct slot *slot)
 {
     struct front *front = slot->queue->front;
@@ -196,6 +194,9 @@ static void answer(struct slot *slot, uint8_t status, uint64_t written)
         virtq_dirty(&q->vq, &slot->chain, slot->chain.write_len);
     }
     virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
+    mark_dirty(q);
+    if (unlikely(slot->awaited))
+        front_iommu_answered(slot);
 }
 
 static uint8_t status_of(int error)
@@ -211,9 +212,27 @@ static bool hand_back(struct slot *slot)
     struct front_queue *q = slot->queue;
 
     if (q->state != QUEUE_STOPPING && q->state != QUEUE_UNMAPPED &&
-        (q->state != QUEUE_PAUSED || !q->lane->pausing))
+        !(q->state == QUEUE_PAUSED && q->lane->pausing))
         return false;
-    return virtq_return(&q->vq, &slot->chain);
+    if (!virtq_returns(&q->vq))
+        return false;
+    virtq_return(&q->vq, &slot->chain);
+    mark_dirty(q);
+    if (slot->awaited)
+        front_iommu_answered(slot);
+    return true;
+}
+
+/* The layers rest for the sake of one ring, and let go of the requests of all. */
+static bool put_aside(struct slot *slot)
+{
+    struct front_lane *fl = slot->queue->lane;
+
+    if (slot->queue->state != QUEUE_RUNNING || !front_awaited(fl))
+        return false;
+    slot->next = fl->aside;
+    fl->aside = slot;
+    return true;
 }
 
 void front_complete(struct lane *lane, struct request **reqs, unsigned n)
@@ -226,12 +245,38 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 
         if (req->op == DT_OP_READ && req->error == 0)
             written = dt_req_bytes(req);
-        if (likely(req->error != -ECANCELED) || !hand_back(slot))
-            answer(slot, status_of(req->error), written);
-        mark_dirty(slot->queue);
-        if (unlikely(slot->awaited))
-            front_iommu_answered(slot);
+        if (unlikely(req->error == -ECANCELED) && (hand_back(slot) || put_aside(slot)))
+            continue;
+        answer(slot, status_of(req->error), written);
     }
+}
+
+void front_take_aside(struct front_lane *fl)
+{
+    struct slot **link = &fl->aside, *slot;
+
+    while ((slot = *link) != NULL) {
+        if (slot->queue->state == QUEUE_RUNNING) {
+            link = &slot->next;
+            continue;
+        }
+        *link = slot->next;
+        if (!hand_back(slot))
+            answer(slot, VIRTIO_BLK_S_IOERR, 0);
+    }
+}
+
+bool front_submit_aside(struct front_lane *fl)
+{
+    while (fl->aside) {
+        struct request *req = &fl->aside->req;
+
+        if (lane_admit(fl->lane, 1) == 0)
+            return false;
+        fl->aside = fl->aside->next;
+        lane_submit(fl->lane, &req, 1);
+    }
+    return true;
 }
 
 void front_call_driver(const struct front_queue *q)
@@ -334,7 +379,6 @@ unsigned front_queue_poll(struct loop_poller *poller)
         } else {
             report_poison(slot);
             answer(slot, (uint8_t)status, status ? 0 : slot->chain.write_len - 1);
-            mark_dirty(q);
         }
     }
     if (nreqs)

@@ -22,8 +22,8 @@ MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_CRASH_KILLS", "100"))
 GUEST_KILLS = int(os.environ.get("DEVTAP_CRASH_GUEST_KILLS", "15"))
 UPGRADES = int(os.environ.get("DEVTAP_CRASH_UPGRADES", "10"))
-# Of the 99th percentile; a machine with other things to do needs more than the 20 of a quiet one.
-BOUND_MS = float(os.environ.get("DEVTAP_CRASH_PAUSE_MS", "500"))
+# Of the 99th percentile, where the machine is known to have nothing else to do; pauses are told, not judged, otherwise.
+BOUND_MS = float(os.environ.get("DEVTAP_CRASH_PAUSE_MS", "inf"))
 
 
 def worker(disk):
@@ -34,6 +34,11 @@ def worker(disk):
         except RuntimeError:
             return None
     return wait_for("a worker", ask)
+
+
+def keeper(disk):
+    """The process id of the disk's keeper."""
+    return json.loads(disk.devtap("show", "--json", disk.disk))["keeper"]
 
 
 def events(disk, kind=None):
@@ -93,8 +98,13 @@ class Load:
         result = json.loads(text)
         for key in ("errors", "mismatches", "twice", "lost"):
             t.equal(result[key], 0, key)
-        assert result["requests"] > 1000, text
+        assert result["requests"] > 0, text
         return result
+
+    def stop(self, t):
+        """Ends it before its time, and judges."""
+        self.child.terminate()
+        return self.judge(t)
 
 
 def kill_workers(t, chain, kills, *options, serve=()):
@@ -191,14 +201,22 @@ def test_kill_extension(t):
 def test_kill_keeper(t):
     """The VMM sees its connection end; it comes back, and nothing is lost."""
     disk = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}")
-    load = Load(t, disk, 8, "--reconnect")
-    time.sleep(1)
-    for _ in range(5):
-        show = json.loads(disk.devtap("show", "--json", disk.disk))
-        os.kill(show["keeper"], signal.SIGKILL)
-        time.sleep(1)
-    result = load.judge(t)
-    assert result["reconnects"] >= 5, result
+    load = Load(t, disk, 500, "--reconnect")
+
+    def attached():
+        try:
+            return json.loads(disk.devtap("show", "--json", disk.disk))["front"]["attached"]
+        except RuntimeError:
+            return False
+
+    for kills in range(5):
+        wait_for("the load's connection", attached, 60)
+        time.sleep(0.3)
+        os.kill(json.loads(disk.devtap("show", "--json", disk.disk))["keeper"], signal.SIGKILL)
+        wait_for("its end", lambda n=kills: len(events(disk, "keeper-died")) == n + 1, 60)
+    wait_for("the load's connection", attached, 60)
+    result = load.stop(t)
+    t.equal(result["reconnects"], 5, "reconnects")
     t.equal(len(events(disk, "keeper-died")), 5)
 
 
@@ -217,21 +235,64 @@ def test_upgrade(t):
             load = Load(t, disk, 12, "--no-inflight")
         disk.devtap("upgrade", disk.disk, "--binary", str(copy))
         t.equal(os.readlink(f"/proc/{worker(disk)}/exe"), str(copy))
+        t.equal(os.readlink(f"/proc/{keeper(disk)}/exe"), str(copy))
         disk.devtap("upgrade", disk.disk)
         recoveries.collect()
         time.sleep(0.2)
-    try:
-        disk.devtap("upgrade", disk.disk, "--binary", "/bin/false")
-        raise AssertionError("/bin/false was taken for a worker")
-    except RuntimeError as error:
-        assert "takes over again" in str(error), error
-    worker(disk)
+    t.equal(os.readlink(f"/proc/{keeper(disk)}/exe"), disk.binary())
     load.judge(t)
     recoveries.collect()
     recoveries.report(t)
-    t.equal(len(recoveries.all), UPGRADES + 1)
-    t.equal(len(events(disk, "upgrade-refused")), 1)
+    t.equal(len(recoveries.all), UPGRADES)
     t.equal(sum(e["replayed"] for e in recoveries.all), 0, "requests run again by upgrades")
+    t.equal(events(disk, "session-broken"), [])
+
+
+# Serves as NAME, as the real program would; as anything else it fails.
+HALF = """
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "%s") == 0)
+        execv("%s", argv);
+    return 1;
+}
+"""
+
+
+def half_a_program(t, disk, name):
+    """A program of which only the keepers, or only the workers, can do anything."""
+    source = t.folder / f"half-{name}.c"
+    source.write_text(HALF % (name, disk.binary()), encoding="utf-8")
+    subprocess.run(["cc", "-o", source.with_suffix(""), source], check=True)
+    return source.with_suffix("")
+
+
+@limit(120)
+def test_upgrade_refused(t):
+    """Whatever of a new program cannot take over: keepers and a worker of the old one serve on."""
+    disk = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}", more={
+        "vm2": f"file path={t.sparse_file(16 * MIB, 'second.img')}"})
+    load = Load(t, disk, 6, "--no-inflight")
+    time.sleep(0.5)
+    before = keeper(disk)
+    for binary, reason, serves_on in (
+            ("/bin/false", "a keeper of the new program cannot take over", True),
+            (half_a_program(t, disk, "worker"), "a keeper of the new program cannot take over", True),
+            (half_a_program(t, disk, "keeper"), "one of the program before takes over again", False)):
+        old = worker(disk)
+        try:
+            disk.devtap("upgrade", disk.disk, "--binary", str(binary))
+            raise AssertionError(f"{binary} was taken")
+        except RuntimeError as error:
+            assert reason in str(error), error
+        t.equal(worker(disk) == old, serves_on, f"the worker serves on after {binary}")
+        t.equal(keeper(disk), before, f"the keeper after {binary}")
+        time.sleep(0.5)
+    load.judge(t)
+    t.equal(len(events(disk, "upgrade-refused")), 3)
+    t.equal([e for e in events(disk) if e["event"] in ("detached", "keeper-died")][:-1], [])
 
 
 def compile_extension(t, name):
@@ -459,10 +520,44 @@ def at_point(t, memory, name, count, folder):
         upgrade_soon(disk)
         upgrade_soon(disk)
     load.judge(t)
+    end = time.monotonic() + 30
+    while name in FLOWING and len(events(disk, "worker-died")) < 2 and time.monotonic() < end:
+        Load(t, disk, 1, "--no-inflight").judge(t)
     died = events(disk, "worker-died")
     upgraded = events(disk, "upgraded")
     disk.stop()
     return len(died), len(upgraded)
+
+
+# What became of the keeper that died, or was to be replaced by one that did.
+KEEPER_POINTS = {"keeper-send": "old", "keeper-sent": "old", "keeper-take": "new", "keeper-taken": "new"}
+
+
+def at_keeper_point(t, name, folder):
+    """Keepers die at one point of an upgrade; the next upgrade works."""
+    dies = KEEPER_POINTS[name]
+    os.environ["DEVTAP_KILL"] = f"{name}:1:{2 if dies == 'new' else 1}:{int(dies == 'new')}"
+    try:
+        disk = t.use(SoftDisk(f"file path={folder}/disk.img create=on size=64M", folder))
+    finally:
+        del os.environ["DEVTAP_KILL"]
+    load = Load(t, disk, 4, "--no-inflight" if dies == "new" else "--reconnect")
+    time.sleep(0.3)
+    refused = 2 if dies == "new" else 1
+    for _ in range(refused):
+        try:
+            disk.devtap("upgrade", disk.disk)
+            raise AssertionError(f"{name}: the upgrade was not refused")
+        except RuntimeError as error:
+            assert "a keeper of the new program cannot take over" in str(error), error
+        worker(disk)
+    upgrade_soon(disk)
+    result = load.judge(t)
+    t.equal(len(events(disk, "upgrade-refused")), refused)
+    t.equal(len(events(disk, "upgraded")), 1)
+    t.equal(len(events(disk, "keeper-died")), int(dies == "old"))
+    t.equal(result.get("reconnects", 0) > 0, dies == "old", "the VM's connection ended")
+    disk.stop()
 
 
 @limit(900)
@@ -474,7 +569,10 @@ def test_kill_points(t):
         t.skip("built without -Dkill_points=true")
     unreached = []
     memory = compile_extension(t, "memory")
-    for name in kill_points():
+    for name in KEEPER_POINTS:
+        (t.folder / name).mkdir()
+        at_keeper_point(t, name, t.folder / name)
+    for name in sorted(set(kill_points()) - set(KEEPER_POINTS)):
         for count in (1, 50):
             if count > 1 and name not in FLOWING:
                 continue

@@ -34,7 +34,8 @@ def full_disk(t, chain="", back="", run=(), **options):
     with open(image, "xb") as file:
         file.truncate(64 * MIB)
     disk = t.soft_disk(f"{chain}file path={image} {back}", options=run)
-    return disk, t.guest([Disk(disk.socket, **options)]), ballast
+    smp = options.get("queues", 1)
+    return disk, t.guest([Disk(disk.socket, **options)], smp=smp), ballast
 
 
 WRITE = """head -c 24M /dev/urandom >/tmp/data
@@ -136,9 +137,9 @@ def test_space_while_stopping(t):
     right_content(t, guest)
 
 
-def paused(t, disk, guest, ballast, wait):
+def paused(t, disk, guest, ballast, wait, write=WRITE):
     """The VM is stopped while writes are held, and goes on; then there is space."""
-    guest.check(WRITE)
+    guest.check(write)
     wait_for_events(disk, "full")
     for _ in range(3):
         guest.qmp.command("stop")
@@ -162,6 +163,27 @@ def test_paused_while_full(t):
     disk, guest, ballast = full_disk(t)
     paused(t, disk, guest, ballast, holds_again)
     assert "were not served stay in the ring" in disk.output(), disk.output()
+
+
+def test_paused_packed(t):
+    """A packed ring takes them back as well."""
+    disk, guest, ballast = full_disk(t, packed=True)
+    paused(t, disk, guest, ballast, holds_again)
+    assert "were not served stay in the ring" in disk.output(), disk.output()
+
+
+def test_paused_with_two_queues(t):
+    """QEMU stops one queue after the other: what is held for the second does not fail with the first."""
+    disk, guest, ballast = full_disk(t, queues=2)
+    paused(t, disk, guest, ballast, holds_again, """head -c 24M /dev/urandom >/tmp/data
+        (for half in 0 1; do
+            taskset -c $half dd if=/tmp/data of=/dev/vda bs=256k count=48 skip=$((48 * half)) \\
+                seek=$((48 * half)) oflag=direct >/tmp/dd.log.$half 2>&1 & pids="$pids $!"
+        done
+        for pid in $pids; do wait $pid || bad=1; done
+        cat /tmp/dd.log.* >/tmp/dd.log; echo ${bad:-0} >/tmp/dd.status) &
+        """)
+    assert "queue 1: requests that were not served stay" in disk.output(), disk.output()
 
 
 def serves(disk):

@@ -40,19 +40,28 @@ static void test_good(void **state)
         {"file path=''", "<file> <path><>"},
         {"file path=a=b", "<file> <path><a=b>"},
         {"'./my ext.so' key=1 | null", "<./my ext.so> <key><1> | <null>"},
+        {"'a=b' 'k=1'=v=w", "<a=b> <k=1><v=w>"},
+        {"a#x#2 | a#x#1", "<a#x> | <a#x>"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct chain_spec spec;
         struct dt_error err = {""};
-        char text[512];
+        char text[512], *written;
 
         if (chain_parse(&spec, cases[i][0], &err) != 0)
             fail_msg("%s: %s", cases[i][0], err.text);
         dump(&spec, text, sizeof(text));
         assert_string_equal(text, cases[i][1]);
+        written = chain_format(&spec);
         chain_spec_free(&spec);
         assert_null(spec.layers);
+        if (chain_parse(&spec, written, &err) != 0)
+            fail_msg("%s, written again as %s: %s", cases[i][0], written, err.text);
+        dump(&spec, text, sizeof(text));
+        assert_string_equal(text, cases[i][1]);
+        chain_spec_free(&spec);
+        free(written);
     }
 }
 
@@ -76,6 +85,7 @@ static void test_bad(void **state)
          "chain, column 6: a parameter's name is missing before '=' (at >>> in: file >>>=x)"},
         {"'' a=b",
          "chain, column 1: the name of an extension or back is empty (at >>> in: >>>'' a=b)"},
+        {"a#1#2", "chain, column 1: a layer has one number at most (at >>> in: >>>a#1#2)"},
         {"a\n|\nb c", "chain, column 7: expected key=value, found 'c' (at >>> in: a | b >>>c)"},
         {"trace out=/var/tmp/a-long-name | throttle iops | file path=/a/longer/name/yet",
          "chain, column 43: expected key=value, found 'iops' (at >>> in: .../a-long-name | "

@@ -11,6 +11,7 @@
 
 #include "base/kill.h"
 #include "blk/channel/placed.h"
+#include "control/cause.h"
 #include "control/launcher.h"
 #include "base/packet.h"
 #include "control/sandbox.h"

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * supervisor-worker.c - the one worker of all disks: started, watched, and replaced when it dies.
+ *
+ * Theory of operation: a worker's death is seen through its pidfd, which says that the kernel has
+ * ended all its threads; only then are new links made and handed out. The successor is started at
+ * once, or after a pause that doubles with each worker that died before it had served for a while.
+ */
+#include "base/kill.h"
+#include "base/packet.h"
+#include "control/cause.h"
+#include "control/supervisor-internal.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#define SERVED_WELL_NS DT_MS(100) /* a worker that lived longer is replaced at once */
+#define SOON_ENOUGH    64         /* kills in a row that nobody means to be patient with */
+#define BACKOFF_FIRST  DT_MS(5)
+#define BACKOFF_MAX    DT_S(5)
+
+/* ---- What it says -------------------------------------------------------------------------- */
+
+static void hear_worker(struct supervisor *s, struct supply_message *m)
+{
+    m->event[sizeof(m->event) - 1] = m->text[sizeof(m->text) - 1] = '\0';
+    for (char *c = m->event; *c; c++)
+        if (*c != '-' && (*c < 'a' || *c > 'z'))
+            *c = '-';
+    if (strcmp(m->event, "sandbox-lacks") == 0) {
+        if (!s->sandbox_told)
+            events_add(events(s), NULL, m->event, NULL,
+                       "the sandbox lacks %s: start as root to have all of it", m->text);
+        s->sandbox_told = true;
+    } else if (strcmp(m->event, "start-failed") == 0) {
+        snprintf(s->reason, sizeof(s->reason), "%s", m->text);
+    } else if (m->disk < s->config.count)
+        events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+}
+
+static void run_supply(struct dt_watch *watch, uint32_t poll_events)
+{
+    struct supervisor *s = container_of(watch, struct supervisor, supply_watch);
+    struct supply_message m;
+    int fd, ret = packet_receive(watch->fd, &m, sizeof(m), &fd);
+
+    if (fd >= 0)
+        close(fd);
+    if (ret > 0)
+        hear_worker(s, &m);
+    else if (ret < 0) { /* its pidfd says the rest */
+        loop_watch_remove(s->config.loop, watch);
+        watch->fd = -1;
+    }
+}
+
+void super_forget_worker(struct supervisor *s)
+{
+    while (s->supply_watch.fd >= 0)
+        run_supply(&s->supply_watch, 0); /* to the end: nobody sends any more */
+    super_close(&s->control);
+    super_close(&s->supply);
+}
+
+/* ---- Its death ----------------------------------------------------------------------------- */
+
+static void restart_later(struct supervisor *s, bool served)
+{
+    uint64_t wait = 0;
+
+    if (served || s->innocent)
+        s->backoff = 0;
+    else
+        wait = s->backoff = s->backoff ? MIN(2 * s->backoff, BACKOFF_MAX) : BACKOFF_FIRST;
+    if (wait >= DT_MS(500))
+        events_add(events(s), NULL, "worker-back-off",
+                   json_pack("{sI}", "wait_ns", (json_int_t)wait),
+                   "workers die soon after their start: the next one comes in %llu ms",
+                   (unsigned long long)(wait / 1000000));
+    if (wait)
+        loop_timer_set(s->config.loop, &s->restart, dt_clock_ns() + wait);
+    else
+        super_start_worker(s);
+}
+
+static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
+{
+    char cause[80];
+
+    if (s->hung)
+        events_add(
+            events(s), NULL, "worker-died", json_pack("{ss si}", "why", "hang", "pid", (int)pid),
+            "worker %d hung for %.1f s and was killed", (int)pid, (double)s->config.hang / 1e9);
+    else
+        events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
+                   "worker %d died: %s", (int)pid, cause_text(code, status, cause, sizeof(cause)));
+}
+
+static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid)
+{
+    bool served = s->ready_at && dt_clock_ns() - s->ready_at > SERVED_WELL_NS;
+    bool killed;
+
+    super_forget_worker(s);
+    watchdog_stop(&s->watchdog);
+    s->ready_at = 0;
+    /* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing.
+     */
+    s->soon = served ? 0 : s->soon + 1;
+    killed = code == CLD_EXITED ? status == KILL_STATUS : status == SIGKILL;
+    s->innocent =
+        (killed && !s->hung && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
+    if (s->stopping) {
+        super_finish(s, code == CLD_EXITED ? status : 1);
+        return;
+    }
+    if (!s->was_ready && code == CLD_EXITED) { /* its reason is in the log already */
+        super_finish(s, status);
+        return;
+    }
+    if (upgrade_go_on(s))
+        return;
+    tell_death(s, code, status, pid);
+    if (s->upgrade == UPGRADE_STARTING) {
+        upgrade_end(s, false);
+        super_start_worker(s);
+        return;
+    }
+    restart_later(s, served);
+}
+
+static void run_worker_ended(struct dt_watch *watch, uint32_t poll_events)
+{
+    struct supervisor *s = container_of(watch, struct supervisor, worker_ended);
+    pid_t pid = s->worker.pid;
+    int code, status;
+
+    loop_watch_remove(s->config.loop, watch);
+    if (child_reap(&s->worker, &code, &status) < 0) {
+        loop_watch_add(s->config.loop, watch);
+        return;
+    }
+    worker_is_gone(s, code, status, pid);
+}
+
+void super_run_hangs(struct watchdog *watchdog)
+{
+    struct supervisor *s = container_of(watchdog, struct supervisor, watchdog);
+
+    s->hung = true;
+    child_kill(&s->worker);
+}
+
+/* ---- Its start and its end ----------------------------------------------------------------- */
+
+static int start_worker_process(struct supervisor *s, struct dt_error *err)
+{
+    _cleanup_free_ char *environment = super_kill_point(s, false);
+    int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
+    struct spawn spawn = {.program = s->program,
+                          .argv = s->config.worker_argv,
+                          .nfds = WORKER_FDS,
+                          .isolate = s->config.sandbox,
+                          .environment = environment};
+
+    if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
+        return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
+    spawn.fds = (const int[]){
+        [WORKER_CONTROL] = control[1], [WORKER_SUPPLY] = supply[1], [WORKER_STATE] = s->state_fd};
+    ret = spawn_start(&s->worker, &spawn, err);
+    close(control[1]);
+    close(supply[1]);
+    s->control = control[0];
+    s->supply = supply[0];
+    return ret;
+}
+
+void super_start_worker(struct supervisor *s)
+{
+    struct dt_error err;
+    int ret = start_worker_process(s, &err);
+
+    s->hung = false;
+    if (ret == 0) {
+        s->worker_ended =
+            (struct dt_watch){.fd = s->worker.pidfd, .events = EPOLLIN, .ready = run_worker_ended};
+        ret = loop_watch_add(s->config.loop, &s->worker_ended);
+        s->supply_watch =
+            (struct dt_watch){.fd = s->supply, .events = EPOLLIN, .ready = run_supply};
+        if (loop_watch_add(s->config.loop, &s->supply_watch) < 0)
+            s->supply_watch.fd = -1;
+    }
+    if (ret < 0) {
+        log_error("%s", err.text);
+        super_forget_worker(s);
+        restart_later(s, false);
+        return;
+    }
+    for (unsigned i = 0; i < s->config.count; i++) {
+        s->guards[i].ready = false;
+        keeper_link(&s->guards[i]);
+    }
+}
+
+void super_run_restart(struct dt_timer *timer)
+{
+    super_start_worker(container_of(timer, struct supervisor, restart));
+}
+
+void super_worker_serves(struct supervisor *s)
+{
+    s->ready_at = dt_clock_ns();
+    if (!s->stopping)
+        watchdog_start(&s->watchdog);
+    if (s->upgrade == UPGRADE_STARTING || s->upgrade == UPGRADE_RESTORING)
+        upgrade_end(s, s->upgrade == UPGRADE_STARTING);
+    if (s->was_ready) {
+        s->config.ops->restarted(s->config.arg);
+        return;
+    }
+    s->was_ready = true;
+    s->config.ops->ready(s->config.arg);
+}
+
+void super_end_worker(struct supervisor *s)
+{
+    static const char quit[] = "{\"verb\":\"quit\"}\n";
+
+    watchdog_stop(&s->watchdog); /* from here on it has other deadlines */
+    if (s->control >= 0 &&
+        send(s->control, quit, sizeof(quit) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        child_kill(&s->worker);
+}

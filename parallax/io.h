@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/* io.h - a request on its way, as io.c, io-read.c, io-write.c and io-zero.c share it. */
+#ifndef PARALLAX_IO_H
+#define PARALLAX_IO_H
+
+#include "parallax/internal.h"
+
+#define SPAN (DISK_MAX_BLOCKS + 1) /* an offset within a block may add one */
+
+/** struct run - consecutive blocks on the store, or a hole (@addr 0). */
+struct run {
+    uint64_t addr;
+    uint32_t first, count;
+};
+
+/**
+ * struct op - a request on its way.
+ * @index, @count: the blocks that this step of it touches.
+ * @from, @length: bytes of them that it means, from the start of the first block.
+ * @source:        its data, or NULL for zeroes.
+ * @blocks:        memory of whole blocks: the request's own or @bounce.
+ * @parts:         of a request for zeroes: the partial blocks at both ends, to be written as data.
+ */
+struct op {
+    struct op *next;
+    struct disk *disk;
+    struct disk_req *req;
+    uint64_t index, from, length;
+    uint32_t count, runs, pending, tries;
+    uint32_t promised, journal_promised;
+    int error;
+    bool edges, zero_done;
+    void (*again)(struct op *op); /* where it goes on when it need not wait any more */
+    uint8_t *source, *blocks, *bounce;
+    struct {
+        uint64_t offset, length;
+    } parts[2];
+    uint32_t part, parts_n;
+    struct px_ptr ptrs[SPAN];
+    uint32_t crc[SPAN];
+    struct run run[SPAN];
+    struct part_io {
+        struct store_io sio;
+        struct op *op;
+    } ios[SPAN];
+};
+
+/* io.c */
+
+/** op_aim() - the blocks that @length bytes at @offset touch are what the next step is about. */
+void op_aim(struct op *op, uint64_t offset, uint64_t length);
+/** op_bounce() - memory of its own for whole blocks. */
+void op_bounce(struct op *op);
+/** op_done() - complete it with what its error says. op_fail(): with @error. */
+void op_done(struct op *op);
+void op_fail(struct op *op, int error);
+/** op_acked() - it is in the journal, and is completed when that was put. */
+void op_acked(struct op *op);
+/** op_redeem() - what was promised to it is not needed any more, or is being used now. */
+void op_redeem(struct op *op);
+/** op_stall() - it waits for space or for room in the journal, and then goes on at @again. */
+void op_stall(struct op *op, void (*again)(struct op *op));
+
+/* io-read.c */
+
+/** op_read() - read the blocks it is about; a write goes on with op_write_data(). */
+void op_read(struct op *op);
+
+/* io-write.c */
+
+/** op_promise() - set aside what its step needs of nodes and journal, and of @data. False: there
+ * is not enough now. */
+bool op_promise(struct op *op, bool data);
+/** op_write() - write the blocks it is about, once there is room; then op_next_part(). */
+void op_write(struct op *op);
+/** op_write_data() - the blocks of which it means parts have been read. */
+void op_write_data(struct op *op);
+
+/* io-zero.c */
+
+/** op_find_parts() - the parts of blocks at both ends of a request for zeroes. */
+void op_find_parts(struct op *op);
+/** op_next_part() - what comes next in it, if anything does. */
+void op_next_part(struct op *op);
+
+#endif

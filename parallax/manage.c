@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * manage.c - what an administrator asks of the catalogue: each call becomes one change or several,
+ * which are committed to the journal at once. change.c tells how.
+ *
+ * What depends on the time, on chance, or on who has what mounted is decided here, and is written
+ * into the change.
+ */
+#include "parallax/change.h"
+
+#include <stdio.h>
+#include <time.h>
+
+static uint64_t wall_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
+}
+
+static void fill(struct px_change *c, enum px_change_op op, uint32_t slot)
+{
+    uint64_t id[2] = {pool_random(), pool_random()};
+
+    *c = (struct px_change){.head.slot = slot, .op = op, .time = wall_clock()};
+    memcpy(c->uuid, id, sizeof(c->uuid));
+    c->uuid[6] = (uint8_t)((c->uuid[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
+    c->uuid[8] = (uint8_t)((c->uuid[8] & 0x3f) | 0x80);
+}
+
+static int set_name(struct px_change *c, const char *name, struct dt_error *err)
+{
+    if (!change_good_name(name))
+        return change_refuse_name(name, err);
+    memcpy(c->name, name, strlen(name));
+    return 0;
+}
+
+static int writable(const struct pool *pool, struct dt_error *err)
+{
+    if (pool->o.read_only)
+        return dt_fail(err, -EROFS, "%s was opened read-only", pool->store->name);
+    if (pool->failed)
+        return dt_fail(err, -EIO, "%s has failed and must be opened again", pool->store->name);
+    return 0;
+}
+
+/* Carries out @n changes at once: all of their records are in one block of the journal. */
+static int commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err)
+{
+    size_t bytes = n * sizeof(*changes);
+    uint64_t seq;
+    int ret = writable(pool, err);
+
+    for (unsigned i = 0; ret == 0 && i < n; i++)
+        ret = change_check(pool, &changes[i], err);
+    if (ret == 0 && !journal_has_room(pool, bytes, 1) && pool->ckpt == CKPT_IDLE)
+        ret = pool_checkpoint(pool, err);
+    if (ret < 0)
+        return ret;
+    if (!journal_has_room(pool, bytes, 0))
+        return dt_fail(err, -EAGAIN, "%s is busy writing its root: try again", pool->store->name);
+    if (pool->journal.block->used + bytes > sizeof(pool->journal.block->records))
+        ret = journal_seal(pool, &seq);
+    for (unsigned i = 0; ret == 0 && i < n; i++) {
+        ret = change_apply(pool, &changes[i], err);
+        if (ret == 0) {
+            struct px_change *to =
+                journal_add(pool, PX_CHANGE, changes[i].head.slot, sizeof(*changes));
+
+            changes[i].head = to->head;
+            *to = changes[i];
+        }
+    }
+    pool_kick(pool);
+    return ret;
+}
+
+int pool_create_disk(struct pool *pool, const char *name, uint64_t size, uint32_t sector,
+                     struct dt_error *err)
+{
+    struct px_change c;
+    int ret;
+
+    fill(&c, PX_CREATE, catalog_free_run(pool, 1));
+    c.size = size;
+    c.sector = sector;
+    ret = set_name(&c, name, err);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+#define MAX_CUT 30u
+
+/* A name that tells the time; a number follows where two are taken within a microsecond. */
+static int time_name(struct pool *pool, struct px_change *c)
+{
+    time_t seconds = (time_t)(c->time / DT_S(1));
+    struct tm tm;
+
+    gmtime_r(&seconds, &tm);
+    for (unsigned i = 0;; i++) {
+        int n = snprintf(c->name, sizeof(c->name), "%04d-%02d-%02dT%02d:%02d:%02d.%06uZ",
+                         tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
+                         tm.tm_sec, (unsigned)(c->time % DT_S(1) / 1000));
+
+        if (i)
+            snprintf(c->name + n, sizeof(c->name) - (size_t)n, "-%u", i);
+        if (catalog_snapshot(pool, c->head.slot, c->name) == NO_SLOT)
+            return 0;
+    }
+}
+
+int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const char *const *names,
+                  uint32_t *slots, struct dt_error *err)
+{
+    struct px_change c[MAX_CUT];
+    uint32_t first = catalog_free_run(pool, n);
+    int ret = 0;
+
+    if (n == 0 || n > MAX_CUT)
+        return dt_fail(err, -EINVAL, "1 to %u disks can be taken at one cut", MAX_CUT);
+    for (unsigned i = 0; i < n && ret == 0; i++) {
+        for (unsigned j = 0; j < i; j++)
+            if (disks[j] == disks[i])
+                return dt_fail(err, -EINVAL, "a disk is named twice");
+        fill(&c[i], PX_SNAP, disks[i]);
+        c[i].slot2 = first + i;
+        c[i].time = c[0].time;
+        ret = names ? set_name(&c[i], names[i], err) : time_name(pool, &c[i]);
+        if (slots)
+            slots[i] = c[i].slot2;
+    }
+    return ret ?: commit(pool, c, n, err);
+}
+
+int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
+               bool numbered, uint64_t first, struct dt_error *err)
+{
+    struct px_change c;
+    int ret;
+
+    fill(&c, PX_CLONE, snapshot);
+    c.count = count;
+    c.size = numbered ? first + 1 : 0;
+    c.slot2 = catalog_free_run(pool, count);
+    /* Its records need blocks of the catalogue when the next root is made. */
+    if (pool->space.free <
+        pool->space.reserve + pool->space.promised + count / PX_RECORDS * 17 / 16)
+        return dt_fail(err, -ENOSPC, "%s has no space for the records of %llu disks",
+                       pool->store->name, (unsigned long long)count);
+    ret = set_name(&c, name, err);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, snapshot);
+    struct px_change c;
+    int ret;
+
+    fill(&c, PX_LABEL, snapshot);
+    ret = set_name(&c, name ?: r ? r->name : "", err);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err)
+{
+    struct px_change c;
+
+    fill(&c, PX_UNLABEL, snapshot);
+    return commit(pool, &c, 1, err);
+}
+
+int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err)
+{
+    struct px_change c;
+    int ret;
+
+    fill(&c, PX_RENAME, slot);
+    ret = set_name(&c, name, err);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    struct px_change c;
+
+    fill(&c, PX_RESIZE, disk);
+    c.size = size;
+    /* Writes may be under way behind what would be the end. */
+    if (r && size < r->size && pool_mounted(pool, disk))
+        return dt_fail(err, -EBUSY, "'%s' cannot get smaller while it is in use", r->name);
+    return commit(pool, &c, 1, err);
+}
+
+static int not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err)
+{
+    const struct slot_info *info = &pool->catalog.info[slot];
+    char name[2 * PX_NAME];
+
+    if (!pool_mounted(pool, slot))
+        return 0;
+    pool_full_name(pool, slot, name);
+    return dt_fail(err, -EBUSY, "%s is in use%s%s", name, info->writer ? " by " : " by a reader",
+                   info->writer ? info->writer->owner : "");
+}
+
+int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err)
+{
+    const struct px_record *r = change_live(pool, snapshot, PX_SNAPSHOT);
+    struct px_change c;
+    int ret;
+
+    if (!r)
+        return dt_fail(err, -EINVAL, "that is no snapshot");
+    ret = not_mounted(pool, snapshot, err);
+    fill(&c, PX_DELETE, snapshot);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
+{
+    uint32_t slot;
+    int ret = 0;
+
+    /* Both are looked at first: all or nothing. */
+    for (slot = pool_snapshot_before(pool, child); slot != NO_SLOT && ret == 0;
+         slot = pool_snapshot_before(pool, slot)) {
+        struct px_change c = {.head.slot = slot, .op = PX_DELETE};
+
+        ret = not_mounted(pool, slot, err);
+        ret = ret ?: change_check(pool, &c, err);
+        if (slot == parent)
+            break;
+    }
+    if (ret < 0)
+        return ret;
+    if (slot == NO_SLOT)
+        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
+    while (ret == 0 && (slot = pool_snapshot_before(pool, child)) != NO_SLOT) {
+        ret = pool_delete_snapshot(pool, slot, err);
+        if (slot == parent)
+            break;
+    }
+    return ret;
+}
+
+int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    struct px_change c;
+    int ret;
+
+    if (!r || r->kind != PX_DISK)
+        return dt_fail(err, -EINVAL, "that is no disk");
+    ret = not_mounted(pool, disk, err);
+    for (uint32_t s = pool_snapshot_before(pool, disk); ret == 0 && s != NO_SLOT;
+         s = pool_snapshot_before(pool, s)) {
+        if (catalog_record(pool, s)->flags & PX_LABELLED) {
+            if ((r->flags & PX_HEADLESS) && pool_snapshot_before(pool, disk) == s)
+                return dt_fail(err, -EBUSY,
+                               "'%s' is deleted already and stands for its labelled "
+                               "snapshots: '%s' is one (cvd unlabel lets it go)",
+                               r->name, catalog_record(pool, s)->name);
+            break;
+        }
+        ret = not_mounted(pool, s, err);
+    }
+    fill(&c, PX_DELETE, disk);
+    return ret ?: commit(pool, &c, 1, err);
+}
+
+int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err)
+{
+    uint32_t newest;
+    struct px_change c;
+    int ret = not_mounted(pool, disk, err);
+
+    if (ret < 0)
+        return ret;
+    newest = pool_snapshot_before(pool, disk);
+    if (newest != snapshot && newest != NO_SLOT)
+        return dt_fail(err, -EBUSY,
+                       "'%s' has later snapshots, '%s' is the newest: delete or "
+                       "collapse them first",
+                       catalog_record(pool, disk)->name, catalog_record(pool, newest)->name);
+    /* Later ones that are being deleted are still in the line. That they are gone is in no journal,
+     * so a root has to tell it before the journal can say that this is the newest. */
+    ret = pool_reclaim_all(pool, err);
+    ret = ret ?: pool_checkpoint(pool, err);
+    if (ret < 0)
+        return ret;
+    fill(&c, PX_ROLLBACK, disk);
+    c.slot2 = snapshot;
+    return commit(pool, &c, 1, err);
+}
