@@ -56,6 +56,12 @@ int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *
     vq->used = READ_ONCE(used_ring(vq)->idx);
     if (!recover) {
         split_log(vq)->used_idx = vq->used;
+        /*
+         * What was used had been available. A base behind the used index is a VMM's guess, made when it lost a back
+         * end that went on to finish what it had (QEMU: virtio_queue_restore_last_avail_idx()).
+         */
+        if ((uint16_t)(vq->used - (uint16_t)base) <= vq->config.size)
+            base = vq->used;
         vq->last_avail = vq->avail_shadow = (uint16_t)base;
         return 0;
     }

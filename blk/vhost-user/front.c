@@ -39,7 +39,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .loop = front->loop,
         .sock = sock,
         .queues = front->nqueues,
-        .protocol_features = FRONT_PROTOCOL_FEATURES,
+        .protocol_features = front->protocol_features,
         .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
@@ -273,6 +273,9 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->next = -1;
     front->packed = config->packed;
     front->iommu = config->iommu;
+    front->protocol_features = FRONT_PROTOCOL_FEATURES;
+    if (config->few_regions)
+        front->protocol_features &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS);
     if (config->keeper)
         front->keeper = *config->keeper;
     front->lost_message.run = run_link_lost;

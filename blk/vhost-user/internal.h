@@ -121,6 +121,7 @@ struct front {
     char serial[FRONT_SERIAL_SIZE];
     unsigned nqueues;
     bool packed, iommu;
+    uint64_t protocol_features; /* offered to the VMM */
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
     bool writeback;

@@ -54,6 +54,8 @@ const struct dt_param disk_params[] = {
      .help = "Queues offered to the guest."},
     {DISK("packed", DT_PARAM_ENUM, packed), .initial = "on", .choices = off_on,
      .help = "Offer packed rings."},
+    {DISK("memory-slots", DT_PARAM_ENUM, memory_slots), .initial = "on", .choices = off_on,
+     .help = "Offer the VMM many regions of memory; off: 8."},
     {DISK("iommu", DT_PARAM_ENUM, iommu), .initial = "off", .choices = off_on,
      .help = "Offer ACCESS_PLATFORM: reach only what the guest's IOMMU maps."},
     {DISK("state", DT_PARAM_PATH, state),

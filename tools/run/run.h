@@ -30,7 +30,7 @@ struct disk_options {
     const char *connect, *fd, *serial, *state;
     uint64_t queues, threads;
     unsigned packed;
-    unsigned iommu;
+    unsigned iommu, memory_slots;
 };
 
 /**
