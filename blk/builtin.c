@@ -16,6 +16,7 @@
     X(blk_zero) \
     X(blk_file) \
     X(blk_cvd) \
+    X(blk_cvd_local) \
     X(blk_rear) \
     X(blk_mem) \
     X(blk_mirror) \

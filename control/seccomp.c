@@ -49,6 +49,8 @@ static const int serving[] = {
  * list than ours (pidfds cannot be made here). */
 static const int worker_only[] = {SCMP_SYS(socketpair), SCMP_SYS(pidfd_send_signal)};
 
+static const int accept_only[] = {SCMP_SYS(accept4)};
+
 static const int connect_only[] = {SCMP_SYS(socket), SCMP_SYS(connect)};
 
 /* What a block device's image needs. */
@@ -114,6 +116,8 @@ int sandbox_filter(const struct sandbox_config *config, struct dt_error *err)
         ret = ret ?: allow_list(filter, serving, ARRAY_SIZE(serving));
     if (config->kind == SANDBOX_WORKER)
         ret = ret ?: allow_list(filter, worker_only, ARRAY_SIZE(worker_only));
+    if (config->accepts)
+        ret = ret ?: allow_list(filter, accept_only, ARRAY_SIZE(accept_only));
     if (config->connects)
         ret = ret ?: allow_list(filter, connect_only, ARRAY_SIZE(connect_only));
     ret = ret ?: seccomp_load(filter);

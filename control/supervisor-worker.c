@@ -37,8 +37,15 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
         s->sandbox_told = true;
     } else if (strcmp(m->event, "start-failed") == 0) {
         snprintf(s->reason, sizeof(s->reason), "%s", m->text);
-    } else if (m->disk < s->config.count)
+        if (s->config.ops->said)
+            s->config.ops->said(s->config.arg, m->event, m->text);
+    } else if (m->disk < s->config.count) {
         events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+    } else if (strcmp(m->event, "serving") == 0 && s->config.count == 0) {
+        super_worker_serves(s);
+    } else if (s->config.ops->said) {
+        s->config.ops->said(s->config.arg, m->event, m->text);
+    }
 }
 
 static void run_supply(struct dt_watch *watch, uint32_t poll_events)
@@ -162,14 +169,16 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
     struct spawn spawn = {.program = s->program,
                           .argv = s->config.worker_argv,
-                          .nfds = WORKER_FDS,
+                          .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
                           .environment = environment};
 
     if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
-    spawn.fds = (const int[]){
-        [WORKER_CONTROL] = control[1], [WORKER_SUPPLY] = supply[1], [WORKER_STATE] = s->state_fd};
+    spawn.fds = (const int[]){[WORKER_CONTROL] = control[1],
+                              [WORKER_SUPPLY] = supply[1],
+                              [WORKER_STATE] = s->state_fd,
+                              [WORKER_OWN] = s->config.worker_fd};
     ret = spawn_start(&s->worker, &spawn, err);
     close(control[1]);
     close(supply[1]);

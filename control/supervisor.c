@@ -131,8 +131,10 @@ void supervisor_stop(struct supervisor *s)
         keeper_order(&s->guards[i], KEEPER_RESUME, -1);
         keeper_order(&s->guards[i], KEEPER_CLOSE, -1);
     }
-    if (keepers_gone(s) && s->worker.pidfd < 0)
+    if (s->worker.pidfd < 0 && keepers_gone(s))
         super_finish(s, 0);
+    else if (s->config.count == 0)
+        super_end_worker(s);
 }
 
 void supervisor_kill(struct supervisor *s)

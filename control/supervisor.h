@@ -12,8 +12,8 @@
 #include "control/watchdog.h"
 
 /* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. WORKER_STATE is the memory for the layers'
- * state of all disks, and a struct heartbeat after that. */
-enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS };
+ * state of all disks, and a struct heartbeat after that. WORKER_OWN comes where the owner has one for it. */
+enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS, WORKER_OWN = WORKER_FDS };
 
 /**
  * struct supply_message - to the worker: the link to a disk's keeper. From it: something happened
@@ -42,6 +42,8 @@ struct supervisor_ops {
     void (*restarted)(void *arg);          /* a successor serves all disks */
     /* The end of a supervisor_upgrade() with arguments: @why it serves with those of before, or NULL. */
     void (*changed)(void *arg, const char *why);
+    /* The worker said something that is about no disk; NULL where it never does. */
+    void (*said)(void *arg, const char *event, const char *text);
     void (*ended)(void *arg, int status);  /* after supervisor_stop(), or the first start failed */
 };
 
@@ -51,6 +53,8 @@ struct supervisor_ops {
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
  * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
+ * @count: of disks. Without any there are no keepers, and the worker serves once it has said "serving".
+ * @worker_fd: a descriptor for every worker, besides; 0 = none. Stays the caller's.
  * @hang: a worker that gets nowhere for so long is killed and replaced, ns; 0 = never.
  */
 struct supervisor_config {
@@ -59,6 +63,7 @@ struct supervisor_config {
     const char *const *worker_argv, *const *keeper_argv;
     const struct supervised_disk *disks;
     unsigned count;
+    int worker_fd;
     bool sandbox;
     size_t state_bytes;
     uint64_t patience, hang;

@@ -249,7 +249,10 @@ static void tell_holder(struct pool *pool)
 {
     _cleanup_free_ char *text = xaligned(PX_BLOCK, PX_BLOCK);
 
-    snprintf(text, PX_BLOCK, "%s (pid %d)", program_invocation_short_name, (int)getpid());
+    if (pool->o.holder)
+        snprintf(text, PX_BLOCK, "%s", pool->o.holder);
+    else
+        snprintf(text, PX_BLOCK, "%s (pid %d)", program_invocation_short_name, (int)getpid());
     pool->store->put(pool->store, text, PX_HOLDER_AT, 1); /* for people: it may fail */
 }
 
@@ -347,7 +350,8 @@ bool pool_turn(struct pool *pool)
 
 bool pool_idle(const struct pool *pool)
 {
-    return pool->in_flight == 0 && !pool->flushing && pool->ckpt == CKPT_IDLE;
+    return pool->in_flight == 0 && !pool->flushing && !pool->wait_next &&
+           pool->ckpt == CKPT_IDLE;
 }
 
 int pool_sync(struct pool *pool, struct dt_error *err)

@@ -29,6 +29,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * calls the pool calls that, too.
  * @event: something a person should know: "full", "resumed", "damage".
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
+ * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
 struct pool_options {
     bool read_only;
@@ -36,6 +37,7 @@ struct pool_options {
     void (*event)(void *arg, const char *event, const char *text);
     void *arg;
     size_t cache;
+    const char *holder;
 };
 /** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
  * if it succeeds. */
@@ -56,6 +58,16 @@ bool pool_turn(struct pool *pool);
 bool pool_idle(const struct pool *pool);
 /** pool_sync() - all changes so far are durable when it returns. Blocks. */
 int pool_sync(struct pool *pool, struct dt_error *err);
+/**
+ * struct pool_waiter - somebody who waits for that; embed it.
+ * @done: with 0 or -EIO, on the pool's thread, never before pool_when_durable() returns.
+ */
+struct pool_waiter {
+    void (*done)(struct pool_waiter *waiter, int error);
+    struct pool_waiter *next;
+};
+/** pool_when_durable() - the same without blocking: with the next flush, of whatever disks it is for. */
+void pool_when_durable(struct pool *pool, struct pool_waiter *waiter);
 /** pool_checkpoint() - a new root now. Blocks; not while pool_busy(). */
 int pool_checkpoint(struct pool *pool, struct dt_error *err);
 /** pool_reclaim_all() - give back all that was deleted. Blocks for long. */

@@ -36,12 +36,10 @@ int vhost_frontend_new(struct vhost_frontend **out, int sock, int timeout_ms, st
     return 0;
 }
 
-int vhost_frontend_connect(struct vhost_frontend **f, const char *path, int timeout_ms,
-                           struct dt_error *err)
+int vhost_connect(const char *path, struct dt_error *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     _cleanup_close_ int sock = -1;
-    int rc;
 
     if (strlen(path) >= sizeof(addr.sun_path))
         return dt_fail(err, -ENAMETOOLONG, "socket path '%s' is longer than %zu bytes", path,
@@ -50,9 +48,18 @@ int vhost_frontend_connect(struct vhost_frontend **f, const char *path, int time
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (sock < 0 || connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0)
         return dt_fail(err, -errno, "cannot connect to '%s': %s", path, strerror(errno));
-    rc = vhost_frontend_new(f, sock, timeout_ms, err);
-    if (rc == 0)
-        sock = -1;
+    return TAKE_FD(sock);
+}
+
+int vhost_frontend_connect(struct vhost_frontend **f, const char *path, int timeout_ms,
+                           struct dt_error *err)
+{
+    int sock = vhost_connect(path, err), rc = sock;
+
+    if (sock >= 0)
+        rc = vhost_frontend_new(f, sock, timeout_ms, err);
+    if (rc < 0 && sock >= 0)
+        close(sock);
     return rc;
 }
 

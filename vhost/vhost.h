@@ -554,6 +554,8 @@ struct vhost_frontend;
  * @timeout_ms: for each reply.
  */
 int vhost_frontend_new(struct vhost_frontend **f, int sock, int timeout_ms, struct dt_error *err);
+/** vhost_connect() - a socket connected to the Unix socket at @path. Return: it, or -errno. */
+int vhost_connect(const char *path, struct dt_error *err);
 /** vhost_frontend_connect() - the same, to a Unix socket path. */
 int vhost_frontend_connect(struct vhost_frontend **f, const char *path, int timeout_ms,
                            struct dt_error *err);

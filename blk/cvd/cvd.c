@@ -1,24 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cvd.c - the back `cvd`: a cluster virtual disk of a pool (parallax/).
+ * cvd.c - the back `cvd`: a disk of a pool, served by the pool's own process (tools/pool/).
  *
- * Theory of operation: a request becomes one of the pool's, in its own frame. Its data is private
- * memory (core sees to that), because the checksum of what is written must be that of what reaches
- * the store, and what is read is verified before the guest gets it.
+ * Theory of operation: it is the back `vhost-user` (blk/rear/), whose connection begins with the name of
+ * a disk. So the pool's process reads and writes the guest's memory itself, requests are sent
+ * again when that process comes back after its death, and passthrough works. What is left to do here is
+ * to say which disk, and to pass commands on.
  */
-#include "blk/cvd/internal.h"
-#include "core/core.h"
+#include "blk/cvd/ask.h"
+#include "blk/rear/internal.h"
 
-#define MAX_UNMAP \
-    ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
+#include <stdio.h>
 
-#define FIELD(field) .offset = offsetof(struct cvd, field)
+/** struct cvd - the layer. @rear comes first: its callbacks take this for one of theirs. */
+struct cvd {
+    struct rear rear;
+    const char *pool, *name, *socket;
+    bool read_only;
+    char *path; /* of the socket, unless told */
+};
+_Static_assert(offsetof(struct cvd, rear) == 0, "");
+
+#define FIELD(field)      .offset = offsetof(struct cvd, field)
+#define REAR_FIELD(field) .offset = offsetof(struct cvd, rear.field)
 static const struct dt_param params[] = {
     {.name = "pool",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(path),
-     .help = "The pool: a regular file or block device that cvd pool create made."},
+     FIELD(pool),
+     .help = "The pool, which 'cvd pool open' serves."},
     {.name = "name",
      .type = DT_PARAM_STRING,
      .flags = DT_PARAM_REQUIRED,
@@ -29,235 +39,179 @@ static const struct dt_param params[] = {
      FIELD(read_only),
      .initial = "off",
      .help = "Refuse writes; a snapshot needs this."},
-    {.name = "cache",
-     .type = DT_PARAM_SIZE,
-     FIELD(cache),
-     .initial = "256M",
-     .min = 1 << 20,
-     .max = (uint64_t)1 << 40,
-     .help = "Memory for the maps of the pool, that of its first disk counts: size/256 of what is "
-             "used at random makes reads need one I/O."},
+    {.name = "socket",
+     .type = DT_PARAM_PATH,
+     FIELD(socket),
+     .help = "Where that process listens, if it is not POOL.sock."},
+    {.name = "on-loss",
+     .type = DT_PARAM_ENUM,
+     .flags = DT_PARAM_LIVE,
+     REAR_FIELD(on_loss),
+     .initial = "hold",
+     .choices = rear_losses,
+     .help = "While that process is gone: hold requests until it is back, or let them fail."},
+    {.name = "queue-size",
+     .type = DT_PARAM_UINT,
+     REAR_FIELD(queue_size),
+     .initial = "256",
+     .min = 16,
+     .max = 1024,
+     .unit = "entries",
+     .help = "Size of each ring shared with it: a power of two."},
+    {.name = "timeout",
+     .type = DT_PARAM_DURATION,
+     REAR_FIELD(timeout),
+     .initial = "5s",
+     .min = DT_MS(10),
+     .max = DT_S(600),
+     .help = "Longest wait for an answer on its socket; then it counts as gone."},
     {NULL},
 };
 
-static const struct dt_counter counters[] = {
-    [HELD] = {"held", "requests", "Times that a request waited for space or for a new root."},
-    [PARTIAL] = {"partial", "requests", "Writes of parts of blocks of 4 KiB, which read first."},
-    [ZERO_BLOCKS] = {"zero-blocks", "blocks", "Blocks of zeroes that were not stored."},
-    [CHECKSUM_ERRORS] = {"checksum-errors", "requests",
-                         "Reads that failed because a block differs from its checksum."},
-    [RETRIED] = {"retried", "requests",
-                 "Reads done again because a block was replaced meanwhile, or read wrongly."},
-    {NULL},
-};
+/* ---- The connection ---- */
 
-/* ---- Requests ---- */
-
-static struct dt_req *request_of(const struct cvd_io *io)
+static int greet(struct rear *rear, int sock, int timeout_ms, struct dt_error *err)
 {
-    return (struct dt_req *)((char *)io - io->c->frame_offset);
+    const struct cvd *d = container_of(rear, struct cvd, rear);
+
+    return cvd_ask_disk(sock, d->name, d->read_only, dt_layer_device(rear->layer), timeout_ms, err);
 }
-
-static void add_counters(struct dt_ctx *c, struct cvd *d)
-{
-    const struct disk_counters *now = disk_counters(d->disk);
-
-    if (likely(memcmp(now, &d->seen, sizeof(*now)) == 0))
-        return;
-    dt_count(c, HELD, now->held - d->seen.held);
-    dt_count(c, PARTIAL, now->partial - d->seen.partial);
-    dt_count(c, ZERO_BLOCKS, now->zero_blocks - d->seen.zero_blocks);
-    dt_count(c, CHECKSUM_ERRORS, now->checksum_errors - d->seen.checksum_errors);
-    dt_count(c, RETRIED, now->retried - d->seen.retried);
-    d->seen = *now;
-}
-
-static void cvd_done(struct disk_req *dreq)
-{
-    struct cvd_io *io = container_of(dreq, struct cvd_io, req);
-    struct dt_req *req = request_of(io);
-    struct dt_ctx *c = io->c;
-    const struct iovec *iov;
-
-    if (unlikely(io->bounce)) {
-        if (req->op == DT_OP_READ && dreq->error == 0) {
-            unsigned n = dt_req_map(c, req, &iov);
-
-            dt_iov_write(iov, n, 0, io->bounce, dt_req_bytes(req));
-        }
-        free(io->bounce);
-    }
-    add_counters(c, c->layer_data);
-    dt_complete_one(c, req, dreq->error);
-}
-
-/* Core's private copies are in one piece and aligned. Requests of layers above may be neither. */
-static void find_buffer(struct cvd_io *io, struct dt_req *req)
-{
-    const struct iovec *iov;
-    unsigned n = dt_req_map(io->c, req, &iov);
-
-    io->req.buf = n ? iov[0].iov_base : NULL;
-    if (likely(n == 1 && ((uintptr_t)io->req.buf & (PX_BLOCK - 1)) == 0))
-        return;
-    io->req.buf = io->bounce = xaligned(PX_BLOCK, ALIGN_UP(dt_req_bytes(req), (size_t)PX_BLOCK));
-    if (req->op == DT_OP_WRITE)
-        dt_iov_read(iov, n, 0, io->bounce, dt_req_bytes(req));
-}
-
-static void cvd_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
-{
-    static const enum disk_op ops[] = {[DT_OP_READ] = DISK_READ,
-                                       [DT_OP_WRITE] = DISK_WRITE,
-                                       [DT_OP_FLUSH] = DISK_FLUSH,
-                                       [DT_OP_DISCARD] = DISK_DISCARD,
-                                       [DT_OP_WRITE_ZEROES] = DISK_ZERO};
-    struct cvd *d = c->layer_data;
-
-    for (unsigned i = 0; i < n; i++) {
-        struct dt_req *req = reqs[i];
-        struct cvd_io *io = dt_frame(c, req);
-
-        io->c = c;
-        io->bounce = NULL;
-        io->req.op = ops[req->op];
-        io->req.fua = req->flags & DT_REQ_FUA;
-        io->req.offset = req->sector << DT_SECTOR_SHIFT;
-        io->req.length = dt_req_bytes(req);
-        io->req.buf = NULL;
-        io->req.done = cvd_done;
-        if (dt_req_has_data(req))
-            find_buffer(io, req);
-        disk_submit(d->disk, &io->req);
-    }
-}
-
-/* ---- Life ---- */
 
 static int cvd_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct cvd *d = dt_layer_data(layer);
-    const struct px_record *r;
-    uint32_t slot;
-    int ret = shared_get(d, layer, err);
+    int ret;
 
+    d->path = d->socket ? xstrdup(d->socket) : cvd_socket(d->pool);
+    d->rear.path = d->path;
+    d->rear.greet = greet;
+    ret = rear_open(layer, err);
+    if (ret == -ENOENT && access(d->path, F_OK) < 0)
+        dt_fail(err, ret, "nobody serves the pool %s (there is no %s): 'cvd pool open %s' does",
+                d->pool, d->path, d->pool);
+    if (ret == -ECONNREFUSED)
+        dt_fail(err, ret, "nobody serves the pool %s any more: 'cvd pool open %s' does", d->pool,
+                d->pool);
     if (ret < 0)
-        return ret;
-    slot = pool_find(d->shared->pool ?: d->shared->peek, d->name, err);
-    if (slot == NO_SLOT) {
-        shared_put(d, layer);
-        return -ENOENT;
-    }
-    r = pool_record(d->shared->pool ?: d->shared->peek, slot);
-    d->size = r->size;
-    d->sector = r->sector;
-    d->is_snapshot = r->kind == PX_SNAPSHOT;
-    if (d->is_snapshot && !d->read_only) {
-        shared_put(d, layer);
-        return dt_fail(err, -EROFS,
-                       "%s is a snapshot: read-only=on shows it, a clone can be written", d->name);
-    }
-    return 0;
+        free(d->path);
+    return ret;
 }
 
 static void cvd_close(struct dt_layer *layer)
 {
     struct cvd *d = dt_layer_data(layer);
 
-    if (d->disk)
-        disk_close(d->disk);
-    shared_put(d, layer);
+    rear_close(layer);
+    free(d->path);
 }
 
-static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
+/* ---- Commands, passed on ---- */
+
+/* POOL/DISK, as commands have it. */
+static char *full_name(const struct cvd *d)
 {
-    struct cvd *d = dt_layer_data(layer);
-    uint32_t slot;
-    int ret = shared_lock(d, deadline, err);
-
-    if (ret < 0)
-        return ret;
-    slot = pool_find(d->shared->pool, d->name, err);
-    if (slot == NO_SLOT)
-        return -ENOENT;
-    if (pool_record(d->shared->pool, slot)->size != d->size)
-        return dt_fail(err, -ESTALE, "%s was resized while this began: start it again", d->name);
-    return disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+    return xasprintf("%s/%s", d->pool, d->name);
 }
 
-static void give_up(struct dt_timer *timer)
-{
-    struct cvd *d = container_of(timer, struct cvd, give_up);
-
-    disk_cancel_held(d->disk, -ECANCELED);
-}
-
-static int cvd_start(struct dt_ctx *c, struct dt_error *err)
-{
-    struct cvd *d = c->layer_data;
-
-    d->c = c;
-    d->give_up.fire = give_up;
-    return shared_start(d, c, err);
-}
-
-static void cvd_stop(struct dt_ctx *c)
-{
-    struct cvd *d = c->layer_data;
-
-    dt_timer_cancel(c, &d->give_up);
-    shared_stop(d);
-}
-
-/* What waits for space is tried on until shortly before the deadline. */
-static void cvd_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    struct cvd *d = c->layer_data;
-
-    dt_timer_set(c, &d->give_up, patience_end(dt_clock_ns(), deadline));
-}
-
-static int cvd_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
+/* One command of cvd(1), by a connection of its own. */
+static int pass_on(struct dt_layer *layer, json_t *words, struct dt_reply *reply,
+                   struct dt_error *err)
 {
     const struct cvd *d = dt_layer_data(layer);
+    int timeout = (int)(d->rear.timeout / DT_MS(1));
+    int sock = layer_connect(layer, d->rear.address, timeout), ret;
+    json_t *result = NULL;
+    const char *output;
 
-    *info = (struct dt_block_info){.sectors = d->size >> DT_SECTOR_SHIFT,
-                                   .logical_block = d->sector,
-                                   .physical_block = PX_BLOCK,
-                                   .optimal_io = PX_BLOCK,
-                                   .max_sectors = DISK_MAX_BLOCKS * PX_BLOCK / DT_SECTOR_SIZE,
-                                   .max_discard = MAX_UNMAP,
-                                   .max_write_zeroes = MAX_UNMAP,
-                                   .discard_align = PX_BLOCK / DT_SECTOR_SIZE,
-                                   .read_only = d->read_only,
-                                   .can_flush = true,
-                                   .can_discard = true,
-                                   .can_write_zeroes = true,
-                                   .write_zeroes_unmaps = true};
-    return 0;
+    if (sock < 0) {
+        json_decref(words);
+        return dt_fail(err, sock, "cannot connect to '%s': %s", d->path, strerror(-sock));
+    }
+    ret = cvd_ask(sock,
+                  json_pack("{ss ss so}", "verb", "run", "pool", d->pool, "words", words), timeout,
+                  &result, err);
+    output = json_string_value(json_object_get(result, "output"));
+    if (ret == 0 && output && *output)
+        dt_reply(reply, "snapshot", "%.*s", (int)strcspn(output, "\n"), output);
+    json_decref(result);
+    close(sock);
+    return ret;
 }
+
+static int snapshot(struct dt_layer *layer, int argc, const char *const *argv,
+                    struct dt_reply *reply, struct dt_error *err)
+{
+    const struct cvd *d = dt_layer_data(layer);
+    _cleanup_free_ char *name = full_name(d);
+    json_t *words;
+
+    if (argc > 1)
+        return dt_fail(err, -EINVAL, "usage: snapshot [NAME]");
+    if (d->read_only)
+        return dt_fail(err, -EROFS, "%s was opened read-only", d->name);
+    words = json_pack("[ss]", "snap", name);
+    if (argc) {
+        json_array_append_new(words, json_string("--name"));
+        json_array_append_new(words, json_string(argv[0]));
+    }
+    return pass_on(layer, words, reply, err);
+}
+
+static int resize(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
+                  struct dt_error *err)
+{
+    const struct cvd *d = dt_layer_data(layer);
+    _cleanup_free_ char *name = full_name(d);
+    uint64_t size;
+    int ret;
+
+    if (argc != 1 || dt_parse_size(argv[0], &size) < 0)
+        return dt_fail(err, -EINVAL, "usage: resize SIZE (such as 20G)");
+    if (d->read_only)
+        return dt_fail(err, -EROFS, "%s was opened read-only", d->name);
+    dt_reply_u64(reply, "before", d->rear.sectors << DT_SECTOR_SHIFT);
+    ret = pass_on(layer, json_pack("[sss]", "resize", name, argv[0]), reply, err);
+    dt_reply_u64(reply, "size", size);
+    return ret;
+}
+
+static const struct dt_verb verbs[] = {
+    {"snapshot", "[NAME]", "Take a snapshot; durable when this returns.", snapshot},
+    {"resize", "SIZE", "Make the disk larger; the guest sees it.", resize},
+    {"mode", "passthrough|interpose",
+     "Give the guest's rings to the pool's process, or take them back; see devtap-mode(1).",
+     rear_mode},
+    {NULL},
+};
 
 const struct dt_block_ext blk_cvd = {
     DT_BLOCK_EXT_HEADER,
     .name = "cvd",
     .summary = "A disk of a pool, with snapshots and clones in constant time",
     .help = "A pool holds thousands of disks that share what they have in common. Each block has a "
-            "checksum that is compared when it is read. Snapshots are taken while the VM runs: "
-            "'devtap do DEVICE cvd snapshot'. The pool is administered with the program cvd.",
-    .flags = DT_BACK | DT_CONTENT_BEARING,
-    .read_data = DT_DATA_STABLE,
-    .write_data = DT_DATA_STABLE,
+            "checksum that is compared when it is read. 'cvd pool open' serves a pool; this back is "
+            "a client of that process, and waits when it dies until it is back. The program "
+            "cvd takes snapshots and makes clones meanwhile.",
+    .flags = DT_BACK | DT_PER_QUEUE | DT_CONTENT_BEARING,
+    .read_data = DT_DATA_PEEK,
+    .write_data = DT_DATA_PEEK,
     .params = params,
-    .counters = counters,
-    .verbs = cvd_verbs,
+    .counters = rear_counters,
+    .verbs = verbs,
+    .state_version = 1,
     .layer_size = sizeof(struct cvd),
-    .frame_size = sizeof(struct cvd_io),
+    .ctx_size = sizeof(struct rear_ctx),
+    .frame_size = sizeof(struct dt_req *),
     .open = cvd_open,
     .close = cvd_close,
-    .start = cvd_start,
-    .stop = cvd_stop,
-    .info = cvd_info,
-    .submit = cvd_submit,
-    .quiesce = cvd_quiesce,
-    .fence = cvd_fence,
+    .start = rear_start,
+    .stop = rear_stop,
+    .info = rear_info,
+    .submit = rear_submit,
+    .quiesce = rear_quiesce,
+    .cancel = rear_cancel,
+    .set = rear_set,
+    .save = rear_save,
+    .load = rear_load,
+    .fence = rear_fence,
 };

@@ -125,7 +125,9 @@ static int make_memory(struct vblk *d, struct dt_error *err)
 
 static int open_session(struct vblk *d, struct dt_error *err)
 {
-    int ret = vhost_frontend_connect(&d->session, d->path, d->config.timeout_ms, err);
+    int ret = d->config.sock > 0
+                  ? vhost_frontend_new(&d->session, d->config.sock, d->config.timeout_ms, err)
+                  : vhost_frontend_connect(&d->session, d->path, d->config.timeout_ms, err);
 
     ret = ret ?: negotiate(d, false, err);
     ret = ret ?: read_config(d, err);

@@ -18,6 +18,7 @@
 /**
  * struct vblk_config - a connection to be.
  * @path:    socket of the back end.
+ * @sock:    connected to it already, taken over; 0 = connect to @path. There is no coming back then.
  * @queues:  how many to use; opening fails when the back end offers fewer.
  * @depth:   requests of each queue; at most 8192.
  * @bytes:   the largest data of one request; a multiple of 512.
@@ -28,6 +29,7 @@
  */
 struct vblk_config {
     const char *path;
+    int sock;
     unsigned queues;
     unsigned depth;
     uint32_t bytes;

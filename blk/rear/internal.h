@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * internal.h - the back `vhost-user`: what its files share.
+ * internal.h - the back `vhost-user`: what its files share with each other and with the back `cvd`,
+ * which is one of these that has to say which disk it wants.
  *
  * Theory of operation: a control thread (control.c) owns the session with the rear, because its
  * questions wait for answers; it connects, agrees on features, gives memory and rings away
@@ -143,6 +144,8 @@ struct rear {
     unsigned on_loss;
     bool wanted; /* passthrough, by a person */
 
+    /* What comes before vhost-user on a new connection, or NULL. Takes at most @timeout_ms. */
+    int (*greet)(struct rear *rear, int sock, int timeout_ms, struct dt_error *err);
     struct dt_layer *layer;
     char address[DT_ADDRESS_MAX]; /* of @path */
     struct dt_block_info info;    /* fixed but for the size */
@@ -178,6 +181,23 @@ struct rear {
     bool faulted;
     char fault[256];
 };
+
+/* rear.c: the callbacks of the layer. */
+int rear_open(struct dt_layer *layer, struct dt_error *err);
+void rear_close(struct dt_layer *layer);
+int rear_start(struct dt_ctx *c, struct dt_error *err);
+void rear_stop(struct dt_ctx *c);
+int rear_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err);
+int rear_set(struct dt_layer *layer, unsigned index, struct dt_error *err);
+int64_t rear_save(struct dt_layer *layer, void *buf, size_t size);
+int rear_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+              struct dt_error *err);
+int rear_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
+/** rear_mode() - the verb `mode`. */
+int rear_mode(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
+              struct dt_error *err);
+extern const char *const rear_losses[];
+extern const struct dt_counter rear_counters[];
 
 /* session.c: on the control thread, and from open(). */
 /** rear_session_connect() - connect, agree, read what the disk is. @again: it must be what it was.

@@ -6,46 +6,26 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
-static const char *const losses[] = {[REAR_HOLD] = "hold", [REAR_FAIL] = "fail", NULL};
+const char *const rear_losses[] = {[REAR_HOLD] = "hold", [REAR_FAIL] = "fail", NULL};
 
 #define FIELD(field) .offset = offsetof(struct rear, field)
 static const struct dt_param params[] = {
-    {.name = "path",
-     .type = DT_PARAM_PATH,
-     .flags = DT_PARAM_REQUIRED,
-     FIELD(path),
+    {"path", DT_PARAM_PATH, DT_PARAM_REQUIRED, FIELD(path),
      .help = "Socket of a vhost-user-blk back end that listens."},
-    {.name = "queue-size",
-     .type = DT_PARAM_UINT,
-     FIELD(queue_size),
-     .initial = "256",
-     .min = 16,
-     .max = 1024,
+    {"queue-size", DT_PARAM_UINT, FIELD(queue_size), .initial = "256", .min = 16, .max = 1024,
      .unit = "entries",
      .help = "Size of each ring shared with it: a power of two."},
-    {.name = "packed",
-     .type = DT_PARAM_BOOL,
-     FIELD(packed),
-     .initial = "off",
+    {"packed", DT_PARAM_BOOL, FIELD(packed), .initial = "off",
      .help = "Use packed rings, which it must offer."},
-    {.name = "on-rear-loss",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     FIELD(on_loss),
-     .initial = "hold",
-     .choices = losses,
+    {"on-rear-loss", DT_PARAM_ENUM, DT_PARAM_LIVE, FIELD(on_loss), .initial = "hold",
+     .choices = rear_losses,
      .help = "While it is gone: hold requests until it is back, or let them fail."},
-    {.name = "timeout",
-     .type = DT_PARAM_DURATION,
-     FIELD(timeout),
-     .initial = "5s",
-     .min = DT_MS(10),
-     .max = DT_S(600),
+    {"timeout", DT_PARAM_DURATION, FIELD(timeout), .initial = "5s", .min = DT_MS(10), .max = DT_S(600),
      .help = "Longest wait for an answer on its control socket; then it counts as gone."},
     {NULL},
 };
 
-static const struct dt_counter counters[] = {
+const struct dt_counter rear_counters[] = {
     [REAR_LOSSES] = {"rear-losses", "sessions", "Sessions with the back end that ended unasked."},
     [REAR_LIES] = {"rear-lies", "sessions",
                    "Of these, sessions that were ended because it broke the protocol."},
@@ -60,8 +40,8 @@ static const struct dt_counter counters[] = {
 /* ---- Commands
  * --------------------------------------------------------------------------------------- */
 
-static int run_mode(struct dt_layer *layer, int argc, const char *const *argv,
-                    struct dt_reply *reply, struct dt_error *err)
+int rear_mode(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
+              struct dt_error *err)
 {
     struct rear *rear = dt_layer_data(layer);
     bool on = argc == 1 && strcmp(argv[0], "passthrough") == 0;
@@ -78,7 +58,7 @@ static int run_mode(struct dt_layer *layer, int argc, const char *const *argv,
 }
 
 /* The mode that a person wished for: one byte. */
-static int64_t rear_save(struct dt_layer *layer, void *buf, size_t size)
+int64_t rear_save(struct dt_layer *layer, void *buf, size_t size)
 {
     const struct rear *rear = dt_layer_data(layer);
 
@@ -88,8 +68,8 @@ static int64_t rear_save(struct dt_layer *layer, void *buf, size_t size)
     return 1;
 }
 
-static int rear_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
-                     struct dt_error *err)
+int rear_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+              struct dt_error *err)
 {
     struct rear *rear = dt_layer_data(layer);
 
@@ -105,7 +85,7 @@ static const struct dt_verb verbs[] = {
     {.name = "mode",
      .args = "passthrough|interpose",
      .help = "Give the guest's rings to the back end, or take them back; see devtap-mode(1).",
-     .run = run_mode},
+     .run = rear_mode},
     {NULL},
 };
 
@@ -147,7 +127,7 @@ static void run_mail(struct dt_watch *watch, uint32_t events)
  * Nothing is in flight. The control thread may wait for an order to this thread, so it learns that
  * there is nobody any more; the session ends with it.
  */
-static void rear_stop(struct dt_ctx *c)
+void rear_stop(struct dt_ctx *c)
 {
     struct rear_ctx *rc = c->data;
     struct rear *rear = c->layer_data;
@@ -163,7 +143,7 @@ static void rear_stop(struct dt_ctx *c)
     close(rc->mail.fd);
 }
 
-static int rear_start(struct dt_ctx *c, struct dt_error *err)
+int rear_start(struct dt_ctx *c, struct dt_error *err)
 {
     struct rear_ctx *rc = c->data;
     struct rear *rear = c->layer_data;
@@ -214,7 +194,7 @@ static void memory_changed(struct dt_layer *layer)
 /* ---- Life
  * ------------------------------------------------------------------------------------------ */
 
-static int rear_open(struct dt_layer *layer, struct dt_error *err)
+int rear_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct rear *rear = dt_layer_data(layer);
     int ret;
@@ -247,7 +227,7 @@ static int rear_open(struct dt_layer *layer, struct dt_error *err)
     return 0;
 }
 
-static void rear_close(struct dt_layer *layer)
+void rear_close(struct dt_layer *layer)
 {
     struct rear *rear = dt_layer_data(layer);
 
@@ -262,7 +242,7 @@ static void rear_close(struct dt_layer *layer)
     free(rear->lanes);
 }
 
-static int rear_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
+int rear_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
 {
     const struct rear *rear = dt_layer_data(layer);
 
@@ -272,7 +252,7 @@ static int rear_info(struct dt_layer *layer, struct dt_block_info *info, struct 
 }
 
 /* What is held may now have to fail. */
-static int rear_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+int rear_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
     struct rear *rear = dt_layer_data(layer);
     const uint64_t one = 1;
@@ -284,7 +264,7 @@ static int rear_set(struct dt_layer *layer, unsigned index, struct dt_error *err
 }
 
 /* See session.c: that the rear answered us is the proof. */
-static int rear_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
+int rear_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
 {
     const struct rear *rear = dt_layer_data(layer);
 
@@ -305,7 +285,7 @@ const struct dt_block_ext blk_rear = {
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,
     .params = params,
-    .counters = counters,
+    .counters = rear_counters,
     .verbs = verbs,
     .state_version = 1,
     .layer_size = sizeof(struct rear),

@@ -163,14 +163,15 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
 static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
     int timeout = (int)(rear->timeout / DT_MS(1));
-    int sock, ret;
+    int sock = again ? layer_connect(rear->layer, rear->address, timeout)
+                     : vhost_connect(rear->path, err);
+    int ret;
 
-    if (!again)
-        return vhost_frontend_connect(&s->frontend, rear->path, timeout, err);
-    sock = layer_connect(rear->layer, rear->address, timeout);
     if (sock < 0)
-        return dt_fail(err, sock, "cannot connect to '%s': %s", rear->path, strerror(-sock));
-    ret = vhost_frontend_new(&s->frontend, sock, timeout, err);
+        return again ? dt_fail(err, sock, "cannot connect to '%s': %s", rear->path, strerror(-sock))
+                     : sock;
+    ret = rear->greet ? rear->greet(rear, sock, timeout, err) : 0;
+    ret = ret ?: vhost_frontend_new(&s->frontend, sock, timeout, err);
     if (ret < 0)
         close(sock);
     return ret;

@@ -81,6 +81,8 @@ static void session_closed(void *dev, const char *reason)
         attach(front, TAKE_FD(front->next));
     else if (front->connect)
         loop_timer_set(front->loop, &front->connect_timer, dt_clock_ns() + CONNECT_RETRY_NS);
+    else if (front->ended)
+        front->ended(front->ended_arg);
 }
 
 /* Backs that hand requests on hand the guest's memory on, too. */
@@ -276,6 +278,8 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->protocol_features = FRONT_PROTOCOL_FEATURES;
     if (config->few_regions)
         front->protocol_features &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS);
+    front->ended = config->ended;
+    front->ended_arg = config->ended_arg;
     if (config->keeper)
         front->keeper = *config->keeper;
     front->lost_message.run = run_link_lost;

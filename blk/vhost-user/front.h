@@ -29,6 +29,7 @@ struct front_keeper {
  * struct front_config - where the VM attaches and what it is promised.
  * @listen_fd: a listening socket (owned from now on), or -1.
  * @session_fd: a connected socket (owned from now on), or -1.
+ * @ended: that session is over, on its loop; free the front after this returned. Or NULL.
  * @connect: path of a socket where the VMM listens, retried until it does; or NULL.
  * @keeper:  who has the sockets, or NULL.
  *           Exactly one of these four.
@@ -43,6 +44,8 @@ struct front_config {
     struct device *dev;
     int listen_fd;
     int session_fd;
+    void (*ended)(void *arg);
+    void *ended_arg;
     const char *connect;
     const struct front_keeper *keeper;
     const char *serial;

@@ -122,6 +122,8 @@ struct front {
     unsigned nqueues;
     bool packed, iommu;
     uint64_t protocol_features; /* offered to the VMM */
+    void (*ended)(void *arg); /* of the session that the front was made with */
+    void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
     bool writeback;

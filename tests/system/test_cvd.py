@@ -1,20 +1,9 @@
 """A pool from its making to a guest on a clone, with a snapshot and verified data."""
 
 import json
-import os
-import subprocess
 
-from devtap_test import paths
 from devtap_test.load import file_system, fio_verify, kernel_errors
-
-CVD = os.path.join(os.path.dirname(paths.devtap()), "cvd")
-
-
-def cvd(*words, status=0):
-    done = subprocess.run([CVD, *map(str, words)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == status, f"cvd {words}: {done.returncode}: {done.stderr}"
-    return done.stdout if status == 0 else done.stderr
-
+from devtap_test.pool import cvd
 
 def template(t):
     """A pool with a labelled snapshot of a small image."""
@@ -59,12 +48,12 @@ def test_guest(t):
     """A guest works on a clone and a snapshot is taken meanwhile; then the pool is whole."""
     pool, _ = template(t)
     cvd("dup", f"{pool}/base@v1", "vm1")
-    disk = t.soft_disk(f"cvd pool={pool} name=vm1")
+    disk = t.soft_disk(f"cvd-local pool={pool} name=vm1")
     guest = t.guest([disk.socket], smp=2)
     t.equal(guest.check("head -c 5 /dev/vda"), "begin")
     cvd("delete", f"{pool}/vm1", status=4)
     file_system(guest, "ext4")
-    disk.devtap("do", disk.address, "cvd", "snapshot", "one")
+    disk.devtap("do", disk.address, "cvd-local", "snapshot", "one")
     fio_verify(guest, size="24m")
     t.equal(kernel_errors(guest), "")
     names = [s["name"] for s in json.loads(cvd("snaps", f"{pool}/vm1", "--json"))]

@@ -2,6 +2,13 @@
 /* changes.c - the commands of cvd that change the catalogue. */
 #include "tools/cvd/cvd.h"
 
+/* Whoever serves the pool does so for every command, before it answers. */
+int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err)
+{
+    return t->live ? 0 : pool_sync(t->pool, err);
+}
+
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
@@ -33,7 +40,7 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
         char name[2 * PX_NAME];
 
         pool_full_name(t->pool, slots[i], name);
-        puts(name);
+        fprintf(t->out, "%s\n", name);
     }
     return ret;
 }
@@ -67,12 +74,13 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_resize(t->pool, t->slot, size, err);
 }
 
-/* It is deleted when this is durable; the space comes back now, or after a crash when the pool is
- * next open. */
+/* It is deleted when this is durable; the space comes back now, or where the pool is served in the
+ * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
-    ret = ret ?: pool_sync(t->pool, err);
-    return ret ?: pool_reclaim_all(t->pool, err);
+    if (ret < 0 || t->live)
+        return ret;
+    return pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
 }
 
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -3,28 +3,41 @@
 #ifndef CVD_TOOL_H
 #define CVD_TOOL_H
 
+#include "blk/cvd/ask.h"
 #include "parallax/parallax.h"
 #include "tools/tools.h"
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, force, text;
-    uint64_t size, sector, journal, count, first;
+    bool json, data, background, sandbox;
+    uint64_t size, sector, journal, count, first, cache;
     const char *name, *from, *format;
 };
 
-/** enum needs - how a command uses the pool of its first argument. */
-enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE };
+/**
+ * enum needs - how a command uses the pool of its first argument.
+ * @NEEDS_LOOK:   reads it, without a lock, whoever has it open.
+ * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
+ * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
+ * @NEEDS_ALONE:  opens it; nobody may serve it.
+ */
+enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE };
 
 /**
  * struct target - a pool that was opened, and what in it was meant.
+ * @pool: NULL where another process has it, which @sock is connected to.
+ * @live: disks of it are in use: this is the process that serves it.
  * @slot: of @name, or NO_SLOT where the command makes it.
+ * @out:  where the command prints.
  */
 struct target {
     struct pool *pool;
     struct loop *loop;
+    int sock;
+    bool live;
     char *path, *name;
     uint32_t slot;
+    FILE *out;
 };
 
 /**
@@ -48,10 +61,28 @@ extern const struct command cvd_commands[];
 int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_error *err);
 /** target_split() - "POOL/DISK" into its halves, owned by the caller. */
 int target_split(const char *text, char **path, char **name, struct dt_error *err);
+/** target_name() - what its first argument @text names. */
+int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err);
+/** target_find() - its slot, in an open pool, if the command is about something that is there. */
+int target_find(struct target *t, const struct command *c, struct dt_error *err);
+/** target_open() - as the command @c needs it, for the first argument @text. */
+int target_open(struct target *t, const struct command *c, const char *text, struct dt_error *err);
+int target_close(struct target *t, int ret, struct dt_error *err);
+/** target_served_by() - a connection to the process that serves the pool at @path; 0 if there is none. */
+int target_served_by(const char *path, struct dt_error *err);
 /** target_data() - reads and writes become possible. */
 int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
 void target_turn(struct target *t);
+
+/** command_find() - the command of the first words; advances past them. */
+const struct command *command_find(char ***argv);
+/** command_parse() - options into @o, which command_free() frees, and arguments: @argv keeps these alone. */
+int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
+                  struct dt_error *err);
+void command_free(struct cvd_options *o);
+void command_help(const struct command *c);
+extern const struct dt_param cvd_option_table[];
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);
@@ -59,6 +90,10 @@ void progress_end(void);
 
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err);
+int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                  struct dt_error *err);
+int cmd_pool_close(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err);
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err);
 int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char **argv,
@@ -85,6 +120,8 @@ int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char *
                  struct dt_error *err);
 int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char **argv,
                  struct dt_error *err);
+int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err);
 int cmd_list(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);
 int cmd_snaps(struct target *t, const struct cvd_options *o, int argc, char **argv,

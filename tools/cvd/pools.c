@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* pools.c - cvd pool create, info, check, grow. */
 #include "tools/cvd/cvd.h"
+#include "tools/pool/pool.h"
 
 #include <inttypes.h>
 #include <sys/stat.h>
+
+#define ANSWER_MS     5000
+#define CLOSE_NS      DT_S(45)
+#define CLOSE_POLL_US 10000
 
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err)
@@ -26,6 +31,39 @@ int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, cha
     store->close(store);
     if (ret < 0 && !there)
         unlink(t->path);
+    return ret;
+}
+
+int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                  struct dt_error *err)
+{
+    const struct pool_open_options open = {
+        .cache = o->cache, .background = o->background, .sandbox = o->sandbox};
+
+    return pool_supervise(t->path, &open, err);
+}
+
+/* Returns when it has let go of the pool. */
+int cmd_pool_close(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err)
+{
+    int sock = target_served_by(t->path, err), ret = sock;
+    uint64_t deadline = dt_clock_ns() + CLOSE_NS;
+
+    if (sock > 0) {
+        ret = cvd_ask(sock, json_pack("{ss}", "verb", "close"), ANSWER_MS, NULL, err);
+        close(sock);
+        if (ret == -ECONNRESET || ret == -EPIPE)
+            ret = 0; /* it was ending already */
+    } else if (sock == 0) {
+        ret = dt_fail(err, -ENOENT, "nobody serves %s", t->path);
+    }
+    while (ret == 0 && (sock = target_served_by(t->path, err)) > 0) {
+        close(sock);
+        if (dt_clock_ns() >= deadline)
+            ret = dt_fail(err, -ETIMEDOUT, "%s: its process does not end", t->path);
+        usleep(CLOSE_POLL_US);
+    }
     return ret;
 }
 

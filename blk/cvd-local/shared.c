@@ -7,19 +7,22 @@
  * sizes of disks. The lock is taken and the pool recovered by the fence, when the predecessor is
  * gone. From start to stop it belongs to one thread.
  */
-#include "blk/cvd/internal.h"
-#include "core/core.h"
+#include "blk/cvd-local/internal.h"
 
 #define TURN_EVERY DT_S(1)
 #define LOOKS      5u
 
 static struct shared *all;
 
+/* Without a host the first disk speaks for all. */
 static void pool_event(void *arg, const char *event, const char *text)
 {
-    const struct shared *s = arg;
+    struct shared *s = arg;
 
-    dt_layer_event(s->layer, event, "%s", text);
+    if (s->event)
+        s->event(s->arg, event, text);
+    else if (!list_empty(&s->disks))
+        dt_layer_event(list_entry(s->disks.next, struct cvd, node)->layer, event, "%s", text);
 }
 
 /* ---- Turns ---- */
@@ -47,16 +50,14 @@ static void kick(void *arg)
         loop_defer(s->loop, &s->turn);
 }
 
-int shared_start(struct cvd *d, struct dt_ctx *c, struct dt_error *err)
+int shared_start(struct shared *s, struct loop *loop, struct dt_error *err)
 {
-    struct shared *s = d->shared;
-    struct loop *loop = ctx_loop(c);
     int ret;
 
     if (s->loop && s->loop != loop)
         return dt_fail(err, -EINVAL, "%s: all disks of a pool are on one thread (--threads 1)",
                        s->path);
-    if (s->ctxs++)
+    if (s->running++)
         return 0;
     s->loop = loop;
     s->turn.run = run_turn;
@@ -64,21 +65,17 @@ int shared_start(struct cvd *d, struct dt_ctx *c, struct dt_error *err)
     ret = store_file_loop(s->store, loop);
     if (ret < 0) {
         s->loop = NULL;
-        s->ctxs = 0;
+        s->running = 0;
         return dt_fail(err, ret, "%s: its thread cannot be started: %s", s->path, strerror(-ret));
     }
-    s->running = true;
     loop_timer_set(loop, &s->timer, loop_now(loop) + TURN_EVERY);
     return 0;
 }
 
-void shared_stop(struct cvd *d)
+void shared_stop(struct shared *s)
 {
-    struct shared *s = d->shared;
-
-    if (--s->ctxs)
+    if (--s->running)
         return;
-    s->running = false;
     loop_timer_cancel(s->loop, &s->timer);
     loop_defer_cancel(s->loop, &s->turn);
     store_file_loop(s->store, NULL); /* waits for a root that is being written */
@@ -119,28 +116,34 @@ static void drop(struct shared *s)
     free(s);
 }
 
-int shared_get(struct cvd *d, struct dt_layer *layer, struct dt_error *err)
+/* Between open and start nobody else may touch it, so whoever comes later is on its thread. */
+static bool is_elsewhere(const struct shared *s)
+{
+    return s->running && !loop_is_own(s->loop);
+}
+
+int shared_get(struct shared **out, const char *path, struct dt_error *err)
 {
     struct store_file_options o = {0};
-    struct shared *s = find(d->path);
+    struct shared *s = find(path);
     int ret;
 
-    if (s && s->running)
+    if (s && is_elsewhere(s))
         return dt_fail(err, -EBUSY,
-                       "%s serves other disks already: start all disks of a pool "
-                       "together",
-                       d->path);
+                       "%s serves other disks already: start all disks of a pool together, or let "
+                       "a process of its own serve it (cvd pool open)",
+                       path);
+    *out = s;
     if (s) {
-        d->shared = s;
-        s->disks++;
+        s->users++;
         return 0;
     }
     s = xcalloc(1, sizeof(*s));
-    s->path = xstrdup(d->path);
-    s->layer = layer;
+    s->path = xstrdup(path);
     s->next = all;
+    list_init(&s->disks);
     all = s;
-    ret = store_file_open(&s->store, d->path, &o, err);
+    ret = store_file_open(&s->store, path, &o, err);
     if (ret == 0) {
         ret = look(s, err);
         if (ret < 0)
@@ -150,16 +153,15 @@ int shared_get(struct cvd *d, struct dt_layer *layer, struct dt_error *err)
         drop(s);
         return ret;
     }
-    s->disks = 1;
-    d->shared = s;
+    s->users = 1;
+    *out = s;
     return 0;
 }
 
-int shared_lock(struct cvd *d, uint64_t deadline, struct dt_error *err)
+int shared_lock(struct shared *s, size_t cache, uint64_t deadline, struct dt_error *err)
 {
-    struct shared *s = d->shared;
     struct pool_options o = {
-        .kick = kick, .event = pool_event, .arg = s, .cache = (size_t)d->cache};
+        .kick = kick, .event = pool_event, .arg = s, .cache = cache, .holder = s->holder};
     int ret;
 
     if (s->pool)
@@ -173,18 +175,63 @@ int shared_lock(struct cvd *d, uint64_t deadline, struct dt_error *err)
     return pool_open(&s->pool, s->store, &o, err);
 }
 
-void shared_put(struct cvd *d, struct dt_layer *layer)
+int shared_put(struct shared *s, struct dt_error *err)
 {
-    struct shared *s = d->shared;
-    struct dt_error err;
+    int ret = 0;
 
-    if (--s->disks)
-        return;
+    if (--s->users)
+        return 0;
     if (s->peek)
         pool_release(s->peek);
-    if (s->pool && pool_close(s->pool, &err) < 0)
-        log_error("%s", err.text);
-    else if (!s->pool)
+    if (s->pool)
+        ret = pool_close(s->pool, err);
+    else
         s->store->close(s->store);
     drop(s);
+    return ret;
+}
+
+/* ---- A host ---- */
+
+int shared_host(struct shared **out, const struct shared_config *config, struct dt_error *err)
+{
+    struct dt_error late;
+    struct shared *s;
+    int ret = shared_get(&s, config->path, err);
+
+    if (ret < 0)
+        return ret;
+    s->holder = config->holder;
+    s->event = config->event;
+    s->arg = config->arg;
+    ret = shared_lock(s, config->cache, config->deadline, err);
+    ret = ret ?: shared_start(s, config->loop, err);
+    if (ret < 0) {
+        shared_put(s, &late);
+        return ret;
+    }
+    *out = s;
+    return 0;
+}
+
+int shared_unhost(struct shared *s, struct dt_error *err)
+{
+    CHECK(list_empty(&s->disks));
+    shared_stop(s);
+    return shared_put(s, err);
+}
+
+struct pool *shared_pool(struct shared *s)
+{
+    return s->pool;
+}
+
+void shared_resized(struct shared *s, uint32_t slot)
+{
+    list_for_each_safe (it, &s->disks) {
+        struct cvd *d = list_entry(it, struct cvd, node);
+
+        if (d->disk && disk_slot(d->disk) == slot)
+            cvd_resized(d);
+    }
 }

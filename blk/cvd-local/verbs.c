@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* verbs.c - snapshots, a larger disk, and what it occupies, while the VM runs. */
-#include "blk/cvd/internal.h"
+#include "blk/cvd-local/internal.h"
 
 static int snapshot(struct dt_layer *layer, int argc, const char *const *argv,
                     struct dt_reply *reply, struct dt_error *err)
@@ -88,8 +88,7 @@ static int resize(struct dt_layer *layer, int argc, const char *const *argv, str
     ret = ret ?: pool_sync(d->shared->pool, err);
     if (ret < 0)
         return ret;
-    d->size = size;
-    dt_layer_info_changed(layer);
+    shared_resized(d->shared, disk_slot(d->disk));
     dt_reply_u64(reply, "before", before);
     dt_reply_u64(reply, "size", size);
     return 0;

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * local.c - the back `cvd-local`: a cluster virtual disk of a pool that this process opens (parallax/).
+ *
+ * Theory of operation: a request becomes one of the pool's, in its own frame. Its data is private
+ * memory (core sees to that), because the checksum of what is written must be that of what reaches
+ * the store, and what is read is verified before the guest gets it.
+ */
+#include "blk/cvd-local/internal.h"
+
+#define MAX_UNMAP \
+    ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
+
+#define FIELD(field) .offset = offsetof(struct cvd, field)
+static const struct dt_param params[] = {
+    {.name = "pool",
+     .type = DT_PARAM_PATH,
+     .flags = DT_PARAM_REQUIRED,
+     FIELD(path),
+     .help = "The pool: a regular file or block device that cvd pool create made."},
+    {.name = "name",
+     .type = DT_PARAM_STRING,
+     .flags = DT_PARAM_REQUIRED,
+     FIELD(name),
+     .help = "DISK, or DISK@SNAPSHOT to look at a snapshot."},
+    {.name = "read-only",
+     .type = DT_PARAM_BOOL,
+     FIELD(read_only),
+     .initial = "off",
+     .help = "Refuse writes; a snapshot needs this."},
+    {.name = "cache",
+     .type = DT_PARAM_SIZE,
+     FIELD(cache),
+     .initial = "256M",
+     .min = 1 << 20,
+     .max = (uint64_t)1 << 40,
+     .help = "Memory for the maps of the pool, that of its first disk counts: size/256 of what is "
+             "used at random makes reads need one I/O."},
+    {NULL},
+};
+
+static const struct dt_counter counters[] = {
+    [HELD] = {"held", "requests", "Times that a request waited for space or for a new root."},
+    [PARTIAL] = {"partial", "requests", "Writes of parts of blocks of 4 KiB, which read first."},
+    [ZERO_BLOCKS] = {"zero-blocks", "blocks", "Blocks of zeroes that were not stored."},
+    [CHECKSUM_ERRORS] = {"checksum-errors", "requests",
+                         "Reads that failed because a block differs from its checksum."},
+    [RETRIED] = {"retried", "requests",
+                 "Reads done again because a block was replaced meanwhile, or read wrongly."},
+    {NULL},
+};
+
+/* ---- Requests ---- */
+
+static struct dt_req *request_of(const struct cvd_io *io)
+{
+    return (struct dt_req *)((char *)io - io->c->frame_offset);
+}
+
+static void add_counters(struct dt_ctx *c, struct cvd *d)
+{
+    const struct disk_counters *now = disk_counters(d->disk);
+
+    if (likely(memcmp(now, &d->seen, sizeof(*now)) == 0))
+        return;
+    dt_count(c, HELD, now->held - d->seen.held);
+    dt_count(c, PARTIAL, now->partial - d->seen.partial);
+    dt_count(c, ZERO_BLOCKS, now->zero_blocks - d->seen.zero_blocks);
+    dt_count(c, CHECKSUM_ERRORS, now->checksum_errors - d->seen.checksum_errors);
+    dt_count(c, RETRIED, now->retried - d->seen.retried);
+    d->seen = *now;
+}
+
+static void cvd_done(struct disk_req *dreq)
+{
+    struct cvd_io *io = container_of(dreq, struct cvd_io, req);
+    struct dt_req *req = request_of(io);
+    struct dt_ctx *c = io->c;
+    const struct iovec *iov;
+
+    if (unlikely(io->bounce)) {
+        if (req->op == DT_OP_READ && dreq->error == 0) {
+            unsigned n = dt_req_map(c, req, &iov);
+
+            dt_iov_write(iov, n, 0, io->bounce, dt_req_bytes(req));
+        }
+        free(io->bounce);
+    }
+    add_counters(c, c->layer_data);
+    dt_complete_one(c, req, dreq->error);
+}
+
+/* Core's private copies are in one piece and aligned. Requests of layers above may be neither. */
+static void find_buffer(struct cvd_io *io, struct dt_req *req)
+{
+    const struct iovec *iov;
+    unsigned n = dt_req_map(io->c, req, &iov);
+
+    io->req.buf = n ? iov[0].iov_base : NULL;
+    if (likely(n == 1 && ((uintptr_t)io->req.buf & (PX_BLOCK - 1)) == 0))
+        return;
+    io->req.buf = io->bounce = xaligned(PX_BLOCK, ALIGN_UP(dt_req_bytes(req), (size_t)PX_BLOCK));
+    if (req->op == DT_OP_WRITE)
+        dt_iov_read(iov, n, 0, io->bounce, dt_req_bytes(req));
+}
+
+static void cvd_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
+{
+    static const enum disk_op ops[] = {[DT_OP_READ] = DISK_READ,
+                                       [DT_OP_WRITE] = DISK_WRITE,
+                                       [DT_OP_FLUSH] = DISK_FLUSH,
+                                       [DT_OP_DISCARD] = DISK_DISCARD,
+                                       [DT_OP_WRITE_ZEROES] = DISK_ZERO};
+    struct cvd *d = c->layer_data;
+
+    for (unsigned i = 0; i < n; i++) {
+        struct dt_req *req = reqs[i];
+        struct cvd_io *io = dt_frame(c, req);
+
+        io->c = c;
+        io->bounce = NULL;
+        io->req.op = ops[req->op];
+        io->req.fua = req->flags & DT_REQ_FUA;
+        io->req.offset = req->sector << DT_SECTOR_SHIFT;
+        io->req.length = dt_req_bytes(req);
+        io->req.buf = NULL;
+        io->req.done = cvd_done;
+        if (dt_req_has_data(req))
+            find_buffer(io, req);
+        disk_submit(d->disk, &io->req);
+    }
+}
+
+/* ---- Life ---- */
+
+static int find_disk(struct cvd *d, struct dt_error *err)
+{
+    struct pool *pool = shared_look(d->shared);
+    uint32_t slot = pool_find(pool, d->name, err);
+    const struct px_record *r;
+
+    if (slot == NO_SLOT)
+        return -ENOENT;
+    r = pool_record(pool, slot);
+    d->size = r->size;
+    d->sector = r->sector;
+    if (r->kind == PX_SNAPSHOT && !d->read_only)
+        return dt_fail(err, -EROFS,
+                       "%s is a snapshot: read-only=on shows it, a clone can be written", d->name);
+    return 0;
+}
+
+static void put_pool(struct cvd *d)
+{
+    struct dt_error err;
+
+    list_del(&d->node);
+    if (shared_put(d->shared, &err) < 0)
+        log_error("%s", err.text);
+}
+
+static int cvd_open(struct dt_layer *layer, struct dt_error *err)
+{
+    struct cvd *d = dt_layer_data(layer);
+    int ret = shared_get(&d->shared, d->path, err);
+
+    if (ret < 0)
+        return ret;
+    d->layer = layer;
+    list_add_tail(&d->shared->disks, &d->node);
+    ret = find_disk(d, err);
+    if (ret < 0)
+        put_pool(d);
+    return ret;
+}
+
+static void cvd_close(struct dt_layer *layer)
+{
+    struct cvd *d = dt_layer_data(layer);
+
+    if (d->disk)
+        disk_close(d->disk);
+    put_pool(d);
+}
+
+/* Growing is seen by the guest; it does not shrink while it is in use. */
+void cvd_resized(struct cvd *d)
+{
+    uint64_t size = pool_record(d->shared->pool, disk_slot(d->disk))->size;
+
+    if (size == d->size)
+        return;
+    d->size = size;
+    dt_layer_info_changed(d->layer);
+}
+
+static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
+{
+    struct cvd *d = dt_layer_data(layer);
+    uint32_t slot;
+    int ret = shared_lock(d->shared, (size_t)d->cache, deadline, err);
+
+    if (ret < 0)
+        return ret;
+    slot = pool_find(d->shared->pool, d->name, err);
+    if (slot == NO_SLOT)
+        return -ENOENT;
+    if (pool_record(d->shared->pool, slot)->size != d->size)
+        return dt_fail(err, -ESTALE, "%s was resized while this began: start it again", d->name);
+    return disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+}
+
+static void give_up(struct dt_timer *timer)
+{
+    struct cvd *d = container_of(timer, struct cvd, give_up);
+
+    disk_cancel_held(d->disk, -ECANCELED);
+}
+
+static int cvd_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct cvd *d = c->layer_data;
+
+    d->c = c;
+    d->give_up.fire = give_up;
+    return shared_start(d->shared, ctx_loop(c), err);
+}
+
+static void cvd_stop(struct dt_ctx *c)
+{
+    struct cvd *d = c->layer_data;
+
+    dt_timer_cancel(c, &d->give_up);
+    shared_stop(d->shared);
+}
+
+/* What waits for space is tried on until shortly before the deadline. */
+static void cvd_quiesce(struct dt_ctx *c, uint64_t deadline)
+{
+    struct cvd *d = c->layer_data;
+
+    dt_timer_set(c, &d->give_up, patience_end(dt_clock_ns(), deadline));
+}
+
+static int cvd_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
+{
+    const struct cvd *d = dt_layer_data(layer);
+
+    *info = (struct dt_block_info){.sectors = d->size >> DT_SECTOR_SHIFT,
+                                   .logical_block = d->sector,
+                                   .physical_block = PX_BLOCK,
+                                   .optimal_io = PX_BLOCK,
+                                   .max_sectors = DISK_MAX_BLOCKS * PX_BLOCK / DT_SECTOR_SIZE,
+                                   .max_discard = MAX_UNMAP,
+                                   .max_write_zeroes = MAX_UNMAP,
+                                   .discard_align = PX_BLOCK / DT_SECTOR_SIZE,
+                                   .read_only = d->read_only,
+                                   .can_flush = true,
+                                   .can_discard = true,
+                                   .can_write_zeroes = true,
+                                   .write_zeroes_unmaps = true};
+    return 0;
+}
+
+const struct dt_block_ext blk_cvd_local = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "cvd-local",
+    .summary = "A disk of a pool that this process opens for itself",
+    .help = "As 'cvd', but this process opens the pool: one process less, and nobody else can use the "
+            "pool meanwhile. Snapshots are taken while the VM runs: 'devtap do DEVICE cvd-local "
+            "snapshot'. The pool is administered with the program cvd.",
+    .flags = DT_BACK | DT_CONTENT_BEARING,
+    .read_data = DT_DATA_STABLE,
+    .write_data = DT_DATA_STABLE,
+    .params = params,
+    .counters = counters,
+    .verbs = cvd_verbs,
+    .layer_size = sizeof(struct cvd),
+    .frame_size = sizeof(struct cvd_io),
+    .open = cvd_open,
+    .close = cvd_close,
+    .start = cvd_start,
+    .stop = cvd_stop,
+    .info = cvd_info,
+    .submit = cvd_submit,
+    .quiesce = cvd_quiesce,
+    .fence = cvd_fence,
+};

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* commands.c - the table of the commands of cvd and of their options, and how a command line is read. */
+#include "tools/cvd/cvd.h"
+
+static const char *const no_options[] = {NULL};
+static const char *const json_options[] = {"json", NULL};
+static const char *const create_options[] = {"size", "sector", NULL};
+static const char *const pool_create_options[] = {"size", "journal", NULL};
+static const char *const open_options[] = {"background", "cache", "sandbox", NULL};
+static const char *const check_options[] = {"data", "json", NULL};
+static const char *const grow_options[] = {"size", NULL};
+static const char *const dup_options[] = {"count", "first", NULL};
+static const char *const name_options[] = {"name", NULL};
+static const char *const tree_options[] = {"format", NULL};
+static const char *const from_options[] = {"from", "json", NULL};
+
+const struct command cvd_commands[] = {
+    {"pool create", "POOL --size SIZE", "make a pool in a new file, or on a block device",
+     NEEDS_NOTHING, true, true, 1, 1, pool_create_options, cmd_pool_create},
+    {"pool open", "POOL [--background] [--cache SIZE]", "serve a pool to any number of VMs",
+     NEEDS_NOTHING, true, false, 1, 1, open_options, cmd_pool_open},
+    {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
+     no_options, cmd_pool_close},
+    {"pool check", "POOL [--data] [--json]", "read the whole pool; repairs nothing", NEEDS_ALONE,
+     true, false, 1, 1, check_options, cmd_pool_check},
+    {"pool info", "POOL [--json]", "space, and how much of everything there is", NEEDS_LOOK, true,
+     false, 1, 1, json_options, cmd_pool_info},
+    {"pool grow", "POOL [--size SIZE]", "make a pool larger, or use what its device has grown",
+     NEEDS_CHANGE, true, false, 1, 1, grow_options, cmd_pool_grow},
+    {"create", "POOL/DISK --size SIZE", "make an empty disk", NEEDS_CHANGE, false, true, 1, 1,
+     create_options, cmd_create},
+    {"fill", "POOL/DISK FILE", "copy a raw image into a disk", NEEDS_DATA, false, false, 2, 2,
+     no_options, cmd_fill},
+    {"export", "POOL/DISK[@SNAPSHOT] FILE", "copy a disk or snapshot into a sparse raw image",
+     NEEDS_DATA, false, false, 2, 2, no_options, cmd_export},
+    {"dup", "POOL/DISK@SNAPSHOT NAME [--count N]", "make clones of a labelled snapshot",
+     NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup},
+    {"snap", "POOL/DISK... [--name NAME]", "take a snapshot, of several disks at one moment",
+     NEEDS_CHANGE, false, false, 1, 30, name_options, cmd_snap},
+    {"snaps", "POOL/DISK [--json]", "list a disk's snapshots", NEEDS_LOOK, false, false, 1, 1,
+     json_options, cmd_snaps},
+    {"label", "POOL/DISK@SNAPSHOT [NAME]", "keep a snapshot, so that it can be cloned",
+     NEEDS_CHANGE, false, false, 1, 2, no_options, cmd_label},
+    {"unlabel", "POOL/DISK@SNAPSHOT", "keep it no longer", NEEDS_CHANGE, false, false, 1, 1,
+     no_options, cmd_unlabel},
+    {"sync", "POOL", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1, no_options,
+     cmd_sync},
+    {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
+     cmd_list},
+    {"tree", "POOL [--format text|dot]", "what stands on what", NEEDS_LOOK, true, false, 1, 1,
+     tree_options, cmd_tree},
+    {"collapse", "POOL/DISK@PARENT @CHILD", "delete the snapshots from PARENT up to CHILD",
+     NEEDS_CHANGE, false, false, 2, 2, no_options, cmd_collapse},
+    {"delete", "POOL/DISK[@SNAPSHOT]", "delete a disk with its unlabelled snapshots, or a snapshot",
+     NEEDS_CHANGE, false, false, 1, 1, no_options, cmd_delete},
+    {"rename", "POOL/DISK[@SNAPSHOT] NAME", "give it another name", NEEDS_CHANGE, false, false, 2,
+     2, no_options, cmd_rename},
+    {"resize", "POOL/DISK SIZE", "make a disk larger or smaller", NEEDS_CHANGE, false, false, 2, 2,
+     no_options, cmd_resize},
+    {"rollback", "POOL/DISK@SNAPSHOT", "return to the newest snapshot", NEEDS_CHANGE, false, false,
+     1, 1, no_options, cmd_rollback},
+    {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
+     NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
+    {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
+     false, false, 1, 1, from_options, cmd_diff},
+    {NULL},
+};
+
+#define FIELD(field) .offset = offsetof(struct cvd_options, field)
+const struct dt_param cvd_option_table[] = {
+    {"json", DT_PARAM_BOOL, FIELD(json), .help = "Print JSON."},
+    {"data", DT_PARAM_BOOL, FIELD(data), .help = "Read all data, too, and compare checksums."},
+    {"background", DT_PARAM_BOOL, FIELD(background),
+     .help = "Return as soon as it is served; another process goes on."},
+    {"cache", DT_PARAM_SIZE, FIELD(cache), .initial = "256M", .min = 1 << 20,
+     .max = (uint64_t)1 << 40,
+     .help = "Memory for the maps of the pool: size/256 of what is used at random makes reads need "
+             "one I/O."},
+    {"sandbox", DT_PARAM_BOOL, FIELD(sandbox), .initial = "on",
+     .help = "Confine the process that has the pool to what it needs."},
+    {"size", DT_PARAM_SIZE, FIELD(size), .initial = "0", .help = "Size, such as 20G."},
+    {"sector", DT_PARAM_SIZE, FIELD(sector), .initial = "512",
+     .help = "Sector size that guests see: 512 or 4096."},
+    {"journal", DT_PARAM_SIZE, FIELD(journal), .initial = "0",
+     .help = "Size of the journal; 0 takes a 16th of the pool, at most 64M."},
+    {"count", DT_PARAM_UINT, FIELD(count), .initial = "0",
+     .help = "So many clones, named NAME and a number."},
+    {"first", DT_PARAM_UINT, FIELD(first), .initial = "1", .help = "The first number."},
+    {"name", DT_PARAM_STRING, FIELD(name), .help = "The snapshot's name; the time unless told."},
+    {"from", DT_PARAM_STRING, FIELD(from), .help = "Compare with this snapshot."},
+    {"format", DT_PARAM_STRING, FIELD(format), .initial = "text",
+     .help = "text, or dot for graphviz."},
+    {NULL},
+};
+static const struct option_group groups[] = {{"Options", cvd_option_table}, {NULL}};
+
+/* ---- Reading a command line ---- */
+
+static bool takes(const struct command *c, const char *option)
+{
+    for (const char *const *o = c->options; *o; o++)
+        if (strcmp(*o, option) == 0)
+            return true;
+    return false;
+}
+
+void command_help(const struct command *c)
+{
+    printf("usage: cvd %s %s\n\nTo %s.\n", c->name, c->args, c->summary);
+    for (const struct dt_param *p = cvd_option_table; p->name; p++)
+        if (takes(c, p->name)) {
+            printf("\n  --%s%s\n", p->name, p->type == DT_PARAM_BOOL ? "" : " VALUE");
+            print_wrapped(stdout, 6, p->help);
+        }
+}
+
+/* "pool create" is two words; the rest one. Advances past them. */
+const struct command *command_find(char ***argv)
+{
+    for (const struct command *c = cvd_commands; c->name; c++) {
+        const char *space = strchr(c->name, ' ');
+        size_t n = space ? (size_t)(space - c->name) : strlen(c->name);
+
+        if (strlen((*argv)[0]) != n || strncmp((*argv)[0], c->name, n))
+            continue;
+        if (!space) {
+            *argv += 1;
+            return c;
+        }
+        if ((*argv)[1] && strcmp((*argv)[1], space + 1) == 0) {
+            *argv += 2;
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static int check_options_taken(const struct command *c, char **argv, struct dt_error *err)
+{
+    for (; *argv && strcmp(*argv, "--"); argv++) {
+        _cleanup_free_ char *name = NULL;
+
+        if (strncmp(*argv, "--", 2))
+            continue;
+        name = xasprintf("%.*s", (int)(strchrnul(*argv, '=') - *argv - 2), *argv + 2);
+        if (!takes(c, name))
+            return dt_fail(err, -EINVAL, "it has no option --%s (see cvd %s --help)", name,
+                           c->name);
+    }
+    return 0;
+}
+
+int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
+                  struct dt_error *err)
+{
+    int ret = check_options_taken(c, argv, err);
+
+    ret = ret ?: options_parse(groups, o, argv, err);
+    for (*argc = 0; ret == 0 && argv[*argc];)
+        ++*argc;
+    if (ret == 0 && ((unsigned)*argc < c->min_args || (unsigned)*argc > c->max_args))
+        ret = dt_fail(err, -EINVAL, "usage: cvd %s %s", c->name, c->args);
+    return ret;
+}
+
+void command_free(struct cvd_options *o)
+{
+    param_free_all(cvd_option_table, o);
+}

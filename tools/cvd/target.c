@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * target.c - the pool that a command is about: opened, looked at, or served by another process.
+ */
+#include "tools/cvd/cvd.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define WAIT_NS DT_MS(500)
+#define LOOKS   10u
+#define WAKE_NS DT_MS(1)
+
+int target_split(const char *text, char **path, char **name, struct dt_error *err)
+{
+    const char *slash = strrchr(text, '/');
+
+    if (!slash || slash == text || !slash[1])
+        return dt_fail(err, -EINVAL, "'%s' is not POOL/DISK, with POOL the path of a pool", text);
+    *path = xasprintf("%.*s", (int)(slash - text), text);
+    *name = xstrdup(slash + 1);
+    return 0;
+}
+
+int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err)
+{
+    t->slot = NO_SLOT;
+    if (!c->whole_pool)
+        return target_split(text, &t->path, &t->name, err);
+    t->path = xstrdup(text);
+    return 0;
+}
+
+int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_error *err)
+{
+    _cleanup_free_ char *path = NULL, *name = NULL;
+    int ret = 0;
+
+    if (text[0] == '@') {
+        const char *at = strchrnul(t->name, '@');
+
+        name = xasprintf("%.*s%s", (int)(at - t->name), t->name, text);
+    } else {
+        ret = target_split(text, &path, &name, err);
+        if (ret == 0 && strcmp(path, t->path))
+            ret = dt_fail(err, -EINVAL, "%s and %s are two pools", path, t->path);
+    }
+    if (ret < 0)
+        return ret;
+    *slot = pool_find(t->pool, name, err);
+    return *slot == NO_SLOT ? -ENOENT : 0;
+}
+
+/* Beside a process that writes to the pool, what a root reaches may be gone before it was read:
+ * look again. */
+static int look(struct target *t, struct store *store, struct dt_error *err)
+{
+    const struct pool_options o = {.read_only = true};
+    int ret = -EBADMSG;
+
+    for (unsigned i = 0; i < LOOKS && ret == -EBADMSG; i++)
+        ret = pool_open(&t->pool, store, &o, err);
+    return ret;
+}
+
+int target_served_by(const char *path, struct dt_error *err)
+{
+    _cleanup_free_ char *name = cvd_socket(path);
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    _cleanup_close_ int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (strlen(name) >= sizeof(addr.sun_path))
+        return 0; /* nobody could have made it */
+    strcpy(addr.sun_path, name);
+    if (sock >= 0 && connect(sock, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
+        return TAKE_FD(sock);
+    if (sock >= 0 && (errno == ENOENT || errno == ECONNREFUSED || errno == ENOTDIR))
+        return 0;
+    return dt_fail(err, -errno, "%s: %s", name, strerror(errno));
+}
+
+static int open_pool(struct target *t, const struct command *c, struct dt_error *err)
+{
+    struct store_file_options file = {.read_only = c->needs == NEEDS_LOOK};
+    const struct pool_options o = {0};
+    struct store *store;
+    int ret = store_file_open(&store, t->path, &file, err);
+
+    if (ret < 0)
+        return ret;
+    if (c->needs == NEEDS_LOOK)
+        ret = look(t, store, err);
+    else
+        ret = store_file_lock(store, dt_clock_ns() + WAIT_NS, err)
+                  ?: pool_open(&t->pool, store, &o, err);
+    if (ret < 0)
+        store->close(store);
+    return ret;
+}
+
+int target_find(struct target *t, const struct command *c, struct dt_error *err)
+{
+    if (!t->name || c->makes)
+        return 0;
+    t->slot = pool_find(t->pool, t->name, err);
+    return t->slot == NO_SLOT ? -ENOENT : 0;
+}
+
+int target_open(struct target *t, const struct command *c, const char *text, struct dt_error *err)
+{
+    int ret = target_name(t, c, text, err);
+
+    if (ret == 0 && c->needs > NEEDS_LOOK)
+        ret = target_served_by(t->path, err);
+    if (ret > 0) {
+        t->sock = ret;
+        return c->needs == NEEDS_ALONE
+                   ? dt_fail(err, -EBUSY, "%s is being served: 'cvd pool close %s' ends that",
+                             t->path, t->path)
+                   : 0;
+    }
+    if (ret < 0 || c->needs == NEEDS_NOTHING)
+        return ret;
+    ret = open_pool(t, c, err);
+    return ret ?: target_find(t, c, err);
+}
+
+int target_data(struct target *t, struct dt_error *err)
+{
+    const struct loop_config config = {0};
+    int ret = loop_new(&t->loop, &config, err);
+
+    if (ret == 0)
+        ret = store_file_loop(pool_store(t->pool), t->loop);
+    return ret < 0 ? dt_fail(err, ret, "no loop: %s", strerror(-ret)) : 0;
+}
+
+static void woken(struct dt_timer *timer)
+{
+}
+
+/* What was waited for may have happened in the pool's turn, with no I/O: so no long sleep. */
+void target_turn(struct target *t)
+{
+    struct dt_timer timer = {.fire = woken};
+
+    pool_turn(t->pool);
+    loop_timer_set(t->loop, &timer, loop_now(t->loop) + WAKE_NS);
+    loop_turn(t->loop, true);
+    loop_timer_cancel(t->loop, &timer);
+    pool_turn(t->pool);
+}
+
+int target_close(struct target *t, int ret, struct dt_error *err)
+{
+    struct dt_error late;
+    int closed = 0;
+
+    if (t->loop)
+        store_file_loop(pool_store(t->pool), NULL);
+    if (t->pool)
+        closed = pool_close(t->pool, &late);
+    if (t->loop)
+        loop_free(t->loop);
+    if (t->sock > 0)
+        close(t->sock);
+    free(t->path);
+    free(t->name);
+    if (ret == 0 && closed < 0)
+        *err = late;
+    return ret ?: closed;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * caller.c - connections until it is known what they want.
+ *
+ * A disk may still be another session's: that of a process that was killed lives on until the kernel has
+ * torn it down, and until its requests are over. So whoever asks for it waits a while. This is
+ * also the fence: an answer means that nothing of an earlier session can land any more.
+ */
+#include "tools/pool/pool.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define MAX_CALLERS 256u
+#define PATIENCE_NS DT_MS(2500)
+#define BUSY_NS     DT_MS(5) /* the pool is busy with its root: so soon it is asked again */
+
+/** struct caller - one connection. */
+struct caller {
+    struct list node;
+    struct pool_server *server;
+    struct dt_watch watch; /* .fd = -1: taken over */
+    struct dt_timer timer;
+    bool parsed;
+    struct pool_waiter waiter;
+    char *output; /* of a command that is not durable yet: until it is, this stays */
+    bool gone;
+    uint64_t give_up;
+    struct pool_request request;
+    size_t have;
+    char line[REQUEST_MAX];
+};
+
+static void hang_up(struct caller *c)
+{
+    loop_timer_cancel(c->server->loop, &c->timer);
+    if (c->watch.fd < 0)
+        return;
+    loop_watch_remove(c->server->loop, &c->watch);
+    close(TAKE_FD(c->watch.fd));
+}
+
+static void caller_free(struct caller *c)
+{
+    hang_up(c);
+    if (c->output) {
+        c->gone = true;
+        return;
+    }
+    pool_request_free(&c->request);
+    list_del(&c->node);
+    free(c);
+}
+
+/* Answers are short, and asked for one at a time: the socket has room, or its owner does not read. */
+static bool answer(const struct caller *c, json_t *json)
+{
+    _cleanup_free_ char *text = json_dumps(json, JSON_COMPACT), *line = NULL;
+    ssize_t n;
+
+    json_decref(json);
+    CHECK(text);
+    line = xasprintf("%s\n", text);
+    n = send(c->watch.fd, line, strlen(line), MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n == (ssize_t)strlen(line);
+}
+
+static void refuse(struct caller *c, int ret, const struct dt_error *err)
+{
+    answer(c, json_pack("{sb si ss}", "ok", 0, "status", (int)exit_status_of(ret), "error",
+                        err->text));
+    caller_free(c);
+}
+
+/* ---- What they want ---- */
+
+static int open_disk(struct caller *c, struct dt_error *err)
+{
+    struct export *e;
+    int sock = c->watch.fd;
+    int ret = export_new(&e, c->server, &c->request, err);
+
+    if (ret < 0)
+        return ret;
+    loop_watch_remove(c->server->loop, &c->watch);
+    if (!answer(c, json_pack("{sb}", "ok", 1)))
+        shutdown(sock, SHUT_RDWR); /* the session will find out */
+    c->watch.fd = -1;
+    caller_free(c);
+    export_begin(e, sock);
+    return 0;
+}
+
+static void command_durable(struct pool_waiter *waiter, int error)
+{
+    struct caller *c = container_of(waiter, struct caller, waiter);
+    _cleanup_free_ char *output = TAKE_PTR(c->output);
+    struct dt_error err;
+
+    if (c->gone) {
+        caller_free(c);
+    } else if (error) {
+        dt_fail(&err, error, "%s cannot be made durable: %s", c->server->path, strerror(-error));
+        refuse(c, error, &err);
+    } else {
+        answer(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output));
+        caller_free(c);
+    }
+}
+
+static int run_command(struct caller *c, struct dt_error *err)
+{
+    char *output = NULL;
+    int ret = pool_run(c->server, &c->request, &output, err);
+
+    if (ret < 0) {
+        free(output);
+        return ret;
+    }
+    c->output = output ?: xstrdup("");
+    c->waiter.done = command_durable;
+    pool_when_durable(shared_pool(c->server->shared), &c->waiter);
+    return 0;
+}
+
+static void close_pool(struct caller *c)
+{
+    answer(c, json_pack("{sb}", "ok", 1));
+    caller_free(c);
+    pool_server_say("close", "asked to");
+}
+
+/* Done, refused, or to be tried again. */
+static void attend(struct caller *c)
+{
+    struct dt_error err;
+    int ret;
+
+    if (c->request.verb == REQUEST_CLOSE) {
+        close_pool(c);
+        return;
+    }
+    ret = c->request.verb == REQUEST_OPEN ? open_disk(c, &err) : run_command(c, &err);
+    if (ret == 0)
+        return;
+    if (dt_clock_ns() >= c->give_up || (ret != -EAGAIN && !(ret == -EBUSY && c->request.disk)))
+        refuse(c, ret, &err);
+    else
+        loop_timer_set(c->server->loop, &c->timer,
+                       ret == -EAGAIN ? dt_clock_ns() + BUSY_NS : c->give_up);
+}
+
+static void run_again(struct dt_timer *timer)
+{
+    attend(container_of(timer, struct caller, timer));
+}
+
+/* Now, from the loop: this is called when an export ends. */
+void callers_retry(struct pool_server *s)
+{
+    list_for_each_safe (it, &s->callers) {
+        struct caller *c = list_entry(it, struct caller, node);
+
+        if (c->parsed && !c->output)
+            loop_timer_set(s->loop, &c->timer, dt_clock_ns());
+    }
+}
+
+/* ---- Receiving ---- */
+
+static void take_line(struct caller *c, size_t n)
+{
+    struct dt_error err;
+    int ret = n + 1 == c->have
+                  ? pool_request_parse(&c->request, c->line, n, &err)
+                  : dt_fail(&err, -EINVAL, "a connection has one request, and the answer to it");
+
+    if (ret < 0) {
+        refuse(c, ret, &err);
+        return;
+    }
+    c->parsed = true;
+    c->give_up = dt_clock_ns() + PATIENCE_NS;
+    attend(c);
+}
+
+static void run_caller(struct dt_watch *watch, uint32_t events)
+{
+    struct caller *c = container_of(watch, struct caller, watch);
+    ssize_t n = recv(watch->fd, c->line + c->have, sizeof(c->line) - c->have, MSG_DONTWAIT);
+    char *end;
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    /* It hung up, or speaks out of turn, or without an end. */
+    if (n <= 0 || c->parsed) {
+        caller_free(c);
+        return;
+    }
+    c->have += (size_t)n;
+    end = memchr(c->line, '\n', c->have);
+    if (end)
+        take_line(c, (size_t)(end - c->line));
+    else if (c->have == sizeof(c->line))
+        caller_free(c);
+}
+
+void caller_take(struct pool_server *s, int sock)
+{
+    struct caller *c = xcalloc(1, sizeof(*c));
+    unsigned n = 0;
+
+    c->server = s;
+    c->watch = (struct dt_watch){.fd = sock, .events = EPOLLIN, .ready = run_caller};
+    c->timer.fire = run_again;
+    list_for_each_safe (it, &s->callers)
+        n++;
+    list_add_tail(&s->callers, &c->node);
+    if (n < MAX_CALLERS && loop_watch_add(s->loop, &c->watch) == 0)
+        return;
+    log_limited(DT_LOG_WARNING, "a connection was refused: %u wait for an answer", n);
+    close(TAKE_FD(c->watch.fd));
+    caller_free(c);
+}
+
+void callers_free(struct pool_server *s)
+{
+    list_for_each_safe (it, &s->callers)
+        caller_free(list_entry(it, struct caller, node));
+    while (!list_empty(&s->callers))
+        loop_turn(s->loop, true);
+}

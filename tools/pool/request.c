@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* request.c - the first line of a connection, which anybody may have sent: devtap-pool-control(7). */
+#include "tools/pool/pool.h"
+
+#define MAX_WORDS 64u
+
+static int need_text(json_t *json, const char *key, const char **text, struct dt_error *err)
+{
+    json_t *value = json_object_get(json, key);
+
+    *text = json_string_value(value);
+    if (*text && **text && strlen(*text) == json_string_length(value))
+        return 0;
+    return dt_fail(err, -EINVAL, "the request needs \"%s\", a text", key);
+}
+
+static int parse_open(struct pool_request *r, struct dt_error *err)
+{
+    json_t *read_only = json_object_get(r->json, "read-only");
+    int ret = need_text(r->json, "disk", &r->disk, err);
+
+    ret = ret ?: need_text(r->json, "owner", &r->owner, err);
+    if (ret == 0 && read_only && !json_is_boolean(read_only))
+        ret = dt_fail(err, -EINVAL, "\"read-only\" is true or false");
+    r->read_only = json_is_true(read_only);
+    return ret;
+}
+
+static int parse_run(struct pool_request *r, struct dt_error *err)
+{
+    json_t *words = json_object_get(r->json, "words"), *word;
+    size_t i, n = json_array_size(words);
+    int ret = need_text(r->json, "pool", &r->pool, err);
+
+    if (ret < 0)
+        return ret;
+    if (n == 0 || n > MAX_WORDS)
+        return dt_fail(err, -EINVAL, "the request needs \"words\", 1 to %u texts", MAX_WORDS);
+    r->words = xcalloc(n + 1, sizeof(*r->words));
+    r->count = (unsigned)n;
+    json_array_foreach(words, i, word)
+    {
+        r->words[i] = json_string_value(word);
+        if (!r->words[i] || strlen(r->words[i]) != json_string_length(word))
+            return dt_fail(err, -EINVAL, "\"words\" holds something that is no text");
+    }
+    return 0;
+}
+
+int pool_request_parse(struct pool_request *r, const char *line, size_t size, struct dt_error *err)
+{
+    const char *verb = NULL;
+    int ret = 0;
+
+    *r = (struct pool_request){.json = json_loadb(line, size, JSON_REJECT_DUPLICATES, NULL)};
+    if (!json_is_object(r->json))
+        ret = dt_fail(err, -EINVAL, "a request is one JSON object on a line");
+    ret = ret ?: need_text(r->json, "verb", &verb, err);
+    if (ret == 0 && strcmp(verb, "open") == 0) {
+        r->verb = REQUEST_OPEN;
+        ret = parse_open(r, err);
+    } else if (ret == 0 && strcmp(verb, "run") == 0) {
+        r->verb = REQUEST_RUN;
+        ret = parse_run(r, err);
+    } else if (ret == 0 && strcmp(verb, "close") == 0) {
+        r->verb = REQUEST_CLOSE;
+    } else if (ret == 0) {
+        ret = dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run and close are", verb);
+    }
+    if (ret < 0)
+        pool_request_free(r);
+    return ret;
+}
+
+void pool_request_free(struct pool_request *r)
+{
+    json_decref(r->json);
+    free(r->words);
+    *r = (struct pool_request){0};
+}
