@@ -113,6 +113,8 @@ struct verb {
     X(verb_replace) \
     X(verb_change) \
     X(verb_quiesce) \
+    X(verb_attach) \
+    X(verb_detach) \
     X(verb_events) \
     X(verb_upgrade) \
     X(verb_extensions) \

@@ -195,6 +195,8 @@ static void answer(struct slot *slot, uint8_t status, uint64_t written)
     }
     virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
     mark_dirty(q);
+    if (unlikely(slot->awaited))
+        front_iommu_answered(slot);
 }
 
 static uint8_t status_of(int error)
@@ -209,10 +211,15 @@ static bool hand_back(struct slot *slot)
 {
     struct front_queue *q = slot->queue;
 
-    if (q->state != QUEUE_STOPPING && !(q->state == QUEUE_PAUSED && q->lane->pausing))
+    if (q->state != QUEUE_STOPPING && q->state != QUEUE_UNMAPPED &&
+        !(q->state == QUEUE_PAUSED && q->lane->pausing))
+        return false;
+    if (!virtq_returns(&q->vq))
         return false;
     virtq_return(&q->vq, &slot->chain);
     mark_dirty(q);
+    if (slot->awaited)
+        front_iommu_answered(slot);
     return true;
 }
 
@@ -348,12 +355,14 @@ unsigned front_queue_poll(struct loop_poller *poller)
     n = virtq_take(&q->vq, chains, want);
     if (n > 0)
         KILL_POINT("taken");
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)
             return 0;
     }
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        mark_dirty(q);
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;

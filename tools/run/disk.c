@@ -98,7 +98,9 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .connect = o->connect,
                    .serial = o->serial,
                    .queues = (unsigned)o->queues,
-                   .packed = o->packed},
+                   .packed = o->packed,
+                   .iommu = o->iommu,
+                   .few_regions = !o->memory_slots},
     };
 
     if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)
