@@ -110,6 +110,9 @@ void keeper_order(struct guard *g, enum keeper_type type, int fd);
 /** keeper_link() - a new link: one end for the keeper, the other for the worker. */
 void keeper_link(struct guard *g);
 bool keepers_gone(const struct supervisor *s);
+/** keepers_any_serve() - has any disk got as far as being served by the present worker, dead or alive? A
+ *  keeper may have said so after its worker's end was noticed. */
+bool keepers_any_serve(struct supervisor *s);
 
 /* supervisor-upgrade.c: another program takes over */
 int program_open(const char *path, struct dt_error *err);

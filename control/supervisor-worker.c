@@ -132,7 +132,13 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
         return;
     tell_death(s, code, status, pid);
     if (s->upgrade == UPGRADE_STARTING) {
-        upgrade_end(s, false);
+        /* Then what guests have written since is in the new chains alone. */
+        bool any = s->next_argv && keepers_any_serve(s);
+
+        if (s->upgrade == UPGRADE_STARTING) /* the last keeper's word ends it, too */
+            upgrade_end(s, any);
+        watchdog_stop(&s->watchdog);
+        s->ready_at = 0;
         super_start_worker(s);
         return;
     }

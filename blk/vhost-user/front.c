@@ -378,6 +378,8 @@ static void add_mode(json_t *show, const struct front *front)
         json_object_set_new(show, "mode_because", json_string(m->why));
     json_object_set_new(show, "mode_changes", json_integer((json_int_t)m->changes));
     json_object_set_new(show, "passed_through", json_integer((json_int_t)m->passed));
+    json_object_set_new(show, "mode_drain_ns", json_integer((json_int_t)m->drain_ns));
+    json_object_set_new(show, "mode_switch_ns", json_integer((json_int_t)m->switch_ns));
 }
 
 json_t *front_show(struct front *front)

@@ -112,6 +112,8 @@ struct front_mode {
     int result;
     char reason[512];
     uint64_t passed, changes; /* requests that the rear answered; changes of mode */
+    /* Of the last change: when it began, how long requests in flight took to end, and what came then. */
+    uint64_t began, drain_ns, switch_ns;
 };
 
 struct front {

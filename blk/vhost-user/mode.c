@@ -145,6 +145,7 @@ static void settle_in(struct front *front, enum front_mode_state state)
 
     m->state = state;
     m->changes++;
+    m->switch_ns = dt_clock_ns() - m->began - m->drain_ns;
     log_info("%s: %s%s%s", device_name(front->dev),
              state == MODE_PASSTHROUGH ? "passthrough" : "interpose", m->why[0] ? ": " : "",
              m->why);
@@ -156,6 +157,7 @@ static void interpose(struct front *front)
     struct front_mode *m = &front->mode;
 
     settle_in(front, MODE_INTERPOSE);
+    device_in_passthrough(front->dev, false);
     loop_timer_cancel(front->loop, &m->count);
     front_resume_lanes(front);
     for (unsigned i = 0; i < front->nqueues; i++) {
@@ -242,6 +244,7 @@ static void run_left(struct loop_message *message)
     int ret = 0;
 
     run_count(&m->count); /* what the last look missed */
+    m->drain_ns = m->rings.drain_ns;
     explain(m, m->result < 0 ? m->reason : NULL);
     if (m->result < 0 && !m->rings.logged)
         ret = dt_fail(&err, m->result, "the rear had the rings and kept no in-flight log: %s",
@@ -274,7 +277,10 @@ static void on_left(struct passthrough *p, int result, const char *why)
 /* The lanes are at rest. */
 void front_mode_paused(struct front *front)
 {
-    if (front->mode.leave_asked)
+    struct front_mode *m = &front->mode;
+
+    m->drain_ns = dt_clock_ns() - m->began;
+    if (m->leave_asked)
         interpose(front);
     else
         hand_over(front);
@@ -300,6 +306,8 @@ static void run_again(struct dt_timer *timer)
         return;
     }
     m->state = MODE_ENTERING;
+    m->began = dt_clock_ns();
+    device_in_passthrough(front->dev, true);
     m->leave_asked = false;
     front_drain(front);
 }
@@ -316,6 +324,7 @@ bool front_mode_leave(struct front *front, bool urgent)
     m->leave_asked = true;
     if (m->state == MODE_PASSTHROUGH) {
         m->state = MODE_LEAVING;
+        m->began = dt_clock_ns();
         m->ops->leave(m->back);
     } else if (m->state == MODE_ENTERING && urgent) {
         front_release(front);

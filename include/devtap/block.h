@@ -236,6 +236,9 @@ struct dt_range {
 /** dt_range_lock() - true: locked at once. false: @granted will be called; first come, first served. */
 DT_PUBLIC bool dt_range_lock(struct dt_ctx *c, struct dt_range *range, uint64_t sector,
                              uint64_t sectors);
+/** dt_range_try() - as dt_range_lock(), but false means that nothing was done: somebody has it, or waits. */
+DT_PUBLIC bool dt_range_try(struct dt_ctx *c, struct dt_range *range, uint64_t sector,
+                            uint64_t sectors);
 DT_PUBLIC void dt_range_unlock(struct dt_ctx *c, struct dt_range *range);
 
 /* ---- Description ----------------------------------------------------------------------------- */
@@ -293,6 +296,8 @@ enum dt_ext_flags {
     DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
     DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
                              * a worker that is confined already can put it into a running chain */
+    DT_STATE_OF_RUN = 16,   /* what save() gives is of use to the next process of the same run alone:
+                             * it is not looked for in a state directory */
 };
 
 /**

@@ -122,6 +122,7 @@ void run_config_free(struct run_config *config)
     for (unsigned i = 0; i < config->count; i++) {
         free(config->disks[i].name);
         free(config->disks[i].where);
+        free(config->disks[i].rear);
         param_free_all(disk_params, &config->disks[i].options);
     }
     free(config->disks);

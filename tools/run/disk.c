@@ -293,7 +293,13 @@ json_t *server_show(struct server *server, unsigned index)
         json_object_set_new(front, "socket", json_string(socket));
     json_object_set_new(show, "front", front);
     json_object_set_new(show, "pid", json_integer(getpid()));
+    change_show_rear(show, d->config->rear);
     return show;
+}
+
+char **server_rear(struct server *server, unsigned index)
+{
+    return &server->config->disks[index].rear;
 }
 
 json_t *server_list(struct server *server, unsigned index)

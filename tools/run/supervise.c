@@ -78,6 +78,7 @@ static int answer_show(void *arg, const char *device, json_t **result, struct dt
         json_object_set_new(*result, "worker", json_integer(supervisor_worker_pid(s->supervisor)));
         json_object_set_new(*result, "keeper",
                             json_integer(supervisor_keeper_pid(s->supervisor, disk)));
+        change_show_rear(*result, s->config->disks[disk].rear);
     }
     return ret;
 }
