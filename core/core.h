@@ -273,6 +273,10 @@ int device_fence(struct device *dev, struct dt_error *err);
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
+/** device_read_early() - read before device_start(): dt_layer_read_below() for a layer to which a whole device is
+ * what lies below. Not fenced. */
+int device_read_early(struct device *dev, uint64_t sector, uint32_t sectors, void *data,
+                      struct dt_error *err);
 /** device_stop() - stop the lanes; nothing may be in flight (device_quiesce() first). */
 void device_stop(struct device *dev);
 /** device_free() - save the layers' state, close them. */

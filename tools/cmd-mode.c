@@ -4,7 +4,6 @@
 
 #include <time.h>
 
-#define BACK    "vhost-user" /* the one back that has modes */
 #define LOOK_NS DT_MS(20)
 #define WAIT_NS DT_S(10)
 
@@ -22,15 +21,33 @@ static int ask(struct client *client, json_t **front, struct dt_error *err)
     return *front ? 0 : dt_fail(err, -EAGAIN, "%s has no front yet", client_device(client));
 }
 
+/* The back, which is a rear or has no modes: the last layer. Owned. */
+static int find_back(struct client *client, char **name, struct dt_error *err)
+{
+    json_t *show = NULL, *chain;
+    int ret = client_call(
+        client, json_pack("{ss ss}", "verb", "show", "device", client_device(client)), &show, err);
+
+    if (ret < 0)
+        return ret;
+    chain = json_object_get(show, "chain");
+    chain = json_array_get(chain, json_array_size(chain) - 1);
+    *name = xstrdup(json_string_value(json_object_get(chain, "name")) ?: "");
+    json_decref(show);
+    return 0;
+}
+
 static int wish(struct client *client, const char *mode, struct dt_error *err)
 {
+    _cleanup_free_ char *back = NULL;
     json_t *reply = NULL;
-    int ret =
-        client_call(client,
-                    json_pack("{ss ss ss ss s[s]}", "verb", "do", "device", client_device(client),
-                              "layer", BACK, "command", "mode", "args", mode),
-                    &reply, err);
+    int ret = find_back(client, &back, err);
 
+    ret = ret ?: client_call(client,
+                             json_pack("{ss ss ss ss s[s]}", "verb", "do", "device",
+                                       client_device(client), "layer", back, "command", "mode",
+                                       "args", mode),
+                             &reply, err);
     json_decref(reply);
     return ret;
 }
@@ -92,8 +109,8 @@ const struct verb verb_mode = {
     .name = "mode",
     .args = "DEVICE [passthrough|interpose]",
     .summary = "give the guest's rings to the back end behind a disk, or take them back",
-    .help = "Passthrough: the back end that a disk with the back `vhost-user` stands on serves the "
-            "guest's rings itself. Interpose: the chain does. Changed while the guest runs.",
+    .help = "Passthrough: the back end that a disk with the back `vhost-user` or `cvd` stands on "
+            "serves the guest's rings itself. Interpose: the chain does. Changed while the guest runs.",
     .groups = {{"Options", no_options}},
     .min_args = 1,
     .max_args = 2,

@@ -8,19 +8,9 @@ import subprocess
 from devtap_test import wait_for
 from devtap_test.case import limit
 from devtap_test.softdisk import SoftDisk
+from devtap_test.storage import KEY, luks
 
 MIB = 1 << 20
-KEY = b"two words\nand a line"
-
-
-def luks(t, *options, size=80, data=KEY):
-    """A file that cryptsetup has formatted, and its key file."""
-    image, key = t.sparse_file(size * MIB, "disk.luks"), t.folder / "key"
-    key.write_bytes(data)
-    subprocess.run(["cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2",
-                    "--pbkdf-force-iterations", "1000", "--key-file", key, *options, image],
-                   check=True)
-    return image, key
 
 
 def refused(t, chain):
@@ -97,7 +87,7 @@ def test_detached(t):
 def test_qemu_opens_it(t):
     """QEMU's own driver of LUKS version 1 reads what devtap wrote."""
     image, key = luks(t, "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512",
-                      size=18, data=b"one line")
+                      size=18, key_bytes=b"one line")
     secret = ["--object", f"secret,id=s,file={key}"]
     with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
             t.guest([disk.socket]) as guest:

@@ -43,6 +43,8 @@ const struct command cvd_commands[] = {
      NEEDS_CHANGE, false, false, 1, 2, no_options, cmd_label},
     {"unlabel", "POOL/DISK@SNAPSHOT", "keep it no longer", NEEDS_CHANGE, false, false, 1, 1,
      no_options, cmd_unlabel},
+    {"sync", "POOL", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1, no_options,
+     cmd_sync},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
     {"tree", "POOL [--format text|dot]", "what stands on what", NEEDS_LOOK, true, false, 1, 1,

@@ -120,6 +120,8 @@ int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char *
                  struct dt_error *err);
 int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char **argv,
                  struct dt_error *err);
+int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err);
 int cmd_list(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);
 int cmd_snaps(struct target *t, const struct cvd_options *o, int argc, char **argv,
