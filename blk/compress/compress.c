@@ -380,4 +380,5 @@ const struct dt_block_ext blk_compress = {
     .cancel = compress_cancel,
     .set = compress_set,
     .fence = compress_fence,
+    .read_early = compress_read_early,
 };

@@ -343,7 +343,9 @@ uint32_t compress_pack(struct compress_packer *p, const uint8_t *data, uint8_t *
 bool compress_unpack(struct compress_packer *p, const uint8_t *packed, uint32_t length,
                      uint8_t *data);
 
-/* open.c, load.c, verbs.c */
+/* early.c, open.c, load.c, verbs.c */
+int compress_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                        struct dt_error *err);
 int compress_open(struct dt_layer *layer, struct dt_error *err);
 void compress_close(struct dt_layer *layer);
 int compress_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);

@@ -375,6 +375,34 @@ static void unsettled_is_not_shared(void **state)
     close_disk();
 }
 
+/* For a layer above that is being opened: before the fence, and changing nothing. */
+static void is_read_early(void **state)
+{
+    struct loop_config config = {.engine = LOOP_AUTO};
+    struct device_config device = {.name = "early", .threads = 1};
+    struct chain_spec spec;
+    struct device *early;
+    struct loop *loop;
+
+    disk_open(CREATE);
+    put(DT_OP_WRITE, 0, 0, 128, 3);
+    assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
+    put(DT_OP_WRITE, 0, 100, 300, 2); /* in the live map alone, and still served */
+    assert_int_equal(loop_new(&loop, &config, &disk.err), 0);
+    assert_int_equal(chain_parse(&spec, CHAIN, &disk.err), 0);
+    device.chain = &spec;
+    device.loops = &loop;
+    assert_int_equal(device_new(&early, &device, &disk.err), 0);
+    assert_int_equal(device_read_early(early, 3, 1000, data, &disk.err), 0);
+    assert_memory_equal(data, model + 3 * 512, 1000 * 512);
+    device_free(early);
+    loop_free(loop);
+    chain_spec_free(&spec);
+    put(DT_OP_WRITE, 0, 90, 20, 5);
+    assert_reads_as_model();
+    close_disk();
+}
+
 static void level_is_live(void **state)
 {
     uint64_t fast;
@@ -511,6 +539,7 @@ int main(void)
         test(many_read_one),
         test(unsettled_is_not_shared),
         test(level_is_live),
+        test(is_read_early),
         test(holds_when_full),
         test(discards_make_space),
         test(fails_when_told_to),
