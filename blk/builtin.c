@@ -14,6 +14,8 @@
     X(blk_cow) \
     X(blk_integrity) \
     X(blk_zero) \
+    X(blk_copy) \
+    X(blk_shadow) \
     X(blk_file) \
     X(blk_cvd) \
     X(blk_cvd_local) \

@@ -235,13 +235,10 @@ static void keeper_is_gone(struct guard *g, int code, int status, pid_t pid)
         keeper_link(g);
 }
 
-static void run_keeper_ended(struct dt_watch *watch, uint32_t poll_events)
+/* What it has said so far. */
+static void hear_all(struct guard *g)
 {
-    struct guard *g = container_of(watch, struct guard, ended);
-    pid_t pid = g->child.pid;
-    int code, status;
-
-    while (g->words.fd >= 0) { /* its last words first */
+    while (g->words.fd >= 0) {
         struct keeper_message m;
         int fd, ret = packet_receive(g->words.fd, &m, sizeof(m), &fd);
 
@@ -249,6 +246,26 @@ static void run_keeper_ended(struct dt_watch *watch, uint32_t poll_events)
             break;
         hear(g, &m);
     }
+}
+
+bool keepers_any_serve(struct supervisor *s)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < s->config.count; i++) {
+        hear_all(&s->guards[i]);
+        any |= s->guards[i].ready;
+    }
+    return any;
+}
+
+static void run_keeper_ended(struct dt_watch *watch, uint32_t poll_events)
+{
+    struct guard *g = container_of(watch, struct guard, ended);
+    pid_t pid = g->child.pid;
+    int code, status;
+
+    hear_all(g); /* its last words first */
     loop_watch_remove(g->s->config.loop, watch);
     if (child_reap(&g->child, &code, &status) == 0)
         keeper_is_gone(g, code, status, pid);
@@ -281,7 +298,8 @@ int keeper_start(struct guard *g, int program, struct dt_error *err)
                           .environment = environment,
                           .argv = s->config.keeper_argv,
                           .nfds = 1,
-                          .isolate = s->config.sandbox};
+                          .isolate = s->config.sandbox,
+                          .cgroup = -1};
     int words[2], ret;
 
     if (packet_pair(words) < 0)
@@ -299,5 +317,6 @@ int keeper_start(struct guard *g, int program, struct dt_error *err)
     ret = loop_watch_add(s->config.loop, &g->words);
     ret = ret ?: loop_watch_add(s->config.loop, &g->ended);
     ret = ret ?: serve(g);
-    return ret < 0 ? dt_fail(err, ret, "a keeper cannot be told what to do: %s", strerror(-ret)) : 0;
+    return ret < 0 ? dt_fail(err, ret, "a keeper cannot be told what to do: %s", strerror(-ret))
+                   : 0;
 }

@@ -132,7 +132,13 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
         return;
     tell_death(s, code, status, pid);
     if (s->upgrade == UPGRADE_STARTING) {
-        upgrade_end(s, false);
+        /* Then what guests have written since is in the new chains alone. */
+        bool any = s->next_argv && keepers_any_serve(s);
+
+        if (s->upgrade == UPGRADE_STARTING) /* the last keeper's word ends it, too */
+            upgrade_end(s, any);
+        watchdog_stop(&s->watchdog);
+        s->ready_at = 0;
         super_start_worker(s);
         return;
     }
@@ -171,7 +177,8 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
                           .argv = s->config.worker_argv,
                           .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
-                          .environment = environment};
+                          .environment = environment,
+                          .cgroup = s->config.cgroup ?: -1};
 
     if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));

@@ -21,6 +21,7 @@
  * @kept:  for each layer: it runs already.
  * @heir:  for each layer: the one of the old chain whose name and state it gets, or NULL.
  * @rest:  what is left of a new layer's settings.
+ * @giver: the layer that gives its place to the chain that it kept equal, or NULL; @let_go: it did.
  * @gone:  for each layer of the old chain: it is not in the new one.
  */
 struct plan {
@@ -33,6 +34,8 @@ struct plan {
     bool kept[CHAIN_MAX_LAYERS + 1], gone[CHAIN_MAX_LAYERS + 1];
     struct dt_layer *heir_of[CHAIN_MAX_LAYERS + 1];
     struct layer_spec rest[CHAIN_MAX_LAYERS + 1];
+    struct dt_layer *giver;
+    bool let_go;
     int ret;
 };
 
@@ -150,11 +153,6 @@ static int judge_settings(struct plan *p)
 
 /* ---- What the guest would read -------------------------------------------------------------- */
 
-static bool bears_content(const struct dt_layer *layer)
-{
-    return layer->ext->flags & (DT_BACK | DT_CONTENT_BEARING);
-}
-
 /* The next layer from @i on that decides what is read. */
 static struct dt_layer *next_bearing(struct dt_layer *const *layers, unsigned n, unsigned *i)
 {
@@ -173,13 +171,16 @@ static unsigned bearing_below(struct dt_layer *const *layers, unsigned n,
     return below;
 }
 
-static int judge_content(const struct plan *p)
+static int judge_content(struct plan *p)
 {
     const struct device *dev = p->dev;
     unsigned i = 1, k = 1;
     struct dt_layer *now, *then;
 
-    if (p->change->force || dev->class->kind != DEVICE_DISK)
+    if (dev->class->kind != DEVICE_DISK)
+        return 0;
+    p->giver = handover_giver(dev, p->layers, &p->spec);
+    if (p->change->force || p->giver)
         return 0;
     do {
         then = next_bearing(p->layers, p->n, &i);
@@ -219,6 +220,64 @@ static int judge_info(struct plan *p)
     p->ret = 0;
     device_exclusive(p->dev, judge_device, p);
     return p->ret;
+}
+
+/* ---- A chain handed over -----------------------------------------------------------------------
+ */
+
+static void seal(void *arg)
+{
+    struct plan *p = arg;
+
+    p->ret = p->giver->handover->seal(p->giver, p->change->force, p->err);
+}
+
+/* Whoever opens the chain next, this process or its successor, may rely on it from here on. */
+static int seal_giver(struct plan *p)
+{
+    if (!p->giver)
+        return 0;
+    device_exclusive(p->dev, seal, p);
+    if (p->ret < 0)
+        dt_fail_prefix(p->err, "%s", p->giver->name);
+    return p->ret;
+}
+
+static void let_go(void *arg)
+{
+    struct plan *p = arg;
+
+    p->giver->handover->let_go(p->giver);
+}
+
+static void take_back(void *arg)
+{
+    struct plan *p = arg;
+
+    p->giver->handover->take_back(p->giver);
+}
+
+/* What it has open is opened anew, and stores lock what they have. */
+static int let_giver_go(struct plan *p)
+{
+    int ret;
+
+    if (!p->giver)
+        return 0;
+    ret = device_hold(p->dev, dt_clock_ns() + p->change->patience, p->err);
+    if (ret < 0)
+        return ret;
+    p->let_go = true;
+    device_exclusive(p->dev, let_go, p);
+    return 0;
+}
+
+static void take_giver_back(struct plan *p)
+{
+    if (!p->let_go)
+        return;
+    device_exclusive(p->dev, take_back, p);
+    device_let_go(p->dev);
 }
 
 /* ---- Opening -----------------------------------------------------------------------------------
@@ -290,6 +349,16 @@ static bool at_rest(const struct device *dev)
     return true;
 }
 
+/* A layer that must see every write cannot begin while the back takes them from the guest itself. */
+static int judge_passthrough(const struct plan *p)
+{
+    for (unsigned i = 1; p->dev->in_passthrough && i <= p->n; i++)
+        if (!p->kept[i] && p->layers[i]->handover)
+            return dt_fail(p->err, -EBUSY, "%s has to see every write: first 'devtap mode %s interpose'",
+                           p->layers[i]->name, p->dev->name);
+    return 0;
+}
+
 /* All threads stand still. -EAGAIN: a layer has begun something of its own again. */
 static void exchange(void *arg)
 {
@@ -298,6 +367,9 @@ static void exchange(void *arg)
 
     p->ret = -EAGAIN;
     if (!at_rest(p->dev))
+        return;
+    p->ret = judge_passthrough(p);
+    if (p->ret < 0)
         return;
     swap_chains(p);
     p->ret = link_lanes(p->dev, p->err) ?: p->dev->class->keep(p->dev, p->err);
@@ -391,7 +463,7 @@ static int switch_over(struct plan *p)
             return ret;
         drained = dt_clock_ns();
         device_exclusive(dev, exchange, p);
-        if (p->ret == -EAGAIN)
+        if (p->ret == -EAGAIN && !p->let_go) /* else what came would be in the old chain alone */
             device_let_go(dev);
     } while (p->ret == -EAGAIN && drained + RETRY_NS < deadline);
     if (p->ret == -EAGAIN)
@@ -482,8 +554,10 @@ int device_change(struct device *dev, const struct chain_spec *target, struct ch
         return dt_fail(err, -EBUSY, "%s is held at rest by 'devtap quiesce'", dev->name);
     plan_init(&p, dev, target);
     ret = judge(&p);
+    if (ret >= 0 && !change->dry_run)
+        ret = seal_giver(&p) ?: ret;
     if (ret == 0 && !change->dry_run) {
-        ret = open_new(&p) ?: judge_info(&p) ?: switch_over(&p);
+        ret = let_giver_go(&p) ?: open_new(&p) ?: judge_info(&p) ?: switch_over(&p);
         if (ret == 0) {
             dev->generation++;
             drop_old(&p);
@@ -491,6 +565,8 @@ int device_change(struct device *dev, const struct chain_spec *target, struct ch
     }
     if (ret != 0 || change->dry_run)
         drop_new(&p);
+    if (ret != 0)
+        take_giver_back(&p);
     if (ret < 0)
         dt_fail_prefix(err, "%s", dev->name);
     plan_free(&p);

@@ -71,6 +71,7 @@ struct chain_edit {
  *     remove LAYER
  *     move LAYER POSITION
  *     replace LAYER EXTENSION [key=value...]
+ *     adopt LAYER: in the place of LAYER and all below it, the chain that it names with to='...'
  * POSITION: a number from 1, nearest the guest; `top`; `bottom`, right above the back; `above:LAYER` or
  * `below:LAYER`. A failed step may leave @edit half changed.
  */
@@ -228,6 +229,9 @@ struct front_ops {
      * what the front had outstanding for a packet that it sent is over (net.h). */
     void (*receive)(struct lane *lane, struct dt_packet **packets, unsigned n);
     void (*sent)(struct lane *lane, void *slot);
+    /* Call @look() for every request of this lane that may be within the chain, for device_config.deadline. It may
+     * complete the request. May be NULL: then no request has a deadline. */
+    void (*each)(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
 };
 
 /**
@@ -241,6 +245,7 @@ struct front_ops {
  * @blobs: the layers' state of an earlier process, and ours for the next; or NULL. Comes before
  *         what @state_dir holds. What a layer refuses is reported, and the layer starts afresh.
  * @copy_bytes: private memory per lane for copies; 0 = 8 MiB.
+ * @deadline: requests under way for longer are told of, and their layer is asked to cancel them, ns; 0 = none.
  */
 struct device_config {
     enum device_kind kind;
@@ -251,6 +256,7 @@ struct device_config {
     const char *state_dir;
     struct blob_area *blobs;
     size_t copy_bytes;
+    uint64_t deadline;
 };
 
 /* Memory for the state of a device's layers, shared with whoever starts the next process (blob.c):
@@ -374,6 +380,9 @@ void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
 /** request_layer() - the name of the layer that has it now; NULL: it is in no chain. From any thread, for
  *  people to look at: it may be elsewhere in a moment. */
 const char *request_layer(const struct request *r);
+/** request_cancel() - have the layer that has it complete it now, with -ECANCELED. On its lane's thread.
+ *  Return: 0; -EBUSY where that layer cannot; -EOPNOTSUPP where no layer has it, or one that never can. */
+int request_cancel(struct request *r);
 /** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
 void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);
@@ -443,6 +452,31 @@ int dial_address(const char *address, int answer);
 /** dial_count() - how many threads of it run in this process. */
 unsigned dial_count(void);
 
+/* ---- Handing a chain over (handover.c) ---- */
+
+/**
+ * struct handover_ops - of a layer that keeps another chain equal to what it stands on, and so can give it
+ * up in its own place: a change whose chain ends with that one in the place of the layer and of all below it
+ * does not alter what the guest reads.
+ * @chain: the other chain, as written.
+ * @seal:  from now on nothing is acknowledged that the other chain does not have. An error if they are
+ *         not equal now; with @force they need not be.
+ * @let_go: close the other chain, which this process opens anew; nothing is in flight, and nothing comes before
+ *         the change is over. @take_back: it failed.
+ * All but @chain run while all threads stand still.
+ */
+struct handover_ops {
+    const char *(*chain)(const struct dt_layer *layer);
+    int (*seal)(struct dt_layer *layer, bool force, struct dt_error *err);
+    void (*let_go)(struct dt_layer *layer);
+    void (*take_back)(struct dt_layer *layer);
+};
+/** layer_offer_handover() - from open(). */
+void layer_offer_handover(struct dt_layer *layer, const struct handover_ops *ops);
+/** layer_state_save() - save() now, for the next process of this run, instead of whatever was saved before.
+ *  On the device's first thread. */
+void layer_state_save(struct dt_layer *layer);
+
 /* ---- Passthrough: a back that serves the guest's own rings (passthrough.c) ---- */
 
 /**
@@ -469,6 +503,7 @@ struct device_ring {
  *        own. 0: all that it took is answered and each @base is right; else -errno with @why, and only the log
  *        knows.
  * Both run on a thread of the back's.
+ * @drain_ns: set by the back before left(): how long it waited for what was in flight.
  */
 struct passthrough {
     uint64_t features;
@@ -480,6 +515,7 @@ struct passthrough {
     } log;
     struct device_ring *rings;
     unsigned count;
+    uint64_t drain_ns;
     void (*entered)(struct passthrough *p, int result, const char *why);
     void (*left)(struct passthrough *p, int result, const char *why);
 };
@@ -495,6 +531,9 @@ void layer_offer_passthrough(struct dt_layer *layer, const struct passthrough_op
  *  above it change what the guest reads, with @err. */
 int device_passthrough(struct device *dev, struct dt_layer **back,
                        const struct passthrough_ops **ops, struct dt_error *err);
+/** device_in_passthrough() - the front is about to hand rings over; or has them again. On the device's
+ *  first thread. Meanwhile no layer that must see every write can come into the chain. */
+void device_in_passthrough(struct device *dev, bool on);
 /** layer_want_passthrough() - from load(): a person wanted it of the process before. */
 void layer_want_passthrough(struct dt_layer *layer);
 bool device_wants_passthrough(const struct device *dev);

@@ -237,6 +237,44 @@ static int step_replace(struct chain_edit *edit, char *rest, struct dt_error *er
     return 0;
 }
 
+/* Number and name of a layer are of none that goes, so that it gets nothing of their state. */
+static int step_adopt(struct chain_edit *edit, char *rest, struct dt_error *err)
+{
+    struct chain_spec spec = {0};
+    const char *word = next_word(&rest), *text = NULL;
+    unsigned at = 0;
+    int ret = find_layer(edit, word, &at, err);
+
+    for (unsigned i = 0; ret == 0 && i < edit->spec.layers[at].count; i++)
+        if (strcmp(edit->spec.layers[at].settings[i].key, "to") == 0)
+            text = edit->spec.layers[at].settings[i].value;
+    if (ret == 0 && !text)
+        ret = dt_fail(err, -EINVAL, "'%s' has no chain to='...' that could be adopted", word);
+    ret = ret ?: no_more(rest, err);
+    ret = ret ?: chain_parse(&spec, text, err);
+    if (ret == 0 && edit->spec.count + spec.count > CHAIN_MAX_LAYERS)
+        ret = dt_fail(err, -E2BIG, "a chain has at most %u layers", CHAIN_MAX_LAYERS);
+    if (ret < 0) {
+        chain_spec_free(&spec);
+        return ret;
+    }
+    for (unsigned i = 0; i < spec.count; i++) {
+        unsigned end = edit->spec.count;
+        char name[LAYER_NAME];
+
+        name_layer(edit, &spec.layers[i], name);
+        open_gap(edit, end);
+        edit->spec.layers[end] = spec.layers[i];
+        memcpy(edit->names[end], name, LAYER_NAME);
+    }
+    for (unsigned gone = edit->spec.count - spec.count - at; gone > 0; gone--) {
+        layer_spec_clear(&edit->spec.layers[at]);
+        close_gap(edit, at);
+    }
+    free(spec.layers);
+    return 0;
+}
+
 int chain_edit_step(struct chain_edit *edit, const char *step, struct dt_error *err)
 {
     static const struct {
@@ -245,7 +283,8 @@ int chain_edit_step(struct chain_edit *edit, const char *step, struct dt_error *
     } steps[] = {{"insert", step_insert},
                  {"remove", step_remove},
                  {"move", step_move},
-                 {"replace", step_replace}};
+                 {"replace", step_replace},
+                 {"adopt", step_adopt}};
     _cleanup_free_ char *text = xstrdup(step);
     struct nearest nearest;
     char *rest = text;
@@ -263,7 +302,7 @@ int chain_edit_step(struct chain_edit *edit, const char *step, struct dt_error *
             dt_fail_prefix(err, "%.60s", step);
         return ret;
     }
-    dt_fail(err, -EINVAL, "'%.40s' is no step: insert, remove, move or replace", word);
+    dt_fail(err, -EINVAL, "'%.40s' is no step: insert, remove, move, replace or adopt", word);
     nearest_hint(&nearest, err);
     return -EINVAL;
 }

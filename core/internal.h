@@ -58,6 +58,7 @@ struct dt_layer {
     bool loaded;               /* its state was read, or there was none: it may be replaced */
     void (*memory_changed)(struct dt_layer *layer);
     const struct passthrough_ops *passthrough;
+    const struct handover_ops *handover;
     uint64_t event_second; /* of the last event, and how many it had: the log is limited */
     uint32_t events;
 };
@@ -164,6 +165,7 @@ struct lane {
     bool sampling;
     uint64_t stamps[CHAIN_MAX_LAYERS + 1];
 
+    struct dt_timer deadline_timer; /* deadline.c */
     struct net_lane *net; /* of a network card (net.h) */
 
     /* Quiesce (quiesce.c). */
@@ -191,6 +193,10 @@ void disk_layer_stats(const struct dt_layer *layer, json_t *stats);
 void disk_show(const struct device *dev, json_t *show);
 /** lane_drained() - in_flight may have reached zero: tell whoever waits. */
 void lane_drained(struct lane *lane);
+
+/* Late requests (deadline.c). */
+void deadline_start(struct lane *lane);
+void deadline_stop(struct lane *lane);
 
 /* The edges (ctx.c). */
 void ctx_link(struct lane *lane);
@@ -268,13 +274,14 @@ struct device {
     struct blob_area *blobs;
     uint64_t slots_taken; /* bit per slot of @blobs */
     size_t copy_bytes;
-    uint64_t fence_ns;
+    uint64_t fence_ns, deadline;
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;
     bool want_passthrough;
+    bool in_passthrough; /* the guest's rings are at the back, or on their way */
 
     /* One quiesce at a time. */
     void (*quiesce_done)(void *arg, const char *late);
@@ -301,6 +308,13 @@ int chain_judge(const struct device *dev, struct dt_layer *const *layers, unsign
 int chain_name(struct dt_layer *const *layers, struct chain_spec *spec, struct dt_error *err);
 /** info_judge() - is this a possible disk? (disk.c) */
 int info_judge(const struct dt_block_info *info, struct dt_error *err);
+
+/* Handing a chain over (handover.c). */
+/** handover_giver() - the layer of @dev that gives its place to the chain that @target ends with, all
+ *  that decides above it what is read being as it was; or NULL. @layers: of @target, from 1. */
+struct dt_layer *handover_giver(const struct device *dev, struct dt_layer *const *layers,
+                                const struct chain_spec *target);
+bool bears_content(const struct dt_layer *layer);
 
 /* What the guest was promised (floor.c). */
 /** floor_judge() - can a chain that is @now serve a guest that knows @dev as it was? */

@@ -27,6 +27,12 @@ int device_passthrough(struct device *dev, struct dt_layer **back,
                            "without '%s' the guest would read something else: passthrough is not "
                            "possible",
                            dev->layers[i]->name);
+    for (unsigned i = 1; i < dev->nlayers; i++)
+        if (dev->layers[i]->handover)
+            return dt_fail(err, -EBUSY,
+                           "'%s' has to see every write: passthrough is not possible until it is "
+                           "gone",
+                           dev->layers[i]->name);
     *back = last;
     *ops = last->passthrough;
     return 0;
@@ -35,6 +41,11 @@ int device_passthrough(struct device *dev, struct dt_layer **back,
 void layer_want_passthrough(struct dt_layer *layer)
 {
     layer->dev->want_passthrough = true;
+}
+
+void device_in_passthrough(struct device *dev, bool on)
+{
+    dev->in_passthrough = on;
 }
 
 bool device_wants_passthrough(const struct device *dev)

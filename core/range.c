@@ -12,10 +12,10 @@ static bool overlap(const struct dt_range *a, const struct dt_range *b)
     return a->sector < b->sector + b->sectors && b->sector < a->sector + a->sectors;
 }
 
-/* Is anything before @range in its way? */
+/* Is anything before @range, which need not be in the list, in its way? */
 static bool blocked(const struct ctx *c, const struct dt_range *range)
 {
-    for (const struct dt_range *r = c->range_head; r != range; r = r->next_)
+    for (const struct dt_range *r = c->range_head; r && r != range; r = r->next_)
         if (overlap(r, range))
             return true;
     return false;
@@ -34,6 +34,16 @@ bool dt_range_lock(struct dt_ctx *pub, struct dt_range *range, uint64_t sector, 
     c->range_tail = &range->next_;
     range->held_ = !blocked(c, range);
     return range->held_;
+}
+
+bool dt_range_try(struct dt_ctx *pub, struct dt_range *range, uint64_t sector, uint64_t sectors)
+{
+    struct ctx *c = ctx_of(pub);
+
+    range->sector = sector;
+    range->sectors = sectors;
+    range->next_ = NULL;
+    return !blocked(c, range) && dt_range_lock(pub, range, sector, sectors);
 }
 
 /* One range that may go now, in order of arrival; the callbacks may change the list. */

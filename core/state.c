@@ -177,6 +177,12 @@ void state_forget(struct dt_layer *layer)
     layer->slot = -1;
 }
 
+void layer_state_save(struct dt_layer *layer)
+{
+    if (layer->dev->blobs)
+        save_blob(layer);
+}
+
 void state_inherit(struct dt_layer *heir, struct dt_layer *from)
 {
     _cleanup_free_ uint8_t *bytes = NULL;
@@ -230,7 +236,7 @@ int state_load(struct dt_layer *layer, struct dt_error *err)
     if (layer->ext->load && load_blob(layer))
         return 0;
 
-    if (!layer->ext->load || !layer->dev->state_dir)
+    if (!layer->ext->load || !layer->dev->state_dir || (layer->ext->flags & DT_STATE_OF_RUN))
         return 0;
     dir = find_dir(layer, false, err);
     if (dir < 0)
@@ -315,7 +321,7 @@ void state_save(struct dt_layer *layer)
         save_blob(layer); /* whoever gave us the memory puts it into the directory */
         return;
     }
-    if (!layer->ext->save || !layer->dev->state_dir)
+    if (!layer->ext->save || !layer->dev->state_dir || (layer->ext->flags & DT_STATE_OF_RUN))
         return;
     blob = xcalloc(1, STATE_MAX);
     length = layer->ext->save(layer, blob, STATE_MAX);

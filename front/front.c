@@ -39,7 +39,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .loop = front->loop,
         .sock = sock,
         .queues = front->nqueues,
-        .protocol_features = front->class->protocol_features,
+        .protocol_features = front->protocol_features,
         .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front->session_ops,
@@ -73,6 +73,7 @@ static void session_closed(void *dev, const char *reason)
         log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
+    front_iommu_forget(front);
     device_set_memory(front->dev, NULL, 0);
     if (front->stopping && !front->remote)
         front_stopped(front);
@@ -127,6 +128,7 @@ static void make_session_ops(struct front *front)
         .queue_kick_changed = front_queue_kick_changed,
         .queue_call_changed = class->call_changed,
         .memory_changed = memory_changed,
+        .iotlb = class->translates ? front_iotlb : NULL,
         .closed = session_closed,
     };
 }
@@ -179,7 +181,7 @@ int front_link(struct front *front, int fd, struct dt_error *err)
 
     CHECK(!front->remote && !front->session);
     floor = (struct link_floor){.features = front->offered,
-                                .protocol_features = front->class->protocol_features,
+                                .protocol_features = front->protocol_features,
                                 .fence_ns = front->keeper.fence_ns};
     if (front->class->floor)
         front->class->floor(front, &floor);
@@ -272,12 +274,17 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     unsigned queues = config->queues ?: FRONT_QUEUES;
     int ret;
 
+    CHECK(!config->iommu || class->translates);
     front->magic = FRONT_MAGIC;
     front->class = class;
     front->dev = config->dev;
     front->listen_fd = config->listen_fd;
     front->next = -1;
     front->packed = config->packed;
+    front->iommu = config->iommu;
+    front->protocol_features = class->protocol_features;
+    if (config->few_regions)
+        front->protocol_features &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS);
     front->ended = config->ended;
     front->ended_arg = config->ended_arg;
     if (config->keeper)
@@ -291,6 +298,8 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->stopped_message.run = run_stopped;
     front->fault_message.run = run_fault;
     class->init(front, config);
+    if (front->iommu)
+        front->offered |= 1ull << VIRTIO_F_ACCESS_PLATFORM;
     for (unsigned t = 0; t < front->nlanes; t++)
         front_lane_init(front, t);
     for (unsigned i = 0; i < front->nqueues; i++)
@@ -348,7 +357,8 @@ void front_free(struct front *front)
 static const char *state_name(const struct front_queue *q)
 {
     static const char *const names[] = {"idle", "starting", "running", "paused",
-                                        "stopping", "at the rear", "lost"};
+                                        "stopping", "at the rear", "lost",
+                                        "waiting for a translation"};
 
     return names[q->state];
 }
@@ -378,6 +388,8 @@ json_t *front_show(struct front *front)
                      "sessions", (json_int_t)front->sessions, "broken", (json_int_t)front->broken,
                      "queues_offered", (int)(front->nqueues / front->class->rings_per_queue),
                      "queues", queues);
+    if (front->iommu)
+        json_object_set_new(show, "iommu", front_iommu_show(front));
     front->class->show(front, show);
     return show;
 }

@@ -21,6 +21,7 @@ enum queue_state {
     QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
     QUEUE_HANDED,   /* the rear serves it (blk/vhost-user/mode.c) */
     QUEUE_LOST,     /* the rear served it, and what it had is lost */
+    QUEUE_UNMAPPED, /* takes nothing: the translation of the ring's memory is not known (iommu.c) */
 };
 
 /**
@@ -41,6 +42,8 @@ struct front_queue {
     struct virtq_config handed; /* of a ring that is at the rear */
     uint16_t seen_used;         /* passthrough: the used index, as last looked at */
     bool suspect; /* owes requests of a crash, which run one at a time */
+    bool translated;        /* a vIOMMU stands between */
+    struct vhost_ring ring; /* and this is how it starts */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
@@ -62,9 +65,11 @@ struct front_lane {
     unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
-    struct dt_timer ask_again; /* while a stop or pause waits for the layers */
+    struct dt_timer ask_again; /* while a stop, a pause or an invalidation waits for the layers */
     struct slot *aside; /* the class's: let go of by the layers, of rings that go on: submitted again later */
     bool pausing;
+    bool invalidating;
+    struct front_iommu *iommu; /* NULL: not offered */
 };
 
 /**
@@ -72,6 +77,7 @@ struct front_lane {
  * @size:      of the class's front, which begins with a struct front; zeroed.
  * @slot_size: of what it keeps for each descriptor chain.
  * @rings_per_queue: virtqueues that make one queue, as people and GET_QUEUE_NUM count them.
+ * @translates: answers requests with front_iommu_answered(), so that it can be offered a vIOMMU.
  * @init:      before any socket is opened: set @offered and what else is the class's.
  * @config_changed: the device's info is another.
  * @floor:     what a keeper may promise in our name.
@@ -89,6 +95,7 @@ struct front_lane {
 struct front_class {
     size_t size, slot_size;
     unsigned rings_per_queue;
+    bool translates;
     uint64_t protocol_features;
     const struct front_ops *device_ops;
     uint64_t (*features)(void *front);
@@ -120,7 +127,8 @@ struct front {
     const struct front_class *class;
     struct vhost_device_ops session_ops;
     unsigned nqueues;  /* virtqueues */
-    bool packed;
+    bool packed, iommu;
+    uint64_t protocol_features; /* offered to the VMM */
     void (*ended)(void *arg); /* of the session that the front was made with */
     void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
@@ -137,6 +145,10 @@ struct front {
     bool drain;
     bool pausing; /* from the session's pause() to its resume() */
     bool pause_deferred, pause_drain; /* the session wants one, which waits until the rings are here */
+    struct vhost_iotlb change; /* of a translation, under way on the lanes */
+    unsigned lanes_to_change;
+    int change_result;
+
     int listen_fd;
     struct listener listener;
     int next; /* accepted while the session before it is ending, or -1 */
@@ -167,6 +179,14 @@ void front_queue_stop(void *dev, unsigned q);
 void front_pause(void *dev, bool drain);
 void front_resume(void *dev);
 void front_queue_kick_changed(void *dev, unsigned q);
+/** front_queue_begin() - its virtqueue started. front_queue_open() - take requests from now on.
+ *  front_queue_close() - and no more; its state is @state. front_queue_put_back() - what came back unserved. */
+void front_queue_begin(struct front_queue *q);
+void front_queue_open(struct front_queue *q);
+void front_queue_close(struct front_queue *q, enum queue_state state);
+void front_queue_put_back(struct front_queue *q);
+/** front_wake() - front_ops.wake: rings that the chain, or a translation, held up are looked at again. */
+void front_wake(struct lane *lane);
 void front_lane_fault(struct front_lane *fl, const char *fmt, ...) DT_PRINTF(2, 3);
 
 /** front_drain() - as front_pause(), for front_class.at_rest(); layers keep what they hold for as long as they
@@ -180,9 +200,39 @@ void front_queue_call_changed(void *dev, unsigned q);
 void front_mark_dirty(struct front_queue *q);
 void front_publish(struct loop_deferred *deferred);
 void front_call_driver(const struct front_queue *q);
-/** front_awaited() - does a stop or a pause wait for the layers? */
+/** front_awaited() - does a stop, a pause or an invalidation wait for the layers? */
 bool front_awaited(const struct front_lane *fl);
+/** front_take_aside() - front_class.take_aside, where the class has it. */
+void front_take_aside(struct front_lane *fl);
 /** front_queue_drained() - something completed: a stop or pause may be waiting for it. */
 void front_queue_drained(struct front_queue *q);
+
+/* iommu.c: what only a guest with a vIOMMU needs */
+static inline bool front_translates(const struct front *front)
+{
+    return front->features & 1ull << VIRTIO_F_ACCESS_PLATFORM;
+}
+void front_iommu_init(struct front_lane *fl);
+void front_iommu_fini(struct front_lane *fl);
+/** front_iommu_forget() - the session is over; no ring is left, and its memory goes. */
+void front_iommu_forget(struct front *front);
+/** front_iotlb() - the session's iotlb(). */
+void front_iotlb(void *dev, const struct vhost_iotlb *change);
+/** front_iommu_start() - on the lane: @q->ring says how, and its memory may have to be asked for. */
+void front_iommu_start(struct front_queue *q);
+/** front_iommu_stop() - true: the ring had not even started, and its stop is answered. */
+bool front_iommu_stop(struct front_queue *q);
+/** front_iommu_resume() - after a pause, for a ring that waits for its memory. */
+void front_iommu_resume(struct front_queue *q, const struct vhost_ring *ring);
+/** front_iommu_blocked() - nothing was taken; if it was for want of a translation, that is asked for, unless the
+ *  queue stops: true: it has ended. */
+bool front_iommu_blocked(struct front_queue *q);
+/** front_iommu_answered() - a request that was awaited is over. */
+void front_iommu_answered(struct front_queue *q, struct virtq_chain *chain);
+/** front_iommu_settle() - is an invalidation that waits for this lane over? */
+void front_iommu_settle(struct front_lane *fl);
+/** front_iommu_urge() - an invalidation takes long: take nothing more. */
+void front_iommu_urge(struct front_lane *fl);
+json_t *front_iommu_show(const struct front *front);
 
 #endif

@@ -123,6 +123,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
  * reverse. */
 int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err);
 int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
+/** pool_rename() - not while it is mounted. */
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
 /** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the

@@ -11,11 +11,6 @@
 #define WAIT_SECONDS 60
 #define POLL_NS      10000000
 
-struct change_options {
-    bool dry_run, force, json;
-    uint64_t patience;
-};
-
 /* ---- Words to steps -------------------------------------------------------------------------- */
 
 /* One argument of the shell is one word of the step, whatever is in it. */
@@ -115,26 +110,40 @@ static void print_result(const char *device, json_t *result)
                human_ns((uint64_t)drain), human_ns((uint64_t)change));
 }
 
+int chain_change(struct client *client, json_t *steps, const struct change_options *o,
+                 json_t **result, struct dt_error *err)
+{
+    json_t *request = json_pack("{ss ss so sb sb sI}", "verb", "change", "device",
+                                client_device(client), "steps", steps, "force", o->force, "dry_run",
+                                o->dry_run, "patience_ns", (json_int_t)o->patience);
+    json_t *after;
+    int ret = client_call(client, request, result, err);
+
+    after = ret == 0 ? json_object_get(*result, "after") : NULL;
+    if (after)
+        ret = wait_for_successor(client, json_integer_value(after), err);
+    if (ret == 0) {
+        json_object_del(*result, "after");
+        return 0;
+    }
+    json_decref(*result);
+    *result = NULL;
+    return ret;
+}
+
 static int change(const struct verb *verb, const struct change_options *o, const char *device,
                   json_t *steps)
 {
     struct client *client = NULL;
-    json_t *result = NULL, *request;
+    json_t *result = NULL;
     struct dt_error err;
     int ret = client_find(&client, device, &err);
 
+    if (ret == 0)
+        ret = chain_change(client, steps, o, &result, &err);
+    else
+        json_decref(steps);
     if (ret == 0) {
-        request = json_pack("{ss ss sO sb sb sI}", "verb", "change", "device",
-                            client_device(client), "steps", steps, "force", o->force, "dry_run",
-                            o->dry_run, "patience_ns", (json_int_t)o->patience);
-        ret = client_call(client, request, &result, &err);
-    }
-    if (ret == 0 && json_object_get(result, "after"))
-        ret =
-            wait_for_successor(client, json_integer_value(json_object_get(result, "after")), &err);
-    json_decref(steps);
-    if (ret == 0) {
-        json_object_del(result, "after");
         if (o->json)
             print_json(json_incref(result));
         else

@@ -4,15 +4,19 @@
 
 #include <time.h>
 
+#define BACK    "vhost-user" /* the back that can be detached; others have modes, too */
 #define LOOK_NS DT_MS(20)
 #define WAIT_NS DT_S(10)
+
+struct mode_options {
+    bool force, copy;
+};
 
 /* The front's part of what `show` tells; new reference. */
 static int ask(struct client *client, json_t **front, struct dt_error *err)
 {
     json_t *show = NULL;
-    int ret = client_call(
-        client, json_pack("{ss ss}", "verb", "show", "device", client_device(client)), &show, err);
+    int ret = client_show(client, &show, err);
 
     if (ret < 0)
         return ret;
@@ -21,36 +25,115 @@ static int ask(struct client *client, json_t **front, struct dt_error *err)
     return *front ? 0 : dt_fail(err, -EAGAIN, "%s has no front yet", client_device(client));
 }
 
-/* The back, which is a rear or has no modes: the last layer. Owned. */
-static int find_back(struct client *client, char **name, struct dt_error *err)
+static int wish(struct client *client, const char *back, const char *mode, struct dt_error *err)
+{
+    json_t *reply = NULL;
+    int ret = client_do(client, back, "mode", mode, &reply, err);
+
+    json_decref(reply);
+    return ret;
+}
+
+/* ---- Another back --------------------------------------------------------------------------- */
+
+/* What the disk stands on: @back is the layer's name, @rear the detached one as written, or NULL;
+ * owned. */
+static int find_back(struct client *client, char **back, char **rear, struct dt_error *err)
 {
     json_t *show = NULL, *chain;
-    int ret = client_call(
-        client, json_pack("{ss ss}", "verb", "show", "device", client_device(client)), &show, err);
+    int ret = client_show(client, &show, err);
 
+    *back = *rear = NULL;
     if (ret < 0)
         return ret;
     chain = json_object_get(show, "chain");
-    chain = json_array_get(chain, json_array_size(chain) - 1);
-    *name = xstrdup(json_string_value(json_object_get(chain, "name")) ?: "");
+    *back = xstrdup(json_string_value(
+                        json_object_get(json_array_get(chain, json_array_size(chain) - 1), "name"))
+                        ?: "");
+    if (json_object_get(show, "rear"))
+        *rear = xstrdup(json_string_value(json_object_get(show, "rear")) ?: "");
     json_decref(show);
     return 0;
 }
 
-static int wish(struct client *client, const char *mode, struct dt_error *err)
+/* Its content is equal because it was copied, or because somebody says so. */
+static int put_back(struct client *client, const char *back, const char *chain,
+                    const struct mode_options *o, struct dt_error *err)
 {
-    _cleanup_free_ char *back = NULL;
-    json_t *reply = NULL;
-    int ret = find_back(client, &back, err);
+    const struct change_options how = {.force = o->force, .patience = CHANGE_PATIENCE};
+    json_t *result = NULL;
+    int ret;
 
-    ret = ret ?: client_call(client,
-                             json_pack("{ss ss ss ss s[s]}", "verb", "do", "device",
-                                       client_device(client), "layer", back, "command", "mode",
-                                       "args", mode),
-                             &reply, err);
-    json_decref(reply);
+    if (o->copy) {
+        ret = move_back(client, chain, &result, err);
+    } else {
+        _cleanup_free_ char *step = xasprintf("replace %s %s", back, chain);
+
+        ret = chain_change(client, json_pack("[s]", step), &how, &result, err);
+    }
+    json_decref(result);
     return ret;
 }
+
+static bool is_rear(const char *back)
+{
+    size_t n = strlen(BACK);
+
+    return strncmp(back, BACK, n) == 0 && (back[n] == '\0' || back[n] == '#');
+}
+
+static int intercept(struct client *client, const char *chain, const struct mode_options *o,
+                     struct dt_error *err)
+{
+    _cleanup_free_ char *back = NULL, *rear = NULL;
+    int ret = find_back(client, &back, &rear, err);
+
+    if (ret < 0)
+        return ret;
+    if (!chain)
+        return dt_fail(err, -EINVAL, "which BACK is to serve the disk?");
+    if (!is_rear(back))
+        return dt_fail(err, -EINVAL, "%s has no rear to be detached: it stands on '%s'",
+                       client_device(client), back);
+    if (!o->force && !o->copy)
+        return dt_fail(err, -EPERM,
+                       "the guest could read other data then: --copy copies the disk there first, "
+                       "--force does it if you know the contents to be equal");
+    return put_back(client, back, chain, o, err);
+}
+
+/* Passthrough and interpose need the rear. */
+static int attach(struct client *client, const char *mode, const struct mode_options *o,
+                  struct dt_error *err)
+{
+    _cleanup_free_ char *back = NULL, *rear = NULL;
+    int ret = find_back(client, &back, &rear, err);
+
+    if (ret == 0 && rear) {
+        if (strcmp(mode, "interpose") != 0)
+            return dt_fail(err, -EBUSY, "the rear is detached: first 'devtap mode %s interpose'",
+                           client_device(client));
+        if (!o->force && !o->copy)
+            return dt_fail(
+                err, -EPERM,
+                "the rear has not seen what was written meanwhile: --copy copies the disk "
+                "to it first, --force does it if you know the contents to be equal");
+        ret = put_back(client, back, rear, o, err);
+    }
+    return ret ?: wish(client, rear ? BACK : back, mode, err); /* a back without modes says so */
+}
+
+static int set_mode(struct client *client, const char *mode, const char *chain,
+                    const struct mode_options *o, struct dt_error *err)
+{
+    if (strcmp(mode, "intercept") == 0)
+        return intercept(client, chain, o, err);
+    if (chain)
+        return dt_fail(err, -EINVAL, "%s takes no BACK", mode);
+    return attach(client, mode, o, err);
+}
+
+/* ---- What became of it ---------------------------------------------------------------------- */
 
 static const char *text_of(json_t *front, const char *key)
 {
@@ -92,7 +175,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     int ret = client_find(&client, argv[0], &err);
 
     if (ret == 0 && argc > 1)
-        ret = wish(client, argv[1], &err) ?: await(client, argv[1], &front, &err);
+        ret = set_mode(client, argv[1], argv[2], options, &err)
+                  ?: await(client, argv[1], &front, &err);
     else if (ret == 0)
         ret = ask(client, &front, &err);
     client_free(client);
@@ -103,17 +187,26 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     return STATUS_DONE;
 }
 
-static const struct dt_param no_options[] = {{NULL}};
+static const struct dt_param options[] = {
+    {"copy", DT_PARAM_BOOL, .offset = offsetof(struct mode_options, copy),
+     .help = "To another back and from it: copy the disk first, as devtap move-back does."},
+    {"force", DT_PARAM_BOOL, .offset = offsetof(struct mode_options, force),
+     .help = "To another back and from it: you know that both hold the same."},
+    {NULL},
+};
 
 const struct verb verb_mode = {
     .name = "mode",
-    .args = "DEVICE [passthrough|interpose]",
-    .summary = "give the guest's rings to the back end behind a disk, or take them back",
+    .args = "[OPTION...] DEVICE [passthrough|interpose|intercept BACK]",
+    .summary = "who serves a disk: the back end behind it, the chain before it, or a back of ours",
     .help = "Passthrough: the back end that a disk with the back `vhost-user` or `cvd` stands on "
-            "serves the guest's rings itself. Interpose: the chain does. Changed while the guest runs.",
-    .groups = {{"Options", no_options}},
+            "serves the guest's rings itself. Interpose: the chain does, before that back end. Intercept: the "
+            "chain "
+            "does, and ends in BACK, with the back end detached. Changed while the guest runs.",
+    .groups = {{"Options", options}},
+    .options_size = sizeof(struct mode_options),
     .min_args = 1,
-    .max_args = 2,
+    .max_args = 3,
     .completes = COMPLETES_DEVICE,
     .run = run,
 };

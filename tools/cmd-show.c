@@ -125,6 +125,8 @@ static void print_show(json_t *show)
            threads == 1 ? "" : "s");
     if (json_object_get(show, "written"))
         printf("written: %s\n", json_string_value(json_object_get(show, "written")) ?: "?");
+    if (json_object_get(show, "rear"))
+        printf("rear, detached: %s\n", json_string_value(json_object_get(show, "rear")) ?: "?");
     puts("chain, from the guest down");
     json_array_foreach(json_object_get(show, "chain"), i, layer) print_layer(layer);
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));

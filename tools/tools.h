@@ -112,7 +112,11 @@ struct verb {
     X(verb_move) \
     X(verb_replace) \
     X(verb_change) \
+    X(verb_move_back) \
+    X(verb_shadow) \
     X(verb_quiesce) \
+    X(verb_attach) \
+    X(verb_detach) \
     X(verb_events) \
     X(verb_upgrade) \
     X(verb_extensions) \
@@ -120,6 +124,7 @@ struct verb {
     X(verb_trace) \
     X(verb_cache) \
     X(verb_cow) \
+    X(verb_compress) \
     X(verb_integrity) \
     X(verb_bench) \
     X(verb_test)
@@ -205,6 +210,51 @@ const char *client_path(const struct client *client);
  * Return: 0, or a negative errno that exit_status_of() maps to the status in the reply.
  */
 int client_call(struct client *client, json_t *request, json_t **result, struct dt_error *err);
+
+/** struct change_options - of devtap change; zero but for @patience. */
+struct change_options {
+    bool dry_run, force, json;
+    uint64_t patience;
+};
+#define CHANGE_PATIENCE DT_S(5)
+/** chain_change() - @steps (an array of texts; a reference is taken over) on the chain of the client's disk;
+ *  returns when they are in effect, by a successor too. @result: new reference, or NULL where it failed. */
+int chain_change(struct client *client, json_t *steps, const struct change_options *o,
+                 json_t **result, struct dt_error *err);
+/** client_show() - what `show` tells; new reference. client_do() - a command of @layer; @result may be NULL. */
+int client_show(struct client *client, json_t **show, struct dt_error *err);
+int client_do(struct client *client, const char *layer, const char *command, const char *arg,
+              json_t **result, struct dt_error *err);
+int client_set(struct client *client, const char *layer, const char *param, const char *value,
+               struct dt_error *err);
+
+/* ---- A second chain beside a disk's (twin.c) ------------------------------------------------ */
+
+/**
+ * struct twin_client - the layer `copy` or `shadow` of a running disk, as its verb sees it.
+ * @kind: the extension's name. @name: the layer's, once found. @to: its chain, within twin_adopt().
+ */
+struct twin_client {
+    struct client *client;
+    const char *kind;
+    char name[LAYER_NAME], *to;
+};
+/** twin_find() - 1 and @name set, 0 if the disk has none, -errno. */
+int twin_find(struct twin_client *tc, struct dt_error *err);
+/** twin_insert() - @to with the parameters in @more (NULL-terminated pairs); if the second chain cannot be
+ *  opened, it is taken out again. */
+int twin_insert(struct twin_client *tc, const char *position, const char *to,
+                const char *const *more, struct dt_error *err);
+int twin_remove(struct twin_client *tc, json_t **result, struct dt_error *err);
+/** twin_status() - also while a worker is being replaced; -ENODEV: the layer is gone. */
+int twin_status(struct twin_client *tc, json_t **status, struct dt_error *err);
+int twin_configure(struct twin_client *tc, const char *param, const char *value, struct dt_error *err);
+/** twin_adopt() - wait until the second chain holds all, @patience ns at most (0 = for ever), and put it in place. */
+int twin_adopt(struct twin_client *tc, bool force, bool progress, uint64_t patience, json_t **result,
+               struct dt_error *err);
+/** move_back() - copy the disk to @chain, and serve it from there. */
+int move_back(struct client *client, const char *chain, json_t **result, struct dt_error *err);
+
 /** client_each() - call @fn for every process in the runtime directory; cleans up stale sockets. */
 int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct dt_error *err);
 

@@ -2,42 +2,20 @@
 /*
  * leg.c - legs, and asking several of them one thing.
  *
- * A leg is a whole device with a chain of its own, on the same loop; the mirror is its front. So
- * anything that can be a disk can be a leg, and core needs to know nothing of forks.
+ * A leg is a branch: a whole device with a chain of its own, on the same loop; the mirror is its front.
  */
 #include "blk/mirror/internal.h"
 
-#include <stdio.h>
+#include "blk/branch/branch.h"
 
 /* ---- The device ------------------------------------------------------------------------------ */
-
-/* A leg may be away for now; one whose chain names what does not exist never comes. */
-static int judge_names(const struct chain_spec *spec, struct dt_error *err)
-{
-    for (unsigned i = 0; i < spec->count; i++) {
-        const char *name = spec->layers[i].name;
-
-        if (strcmp(name, "process") != 0 && !strchr(name, '/') && !registry_find(name, err))
-            return -EINVAL;
-    }
-    return 0;
-}
 
 int leg_open(struct leg *leg, struct dt_error *err)
 {
     struct mirror *m = leg->m;
-    struct loop *loop = layer_loop(m->layer, 0);
-    struct device_config config = {.name = dt_layer_device(m->layer), .loops = &loop, .threads = 1};
-    struct chain_spec spec;
-    int ret = chain_parse(&spec, m->specs[leg->index], err);
+    int ret = branch_open(&leg->dev, m->layer, m->specs[leg->index], err);
 
-    if (ret == 0) {
-        config.chain = &spec;
-        ret = judge_names(&spec, err) ?: device_new(&leg->dev, &config, err);
-        chain_spec_free(&spec);
-    }
     if (ret < 0) {
-        leg->dev = NULL;
         dt_fail_prefix(err, "leg%u", leg->index + 1);
         return ret;
     }
@@ -171,13 +149,10 @@ static void on_info_changed(void *front)
 int leg_start(struct leg *leg, struct dt_error *err)
 {
     static const struct front_ops ops = {on_complete, on_wake, on_info_changed};
-    int ret = device_start(leg->dev, &ops, leg, err);
+    int ret;
 
-    if (ret < 0)
-        return ret;
-    leg->lane = device_lane(leg->dev, 0);
-    lane_set_front(leg->lane, leg);
-    return 0;
+    leg->lane = branch_start(leg->dev, &ops, leg, &ret, err);
+    return ret;
 }
 
 /* ---- Who is there

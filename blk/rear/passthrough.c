@@ -204,6 +204,7 @@ static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error 
 {
     struct vhost_frontend *f = rear->session.frontend;
     int silent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ret = 0;
+    uint64_t start = dt_clock_ns();
 
     if (silent < 0)
         return dt_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno));
@@ -215,6 +216,7 @@ static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error 
         ret = vhost_frontend_ring_stop(f, p->rings[i].index, &p->rings[i].base, err);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
         ret = judge_base(rear, &p->rings[i], p->rings[i].base, err);
+    p->drain_ns = dt_clock_ns() - start;
     close(silent);
     return ret;
 }

@@ -47,6 +47,7 @@ static void disk_init(struct front *front, const struct front_config *config)
 
     front->offered = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
                      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
+                     BIT(VIRTIO_BLK_F_SIZE_MAX) |
                      BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
                      BIT(VIRTIO_BLK_F_MQ);
     if (front->packed)
@@ -56,6 +57,8 @@ static void disk_init(struct front *front, const struct front_config *config)
     if (info->can_flush)
         front->offered |= BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE);
     DISK(front)->config.capacity = info->sectors;
+    /* No limit of ours: but a VM that comes from a back end that has one (attach) acknowledged it. */
+    DISK(front)->config.size_max = UINT32_MAX;
     DISK(front)->config.seg_max = SEG_MAX;
     DISK(front)->config.num_queues = (uint16_t)front->nqueues;
     DISK(front)->config.wce = DISK(front)->writeback = info->can_flush;
@@ -162,12 +165,14 @@ static const struct front_ops device_ops = {
     .wake = front_wake,
     .info_changed = config_changed,
     .set_passthrough = front_set_passthrough,
+    .each = front_each,
 };
 
 const struct front_class disk_front = {
     .size = sizeof(struct disk_front),
     .slot_size = sizeof(struct slot),
     .rings_per_queue = 1,
+    .translates = true,
     .protocol_features = 1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |
                          1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG |
                          1ull << VHOST_F_INFLIGHT_SHMFD | 1ull << VHOST_F_RESET_DEVICE |
@@ -186,7 +191,7 @@ const struct front_class disk_front = {
     .leave = front_mode_leave,
     .at_rest = front_mode_paused,
     .call_changed = front_mode_call_changed,
-    .take_aside = front_take_aside,
-    .submit_aside = front_submit_aside,
+    .take_aside = disk_take_aside,
+    .submit_aside = disk_submit_aside,
     .show = show,
 };

@@ -46,6 +46,8 @@ struct front_mode {
     int result;
     char reason[512];
     uint64_t passed, changes; /* requests that the rear answered; changes of mode */
+    /* Of the last change: when it began, how long requests in flight took to end, and what came then. */
+    uint64_t began, drain_ns, switch_ns;
 };
 
 struct disk_front {
@@ -79,10 +81,10 @@ json_t *front_stuck(const struct front *front);
 unsigned front_queue_poll(struct loop_poller *poller);
 bool front_queue_arm(struct loop_poller *poller);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
-void front_wake(struct lane *lane);
-/** front_take_aside() - what was put aside goes back to the rings that no longer run, or fails. */
-void front_take_aside(struct front_lane *fl);
-/** front_submit_aside() - and all of it into the chain. Return: false if the chain admits nothing now. */
-bool front_submit_aside(struct front_lane *fl);
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
+/** disk_take_aside() - what was put aside goes back to the rings that no longer run, or fails. */
+void disk_take_aside(struct front_lane *fl);
+/** disk_submit_aside() - and all of it into the chain. Return: false if the chain admits nothing now. */
+bool disk_submit_aside(struct front_lane *fl);
 
 #endif

@@ -61,6 +61,10 @@ static int judge(struct front *front, struct dt_error *err)
 
     if (ret < 0)
         return ret;
+    if (front->session && front_translates(front))
+        return dt_fail(err, -EOPNOTSUPP,
+                       "the guest has an IOMMU, and what the rear once reached could not be taken back "
+                       "from it: only interpose can be");
     p->count = 0;
     p->features = front->features;
     p->packed = front->features & 1ull << VIRTIO_F_RING_PACKED;
@@ -141,6 +145,7 @@ static void settle_in(struct front *front, enum front_mode_state state)
 
     m->state = state;
     m->changes++;
+    m->switch_ns = dt_clock_ns() - m->began - m->drain_ns;
     log_info("%s: %s%s%s", device_name(front->dev),
              state == MODE_PASSTHROUGH ? "passthrough" : "interpose", m->why[0] ? ": " : "",
              m->why);
@@ -152,6 +157,7 @@ static void interpose(struct front *front)
     struct front_mode *m = &DISK(front)->mode;
 
     settle_in(front, MODE_INTERPOSE);
+    device_in_passthrough(front->dev, false);
     loop_timer_cancel(front->loop, &m->count);
     front_resume_lanes(front);
     for (unsigned i = 0; i < front->nqueues; i++) {
@@ -238,6 +244,7 @@ static void run_left(struct loop_message *message)
     int ret = 0;
 
     run_count(&m->count); /* what the last look missed */
+    m->drain_ns = m->rings.drain_ns;
     explain(m, m->result < 0 ? m->reason : NULL);
     if (m->result < 0 && !m->rings.logged)
         ret = dt_fail(&err, m->result, "the rear had the rings and kept no in-flight log: %s",
@@ -270,7 +277,10 @@ static void on_left(struct passthrough *p, int result, const char *why)
 /* The lanes are at rest. */
 void front_mode_paused(struct front *front)
 {
-    if (DISK(front)->mode.leave_asked)
+    struct front_mode *m = &DISK(front)->mode;
+
+    m->drain_ns = dt_clock_ns() - m->began;
+    if (m->leave_asked)
         interpose(front);
     else
         hand_over(front);
@@ -296,6 +306,8 @@ static void run_again(struct dt_timer *timer)
         return;
     }
     m->state = MODE_ENTERING;
+    m->began = dt_clock_ns();
+    device_in_passthrough(front->dev, true);
     m->leave_asked = false;
     front_drain(front);
 }
@@ -312,6 +324,7 @@ bool front_mode_leave(struct front *front, bool urgent)
     m->leave_asked = true;
     if (m->state == MODE_PASSTHROUGH) {
         m->state = MODE_LEAVING;
+        m->began = dt_clock_ns();
         m->ops->leave(m->back);
     } else if (m->state == MODE_ENTERING && urgent) {
         front_release(front);
@@ -399,4 +412,6 @@ void front_mode_show(struct front *front, json_t *show)
         json_object_set_new(show, "mode_because", json_string(m->why));
     json_object_set_new(show, "mode_changes", json_integer((json_int_t)m->changes));
     json_object_set_new(show, "passed_through", json_integer((json_int_t)m->passed));
+    json_object_set_new(show, "mode_drain_ns", json_integer((json_int_t)m->drain_ns));
+    json_object_set_new(show, "mode_switch_ns", json_integer((json_int_t)m->switch_ns));
 }

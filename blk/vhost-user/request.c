@@ -185,6 +185,8 @@ static void answer(struct slot *slot, uint8_t status, uint64_t written)
     }
     virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
     front_mark_dirty(q);
+    if (unlikely(slot->chain.awaited))
+        front_iommu_answered(q, &slot->chain);
 }
 
 static uint8_t status_of(int error)
@@ -199,10 +201,15 @@ static bool hand_back(struct slot *slot)
 {
     struct front_queue *q = slot->queue;
 
-    if (q->state != QUEUE_STOPPING && !(q->state == QUEUE_PAUSED && q->lane->pausing))
+    if (q->state != QUEUE_STOPPING && q->state != QUEUE_UNMAPPED &&
+        !(q->state == QUEUE_PAUSED && q->lane->pausing))
+        return false;
+    if (!virtq_returns(&q->vq))
         return false;
     virtq_return(&q->vq, &slot->chain);
     front_mark_dirty(q);
+    if (slot->chain.awaited)
+        front_iommu_answered(q, &slot->chain);
     return true;
 }
 
@@ -234,7 +241,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
     }
 }
 
-void front_take_aside(struct front_lane *fl)
+void disk_take_aside(struct front_lane *fl)
 {
     struct slot **link = &fl->aside, *slot;
 
@@ -249,7 +256,7 @@ void front_take_aside(struct front_lane *fl)
     }
 }
 
-bool front_submit_aside(struct front_lane *fl)
+bool disk_submit_aside(struct front_lane *fl)
 {
     while (fl->aside) {
         struct request *req = &fl->aside->req;
@@ -308,12 +315,14 @@ unsigned front_queue_poll(struct loop_poller *poller)
     n = virtq_take(&q->vq, chains, want);
     if (n > 0)
         KILL_POINT("taken");
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)
             return 0;
     }
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        front_mark_dirty(q);
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;
@@ -349,17 +358,19 @@ bool front_queue_arm(struct loop_poller *poller)
     return q->blocked || virtq_arm(&q->vq);
 }
 
-void front_wake(struct lane *lane)
+/* Those that core has: it clears the holder of what it gives back. */
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req))
 {
     struct front_lane *fl = lane_front(lane);
     struct front *front = fl->front;
 
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
+        struct slot *slots = q->lane == fl ? q->slots : NULL;
+        unsigned size = slots ? q->vq.config.size : 0;
 
-        if (q->lane == fl && q->blocked) {
-            q->blocked = false;
-            loop_poller_wake(lane_loop(lane), &q->poller);
-        }
+        for (unsigned s = 0; s < size; s++)
+            if (slots[s].req.holder)
+                look(lane, &slots[s].req);
     }
 }

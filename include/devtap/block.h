@@ -198,6 +198,9 @@ struct dt_range {
 /** dt_range_lock() - true: locked at once. false: @granted will be called; first come, first served. */
 DT_PUBLIC bool dt_range_lock(struct dt_ctx *c, struct dt_range *range, uint64_t sector,
                              uint64_t sectors);
+/** dt_range_try() - as dt_range_lock(), but false means that nothing was done: somebody has it, or waits. */
+DT_PUBLIC bool dt_range_try(struct dt_ctx *c, struct dt_range *range, uint64_t sector,
+                            uint64_t sectors);
 DT_PUBLIC void dt_range_unlock(struct dt_ctx *c, struct dt_range *range);
 
 /* ---- Description ----------------------------------------------------------------------------- */

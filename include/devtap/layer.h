@@ -86,6 +86,8 @@ enum dt_ext_flags {
     DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
     DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
                              * a worker that is confined already can put it into a running chain */
+    DT_STATE_OF_RUN = 16,   /* what save() gives is of use to the next process of the same run alone:
+                             * it is not looked for in a state directory */
 };
 
 /* ---- Its surroundings ---- */

@@ -161,18 +161,9 @@ static bool arm_ring(struct loop_poller *poller)
 
 static void wake(struct lane *lane)
 {
-    struct front_lane *fl = lane_front(lane);
-
-    if (!fl)
+    if (!lane_front(lane))
         return;
-    for (unsigned i = 1; i < fl->front->nqueues; i += 2) {
-        struct front_queue *q = &fl->front->queues[i];
-
-        if (q->lane == fl && q->blocked) {
-            q->blocked = false;
-            loop_poller_wake(lane_loop(lane), &q->poller);
-        }
-    }
+    front_wake(lane);
     net_resume(lane);
 }
 

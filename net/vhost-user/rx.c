@@ -40,7 +40,7 @@ static int take_buffers(struct front_queue *q)
         r->at = 0;
     }
     n = virtq_take(&q->vq, r->stash + r->nstash, MIN(CARD_CHAINS - r->nstash, TAKE_AHEAD));
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted)))
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map)))
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
     for (int i = 0; i < n; i++)

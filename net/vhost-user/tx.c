@@ -95,7 +95,7 @@ unsigned card_tx_poll(struct front_queue *q)
     if (want == 0)
         return 0;
     n = virtq_take(&q->vq, chains, want);
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
+import termios
 
 from devtap_test import wait_for
 from devtap_test.case import limit
@@ -65,6 +67,27 @@ def test_kernel_opens_it(t):
         guest.check("e2fsck -fn /dev/vda && mount /dev/vda /mnt")
         t.equal(guest.check("sha256sum </mnt/a"), ours, "what devtap wrote")
         t.equal(guest.check("sha256sum </mnt/b"), theirs, "what dm-crypt wrote")
+
+
+def test_prompt(t):
+    """A person at a terminal is asked, and what is typed is not shown."""
+    image, _ = luks(t, size=20, key_bytes=b"spoken words")
+    person, terminal = pty.openpty()
+    disk = subprocess.Popen([SoftDisk.binary(), "run", "--single", "--disk", "v", "--socket",
+                             t.folder / "v.sock", "--control", "none",
+                             f"crypt prompt=on | file path={image}"], stdin=terminal,
+                            stderr=subprocess.PIPE)
+    try:
+        t.equal(disk.stderr.read(18), b"Passphrase for v: ")
+        wait_for("a terminal that does not echo",
+                 lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
+        os.write(person, b"spoken words\n")
+        t.equal(disk.stderr.readline(), b"\n")
+        t.equal(disk.stderr.readline(), b"devtap: ready\n")
+        assert termios.tcgetattr(terminal)[3] & termios.ECHO, "the terminal stays silent"
+    finally:
+        disk.terminate()
+        disk.wait(10)
 
 
 def test_detached(t):

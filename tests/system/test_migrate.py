@@ -8,7 +8,7 @@ sent is judged at the destination.
 import hashlib
 import os
 
-from devtap_test import Disk
+from devtap_test import Disk, StorageDaemon
 from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
 from devtap_test.migration import MEMORY, migrate
@@ -91,7 +91,12 @@ def test_packed(t):
 DIRT = "(while [ ! -e /tmp/clean ]; do head -c 8M /dev/urandom >/tmp/dirt; done >/dev/null 2>&1 &)"
 
 
-def logged(t, packed):
+def by_file(t, image):
+    """Two disks that serve the image themselves."""
+    return [t.soft_disk(f"file path={image} lock=off", name=f"devtap-{number}") for number in range(2)]
+
+
+def logged(t, packed, make_disks=by_file, back="file", before=None, midway=None):
     """What the disk writes into memory that has gone over already arrives all the same.
 
     The page cache is filled from the disk after the first round: no processor touches those
@@ -103,21 +108,54 @@ def logged(t, packed):
     content = os.urandom(size)
     with open(image, "r+b") as file:
         file.write(content)
-    chain = f"file path={image} lock=off"
-    disks = [t.soft_disk(chain, name=f"devtap-{number}") for number in range(2)]
+    disks = make_disks(t, image)
     source, destination = (
         t.guest([Disk(disk.socket, packed=packed)], smp=2, mem=MEMORY, append="init_on_alloc=0",
                 incoming=disk is disks[1]) for disk in disks)
     source.check(DIRT)
     source.check("(sleep 1000 </dev/vda >/dev/null 2>&1 &)")  # the cache lasts as long as the last user
     read = f"dd if=/dev/vda bs=1M count={size // MIB} 2>/dev/null"
-    migrate(source, destination, rounds=4, bandwidth=40 * MIB, midway=lambda: source.check(
-        f"{read} >/dev/null", 60.0))
-    asked = disks[1].operations("file", "read")
+    if before:
+        before(disks[0])
+
+    def between():
+        source.check(f"{read} >/dev/null", 60.0)
+        if midway:
+            midway(disks[0])
+
+    migrate(source, destination, rounds=4, bandwidth=40 * MIB, midway=between)
+    asked = disks[1].operations(back, "read")
     digest = destination.check(f"{read} | sha256sum", 60.0).split()[0]
-    t.equal(disks[1].operations("file", "read"), asked, "reads from the disk: the cache was dropped")
+    t.equal(disks[1].operations(back, "read"), asked, "reads from the disk: the cache was dropped")
     t.equal(digest, hashlib.sha256(content).hexdigest(), "what was read before the migration ended")
     destination.check("touch /tmp/clean")
+    return disks, destination
+
+
+@limit(180)
+def test_log_rear(t):
+    """A rear that keeps no dirty log, in passthrough: the tap serves the rings itself while pages are logged."""
+    rears = []
+
+    def taps(t, image):
+        """A rear of its own for each side."""
+        rears.extend(t.use(StorageDaemon(image, t.folder, locking=False)) for _ in range(2))
+        return [t.soft_disk(f"vhost-user path={rear.socket} on-rear-loss=fail", disk=f"tap{number}")
+                for number, rear in enumerate(rears)]
+
+    def enter(disk):
+        t.equal(disk.devtap("mode", disk.address, "passthrough").strip(), "passthrough")
+
+    def forced(disk):
+        front = disk.show()["front"]
+        t.equal((front["mode"], front["mode_wanted"]), ("interpose", "passthrough"))
+        assert "migration" in front["mode_because"], front
+        assert disk.operations("vhost-user", "read") > 0, "nothing went through the chain"
+
+    disks, guest = logged(t, False, taps, "vhost-user", enter, forced)
+    enter(disks[1])
+    guest.check("echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=1M count=8", 60.0)
+    assert disks[1].show()["front"]["passed_through"] > 0, disks[1].show()["front"]
 
 
 @limit(120)

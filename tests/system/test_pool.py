@@ -89,6 +89,9 @@ def test_commands_meanwhile(t):
     for load in loads:
         load.judge(t)
     assert "one" in cvd("delete", f"{pool}/vm1", status=4), "it does not say who has it"
+    cvd("rename", f"{pool}/vm1", "other", status=4)
+    cvd("pool", "grow", pool, "--size", "5G")
+    cvd("sync", pool)
     assert "served" in cvd("pool", "check", pool, status=4)
     one.stop()
     two.stop()

@@ -44,6 +44,8 @@ static void test_good(void **state)
         {"replace trace delay", NULL, "throttle iops=1 | delay | throttle#2 | file path=f"},
         {"replace file file path=\"a b\"", NULL,
          "throttle iops=1 | trace out=t | throttle#2 | file path=\"a b\""},
+        {"insert 2 copy to='delay | file path=g'", "adopt copy",
+         "throttle iops=1 | delay | file#2 path=g"},
         {"insert 1 delay", "move delay 2",
          "throttle iops=1 | delay | trace out=t | throttle#2 | file path=f"},
     };
@@ -88,6 +90,8 @@ static void test_bad(void **state)
         {"move trace top top", "what is 'top' for"},
         {"replace nobody delay", "has no layer 'nobody'"},
         {"replace trace", "the chain is empty"},
+        {"adopt trace", "has no chain to='...'"},
+        {"adopt nobody", "has no layer 'nobody'"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

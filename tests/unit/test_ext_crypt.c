@@ -7,6 +7,7 @@
 #include "crypt_image.h"
 
 #include <openssl/evp.h>
+#include <sys/syscall.h>
 
 #define DATA_MIB 8u
 
@@ -193,6 +194,23 @@ static void keys_are_judged(void **state)
     assert_refused(-ENOENT, "keyctl padd", "crypt keyring=dt-no-such-key | file path=%s", image);
 }
 
+/* The key leaves with this process. */
+static void a_keyring_has_the_key(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
+    const int process_keyring = -2;
+
+    if (syscall(SYS_add_key, "user", "dt-test-key", PASSPHRASE, strlen(PASSPHRASE), process_keyring) < 0) {
+        print_message("no keyrings here: %s\n", strerror(errno));
+        skip();
+    }
+    format(&f);
+    disk_open("crypt keyring=dt-test-key | file path=%s", image);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 128, data), 0);
+    disk_close();
+    assert_holds(&f, 64, data, sizeof(data));
+}
+
 static void headers_are_judged(void **state)
 {
     struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
@@ -279,6 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(published_vectors),   cmocka_unit_test(all_formats),
         cmocka_unit_test(its_header_is_in_the_files_of_others),
+        cmocka_unit_test(a_keyring_has_the_key),
         cmocka_unit_test(odd_vectors),         cmocka_unit_test(zeroes_and_discards),
         cmocka_unit_test(keys_are_judged),     cmocka_unit_test(headers_are_judged),
         cmocka_unit_test(read_errors_show),

@@ -9,7 +9,8 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background, sandbox;
+    bool json, data, background;
+    unsigned sandbox;
     uint64_t size, sector, journal, count, first, cache;
     const char *name, *from, *format;
 };

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #define MAX_CALLERS 256u
+#define SPEAK_NS    DT_S(10) /* whoever has not asked by then does not mean to */
 #define PATIENCE_NS DT_MS(2500)
 #define BUSY_NS     DT_MS(5) /* the pool is busy with its root: so soon it is asked again */
 
@@ -152,7 +153,12 @@ static void attend(struct caller *c)
 
 static void run_again(struct dt_timer *timer)
 {
-    attend(container_of(timer, struct caller, timer));
+    struct caller *c = container_of(timer, struct caller, timer);
+
+    if (c->parsed)
+        attend(c);
+    else
+        caller_free(c);
 }
 
 /* Now, from the loop: this is called when an export ends. */
@@ -180,6 +186,7 @@ static void take_line(struct caller *c, size_t n)
         return;
     }
     c->parsed = true;
+    loop_timer_cancel(c->server->loop, &c->timer);
     c->give_up = dt_clock_ns() + PATIENCE_NS;
     attend(c);
 }
@@ -216,8 +223,10 @@ void caller_take(struct pool_server *s, int sock)
     list_for_each_safe (it, &s->callers)
         n++;
     list_add_tail(&s->callers, &c->node);
-    if (n < MAX_CALLERS && loop_watch_add(s->loop, &c->watch) == 0)
+    if (n < MAX_CALLERS && loop_watch_add(s->loop, &c->watch) == 0) {
+        loop_timer_set(s->loop, &c->timer, dt_clock_ns() + SPEAK_NS);
         return;
+    }
     log_limited(DT_LOG_WARNING, "a connection was refused: %u wait for an answer", n);
     close(TAKE_FD(c->watch.fd));
     caller_free(c);

@@ -71,6 +71,43 @@ json_t *change_result(const struct change *change, const struct chain_edit *now)
     return result;
 }
 
+/* ---- The rear ------------------------------------------------------------------------------ */
+
+static const struct layer_spec *back_of(const struct chain_spec *spec)
+{
+    return &spec->layers[spec->count - 1];
+}
+
+static bool is_rear(const struct layer_spec *back)
+{
+    return strcmp(back->name, "vhost-user") == 0;
+}
+
+void change_note_rear(char **rear, const struct chain_spec *old, const struct chain_spec *now)
+{
+    struct chain_spec one = {.count = 1};
+
+    if (is_rear(back_of(now))) {
+        free(TAKE_PTR(*rear));
+    } else if (is_rear(back_of(old))) {
+        one.layers = &old->layers[old->count - 1];
+        free(*rear);
+        *rear = chain_format(&one);
+    }
+}
+
+void change_show_rear(json_t *show, const char *rear)
+{
+    json_t *front = json_object_get(show, "front");
+
+    json_object_del(show, "rear");
+    if (!rear)
+        return;
+    json_object_set_new(show, "rear", json_string(rear));
+    json_object_set_new(front, "mode", json_string("intercept"));
+    json_object_set_new(front, "mode_wanted", json_string("intercept"));
+}
+
 int change_device(struct device *dev, bool confined, json_t *request, json_t **result,
                   struct dt_error *err)
 {

@@ -46,7 +46,8 @@ int disk_open_device(struct disk *d, struct dt_error *err)
                                    .name = d->config->name,
                                    .loops = loops,
                                    .threads = (unsigned)o->threads,
-                                   .state_dir = o->state};
+                                   .state_dir = o->state,
+                                   .deadline = o->deadline};
     struct chain_spec spec;
     int ret = chain_parse(&spec, o->chain, err);
 
@@ -104,7 +105,9 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .connect = o->connect,
                    .serial = o->serial,
                    .queues = (unsigned)o->queues,
-                   .packed = o->packed},
+                   .packed = o->packed,
+                   .iommu = o->iommu,
+                   .few_regions = !o->memory_slots},
     };
 
     if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)
@@ -296,7 +299,13 @@ json_t *server_show(struct server *server, unsigned index)
         json_object_set_new(front, "socket", json_string(socket));
     json_object_set_new(show, "front", front);
     json_object_set_new(show, "pid", json_integer(getpid()));
+    change_show_rear(show, d->config->rear);
     return show;
+}
+
+char **server_rear(struct server *server, unsigned index)
+{
+    return &server->config->disks[index].rear;
 }
 
 json_t *server_list(struct server *server, unsigned index)

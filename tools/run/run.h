@@ -17,7 +17,8 @@
 /** struct process_options - of the whole process; see devtap-run(1). */
 struct process_options {
     const char *config, *control;
-    uint64_t threads, poll, hang;
+    uint64_t threads, poll, hang, weight;
+    const char *cgroup;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
     unsigned sandbox;
@@ -28,8 +29,9 @@ struct disk_options {
     const char *chain;
     const char *socket, *socket_owner, *socket_group, *socket_mode;
     const char *connect, *fd, *serial, *state;
-    uint64_t queues, threads;
+    uint64_t queues, threads, deadline;
     unsigned packed;
+    unsigned iommu, memory_slots;
 };
 
 /**
@@ -37,10 +39,11 @@ struct disk_options {
  * @where: "FILE:LINE", or NULL for one of the command line.
  * @given: bit per option of disk_params that was written.
  * @mode, @owner, @group, @inherited: judged; -1 = not given.
+ * @rear:  the back that the disk had before one of ours took its place (intercept), as written; or NULL.
  */
 struct disk_config {
     enum device_kind kind;
-    char *name, *where;
+    char *name, *where, *rear;
     struct disk_options options;
     uint64_t given;
     unsigned mode;
@@ -149,6 +152,8 @@ unsigned server_disks(const struct server *server);
 json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
 struct device *server_device(struct server *server, unsigned index);
+/** server_rear() - disk_config.rear of disk @index. */
+char **server_rear(struct server *server, unsigned index);
 /** server_quiesce() - hold disk @index until server_resume(), or for @hold ns. */
 int server_quiesce(struct server *server, unsigned index, uint64_t patience, uint64_t hold,
                    bool flush, struct dt_error *err);
@@ -175,6 +180,10 @@ int change_apply_steps(struct chain_edit *edit, json_t *steps, struct dt_error *
 json_t *change_to_worker(const struct change_request *r, const char *device, const char *chain);
 /** change_result() - new reference; names and text of the chain as it is now. */
 json_t *change_result(const struct change *change, const struct chain_edit *now);
+/** change_note_rear() - of a chain that went from @old to @now: which rear is detached, if any. */
+void change_note_rear(char **rear, const struct chain_spec *old, const struct chain_spec *now);
+/** change_show_rear() - in what `show` tells. */
+void change_show_rear(json_t *show, const char *rear);
 /** change_device() - in this process. Return: 0 or -errno; the result may say "outside". */
 int change_device(struct device *dev, bool confined, json_t *request, json_t **result,
                   struct dt_error *err);

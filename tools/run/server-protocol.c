@@ -100,11 +100,19 @@ static int answer_resize(void *arg, const char *device, const char *size, json_t
 static int answer_change(void *arg, const char *device, json_t *request, json_t **result,
                          struct dt_error *err)
 {
+    struct chain_edit old, now;
     unsigned index;
     int ret = find_device(arg, device, &index, err);
 
-    return ret ?: change_device(server_device(arg, index), server_confined(arg), request, result,
-                                err);
+    if (ret < 0)
+        return ret;
+    device_edit(server_device(arg, index), &old);
+    ret = change_device(server_device(arg, index), server_confined(arg), request, result, err);
+    device_edit(server_device(arg, index), &now);
+    change_note_rear(server_rear(arg, index), &old.spec, &now.spec);
+    chain_spec_free(&old.spec);
+    chain_spec_free(&now.spec);
+    return ret;
 }
 
 #define HOLD_NS     DT_S(30)

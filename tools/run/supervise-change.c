@@ -120,6 +120,7 @@ static void commit(struct supervise *s, unsigned disk, const struct chain_edit *
     char **argv;
 
     set_chain(s, disk, now);
+    change_note_rear(&s->config->disks[disk].rear, &old->spec, &now->spec);
     forget_changes(s, s->config->disks[disk].name, old, now);
     argv = supervise_worker_argv(s->config);
     supervisor_set_argv(s->supervisor, (const char *const *)argv);
@@ -172,6 +173,24 @@ static void forget_states(struct supervise *s, unsigned disk, const struct chain
                 now->spec.count);
 }
 
+/* The chain that its worker was started with, where that has died before it could be asked. */
+static void edit_of_record(const struct supervise *s, unsigned disk, struct chain_edit *edit)
+{
+    struct dt_error err;
+
+    *edit = (struct chain_edit){0};
+    if (chain_parse(&edit->spec, s->config->disks[disk].options.chain, &err) < 0)
+        log_error("%s: %s", s->config->disks[disk].name, err.text); /* it has served: cannot be */
+    for (unsigned i = 0; i < edit->spec.count; i++) {
+        const struct layer_spec *layer = &edit->spec.layers[i];
+
+        if (layer->ordinal > 1)
+            snprintf(edit->names[i], LAYER_NAME, "%.40s#%u", layer->name, layer->ordinal);
+        else
+            snprintf(edit->names[i], LAYER_NAME, "%.40s", layer->name);
+    }
+}
+
 void supervise_changed(void *arg, const char *why)
 {
     struct supervise *s = arg;
@@ -185,10 +204,12 @@ void supervise_changed(void *arg, const char *why)
         events_add(s->events, device, "change-refused", NULL, "the chain stays as it was: %s", why);
     } else {
         /* What the layers of programs are called is known only now. */
-        if (begin_edit(s, w->disk, &now, &err) == 0)
+        if (begin_edit(s, w->disk, &now, &err) == 0) {
             forget_states(s, w->disk, &now);
-        else
-            log_warning("%s: %s", device, err.text);
+        } else {
+            chain_spec_free(&now.spec);
+            edit_of_record(s, w->disk, &now);
+        }
         if (now.spec.count)
             commit(s, w->disk, &w->old, &now);
         chain_spec_free(&now.spec);

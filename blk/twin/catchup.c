@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * catchup.c - dirty regions, and how they become clean: some are copied at a time, each under a
+ * lock. A write that went by without one (request.c) spoils the copy, and the region is copied
+ * again.
+ *
+ * Zeroes are not written as data where the second chain can write zeroes, so what is sparse stays
+ * sparse.
+ */
+#include "blk/twin/twin.h"
+
+#include <stdio.h>
+
+#define TRIES 16u /* regions that are looked at for one without a lock */
+
+static void run_copier(struct twin_copier *k);
+
+/* ---- The map ------------------------------------------------------------------------------------
+ */
+
+static bool is_dirty(const struct twin *t, uint64_t region)
+{
+    return t->map[region / 64] >> (region % 64) & 1;
+}
+
+static uint64_t last_region(const struct twin *t, uint64_t sector, uint32_t sectors)
+{
+    return (sector + sectors - (sectors ? 1 : 0)) >> t->shift;
+}
+
+bool twin_any_dirty(const struct twin *t, uint64_t sector, uint32_t sectors)
+{
+    uint64_t last = last_region(t, sector, sectors);
+
+    for (uint64_t r = sector >> t->shift; t->dirty && r <= last; r++)
+        if (is_dirty(t, r))
+            return true;
+    return false;
+}
+
+bool twin_all_dirty(const struct twin *t, uint64_t sector, uint32_t sectors)
+{
+    uint64_t last = last_region(t, sector, sectors);
+
+    for (uint64_t r = sector >> t->shift; r <= last; r++)
+        if (!is_dirty(t, r))
+            return false;
+    return true;
+}
+
+void twin_mark(struct twin *t, uint64_t sector, uint32_t sectors)
+{
+    uint64_t last = last_region(t, sector, sectors);
+
+    t->equal = false;
+    for (uint64_t r = sector >> t->shift; r <= last; r++) {
+        t->dirty += !is_dirty(t, r);
+        t->map[r / 64] |= 1ull << (r % 64);
+    }
+}
+
+void twin_mark_all(struct twin *t)
+{
+    for (uint64_t r = 0; r < t->regions; r++)
+        t->map[r / 64] |= 1ull << (r % 64);
+    t->dirty = t->regions;
+    t->equal = false;
+    for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)
+        t->copiers[i].spoiled = true;
+}
+
+static uint64_t region_end(const struct twin *t, uint64_t region)
+{
+    return MIN((region + 1) << t->shift, t->sectors);
+}
+
+void twin_spoil(struct twin *t, uint64_t sector, uint32_t sectors)
+{
+    for (unsigned i = 0; i < TWIN_COPIERS; i++) {
+        struct twin_copier *k = &t->copiers[i];
+
+        if (k->busy && sector < region_end(t, k->region) &&
+            k->region << t->shift < sector + sectors)
+            k->spoiled = true;
+    }
+}
+
+uint64_t twin_bytes_left(const struct twin *t)
+{
+    return MIN(t->dirty << t->shift, t->sectors) << DT_SECTOR_SHIFT;
+}
+
+/* ---- One region ---------------------------------------------------------------------------------
+ */
+
+static void again(struct twin *t, uint64_t when)
+{
+    if (!t->timer.heap_index || t->timer.deadline > when)
+        dt_timer_set(t->c, &t->timer, when);
+}
+
+static void leave(struct twin_copier *k)
+{
+    struct twin *t = k->io.t;
+
+    k->busy = false;
+    dt_range_unlock(t->c, &k->range);
+    twin_run_waiting(t);
+    again(t, MAX(dt_now(t->c),
+                 t->next_copy)); /* never from within itself: chains may answer at once */
+}
+
+static void failed(struct twin_copier *k, const char *what, int error)
+{
+    struct twin *t = k->io.t;
+
+    if (error != -ECANCELED) {
+        snprintf(t->failure, sizeof(t->failure), "%u sectors at %llu cannot be %s: %s", k->now,
+                 (unsigned long long)k->at, what, strerror(-error));
+        dt_count(t->c, TWIN_FAILURES, 1);
+        dt_layer_event(t->layer, "copy-failed", "%s; tried again", t->failure);
+    }
+    t->next_copy = dt_now(t->c) + TWIN_RETRY_NS;
+    leave(k);
+}
+
+static void was_written(struct twin_io *io, int error)
+{
+    struct twin_copier *k = container_of(io, struct twin_copier, io);
+    struct twin *t = io->t;
+    uint64_t bytes = (uint64_t)k->now << DT_SECTOR_SHIFT;
+
+    if (error) {
+        failed(k, "written to the second chain", error);
+        return;
+    }
+    t->failure[0] = '\0';
+    t->copied += bytes;
+    dt_count(t->c, TWIN_COPIED, bytes);
+    if (t->rate)
+        t->next_copy = MAX(t->next_copy, dt_now(t->c)) + bytes * DT_MS(1) / MAX(t->rate / 1000, 1u);
+    k->at += k->now;
+    if (k->at < region_end(t, k->region)) {
+        run_copier(k);
+        return;
+    }
+    if (!k->spoiled) {
+        t->map[k->region / 64] &= ~(1ull << (k->region % 64));
+        t->dirty--;
+    }
+    leave(k);
+}
+
+static bool all_zero(const uint8_t *bytes, size_t n)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, n - 1) == 0;
+}
+
+static void was_read(struct dt_ctx *c, struct dt_req *sub)
+{
+    struct twin_copier *k = dt_sub_arg(sub);
+    struct twin *t = k->io.t;
+    bool zero;
+    int error = sub->error;
+
+    dt_sub_free(c, sub);
+    if (error) {
+        failed(k, "read", error);
+        return;
+    }
+    k->io.done = was_written;
+    zero = t->can_zero && (!t->max_zero || k->now <= t->max_zero) &&
+           all_zero(k->bytes, (size_t)k->now << DT_SECTOR_SHIFT);
+    twin_send(&k->io, zero ? DT_OP_WRITE_ZEROES : DT_OP_WRITE, zero ? DT_REQ_UNMAP : 0, k->at,
+              k->now, zero ? 0 : 1);
+}
+
+static void run_copier(struct twin_copier *k)
+{
+    struct twin *t = k->io.t;
+    struct dt_req *sub;
+
+    k->now = (uint32_t)MIN(region_end(t, k->region) - k->at, TWIN_CHUNK >> DT_SECTOR_SHIFT);
+    k->io.iov = (struct iovec){k->bytes, (size_t)k->now << DT_SECTOR_SHIFT};
+    sub = dt_sub_new(t->c, DT_OP_READ, k->at, k->now, &k->io.iov, 1, was_read, k);
+    CHECK(sub); /* there is one for each */
+    dt_sub_submit(t->c, sub);
+}
+
+/* ---- Which --------------------------------------------------------------------------------------
+ */
+
+static bool under_way(const struct twin *t, uint64_t region)
+{
+    for (unsigned i = 0; i < TWIN_COPIERS; i++)
+        if (t->copiers[i].busy && t->copiers[i].region == region)
+            return true;
+    return false;
+}
+
+static uint64_t next_dirty(struct twin *t)
+{
+    for (uint64_t seen = 0; seen <= t->regions; seen++) {
+        uint64_t r = t->cursor;
+
+        if (t->map[r / 64] == 0 && r % 64 == 0 && seen + 64 <= t->regions) {
+            t->cursor = r + 64 < t->regions ? r + 64 : 0;
+            seen += 63;
+            continue;
+        }
+        t->cursor = r + 1 < t->regions ? r + 1 : 0;
+        if (is_dirty(t, r) && !under_way(t, r))
+            return r;
+    }
+    return NO_REGION;
+}
+
+static bool take_region(struct twin_copier *k)
+{
+    struct twin *t = k->io.t;
+    uint64_t region = NO_REGION, at, sectors;
+
+    for (unsigned i = 0; i < TRIES; i++) {
+        region = next_dirty(t);
+        if (region == NO_REGION)
+            return false;
+        at = region << t->shift;
+        sectors = region_end(t, region) - at;
+        if (twin_any_loose(t, at, sectors) || !dt_range_try(t->c, &k->range, at, sectors))
+            continue;
+        k->region = region;
+        k->at = at;
+        k->busy = true;
+        k->spoiled = false;
+        if (t->wanted == region)
+            t->wanted = NO_REGION;
+        return true;
+    }
+    if (t->wanted == NO_REGION)
+        t->wanted = region;
+    return false;
+}
+
+/* ---- All clean ----------------------------------------------------------------------------------
+ */
+
+static bool settled(const struct twin *t)
+{
+    if (t->dirty || t->loose || t->early || !twin_in_step(t))
+        return false;
+    for (unsigned i = 0; i < TWIN_COPIERS; i++)
+        if (t->copiers[i].busy)
+            return false;
+    for (const struct twin_job *job = t->job_head; job; job = job->next)
+        if (!job->holds && job->op != DT_OP_READ)
+            return false; /* begun when it was beside: its guest may be told too early */
+    return true;
+}
+
+static void was_flushed(struct twin_io *io, int error)
+{
+    struct twin *t = io->t;
+
+    t->flushing = false;
+    if (error && error != -ECANCELED) {
+        snprintf(t->failure, sizeof(t->failure), "it cannot be flushed: %s", strerror(-error));
+        twin_mark_all(t);
+    }
+    if (error)
+        t->next_copy = dt_now(t->c) + TWIN_RETRY_NS;
+    else if (settled(t))
+        t->equal = true;
+    if (t->equal && !t->told) {
+        t->told = true;
+        dt_layer_event(t->layer, "in-step",
+                       "all that the disk holds is on '%.200s' as well; %llu MiB copied", t->to,
+                       (unsigned long long)(t->copied >> 20));
+    }
+}
+
+static void flush_it(struct twin *t)
+{
+    t->flushing = true;
+    t->flush.done = was_flushed;
+    twin_send(&t->flush, DT_OP_FLUSH, 0, 0, 0, 0);
+}
+
+void twin_catch_up(struct twin *t)
+{
+    uint64_t now = dt_now(t->c);
+
+    if (t->absent[0] || now < t->rest_until || t->equal || t->flushing || t->sealed_until)
+        return;
+    if (t->dirty == 0) {
+        t->wanted = NO_REGION;
+        if (settled(t) && now >= t->next_copy)
+            flush_it(t);
+        return;
+    }
+    if (t->lagging)
+        return; /* the tick calls again */
+    if (now < t->next_copy) {
+        again(t, t->next_copy);
+        return;
+    }
+    for (unsigned i = 0; i < TWIN_COPIERS; i++) {
+        struct twin_copier *k = &t->copiers[i];
+
+        if (k->busy)
+            continue;
+        if (!take_region(k))
+            return;
+        run_copier(k);
+        if (t->rate)
+            return; /* each is paid for before the next */
+    }
+}

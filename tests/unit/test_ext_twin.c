@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_ext_twin.c - the extensions `copy` and `shadow`: a second chain becomes equal under a load,
+ * whatever fails there; what differs is told; and it takes the disk's place with nothing lost.
+ */
+#include "ext_disk.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SECTORS 8192u /* 64 regions */
+#define BYTES   (SECTORS * DT_SECTOR_SIZE)
+#define DEPTH   64u
+
+static char dir[64];
+static uint8_t data[64 << 10] __attribute__((aligned(4096)));
+static uint8_t image[2][BYTES];
+
+static char *path_of(const char *name)
+{
+    static char path[4][128];
+    static unsigned n;
+    char *p = path[n++ % 4];
+
+    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
+    return p;
+}
+
+static void make_file(const char *name, uint64_t bytes, int value)
+{
+    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
+    memset(image[0], value, BYTES);
+    if (value)
+        assert_int_equal(pwrite(fd, image[0], BYTES / 2, 0), BYTES / 2);
+    close(fd);
+}
+
+static void read_file(const char *name, uint8_t *into)
+{
+    int fd = open(path_of(name), O_RDONLY | O_CLOEXEC);
+
+    assert_int_equal(read(fd, into, BYTES), BYTES);
+    close(fd);
+}
+
+static bool same_files(void)
+{
+    read_file("old", image[0]);
+    read_file("new", image[1]);
+    return memcmp(image[0], image[1], BYTES) == 0;
+}
+
+/* @above: what stands before the files of the second chain and of the first. */
+static void open_twin(const char *kind, const char *more, const char *above_new,
+                      const char *above_old)
+{
+    disk_open("%s to='%sfile path=%s' %s | %sfile path=%s", kind, above_new, path_of("new"), more,
+              above_old, path_of("old"));
+}
+
+static void close_twin(void)
+{
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    disk_close();
+}
+
+static char *status_of(const char *layer, const char *key)
+{
+    static char text[4][512];
+    static unsigned n;
+    json_t *reply = NULL, *value;
+    char *out = text[n++ % 4];
+
+    assert_int_equal(device_do(disk.dev, layer, "status", 0, NULL, &reply, &disk.err), 0);
+    value = json_object_get(reply, key);
+    if (json_is_integer(value))
+        snprintf(out, 512, "%lld", (long long)json_integer_value(value));
+    else
+        snprintf(out, 512, "%s", json_string_value(value) ?: "");
+    json_decref(reply);
+    return out;
+}
+
+static void until(const char *layer, const char *state)
+{
+    uint64_t deadline = dt_clock_ns() + DT_S(20);
+
+    while (strcmp(status_of(layer, "state"), state) != 0) {
+        if (dt_clock_ns() > deadline)
+            fail_msg("it is '%s' and not '%s': %s left, %s", status_of(layer, "state"), state,
+                     status_of(layer, "bytes-left"), status_of(layer, "failure"));
+        loop_turn(disk.loop, false);
+    }
+}
+
+static int write_at(int value, uint64_t sector, uint32_t sectors)
+{
+    memset(data, value, sizeof(data));
+    return disk_do(DT_OP_WRITE, 0, sector, sectors, data);
+}
+
+/* ---- A load ------------------------------------------------------------------------------------
+ */
+
+static struct {
+    uint8_t bytes[DEPTH][16 << 10];
+    struct disk_slot *slots[DEPTH];
+    unsigned seed;
+    bool discards;
+} load;
+
+static void submit_any(unsigned i)
+{
+    unsigned r = (unsigned)rand_r(&load.seed), kind = r % 20;
+    uint32_t sectors = 8 * (1 + (r >> 8) % 4);
+    /* A part of the disk is hot, so that requests meet. */
+    uint64_t range = r & 1 ? 512 : SECTORS, sector = 8 * (((r >> 12) % (range - sectors)) / 8);
+
+    memset(load.bytes[i], (int)(r >> 5), sizeof(load.bytes[i]));
+    if (kind < 12)
+        load.slots[i] = disk_submit(DT_OP_WRITE, 0, sector, sectors, load.bytes[i]);
+    else if (kind < 16)
+        load.slots[i] = disk_submit(DT_OP_READ, 0, sector, sectors, load.bytes[i]);
+    else
+        load.slots[i] = disk_submit(kind == 16 && load.discards ? DT_OP_DISCARD
+                                    : kind <= 17                ? DT_OP_WRITE_ZEROES
+                                                                : DT_OP_FLUSH,
+                                    0, kind < 18 ? sector : 0, kind < 18 ? sectors : 0, NULL);
+}
+
+static void run_load(unsigned requests, unsigned seed, bool discards)
+{
+    uint64_t deadline = dt_clock_ns() + DT_S(60);
+    unsigned begun = 0, busy = 0;
+
+    memset(load.slots, 0, sizeof(load.slots));
+    load.seed = seed;
+    load.discards = discards;
+    do {
+        busy = 0;
+        for (unsigned i = 0; i < DEPTH; i++) {
+            if (load.slots[i] && !load.slots[i]->busy) {
+                assert_int_equal(load.slots[i]->error, 0);
+                load.slots[i] = NULL;
+            }
+            if (!load.slots[i] && begun < requests) {
+                submit_any(i);
+                begun++;
+            }
+            busy += load.slots[i] != NULL;
+        }
+        loop_turn(disk.loop, false);
+        assert_true(dt_clock_ns() < deadline);
+    } while (busy);
+}
+
+/* ---- Copies ------------------------------------------------------------------------------------
+ */
+
+static void test_copy(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "", "");
+    run_load(3000, 1, true);
+    until("copy", "in step");
+    assert_true(same_files());
+    run_load(2000, 2, true);
+    until("copy", "in step"); /* discards made some of it dirty again */
+    assert_true(same_files());
+    assert_true(disk_counter("copy", "both") > 500);
+    close_twin();
+}
+
+/* Zeroes are not stored. */
+static void test_sparse(void **state)
+{
+    struct stat st;
+
+    make_file("old", BYTES, 0);
+    make_file("new", BYTES, 0);
+    open_twin("copy", "", "", "");
+    until("copy", "in step");
+    assert_int_equal(stat(path_of("new"), &st), 0);
+    assert_true(st.st_blocks * 512 < BYTES / 4);
+    close_twin();
+}
+
+static void test_failing(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "error probability=2% ops=write | ", "");
+    run_load(4000, 3, true);
+    assert_true(disk_counter("copy", "failures") > 0);
+    disk_set("copy", "rate", "0");
+    close_twin();
+    /* It is never told to be equal while it is not. */
+    open_twin("copy", "", "error probability=100% times=8 ops=write | ", "");
+    until("copy", "in step");
+    assert_true(same_files());
+    assert_true(disk_counter("copy", "failures") > 0);
+    close_twin();
+}
+
+static void test_first_fails(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "", "error probability=0% ops=write | ");
+    until("copy", "in step");
+    disk_set("error", "probability", "100%");
+    assert_int_equal(write_at(9, 64, 8), -EIO);
+    disk_set("error", "probability", "0%");
+    until("copy", "in step");
+    assert_true(same_files());
+    close_twin();
+}
+
+/* A second chain that hangs holds the guest for `timeout`, and not longer. */
+static void test_hanging(void **state)
+{
+    uint64_t start;
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "timeout=100ms", "", "");
+    until("copy", "in step");
+    close_twin();
+    open_twin("copy", "timeout=100ms", "delay probability=20% time=2s ops=write | ", "");
+    start = dt_clock_ns();
+    for (unsigned i = 0; strcmp(status_of("copy", "state"), "left behind") != 0; i++) {
+        assert_int_equal(write_at((int)i, 8 * (i % 64), 8), 0);
+        assert_true(dt_clock_ns() < start + DT_S(20));
+    }
+    start = dt_clock_ns();
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(write_at((int)i, 8 * i, 8), 0);
+    assert_true(dt_clock_ns() < start + DT_S(1));
+    close_twin();
+}
+
+static void test_absent(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES / 2, 0);
+    open_twin("copy", "", "", "");
+    assert_string_equal(status_of("copy", "state"), "absent");
+    assert_non_null(strstr(status_of("copy", "reason"), "2097152 bytes"));
+    assert_int_equal(write_at(5, 0, 8), 0);
+    close_twin();
+    unlink(path_of("new"));
+    open_twin("copy", "", "", "");
+    assert_string_equal(status_of("copy", "state"), "absent");
+    close_twin();
+    disk_open("copy to='mem size=4M' | file path=%s", path_of("old"));
+    assert_non_null(strstr(status_of("copy", "reason"), "is gone"));
+    close_twin();
+    assert_true(disk_try("copy to='nobody |' | file path=%s", path_of("old")) < 0);
+}
+
+static void test_rate(void **state)
+{
+    uint64_t start = dt_clock_ns();
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "rate=1M", "", "");
+    while (dt_clock_ns() < start + DT_MS(500))
+        loop_turn(disk.loop, false);
+    assert_true(disk_counter("copy", "copied") < BYTES / 2);
+    disk_set("copy", "rate", "0");
+    until("copy", "in step");
+    close_twin();
+}
+
+/* ---- Shadows -----------------------------------------------------------------------------------
+ */
+
+static void test_shadow(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("shadow", "rate=0", "", "");
+    run_load(4000, 5, false);
+    assert_true(disk_counter("shadow", "compared") > 100);
+    assert_true(disk_counter("shadow", "both") > 100);
+    assert_int_equal(disk_counter("shadow", "mismatches"), 0);
+    assert_true(atoll(status_of("shadow", "shadow-read-p99-ns")) > 0);
+    assert_true(atoll(status_of("shadow", "disk-write-p50-ns")) > 0);
+    disk_set("shadow", "sync", "on");
+    until("shadow", "in step");
+    assert_true(same_files());
+    close_twin();
+}
+
+/* Slow, with little room: it misses, the guest does not wait, and nobody is accused. */
+static void test_slow_shadow(void **state)
+{
+    uint64_t start;
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("shadow", "rate=0 buffer=2M", "delay time=300ms | ", "");
+    start = dt_clock_ns();
+    for (unsigned i = 0; i < 300; i++)
+        assert_int_equal(write_at((int)i, 8 * (i % 64), 64), 0);
+    assert_true(dt_clock_ns() < start + DT_S(5)); /* one after the other, they would take 90 */
+    assert_true(disk_counter("shadow", "missed") > 0);
+    run_load(1000, 6, false);
+    assert_int_equal(disk_counter("shadow", "mismatches"), 0);
+    assert_int_equal(disk_counter("shadow", "different-errors"), 0);
+    close_twin();
+}
+
+static void test_lying_shadow(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 8);
+    open_twin("shadow", "", "", "");
+    assert_int_equal(disk_do(DT_OP_READ, 0, 128, 8, data), 0);
+    assert_true(all_bytes(data, 4096, 7));
+    assert_int_equal(disk_quiesce(DT_S(5)), 0); /* the shadow has answered, too */
+    assert_int_equal(write_at(1, 128, 8), 0);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 128, 8, data), 0);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    assert_int_equal(disk_counter("shadow", "compared"), 2);
+    assert_int_equal(disk_counter("shadow", "mismatches"), 1);
+    assert_string_equal(status_of("shadow", "first-mismatch-sector"), "128");
+    disk_close();
+    make_file("new", BYTES, 7);
+    open_twin("shadow", "", "error probability=100% ops=read | ", "");
+    assert_int_equal(disk_do(DT_OP_READ, 0, 128, 8, data), 0);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    assert_int_equal(disk_counter("shadow", "different-errors"), 1);
+    disk_close();
+}
+
+/* ---- In the disk's place ------------------------------------------------------------------------
+ */
+
+static void *serve(void *arg)
+{
+    loop_run(arg);
+    return NULL;
+}
+
+/* While another thread serves, as it has to be. */
+static int change_chain(const char *step, bool confined, bool force)
+{
+    struct change change = {.patience = DT_S(5), .confined = confined, .force = force};
+    struct chain_edit edit;
+    pthread_t thread;
+    int ret;
+
+    device_edit(disk.dev, &edit);
+    assert_int_equal(chain_edit_step(&edit, step, &disk.err), 0);
+    assert_int_equal(pthread_create(&thread, NULL, serve, disk.loop), 0);
+    while (!loop_is_foreign(disk.loop))
+        usleep(100);
+    ret = device_change(disk.dev, &edit.spec, &change, &disk.err);
+    loop_stop(disk.loop);
+    pthread_join(thread, NULL);
+    chain_spec_free(&edit.spec);
+    return ret;
+}
+
+static void test_adopt(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "rate=1K", "", "");
+    assert_int_equal(write_at(1, 0, 8), 0);
+    assert_int_equal(change_chain("adopt copy", false, false), -EBUSY);
+    assert_error_says("still to be copied");
+    disk_set("copy", "rate", "0");
+    until("copy", "in step");
+    assert_int_equal(write_at(2, 4096, 8), 0);
+    assert_int_equal(change_chain("adopt copy", false, false), 0);
+    assert_int_equal(write_at(3, 2048, 8), 0);
+    assert_int_equal(disk_do(DT_OP_READ, 0, 4096, 8, data), 0);
+    assert_true(all_bytes(data, 4096, 2));
+    disk_close();
+    read_file("old", image[0]);
+    read_file("new", image[1]);
+    assert_int_equal(image[1][2048 * 512], 3);
+    assert_int_equal(image[0][2048 * 512], 7);
+}
+
+/* It cannot be opened again: the disk stays where it is, and works. */
+static void test_adopt_fails(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "", "");
+    until("copy", "in step");
+    unlink(path_of("new"));
+    assert_true(change_chain("adopt copy", false, false) < 0);
+    assert_int_equal(write_at(3, 2048, 8), 0);
+    assert_string_equal(status_of("copy", "state"), "absent");
+    assert_int_equal(change_chain("remove copy", false, false), 0);
+    assert_int_equal(write_at(4, 2048, 8), 0);
+    disk_close();
+}
+
+/* Sealed for a successor that does not come: what the second chain refuses then is not
+ * acknowledged, and is let go of when the device comes to rest. */
+static void test_seal(void **state)
+{
+    struct disk_slot *slot;
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "", "");
+    until("copy", "in step");
+    assert_int_equal(change_chain("adopt copy", true, false), 1); /* a successor has to do it */
+    assert_string_equal(status_of("copy", "state"), "handing over");
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), 0);
+    assert_string_equal(status_of("copy", "state"), "handing over");
+    assert_int_equal(write_at(3, 8, 8), 0);
+    close_twin();
+    assert_true(same_files());
+
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "error probability=100% after=1 start=256 sectors=8 ops=write | ", "");
+    until("copy", "in step"); /* the one that was let through was the copying */
+    assert_int_equal(change_chain("adopt copy", true, false), 1);
+    memset(data, 9, sizeof(data));
+    slot = disk_submit(DT_OP_WRITE, 0, 256, 8, data);
+    assert_int_equal(write_at(3, 8, 8), 0); /* others go on */
+    for (unsigned i = 0; i < 1000; i++)
+        loop_turn(disk.loop, false);
+    assert_true(slot->busy);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    assert_false(slot->busy);
+    assert_int_equal(slot->error, -ECANCELED);
+    disk_close();
+}
+
+static void test_promote(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("shadow", "", "", "");
+    assert_int_equal(write_at(1, 0, 8), 0);
+    assert_int_equal(change_chain("adopt shadow", false, false), -EBUSY);
+    assert_error_says("sync=on");
+    disk_set("shadow", "sync", "on");
+    until("shadow", "in step");
+    assert_int_equal(change_chain("adopt shadow", false, false), 0);
+    disk_close();
+    assert_true(same_files());
+
+    make_file("new", BYTES, 8);
+    open_twin("shadow", "sync=on", "", "");
+    until("shadow", "in step");
+    assert_int_equal(disk_do(DT_OP_READ, 0, 256, 8, data), 0);
+    assert_int_equal(change_chain("adopt shadow", false, false), -EPERM);
+    assert_error_says("answered differently");
+    assert_int_equal(change_chain("adopt shadow", false, true), 0);
+    disk_close();
+}
+
+/* A chain that is not the one that was kept equal is as strange as any. */
+/* A copy of the disk to itself cannot be; taking it out again is not a handover. */
+static void test_self(void **state)
+{
+    make_file("old", BYTES, 7);
+    disk_open("copy to='file path=%s' | file path=%s", path_of("old"), path_of("old"));
+    assert_string_equal(status_of("copy", "state"), "absent");
+    assert_int_equal(change_chain("remove copy", false, false), 0);
+    disk_close();
+}
+
+static void test_not_vouched(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    make_file("other", BYTES, 3);
+    open_twin("copy", "", "", "");
+    until("copy", "in step");
+    {
+        _cleanup_free_ char *step = xasprintf("replace file file path=%s", path_of("other"));
+
+        assert_int_equal(change_chain(step, false, false), -EPERM);
+    }
+    assert_error_says("could read other data");
+    close_twin();
+}
+
+/* Threads take turns with the loop, which io_uring does not allow. */
+static int use_epoll(void **state)
+{
+    disk.engine = LOOP_EPOLL;
+    return 0;
+}
+
+static int use_best(void **state)
+{
+    disk.engine = LOOP_AUTO;
+    return 0;
+}
+
+static int make_dir(void **state)
+{
+    snprintf(dir, sizeof(dir), "/tmp/devtap-twin.XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    unlink(path_of("old"));
+    unlink(path_of("new"));
+    unlink(path_of("other"));
+    return rmdir(dir);
+}
+
+#define ADOPTS(test) cmocka_unit_test_setup_teardown(test, use_epoll, use_best)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_sparse),
+        cmocka_unit_test(test_failing),
+        cmocka_unit_test(test_first_fails),
+        cmocka_unit_test(test_hanging),
+        cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_shadow),
+        cmocka_unit_test(test_slow_shadow),
+        cmocka_unit_test(test_lying_shadow),
+        ADOPTS(test_adopt),
+        ADOPTS(test_adopt_fails),
+        ADOPTS(test_seal),
+        ADOPTS(test_promote),
+        ADOPTS(test_self),
+        ADOPTS(test_not_vouched),
+    };
+
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
