@@ -282,8 +282,22 @@ static int judge_numbers(struct disk_config *d, struct dt_error *err)
     }
     if (o->serial && strlen(o->serial) > 20)
         return dt_fail(err, -EINVAL, "serial '%.40s' is longer than 20 bytes", o->serial);
-    if (o->serial && d->kind != DEVICE_DISK)
+    return 0;
+}
+
+/* Options of a disk that nobody would act on. */
+static int judge_kind(const struct disk_config *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->options;
+
+    if (d->kind == DEVICE_DISK)
+        return 0;
+    if (o->serial)
         return dt_fail(err, -EINVAL, "serial: a network card has none");
+    if (o->iommu)
+        return dt_fail(err, -EINVAL, "iommu: a network card cannot be behind the guest's IOMMU yet");
+    if (o->deadline)
+        return dt_fail(err, -EINVAL, "deadline: only the requests of disks have one");
     return 0;
 }
 
@@ -300,7 +314,7 @@ static int judge_disk(const struct run_config *config, struct disk_config *d, st
     if (o->threads > config->process.threads)
         return dt_fail(err, -EINVAL, "threads-per-disk is %u, and there are %u threads",
                        (unsigned)o->threads, (unsigned)config->process.threads);
-    ret = judge_numbers(d, err);
+    ret = judge_numbers(d, err) ?: judge_kind(d, err);
     ret = ret ?: judge_owner(d, err);
     ret = ret ?: chain_parse(&spec, o->chain, err);
     if (ret == 0)
