@@ -9,7 +9,7 @@
 extern const struct dt_block_ext *const blk_builtin[];
 
 /** blk_crypt and others in modules; programs find them through the registry. */
-extern const struct dt_block_ext blk_crypt, blk_nbd;
+extern const struct dt_block_ext blk_compress, blk_crypt, blk_nbd;
 
 /** blk_register_builtin() - make them known to the registry. Further calls do nothing. */
 void blk_register_builtin(void);

@@ -17,6 +17,7 @@
  *     down REQUEST -> up FORWARD -> down RETURNED -> up DONE     up SUB -> down SUB_DONE
  *     down REQUEST -> up FORWARD with LAST (the extension wants no response)
  *     down REQUEST -> up DONE (answered by the extension)
+ * A CANCEL may come in between, and may cross the answer. Nothing answers it, so there are few.
  */
 #ifndef CHANNEL_H
 #define CHANNEL_H
@@ -24,12 +25,13 @@
 #include "base/base.h"
 
 #define CHANNEL_MAGIC      0x68435444u /* "DTCh" */
-#define CHANNEL_VERSION    1u
+#define CHANNEL_VERSION    2u
 #define CHANNEL_PAGE_SHIFT 12u /* data is placed in units of pages */
 #define CHANNEL_COUNTERS   64u
 #define CHANNEL_SLOTS_MAX  4096u
 #define CHANNEL_DATA_MAX   (1ull << 30)
 #define CHANNEL_NO_DATA    UINT32_MAX
+#define CHANNEL_CANCELS    64u /* unread, at the most; a PONG tells that they were read */
 
 enum channel_kind {
     /* Down, to the extension. */
@@ -37,6 +39,7 @@ enum channel_kind {
     CHANNEL_RETURNED,    /* id, error: what it forwarded is finished below */
     CHANNEL_SUB_DONE,    /* id, error: its own request is finished */
     CHANNEL_PING,        /* id: answer with PONG */
+    CHANNEL_CANCEL,      /* id: answer it now, if it is held; nothing, if it is not */
     /* Up, from the extension. */
     CHANNEL_FORWARD = 17, /* id, sector, flags: may be CHANNEL_LAST */
     CHANNEL_DONE,         /* id, error */

@@ -216,6 +216,19 @@ static int take_sub_done(struct dt_channel *ch, const struct channel_msg *m,
     return 1;
 }
 
+/* It may have crossed our answer: then there is nothing to cancel any more. */
+static int take_cancel(struct dt_channel *ch, const struct channel_msg *m,
+                       struct dt_channel_event *e)
+{
+    if (m->id >= ch->map.slots)
+        return -EPROTO;
+    if (ch->requests[m->id].state != REQUEST_HERE && ch->requests[m->id].state != REQUEST_BACK)
+        return 0;
+    fill_event(ch, m->id, e);
+    e->type = DT_CHANNEL_CANCEL;
+    return 1;
+}
+
 /* One message: 1 event, 0 none, or -EPROTO. */
 static int take(struct dt_channel *ch, struct dt_channel_event *e)
 {
@@ -229,6 +242,8 @@ static int take(struct dt_channel *ch, struct dt_channel_event *e)
         return take_returned(ch, &m, e);
     case CHANNEL_SUB_DONE:
         return take_sub_done(ch, &m, e);
+    case CHANNEL_CANCEL:
+        return take_cancel(ch, &m, e);
     case CHANNEL_PING:
         *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_PONG, .id = m.id};
         channel_publish(&ch->up);

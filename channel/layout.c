@@ -15,7 +15,7 @@ static uint32_t entries_for(uint32_t slots, uint32_t subs)
 {
     uint32_t n = 8;
 
-    while (n < slots + subs + 4)
+    while (n < slots + subs + CHANNEL_CANCELS + 4)
         n *= 2;
     return n;
 }

@@ -22,7 +22,7 @@
 #define ANSWER_MS   5000
 #define PROGRAM_TAG "devtap-launch"
 
-enum launch_type { LAUNCH_START, LAUNCH_REAP, LAUNCH_ADDRESS, LAUNCH_DIAL, LAUNCH_SEAL };
+enum launch_type { LAUNCH_START, LAUNCH_KILL, LAUNCH_REAP, LAUNCH_ADDRESS, LAUNCH_DIAL, LAUNCH_SEAL };
 
 /**
  * struct launch_question - @argv: words, each ended by a zero; @bytes of them. Of an address, the one
@@ -90,6 +90,16 @@ static int start(struct launch_question *q, int sock, struct launch_answer *a)
     return pidfd;
 }
 
+/* Only what was started here and not yet reaped: so the number is still its own. */
+static int kill_child(int64_t pid)
+{
+    siginfo_t info;
+
+    if (pid <= 0 || waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+        return -ECHILD;
+    return kill((pid_t)pid, SIGKILL) < 0 ? -errno : 0;
+}
+
 static void reap(const struct launch_question *q, struct launch_answer *a)
 {
     siginfo_t info = {0};
@@ -149,6 +159,8 @@ static int answer(struct launcher *l, struct launch_question *q, int sock, struc
         a->result = -EINVAL;
     } else if (q->type == LAUNCH_SEAL) {
         l->sealed = true;
+    } else if (q->type == LAUNCH_KILL) {
+        a->result = kill_child(q->pid);
     } else if (q->type == LAUNCH_REAP) {
         reap(q, a);
     } else if (q->type == LAUNCH_ADDRESS) {
@@ -307,7 +319,7 @@ static void note_running(int pidfd, int64_t pid)
     pthread_mutex_unlock(&running_lock);
 }
 
-static int64_t forget_running(int pidfd)
+static int64_t find_running(int pidfd, bool forget)
 {
     int64_t pid = 0;
 
@@ -315,7 +327,7 @@ static int64_t forget_running(int pidfd)
     for (unsigned i = 0; i < KNOWN_MAX; i++)
         if (running[i].pid && running[i].pidfd == pidfd) {
             pid = running[i].pid;
-            running[i].pid = 0;
+            running[i].pid = forget ? 0 : pid;
         }
     pthread_mutex_unlock(&running_lock);
     return pid;
@@ -346,9 +358,19 @@ static int launcher_spawn(char *const *argv, int sock, uint64_t mem_limit, pid_t
     return fd;
 }
 
+/* It runs as another user, whom the worker may not signal. */
+static int launcher_kill(int pidfd)
+{
+    const struct launch_question q = {.type = LAUNCH_KILL, .pid = find_running(pidfd, false)};
+    struct launch_answer a;
+    int fd;
+
+    return q.pid ? ask(&q, -1, &a, &fd) : -ECHILD;
+}
+
 static int launcher_reap(int pidfd, siginfo_t *info)
 {
-    struct launch_question q = {.type = LAUNCH_REAP, .pid = forget_running(pidfd)};
+    struct launch_question q = {.type = LAUNCH_REAP, .pid = find_running(pidfd, true)};
     struct launch_answer a;
     int fd, ret;
 
@@ -362,7 +384,7 @@ static int launcher_reap(int pidfd, siginfo_t *info)
 
 int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_error *err)
 {
-    static const struct placed_spawner spawner = {launcher_spawn, launcher_reap};
+    static const struct placed_spawner spawner = {launcher_spawn, launcher_kill, launcher_reap};
     static const struct placed_config config = {.spawner = &spawner};
     static const struct connector connector = {launcher_announce, launcher_dial};
     int fds[2];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * launcher.h - starts the processes of placed extensions, and makes the connections of layers, for a
+ * launcher.h - starts and ends the processes of placed extensions, and makes the connections of layers, for a
  * worker that may do neither.
  *
  * It is made by the worker while that is still free, and does what it is told until then. What it was

@@ -87,9 +87,9 @@ static void limit(int resource, rlim_t value)
 
 #if defined(__SANITIZE_ADDRESS__)
 static bool entered;
-int __lsan_is_turned_off(void);
-/* LeakSanitizer traces its own process, which the filter forbids. */
-int __lsan_is_turned_off(void)
+DT_PUBLIC int __lsan_is_turned_off(void);
+/* LeakSanitizer traces its own process, which the filter forbids. It finds what is exported. */
+DT_PUBLIC int __lsan_is_turned_off(void)
 {
     return entered;
 }

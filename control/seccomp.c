@@ -45,9 +45,8 @@ static const int serving[] = {
     SCMP_SYS(munlock),
 };
 
-/* Channels to placed extensions, and an end to those that hang; their processes are in no other
- * list than ours (pidfds cannot be made here). */
-static const int worker_only[] = {SCMP_SYS(socketpair), SCMP_SYS(pidfd_send_signal)};
+/* Channels to placed extensions. */
+static const int worker_only[] = {SCMP_SYS(socketpair)};
 
 static const int accept_only[] = {SCMP_SYS(accept4)};
 

@@ -24,12 +24,13 @@
 
 extern char **environ;
 
-static pid_t clone_child(struct child *child, uint64_t flags)
+static pid_t clone_child(struct child *child, uint64_t flags, int cgroup)
 {
     struct clone_args args = {
-        .flags = CLONE_PIDFD | flags,
+        .flags = CLONE_PIDFD | flags | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
         .pidfd = (uint64_t)(uintptr_t)&child->pidfd,
         .exit_signal = SIGCHLD,
+        .cgroup = cgroup >= 0 ? (uint64_t)cgroup : 0,
     };
 
     return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
@@ -117,16 +118,16 @@ int spawn_start(struct child *child, const struct spawn *spawn, struct dt_error 
 
     CHECK(spawn->nfds <= SPAWN_MAX_FDS);
     *child = (struct child){.pidfd = -1, .isolated = spawn->isolate};
-    pid = clone_child(child, spawn->isolate ? NAMESPACES : 0);
+    pid = clone_child(child, spawn->isolate ? NAMESPACES : 0, spawn->cgroup);
     if (pid < 0 && spawn->isolate) {
         users = true;
         snprintf(maps.user, sizeof(maps.user), "0 %u 1", geteuid());
         snprintf(maps.group, sizeof(maps.group), "0 %u 1", getegid());
-        pid = clone_child(child, NAMESPACES | CLONE_NEWUSER);
+        pid = clone_child(child, NAMESPACES | CLONE_NEWUSER, spawn->cgroup);
     }
     if (pid < 0 && spawn->isolate) {
         users = child->isolated = false;
-        pid = clone_child(child, 0);
+        pid = clone_child(child, 0, spawn->cgroup);
     }
     if (pid == 0)
         run_child(spawn, environment, users ? &maps : NULL);

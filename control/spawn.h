@@ -17,6 +17,7 @@
  * @fds, @nfds: given as SPAWN_FIRST_FD and following; all others are closed.
  * @isolate: in process-id, IPC and host-name namespaces of its own where that is possible.
  * @environment: "NAME=value" to add, or NULL.
+ * @cgroup: the control group in which it begins; -1 = ours.
  */
 struct spawn {
     int program;
@@ -25,6 +26,7 @@ struct spawn {
     unsigned nfds;
     bool isolate;
     const char *environment;
+    int cgroup;
 };
 /** struct child - a process that was started. @pidfd becomes readable when it has ended. */
 struct child {

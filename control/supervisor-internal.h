@@ -25,7 +25,8 @@ struct guard {
 enum upgrade_phase {
     UPGRADE_NONE,
     UPGRADE_PREPARING, /* keepers of the new program start */
-    UPGRADE_RELEASING, /* keepers let the old worker finish, and send what they are to their successors */
+    UPGRADE_RELEASING, /* keepers let the old worker finish, and send what they are to their
+                          successors */
     UPGRADE_ENDING,    /* it saves its state and ends */
     UPGRADE_HANDING,   /* it has ended; successors are still taking over */
     UPGRADE_STARTING,  /* the new worker, linked with the successors */
@@ -37,8 +38,9 @@ struct supervisor {
     int program, next_program, old_program;
     char *kill_points; /* for @kill_count processes, after the first @kill_skip */
     unsigned kill_count, kill_skip;
-    struct guard *guards;  /* those that are, or will be, linked with the present worker */
-    struct guard *standby; /* of an upgrade: the successors, and from UPGRADE_STARTING on the predecessors */
+    struct guard *guards; /* those that are, or will be, linked with the present worker */
+    struct guard
+        *standby; /* of an upgrade: the successors, and from UPGRADE_STARTING on the predecessors */
     bool was_ready, stopping, sandbox_told;
 
     struct child worker;
@@ -55,7 +57,7 @@ struct supervisor {
     struct dt_timer restart, patience;
     enum upgrade_phase upgrade;
     struct loop_deferred upgrade_step;
-    bool upgrade_failed; /* @reason says why */
+    bool upgrade_failed;                            /* @reason says why */
     const char *const *next_argv, *const *old_argv; /* of an upgrade that changes them */
     char reason[256];                               /* the last worker's, for not serving */
     struct loop_deferred finish;
@@ -77,8 +79,8 @@ static inline void super_close(int *fd)
 /* supervisor.c */
 /** super_finish() - all is over: tell the owner, on the loop. */
 void super_finish(struct supervisor *s, int status);
-/** super_kill_point() - what a new worker, or a new keeper, is to have in its environment, in builds
- *  with kill points. Return: for free(), or NULL. */
+/** super_kill_point() - what a new worker, or a new keeper, is to have in its environment, in
+ * builds with kill points. Return: for free(), or NULL. */
 char *super_kill_point(struct supervisor *s, bool keeper);
 /** super_drop_child() - wait for the end of one that was killed. */
 void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch);
@@ -100,8 +102,8 @@ struct guard *keepers_new(struct supervisor *s);
 /** keepers_kill(), keepers_free() - whatever they are doing; the latter waits for their ends. */
 void keepers_kill(const struct supervisor *s, const struct guard *guards);
 void keepers_free(struct supervisor *s, struct guard *guards);
-/** keeper_start() - a process of @program, which stays the caller's. -EPIPE: it was started, and has
- *  ended already. */
+/** keeper_start() - a process of @program, which stays the caller's. -EPIPE: it was started, and
+ * has ended already. */
 int keeper_start(struct guard *g, int program, struct dt_error *err);
 /** keeper_order() - tell it, with @fd unless that is -1, which stays the caller's. */
 void keeper_order(struct guard *g, enum keeper_type type, int fd);
@@ -123,7 +125,8 @@ void upgrade_end(struct supervisor *s, bool good);
 void upgrade_released(struct supervisor *s);
 /** upgrade_keeper_said() - a successor did: go on when all have. */
 void upgrade_keeper_said(struct supervisor *s);
-/** upgrade_keeper_failed() - one that takes part cannot, or died: the program of before is to go on. */
+/** upgrade_keeper_failed() - one that takes part cannot, or died: the program of before is to go
+ * on. */
 void upgrade_keeper_failed(struct guard *g, const char *why);
 void upgrade_run_step(struct loop_deferred *deferred);
 void upgrade_run_patience(struct dt_timer *timer);

@@ -298,7 +298,8 @@ int keeper_start(struct guard *g, int program, struct dt_error *err)
                           .environment = environment,
                           .argv = s->config.keeper_argv,
                           .nfds = 1,
-                          .isolate = s->config.sandbox};
+                          .isolate = s->config.sandbox,
+                          .cgroup = -1};
     int words[2], ret;
 
     if (packet_pair(words) < 0)
@@ -316,5 +317,6 @@ int keeper_start(struct guard *g, int program, struct dt_error *err)
     ret = loop_watch_add(s->config.loop, &g->words);
     ret = ret ?: loop_watch_add(s->config.loop, &g->ended);
     ret = ret ?: serve(g);
-    return ret < 0 ? dt_fail(err, ret, "a keeper cannot be told what to do: %s", strerror(-ret)) : 0;
+    return ret < 0 ? dt_fail(err, ret, "a keeper cannot be told what to do: %s", strerror(-ret))
+                   : 0;
 }

@@ -4,14 +4,15 @@
  * sessions.
  *
  * Theory of operation: the road of a worker's death, taken on purpose. Keepers of the new program
- * start first, and cost nobody anything. Then those of before let the worker finish, keep the VMs waiting
- * and send all that they are to their successors; the worker saves its state and ends, and one of the
- * new program is started and linked with the successors. Only once it serves are these told to hear
- * the VMs, and the keepers of before killed.
+ * start first, and cost nobody anything. Then those of before let the worker finish, keep the VMs
+ * waiting and send all that they are to their successors; the worker saves its state and ends, and
+ * one of the new program is started and linked with the successors. Only once it serves are these
+ * told to hear the VMs, and the keepers of before killed.
  *
- * Until then those are as good as they were: they have sent copies, and changed nothing. If anything
- * fails, the successors are killed, the keepers of before hear the VMs again, and a worker of the program of
- * before serves: the new one may have run requests by then, and that is the case of a worker that died.
+ * Until then those are as good as they were: they have sent copies, and changed nothing. If
+ * anything fails, the successors are killed, the keepers of before hear the VMs again, and a worker
+ * of the program of before serves: the new one may have run requests by then, and that is the case
+ * of a worker that died.
  *
  * Other arguments of the same program (a change of the chain) need no other keepers.
  */
@@ -107,6 +108,8 @@ int supervisor_upgrade(struct supervisor *s, const char *path, const char *const
 
     if (s->upgrade || s->stopping || s->worker.pidfd < 0 || !s->ready_at)
         return dt_fail(err, -EBUSY, "an upgrade or a restart is under way");
+    if (s->config.count == 0)
+        return dt_fail(err, -EOPNOTSUPP, "there is no disk to take over");
     fd = path ? program_open(path, err) : fcntl(s->program, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return path ? fd : dt_fail(err, -errno, "no descriptor: %s", strerror(errno));

@@ -177,7 +177,8 @@ static int start_worker_process(struct supervisor *s, struct dt_error *err)
                           .argv = s->config.worker_argv,
                           .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
-                          .environment = environment};
+                          .environment = environment,
+                          .cgroup = s->config.cgroup ?: -1};
 
     if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));

@@ -53,6 +53,7 @@ struct supervisor_ops {
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
  * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
+ * @cgroup: the control group of workers and their extensions; stays the caller's; 0 = ours.
  * @count: of disks. Without any there are no keepers, and the worker serves once it has said "serving".
  * @worker_fd: a descriptor for every worker, besides; 0 = none. Stays the caller's.
  * @hang: a worker that gets nowhere for so long is killed and replaced, ns; 0 = never.
@@ -67,6 +68,7 @@ struct supervisor_config {
     bool sandbox;
     size_t state_bytes;
     uint64_t patience, hang;
+    int cgroup;
     struct events *events;
     const struct supervisor_ops *ops;
     void *arg;

@@ -7,6 +7,10 @@
  * started as a device of their own, on a loop that lives for one call, and stopped again. The
  * back is not fenced at that time: what a dead predecessor had in flight may land
  * after the read. Who reads what is also written while the disk is served has to read it again.
+ *
+ * A layer whose files say where the data is cannot be started before the fence: it would take them from a predecessor
+ * that is serving. It has read_early() instead, and layers above it that leave the content alone are
+ * passed by.
  */
 #include "core/internal.h"
 
@@ -41,9 +45,10 @@ static void on_alarm(struct dt_timer *timer)
 
 static const struct front_ops ops = {.complete = on_complete, .wake = on_wake};
 
-static int start(struct below *b, struct dt_layer *layer, struct dt_error *err)
+/* The layers of @dev below its layer number @above. */
+static int start(struct below *b, struct device *dev, unsigned above, struct dt_error *err)
 {
-    struct device *dev = layer->dev;
+    const struct dt_layer *first = dev->layers[above + 1];
     int ret = loop_new(&b->loop, &(struct loop_config){0}, err);
 
     if (ret < 0)
@@ -51,10 +56,10 @@ static int start(struct below *b, struct dt_layer *layer, struct dt_error *err)
     b->dev = (struct device){
         .magic = DEVICE_MAGIC,
         .generation = dev->generation,
-        .layers = dev->layers + layer->index,
-        .nlayers = dev->nlayers - layer->index,
-        .info = layer->below->info,
-        .chain_info = layer->below->info,
+        .layers = dev->layers + above,
+        .nlayers = dev->nlayers - above,
+        .info = first->info,
+        .chain_info = first->info,
         .loops = &b->loop,
         .threads = 1,
         .front_ops = &ops,
@@ -103,27 +108,15 @@ static int transfer(struct below *b, uint64_t sector, uint32_t sectors, struct d
     return 0;
 }
 
-int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
-                        struct dt_error *err)
+static int read_started(struct device *dev, unsigned above, uint64_t sector, uint32_t sectors,
+                        void *data, struct dt_error *err)
 {
-    struct below *b;
-    uint64_t size;
+    struct below *b = xcalloc(1, sizeof(*b));
     int ret;
 
-    CHECK_MAGIC(layer, LAYER_MAGIC);
-    CHECK(layer->below);
-    if (layer->dev->started)
-        return dt_fail(err, -EBUSY,
-                       "what is on the disk below cannot be read while the disk is served: stop it, "
-                       "or let it be served without --single");
-    size = layer->below->info.sectors;
-    if (sectors == 0 || sector > size || sectors > size - sector)
-        return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",
-                       sectors, (unsigned long long)sector, (unsigned long long)size);
-    b = xcalloc(1, sizeof(*b));
     b->req = xaligned(CACHE_LINE, REQUEST_SIZE);
     b->iov = (struct iovec){data, (size_t)sectors << DT_SECTOR_SHIFT};
-    ret = start(b, layer, err);
+    ret = start(b, dev, above, err);
     if (ret == 0) {
         ret = transfer(b, sector, sectors, err);
         /* The kernel may still write to memory of a read that is late: it must stay, data too. */
@@ -134,4 +127,49 @@ int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sector
     free(b->req);
     free(b);
     return ret;
+}
+
+/* The layers of @dev below its layer number @above are open, and not started. */
+static int read_early(struct device *dev, unsigned above, uint64_t sector, uint32_t sectors,
+                      void *data, struct dt_error *err)
+{
+    const struct dt_layer *first = dev->layers[above + 1];
+    uint64_t size = first->info.sectors;
+    bool changed = false;
+
+    if (sectors == 0 || sector > size || sectors > size - sector)
+        return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",
+                       sectors, (unsigned long long)sector, (unsigned long long)size);
+    for (unsigned i = above + 1; i <= dev->nlayers; i++) {
+        struct dt_layer *layer = dev->layers[i];
+
+        if (layer->ext->read_early && changed)
+            return dt_fail(err, -EOPNOTSUPP,
+                           "what is on the disk below cannot be read at the start through '%s' above '%s'",
+                           first->name, layer->name);
+        if (layer->ext->read_early)
+            return layer->ext->read_early(layer, sector, sectors, data, err);
+        changed |= (layer->ext->flags & DT_CONTENT_BEARING) != 0;
+    }
+    return read_started(dev, above, sector, sectors, data, err);
+}
+
+int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                        struct dt_error *err)
+{
+    CHECK_MAGIC(layer, LAYER_MAGIC);
+    CHECK(layer->below);
+    if (layer->dev->started)
+        return dt_fail(err, -EBUSY,
+                       "what is on the disk below cannot be read while the disk is served: stop it, "
+                       "or let it be served without --single");
+    return read_early(layer->dev, layer->index, sector, sectors, data, err);
+}
+
+int device_read_early(struct device *dev, uint64_t sector, uint32_t sectors, void *data,
+                      struct dt_error *err)
+{
+    CHECK_MAGIC(dev, DEVICE_MAGIC);
+    CHECK(!dev->started);
+    return read_early(dev, 0, sector, sectors, data, err);
 }

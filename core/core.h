@@ -214,6 +214,9 @@ struct front_ops {
     void (*info_changed)(void *front);
     /* layer_set_passthrough(). On the device's first thread; @lane is its lane. May be NULL. */
     int (*set_passthrough)(struct lane *lane, bool on, struct dt_error *err);
+    /* Call @look() for every request of this lane that may be within the chain, for device_config.deadline. It may
+     * complete the request. May be NULL: then no request has a deadline. */
+    void (*each)(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
 };
 
 /**
@@ -226,6 +229,7 @@ struct front_ops {
  * @blobs: the layers' state of an earlier process, and ours for the next; or NULL. Comes before
  *         what @state_dir holds. What a layer refuses is reported, and the layer starts afresh.
  * @copy_bytes: private memory per lane for copies; 0 = 8 MiB.
+ * @deadline: requests under way for longer are told of, and their layer is asked to cancel them, ns; 0 = none.
  */
 struct device_config {
     const char *name;
@@ -235,6 +239,7 @@ struct device_config {
     const char *state_dir;
     struct blob_area *blobs;
     size_t copy_bytes;
+    uint64_t deadline;
 };
 
 /* Memory for the state of a device's layers, shared with whoever starts the next process (blob.c):
@@ -274,6 +279,10 @@ int device_fence(struct device *dev, struct dt_error *err);
  *  run. The loops either all run on other threads, or none has run yet or runs on this one. */
 int device_start(struct device *dev, const struct front_ops *front, void *front_arg,
                  struct dt_error *err);
+/** device_read_early() - read before device_start(): dt_layer_read_below() for a layer to which a whole device is
+ * what lies below. Not fenced. */
+int device_read_early(struct device *dev, uint64_t sector, uint32_t sectors, void *data,
+                      struct dt_error *err);
 /** device_stop() - stop the lanes; nothing may be in flight (device_quiesce() first). */
 void device_stop(struct device *dev);
 /** device_free() - save the layers' state, close them. */
@@ -354,6 +363,9 @@ void lane_submit(struct lane *lane, struct request **reqs, unsigned n);
 /** request_layer() - the name of the layer that has it now; NULL: it is in no chain. From any thread, for
  *  people to look at: it may be elsewhere in a moment. */
 const char *request_layer(const struct request *r);
+/** request_cancel() - have the layer that has it complete it now, with -ECANCELED. On its lane's thread.
+ *  Return: 0; -EBUSY where that layer cannot; -EOPNOTSUPP where no layer has it, or one that never can. */
+int request_cancel(struct request *r);
 /** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
 void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);

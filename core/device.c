@@ -35,6 +35,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     dev->state_dir = config->state_dir ? xstrdup(config->state_dir) : NULL;
     dev->blobs = config->blobs;
     dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
+    dev->deadline = config->deadline;
     dev->generation = 1;
     ret = chain_open(dev, config->chain, err) ?: floor_settle(dev, err);
     if (ret < 0) {

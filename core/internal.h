@@ -162,6 +162,8 @@ struct lane {
     bool sampling;
     uint64_t stamps[CHAIN_MAX_LAYERS + 1];
 
+    struct dt_timer deadline_timer; /* deadline.c */
+
     /* Quiesce (quiesce.c). */
     bool closed, refused; /* nothing is admitted; somebody asked meanwhile */
     bool quiescing;
@@ -182,6 +184,10 @@ void ctx_stop(struct ctx *c);
 void ctx_free(struct ctx *c);
 /** lane_drained() - in_flight may have reached zero: tell whoever waits. */
 void lane_drained(struct lane *lane);
+
+/* Late requests (deadline.c). */
+void deadline_start(struct lane *lane);
+void deadline_stop(struct lane *lane);
 
 /* The edges (ctx.c). */
 void ctx_link(struct lane *lane);
@@ -232,7 +238,7 @@ struct device {
     struct blob_area *blobs;
     uint64_t slots_taken; /* bit per slot of @blobs */
     size_t copy_bytes;
-    uint64_t fence_ns;
+    uint64_t fence_ns, deadline;
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;

@@ -307,6 +307,7 @@ int lane_start(struct lane *lane, struct dt_error *err)
             mine[n++] = c;
         c->started = true;
     }
+    deadline_start(lane);
     return 0;
 }
 
@@ -316,6 +317,7 @@ void lane_stop(struct lane *lane)
     for (unsigned i = 1; i < lane->nctxs; i++)
         ctx_stop(lane->ctxs[i]);
     loop_timer_cancel(lane->loop, &lane->quiesce_timer);
+    deadline_stop(lane);
     loop_defer_cancel(lane->loop, &lane->deferred);
 }
 

@@ -62,6 +62,8 @@ static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
     case DT_CHANNEL_REQUEST:
         CHECK(e->id < SLOTS);
         use(e);
+        if (e->sector % 5 == 4)
+            break; /* held until it is cancelled, if it ever is */
         if (e->sector % 3 == 0)
             dt_channel_complete(ch, e->id, -5);
         else
@@ -73,6 +75,11 @@ static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
     case DT_CHANNEL_RESPONSE:
         use(e);
         dt_channel_complete(ch, e->id, e->error);
+        break;
+    case DT_CHANNEL_CANCEL:
+        CHECK(e->id < SLOTS);
+        use(e);
+        dt_channel_complete(ch, e->id, -ECANCELED);
         break;
     case DT_CHANNEL_SUB:
         memset(e->data, 3, 4096);

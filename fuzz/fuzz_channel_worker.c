@@ -57,7 +57,12 @@ static int reap_idle(int pidfd, siginfo_t *info)
     return waitid(P_PIDFD, (id_t)pidfd, info, WEXITED) < 0 ? -errno : 0;
 }
 
-static const struct placed_spawner spawner = {start_idle, reap_idle};
+static int kill_idle(int pidfd)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+}
+
+static const struct placed_spawner spawner = {start_idle, kill_idle, reap_idle};
 static const struct placed_config config = {.spawner = &spawner};
 
 /* ---- A chain around the proxy ---- */

@@ -63,14 +63,5 @@ static void repair(uint8_t *bytes, size_t n)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    _cleanup_free_ uint8_t *copy = NULL;
-
-    if (size > STORED_INPUT_MAX)
-        return 0;
-    check_file(bytes, size);
-    copy = xcalloc(1, size + 1);
-    memcpy(copy, bytes, size);
-    repair(copy, size);
-    check_file(copy, size);
-    return 0;
+    return stored_twice(bytes, size, check_file, repair);
 }

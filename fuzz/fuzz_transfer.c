@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_transfer.c - a lying keeper sends its session to an honest one, which a worker then serves. The input
- * spoils bytes of a right state (u16 offset, u8 value each, up to an offset of 0xffff), and then chooses for each
- * descriptor in turn which kind it claims to be. Memory, eventfds and sockets are real, so that lies go far.
+ * fuzz_transfer.c - a lying keeper sends its session to an honest one, which a worker then serves.
+ * The input spoils bytes of a right state (u16 offset, u8 value each, up to an offset of 0xffff),
+ * and then chooses for each descriptor in turn which kind it claims to be. Memory, eventfds and
+ * sockets are real, so that lies go far.
  */
 #include "../tests/unit/link_device.h"
 
@@ -55,7 +56,8 @@ static void begin(void)
     memory = memfd_create("fuzz", 0);
     log_file = memfd_create("log", 0);
     event = eventfd(0, EFD_NONBLOCK);
-    CHECK(memory >= 0 && event >= 0 && ftruncate(memory, MEMORY) == 0 && ftruncate(log_file, MEMORY) == 0);
+    CHECK(memory >= 0 && event >= 0 && ftruncate(memory, MEMORY) == 0 &&
+          ftruncate(log_file, MEMORY) == 0);
 }
 
 /* A session with one ring that runs. */
@@ -80,8 +82,13 @@ static void right_state(struct transfer_state *s)
                     .regions = {{0x10000, MEMORY, UVA, 0}},
                     .inflight = {.mmap_size = MEMORY / 2, .num_queues = 1, .queue_size = 256},
                     .log_size = 4096,
-                    .queues = {{.size = 16, .have_addr = 1, .have_kick = 1, .enabled = 1,
-                                .started = 1, .desc = UVA, .avail = UVA + 0x1000,
+                    .queues = {{.size = 16,
+                                .have_addr = 1,
+                                .have_kick = 1,
+                                .enabled = 1,
+                                .started = 1,
+                                .desc = UVA,
+                                .avail = UVA + 0x1000,
                                 .used = UVA + 0x2000}}}};
     memset(s->floor.config, 7, sizeof(s->floor.config));
     memset(s->floor.writable, LINK_CONFIG_LIVE, 8);
@@ -111,7 +118,8 @@ static void send_fd(int sock, uint32_t kind, uint32_t index, int fd)
 }
 
 /* As transfer_send() does; where the input has something to say, it is obeyed. */
-static void send_state(int sock, const struct transfer_state *state, const uint8_t *data, size_t size)
+static void send_state(int sock, const struct transfer_state *state, const uint8_t *data,
+                       size_t size)
 {
     int front[2], fd = memfd_create("state", 0);
 
@@ -120,10 +128,10 @@ static void send_state(int sock, const struct transfer_state *state, const uint8
     const struct {
         uint32_t kind, index;
         int fd;
-    } usual[] = {{TRANSFER_STATE, 0, fd},         {TRANSFER_SOCKET, 0, front[0]},
+    } usual[] = {{TRANSFER_STATE, 0, fd},          {TRANSFER_SOCKET, 0, front[0]},
                  {TRANSFER_INFLIGHT, 0, log_file}, {TRANSFER_REGION, 0, memory},
-                 {TRANSFER_KICK, 0, event},       {TRANSFER_CALL, 0, event},
-                 {TRANSFER_LOG, 0, log_file},     {TRANSFER_END, 0, -1}};
+                 {TRANSFER_KICK, 0, event},        {TRANSFER_CALL, 0, event},
+                 {TRANSFER_LOG, 0, log_file},      {TRANSFER_END, 0, -1}};
 
     for (unsigned i = 0; i < sizeof(usual) / sizeof(usual[0]); i++) {
         uint8_t lie = i < size ? data[i] : 0;

@@ -308,6 +308,7 @@ struct pool {
     bool flushing;
     uint64_t flush_seq;
     struct request_list flush_now, flush_next;
+    struct pool_waiter *wait_now, *wait_next;
 
     struct request_list acked;   /* complete them once the journal was put */
     struct request_list stalled; /* wait for space or for room in the journal */

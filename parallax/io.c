@@ -199,6 +199,18 @@ static void complete_all(struct op *op, int error)
     }
 }
 
+static void flush_over(struct pool *pool, int error)
+{
+    struct pool_waiter *waiter = pool->wait_now, *next;
+
+    pool->wait_now = NULL;
+    complete_all(list_take_all(&pool->flush_now), error);
+    for (; waiter; waiter = next) {
+        next = waiter->next;
+        waiter->done(waiter, error);
+    }
+}
+
 static void flush_done(struct store_io *sio, int result)
 {
     struct pool *pool = container_of(sio, struct pool, flush_io);
@@ -208,7 +220,7 @@ static void flush_done(struct store_io *sio, int result)
         pool_fail(pool, result, "a flush failed");
     else
         pool->journal.flushed = MAX(pool->journal.flushed, pool->flush_seq);
-    complete_all(list_take_all(&pool->flush_now), pool->failed ? -EIO : 0);
+    flush_over(pool, pool->failed ? -EIO : 0);
     pool_kick(pool);
 }
 
@@ -219,12 +231,14 @@ static void flush_begin(struct pool *pool)
         next = op->next;
         list_push(&pool->flush_now, op);
     }
+    pool->wait_now = pool->wait_next;
+    pool->wait_next = NULL;
     if (pool->o.read_only) {
-        complete_all(list_take_all(&pool->flush_now), 0);
+        flush_over(pool, 0);
         return;
     }
     if (journal_seal(pool, &pool->flush_seq) < 0 || pool->failed) {
-        complete_all(list_take_all(&pool->flush_now), -EIO);
+        flush_over(pool, -EIO);
         return;
     }
     pool->flushing = true;
@@ -237,8 +251,15 @@ void io_turn(struct pool *pool)
     int ret = journal_put(pool);
 
     complete_all(list_take_all(&pool->acked), ret < 0 || pool->failed ? -EIO : 0);
-    if (!pool->flushing && pool->flush_next.head)
+    if (!pool->flushing && (pool->flush_next.head || pool->wait_next))
         flush_begin(pool);
+}
+
+void pool_when_durable(struct pool *pool, struct pool_waiter *waiter)
+{
+    waiter->next = pool->wait_next;
+    pool->wait_next = waiter;
+    pool_kick(pool);
 }
 
 bool io_stalled(const struct pool *pool)

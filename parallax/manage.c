@@ -172,16 +172,6 @@ int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err)
     return commit(pool, &c, 1, err);
 }
 
-int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err)
-{
-    struct px_change c;
-    int ret;
-
-    fill(&c, PX_RENAME, slot);
-    ret = set_name(&c, name, err);
-    return ret ?: commit(pool, &c, 1, err);
-}
-
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, disk);
@@ -205,6 +195,17 @@ static int not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *
     pool_full_name(pool, slot, name);
     return dt_fail(err, -EBUSY, "%s is in use%s%s", name, info->writer ? " by " : " by a reader",
                    info->writer ? info->writer->owner : "");
+}
+
+/* Whoever has it open would look for the old name after a crash. */
+int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err)
+{
+    struct px_change c;
+    int ret = not_mounted(pool, slot, err);
+
+    fill(&c, PX_RENAME, slot);
+    ret = ret ?: set_name(&c, name, err);
+    return ret ?: commit(pool, &c, 1, err);
 }
 
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err)

@@ -58,6 +58,16 @@ bool pool_turn(struct pool *pool);
 bool pool_idle(const struct pool *pool);
 /** pool_sync() - all changes so far are durable when it returns. Blocks. */
 int pool_sync(struct pool *pool, struct dt_error *err);
+/**
+ * struct pool_waiter - somebody who waits for that; embed it.
+ * @done: with 0 or -EIO, on the pool's thread, never before pool_when_durable() returns.
+ */
+struct pool_waiter {
+    void (*done)(struct pool_waiter *waiter, int error);
+    struct pool_waiter *next;
+};
+/** pool_when_durable() - the same without blocking: with the next flush, of whatever disks it is for. */
+void pool_when_durable(struct pool *pool, struct pool_waiter *waiter);
 /** pool_checkpoint() - a new root now. Blocks; not while pool_busy(). */
 int pool_checkpoint(struct pool *pool, struct dt_error *err);
 /** pool_reclaim_all() - give back all that was deleted. Blocks for long. */
@@ -113,6 +123,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
  * reverse. */
 int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err);
 int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
+/** pool_rename() - not while it is mounted. */
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
 /** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the

@@ -184,6 +184,16 @@ static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used
     return 0;
 }
 
+/* Nothing was in flight: where the ring stands now need not be where it stood then. A VMM keeps the log while a
+ * back end without one serves the ring. */
+static bool split_idle(const struct log_split *copy, uint16_t size)
+{
+    for (uint16_t i = 0; i < size; i++)
+        if (copy->desc[i].word.inflight)
+            return false;
+    return true;
+}
+
 int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
                       struct log_found *found, struct dt_error *err)
 {
@@ -197,7 +207,11 @@ int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
     memcpy(copy, log, bytes);
     __asm__ volatile("" ::: "memory"); /* the copy is made now and only once */
     n = (uint16_t)(ring_used - copy->used_idx);
-    r = split_judge(copy, size, ring_used, batch, ages, found, err);
+    r = judge_header(copy->features, copy->version, copy->desc_num, size, err);
+    if (r == 0 && split_idle(copy, size))
+        n = 0;
+    else
+        r = r ?: split_judge(copy, size, ring_used, batch, ages, found, err);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < n; i++)

@@ -47,6 +47,23 @@ static inline void ring_full_fence(void)
 #define ring_store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 #define ring_store(p, v)         __atomic_store_n(p, v, __ATOMIC_RELAXED)
 
+/* ---- I/O address translation ---------------------------------------------------------- */
+
+/** span_last() - the last address of a range of @size, where 0 is all the rest. */
+static inline uint64_t span_last(uint64_t first, uint64_t size)
+{
+    return size == 0 || size - 1 > UINT64_MAX - first ? UINT64_MAX : first + (size - 1);
+}
+/** iotlb_memory() - what a view's translations lead to. */
+const struct memmap *iotlb_memory(const struct iotlb *tlb);
+/** iotlb_iov() - as memmap_iov(), through the translations; notes what is missing. */
+int iotlb_iov(struct iotlb *tlb, uint64_t iova, uint32_t len, unsigned access, struct iovec *iov,
+              unsigned max);
+/** iotlb_allows() - is all of it there, with that right? Notes nothing. */
+bool iotlb_allows(const struct iotlb *tlb, uint64_t iova, uint64_t len, unsigned access);
+/** iotlb_host() - one piece of this process's memory: 0, -EAGAIN, -EACCES, or -EFAULT where it is in pieces. */
+int iotlb_host(struct iotlb *tlb, uint64_t iova, uint64_t len, unsigned access, void **host);
+
 /* ---- In-flight log -------------------------------------------------------------------- */
 
 /*
@@ -183,6 +200,36 @@ void iovpool_put(struct iovpool *pool, struct iovec *list);
 /* ---- Virtqueue ------------------------------------------------------------------------ */
 
 enum { ID_FREE, ID_TAKEN, ID_PUSHED, ID_RETURNED };
+
+/** struct virtq_area - one of a ring's three: where, how long, and what is done to it. */
+struct virtq_area {
+    const char *name;
+    uint64_t addr, len, align;
+    unsigned access;
+};
+#define VIRTQ_AREAS 3u /* descriptors, driver, device */
+void virtq_areas(const struct virtq_config *c, struct virtq_area areas[VIRTQ_AREAS]);
+/** virtq_find_areas() - judge them, and set where they are here; as virtq_start(). */
+int virtq_find_areas(struct virtq *vq, struct dt_error *err);
+struct virtq_spans *virtq_spans_new(uint16_t size);
+/** virtq_translate_log() - vIOMMU: the dirty log's address of the used ring, from where the ring is. */
+void virtq_translate_log(struct virtq *vq);
+
+/** struct virtq_span - all that a chain uses lies from @first to @last, both included; @first > @last: none. */
+struct virtq_span {
+    uint64_t first, last;
+};
+#define SPAN_NONE ((struct virtq_span){UINT64_MAX, 0})
+
+/**
+ * struct virtq_spans - vIOMMU: what chains use, by id. @now, @missing: of the walk under way: what it used so
+ * far, and whether it goes on only to ask for all translations that it lacks at once.
+ */
+struct virtq_spans {
+    struct virtq_span now;
+    bool missing;
+    struct virtq_span of[];
+};
 
 /* A chain between virtq_push() and virtq_publish(); its slot may already be gone. */
 struct virtq_done {
@@ -371,9 +418,19 @@ static inline int walk_add(struct walk *w, const struct ring_desc *d, unsigned a
     return walk_add_slow(w, d, at);
 }
 
-static inline void walk_end(const struct walk *w, uint16_t id, unsigned ndesc, uint8_t attempts)
+/* With a vIOMMU: note what the chain uses; -EAGAIN where translations were missing. */
+int walk_end_translated(struct walk *w, uint16_t id);
+/* The walk under way is over. */
+void walk_forget(struct walk *w);
+/* Note that the walk uses [@addr, @addr+@len), @len > 0. */
+void walk_span(struct walk *w, uint64_t addr, uint64_t len);
+
+static inline int walk_end(struct walk *w, uint16_t id, unsigned ndesc, uint8_t attempts)
 {
     struct virtq_chain *chain = w->chain;
+
+    if (unlikely(w->vq->spans != NULL) && walk_end_translated(w, id) < 0)
+        return -EAGAIN;
 
     chain->id = id;
     chain->ndesc = (uint16_t)ndesc;
@@ -386,6 +443,7 @@ static inline void walk_end(const struct walk *w, uint16_t id, unsigned ndesc, u
     chain->iov = w->iov;
     /* Whatever the device is, it reads the request's header next: the driver's core owns it. */
     __builtin_prefetch(w->iov[0].iov_base);
+    return 0;
 }
 
 #endif

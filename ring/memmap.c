@@ -17,9 +17,18 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+/* Whoever keeps what it looked up can tell that it may be stale, even in another map at the same place. */
+static void memmap_touch(struct memmap *map)
+{
+    static uint64_t generations;
+
+    map->generation = __atomic_add_fetch(&generations, 1, __ATOMIC_RELAXED);
+}
+
 void memmap_init(struct memmap *map)
 {
     *map = (struct memmap){0};
+    memmap_touch(map);
 }
 
 static void region_unmap(const struct memmap_region *r)
@@ -166,6 +175,7 @@ int memmap_add(struct memmap *map, uint64_t gpa, uint64_t uva, uint64_t size, in
     memmove(&map->regions[at + 1], &map->regions[at], (map->count - at) * sizeof(map->regions[0]));
     map->regions[at] = region;
     map->count++;
+    memmap_touch(map);
     return 0;
 }
 
@@ -179,6 +189,7 @@ int memmap_remove(struct memmap *map, uint64_t gpa, uint64_t uva, uint64_t size)
         region_unmap(r);
         map->count--;
         memmove(r, r + 1, (map->count - i) * sizeof(*r));
+        memmap_touch(map);
         return 0;
     }
     return -ENOENT;
@@ -210,6 +221,8 @@ bool memmap_uva_to_gpa(const struct memmap *map, uint64_t uva, uint64_t len, uin
 
 bool memmap_host_to_gpa(const struct memmap *map, const void *host, uint64_t *gpa)
 {
+    if (map->iotlb)
+        map = iotlb_memory(map->iotlb);
     for (unsigned i = 0; i < map->count; i++) {
         const struct memmap_region *r = &map->regions[i];
         uintptr_t off = (uintptr_t)host - (uintptr_t)r->host;
@@ -229,7 +242,7 @@ int memmap_iov_search(const struct memmap *map, uint64_t addr, uint32_t len,
     unsigned at = region_above(map, addr), n = 0;
 
     if (at == 0)
-        return -EFAULT;
+        return map->iotlb ? iotlb_iov(map->iotlb, addr, len, access, iov, max) : -EFAULT;
     for (at--;; at++) {
         const struct memmap_region *r;
         uint64_t off, part;

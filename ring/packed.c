@@ -179,9 +179,8 @@ static int packed_walk(struct virtq *vq, unsigned n, unsigned from, uint8_t atte
         if (++at == size)
             at = 0;
     }
-    walk_end(&w, id, n, attempts);
     *out = chain;
-    return 0;
+    return walk_end(&w, id, n, attempts);
 }
 
 /* Enter the chain in vq->copy in the log; from its first word on a successor will return it. */

@@ -45,13 +45,18 @@ struct memmap_region {
  * It must stay where it is while it has regions: the SIGBUS guard knows @faulted by address.
  * @faulted: set by the SIGBUS guard when the file behind a region turned out shorter than
  *           promised (the range reads as zeroes from then on): the session must break.
+ *           memmap_faulted() reads it.
+ * @generation: another number after each change, unlike that of any map of this process.
+ * @iotlb: not NULL: no regions are here, and every address is one that a vIOMMU translates.
  *
  * Changed only while no thread walks a ring that uses it.
  */
 struct memmap {
     struct memmap_region *regions;
     unsigned count;
-    bool faulted; /* read it with READ_ONCE(): the signal handler of any thread sets it */
+    bool faulted; /* the signal handler of any thread sets it */
+    uint64_t generation;
+    struct iotlb *iotlb;
 };
 
 void memmap_init(struct memmap *map);
@@ -80,11 +85,12 @@ bool memmap_host_to_gpa(const struct memmap *map, const void *host, uint64_t *gp
 enum memmap_access { MEMMAP_READ = 1, MEMMAP_WRITE = 2 };
 /**
  * memmap_iov() - describe [@addr, @addr+@len) as vectors; a range may span adjacent regions.
- * @access: what will be done to it (regions of today allow both; a vIOMMU narrows it).
+ * @access: what will be done to it (regions allow both; a vIOMMU narrows it).
  * @hint:   in and out: index of the region that matched last, or 0.
  *
  * Return: entries written (>= 1), -EFAULT when any byte is outside the guest's memory,
- * -E2BIG when @max is too few, -EAGAIN when a translation is not known yet (vIOMMU).
+ * -E2BIG when @max is too few; with a vIOMMU also -EAGAIN when a translation is not known yet, and
+ * -EACCES when it does not allow @access.
  */
 int memmap_iov_search(const struct memmap *map, uint64_t addr, uint32_t len,
                       enum memmap_access access, struct iovec *iov, unsigned max, unsigned *hint);
@@ -119,6 +125,49 @@ void memmap_guard_install(void);
 int memmap_guard_add(void *mapping, size_t size, bool *faulted);
 /** memmap_guard_remove() - before the mapping goes; nothing happens if it was not guarded. */
 void memmap_guard_remove(void *mapping);
+
+/** memmap_faulted() - was a file of guest memory truncated? From any thread. */
+bool iotlb_faulted(const struct iotlb *tlb);
+static inline bool memmap_faulted(const struct memmap *map)
+{
+    return READ_ONCE(map->faulted) || (map->iotlb && iotlb_faulted(map->iotlb));
+}
+
+/* ---- I/O address translation (vIOMMU) ------------------------------------------------------ */
+
+#define IOTLB_ENTRIES 4096u
+#define IOTLB_MISSES  64u
+
+/**
+ * struct iotlb - the translations that the VMM gave one thread, and those that it misses.
+ *
+ * Its *view* takes the place of the guest's memory map in a ring's configuration: every address is
+ * then an I/O virtual one, and reaches only what the guest mapped, with the right it gave. A view has
+ * no regions, so rings without a vIOMMU pay nothing for it. Single-threaded.
+ */
+struct iotlb;
+/** struct iotlb_stats - read from any thread. */
+struct iotlb_stats {
+    uint64_t misses, updates, invalidations, evictions;
+};
+
+struct iotlb *iotlb_new(void);
+void iotlb_free(struct iotlb *tlb);
+/** iotlb_bind() - @memory is what translations lead to from now on; those of another are forgotten. */
+void iotlb_bind(struct iotlb *tlb, const struct memmap *memory);
+const struct memmap *iotlb_view(const struct iotlb *tlb);
+/**
+ * iotlb_update() - [@iova, @iova+@size) is the front end's @uva and may be used for @access.
+ * Return: 0; -EINVAL for a range that is empty or wraps or without any right; -EFAULT where no region of
+ * guest memory holds it.
+ */
+int iotlb_update(struct iotlb *tlb, uint64_t iova, uint64_t size, uint64_t uva, unsigned access);
+/** iotlb_invalidate() - forget all that touches [@iova, @iova+@size); @size 0: to the end. */
+void iotlb_invalidate(struct iotlb *tlb, uint64_t iova, uint64_t size);
+/** iotlb_next_miss() - a translation to be asked for, once each; false: no more. */
+bool iotlb_next_miss(struct iotlb *tlb, uint64_t *iova, unsigned *access);
+unsigned iotlb_count(const struct iotlb *tlb);
+const struct iotlb_stats *iotlb_stats(const struct iotlb *tlb);
 
 /* ---- Dirty-page log (live migration) ------------------------------------------------- */
 
@@ -244,6 +293,9 @@ struct virtq {
     unsigned done_count;
     uint16_t *returned; /* ids to be put back (back.c) */
     unsigned returned_count;
+    struct virtq_spans *spans; /* vIOMMU: the addresses that chains use; else NULL */
+    bool missing;             /* vIOMMU: virtq_take() ended where a translation is not known */
+    bool driver_writable;     /* vIOMMU: the driver area may be written */
     uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
     uint64_t counter; /* in-flight log: submission order */
@@ -266,7 +318,8 @@ struct virtq {
  * @vq is zeroed before its first start; statistics survive a stop.
  *
  * Return: 0; -EINVAL for a configuration that cannot be; -EFAULT for an area outside the guest's
- * memory; -EBADMSG for a log that no process of ours or of the specification can have left.
+ * memory; -EBADMSG for a log that no process of ours or of the specification can have left; -EAGAIN
+ * while the vIOMMU's translation of an area is not known (try again when it is).
  */
 int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t base, bool recover,
                 struct dt_error *err);
@@ -304,6 +357,11 @@ void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
 /** virtq_return() - a chain will not be served by us: it is to be put back. The slot may be reused once it is
  *  taken again. */
 void virtq_return(struct virtq *vq, struct virtq_chain *chain);
+/** virtq_returns() - can chains be put back? Not into a split ring that the guest's IOMMU lets us only read. */
+static inline bool virtq_returns(const struct virtq *vq)
+{
+    return !vq->spans || vq->config.packed || vq->driver_writable;
+}
 /**
  * virtq_put_back() - make the returned chains available again, as if they had never been taken: whoever
  * serves the ring next finds them there, even on another host. No chain is in flight, and all that were
@@ -315,6 +373,22 @@ bool virtq_publish(struct virtq *vq);
 /** virtq_abandon() - the session broke: forget the ring with chains in flight. They stay in the
  *  log; nobody may push them any more. */
 void virtq_abandon(struct virtq *vq);
+/**
+ * virtq_uses() - vIOMMU: is chain @id in flight, with memory in [@iova, @iova+@size)? It may say yes
+ * where the chain has memory on both sides of the range. @size 0: to the end.
+ */
+bool virtq_uses(const struct virtq *vq, uint16_t id, uint64_t iova, uint64_t size);
+/** virtq_lies_in() - vIOMMU: is any part of the ring itself in the range? */
+bool virtq_lies_in(const struct virtq *vq, uint64_t iova, uint64_t size);
+/** virtq_unmap() - vIOMMU: nothing is in flight; the ring's memory may go. The next call is virtq_map(), or
+ *  virtq_stop(). */
+void virtq_unmap(struct virtq *vq);
+/** virtq_map() - look the ring's memory up again. Return: as virtq_start(). */
+int virtq_map(struct virtq *vq, struct dt_error *err);
+static inline bool virtq_mapped(const struct virtq *vq)
+{
+    return vq->desc_area != NULL;
+}
 /** virtq_pending() - is there something to take, or a fault to fetch? Reads the ring once. */
 bool virtq_pending(struct virtq *vq);
 /** virtq_disarm() - the device polls: ask the driver not to kick. */

@@ -56,6 +56,12 @@ int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *
     vq->used = READ_ONCE(used_ring(vq)->idx);
     if (!recover) {
         split_log(vq)->used_idx = vq->used;
+        /*
+         * What was used had been available. A base behind the used index is a VMM's guess, made when it lost a back
+         * end that went on to finish what it had (QEMU: virtio_queue_restore_last_avail_idx()).
+         */
+        if ((uint16_t)(vq->used - (uint16_t)base) <= vq->config.size)
+            base = vq->used;
         vq->last_avail = vq->avail_shadow = (uint16_t)base;
         return 0;
     }
@@ -117,8 +123,7 @@ static int split_walk(struct virtq *vq, uint16_t head, uint8_t attempts, struct 
             return walk_fault(&w, at, "next %u makes a loop in the ring of %u", d.next, size);
         at = d.next;
     }
-    walk_end(&w, head, ndesc, attempts);
-    return 0;
+    return walk_end(&w, head, ndesc, attempts);
 }
 
 /* Enter @head in the log; from the last store on a successor will return it. */

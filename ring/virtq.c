@@ -12,46 +12,91 @@
 
 #include <inttypes.h>
 
-static int judge_area(const struct memmap *map, const char *name, uint64_t gpa, uint64_t len,
-                      uint64_t align, void **host, struct dt_error *err)
+/* virtio 1.2, 2.7 and 2.8: sizes and alignments. What the rights say is what we do, not what the driver
+ * would allow: of a split ring's used index we also read. */
+void virtq_areas(const struct virtq_config *c, struct virtq_area areas[VIRTQ_AREAS])
 {
-    if (gpa % align != 0)
+    const unsigned both = MEMMAP_READ | MEMMAP_WRITE;
+    uint64_t event = c->event_idx ? 2 : 0, size = c->size;
+
+    if (c->packed) {
+        areas[0] = (struct virtq_area){"descriptor ring", c->desc, 16 * size, 16, both};
+        areas[1] = (struct virtq_area){"driver event area", c->driver, 4, 4, MEMMAP_READ};
+        areas[2] = (struct virtq_area){"device event area", c->device, 4, 4, both};
+    } else {
+        areas[0] = (struct virtq_area){"descriptor table", c->desc, 16 * size, 16, MEMMAP_READ};
+        areas[1] =
+            (struct virtq_area){"available ring", c->driver, 4 + 2 * size + event, 2, MEMMAP_READ};
+        areas[2] = (struct virtq_area){"used ring", c->device, 4 + 8 * size + event, 4, both};
+    }
+}
+
+static int find_translated(const struct virtq_area *a, const struct memmap *map, void **host,
+                           struct dt_error *err)
+{
+    int r = iotlb_host(map->iotlb, a->addr, a->len, a->access, host);
+
+    if (r == -EACCES)
+        return dt_fail(err, r, "%s at 0x%" PRIx64 ": the guest's IOMMU does not allow us to %s it",
+                       a->name, a->addr, a->access & MEMMAP_WRITE ? "read and write" : "read");
+    if (r == -EFAULT)
+        return dt_fail(err, r,
+                       "%s: %" PRIu64 " bytes at I/O address 0x%" PRIx64
+                       " are not in one piece of the guest's memory (give the VMM a queue-size of "
+                       "256 or less)",
+                       a->name, a->len, a->addr);
+    return r;
+}
+
+static int find_area(const struct virtq_area *a, const struct memmap *map, void **host,
+                     struct dt_error *err)
+{
+    if (a->addr % a->align != 0)
         return dt_fail(err, -EINVAL, "%s at 0x%" PRIx64 " is not aligned to %" PRIu64 " bytes",
-                       name, gpa, align);
-    *host = memmap_host(map, gpa, len);
+                       a->name, a->addr, a->align);
+    if (map->iotlb) {
+        int r = find_translated(a, map, host, err);
+
+        if (r < 0)
+            return r;
+    } else {
+        *host = memmap_host(map, a->addr, a->len);
+    }
     if (!*host)
         return dt_fail(err, -EFAULT,
                        "%s: %" PRIu64 " bytes at 0x%" PRIx64 " are not within one memory region",
-                       name, len, gpa);
-    if ((uintptr_t)*host % align != 0)
+                       a->name, a->len, a->addr);
+    if ((uintptr_t)*host % a->align != 0)
         return dt_fail(err, -EINVAL, "%s at 0x%" PRIx64 ": its region is mapped off alignment",
-                       name, gpa);
+                       a->name, a->addr);
     return 0;
 }
 
-/* virtio 1.2, 2.7 and 2.8: sizes and alignments of the three areas. */
-static int judge_areas(struct virtq *vq, struct dt_error *err)
+/* All three are looked for, so that all that is missing is asked for at once. */
+int virtq_find_areas(struct virtq *vq, struct dt_error *err)
 {
-    const struct virtq_config *c = &vq->config;
-    uint64_t event = c->event_idx ? 2 : 0, size = c->size;
-    int r;
+    struct virtq_area areas[VIRTQ_AREAS];
+    void *host[VIRTQ_AREAS];
+    bool waits = false;
 
-    if (c->packed) {
-        r = judge_area(c->map, "descriptor ring", c->desc, 16 * size, 16, &vq->desc_area, err);
-        if (r == 0)
-            r = judge_area(c->map, "driver event area", c->driver, 4, 4, &vq->driver_area, err);
-        if (r == 0)
-            r = judge_area(c->map, "device event area", c->device, 4, 4, &vq->device_area, err);
-        return r;
+    virtq_areas(&vq->config, areas);
+    for (unsigned i = 0; i < VIRTQ_AREAS; i++) {
+        int r = find_area(&areas[i], vq->config.map, &host[i], err);
+
+        if (r < 0 && r != -EAGAIN)
+            return r;
+        waits |= r == -EAGAIN;
     }
-    r = judge_area(c->map, "descriptor table", c->desc, 16 * size, 16, &vq->desc_area, err);
-    if (r == 0)
-        r = judge_area(c->map, "available ring", c->driver, 4 + 2 * size + event, 2,
-                       &vq->driver_area, err);
-    if (r == 0)
-        r = judge_area(c->map, "used ring", c->device, 4 + 8 * size + event, 4, &vq->device_area,
-                       err);
-    return r;
+    if (waits)
+        return dt_fail(err, -EAGAIN, "a translation of the ring's memory is not known yet");
+    vq->desc_area = host[0];
+    vq->driver_area = host[1];
+    vq->device_area = host[2];
+    if (vq->config.map->iotlb)
+        vq->driver_writable =
+            iotlb_allows(vq->config.map->iotlb, areas[1].addr, areas[1].len, MEMMAP_WRITE);
+    virtq_translate_log(vq);
+    return 0;
 }
 
 static void virtq_release(struct virtq *vq)
@@ -62,6 +107,7 @@ static void virtq_release(struct virtq *vq)
     free(vq->done);
     free(vq->returned);
     free(vq->replay);
+    free(vq->spans);
     free(vq->log_next);
     free(vq->copy);
     *vq = (struct virtq){.stats = stats};
@@ -95,13 +141,15 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
         return dt_fail(err, -EINVAL, "a %s virtqueue cannot have %u descriptors",
                        config->packed ? "packed" : "split", size);
     *vq = (struct virtq){.config = *config, .stats = vq->stats};
-    r = judge_areas(vq, err);
+    r = virtq_find_areas(vq, err);
     if (r < 0)
         return r;
     vq->state = ring_array(size, sizeof(*vq->state));
     vq->done = ring_array(size, sizeof(*vq->done));
     vq->returned = xcalloc(size, sizeof(*vq->returned));
     vq->replay = xcalloc(size, sizeof(*vq->replay));
+    if (config->map->iotlb)
+        vq->spans = virtq_spans_new(size);
     recover = recover && log_present(config->inflight);
     if (!recover)
         log_format(config->inflight, size, config->packed);
@@ -152,6 +200,7 @@ void virtq_set_dirty(struct virtq *vq, const struct dirtylog *dirty, uint64_t lo
     vq->config.dirty = dirty;
     vq->config.log_used = log_used;
     vq->config.log_used_valid = log_used_valid;
+    virtq_translate_log(vq);
 }
 
 /* What the log held comes before anything new; each chain is judged as if it were new. */

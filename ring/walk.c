@@ -28,6 +28,8 @@ int walk_abort(struct walk *w, int error)
 {
     if (w->iov != w->chain->inline_iov)
         iovpool_put(w->vq->config.iovs, w->iov);
+    if (w->vq->spans)
+        walk_forget(w);
     return error;
 }
 
@@ -62,6 +64,22 @@ static int walk_grow(struct walk *w)
     return 0;
 }
 
+/* What keeps @d from being reached, in words; or the walk goes on to ask for what else is missing. */
+static int walk_unreachable(struct walk *w, const struct ring_desc *d, unsigned at, int r)
+{
+    if (r == -EFAULT)
+        return walk_fault(w, at,
+                          "%" PRIu32 " bytes at 0x%" PRIx64 " are outside the guest's memory",
+                          d->len, d->addr);
+    if (r == -EACCES)
+        return walk_fault(w, at, "the guest's IOMMU does not allow us to %s %" PRIu32 " bytes at 0x%" PRIx64,
+                          d->flags & VRING_DESC_F_WRITE ? "write" : "read", d->len, d->addr);
+    if (r != -EAGAIN)
+        return walk_abort(w, r);
+    w->vq->spans->missing = true;
+    return 0;
+}
+
 int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
 {
     bool write = d->flags & VRING_DESC_F_WRITE;
@@ -72,6 +90,8 @@ int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
     w->writable = write;
     if (d->len == 0)
         return 0;
+    if (w->vq->spans)
+        walk_span(w, d->addr, d->len);
     for (;;) {
         r = memmap_iov(w->vq->config.map, d->addr, d->len, write ? MEMMAP_WRITE : MEMMAP_READ,
                        w->iov + w->n, w->max - w->n, &w->vq->hint);
@@ -83,12 +103,8 @@ int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
         if (r < 0)
             return walk_abort(w, r);
     }
-    if (r == -EFAULT)
-        return walk_fault(w, at,
-                          "%" PRIu32 " bytes at 0x%" PRIx64 " are outside the guest's memory",
-                          d->len, d->addr);
     if (r < 0)
-        return walk_abort(w, r);
+        return walk_unreachable(w, d, at, r);
     w->n += (unsigned)r;
     if (write) {
         w->write_len += d->len;
@@ -125,11 +141,13 @@ static int table_entry(struct walk *w, uint64_t addr, const uint8_t *host, unsig
         words[1] = word[1];
     } else {
         r = table_gather(w, addr + 16 * (uint64_t)i, words);
-        if (r == -EFAULT)
-            return walk_fault(w, i, "the table at 0x%" PRIx64 " is outside the guest's memory",
-                              addr);
-        if (r < 0)
+        if (r == -EFAULT || r == -EACCES)
+            return walk_fault(w, i, "the table at 0x%" PRIx64 " is outside %s", addr,
+                              r == -EFAULT ? "the guest's memory" : "what we may read");
+        if (r < 0) {
+            w->vq->missing = true;
             return walk_abort(w, r);
+        }
     }
     *e = w->vq->config.packed ? desc_packed(words[0], words[1]) : desc_split(words[0], words[1]);
     if (unlikely(e->flags & VRING_DESC_F_INDIRECT))
@@ -178,6 +196,8 @@ int walk_indirect(struct walk *w, const struct ring_desc *d, unsigned at)
                           d->len, VIRTQ_MAX_IOV * 16);
     w->table = true;
     w->parent = at;
+    if (w->vq->spans)
+        walk_span(w, d->addr, d->len);
     if (likely(memmap_iov(w->vq->config.map, d->addr, d->len, MEMMAP_READ, &table, 1,
                           &w->vq->hint) == 1))
         host = table.iov_base;

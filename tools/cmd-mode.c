@@ -4,7 +4,7 @@
 
 #include <time.h>
 
-#define BACK    "vhost-user" /* the one back that has modes */
+#define BACK    "vhost-user" /* a rear: the back that can be detached and attached */
 #define LOOK_NS DT_MS(20)
 #define WAIT_NS DT_S(10)
 
@@ -120,7 +120,7 @@ static int attach(struct client *client, const char *mode, const struct mode_opt
                 "to it first, --force does it if you know the contents to be equal");
         ret = put_back(client, back, rear, o, err);
     }
-    return ret ?: wish(client, rear || !is_rear(back) ? BACK : back, mode, err);
+    return ret ?: wish(client, rear ? BACK : back, mode, err);
 }
 
 static int set_mode(struct client *client, const char *mode, const char *chain,
@@ -199,7 +199,7 @@ const struct verb verb_mode = {
     .name = "mode",
     .args = "[OPTION...] DEVICE [passthrough|interpose|intercept BACK]",
     .summary = "who serves a disk: the back end behind it, the chain before it, or a back of ours",
-    .help = "Passthrough: the back end that a disk with the back `vhost-user` stands on serves the "
+    .help = "Passthrough: the back end that a disk with the back `vhost-user` or `cvd` stands on serves the "
             "guest's rings itself. Interpose: the chain does, before that back end. Intercept: the "
             "chain "
             "does, and ends in BACK, with the back end detached. Changed while the guest runs.",

@@ -115,6 +115,8 @@ struct verb {
     X(verb_move_back) \
     X(verb_shadow) \
     X(verb_quiesce) \
+    X(verb_attach) \
+    X(verb_detach) \
     X(verb_events) \
     X(verb_upgrade) \
     X(verb_extensions) \
@@ -122,6 +124,7 @@ struct verb {
     X(verb_trace) \
     X(verb_cache) \
     X(verb_cow) \
+    X(verb_compress) \
     X(verb_integrity) \
     X(verb_bench) \
     X(verb_test)

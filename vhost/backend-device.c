@@ -209,14 +209,6 @@ int vhost_backend_notify_config(struct vhost_backend *s)
     return rc;
 }
 
-/* A vIOMMU's translations are not offered, but every IOTLB message wants an answer. */
-int refuse_iotlb(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
-{
-    log_limited(DT_LOG_WARNING, "%s: IOTLB_MSG: refused: ACCESS_PLATFORM is not offered", s->name);
-    answer_u64(m, 1);
-    return 0;
-}
-
 /* ---- Network devices ---- */
 
 int send_rarp(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)

@@ -25,7 +25,7 @@ static const struct backend_request requests[VHOST_REQUEST_END] = {
     [VHOST_SEND_RARP] = {NULL, send_rarp, NEEDS(RARP)},
     [VHOST_NET_SET_MTU] = {NULL, set_mtu, NEEDS(MTU)},
     [VHOST_SET_BACKEND_REQ_FD] = {check_set_backend_req_fd, set_backend_req_fd, NEEDS(BACKEND_REQ)},
-    [VHOST_IOTLB_MSG] = {NULL, refuse_iotlb, ANSWERS},
+    [VHOST_IOTLB_MSG] = {check_iotlb, answer_iotlb, ANSWERS},
 
     [VHOST_SET_MEM_TABLE] = {check_set_mem_table, set_mem_table},
     [VHOST_GET_MAX_MEM_SLOTS] = {NULL, get_max_mem_slots, NEEDS(CONFIGURE_MEM_SLOTS), ANSWERS},

@@ -112,6 +112,9 @@ static bool any_ring_within(const struct vhost_backend *s, const struct vhost_me
     for (unsigned q = 0; q < s->config.queues; q++) {
         const struct vhost_queue_state *v = &s->state->queues[q];
 
+        /* Where a vIOMMU put a ring is not known here. */
+        if (v->started && s->state->features & BIT(VIRTIO_F_ACCESS_PLATFORM))
+            return true;
         if (v->started && (v->desc - r->uva < r->size || v->avail - r->uva < r->size ||
                            v->used - r->uva < r->size))
             return true;

@@ -2,9 +2,9 @@
 /*
  * backend-transfer.c - a session leaves this process, or comes into it; see transfer.h.
  *
- * A session may go while no message is under way and nothing waits for the device: all that it is lies
- * in struct vhost_state then, and in descriptors. What comes is judged as the messages were that once made
- * it, since a front end may have captured the process that sends it.
+ * A session may go while no message is under way and nothing waits for the device: all that it is
+ * lies in struct vhost_state then, and in descriptors. What comes is judged as the messages were
+ * that once made it, since a front end may have captured the process that sends it.
  */
 #include "vhost/internal.h"
 #include "vhost/transfer.h"
@@ -134,7 +134,8 @@ static int adopt_inflight(struct vhost_backend *s, const struct transfer *t, str
     ret = vhost_inflight_judge(region, from->features & BIT(VIRTIO_F_RING_PACKED), err);
     if (ret == 0 && fstat(t->inflight, &st) < 0)
         ret = dt_fail(err, -errno, "%s", strerror(errno));
-    ret = ret ?: memmap_add(&s->inflight_map, 0, 0, region->mmap_size, t->inflight,
+    ret = ret
+              ?: memmap_add(&s->inflight_map, 0, 0, region->mmap_size, t->inflight,
                             region->mmap_offset, err);
     ret = ret ?: backend_keep_file(s, &s->inflight_kept, t->inflight, err);
     if (ret < 0) {

@@ -28,7 +28,7 @@
 
 static bool backend_parked(const struct vhost_backend *s)
 {
-    return s->pausing || s->stopping > 0;
+    return s->pausing || s->stopping > 0 || s->translating;
 }
 
 bool backend_any_started(const struct vhost_backend *s)
@@ -392,6 +392,16 @@ static bool session_inflight(const struct vhost_session *session, struct vhost_i
     return *fd >= 0;
 }
 
+static void session_iotlb_done(struct vhost_session *s, int result)
+{
+    vhost_backend_iotlb_done(backend_of(s), result);
+}
+
+static int session_iotlb_miss(struct vhost_session *s, uint64_t iova, unsigned access)
+{
+    return vhost_backend_iotlb_miss(backend_of(s), iova, access);
+}
+
 static const struct vhost_session_ops backend_session_ops = {
     .ring = session_ring,
     .kick_fd = session_kick_fd,
@@ -404,6 +414,8 @@ static const struct vhost_session_ops backend_session_ops = {
     .free = session_free,
     .region = session_region,
     .inflight = session_inflight,
+    .iotlb_done = session_iotlb_done,
+    .iotlb_miss = session_iotlb_miss,
 };
 
 struct vhost_session *vhost_backend_session(struct vhost_backend *s)

@@ -184,7 +184,7 @@ int frontend_command(struct vhost_frontend *f, struct vhost_message *m, struct d
 
 /* ---- The back end's own channel ---- */
 
-static int frontend_event(struct vhost_frontend *f, bool *config_changed)
+int frontend_event(struct vhost_frontend *f, bool *config_changed)
 {
     struct vhost_message *m = &f->events.message;
     bool known = m->header.request == VHOST_BACKEND_CONFIG_CHANGE_MSG;

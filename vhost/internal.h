@@ -90,6 +90,8 @@ struct vhost_backend {
     struct vhost_message message;
     unsigned stopping; /* queues whose stop is not yet answered */
     bool pausing, paused;
+    bool translating; /* iotlb() is not yet answered */
+    int translated;   /* what it answered */
     bool frozen; /* on its way to another process: the front end is not read */
 
     bool advancing;
@@ -158,7 +160,9 @@ typedef int backend_step(struct vhost_backend *s, struct vhost_message *m, struc
 backend_step get_features, check_set_features, set_features, get_protocol_features,
     set_protocol_features, set_owner, reset_owner, get_queue_num, get_config, set_config,
     get_max_mem_slots, check_set_backend_req_fd, set_backend_req_fd, check_reset_device,
-    reset_device, set_status, get_status, send_rarp, set_mtu, refuse_iotlb;
+    reset_device, set_status, get_status, send_rarp, set_mtu;
+/* backend-iotlb.c */
+backend_step check_iotlb, answer_iotlb;
 /* backend-memory.c */
 backend_step check_set_mem_table, set_mem_table, add_mem_reg, check_add_mem_reg, rem_mem_reg,
     check_rem_mem_reg, check_set_log_base, set_log_base, set_log_fd;
@@ -200,6 +204,8 @@ int frontend_command(struct vhost_frontend *f, struct vhost_message *m, struct d
  *  be @size and its descriptors at most @fds (which the caller closes). */
 int frontend_query(struct vhost_frontend *f, struct vhost_message *m, uint32_t size, unsigned fds,
                    struct dt_error *err);
+/** frontend_event() - take up, and answer where that is asked, what the back end's channel brought. */
+int frontend_event(struct vhost_frontend *f, bool *config_changed);
 static inline bool frontend_has(const struct vhost_frontend *f, enum vhost_protocol_feature bit)
 {
     return f->protocol & BIT(bit);

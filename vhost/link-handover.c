@@ -186,13 +186,15 @@ void vproxy_hand_over(struct vhost_proxy *p)
         p->pause_asked = true;
         vproxy_send(p, &pause);
     }
+    if (p->translating) /* the predecessor's use of any memory is over */
+        vproxy_translated(p, 0);
     if (p->recovery.rings == 0)
         p->lost_at = 0;
 }
 
 /*
  * virtq_start() knows how to read ring and log; on a copy of the log it leaves no trace, so the
- * requests are not charged with another attempt.
+ * requests are not charged with another attempt. Behind a vIOMMU no keeper can read a ring.
  */
 int vproxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct dt_error *err)
 {
@@ -205,6 +207,8 @@ int vproxy_left_base(struct vhost_proxy *p, unsigned q, uint32_t *base, struct d
 
     if (rc < 0)
         return rc;
+    if (vhost_backend_state(p->session)->features & BIT(VIRTIO_F_ACCESS_PLATFORM))
+        return dt_fail(err, -EOPNOTSUPP, "only a worker knows the vIOMMU's translations");
     bytes = inflight_queue_size(ring.config.size, ring.config.packed);
     log = xaligned(CACHE_LINE, bytes);
     slots = xaligned(CACHE_LINE, ring.config.size * sizeof(struct virtq_chain));

@@ -45,6 +45,8 @@ struct vhost_proxy {
     bool pausing, paused, drain; /* the session's */
     bool pause_asked;            /* the worker was asked to pause */
     bool releasing, release_wanted;
+    bool translating;     /* the session waits for an answer about a translation */
+    bool translate_asked; /* and the worker was asked */
 
     /* What the worker has of guest memory, by the ids of vhost_backend_files(). */
     uint64_t known[MEMMAP_MAX_REGIONS];
@@ -79,5 +81,7 @@ extern const struct vhost_device_ops vproxy_device_ops;
 /** vproxy_answer_without() - nobody serves the rings: answer what the session still waits for. */
 void vproxy_answer_without(struct vhost_proxy *p);
 void vproxy_be_patient(struct vhost_proxy *p);
+/** vproxy_translated() - what the session asked about a translation is answered. */
+void vproxy_translated(struct vhost_proxy *p, int result);
 
 #endif

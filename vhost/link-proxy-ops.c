@@ -165,6 +165,38 @@ static void proxy_memory_changed(void *dev)
     vproxy_send_memory(dev);
 }
 
+/* ---- Translations ------------------------------------------------------------------------------ */
+
+void vproxy_translated(struct vhost_proxy *p, int result)
+{
+    p->translating = p->translate_asked = false;
+    vhost_backend_iotlb_done(p->session, result);
+    if (p->release_wanted) {
+        p->release_wanted = false;
+        vhost_proxy_release(p);
+    }
+}
+
+/*
+ * A successor knows no translations, and asks for what it needs: an update can be dropped. An invalidation waits
+ * for it, because its predecessor's I/O may still land in the guest's memory until the fence has passed.
+ */
+static void proxy_iotlb(void *dev, const struct vhost_iotlb *change)
+{
+    struct vhost_proxy *p = dev;
+    struct link_message m = {.type = LINK_IOTLB, .iotlb = *change};
+
+    p->translating = true;
+    if (p->handed && !p->releasing) {
+        p->translate_asked = true;
+        vproxy_send(p, &m);
+    } else if (change->type == VHOST_IOTLB_UPDATE || vhost_backend_ending(p->session)) {
+        vproxy_translated(p, 0);
+    } else {
+        vproxy_be_patient(p);
+    }
+}
+
 /* ---- The end ---------------------------------------------------------------------------------- */
 
 static void proxy_closed(void *dev, const char *reason)
@@ -174,6 +206,7 @@ static void proxy_closed(void *dev, const char *reason)
 
     vproxy_send(p, &m);
     p->handed = p->pausing = p->paused = p->pause_asked = false;
+    p->translating = p->translate_asked = false;
     p->nknown = 0;
     p->known_log = p->known_inflight = 0;
     p->lost_at = 0;
@@ -195,6 +228,7 @@ const struct vhost_device_ops vproxy_device_ops = {
     .queue_kick_changed = proxy_kick_changed,
     .queue_call_changed = proxy_call_changed,
     .memory_changed = proxy_memory_changed,
+    .iotlb = proxy_iotlb,
     .closed = proxy_closed,
 };
 
@@ -205,7 +239,7 @@ static bool anything_awaited(const struct vhost_proxy *p)
     for (unsigned q = 0; q < p->nqueues; q++)
         if (p->queues[q].stopping)
             return true;
-    return p->pausing;
+    return p->pausing || p->translating;
 }
 
 void vproxy_answer_without(struct vhost_proxy *p)
@@ -220,6 +254,8 @@ void vproxy_answer_without(struct vhost_proxy *p)
         p->paused = true;
         vhost_backend_paused(p->session);
     }
+    if (p->translating && !p->handed)
+        vproxy_translated(p, 0);
 }
 
 void vproxy_be_patient(struct vhost_proxy *p)

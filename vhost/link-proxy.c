@@ -39,7 +39,7 @@ static void lose_link(struct vhost_proxy *p)
 {
     loop_watch_remove(p->loop, &p->watch);
     close_fd(&p->sock);
-    p->ready = p->handed = p->pause_asked = p->broken = false;
+    p->ready = p->handed = p->pause_asked = p->translate_asked = p->broken = false;
     p->releasing = p->release_wanted = false;
     p->nknown = 0;
     p->known_log = p->known_inflight = 0;
@@ -242,6 +242,25 @@ static void on_paused(struct vhost_proxy *p)
     vhost_backend_paused(p->session);
 }
 
+/* A worker that was captured may ask for what it likes: the front end bounds what it gives. */
+static void on_iotlb(struct vhost_proxy *p, const struct link_message *m)
+{
+    int rc;
+
+    if (m->type == LINK_IOTLB_DONE && !p->translate_asked) {
+        vproxy_fail(p, "IOTLB_DONE, but nothing was asked");
+    } else if (m->type == LINK_IOTLB_DONE) {
+        vproxy_translated(p, m->u32 ? -EFAULT : 0);
+    } else {
+        rc = vhost_backend_iotlb_miss(p->session, m->iotlb.iova, m->iotlb.access);
+        if (rc < 0)
+            vhost_backend_break(p->session,
+                                "the front end cannot be asked for the translation of 0x%" PRIx64
+                                ": %s",
+                                m->iotlb.iova, strerror(-rc));
+    }
+}
+
 static void on_fault(struct vhost_proxy *p, struct link_message *m)
 {
     m->text[sizeof(m->text) - 1] = '\0';
@@ -276,6 +295,8 @@ static void on_message(struct vhost_proxy *p, struct link_message *m)
         on_stopped(p, m->answer.index, m->answer.value);
     } else if (m->type == LINK_PAUSED) {
         on_paused(p);
+    } else if (m->type == LINK_IOTLB_DONE || m->type == LINK_IOTLB_MISS) {
+        on_iotlb(p, m);
     } else {
         on_fault(p, m);
     }
@@ -400,7 +421,7 @@ void vhost_proxy_release(struct vhost_proxy *p)
     CHECK_MAGIC(p, PROXY_MAGIC);
     if (!p->ready || p->releasing)
         return;
-    if (p->pausing || p->paused) { /* a stop has no place within a pause */
+    if (p->pausing || p->paused || p->translating) { /* a stop has no place within these */
         p->release_wanted = true;
         return;
     }

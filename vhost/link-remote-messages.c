@@ -268,12 +268,23 @@ static const char *on_resume(struct vhost_remote *r, struct link_message *m)
     return NULL;
 }
 
+static const char *on_iotlb(struct vhost_remote *r, struct link_message *m)
+{
+    if (r->translating || r->pausing || r->paused || any_stopping(r))
+        return "a translation within a pause or a stop";
+    if (!(r->features & BIT(VIRTIO_F_ACCESS_PLATFORM)) || !r->config.ops->iotlb)
+        return "a translation, and there is no vIOMMU";
+    r->translating = true;
+    r->config.ops->iotlb(r->config.dev, &m->iotlb);
+    return NULL;
+}
+
 static const char *on_detach(struct vhost_remote *r, struct link_message *m)
 {
     bool was_attached = r->attached;
 
     KILL_POINT("detach");
-    if (vremote_any_ring(r) || r->pausing || r->paused)
+    if (vremote_any_ring(r) || r->pausing || r->paused || r->translating)
         return "detached while a ring runs";
     vremote_forget(r);
     if (was_attached)
@@ -301,6 +312,7 @@ static const struct remote_message {
     [LINK_PAUSE] = {on_pause},
     [LINK_RESUME] = {on_resume},
     [LINK_DETACH] = {on_detach, .always = true},
+    [LINK_IOTLB] = {on_iotlb},
 };
 
 const char *vremote_message(struct vhost_remote *r, struct link_message *m)

@@ -139,6 +139,30 @@ static bool remote_inflight(const struct vhost_session *session, struct vhost_in
     return *fd >= 0;
 }
 
+static void remote_iotlb_done(struct vhost_session *session, int result)
+{
+    struct vhost_remote *r = remote_of(session);
+    struct link_message m = {.type = LINK_IOTLB_DONE, .u32 = result < 0};
+
+    CHECK_MAGIC(r, REMOTE_MAGIC);
+    CHECK(r->translating);
+    r->translating = false;
+    if (r->ending)
+        loop_defer(r->config.loop, &r->end);
+    else
+        vremote_send(r, &m);
+}
+
+static int remote_iotlb_miss(struct vhost_session *session, uint64_t iova, unsigned access)
+{
+    struct link_message m = {.type = LINK_IOTLB_MISS};
+
+    m.iotlb = (struct vhost_iotlb){
+        .iova = iova, .access = (uint8_t)access, .type = VHOST_IOTLB_MISS};
+    vremote_send(remote_of(session), &m);
+    return 0;
+}
+
 const struct vhost_session_ops vremote_session_ops = {
     .ring = remote_ring,
     .kick_fd = remote_kick_fd,
@@ -151,4 +175,6 @@ const struct vhost_session_ops vremote_session_ops = {
     .free = remote_free,
     .region = remote_region,
     .inflight = remote_inflight,
+    .iotlb_done = remote_iotlb_done,
+    .iotlb_miss = remote_iotlb_miss,
 };

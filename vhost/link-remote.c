@@ -70,7 +70,7 @@ static void run_end(struct loop_deferred *deferred)
     struct vhost_remote *r = container_of(deferred, struct vhost_remote, end);
     bool was_attached = r->attached;
 
-    if (r->pausing)
+    if (r->pausing || r->translating)
         return;
     if (r->paused) {
         r->paused = false;

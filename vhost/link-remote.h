@@ -37,6 +37,7 @@ struct vhost_remote {
     unsigned nregions;
     struct remote_queue queues[VHOST_MAX_QUEUES];
     bool pausing, paused;
+    bool translating; /* the device was told of a translation, and has not yet answered */
 
     bool ending, faulted;
     struct loop_deferred end;

@@ -2,7 +2,8 @@
 /*
  * link-transfer.c - the keeper's end, handed from one keeper to the next while no worker serves.
  *
- * The link is not part of it: the worker was let go before, and the next one is linked with whoever goes on.
+ * The link is not part of it: the worker was let go before, and the next one is linked with whoever
+ * goes on.
  */
 #include "vhost/link-internal.h"
 #include "vhost/transfer.h"

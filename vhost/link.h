@@ -50,6 +50,10 @@ enum link_type {
     LINK_PAUSE,
     LINK_RESUME,
     LINK_DETACH,
+    LINK_IOTLB,
+    /* From the worker, where the session has a vIOMMU. */
+    LINK_IOTLB_DONE,
+    LINK_IOTLB_MISS,
     LINK_TYPE_END,
 };
 
@@ -95,6 +99,7 @@ struct link_message {
         struct {
             uint32_t index, value; /* base, or number of requests run again */
         } answer;
+        struct vhost_iotlb iotlb;
         uint64_t u64;
         uint32_t u32;
         char text[256];

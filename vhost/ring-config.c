@@ -23,6 +23,12 @@ int vhost_ring_config(const struct vhost_queue_state *v, uint64_t features,
         .indirect = features & BIT(VIRTIO_RING_F_INDIRECT_DESC),
         .map = map,
     };
+    if (features & BIT(VIRTIO_F_ACCESS_PLATFORM)) {
+        config->desc = v->desc;
+        config->driver = v->avail;
+        config->device = v->used;
+        return 0;
+    }
     if (!memmap_uva_to_gpa(map, v->desc, 16ull * v->size, &config->desc) ||
         !memmap_uva_to_gpa(map, v->avail, driver, &config->driver) ||
         !memmap_uva_to_gpa(map, v->used, device, &config->device))

@@ -153,8 +153,9 @@ static int take_packet(struct transfer *t, const struct transfer_packet *p, int 
     if (p->kind == TRANSFER_END)
         return 1;
     if (p->index >= list.count || *fd < 0 || list.fds[p->index] >= 0)
-        return dt_fail(err, -EPROTO, "a descriptor of kind %u, number %u, has no place in a session",
-                       p->kind, p->index);
+        return dt_fail(err, -EPROTO,
+                       "a descriptor of kind %u, number %u, has no place in a session", p->kind,
+                       p->index);
     list.fds[p->index] = TAKE_FD(*fd);
     return 0;
 }

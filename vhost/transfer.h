@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * transfer.h - a whole session, and what its keeper promised the guest, on its way to another keeper.
+ * transfer.h - a whole session, and what its keeper promised the guest, on its way to another
+ * keeper.
  *
- * Theory of operation: one pointer-free structure in a memfd, and then every descriptor of the session, each
- * in a packet that says what it is. The sender has stopped reading the front end's socket before, and waits; the
- * receiver checks everything and does not begin to read. Whoever started both then lets one of them go on.
- * Nothing of the session is changed by the transfer itself, so that it may fail at any point, on either side, and be as if
- * it had not begun.
+ * Theory of operation: one pointer-free structure in a memfd, and then every descriptor of the
+ * session, each in a packet that says what it is. The sender has stopped reading the front end's
+ * socket before, and waits; the receiver checks everything and does not begin to read. Whoever
+ * started both then lets one of them go on. Nothing of the session is changed by the transfer
+ * itself, so that it may fail at any point, on either side, and be as if it had not begun.
  *
- * The structure is of one version of the program: a receiver that knows another refuses, with both numbers.
+ * The structure is of one version of the program: a receiver that knows another refuses, with both
+ * numbers.
  */
 #ifndef VHOST_TRANSFER_H
 #define VHOST_TRANSFER_H
@@ -29,7 +31,8 @@ struct transfer_queue {
  * vhost_backend_adopt() have judged it.
  * @attached: there is a session; else what is about one means nothing.
  * @have_floor: @floor says what the guest was promised, with what its driver wrote.
- * @lost_at: since when nobody serves the rings, in ns of the host's monotonic clock; 0 = no ring waits.
+ * @lost_at: since when nobody serves the rings, in ns of the host's monotonic clock; 0 = no ring
+ * waits.
  */
 struct transfer_state {
     uint32_t magic, version, size;
@@ -90,8 +93,8 @@ void vhost_backend_thaw(struct vhost_backend *s);
 /** vhost_backend_export() - of a frozen session; descriptors in @t stay the session's. */
 void vhost_backend_export(const struct vhost_backend *s, struct transfer *t);
 /**
- * vhost_backend_adopt() - a frozen session like the one that was exported, once all of @t has been found
- * possible. Its descriptors become the session's; on failure they stay @t's.
+ * vhost_backend_adopt() - a frozen session like the one that was exported, once all of @t has been
+ * found possible. Its descriptors become the session's; on failure they stay @t's.
  * @config: as for vhost_backend_new(), without a socket.
  */
 int vhost_backend_adopt(struct vhost_backend **session, const struct vhost_backend_config *config,

@@ -83,6 +83,13 @@ enum vhost_backend_request {
     VHOST_BACKEND_CONFIG_CHANGE_MSG = 2,
 };
 
+/* What an IOTLB message says; rights are those of enum memmap_access. */
+enum vhost_iotlb_type {
+    VHOST_IOTLB_MISS = 1,       /* asks for a translation: back end to front end */
+    VHOST_IOTLB_UPDATE = 2,     /* gives one */
+    VHOST_IOTLB_INVALIDATE = 3, /* takes it away */
+};
+
 enum vhost_protocol_feature {
     VHOST_F_MQ = 0,
     VHOST_F_LOG_SHMFD = 1,
@@ -110,6 +117,11 @@ struct vhost_header {
 struct vhost_mem_region {
     uint64_t gpa, size, uva, offset;
 };
+/** struct vhost_iotlb - a translation: [@iova, @iova+@size) is the front end's address @uaddr. */
+struct vhost_iotlb {
+    uint64_t iova, size, uaddr;
+    uint8_t access, type;
+} __attribute__((aligned(8))); /* 32 bytes on the wire */
 struct vhost_inflight {
     uint64_t mmap_size, mmap_offset;
     uint16_t num_queues, queue_size;
@@ -143,6 +155,7 @@ struct vhost_message {
             uint8_t data[VHOST_MAX_CONFIG];
         } config;
         struct vhost_inflight inflight;
+        struct vhost_iotlb iotlb;
         uint8_t raw[512];
     };
     int fds[VHOST_MAX_FDS];
@@ -261,6 +274,8 @@ struct vhost_session_ops {
     void (*free)(struct vhost_session *s);
     bool (*region)(const struct vhost_session *s, unsigned index, struct vhost_shared *shared);
     bool (*inflight)(const struct vhost_session *s, struct vhost_inflight *region, int *fd);
+    void (*iotlb_done)(struct vhost_session *s, int result);
+    int (*iotlb_miss)(struct vhost_session *s, uint64_t iova, unsigned access);
 };
 
 /** vhost_session_ring() - from queue_start() or later while the ring is started. */
@@ -331,6 +346,21 @@ static inline bool vhost_session_inflight(const struct vhost_session *s,
 {
     return s->ops->inflight(s, region, fd);
 }
+/** vhost_session_iotlb_done() - the answer to iotlb(), from within it or later, on the session's loop.
+ *  @result: 0, or -errno where an update cannot be. */
+static inline void vhost_session_iotlb_done(struct vhost_session *s, int result)
+{
+    s->ops->iotlb_done(s, result);
+}
+/**
+ * vhost_session_iotlb_miss() - ask the front end for the translation of @iova. On the session's loop. The
+ * answer, if there ever is one, comes as iotlb().
+ * Return: 0, -ENOTSUP where the front end opened no channel for it, or what sending gave.
+ */
+static inline int vhost_session_iotlb_miss(struct vhost_session *s, uint64_t iova, unsigned access)
+{
+    return s->ops->iotlb_miss(s, iova, access);
+}
 /** vhost_session_free() - from closed() or after it. */
 static inline void vhost_session_free(struct vhost_session *s)
 {
@@ -393,6 +423,12 @@ struct vhost_device_ops {
      */
     void (*queue_call_changed)(void *dev, unsigned q);
     void (*memory_changed)(void *dev);
+    /*
+     * Where ACCESS_PLATFORM was acknowledged: an UPDATE or INVALIDATE from the front end. After
+     * vhost_session_iotlb_done() no thread uses memory that it reached through what was invalidated; the
+     * front end waits for that. Never called within a pause or a stop. NULL: refused.
+     */
+    void (*iotlb)(void *dev, const struct vhost_iotlb *change);
     /* The device status register became @status; 0 = reset by the driver. May be NULL. */
     void (*set_status)(void *dev, uint8_t status);
     /*
@@ -465,6 +501,9 @@ bool vhost_backend_faulted(const struct vhost_backend *s);
  * Return: 0, -ENOTSUP where the front end opened no channel for it, or what sending gave.
  */
 int vhost_backend_notify_config(struct vhost_backend *s);
+/** vhost_backend_iotlb_done(), _iotlb_miss() - as vhost_session_iotlb_done() and _miss(). */
+void vhost_backend_iotlb_done(struct vhost_backend *s, int result);
+int vhost_backend_iotlb_miss(struct vhost_backend *s, uint64_t iova, unsigned access);
 const struct vhost_state *vhost_backend_state(const struct vhost_backend *s);
 struct memmap *vhost_backend_memmap(struct vhost_backend *s);
 /** vhost_backend_session() - the session as its device sees it. */
@@ -492,7 +531,8 @@ void vhost_backend_queue_left(struct vhost_backend *s, unsigned q, uint32_t base
 
 /**
  * vhost_ring_config() - what the state of a ring says of how virtq_start() is to find it.
- * @v: the ring; hostile.
+ * @v: the ring; hostile. With ACCESS_PLATFORM among @features its addresses are I/O virtual ones; they are
+ *     handed on as they are, and @config's map must be replaced by a view (struct iotlb).
  * Return: 0, -EFAULT where no region holds all of one of its areas, -EINVAL for an impossible base.
  */
 int vhost_ring_config(const struct vhost_queue_state *v, uint64_t features,
@@ -571,6 +611,12 @@ int vhost_frontend_reset(struct vhost_frontend *f, struct dt_error *err);
 /** vhost_frontend_events() - read the back end's own requests without waiting; sets
  *  @config_changed if it announced a change. Returns -ECONNRESET when it is gone. */
 int vhost_frontend_events(struct vhost_frontend *f, bool *config_changed);
+/** vhost_frontend_iotlb() - give a translation, or take it away: when it returns, it is no longer used. */
+int vhost_frontend_iotlb(struct vhost_frontend *f, const struct vhost_iotlb *change,
+                         struct dt_error *err);
+/** vhost_frontend_miss() - the next translation that the back end asked for: 1, 0 = none yet, or -errno.
+ *  Other requests of the back end that came before it are answered, and dropped. */
+int vhost_frontend_miss(struct vhost_frontend *f, struct vhost_iotlb *miss);
 /** vhost_frontend_socket(), _backend_fd() - to poll for a hang-up or for events. */
 int vhost_frontend_socket(const struct vhost_frontend *f);
 int vhost_frontend_backend_fd(const struct vhost_frontend *f);

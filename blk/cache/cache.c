@@ -438,6 +438,7 @@ const struct dt_block_ext blk_cache = {
     .open = cache_open,
     .close = cache_close,
     .fence = cache_fence,
+    .read_early = cache_read_early,
     .start = cache_start,
     .stop = cache_stop,
     .info = cache_info,

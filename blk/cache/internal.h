@@ -257,6 +257,8 @@ void index_drop(struct cache *k, uint32_t slot);
 
 int cache_open_file(struct cache *k, struct dt_error *err);
 int cache_load(struct cache *k, struct dt_error *err);
+/** cache_live_counts() - is the live map to be believed, in this boot? */
+bool cache_live_counts(const struct cache_super *super, const uint8_t *boot);
 /** cache_live_write() - entries of the live map from @slot on are as in the index. */
 void cache_live_write(struct cache *k, uint32_t slot);
 /** cache_resized() - the disk below has this size now. */
@@ -296,6 +298,8 @@ unsigned job_find(struct job *job);
 /** job_pin(), job_unpin() - keep the slots that are set from being evicted. */
 void job_pin(struct job *job);
 void job_unpin(struct job *job);
+/** job_entered() - what was written to the slots that @which says is a clean copy; or, if the job failed, is not. */
+void job_entered(struct job *job, const uint8_t *which);
 /** job_io_buffer() - move the buffer's sectors of blocks @from..@to, where @want says so, to or
  * from their slots; @clip: only those of the request. */
 void job_io_buffer(struct job *job, const uint8_t *want, bool write, bool clip);
@@ -322,6 +326,11 @@ void commit_flush(struct cache *k, struct dt_req *req);
 void commit_want(struct cache *k);
 /** commit_now() - synchronously, when nothing is under way. */
 int commit_now(struct cache *k);
+
+/* ---- early.c ---- */
+
+int cache_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                     struct dt_error *err);
 
 /* ---- destage.c ---- */
 

@@ -215,6 +215,18 @@ static uint8_t *in_buffer(const struct job *job, uint64_t sector)
     return job->buffer + ((sector - (job->first << job->k->shift)) << DT_SECTOR_SHIFT);
 }
 
+void job_entered(struct job *job, const uint8_t *which)
+{
+    for (uint32_t i = 0; i < job->blocks; i++) {
+        if (!which[i])
+            continue;
+        if (job->error)
+            index_give_back(job->k, job->slots[i]);
+        else
+            index_set(job->k, job->slots[i], job->first + i, false);
+    }
+}
+
 void job_io_buffer(struct job *job, const uint8_t *want, bool write, bool clip)
 {
     for (uint32_t i = 0; i < job->blocks; i++) {

@@ -43,16 +43,7 @@ static void straight_done(struct job *job)
 
 static void filled(struct job *job)
 {
-    struct cache *k = job->k;
-
-    for (uint32_t i = 0; i < job->blocks; i++) {
-        if (!job->fresh[i])
-            continue;
-        if (job->error)
-            index_give_back(k, job->slots[i]);
-        else
-            index_set(k, job->slots[i], job->first + i, false);
-    }
+    job_entered(job, job->fresh);
     job->error = 0; /* the guest has its data */
     job->done += job->sectors;
     if (job->done < job->req->sectors)

@@ -269,6 +269,11 @@ static int claim(struct cache *k, const uint8_t *boot, bool live_counts, struct 
     return 0;
 }
 
+bool cache_live_counts(const struct cache_super *super, const uint8_t *boot)
+{
+    return cache_super_closed(super) || memcmp(boot, super->boot, BOOT_ID_SIZE) == 0;
+}
+
 int cache_load(struct cache *k, struct dt_error *err)
 {
     static const uint8_t none[BOOT_ID_SIZE];
@@ -283,7 +288,7 @@ int cache_load(struct cache *k, struct dt_error *err)
     if (memcmp(boot, none, sizeof(boot)) == 0)
         return dt_fail(err, -ENOTSUP, "the kernel does not tell which boot this is");
     closed = cache_super_closed(&k->super);
-    live_counts = closed || memcmp(boot, k->super.boot, sizeof(boot)) == 0;
+    live_counts = cache_live_counts(&k->super, boot);
     ret = cache_maps_read(k->map_fd, &k->super, live_counts, &maps, err);
     if (ret == 0 && maps.damaged)
         ret = dt_fail(err, -EUCLEAN, "it is damaged (%s): see 'devtap cache check'", maps.first);

@@ -172,16 +172,7 @@ static void write_back(struct job *job)
 
 static void piece_done(struct job *job)
 {
-    struct cache *k = job->k;
-
-    for (uint32_t i = 0; i < job->blocks; i++) {
-        if (!job->late[i])
-            continue;
-        if (job->error)
-            index_give_back(k, job->slots[i]);
-        else
-            index_set(k, job->slots[i], job->first + i, false);
-    }
+    job_entered(job, job->late);
     job->error = 0; /* the disk below has it */
     job_unpin(job);
     job->done += job->sectors;

@@ -121,10 +121,7 @@ static const char *take_one(struct proxy *p, const struct channel_msg *m, struct
     case CHANNEL_SUB:
         return proxy_take_sub(p, m);
     case CHANNEL_PONG:
-        if (m->id != p->ping)
-            return "it answered a ping that there was not";
-        p->pong = m->id;
-        return NULL;
+        return proxy_take_pong(p, m->id);
     case CHANNEL_OPEN:
         dt_wake(p->c);
         return NULL;

@@ -50,6 +50,7 @@ int proxy_attach(struct proxy *p, struct dt_error *err)
         copypool_init_at(&p->pool, p->map.data, shape.data_bytes);
     init_slots(p);
     p->ping = p->pong = 0;
+    p->cancels = p->cancels_then = 0;
     memset(p->counters_last, 0, sizeof(p->counters_last));
     return memfd;
 }

@@ -303,9 +303,7 @@ static void check_silence(struct proxy *p, uint64_t now)
     } else if (!p->w->holds && at < now && now - at > p->deadline) {
         proxy_break(p, "it hangs: a request was not answered for %llu ms", ms);
     } else if (p->ping == p->pong && at < now && now - at > p->deadline / 4) {
-        p->pinged_at = now;
-        *channel_push(&p->down) = (struct channel_msg){.kind = CHANNEL_PING, .id = ++p->ping};
-        channel_publish(&p->down);
+        proxy_ping(p, now);
     }
 }
 

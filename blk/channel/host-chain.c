@@ -191,6 +191,15 @@ static void take_sub(struct host *h, const struct dt_channel_event *e)
     dt_complete_one(h->back, req, e->error);
 }
 
+static void submit(struct host *h, struct request **down, unsigned *n)
+{
+    if (*n == 0)
+        return;
+    lane_submit(h->lane, down, *n);
+    h->woken = true; /* the worker is to hear how many more may come */
+    *n = 0;
+}
+
 static unsigned poll_channel(struct loop_poller *poller)
 {
     struct host *h = container_of(poller, struct host, poller);
@@ -210,6 +219,11 @@ static unsigned poll_channel(struct loop_poller *poller)
         case DT_CHANNEL_SUB:
             take_sub(h, &events[i]);
             break;
+        case DT_CHANNEL_CANCEL:
+            submit(h, down, &ndown); /* it may be among them */
+            request_cancel(&h->slots[events[i].id].req);
+            loop_defer(h->loop, &h->flush);
+            break;
         default:
             host_control(h, &events[i]);
             break;
@@ -218,9 +232,8 @@ static unsigned poll_channel(struct loop_poller *poller)
     if (h->stopping)
         return n;
     dt_complete(h->back, back, nback);
-    if (ndown)
-        lane_submit(h->lane, down, ndown);
-    if (ndown || h->woken)
+    submit(h, down, &ndown);
+    if (h->woken)
         host_allow(h);
     h->woken = false;
     dt_channel_flush(h->ch);

@@ -21,6 +21,7 @@
  * struct wrapped - the description that stands for a placed extension.
  * @real:  the extension's own; NULL for a program, which sent @hello instead.
  * @argv:  what to execute; NULL = the host with @name.
+ * @cancels: it can be asked to let go of one request.
  * @holds: it may keep requests for a time of its own, so only its silence shows that it hangs.
  */
 struct wrapped {
@@ -29,7 +30,7 @@ struct wrapped {
     char *name;
     char **argv;
     char *hello;
-    bool holds, responds, saves;
+    bool holds, responds, saves, cancels;
     unsigned own_params; /* the extension's; the placement's follow */
     unsigned ncounters;
     struct wrapped *next;
@@ -113,6 +114,7 @@ struct slot {
     uint32_t next_free;
     uint8_t state;
     uint8_t parts;
+    bool cancelled; /* the process was asked to */
 };
 
 /* A request that the extension makes itself. */
@@ -182,6 +184,7 @@ struct proxy {
 
     /* Silence. */
     uint32_t ping, pong;
+    uint32_t cancels, cancels_then; /* unread for all we know; of these, sent before the last ping */
     uint64_t pinged_at;
 
     /* Deaths. */
@@ -202,10 +205,15 @@ static inline struct frame *frame_of(struct proxy *p, struct dt_req *req)
 
 extern const struct dt_block_ext proxy_template;
 
-/* Requests (requests.c, answers.c, subs.c). */
+/* Requests (requests.c, answers.c, cancel.c, subs.c). */
 void proxy_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 void proxy_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 unsigned proxy_admit(struct dt_ctx *c, unsigned want);
+int proxy_cancel(struct dt_ctx *c, struct dt_req *req);
+/** proxy_ping() - ask for a sign of life, unless one is awaited. */
+void proxy_ping(struct proxy *p, uint64_t now);
+/** proxy_take_pong() - all sent before the ping was read. NULL, or what was wrong. */
+const char *proxy_take_pong(struct proxy *p, uint32_t id);
 void proxy_enqueue(struct proxy *p, struct dt_req *req, bool first);
 /** proxy_send_queue() - send what waits, as far as there is room. */
 void proxy_send_queue(struct proxy *p);

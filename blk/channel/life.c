@@ -351,6 +351,7 @@ const struct dt_block_ext proxy_template = {
     .start = proxy_start,       .stop = proxy_stop,
     .info = proxy_info,         .submit = proxy_submit,
     .complete = proxy_complete, .admit = proxy_admit,
-    .quiesce = proxy_quiesce,   .set = proxy_set,
+    .quiesce = proxy_quiesce,   .cancel = proxy_cancel,
+    .set = proxy_set,
     .save = proxy_save,         .load = proxy_load,
 };

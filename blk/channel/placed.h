@@ -26,10 +26,12 @@
  * worker.
  * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned
  * by the caller), or -errno; *@pid for people.
+ * @kill:  end it with SIGKILL, whatever user it runs as. 0 or -errno.
  * @reap:  it ended: how, as waitid(2) says. 0 or -errno when nobody knows.
  */
 struct placed_spawner {
     int (*start)(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid);
+    int (*kill)(int pidfd);
     int (*reap)(int pidfd, siginfo_t *info);
 };
 

@@ -127,9 +127,14 @@ static int reap_child(int pidfd, siginfo_t *info)
     return ret < 0 ? -errno : 0;
 }
 
+static int kill_child(int pidfd)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+}
+
 static const struct placed_spawner *spawner(void)
 {
-    static const struct placed_spawner forks = {placed_fork, reap_child};
+    static const struct placed_spawner forks = {placed_fork, kill_child, reap_child};
 
     return placed_configuration->spawner ?: &forks;
 }
@@ -161,6 +166,7 @@ int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit
 void process_kill(struct process *p, const char *fmt, ...)
 {
     va_list args;
+    int ret;
 
     if (p->pidfd < 0 || p->killed)
         return;
@@ -168,7 +174,9 @@ void process_kill(struct process *p, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(p->why, sizeof(p->why), fmt, args);
     va_end(args);
-    syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0);
+    ret = spawner()->kill(p->pidfd);
+    if (ret < 0)
+        log_error("process %d of an extension cannot be killed: %s", (int)p->pid, strerror(-ret));
 }
 
 static void describe_end(const struct process *p, const siginfo_t *info, bool *own, char *cause,

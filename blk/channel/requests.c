@@ -101,6 +101,7 @@ static bool send(struct proxy *p, struct dt_req *req, uint64_t now)
     p->sent++;
     s->req = req;
     s->state = SLOT_SENT;
+    s->cancelled = false;
     s->sent_at = now;
     s->order = ++p->order;
     f->id = id;
@@ -194,8 +195,12 @@ unsigned proxy_admit(struct dt_ctx *c, unsigned asked)
 
     if (p->state == PROXY_GIVEN_UP && p->on_crash != ON_CRASH_HOLD)
         return want;
-    if (p->state != PROXY_LIVE || p->queue)
+    if (p->state != PROXY_LIVE)
+        return 0; /* its life begins with a wake */
+    if (p->queue) {
+        p->stopped = true;
         return 0;
+    }
     if (__atomic_load_n(&h->limited, __ATOMIC_ACQUIRE)) {
         want = MIN(want, allowed(p));
         if (want == 0) {

@@ -218,6 +218,7 @@ static const struct dt_block_ext *wrap_extension(const struct dt_block_ext *ext,
     w->holds = ext->quiesce || ext->admit;
     w->responds = ext->complete || ext->response;
     w->saves = ext->save;
+    w->cancels = ext->cancel;
     if (wrap(w, ext, err) < 0)
         return NULL;
     return keep(w);

@@ -291,4 +291,5 @@ const struct dt_block_ext blk_cow = {
     .cancel = cow_cancel,
     .set = cow_set,
     .fence = cow_fence,
+    .read_early = cow_read_early,
 };

@@ -203,7 +203,13 @@ void cow_close(struct dt_layer *layer);
 int cow_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 /** cow_load() - read the maps, and make the live one ours. After the fence. */
 int cow_load(struct cow *w, struct dt_error *err);
+/** cow_boot_is() - of a predecessor of this boot, whose live map is to be believed? */
+bool cow_boot_is(const struct cow_header *header, const uint8_t *boot);
 /** cow_distrust() - a successor must not believe the live map. */
 void cow_distrust(struct cow *w);
+
+/* early.c */
+int cow_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                   struct dt_error *err);
 
 #endif

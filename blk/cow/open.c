@@ -233,13 +233,11 @@ static int take_live_map(struct cow *w, struct dt_error *err)
     return ret < 0 ? dt_fail(err, ret, "%s: cannot begin: %s", w->overlay, strerror(-ret)) : 0;
 }
 
-/* A predecessor of this boot, whose live map is to be believed? */
-static bool is_ours(const struct cow *w)
+bool cow_boot_is(const struct cow_header *header, const uint8_t *boot)
 {
     static const uint8_t none[BOOT_ID_SIZE];
 
-    return memcmp(w->header.boot, w->boot, sizeof(w->boot)) == 0 &&
-           memcmp(w->boot, none, sizeof(none)) != 0;
+    return memcmp(header->boot, boot, BOOT_ID_SIZE) == 0 && memcmp(boot, none, sizeof(none)) != 0;
 }
 
 int cow_load(struct cow *w, struct dt_error *err)
@@ -251,7 +249,7 @@ int cow_load(struct cow *w, struct dt_error *err)
     if (pread(w->map_fd, &w->header, sizeof(w->header), 0) != sizeof(w->header))
         return dt_fail(err, -EIO, "%s: cannot read the header", w->overlay);
     ret = cow_header_check(&w->header, w->at.file_size, w->overlay, err);
-    ours = is_ours(w);
+    ours = cow_boot_is(&w->header, w->boot);
     if (ret == 0)
         ret = cow_map_load(w->map_fd, w->overlay, &w->at, w->at.map_offset, w->now, err);
     if (ret == 0 && ours)

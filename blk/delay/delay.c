@@ -8,14 +8,14 @@
  */
 #include "base/base.h"
 #include "blk/delay/heap.h"
+#include "blk/match/match.h"
 #include <devtap/block.h>
 
 #define BURST 32u
 
 struct delay {
-    uint32_t ops;
-    uint64_t start, sectors, time, jitter, seed;
-    double probability;
+    struct match match;
+    uint64_t time, jitter, seed;
     unsigned threads;
     struct generator {
         struct dt_rng rng;
@@ -28,31 +28,10 @@ struct delay_ctx {
     struct dt_ctx *c;
 };
 
-enum params { P_OPS, P_START, P_SECTORS, P_PROBABILITY, P_TIME, P_JITTER, P_SEED };
+enum params { P_MATCH, P_TIME = P_MATCH + MATCH_PARAM_COUNT, P_JITTER, P_SEED };
 #define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct delay, field)
 static const struct dt_param params[] = {
-    [P_OPS] = {.name = "ops",
-               .type = DT_PARAM_OPS,
-               LIVE(ops),
-               .initial = "all",
-               .help = "Operations that are delayed."},
-    [P_START] = {.name = "start",
-                 .type = DT_PARAM_UINT,
-                 LIVE(start),
-                 .initial = "0",
-                 .unit = "sectors",
-                 .help = "First sector (of 512 bytes) of the range."},
-    [P_SECTORS] = {.name = "sectors",
-                   .type = DT_PARAM_UINT,
-                   LIVE(sectors),
-                   .initial = "0",
-                   .unit = "sectors",
-                   .help = "Length of the range; 0 = to the end of the disk."},
-    [P_PROBABILITY] = {.name = "probability",
-                       .type = DT_PARAM_FRACTION,
-                       LIVE(probability),
-                       .initial = "1",
-                       .help = "Chance of each request that matches."},
+    MATCH_PARAMS(P_MATCH, offsetof(struct delay, match), "Operations that are delayed."),
     [P_TIME] = {.name = "time",
                 .type = DT_PARAM_DURATION,
                 LIVE(time),
@@ -91,14 +70,6 @@ static struct dt_req *req_of(const struct dt_ctx *c, struct heap_node *node)
     return (struct dt_req *)((char *)node - c->frame_offset);
 }
 
-static bool matches(const struct delay *d, const struct dt_req *req)
-{
-    if (!(d->ops & (1u << req->op)))
-        return false;
-    return req->op == DT_OP_FLUSH || /* it has no range */
-           dt_req_overlaps(req, d->start, d->sectors ? d->sectors : UINT64_MAX);
-}
-
 static void arm(struct delay_ctx *dc)
 {
     if (!dc->heap)
@@ -114,7 +85,7 @@ static enum dt_verdict delay_request(struct dt_ctx *c, struct dt_req *req)
     struct dt_rng *rng = &d->generators[c->thread].rng;
     uint64_t wait;
 
-    if (!matches(d, req) || !dt_rng_chance(rng, d->probability))
+    if (!match_fits(&d->match, req) || !match_chance(&d->match, rng))
         return DT_PASS;
     wait = d->time + (d->jitter ? dt_rng_below(rng, d->jitter + 1) : 0);
     if (wait == 0)

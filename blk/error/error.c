@@ -7,6 +7,7 @@
  * requests in the same order give the same faults, also over a restart (save and load).
  */
 #include "base/base.h"
+#include "blk/match/match.h"
 #include <devtap/block.h>
 
 #define TORN_AT_ONCE 16u
@@ -22,10 +23,9 @@ static const int errno_values[] = {EIO,    ENOSPC, EOPNOTSUPP, EROFS,   ENOMEM,
                                    EINVAL, EAGAIN, ETIMEDOUT,  ENOLINK, EILSEQ};
 
 struct error {
-    uint32_t ops;
+    struct match match;
     unsigned mode, error;
-    uint64_t start, sectors, after, times, seed;
-    double probability;
+    uint64_t after, times, seed;
     /* Where the sequence stands. */
     struct dt_rng rng;
     uint64_t matched, injected;
@@ -43,11 +43,8 @@ struct error_ctx {
 };
 
 enum params {
-    P_OPS,
-    P_START,
-    P_SECTORS,
-    P_PROBABILITY,
-    P_AFTER,
+    P_MATCH,
+    P_AFTER = P_MATCH + MATCH_PARAM_COUNT,
     P_TIMES,
     P_ERRNO,
     P_MODE,
@@ -55,28 +52,7 @@ enum params {
 };
 #define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct error, field)
 static const struct dt_param params[] = {
-    [P_OPS] = {.name = "ops",
-               .type = DT_PARAM_OPS,
-               LIVE(ops),
-               .initial = "all",
-               .help = "Operations that may be hit."},
-    [P_START] = {.name = "start",
-                 .type = DT_PARAM_UINT,
-                 LIVE(start),
-                 .initial = "0",
-                 .unit = "sectors",
-                 .help = "First sector (of 512 bytes) of the range."},
-    [P_SECTORS] = {.name = "sectors",
-                   .type = DT_PARAM_UINT,
-                   LIVE(sectors),
-                   .initial = "0",
-                   .unit = "sectors",
-                   .help = "Length of the range; 0 = to the end of the disk."},
-    [P_PROBABILITY] = {.name = "probability",
-                       .type = DT_PARAM_FRACTION,
-                       LIVE(probability),
-                       .initial = "1",
-                       .help = "Chance of each request that matches."},
+    MATCH_PARAMS(P_MATCH, offsetof(struct error, match), "Operations that may be hit."),
     [P_AFTER] = {.name = "after",
                  .type = DT_PARAM_UINT,
                  LIVE(after),
@@ -126,15 +102,11 @@ static void restart(struct error *e)
 
 static bool matches(const struct error *e, const struct dt_req *req)
 {
-    if (!(e->ops & (1u << req->op)))
-        return false;
     if (e->mode == TORN && req->op != DT_OP_WRITE)
         return false;
     if (e->mode == LOST && req->op == DT_OP_READ)
         return false;
-    if (req->op == DT_OP_FLUSH)
-        return true; /* it has no range */
-    return dt_req_overlaps(req, e->start, e->sectors ? e->sectors : UINT64_MAX);
+    return match_fits(&e->match, req);
 }
 
 static bool hit(struct error *e, const struct dt_req *req)
@@ -143,7 +115,7 @@ static bool hit(struct error *e, const struct dt_req *req)
         return false;
     if (e->times && e->injected >= e->times)
         return false;
-    if (!dt_rng_chance(&e->rng, e->probability))
+    if (!match_chance(&e->match, &e->rng))
         return false;
     e->injected++;
     return true;

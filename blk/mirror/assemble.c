@@ -17,6 +17,18 @@
 
 static void record_phase(struct mirror *m);
 
+/* Nothing durable can be said: the next write tries again, and before the first one the next tick. */
+static void not_recorded(struct mirror *m, int error)
+{
+    if (!m->unrecorded)
+        dt_layer_event(m->layer, "record-failed", "who is in sync cannot be written to any leg: %s; %s",
+                       strerror(-error), m->running ? "writes fail" : "requests are held");
+    m->unrecorded = true;
+    m->recording = false;
+    m->changed = true;
+    mirror_acknowledge(m, error);
+}
+
 static void record_done(struct fan *fan)
 {
     struct mirror *m = fan->m;
@@ -24,17 +36,15 @@ static void record_done(struct fan *fan)
     for (unsigned i = 0; i < m->count; i++)
         if ((fan->failed >> i & 1) && !leg_lost(&m->legs[i], "its metadata cannot be written"))
             fan->ok = 0;
-    if (!fan->ok) { /* nothing durable can be said: the next write tries again */
-        m->recording = false;
-        m->changed = true;
-        mirror_acknowledge(m, fan->error ?: -EIO);
+    if (!fan->ok) {
+        not_recorded(m, fan->error ?: -EIO);
         return;
     }
     if (m->sb.generation % 2 || m->changed) {
         record_phase(m);
         return;
     }
-    m->recording = false;
+    m->recording = m->unrecorded = false;
     m->confirmed = m->sb.generation;
     mirror_acknowledge(m, 0);
     if (!m->running) {
@@ -86,20 +96,6 @@ void mirror_record(struct mirror *m)
 
 /* ---- At the start
  * -------------------------------------------------------------------------------- */
-
-/* The better of the two slots. */
-static void view_leg(struct leg_view *view, const uint8_t *meta)
-{
-    struct dt_error err;
-    struct superblock sb;
-
-    view->error = superblock_decode(&view->sb, meta, &err);
-    if (superblock_decode(&sb, meta + META_SLOT * DT_SECTOR_SIZE, &err) == 0 &&
-        (view->error || sb.generation > view->sb.generation)) {
-        view->sb = sb;
-        view->error = 0;
-    }
-}
 
 static void refuse(struct mirror *m, const char *why)
 {
@@ -205,6 +201,19 @@ static void take_verdict(struct leg *leg, enum leg_verdict verdict)
     leg->full = verdict == LEG_IS_OLD;
 }
 
+/* A leg that was never in sync since the mirror was made: it has no metadata before it is. */
+static bool is_to_be_filled(const struct mirror *m, unsigned leg)
+{
+    return m->create != CREATE_OFF && m->views[leg].error == -ENOENT &&
+           m->sb.state[leg] == RECORD_STALE && m->sb.base[leg] == 0;
+}
+
+static void fill(struct leg *leg)
+{
+    leg->state = LEG_SYNCING;
+    leg->full = true;
+}
+
 static void assemble(struct mirror *m, unsigned newest, const enum leg_verdict *verdicts)
 {
     m->sb = m->views[newest].sb;
@@ -215,19 +224,14 @@ static void assemble(struct mirror *m, unsigned newest, const enum leg_verdict *
     }
     set_regions(m);
     for (unsigned i = 0; i < m->count; i++) {
-        take_verdict(&m->legs[i], verdicts[i]);
+        if (is_to_be_filled(m, i))
+            fill(&m->legs[i]);
+        else
+            take_verdict(&m->legs[i], verdicts[i]);
         if (verdicts[i] == LEG_IS_IN_SYNC)
             load_bitmap(m, &m->legs[i]);
     }
     begin(m);
-}
-
-static bool all_new(const struct mirror *m)
-{
-    for (unsigned i = 0; i < m->count; i++)
-        if (m->views[i].error != -ENOENT)
-            return false;
-    return true;
 }
 
 static void views_done(struct fan *fan)
@@ -241,9 +245,9 @@ static void views_done(struct fan *fan)
     for (unsigned i = 0; i < m->count; i++) {
         m->views[i].error = m->legs[i].dev ? -EIO : -ENODEV;
         if (fan->ok >> i & 1)
-            view_leg(&m->views[i], m->scratch + (size_t)i * META_SECTORS * DT_SECTOR_SIZE);
+            leg_view_read(&m->views[i], m->scratch + (size_t)i * META_SECTORS * DT_SECTOR_SIZE);
     }
-    if (m->create != CREATE_OFF && all_new(m))
+    if (m->create != CREATE_OFF && mirror_is_new(m->views, m->count))
         create(m);
     else if (mirror_judge(m->views, m->count, m->missing == MISSING_ANY, verdicts, &newest, &err) <
              0)
@@ -320,7 +324,7 @@ static void probe_done(struct fan *fan)
 
     m->probing = false;
     if (fan->ok)
-        view_leg(&view, m->scratch);
+        leg_view_read(&view, m->scratch);
     if (leg->state != LEG_STALE || leg->removed || view.error ||
         memcmp(view.sb.set, m->sb.set, sizeof(m->sb.set)) != 0 || view.sb.leg != leg->index)
         return;

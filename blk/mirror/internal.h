@@ -64,6 +64,8 @@ struct fan {
     struct fan *next;
     struct dt_req *req; /* the guest's */
     uint32_t tried;     /* a READ: the legs that failed before */
+    struct dt_range range; /* a write: locked (@locked) while it is under way */
+    bool locked;
 };
 
 struct fan_list {
@@ -86,6 +88,7 @@ struct region_bits {
  * generation when that last was on all legs in sync.
  * @running:   assembled: requests are served.
  * @changed:   who is in sync differs from what is recorded; no write is acknowledged until it is.
+ * @unrecorded: the last try to do that failed.
  * @refused:   why it is not running.
  * @waiting:   requests before assembly, or without a fan: of the guest, by frame.
  * @intents:   writes that wait for a bit; @blocked: for a region that is being copied; @acks: for
@@ -109,7 +112,7 @@ struct mirror {
     struct superblock sb;
     uint64_t confirmed;
     struct leg_view views[MIRROR_LEGS];
-    bool running, changed, recording, intent_busy, cleaning, copy_busy, finishing, probing;
+    bool running, changed, recording, unrecorded, intent_busy, cleaning, copy_busy, finishing, probing;
     char refused[sizeof(((struct dt_error *)0)->text)];
 
     struct fan *fans, *fan_free;
@@ -201,6 +204,10 @@ void mirror_run_list(struct mirror *m, struct fan_list *list);
 /** mirror_acknowledge() - what waited for the record; @error: it failed. */
 void mirror_acknowledge(struct mirror *m, int error);
 int mirror_cancel(struct dt_ctx *c, struct dt_req *req);
+
+/* early.c */
+int mirror_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                      struct dt_error *err);
 
 /* resync.c */
 void resync_kick(struct mirror *m);

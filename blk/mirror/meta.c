@@ -114,6 +114,31 @@ bool bitmap_decode(const uint8_t *sector, const uint8_t *set, unsigned index, ui
     return le64toh(sum) == bitmap_checksum(set, index, bits);
 }
 
+/* ---- What a leg says ---- */
+
+void leg_view_read(struct leg_view *view, const uint8_t *meta)
+{
+    struct dt_error err;
+    struct superblock sb;
+
+    view->error = superblock_decode(&view->sb, meta, &err);
+    if (superblock_decode(&sb, meta + META_SLOT * DT_SECTOR_SIZE, &err) == 0 &&
+        (view->error || sb.generation > view->sb.generation)) {
+        view->sb = sb;
+        view->error = 0;
+    }
+}
+
+/* Generation 1 is that of a creation under way: it is followed by 2 on all legs before the first request is
+ * served, and by more when a leg is lost. */
+bool mirror_is_new(const struct leg_view *views, unsigned legs)
+{
+    for (unsigned i = 0; i < legs; i++)
+        if (views[i].error != -ENOENT && (views[i].error || views[i].sb.generation != 1))
+            return false;
+    return true;
+}
+
 /* ---- The judgement
  * ------------------------------------------------------------------------------- */
 

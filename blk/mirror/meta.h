@@ -70,6 +70,10 @@ struct leg_view {
     struct superblock sb;
 };
 
+/** leg_view_read() - from both slots, of which the better one counts. */
+void leg_view_read(struct leg_view *view, const uint8_t *meta);
+/** mirror_is_new() - no leg is of a mirror that ever served; what a crash left of a creation is made again. */
+bool mirror_is_new(const struct leg_view *views, unsigned legs);
 /**
  * mirror_judge() - who may serve, and who must be brought up to date.
  * @any_missing: go on without a leg that may know better.

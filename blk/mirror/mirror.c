@@ -217,8 +217,11 @@ static void run_tick(struct dt_timer *timer)
     if (now < m->rest_until)
         return;
     resync_kick(m);
-    if (!m->running)
+    if (!m->running) {
+        if (m->changed)
+            mirror_record(m);
         return;
+    }
     if (now >= m->next_clean) {
         m->next_clean = now + m->settle;
         intent_clean(m);
@@ -354,4 +357,5 @@ const struct dt_block_ext blk_mirror = {
     .quiesce = mirror_quiesce,
     .cancel = mirror_cancel,
     .fence = mirror_fence,
+    .read_early = mirror_read_early,
 };

@@ -4,7 +4,8 @@
  *
  * A write goes to all active legs, from one private copy, and is answered when all have answered
  * and whatever that changed is recorded. It waits before that for a region that is being copied,
- * and for its bits. A read goes to the leg in sync that is expected to answer first: the one with
+ * and for its bits. Of two writes that overlap the second waits for the first: each leg is free to choose the order, and
+ * they could choose differently. A read goes to the leg in sync that is expected to answer first: the one with
  * the least latency times what it has to do already. Where copies may differ it goes to the
  * primary.
  */
@@ -30,6 +31,8 @@ static void finish(struct fan *fan, int error)
     struct mirror *m = fan->m;
     struct dt_req *req = fan->req;
 
+    if (fan->locked)
+        dt_range_unlock(m->c, &fan->range);
     fan->next = m->fan_free;
     m->fan_free = fan;
     dt_complete_one(m->c, req, error);
@@ -264,6 +267,11 @@ static void read_begin(struct fan *fan, uint32_t tried)
 /* ---- The beginning
  * --------------------------------------------------------------------------------- */
 
+static void granted(struct dt_ctx *c, struct dt_range *range)
+{
+    write_begin(container_of(range, struct fan, range));
+}
+
 static void request_begin(struct mirror *m, struct dt_req *req)
 {
     struct fan *fan = m->fan_free;
@@ -272,11 +280,13 @@ static void request_begin(struct mirror *m, struct dt_req *req)
     fan->m = m;
     fan->req = req;
     fan->error = 0;
+    fan->locked = req->op != DT_OP_READ && req->op != DT_OP_FLUSH;
+    fan->range.granted = granted;
     if (req->op == DT_OP_READ)
         read_begin(fan, 0);
     else if (req->op == DT_OP_FLUSH)
         send_to_all(fan, flush_done);
-    else
+    else if (dt_range_lock(m->c, &fan->range, req->sector, req->sectors))
         write_begin(fan);
 }
 

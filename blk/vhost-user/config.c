@@ -46,15 +46,20 @@ void front_config_init(struct front *front)
 
     front->offered = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
                      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
+                     BIT(VIRTIO_BLK_F_SIZE_MAX) |
                      BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
                      BIT(VIRTIO_BLK_F_MQ);
     if (front->packed)
         front->offered |= BIT(VIRTIO_F_RING_PACKED);
+    if (front->iommu)
+        front->offered |= BIT(VIRTIO_F_ACCESS_PLATFORM);
     if (info->read_only)
         front->offered |= BIT(VIRTIO_BLK_F_RO);
     if (info->can_flush)
         front->offered |= BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE);
     front->config.capacity = info->sectors;
+    /* No limit of ours: but a VM that comes from a back end that has one (attach) acknowledged it. */
+    front->config.size_max = UINT32_MAX;
     front->config.seg_max = SEG_MAX;
     front->config.num_queues = (uint16_t)front->nqueues;
     front->config.wce = front->writeback = info->can_flush;
@@ -91,7 +96,7 @@ void front_config_update(struct front *front)
 void front_floor(struct front *front, struct link_floor *floor)
 {
     *floor = (struct link_floor){.features = front->offered,
-                                  .protocol_features = FRONT_PROTOCOL_FEATURES,
+                                  .protocol_features = front->protocol_features,
                                   .fence_ns = front->keeper.fence_ns};
     memcpy(floor->config, &front->config, sizeof(front->config));
     memset(floor->writable + offsetof(struct virtio_blk_config, capacity), LINK_CONFIG_LIVE,

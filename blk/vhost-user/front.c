@@ -39,7 +39,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .loop = front->loop,
         .sock = sock,
         .queues = front->nqueues,
-        .protocol_features = FRONT_PROTOCOL_FEATURES,
+        .protocol_features = front->protocol_features,
         .keep_files = true,
         .name = device_name(front->dev),
         .ops = &front_session_ops,
@@ -73,6 +73,7 @@ static void session_closed(void *dev, const char *reason)
         log_limited(DT_LOG_INFO, "%s: the VM detached", device_name(front->dev));
     vhost_session_free(front->session);
     front->session = NULL;
+    front_iommu_forget(front);
     device_set_memory(front->dev, NULL, 0);
     if (front->stopping && !front->remote)
         front_stopped(front);
@@ -121,6 +122,7 @@ const struct vhost_device_ops front_session_ops = {
     .queue_kick_changed = front_queue_kick_changed,
     .queue_call_changed = front_queue_call_changed,
     .memory_changed = memory_changed,
+    .iotlb = front_iotlb,
     .closed = session_closed,
 };
 
@@ -259,6 +261,7 @@ const struct front_ops front_device_ops = {
     .wake = front_wake,
     .info_changed = run_info_changed,
     .set_passthrough = front_set_passthrough,
+    .each = front_each,
 };
 
 int front_new(struct front **out, const struct front_config *config, struct dt_error *err)
@@ -272,6 +275,10 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->listen_fd = config->listen_fd;
     front->next = -1;
     front->packed = config->packed;
+    front->iommu = config->iommu;
+    front->protocol_features = FRONT_PROTOCOL_FEATURES;
+    if (config->few_regions)
+        front->protocol_features &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS);
     front->ended = config->ended;
     front->ended_arg = config->ended_arg;
     if (config->keeper)
@@ -343,7 +350,8 @@ void front_free(struct front *front)
 static const char *state_name(const struct front_queue *q)
 {
     static const char *const names[] = {"idle", "starting", "running", "paused",
-                                        "stopping", "at the rear", "lost"};
+                                        "stopping", "at the rear", "lost",
+                                        "waiting for a translation"};
 
     return names[q->state];
 }
@@ -389,6 +397,8 @@ json_t *front_show(struct front *front)
                      (json_int_t)front->broken, "queues_offered", (int)front->nqueues, "writeback",
                      !front->fua, "queues", queues);
     add_mode(show, front);
+    if (front->iommu)
+        json_object_set_new(show, "iommu", front_iommu_show(front));
     json_object_set_new(show, "stuck", front_stuck(front));
     return show;
 }

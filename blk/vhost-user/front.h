@@ -36,6 +36,9 @@ struct front_keeper {
  * @serial:  at most 20 bytes, seen by the guest; NULL = the device's name, cut.
  * @queues:  offered; 0 = FRONT_QUEUES.
  * @packed:  offer packed rings.
+ * @few_regions: without CONFIGURE_MEM_SLOTS. A VMM then gives at most 8 regions of memory, and may go on with
+ *           a back end that takes fewer than we do: it refuses one that offers fewer slots than it saw before.
+ * @iommu:   offer ACCESS_PLATFORM: the VMM's vIOMMU says what of the guest's memory may be used.
  */
 struct front_config {
     struct device *dev;
@@ -48,6 +51,8 @@ struct front_config {
     const char *serial;
     unsigned queues;
     bool packed;
+    bool iommu;
+    bool few_regions;
 };
 
 struct front;

@@ -20,12 +20,13 @@
  * struct slot - a request between the ring and the chain; one per descriptor chain the ring can hold.
  * @status:  where the guest expects the status byte.
  * @trimmed: the status byte shares its vector with data: the vector was cut by one.
+ * @awaited: the VMM takes back memory that it may use, and waits for its end (iommu.c).
  */
 struct slot {
     struct virtq_chain chain;
     struct front_queue *queue;
     uint8_t *status;
-    bool trimmed;
+    bool trimmed, awaited;
     struct slot *next; /* put aside */
     struct request req;
     uint8_t frames[DT_FRAME_BUDGET];
@@ -39,6 +40,7 @@ enum queue_state {
     QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
     QUEUE_HANDED,   /* the rear serves it (mode.c) */
     QUEUE_LOST,     /* the rear served it, and what it had is lost */
+    QUEUE_UNMAPPED, /* takes nothing: the translation of the ring's memory is not known (iommu.c) */
 };
 
 /**
@@ -58,6 +60,8 @@ struct front_queue {
     struct virtq_config handed; /* of a ring that is at the rear */
     uint16_t seen_used;         /* passthrough: the used index, as last looked at */
     bool suspect; /* owes requests of a crash, which run one at a time */
+    bool translated;        /* a vIOMMU stands between */
+    struct vhost_ring ring; /* and this is how it starts */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
@@ -79,9 +83,11 @@ struct front_lane {
     unsigned suspects; /* queues of it that are suspect */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
-    struct dt_timer ask_again; /* while a stop or pause waits for the layers */
+    struct dt_timer ask_again; /* while a stop, a pause or an invalidation waits for the layers */
     struct slot *aside; /* let go of by the layers, of rings that go on: submitted again later */
     bool pausing;
+    bool invalidating;
+    struct front_iommu *iommu; /* NULL: not offered */
 };
 
 enum front_mode_state { MODE_INTERPOSE, MODE_ENTERING, MODE_PASSTHROUGH, MODE_LEAVING };
@@ -116,7 +122,8 @@ struct front {
     struct loop *loop; /* of the device's first thread: sessions and sockets */
     char serial[FRONT_SERIAL_SIZE];
     unsigned nqueues;
-    bool packed;
+    bool packed, iommu;
+    uint64_t protocol_features; /* offered to the VMM */
     void (*ended)(void *arg); /* of the session that the front was made with */
     void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
@@ -136,6 +143,9 @@ struct front {
     bool drain;
     bool pausing; /* from the session's pause() to its resume() */
     struct front_mode mode;
+    struct vhost_iotlb change; /* of a translation, under way on the lanes */
+    unsigned lanes_to_change;
+    int change_result;
 
     int listen_fd;
     struct listener listener;
@@ -169,6 +179,12 @@ void front_queue_stop(void *dev, unsigned q);
 void front_pause(void *dev, bool drain);
 void front_resume(void *dev);
 void front_queue_kick_changed(void *dev, unsigned q);
+/** front_queue_begin() - its virtqueue started. front_queue_open() - take requests from now on.
+ *  front_queue_close() - and no more; its state is @state. front_queue_put_back() - what came back unserved. */
+void front_queue_begin(struct front_queue *q);
+void front_queue_open(struct front_queue *q);
+void front_queue_close(struct front_queue *q, enum queue_state state);
+void front_queue_put_back(struct front_queue *q);
 void front_lane_fault(struct front_lane *fl, const char *fmt, ...) DT_PRINTF(2, 3);
 
 /** front_drain() - as front_pause(), for front_mode_paused(); layers keep what they hold for as long as they
@@ -177,6 +193,34 @@ void front_drain(struct front *front);
 void front_release(struct front *front);
 void front_resume_lanes(struct front *front);
 void front_queue_call_changed(void *dev, unsigned q);
+
+/* iommu.c: what only a guest with a vIOMMU needs */
+static inline bool front_translates(const struct front *front)
+{
+    return front->features & 1ull << VIRTIO_F_ACCESS_PLATFORM;
+}
+void front_iommu_init(struct front_lane *fl);
+void front_iommu_fini(struct front_lane *fl);
+/** front_iommu_forget() - the session is over; no ring is left, and its memory goes. */
+void front_iommu_forget(struct front *front);
+/** front_iotlb() - the session's iotlb(). */
+void front_iotlb(void *dev, const struct vhost_iotlb *change);
+/** front_iommu_start() - on the lane: @q->ring says how, and its memory may have to be asked for. */
+void front_iommu_start(struct front_queue *q);
+/** front_iommu_stop() - true: the ring had not even started, and its stop is answered. */
+bool front_iommu_stop(struct front_queue *q);
+/** front_iommu_resume() - after a pause, for a ring that waits for its memory. */
+void front_iommu_resume(struct front_queue *q, const struct vhost_ring *ring);
+/** front_iommu_blocked() - nothing was taken; if it was for want of a translation, that is asked for, unless the
+ *  queue stops: true: it has ended. */
+bool front_iommu_blocked(struct front_queue *q);
+/** front_iommu_answered() - a request that was awaited is over. */
+void front_iommu_answered(struct slot *slot);
+/** front_iommu_settle() - is an invalidation that waits for this lane over? */
+void front_iommu_settle(struct front_lane *fl);
+/** front_iommu_urge() - an invalidation takes long: take nothing more. */
+void front_iommu_urge(struct front_lane *fl);
+json_t *front_iommu_show(const struct front *front);
 
 /* mode.c: passthrough */
 void front_mode_init(struct front *front);
@@ -200,6 +244,7 @@ bool front_queue_arm(struct loop_poller *poller);
 void front_publish(struct loop_deferred *deferred);
 void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_wake(struct lane *lane);
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
 void front_call_driver(const struct front_queue *q);
 /** front_awaited() - does a stop or a pause wait for the layers? */
 bool front_awaited(const struct front_lane *fl);

@@ -55,7 +55,7 @@ static void watch(struct front_queue *q)
 }
 
 /* Take requests from now on. The ring may hold some that were never kicked for. */
-static void open_intake(struct front_queue *q)
+void front_queue_open(struct front_queue *q)
 {
     q->state = QUEUE_RUNNING;
     q->blocked = false;
@@ -64,7 +64,7 @@ static void open_intake(struct front_queue *q)
     loop_poller_wake(loop_of(q), &q->poller);
 }
 
-static void close_intake(struct front_queue *q, enum queue_state state)
+void front_queue_close(struct front_queue *q, enum queue_state state)
 {
     q->state = state;
     q->blocked = false; /* or a wake() by the chain would poll a ring that is gone */
@@ -72,13 +72,25 @@ static void close_intake(struct front_queue *q, enum queue_state state)
     loop_poller_remove(loop_of(q), &q->poller);
 }
 
+void front_queue_begin(struct front_queue *q)
+{
+    if (q->vq.replay_count)
+        log_info("%s: queue %u: requests of an earlier process that are run again: %u",
+                 device_name(q->front->dev), q->index, q->vq.replay_count);
+    q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
+    q->lane->suspects += q->suspect;
+}
+
 static void run_start(struct loop_message *message)
 {
     struct front_queue *q = container_of(message, struct front_queue, start);
 
-    q->suspect = front_queue_owes(q) && !q->vq.config.innocent;
-    q->lane->suspects += q->suspect;
-    open_intake(q);
+    if (q->translated) {
+        front_iommu_start(q);
+        return;
+    }
+    front_queue_begin(q);
+    front_queue_open(q);
 }
 
 static bool lane_idle(const struct front_lane *fl)
@@ -87,7 +99,7 @@ static bool lane_idle(const struct front_lane *fl)
 }
 
 /* Nothing is in flight: what came back unserved is as if it had never been taken. */
-static void put_back(struct front_queue *q)
+void front_queue_put_back(struct front_queue *q)
 {
     unsigned n = virtq_put_back(&q->vq);
 
@@ -100,7 +112,7 @@ static void put_all_back(struct front_lane *fl)
 {
     for (unsigned i = 0; i < fl->front->nqueues; i++)
         if (fl->front->queues[i].lane == fl && fl->front->queues[i].state == QUEUE_PAUSED)
-            put_back(&fl->front->queues[i]);
+            front_queue_put_back(&fl->front->queues[i]);
 }
 
 bool front_awaited(const struct front_lane *fl)
@@ -109,7 +121,7 @@ bool front_awaited(const struct front_lane *fl)
 
     for (unsigned i = 0; i < fl->front->nqueues && !stops; i++)
         stops = fl->front->queues[i].lane == fl && fl->front->queues[i].state == QUEUE_STOPPING;
-    return stops || fl->pausing;
+    return stops || fl->pausing || fl->invalidating;
 }
 
 /* What is late is asked again: requests that were under way may have come to be held since. */
@@ -125,6 +137,8 @@ static void run_ask_again(struct dt_timer *timer)
 {
     struct front_lane *fl = container_of(timer, struct front_lane, ask_again);
 
+    if (fl->invalidating)
+        front_iommu_urge(fl);
     if (front_awaited(fl))
         ask_for_rest(fl, RELEASE_NS);
     else if (!front_submit_aside(fl))
@@ -141,7 +155,7 @@ void front_queue_drained(struct front_queue *q)
         q->suspect = false;
         q->state = QUEUE_IDLE;
         q->blocked = false;
-        put_back(q);
+        front_queue_put_back(q);
         q->base = virtq_stop(&q->vq);
         loop_post(q->front->loop, &q->stopped);
     }
@@ -150,6 +164,7 @@ void front_queue_drained(struct front_queue *q)
         put_all_back(fl);
         loop_post(q->front->loop, &fl->paused);
     }
+    front_iommu_settle(fl);
     if (!front_awaited(fl) && !fl->aside)
         loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
 }
@@ -159,7 +174,9 @@ static void run_stop(struct loop_message *message)
     struct front_queue *q = container_of(message, struct front_queue, stop);
     uint64_t patience = q->front->stopping ? RELEASE_AT_END_NS : RELEASE_NS;
 
-    close_intake(q, QUEUE_STOPPING);
+    if (front_iommu_stop(q))
+        return;
+    front_queue_close(q, QUEUE_STOPPING);
     front_take_aside(q->lane);
     if (front_queue_owes(q))
         loop_poller_wake(loop_of(q), &q->poller);
@@ -176,7 +193,7 @@ static void run_pause(struct loop_message *message)
         struct front_queue *q = &front->queues[i];
 
         if (q->lane == fl && q->state == QUEUE_RUNNING)
-            close_intake(q, QUEUE_PAUSED);
+            front_queue_close(q, QUEUE_PAUSED);
     }
     fl->pausing = front->drain;
     if (fl->pausing)
@@ -207,12 +224,16 @@ static void run_resume(struct loop_message *message)
         struct front_queue *q = &front->queues[i];
         struct vhost_ring ring;
 
-        if (q->lane != fl || q->state != QUEUE_PAUSED || !front->session)
+        if (q->lane != fl || (q->state != QUEUE_PAUSED && q->state != QUEUE_UNMAPPED) ||
+            !front->session)
             continue;
         if (vhost_session_ring(front->session, q->index, &ring, NULL) == 0)
             virtq_set_dirty(&q->vq, ring.config.dirty, ring.config.log_used,
                             ring.config.log_used_valid);
-        open_intake(q);
+        if (q->state == QUEUE_UNMAPPED)
+            front_iommu_resume(q, &ring);
+        else
+            front_queue_open(q);
     }
 }
 
@@ -264,14 +285,18 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     ring.config.slots = q->slots;
     ring.config.slot_stride = sizeof(struct slot);
     ring.config.iovs = q->lane->iovs;
+    q->translated = front_translates(front);
+    if (q->translated) {
+        q->ring = ring;
+        q->state = QUEUE_STARTING;
+        loop_post(loop_of(q), &q->start);
+        return 0; /* what is run again is known when the ring can be read */
+    }
     ret = virtq_start(&q->vq, &ring.config, ring.base, ring.recover, err);
     if (ret < 0) {
         unmap_slots(q);
         return ret;
     }
-    if (q->vq.replay_count)
-        log_info("%s: queue %u: requests of an earlier process that are run again: %u",
-                 device_name(front->dev), index, q->vq.replay_count);
     front_mode_leave(front, false); /* all rings, or none */
     front_mode_session(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
@@ -407,6 +432,8 @@ void front_lane_init(struct front *front, unsigned thread)
     fl->resume.run = run_resume;
     fl->release.run = run_release;
     fl->ask_again.fire = run_ask_again;
+    if (front->iommu)
+        front_iommu_init(fl);
     lane_set_front(fl->lane, fl);
 }
 
@@ -415,4 +442,5 @@ void front_lane_fini(struct front_lane *fl)
     CHECK(!fl->dirty && !fl->aside);
     lane_set_front(fl->lane, NULL);
     iovpool_free(fl->iovs);
+    front_iommu_fini(fl);
 }

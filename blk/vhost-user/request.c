@@ -195,6 +195,8 @@ static void answer(struct slot *slot, uint8_t status, uint64_t written)
     }
     virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
     mark_dirty(q);
+    if (unlikely(slot->awaited))
+        front_iommu_answered(slot);
 }
 
 static uint8_t status_of(int error)
@@ -209,10 +211,15 @@ static bool hand_back(struct slot *slot)
 {
     struct front_queue *q = slot->queue;
 
-    if (q->state != QUEUE_STOPPING && !(q->state == QUEUE_PAUSED && q->lane->pausing))
+    if (q->state != QUEUE_STOPPING && q->state != QUEUE_UNMAPPED &&
+        !(q->state == QUEUE_PAUSED && q->lane->pausing))
+        return false;
+    if (!virtq_returns(&q->vq))
         return false;
     virtq_return(&q->vq, &slot->chain);
     mark_dirty(q);
+    if (slot->awaited)
+        front_iommu_answered(slot);
     return true;
 }
 
@@ -348,12 +355,14 @@ unsigned front_queue_poll(struct loop_poller *poller)
     n = virtq_take(&q->vq, chains, want);
     if (n > 0)
         KILL_POINT("taken");
-    if (unlikely(n < 0 || READ_ONCE(q->vq.config.map->faulted))) {
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
         if (n < 0)
             return 0;
     }
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        mark_dirty(q);
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;
@@ -387,6 +396,22 @@ bool front_queue_arm(struct loop_poller *poller)
     if (unlikely(q->lane->suspects))
         return false; /* its turn comes without a kick */
     return q->blocked || virtq_arm(&q->vq);
+}
+
+/* Those that core has: it clears the holder of what it gives back. */
+void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req))
+{
+    struct front_lane *fl = lane_front(lane);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+        unsigned size = q->lane == fl && q->slots ? q->vq.config.size : 0;
+
+        for (unsigned s = 0; s < size; s++)
+            if (q->slots[s].req.holder)
+                look(lane, &q->slots[s].req);
+    }
 }
 
 void front_wake(struct lane *lane)

@@ -373,6 +373,12 @@ struct dt_block_ext {
      * once this returns 0. Called before start(), the back first. What open() read of such a file
      * may have changed until then. */
     int (*fence)(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
+    /* For layers with files of their own that say what the disk holds: read for a layer above that is in
+     * open() (dt_layer_read_below), where start() and fence() have not been yet. May wait. A predecessor may be
+     * serving the disk, so nothing may change, on the medium or in the layer. Its own
+     * dt_layer_read_below() has what lies below. */
+    int (*read_early)(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
+                      struct dt_error *err);
 };
 
 /** enum dt_verdict - what a per-request callback decided.
@@ -385,7 +391,7 @@ enum dt_verdict {
     DT_HELD,
 };
 
-#define DT_FRAME_BUDGET     128u
+#define DT_FRAME_BUDGET     256u
 #define DT_BLOCK_EXT_HEADER .abi = DT_ABI, .size = sizeof(struct dt_block_ext)
 
 /**

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* poison.c - dies of a request that touches one sector, or hangs, as a layer with a bug would. */
+/* poison.c - dies of a request that touches one sector, or hangs or leaks, as a layer with a bug would. */
 #include <devtap/block.h>
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct poison {
     uint64_t sector;
-    bool hang;
+    bool hang, leak;
 };
 
 static const struct dt_param params[] = {
@@ -21,6 +22,11 @@ static const struct dt_param params[] = {
      .initial = "off",
      .offset = offsetof(struct poison, hang),
      .help = "Hang instead of dying."},
+    {.name = "leak",
+     .type = DT_PARAM_BOOL,
+     .initial = "off",
+     .offset = offsetof(struct poison, leak),
+     .help = "Take memory until there is none instead of dying."},
     {NULL},
 };
 
@@ -30,6 +36,8 @@ static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
 
     if (req->op != DT_OP_WRITE || req->sector > p->sector || p->sector >= req->sector + req->sectors)
         return DT_PASS;
+    for (char *more; p->leak && (more = malloc(1 << 20)) != NULL;)
+        memset(more, 1, 1 << 20);
     if (!p->hang)
         abort();
     for (;;)

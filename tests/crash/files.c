@@ -359,9 +359,9 @@ bool crash_pump(void)
 static void image_grow(struct crash_image *image, uint64_t size)
 {
     if (size > image->room) {
-        image->bytes = realloc(image->bytes, size + 1);
+        image->room = MAX(size, 2 * image->room); /* a sector at a time makes it longer */
+        image->bytes = realloc(image->bytes, image->room + 1);
         CHECK(image->bytes);
-        image->room = size;
     }
     if (size > image->size)
         memset(image->bytes + image->size, 0, size - image->size);

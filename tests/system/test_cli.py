@@ -16,7 +16,7 @@ from devtap_test.process import Process, wait_for
 
 MIB = 1 << 20
 VERBS = ("run", "list", "show", "stats", "set", "do", "resize", "extensions", "help", "trace",
-         "cow", "integrity", "bench", "test")
+         "cow", "compress", "integrity", "bench", "test")
 
 
 def devtap(t, *arguments, timeout=30, **options):

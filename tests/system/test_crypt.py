@@ -2,25 +2,17 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
+import termios
 
 from devtap_test import wait_for
 from devtap_test.case import limit
 from devtap_test.softdisk import SoftDisk
+from devtap_test.storage import KEY, luks
 
 MIB = 1 << 20
-KEY = b"two words\nand a line"
-
-
-def luks(t, *options, size=80, data=KEY):
-    """A file that cryptsetup has formatted, and its key file."""
-    image, key = t.sparse_file(size * MIB, "disk.luks"), t.folder / "key"
-    key.write_bytes(data)
-    subprocess.run(["cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2",
-                    "--pbkdf-force-iterations", "1000", "--key-file", key, *options, image],
-                   check=True)
-    return image, key
 
 
 def refused(t, chain):
@@ -77,6 +69,27 @@ def test_kernel_opens_it(t):
         t.equal(guest.check("sha256sum </mnt/b"), theirs, "what dm-crypt wrote")
 
 
+def test_prompt(t):
+    """A person at a terminal is asked, and what is typed is not shown."""
+    image, _ = luks(t, size=20, key_bytes=b"spoken words")
+    person, terminal = pty.openpty()
+    disk = subprocess.Popen([SoftDisk.binary(), "run", "--single", "--disk", "v", "--socket",
+                             t.folder / "v.sock", "--control", "none",
+                             f"crypt prompt=on | file path={image}"], stdin=terminal,
+                            stderr=subprocess.PIPE)
+    try:
+        t.equal(disk.stderr.read(18), b"Passphrase for v: ")
+        wait_for("a terminal that does not echo",
+                 lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
+        os.write(person, b"spoken words\n")
+        t.equal(disk.stderr.readline(), b"\n")
+        t.equal(disk.stderr.readline(), b"devtap: ready\n")
+        assert termios.tcgetattr(terminal)[3] & termios.ECHO, "the terminal stays silent"
+    finally:
+        disk.terminate()
+        disk.wait(10)
+
+
 def test_detached(t):
     """A header of its own file, made by cryptsetup; the worker is killed and its successor has the key."""
     image, key = t.sparse_file(16 * MIB), t.folder / "key"
@@ -97,7 +110,7 @@ def test_detached(t):
 def test_qemu_opens_it(t):
     """QEMU's own driver of LUKS version 1 reads what devtap wrote."""
     image, key = luks(t, "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512",
-                      size=18, data=b"one line")
+                      size=18, key_bytes=b"one line")
     secret = ["--object", f"secret,id=s,file={key}"]
     with t.soft_disk(f"crypt key-file={key} | file path={image}") as disk, \
             t.guest([disk.socket]) as guest:

@@ -116,6 +116,34 @@ def test_python(t):
     guest.check(read)
 
 
+@limit(120)
+def test_hang_and_leak(t):
+    """An extension that hangs, or takes memory without end, is ended by its limits and started again; the
+    request that does it fails alone, and nobody else notices."""
+    poison = t.folder / "poison.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", poison,
+                    ROOT / "tests/captive/poison.c"], check=True)
+    for how, why, deadline in (("hang", "it hangs", "300ms"), ("leak", "killed by signal 6", "20s")):
+        disk = t.soft_disk(f"{poison} sector=8 {how}=on place=process mem-limit=200M "
+                           f"deadline={deadline} tries=1000 | mem size=16M", disk=how)
+        load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
+                               "--range", "32K", "--time", "8", "--depth", "4", "--json"],
+                              stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+        result = json.loads(load.stdout)
+        seen = list(map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines()))
+        died = [e["text"] for e in seen if e["event"] == "extension-died"]
+        t.log(f"{how}: {len(died)} deaths ({died[0] if died else ''}), {result['errors']} errors, "
+              f"{result['requests']} requests")
+        assert len(died) >= 2 and all(why in text for text in died), died
+        # More than were in flight at once: the intake went on.
+        assert result["errors"] >= 1 and result["latency"]["samples"] > 4, result
+        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time",
+                        "200ms"], check=True, stdout=subprocess.DEVNULL)
+        assert [e for e in seen if e["event"] == "request-failed"], seen
+        t.equal([e for e in seen if e["event"] == "worker-died"], [])
+        disk.stop()
+
+
 @limit(60)
 def test_events(t):
     """What an extension reports from its process is an event of the disk."""

@@ -14,6 +14,7 @@ import time
 
 from devtap_test import SoftDisk, wait_for
 from devtap_test.case import limit
+from devtap_test.load import VerifiedLoad, kernel_errors
 from devtap_test.pool import PoolProcess, binary, check, cvd
 from devtap_test.process import is_listening
 
@@ -88,6 +89,9 @@ def test_commands_meanwhile(t):
     for load in loads:
         load.judge(t)
     assert "one" in cvd("delete", f"{pool}/vm1", status=4), "it does not say who has it"
+    cvd("rename", f"{pool}/vm1", "other", status=4)
+    cvd("pool", "grow", pool, "--size", "5G")
+    cvd("sync", pool)
     assert "served" in cvd("pool", "check", pool, status=4)
     one.stop()
     two.stop()
@@ -184,9 +188,11 @@ def test_worker_of_client_killed(t):
     pool, _ = make_pool(t)
     t.use(PoolProcess(pool, t.folder))
     disk = t.soft_disk(chain(pool, "base"))
-    load = Load(t.folder, "vm1", disk.socket, 5)
-    for _ in range(5):
+    load = Load(t.folder, "vm1", disk.socket, 6)
+    for turn in range(6):
         time.sleep(0.5)
+        if turn == 3:
+            disk.devtap("upgrade", "vm1")
         pid = wait_for("a worker", lambda: json.loads(
             disk.devtap("show", "--json", disk.disk)).get("worker"))
         os.kill(pid, signal.SIGKILL)
@@ -200,6 +206,32 @@ def answers(disk):
         return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
     except RuntimeError:
         return None
+
+
+@limit(180)
+def test_passthrough(t):
+    """The pool's process serves the guest's own rings, is killed, and serves them again."""
+    pool, _ = make_pool(t)
+    process = t.use(PoolProcess(pool, t.folder))
+    disk = t.soft_disk(chain(pool, "base"))
+    guest = t.guest([disk.socket])
+    load = VerifiedLoad(guest)
+    load.goes_on()
+    disk.devtap("mode", disk.address, "passthrough")
+    wait_for("passthrough", lambda: disk.show()["front"]["mode"] == "passthrough")
+    for number in range(3):
+        load.goes_on()
+        os.kill(process.worker(), signal.SIGKILL)
+        load.goes_on()
+        load.check(f"after {number + 1} kills")
+    cvd("snap", f"{pool}/base", "--name", "meanwhile")
+    load.goes_on()
+    load.finish()
+    t.equal(kernel_errors(guest), "")
+    guest.power_off()
+    disk.stop()
+    process.stop()
+    check(pool)
 
 
 @limit(1200)

@@ -31,6 +31,7 @@ static struct disk {
     unsigned completed, woken;
     enum loop_engine engine;
     const char *state_dir;
+    uint64_t deadline;
     struct dt_error err;
 } disk;
 
@@ -51,7 +52,15 @@ static inline void disk_on_wake(struct lane *lane)
     disk.woken++;
 }
 
-static const struct front_ops disk_front = {.complete = disk_on_complete, .wake = disk_on_wake};
+static inline void disk_each(struct lane *lane, void (*look)(struct lane *lane, struct request *r))
+{
+    for (unsigned i = 0; i < DISK_SLOTS; i++)
+        if (disk.slots[i].busy)
+            look(lane, &disk.slots[i].req);
+}
+
+static const struct front_ops disk_front = {
+    .complete = disk_on_complete, .wake = disk_on_wake, .each = disk_each};
 
 /* Before anything else: an extension that programs load from a module is linked into this one. */
 static inline int disk_module(const struct dt_block_ext *ext)
@@ -69,7 +78,8 @@ static inline int disk_try_named(const char *name, const char *chain)
 {
     struct loop_config config = {.spin_ns = 0, .engine = disk.engine};
     struct device_config device = {
-        .name = name, .loops = &disk.loop, .threads = 1, .state_dir = disk.state_dir};
+        .name = name, .loops = &disk.loop, .threads = 1, .state_dir = disk.state_dir,
+        .deadline = disk.deadline};
     struct chain_spec spec;
     int ret;
 

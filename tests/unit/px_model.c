@@ -254,6 +254,59 @@ static void op_create(struct rig *rig, unsigned t)
     mount(rig, t);
 }
 
+/** struct durable - a waiter, as if somebody had asked for what was done up to @states. */
+struct durable {
+    struct pool_waiter waiter;
+    struct durable *next;
+    struct rig *rig;
+    uint64_t states;
+};
+
+static void now_durable(struct pool_waiter *waiter, int error)
+{
+    struct durable *d = container_of(waiter, struct durable, waiter);
+
+    struct durable **at = &d->rig->waiting;
+
+    CHECK(error == 0);
+    promise(d->rig, d->states);
+    while (*at != d)
+        at = &(*at)->next;
+    *at = d->next;
+    free(d);
+}
+
+/* The process that they asked has died. */
+static void forget_waiting(struct rig *rig)
+{
+    while (rig->waiting) {
+        struct durable *d = rig->waiting;
+
+        rig->waiting = d->next;
+        free(d);
+    }
+}
+
+/* By blocking, or with the next flush while the disk goes on. */
+static void make_durable(struct rig *rig)
+{
+    struct durable *d;
+    struct dt_error err;
+
+    if (dt_rng_below(&rig->rng, 2)) {
+        CHECK(pool_sync(rig->pool, &err) == 0);
+        promise(rig, rig->states);
+        return;
+    }
+    d = xcalloc(1, sizeof(*d));
+    d->waiter.done = now_durable;
+    d->rig = rig;
+    d->states = rig->states;
+    d->next = rig->waiting;
+    rig->waiting = d;
+    pool_when_durable(rig->pool, &d->waiter);
+}
+
 static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
 {
     struct rig_thing thing = rig->things[disk];
@@ -273,8 +326,7 @@ static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
     snprintf(thing.name, sizeof(thing.name), "%.40s@%s", rig->things[disk].name, name);
     add_thing(rig, t, &thing);
     push(rig);
-    CHECK(pool_sync(rig->pool, &err) == 0);
-    promise(rig, rig->states);
+    make_durable(rig);
 }
 
 static void op_clone(struct rig *rig, unsigned snapshot, unsigned t)
@@ -428,8 +480,7 @@ void rig_step(struct rig *rig)
         op_on_snapshots(rig, what - 1);
         pool_turn(rig->pool); /* from here on it outlives the process */
     } else if (what == 14) {
-        CHECK(pool_sync(rig->pool, &err) == 0);
-        promise(rig, rig->states);
+        make_durable(rig);
     } else if (what == 15 && rig->store->pending_n == 0) {
         settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);
@@ -470,6 +521,7 @@ void rig_reopen(struct rig *rig, bool crash)
         unmount(rig, t);
     if (crash) {
         rig->store->pending_n = 0;
+        forget_waiting(rig);
         pool_abandon(rig->pool);
     } else {
         settle(rig);
@@ -489,6 +541,7 @@ void rig_free(struct rig *rig)
     for (unsigned t = 0; t < RIG_THINGS; t++)
         unmount(rig, t);
     rig->store->pending_n = 0;
+    forget_waiting(rig);
     pool_abandon(rig->pool);
     rig_store_free(rig->store);
     free(rig->hashes);

@@ -86,6 +86,7 @@ struct rig {
     uint32_t stamp;
     uint64_t hash, order;
     unsigned in_flight, errors;
+    struct durable *waiting; /* for what they did to be durable */
     struct dt_rng rng;
 };
 

@@ -41,7 +41,7 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
 {
     static unsigned serial;
     struct loop_config loop_config = {.spin_ns = DT_US(50)};
-    struct front_config front_config = {.session_fd = -1, .packed = true};
+    struct front_config front_config = {.session_fd = -1, .packed = true, .iommu = disk->iommu};
     struct chain_spec spec;
     struct dt_error err;
 

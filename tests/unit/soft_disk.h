@@ -9,6 +9,7 @@
 
 /**
  * struct soft_disk - all of it.
+ * @iommu: offer ACCESS_PLATFORM.
  * @on_thread: called on the serving thread before it serves; may be NULL.
  */
 struct soft_disk {
@@ -18,7 +19,7 @@ struct soft_disk {
     pthread_t thread;
     char socket[64];
     void (*on_thread)(void);
-    bool stopped;
+    bool iommu, stopped;
 };
 
 /** soft_disk_start() - serve @chain; ends the program with a message when it cannot. */

@@ -7,6 +7,7 @@
 #include "crypt_image.h"
 
 #include <openssl/evp.h>
+#include <sys/syscall.h>
 
 #define DATA_MIB 8u
 
@@ -78,6 +79,54 @@ static void all_formats(void **state)
     check_format(&(struct format){"xts-plain64", 64, 4096, true, DATA_MIB, 0});
 }
 
+/* Serves @below, puts all of the image there, and then opens crypt on it: what it begins with is in the files of
+ * that layer alone, which cannot be started when crypt reads its header. */
+static void opens_on(const char *below)
+{
+    int fd = open(image, O_RDONLY);
+    ssize_t n;
+
+    disk_open("%s", below);
+    for (uint64_t at = 0; (n = pread(fd, back, sizeof(back), (off_t)at)) > 0; at += (uint64_t)n)
+        assert_int_equal(disk_do(DT_OP_WRITE, 0, at / 512, (uint32_t)n / 512, back), 0);
+    close(fd);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    disk_close();
+    for (unsigned i = 0; i < 2; i++) {
+        disk_open("crypt key-file=%s | throttle | %s", key_file, below);
+        assert_int_equal(disk_do(DT_OP_READ, 0, 64, 128, back), 0);
+        assert_memory_equal(back, data, sizeof(data));
+        assert_int_equal(disk_quiesce(DT_S(5)), 0);
+        disk_close();
+    }
+}
+
+static void its_header_is_in_the_files_of_others(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
+    _cleanup_free_ char *blank = xasprintf("%s/blank", dir), *more = xasprintf("%s/more", dir),
+                        *own = xasprintf("%s/own", dir), *cow = NULL, *cache = NULL, *mirror = NULL;
+
+    format(&f);
+    disk_open("crypt key-file=%s | file path=%s", key_file, image);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 128, data), 0);
+    disk_close();
+    empty_file(blank, (16 + DATA_MIB) << 20);
+    cow = xasprintf("cow overlay=%s create=on | file path=%s read-only=on", own, blank);
+    opens_on(cow);
+    unlink(own);
+    cache = xasprintf("cache path=%s size=40M mode=writeback keep-dirty=100%% sequential=0 | file path=%s",
+                      own, blank);
+    opens_on(cache);
+    unlink(own);
+    empty_file(blank, ((16 + DATA_MIB) << 20) + (128 << 10));
+    empty_file(more, ((16 + DATA_MIB) << 20) + (128 << 10));
+    mirror = xasprintf("mirror create=clean leg1='file path=%s' leg2='file path=%s'", blank, more);
+    opens_on(mirror);
+    unlink(blank);
+    unlink(more);
+}
+
 static void odd_vectors(void **state)
 {
     static const struct format f = {"xts-plain64", 64, 512, false, DATA_MIB, 0};
@@ -143,6 +192,23 @@ static void keys_are_judged(void **state)
     assert_refused(-EINVAL, "is empty", "crypt key-file=/dev/null | file path=%s", image);
     assert_refused(-EFBIG, "that is no key", "crypt key-file=/dev/zero | file path=%s", image);
     assert_refused(-ENOENT, "keyctl padd", "crypt keyring=dt-no-such-key | file path=%s", image);
+}
+
+/* The key leaves with this process. */
+static void a_keyring_has_the_key(void **state)
+{
+    static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
+    const int process_keyring = -2;
+
+    if (syscall(SYS_add_key, "user", "dt-test-key", PASSPHRASE, strlen(PASSPHRASE), process_keyring) < 0) {
+        print_message("no keyrings here: %s\n", strerror(errno));
+        skip();
+    }
+    format(&f);
+    disk_open("crypt keyring=dt-test-key | file path=%s", image);
+    assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 128, data), 0);
+    disk_close();
+    assert_holds(&f, 64, data, sizeof(data));
 }
 
 static void headers_are_judged(void **state)
@@ -230,6 +296,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(published_vectors),   cmocka_unit_test(all_formats),
+        cmocka_unit_test(its_header_is_in_the_files_of_others),
+        cmocka_unit_test(a_keyring_has_the_key),
         cmocka_unit_test(odd_vectors),         cmocka_unit_test(zeroes_and_discards),
         cmocka_unit_test(keys_are_judged),     cmocka_unit_test(headers_are_judged),
         cmocka_unit_test(read_errors_show),

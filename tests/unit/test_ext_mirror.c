@@ -126,6 +126,32 @@ static void expect(int value, uint64_t sector, uint32_t sectors)
     assert_true(all_bytes(back, sectors * 512, value));
 }
 
+/* Legs "a" and "b" with something on them. */
+static void make_mirror(void)
+{
+    open_mirror("a", "b", "create=clean");
+    fill(0x11, 0, 8);
+    close_mirror();
+}
+
+/* In the end all legs have the same. */
+static void end_complete(const char *a, const char *b)
+{
+    until("state", "complete");
+    close_mirror();
+    assert_true(same_data(a, b));
+}
+
+/* From the byte 4096 on, before there is a mirror. */
+static void put_on_leg(const char *name, int value)
+{
+    int fd = open(path_of(name), O_RDWR | O_CLOEXEC);
+
+    memset(data, value, sizeof(data));
+    assert_int_equal(pwrite(fd, data, sizeof(data), 4096), sizeof(data));
+    close(fd);
+}
+
 static int setup(void **state)
 {
     snprintf(dir, sizeof(dir), "/tmp/mirror-test-XXXXXX");
@@ -166,17 +192,25 @@ static void both_legs_have_it(void **state)
 
 static void a_new_mirror_copies_the_first_leg(void **state)
 {
-    int fd = open(path_of("a"), O_RDWR | O_CLOEXEC);
-
-    memset(data, 0x22, sizeof(data));
-    assert_int_equal(pwrite(fd, data, sizeof(data), 4096), sizeof(data));
-    close(fd);
+    put_on_leg("a", 0x22);
     open_mirror("a", "b", "create=sync");
     expect(0x22, 8, 128);
     until("state", "complete");
     assert_true(disk_counter("mirror", "resynced") >= DATA * 512);
     close_mirror();
     assert_true(same_data("a", "b"));
+}
+
+/* The process may end while the first copy is under way: the next one does it again. */
+static void a_first_copy_that_was_cut_short_is_made_again(void **state)
+{
+    put_on_leg("a", 0x23);
+    open_mirror("a", "b", "create=sync resync-rate=4K");
+    expect(0x23, 8, 128);
+    close_mirror();
+    assert_false(same_data("a", "b"));
+    open_mirror("a", "b", "create=sync");
+    end_complete("a", "b");
 }
 
 static void bits_are_there_before_and_go_later(void **state)
@@ -187,6 +221,27 @@ static void bits_are_there_before_and_go_later(void **state)
     assert_string_equal(status_of("regions-marked"), "2");
     until("regions-marked", "0");
     close_mirror();
+}
+
+/* Each leg does two writes in an order of its own; in the end both must have the same. */
+static void overlapping_writes_leave_equal_legs(void **state)
+{
+    static uint8_t other[8 << 10] __attribute__((aligned(4096)));
+    const struct disk_slot *slots[2];
+
+    assert_true(disk_try("mirror create=clean region=4K leg1='delay ops=write time=0s jitter=2ms seed=1 | "
+                         "file path=%s' leg2='delay ops=write time=0s jitter=2ms seed=2 | file path=%s'",
+                         path_of("a"), path_of("b")) == 0);
+    for (unsigned i = 0; i < 16; i++) {
+        memset(data, (int)i + 1, sizeof(data));
+        memset(other, (int)i + 101, sizeof(other));
+        slots[0] = disk_submit(DT_OP_WRITE, 0, 64 + i * 16, 16, data);
+        slots[1] = disk_submit(DT_OP_WRITE, 0, 68 + i * 16, 16, other);
+        assert_int_equal(disk_wait(slots[0]), 0);
+        assert_int_equal(disk_wait(slots[1]), 0);
+    }
+    close_mirror();
+    assert_true(same_data("a", "b"));
 }
 
 /* ---- Loss
@@ -252,9 +307,7 @@ static void the_last_leg_is_not_given_up(void **state)
     expect(0x22, 0, 8);
     assert_string_equal(status_of("state"), "degraded");
     assert_int_equal(leg_verb("add", "leg1"), 0);
-    until("state", "complete");
-    close_mirror();
-    assert_true(same_data("a", "b"));
+    end_complete("a", "b");
 }
 
 static void errors_of_all_legs_are_the_guests(void **state)
@@ -302,9 +355,7 @@ static void reads_go_to_the_fastest(void **state)
 
 static void an_old_copy_is_found_out(void **state)
 {
-    open_mirror("a", "b", "create=clean");
-    fill(0x11, 0, 8);
-    close_mirror();
+    make_mirror();
     copy_file("b", "old");
     open_mirror("a", "b", "");
     fill(0x22, 0, 8);
@@ -323,9 +374,7 @@ static void split_brain_is_refused_and_resolved(void **state)
 {
     const struct disk_slot *s;
 
-    open_mirror("a", "b", "create=clean");
-    fill(0x11, 0, 8);
-    close_mirror();
+    make_mirror();
     open_mirror("a", "none", "missing=any");
     fill(0x22, 0, 8);
     close_mirror();
@@ -339,18 +388,14 @@ static void split_brain_is_refused_and_resolved(void **state)
     assert_int_equal(leg_verb("use", "leg2"), 0);
     assert_int_equal(disk_wait(s), 0);
     assert_true(all_bytes(back, 4096, 0x33));
-    until("state", "complete");
-    close_mirror();
-    assert_true(same_data("a", "b"));
+    end_complete("a", "b");
 }
 
 static void what_may_be_newer_is_waited_for(void **state)
 {
     const struct disk_slot *s;
 
-    open_mirror("a", "b", "create=clean");
-    fill(0x11, 0, 8);
-    close_mirror();
+    make_mirror();
     open_mirror("none", "b", "");
     until("state", "leg1 is not there and may have newer data");
     s = disk_submit(DT_OP_READ, 0, 0, 8, back);
@@ -374,17 +419,13 @@ static void what_may_be_newer_is_waited_for(void **state)
 
 static void foreign_legs_are_not_overwritten(void **state)
 {
-    open_mirror("a", "b", "create=clean");
-    fill(0x11, 0, 8);
-    close_mirror();
+    make_mirror();
     make_leg("c", LEG);
     open_mirror("a", "c", "missing=any create=clean");
     until("leg2", "stale (removed)");
     fill(0x22, 0, 8);
     assert_int_equal(leg_verb("add", "leg2"), 0);
-    until("state", "complete");
-    close_mirror();
-    assert_true(same_data("a", "c"));
+    end_complete("a", "c");
     open_mirror("c", "a", "");
     until("state", "leg1 is leg2 of 2");
     disk_close();
@@ -409,7 +450,9 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         TEST(both_legs_have_it),
         TEST(a_new_mirror_copies_the_first_leg),
+        TEST(a_first_copy_that_was_cut_short_is_made_again),
         TEST(bits_are_there_before_and_go_later),
+        TEST(overlapping_writes_leave_equal_legs),
         TEST(a_lost_leg_is_recorded_first_and_caught_up),
         TEST(the_last_leg_is_not_given_up),
         TEST(errors_of_all_legs_are_the_guests),

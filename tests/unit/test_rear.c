@@ -152,16 +152,30 @@ static void wait_for_event(const char *event)
         fail_msg("no event %s in '%s'", event, rig.events);
 }
 
+/* A rear that served and went away. */
+static void begin_and_lose(const char *options)
+{
+    begin("", options);
+    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
+    fake_rear_stop(&rear);
+    wait_for_event("rear-lost");
+}
+
+/* A read that nobody answers for so long. */
+static struct tap_slot *held_read(unsigned ms)
+{
+    struct tap_slot *slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+
+    assert_int_equal(tap_wait(&rig, slot, ms), -ETIME);
+    return slot;
+}
+
 static void test_held(void **state)
 {
     struct tap_slot *slot;
 
-    begin("", "");
-    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
-    fake_rear_stop(&rear);
-    wait_for_event("rear-lost");
-    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
-    assert_int_equal(tap_wait(&rig, slot, 200), -ETIME);
+    begin_and_lose("");
+    slot = held_read(200);
     fake_rear_start(&rear);
     assert_int_equal(tap_wait(&rig, slot, LONG), 0);
     assert_int_equal(tap_counter(&rig, "held"), 1);
@@ -173,14 +187,10 @@ static void test_failed(void **state)
 {
     struct tap_slot *slot;
 
-    begin("", "on-rear-loss=fail");
-    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
-    fake_rear_stop(&rear);
-    wait_for_event("rear-lost");
+    begin_and_lose("on-rear-loss=fail");
     assert_int_equal(run(3, DT_OP_READ, 0, 4, 0), -EIO);
     assert_int_equal(device_set(rig.dev, "vhost-user", "on-rear-loss", "hold", NULL), 0);
-    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
-    assert_int_equal(tap_wait(&rig, slot, 100), -ETIME);
+    slot = held_read(100);
     assert_int_equal(device_set(rig.dev, "vhost-user", "on-rear-loss", "fail", NULL), 0);
     assert_int_equal(tap_wait(&rig, slot, LONG), -EIO);
     fake_rear_start(&rear);
@@ -194,10 +204,7 @@ static void test_quiet(void **state)
 {
     struct tap_slot *slot;
 
-    begin("", "");
-    assert_int_equal(run(1, DT_OP_WRITE, 0, 4, 0), 0);
-    fake_rear_stop(&rear);
-    wait_for_event("rear-lost");
+    begin_and_lose("");
     slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
     lane_release(device_lane(rig.dev, 0), dt_clock_ns() + DT_MS(100));
     assert_int_equal(tap_wait(&rig, slot, LONG), -ECANCELED);
@@ -215,8 +222,7 @@ static void test_comes_back_as_another(void **state)
     rear.disk.blk_size = 4096;
     fake_rear_start(&rear);
     wait_for_event("rear-lost");
-    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
-    assert_int_equal(tap_wait(&rig, slot, 500), -ETIME);
+    slot = held_read(500);
     rear.disk.blk_size = 512;
     assert_int_equal(tap_wait(&rig, slot, LONG), 0);
     end();

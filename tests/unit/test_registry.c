@@ -82,7 +82,7 @@ static void test_contradictions(void **state)
         {{EXT("x"), .save = noop_save}, "x: save and load belong together"},
         {{EXT("x"), .set = noop_set}, "x: it has set, but no parameter is DT_PARAM_LIVE"},
         {{EXT("x"), .frame_size = 500},
-         "x: its frame of 500 bytes is larger than the 128 that all layers share"},
+         "x: its frame of 500 bytes is larger than the 256 that all layers share"},
         {{EXT("x"), .read_data = DT_DATA_TRANSFORM},
          "x: DT_DATA_TRANSFORM needs a callback down and one up"},
         {{DT_BLOCK_EXT_HEADER, .name = "x", .summary = "A line", .write_data = DT_DATA_PEEK,

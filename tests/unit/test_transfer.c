@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_transfer.c - a keeper's session goes to another keeper, both in this process: the front end notices
- * nothing; what comes damaged is refused, and the keeper of before goes on.
+ * test_transfer.c - a keeper's session goes to another keeper, both in this process: the front end
+ * notices nothing; what comes damaged is refused, and the keeper of before goes on.
  */
 #include "link_front.h"
 
@@ -31,7 +31,8 @@ static void let_worker_go(struct link_device *device)
     vhost_remote_free(device->remote);
 }
 
-/* As when the keeper of before is killed: its descriptors are closed, and nobody was told anything. */
+/* As when the keeper of before is killed: its descriptors are closed, and nobody was told anything.
+ */
 static void end_keeper(void)
 {
     vhost_proxy_close(proxy);
@@ -70,7 +71,7 @@ static void test_session_goes_on(void **state)
     end_keeper();
     proxy = next;
     say_vring(VHOST_SET_VRING_ENABLE, 1, 1); /* waits in the socket */
-    new_worker(&second); /* serves before the front end is heard again */
+    new_worker(&second);                     /* serves before the front end is heard again */
     assert_int_equal(second.starts, 1);
     assert_true(second.recover[0]);
     assert_int_equal(second.mode, 0);
@@ -132,7 +133,7 @@ static void test_not_now(void **state)
     assert_int_equal(write(front, (char *)&half + 4, sizeof(half) - 4), sizeof(half) - 4);
     turn();
     assert_true(answered(&(struct vhost_message){0})); /* and it was heard all the same */
-    close(fds[0]); /* a successor that died */
+    close(fds[0]);                                     /* a successor that died */
     close(fds[1]);
     pair(fds);
     close(fds[1]);
@@ -166,12 +167,12 @@ static void swap_fds(int *a, int *b)
     *b = fd;
 }
 
-#define SPOILT(field, value, why)                                                                  \
-    do {                                                                                           \
-        __typeof__(t->state.field) before_ = t->state.field;                                       \
-        t->state.field = (__typeof__(before_))(value);                                             \
-        refuse(t, #field, why);                                                                    \
-        t->state.field = before_;                                                                  \
+#define SPOILT(field, value, why)                            \
+    do {                                                     \
+        __typeof__(t->state.field) before_ = t->state.field; \
+        t->state.field = (__typeof__(before_))(value);       \
+        refuse(t, #field, why);                              \
+        t->state.field = before_;                            \
     } while (0)
 
 static void test_damaged(void **state)

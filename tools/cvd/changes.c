@@ -2,6 +2,13 @@
 /* changes.c - the commands of cvd that change the catalogue. */
 #include "tools/cvd/cvd.h"
 
+/* Whoever serves the pool does so for every command, before it answers. */
+int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err)
+{
+    return t->live ? 0 : pool_sync(t->pool, err);
+}
+
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
@@ -71,8 +78,9 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
  * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
-    ret = ret ?: pool_sync(t->pool, err);
-    return ret ?: t->live ? 0 : pool_reclaim_all(t->pool, err);
+    if (ret < 0 || t->live)
+        return ret;
+    return pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
 }
 
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

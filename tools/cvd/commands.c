@@ -17,7 +17,7 @@ static const char *const from_options[] = {"from", "json", NULL};
 const struct command cvd_commands[] = {
     {"pool create", "POOL --size SIZE", "make a pool in a new file, or on a block device",
      NEEDS_NOTHING, true, true, 1, 1, pool_create_options, cmd_pool_create},
-    {"pool open", "POOL [--background] [--cache SIZE]", "serve a pool to any number of VMs",
+    {"pool open", "POOL [--background] [--cache SIZE] [--sandbox on|off]", "serve a pool to any number of VMs",
      NEEDS_NOTHING, true, false, 1, 1, open_options, cmd_pool_open},
     {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
      no_options, cmd_pool_close},
@@ -43,6 +43,8 @@ const struct command cvd_commands[] = {
      NEEDS_CHANGE, false, false, 1, 2, no_options, cmd_label},
     {"unlabel", "POOL/DISK@SNAPSHOT", "keep it no longer", NEEDS_CHANGE, false, false, 1, 1,
      no_options, cmd_unlabel},
+    {"sync", "POOL", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1, no_options,
+     cmd_sync},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
     {"tree", "POOL [--format text|dot]", "what stands on what", NEEDS_LOOK, true, false, 1, 1,
@@ -64,6 +66,8 @@ const struct command cvd_commands[] = {
     {NULL},
 };
 
+static const char *const off_on[] = {"off", "on", NULL};
+
 #define FIELD(field) .offset = offsetof(struct cvd_options, field)
 const struct dt_param cvd_option_table[] = {
     {"json", DT_PARAM_BOOL, FIELD(json), .help = "Print JSON."},
@@ -74,7 +78,7 @@ const struct dt_param cvd_option_table[] = {
      .max = (uint64_t)1 << 40,
      .help = "Memory for the maps of the pool: size/256 of what is used at random makes reads need "
              "one I/O."},
-    {"sandbox", DT_PARAM_BOOL, FIELD(sandbox), .initial = "on",
+    {"sandbox", DT_PARAM_ENUM, FIELD(sandbox), .initial = "on", .choices = off_on,
      .help = "Confine the process that has the pool to what it needs."},
     {"size", DT_PARAM_SIZE, FIELD(size), .initial = "0", .help = "Size, such as 20G."},
     {"sector", DT_PARAM_SIZE, FIELD(sector), .initial = "512",

@@ -9,7 +9,8 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background, sandbox;
+    bool json, data, background;
+    unsigned sandbox;
     uint64_t size, sector, journal, count, first, cache;
     const char *name, *from, *format;
 };
@@ -120,6 +121,8 @@ int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char *
                  struct dt_error *err);
 int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char **argv,
                  struct dt_error *err);
+int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err);
 int cmd_list(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);
 int cmd_snaps(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #define MAX_CALLERS 256u
+#define SPEAK_NS    DT_S(10) /* whoever has not asked by then does not mean to */
 #define PATIENCE_NS DT_MS(2500)
 #define BUSY_NS     DT_MS(5) /* the pool is busy with its root: so soon it is asked again */
 
@@ -22,18 +23,30 @@ struct caller {
     struct dt_watch watch; /* .fd = -1: taken over */
     struct dt_timer timer;
     bool parsed;
+    struct pool_waiter waiter;
+    char *output; /* of a command that is not durable yet: until it is, this stays */
+    bool gone;
     uint64_t give_up;
     struct pool_request request;
     size_t have;
     char line[REQUEST_MAX];
 };
 
-static void caller_free(struct caller *c)
+static void hang_up(struct caller *c)
 {
     loop_timer_cancel(c->server->loop, &c->timer);
-    if (c->watch.fd >= 0) {
-        loop_watch_remove(c->server->loop, &c->watch);
-        close(c->watch.fd);
+    if (c->watch.fd < 0)
+        return;
+    loop_watch_remove(c->server->loop, &c->watch);
+    close(TAKE_FD(c->watch.fd));
+}
+
+static void caller_free(struct caller *c)
+{
+    hang_up(c);
+    if (c->output) {
+        c->gone = true;
+        return;
     }
     pool_request_free(&c->request);
     list_del(&c->node);
@@ -79,15 +92,35 @@ static int open_disk(struct caller *c, struct dt_error *err)
     return 0;
 }
 
+static void command_durable(struct pool_waiter *waiter, int error)
+{
+    struct caller *c = container_of(waiter, struct caller, waiter);
+    _cleanup_free_ char *output = TAKE_PTR(c->output);
+    struct dt_error err;
+
+    if (c->gone) {
+        caller_free(c);
+    } else if (error) {
+        dt_fail(&err, error, "%s cannot be made durable: %s", c->server->path, strerror(-error));
+        refuse(c, error, &err);
+    } else {
+        answer(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output));
+        caller_free(c);
+    }
+}
+
 static int run_command(struct caller *c, struct dt_error *err)
 {
-    _cleanup_free_ char *output = NULL;
+    char *output = NULL;
     int ret = pool_run(c->server, &c->request, &output, err);
 
-    if (ret < 0)
+    if (ret < 0) {
+        free(output);
         return ret;
-    answer(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output ?: ""));
-    caller_free(c);
+    }
+    c->output = output ?: xstrdup("");
+    c->waiter.done = command_durable;
+    pool_when_durable(shared_pool(c->server->shared), &c->waiter);
     return 0;
 }
 
@@ -120,7 +153,12 @@ static void attend(struct caller *c)
 
 static void run_again(struct dt_timer *timer)
 {
-    attend(container_of(timer, struct caller, timer));
+    struct caller *c = container_of(timer, struct caller, timer);
+
+    if (c->parsed)
+        attend(c);
+    else
+        caller_free(c);
 }
 
 /* Now, from the loop: this is called when an export ends. */
@@ -129,7 +167,7 @@ void callers_retry(struct pool_server *s)
     list_for_each_safe (it, &s->callers) {
         struct caller *c = list_entry(it, struct caller, node);
 
-        if (c->parsed)
+        if (c->parsed && !c->output)
             loop_timer_set(s->loop, &c->timer, dt_clock_ns());
     }
 }
@@ -148,6 +186,7 @@ static void take_line(struct caller *c, size_t n)
         return;
     }
     c->parsed = true;
+    loop_timer_cancel(c->server->loop, &c->timer);
     c->give_up = dt_clock_ns() + PATIENCE_NS;
     attend(c);
 }
@@ -184,8 +223,10 @@ void caller_take(struct pool_server *s, int sock)
     list_for_each_safe (it, &s->callers)
         n++;
     list_add_tail(&s->callers, &c->node);
-    if (n < MAX_CALLERS && loop_watch_add(s->loop, &c->watch) == 0)
+    if (n < MAX_CALLERS && loop_watch_add(s->loop, &c->watch) == 0) {
+        loop_timer_set(s->loop, &c->timer, dt_clock_ns() + SPEAK_NS);
         return;
+    }
     log_limited(DT_LOG_WARNING, "a connection was refused: %u wait for an answer", n);
     close(TAKE_FD(c->watch.fd));
     caller_free(c);
@@ -195,4 +236,6 @@ void callers_free(struct pool_server *s)
 {
     list_for_each_safe (it, &s->callers)
         caller_free(list_entry(it, struct caller, node));
+    while (!list_empty(&s->callers))
+        loop_turn(s->loop, true);
 }

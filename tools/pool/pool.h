@@ -64,6 +64,7 @@ void pool_request_free(struct pool_request *request);
 void caller_take(struct pool_server *s, int sock);
 /** callers_retry() - a disk is free again: somebody may be waiting for it. */
 void callers_retry(struct pool_server *s);
+/** callers_free() - when what they asked for is durable. Turns the loop. */
 void callers_free(struct pool_server *s);
 
 /* ---- export.c ---- */
@@ -79,7 +80,7 @@ void exports_end(struct pool_server *s);
 
 /* ---- command.c ---- */
 
-/** pool_run() - carry out a command of cvd. @output: what it printed; owned by the caller. */
+/** pool_run() - carry out a command of cvd, which is not durable yet. @output: what it printed; owned by the caller. */
 int pool_run(struct pool_server *s, const struct pool_request *request, char **output,
              struct dt_error *err);
 

@@ -2,6 +2,8 @@
 /* config.c - options of the process and of each disk; the command line of devtap run. */
 #include "tools/run/run.h"
 
+#include "control/cgroup.h"
+
 #include <grp.h>
 #include <pwd.h>
 
@@ -29,6 +31,10 @@ const struct dt_param process_params[] = {
      .help = "Confine keepers and workers to what they need."},
     {PROCESS("watchdog", DT_PARAM_DURATION, hang), .initial = "10s", .max = DT_S(86400),
      .help = "Replace a worker that gets nowhere for so long; 0s never does."},
+    {PROCESS("weight", DT_PARAM_UINT, weight), .max = CGROUP_WEIGHT_MAX,
+     .help = "Processor time and I/O of the worker, against its neighbours' in the control group."},
+    {PROCESS("cgroup", DT_PARAM_PATH, cgroup),
+     .help = "With --weight: the control group in which the worker's is made; this process's unless told."},
     {PROCESS("foreground", DT_PARAM_BOOL, foreground), .help = "Accepted, and always so."},
     {PROCESS("print-capabilities", DT_PARAM_BOOL, print_capabilities),
      .help = "Print what this program offers to management software, and exit."},
@@ -54,10 +60,16 @@ const struct dt_param disk_params[] = {
      .help = "Queues offered to the guest."},
     {DISK("packed", DT_PARAM_ENUM, packed), .initial = "on", .choices = off_on,
      .help = "Offer packed rings."},
+    {DISK("memory-slots", DT_PARAM_ENUM, memory_slots), .initial = "on", .choices = off_on,
+     .help = "Offer the VMM many regions of memory; off: 8."},
+    {DISK("iommu", DT_PARAM_ENUM, iommu), .initial = "off", .choices = off_on,
+     .help = "Offer ACCESS_PLATFORM: reach only what the guest's IOMMU maps."},
     {DISK("state", DT_PARAM_PATH, state),
      .help = "Directory where layers keep what must outlive the process."},
     {DISK("threads-per-disk", DT_PARAM_UINT, threads), .initial = "1", .min = 1,
      .max = DEVICE_MAX_THREADS, .help = "Serve the queues on so many of the threads."},
+    {DISK("deadline", DT_PARAM_DURATION, deadline), .initial = "0s", .max = DT_S(86400),
+     .help = "Tell of requests under way for longer, and have their layer cancel them; 0s never does."},
     {NULL},
 };
 

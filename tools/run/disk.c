@@ -40,7 +40,8 @@ int disk_open_device(struct disk *d, struct dt_error *err)
     struct device_config config = {.name = d->config->name,
                                    .loops = loops,
                                    .threads = (unsigned)o->threads,
-                                   .state_dir = o->state};
+                                   .state_dir = o->state,
+                                   .deadline = o->deadline};
     struct chain_spec spec;
     int ret = chain_parse(&spec, o->chain, err);
 
@@ -97,7 +98,9 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .connect = o->connect,
                    .serial = o->serial,
                    .queues = (unsigned)o->queues,
-                   .packed = o->packed},
+                   .packed = o->packed,
+                   .iommu = o->iommu,
+                   .few_regions = !o->memory_slots},
     };
 
     if (d->socket.bound && listen(d->socket.fd, BACKLOG) < 0)

@@ -17,7 +17,8 @@
 /** struct process_options - of the whole process; see devtap-run(1). */
 struct process_options {
     const char *config, *control;
-    uint64_t threads, poll, hang;
+    uint64_t threads, poll, hang, weight;
+    const char *cgroup;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
     unsigned sandbox;
@@ -28,8 +29,9 @@ struct disk_options {
     const char *chain;
     const char *socket, *socket_owner, *socket_group, *socket_mode;
     const char *connect, *fd, *serial, *state;
-    uint64_t queues, threads;
+    uint64_t queues, threads, deadline;
     unsigned packed;
+    unsigned iommu, memory_slots;
 };
 
 /**

@@ -270,6 +270,18 @@ static int find_program(struct supervise *s, struct dt_error *err)
     return n < 0 ? dt_fail(err, -errno, "/proc/self/exe: %s", strerror(errno)) : 0;
 }
 
+/* A host that does not allow it gives every worker the same. */
+static int give_weight(struct supervise *s)
+{
+    const struct process_options *o = &s->config->process;
+    struct dt_error err;
+
+    if (o->weight && cgroup_new(&s->cgroup, o->cgroup, (unsigned)o->weight, &err) < 0)
+        events_add(s->events, NULL, "weight-not-set", NULL,
+                   "the worker has no weight of its own: %s", err.text);
+    return MAX(s->cgroup.fd, 0);
+}
+
 static int start(struct supervise *s, struct dt_error *err)
 {
     static const char *const keeper_argv[] = {"devtap", "keeper", NULL};
@@ -284,6 +296,7 @@ static int start(struct supervise *s, struct dt_error *err)
         .state_bytes = blob_area_size(),
         .patience = PATIENCE_NS,
         .hang = s->config->process.hang,
+        .cgroup = give_weight(s),
         .events = s->events,
         .ops = &supervisor_ops,
         .arg = s,
@@ -317,7 +330,9 @@ void free_words(char **words)
 
 static void supervise_init(struct supervise *s, struct run_config *config)
 {
-    *s = (struct supervise){.config = config, .signals = {.watch.fd = -1, .quit = quit, .arg = s}};
+    *s = (struct supervise){.config = config,
+                            .cgroup = {.parent = -1, .fd = -1},
+                            .signals = {.watch.fd = -1, .quit = quit, .arg = s}};
     s->worker_argv = supervise_worker_argv(config);
     s->sockets = xcalloc(config->count, sizeof(*s->sockets));
     s->disks = xcalloc(config->count, sizeof(*s->disks));
@@ -346,6 +361,7 @@ static void supervise_free(struct supervise *s)
 {
     keep_states(s);
     supervisor_free(s->supervisor);
+    cgroup_free(&s->cgroup);
     control_free(s->control);
     for (unsigned i = 0; i < s->config->count; i++) {
         disk_socket_remove(&s->sockets[i]);

@@ -5,6 +5,7 @@
 
 #include "tools/run/run.h"
 
+#include "control/cgroup.h"
 #include "control/supervisor.h"
 #include <limits.h>
 
@@ -18,6 +19,7 @@ struct supervise {
     struct supervised_disk *disks;
     char **worker_argv;
     struct events *events;
+    struct cgroup cgroup; /* of the worker, where it has a weight */
     json_t *changes; /* parameters set since the start */
     struct supervisor *supervisor;
     char program[PATH_MAX];

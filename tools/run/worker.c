@@ -72,7 +72,9 @@ static void make_front(struct disk *d, int fd)
                                         .keeper = &keeper,
                                         .serial = o->serial,
                                         .queues = (unsigned)o->queues,
-                                        .packed = o->packed};
+                                        .packed = o->packed,
+                                        .iommu = o->iommu,
+                                        .few_regions = !o->memory_slots};
     struct dt_error err;
 
     KILL_POINT("floor");

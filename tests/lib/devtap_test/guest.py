@@ -61,13 +61,13 @@ class Guest:
     firmware: None (SeaBIOS) or "ovmf".
     folder: where sockets and logs go; if not given, one is made, and removed unless
         the `with` block failed, when its name is printed.
-    extra: more arguments for QEMU. append: more of the kernel's command line.
+    extra: more arguments for QEMU. before: those that must stand before the disks. append: more of the kernel's command line.
     wait: False: return as soon as the guest runs; call .wait_for_shell() later.
     incoming: True: a guest that waits for another of the same machine; see migration.py.
     """
 
     def __init__(self, disks=(), queues=1, packed=False, smp=1, mem="512M", reconnect=None,
-                 root="testroot", extra=(), folder=None, firmware=None, boot_timeout=120.0,
+                 root="testroot", extra=(), before=(), folder=None, firmware=None, boot_timeout=120.0,
                  append="", name="guest", wait=True, incoming=False):
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="dt-guest-"))
@@ -77,6 +77,7 @@ class Guest:
         self.started = self.boot_seconds = 0.0
         defaults = {"queues": queues, "packed": packed, "reconnect": reconnect}
         argv = self._machine(smp, mem, firmware) + self._boot(root, append)
+        argv += [str(arg) for arg in before]
         for number, disk in enumerate(disks):
             disk = disk if isinstance(disk, Disk) else Disk(str(disk))
             if root == "image" and number == 0 and disk.bootindex is None:

@@ -1,0 +1,116 @@
+"""The tap put before the back end of a running VM, and taken away again."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+from devtap_test import Disk, StorageDaemon
+from devtap_test.load import VerifiedLoad, fio_verify, kernel_errors
+from devtap_test.process import Process
+from devtap_test.qmp import Qmp
+from devtap_test.softdisk import SoftDisk
+
+MIB = 1 << 20
+
+
+def tool(t, *arguments, timeout=60):
+    """Runs devtap; returns its status, and what it printed."""
+    done = subprocess.run([SoftDisk.binary(), *arguments], text=True, capture_output=True,
+                          timeout=timeout, check=False,
+                          env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
+    t.log(arguments, done.returncode, done.stdout, done.stderr)
+    return done.returncode, done.stdout, done.stderr
+
+
+def must(t, *arguments):
+    """Runs devtap, which must succeed; returns what it printed."""
+    status, out, err = tool(t, *arguments)
+    assert status == 0, f"devtap {' '.join(arguments)}: status {status}: {err}"
+    return out
+
+
+def attach(t, guest, *options, chardev="chr0"):
+    """`devtap attach`, until it serves."""
+    return t.use(Process([SoftDisk.binary(), "attach", "--disk", "tap", *options,
+                          str(guest.folder / f"{guest.name}-qmp"), chardev],
+                         t.folder, name="attach", ready_line="stands before",
+                         env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder))))
+
+
+def qmp_free(guest):
+    """QMP serves one client: the test's gives way."""
+    guest.qmp.close()
+    guest.qmp = None
+    return str(guest.folder / f"{guest.name}-qmp")
+
+
+def under_load(t, back, packed=False):
+    """Attach, insert, detach, and once more, while the guest verifies what it wrote."""
+    guest = t.guest([Disk(back.socket, queues=2, reconnect=1, packed=packed)], smp=2)
+    qmp = qmp_free(guest)
+    load = VerifiedLoad(guest, jobs=2)
+    load.goes_on()
+    for _ in range(2):
+        plan = must(t, "attach", "--dry-run", qmp, "chr0")
+        assert "rename" in plan and pathlib.Path(back.socket).is_socket(), plan
+        tap = attach(t, guest)
+        load.goes_on()
+        must(t, "insert", "tap", "top", "trace", f"out={t.folder}/t.dtt")
+        load.goes_on()
+        shown = json.loads(must(t, "show", "--json", "tap"))
+        t.equal([layer["name"] for layer in shown["chain"]], ["trace", "vhost-user"])
+        must(t, "remove", "tap", "trace")
+        said = json.loads(must(t, "detach", "--json", qmp, "chr0", "tap"))
+        assert said["detached"] and said["pause_ms"] > 0, said
+        t.equal(tap.child.wait(20), 0, "exit status of attach")
+        assert not os.path.exists(back.socket + ".rear")
+        load.goes_on()
+    load.finish()
+    t.equal(kernel_errors(guest), "")
+
+
+def test_storage_daemon(t):
+    """qemu-storage-daemon as the back end, which keeps no log."""
+    under_load(t, t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2)))
+
+
+def test_devtap(t):
+    """Another devtap as the back end."""
+    under_load(t, t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", disk="rear"), packed=True)
+
+
+def test_refused_and_undone(t):
+    """What cannot be is said before anything is done; what fails is undone, and the guest works on."""
+    daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2))
+    guest = t.guest([Disk(daemon.socket, queues=2, reconnect=1)], smp=2)
+    guest.qmp.command("stop")
+    qmp = qmp_free(guest)
+    status, _, said = tool(t, "attach", "--disk", "tap", qmp, "chr0")
+    assert status == 4 and "not running" in said, (status, said)
+    guest.qmp = Qmp(qmp)
+    guest.qmp.command("cont")
+    qmp = qmp_free(guest)
+    load = VerifiedLoad(guest, jobs=2)
+    load.goes_on()
+    for arguments, expected, word in (((qmp, "nobody"), 3, "nobody"),
+                                      ((qmp, "console"), 1, "no connection"),
+                                      (("--rear", daemon.socket, qmp, "chr0"), 4, "taken"),
+                                      (("--layers", "no-such-layer", qmp, "chr0"), 1, "ended"),
+                                      (("--rear-options", "queue-size=1", qmp, "chr0"), 1, "ended")):
+        status, _, said = tool(t, "attach", "--disk", "tap", *arguments)
+        assert status == expected and word in said, (arguments, status, said)
+        assert pathlib.Path(daemon.socket).is_socket() and not os.path.exists(daemon.socket + ".rear")
+        load.goes_on()
+    load.finish()
+    t.equal(kernel_errors(guest), "")
+
+
+def test_no_reconnect(t):
+    """A chardev that does not connect again: refused, with the way that is left."""
+    daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder))
+    guest = t.guest([Disk(daemon.socket)])
+    qmp = qmp_free(guest)
+    status, _, said = tool(t, "attach", qmp, "chr0")
+    assert status != 0 and "reconnect" in said and "re-plug" in said, (status, said)
+    fio_verify(guest, size="1m")

@@ -1,0 +1,110 @@
+"""Compressed stores under real guests: killed workers, templates, full file systems."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from devtap_test import Disk, wait_for
+from devtap_test.case import limit
+from devtap_test.load import VerifiedLoad, kernel_errors
+from devtap_test.softdisk import SoftDisk
+
+MIB = 1 << 20
+KILLS = int(os.environ.get("DEVTAP_COMPRESS_KILLS", "5"))
+
+
+def tool(*arguments, status=0):
+    """Runs devtap without a running disk; returns what it says."""
+    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=60,
+                          capture_output=True, check=False)
+    assert done.returncode == status, f"{arguments}: status {done.returncode}: {done.stderr}"
+    return done.stdout + done.stderr
+
+
+def worker(disk):
+    """The process id of the worker, once it serves."""
+    def ask():
+        try:
+            return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
+        except RuntimeError:
+            return None
+    return wait_for("a worker", ask)
+
+
+@limit(300)
+def test_killed(t):
+    """fio verifies on a compressed disk while workers die; what it holds afterwards is whole."""
+    store = t.folder / "vm.dtz"
+    disk = t.soft_disk(f"compress path={store} create=on size=64M level=1 cache=1M map-cache=16K")
+    guest = t.guest([Disk(disk.socket)])
+    load = VerifiedLoad(guest)
+    generator = random.Random(1)
+    for _ in range(KILLS):
+        time.sleep(generator.uniform(0.05, 0.5))
+        os.kill(worker(disk), signal.SIGKILL)
+        load.goes_on()
+        load.check("after a kill")
+    load.finish()
+    guest.check("blkdiscard -o 33554432 -l 33554432 /dev/vda; sync")
+    t.equal(kernel_errors(guest), "")
+    assert "in use" in tool("compress", "check", store, status=4)
+    t.log(f"{KILLS} kills; {disk.stats()['compress']['counters']}")
+    guest.close()
+    disk.stop()
+    tool("compress", "check", store)
+
+
+def template_image(t, size):
+    """An image that compresses to less than half, and its hash."""
+    path = t.folder / "image.raw"
+    text = " ".join(str(n * n) for n in range(200000)).encode()
+    content = (text + random.Random(3).randbytes(len(text) // 8))[:2 * MIB] * (size // MIB // 4)
+    path.write_bytes(content.ljust(size, b"\0"))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@limit(120)
+def test_template(t):
+    """An image goes in through NBD; two guests run from it at once, with what they write aside."""
+    plugin = pathlib.Path(SoftDisk.binary()).parent / "nbdkit/nbdkit-devtap-plugin.so"
+    if not plugin.exists() or not shutil.which("nbdkit"):
+        t.skip("the plug-in is not built: nbdkit's header was not there")
+    image, before = template_image(t, 64 * MIB)
+    store = t.folder / "template.dtz"
+    disk = t.soft_disk(f"compress path={store} create=on size=64M")
+    subprocess.run(["nbdkit", "-U", "-", str(plugin), f"socket={disk.socket}", "--run",
+                    f"qemu-img convert -n -W -m 8 -f raw {image} -O raw \"$uri\""],
+                   check=True, timeout=60)
+    disk.stop()
+    tool("compress", "check", store)
+    info = json.loads(tool("compress", "info", "--json", store))
+    t.log(f"{info}")
+    assert info["logical"] == 32 * MIB, "zeroes take space"
+    assert info["ratio"] > 2, info
+    disks = [t.soft_disk(f"cow overlay={t.folder}/{name}.cow create=on | "
+                         f"compress path={store} read-only=on", disk=name) for name in ("a", "b")]
+    guest = t.guest([Disk(disk.socket) for disk in disks])
+    for device in ("vda", "vdb"):
+        t.equal(guest.check(f"sha256sum </dev/{device}").split()[0], before, device)
+    guest.check("dd if=/dev/urandom of=/dev/vda bs=1M count=4 oflag=direct conv=fsync")
+    t.equal(kernel_errors(guest), "")
+    guest.close()
+    for one in disks:
+        one.stop()
+    tool("compress", "check", store)
+
+
+@limit(180)
+def test_conformance(t):
+    """What devtap promises of every layer, each property with a store of its own."""
+    skipped = ("state", "threads", "kill")  # nothing to save, one thread, disks of two sizes
+    listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
+    for number, name in enumerate(n for n in listed if n not in skipped):
+        tool("test", "--duration", "200ms", "--property", name,
+             f"compress path={t.folder}/{number}.dtz create=on size=64M")

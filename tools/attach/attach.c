@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * attach.c - the tap is put before the back end of a running QEMU.
+ *
+ * Theory of operation: QEMU's chardev connects to a path, and connects again when the connection ends. So the
+ * back end's socket is renamed, the connection is cut, and our process listens in its place and connects to the renamed
+ * one. The VM runs on, and its requests wait in their rings: QEMU 7.2 does not notice a disconnection of a
+ * VM that is stopped.
+ *
+ *     judge | rename, cut | serve | QEMU is back
+ *
+ * What was in flight: a back end takes its next client when it has finished what the last one asked for, and our
+ * process listens only after its back end took it. So whatever the rings and the in-flight log say when
+ * QEMU comes, nobody writes to them any more.
+ *
+ * Every step has its undoing, in reverse: our process ends, the socket gets its name back, QEMU connects to its
+ * back end again.
+ */
+#include "tools/attach/attach.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define LOOK_NS DT_MS(50)
+
+static void doze(uint64_t ns)
+{
+    const struct timespec pause = {.tv_sec = (time_t)(ns / DT_S(1)), .tv_nsec = (long)(ns % DT_S(1))};
+
+    nanosleep(&pause, NULL);
+}
+
+/* ---- Before ------------------------------------------------------------------------------------ */
+
+int attach_judge(struct attach *a, struct dt_error *err)
+{
+    struct stat st;
+
+    int ret = vm_judge(&a->vm, err);
+
+    if (ret < 0)
+        return ret;
+    if (stat(a->vm.socket, &st) < 0)
+        return dt_fail(err, -errno, "%s: %s", a->vm.socket, strerror(errno));
+    if (!S_ISSOCK(st.st_mode))
+        return dt_fail(err, -ENOTSOCK, "%s is not a socket", a->vm.socket);
+    if (lstat(a->rear, &st) == 0)
+        return dt_fail(err, -EBUSY,
+                       "%s, where the back end's socket is to go, is taken: is a tap there already?",
+                       a->rear);
+    return 0;
+}
+
+static char *chain_of(const struct attach *a)
+{
+    return xasprintf("%s%svhost-user path=%s%s%s", a->layers ?: "", a->layers ? " | " : "", a->rear,
+                     a->rear_options ? " " : "", a->rear_options ?: "");
+}
+
+json_t *attach_plan(const struct attach *a)
+{
+    _cleanup_free_ char *chain = chain_of(a);
+    json_t *plan = json_array();
+
+    json_array_append_new(plan, json_sprintf("rename %s to %s", a->vm.socket, a->rear));
+    json_array_append_new(plan, json_sprintf("end QEMU's connection (chardev %s)", a->vm.chardev));
+    json_array_append_new(
+        plan, json_sprintf("devtap run --disk %s --socket %s --memory-slots off '%s'", a->disk, a->vm.socket, chain));
+    json_array_append_new(
+        plan, json_sprintf("wait for QEMU, which tries every %u s", a->vm.reconnect));
+    return plan;
+}
+
+/* ---- Serving -------------------------------------------------------------------------------------- */
+
+static int serve(struct attach *a, unsigned mode, struct dt_error *err)
+{
+    _cleanup_free_ char *chain = chain_of(a), *rights = xasprintf("0%o", mode & 0777);
+    char *const argv[] = {"devtap",      "run",          "--disk", (char *)a->disk, "--socket",
+                          a->vm.socket, "--socket-mode", rights,
+                          /* The way back may lead to a back end with fewer than ours. */
+                          "--memory-slots", "off", chain, NULL};
+
+    a->child = fork();
+    if (a->child == 0) {
+        execv("/proc/self/exe", argv);
+        fprintf(stderr, "devtap attach: cannot run devtap: %m\n");
+        _exit(STATUS_FAILED);
+    }
+    return a->child < 0 ? dt_fail(err, -errno, "fork: %s", strerror(errno)) : 0;
+}
+
+static bool child_ended(struct attach *a)
+{
+    if (a->child <= 0 || waitpid(a->child, NULL, WNOHANG) == 0)
+        return false;
+    a->child = 0;
+    return true;
+}
+
+int attach_await_vm(struct attach *a, struct dt_error *err)
+{
+    uint64_t end = dt_clock_ns() + a->timeout;
+
+    while (!vm_connected(&a->vm)) {
+        if (a->child && child_ended(a))
+            return dt_fail(err, -ECHILD, "devtap run ended before the VM came; its reason is above");
+        if (dt_clock_ns() >= end)
+            return dt_fail(err, -ETIMEDOUT, "QEMU did not connect to %s within %s", a->vm.socket,
+                           human_ns(a->timeout));
+        doze(LOOK_NS);
+    }
+    return 0;
+}
+
+/* ---- Doing and undoing ------------------------------------------------------------------------------ */
+
+static void end_child(struct attach *a)
+{
+    if (a->child <= 0)
+        return;
+    kill(a->child, SIGTERM);
+    while (waitpid(a->child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    a->child = 0;
+}
+
+static void undo(struct attach *a)
+{
+    struct dt_error err;
+
+    end_child(a);
+    if (a->moved && rename(a->rear, a->vm.socket) < 0)
+        log_error("cannot rename %s back to %s: %m: do it by hand", a->rear, a->vm.socket);
+    if (a->cut && attach_await_vm(a, &err) < 0)
+        log_error("%s", err.text);
+}
+
+static int change(struct attach *a, struct dt_error *err)
+{
+    struct stat st;
+    int ret;
+
+    if (stat(a->vm.socket, &st) < 0 || rename(a->vm.socket, a->rear) < 0)
+        return dt_fail(err, -errno, "cannot rename %s to %s: %s", a->vm.socket, a->rear,
+                       strerror(errno));
+    a->moved = true;
+    ret = vm_cut(&a->vm, err);
+    if (ret < 0)
+        return ret;
+    a->cut = true;
+    ret = serve(a, st.st_mode, err);
+    return ret ?: attach_await_vm(a, err);
+}
+
+int attach_run(struct attach *a, struct dt_error *err)
+{
+    uint64_t began = dt_clock_ns();
+    int ret = change(a, err);
+
+    if (ret < 0)
+        undo(a);
+    a->pause = dt_clock_ns() - began;
+    return ret;
+}

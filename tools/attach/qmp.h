@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* qmp.h - a client of QEMU's machine protocol, for one question after the other. */
+#ifndef TOOLS_ATTACH_QMP_H
+#define TOOLS_ATTACH_QMP_H
+
+#include "tools/tools.h"
+
+#include <sys/types.h>
+
+struct qmp;
+/** qmp_open() - connect to a QMP socket and leave its negotiation behind. */
+int qmp_open(struct qmp **qmp, const char *path, struct dt_error *err);
+void qmp_close(struct qmp *qmp);
+/** qmp_pid() - the process at the other end. */
+pid_t qmp_pid(const struct qmp *qmp);
+/**
+ * qmp_call() - @arguments, a reference of which is taken over, may be NULL; @result: a new reference, unless NULL.
+ * Events that come meanwhile are dropped. Return: 0, -EREMOTEIO with QEMU's words, or another -errno.
+ */
+int qmp_call(struct qmp *qmp, const char *command, json_t *arguments, json_t **result,
+             struct dt_error *err);
+
+#endif

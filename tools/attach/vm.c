@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.c - what QEMU tells of a chardev, and what it does not: whether it connects again is only in the command line
+ * of its process.
+ */
+#include "tools/attach/vm.h"
+#include "tools/attach/cut.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#define CMDLINE_MAX (256u << 10)
+
+static int ask_chardev(struct vm *vm, const char *property, json_t **value, struct dt_error *err)
+{
+    _cleanup_free_ char *path = xasprintf("/chardevs/%s", vm->chardev);
+
+    return qmp_call(vm->qmp, "qom-get", json_pack("{ss ss}", "path", path, "property", property),
+                    value, err);
+}
+
+static int learn_socket(struct vm *vm, struct dt_error *err)
+{
+    json_t *addr = NULL;
+    const char *type, *path;
+    int ret = ask_chardev(vm, "addr", &addr, err);
+
+    if (ret < 0) {
+        dt_fail_prefix(err, "chardev %s", vm->chardev);
+        return ret == -EREMOTEIO ? -ENODEV : ret;
+    }
+    type = json_string_value(json_object_get(addr, "type"));
+    path = json_string_value(json_object_get(addr, "path"));
+    if (!type || strcmp(type, "unix") != 0 || !path || path[0] != '/')
+        ret = dt_fail(err, -ENOTSUP,
+                      "chardev %s does not connect to a Unix socket by an absolute path", vm->chardev);
+    else
+        vm->socket = xstrdup(path);
+    json_decref(addr);
+    return ret;
+}
+
+bool vm_connected(struct vm *vm)
+{
+    struct dt_error ignored;
+    json_t *connected = NULL;
+    bool yes = ask_chardev(vm, "connected", &connected, &ignored) == 0 && json_is_true(connected);
+
+    json_decref(connected);
+    return yes;
+}
+
+/* "socket,id=c0,path=...,reconnect=1": the seconds in the options of chardev @id. */
+static unsigned reconnect_in(const char *options, const char *id)
+{
+    _cleanup_free_ char *copy = xstrdup(options);
+    unsigned seconds = 0;
+    bool ours = false;
+    char *save = NULL;
+
+    for (char *o = strtok_r(copy, ",", &save); o; o = strtok_r(NULL, ",", &save)) {
+        ours |= strncmp(o, "id=", 3) == 0 && strcmp(o + 3, id) == 0;
+        if (strncmp(o, "reconnect=", 10) == 0)
+            seconds = (unsigned)strtoul(o + 10, NULL, 10);
+    }
+    return ours ? seconds : 0;
+}
+
+static void learn_reconnect(struct vm *vm)
+{
+    _cleanup_free_ char *path = xasprintf("/proc/%d/cmdline", qmp_pid(vm->qmp));
+    _cleanup_free_ char *line = xcalloc(1, CMDLINE_MAX + 1);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t have = 0;
+    ssize_t n;
+
+    while (fd >= 0 && have < CMDLINE_MAX && (n = read(fd, line + have, CMDLINE_MAX - have)) > 0)
+        have += (size_t)n;
+    for (size_t at = 0; at < have && vm->reconnect == 0; at += strlen(line + at) + 1)
+        vm->reconnect = reconnect_in(line + at, vm->chardev);
+}
+
+int vm_open(struct vm *vm, const char *qmp, const char *chardev, struct dt_error *err)
+{
+    int ret;
+
+    *vm = (struct vm){.chardev = chardev, .link = -1};
+    ret = qmp_open(&vm->qmp, qmp, err);
+    ret = ret ?: learn_socket(vm, err);
+    if (ret < 0) {
+        vm_close(vm);
+        return ret;
+    }
+    learn_reconnect(vm);
+    vm->link = cut_find(qmp_pid(vm->qmp), vm->socket, err);
+    if (vm->link < 0) {
+        ret = vm->link;
+        vm_close(vm);
+    }
+    return ret < 0 ? ret : 0;
+}
+
+void vm_close(struct vm *vm)
+{
+    qmp_close(vm->qmp);
+    free(vm->socket);
+    if (vm->link >= 0)
+        close(vm->link);
+    *vm = (struct vm){.link = -1};
+}
+
+int vm_cut(struct vm *vm, struct dt_error *err)
+{
+    if (shutdown(vm->link, SHUT_RDWR) < 0)
+        return dt_fail(err, -errno, "cannot end the connection to %s: %s", vm->socket,
+                       strerror(errno));
+    close(vm->link);
+    vm->link = -1;
+    return 0;
+}
+
+/*
+ * QEMU 7.2 forgets a disconnection that happens while the VM is stopped, and never uses the chardev again:
+ * vhost_user_async_close_bh() does nothing for a device that is not started.
+ */
+int vm_judge(struct vm *vm, struct dt_error *err)
+{
+    json_t *status = NULL;
+    int ret = qmp_call(vm->qmp, "query-status", NULL, &status, err);
+
+    if (ret == 0 && !json_is_true(json_object_get(status, "running")))
+        ret = dt_fail(err, -EBUSY,
+                      "the VM is not running (%s): QEMU would not notice that its back end changes; let "
+                      "it run",
+                      json_string_value(json_object_get(status, "status")) ?: "?");
+    json_decref(status);
+    if (ret == 0 && vm->reconnect == 0)
+        ret = dt_fail(err, -ENOTSUP,
+                      "chardev %s does not connect again (its options lack reconnect=1): only a "
+                      "re-plug by hand is possible, see devtap-attach(1)",
+                      vm->chardev);
+    return ret;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* vm.h - a running QEMU's disk: its chardev, and the connection to the back end. */
+#ifndef TOOLS_ATTACH_VM_H
+#define TOOLS_ATTACH_VM_H
+
+#include "tools/attach/qmp.h"
+
+/**
+ * struct vm - @socket: the path to which the chardev connects. @reconnect: seconds, 0 = it does not.
+ * @link: QEMU's end of the connection, -1 = it was cut.
+ */
+struct vm {
+    struct qmp *qmp;
+    const char *chardev;
+    char *socket;
+    unsigned reconnect;
+    int link;
+};
+
+/** vm_open() - connect to QEMU and learn all of it. It must have a back end. */
+int vm_open(struct vm *vm, const char *qmp, const char *chardev, struct dt_error *err);
+void vm_close(struct vm *vm);
+/** vm_judge() - can the connection be cut, and will QEMU take it up again? */
+int vm_judge(struct vm *vm, struct dt_error *err);
+/** vm_cut() - end the connection to the back end. */
+int vm_cut(struct vm *vm, struct dt_error *err);
+/** vm_connected() - does the chardev have a back end? */
+bool vm_connected(struct vm *vm);
+
+#endif
