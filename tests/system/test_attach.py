@@ -80,8 +80,8 @@ def test_devtap(t):
     under_load(t, t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", disk="rear"), packed=True)
 
 
-def test_refused_and_undone(t):
-    """What cannot be is said before anything is done; what fails is undone, and the guest works on."""
+def test_refused(t):
+    """What cannot be is said before anything is done, and the guest works on."""
     daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2))
     guest = t.guest([Disk(daemon.socket, queues=2, reconnect=1)], smp=2)
     guest.qmp.command("stop")
@@ -96,12 +96,29 @@ def test_refused_and_undone(t):
     for arguments, expected, word in (((qmp, "nobody"), 3, "nobody"),
                                       ((qmp, "console"), 1, "no connection"),
                                       (("--rear", daemon.socket, qmp, "chr0"), 4, "taken"),
-                                      (("--layers", "no-such-layer", qmp, "chr0"), 1, "ended"),
-                                      (("--rear-options", "queue-size=1", qmp, "chr0"), 1, "ended")):
+                                      (("--layers", "no-such-layer", qmp, "chr0"), 3, "no-such-layer"),
+                                      (("--layers", "throttle iops=x", qmp, "chr0"), 2, "iops"),
+                                      (("--rear-options", "queue-size=1", qmp, "chr0"), 2, "queue-size")):
         status, _, said = tool(t, "attach", "--disk", "tap", *arguments)
         assert status == expected and word in said, (arguments, status, said)
         assert pathlib.Path(daemon.socket).is_socket() and not os.path.exists(daemon.socket + ".rear")
         load.goes_on()
+    load.finish()
+    t.equal(kernel_errors(guest), "")
+
+
+def test_undone(t):
+    """What fails when the connection is cut already is undone; the back end's in-flight log has the rest."""
+    back = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", disk="rear")
+    guest = t.guest([Disk(back.socket, queues=2, reconnect=1)], smp=2)
+    qmp = qmp_free(guest)
+    load = VerifiedLoad(guest, jobs=2)
+    for _ in range(2):
+        load.goes_on()
+        status, _, said = tool(t, "attach", "--disk", "tap", "--rear-options", "queue-size=17", qmp, "chr0")
+        assert status == 1 and "power of two" in said and "ended" in said, (status, said)
+        assert pathlib.Path(back.socket).is_socket() and not os.path.exists(back.socket + ".rear")
+    load.goes_on()
     load.finish()
     t.equal(kernel_errors(guest), "")
 

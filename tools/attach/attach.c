@@ -14,7 +14,8 @@
  * QEMU comes, nobody writes to them any more.
  *
  * Every step has its undoing, in reverse: our process ends, the socket gets its name back, QEMU connects to its
- * back end again.
+ * back end again. Where that back end keeps no in-flight log, this is not safe for what was in flight at the cut: QEMU
+ * says where the ring stood then, and the back end has gone on since. So all that can be judged is judged before.
  */
 #include "tools/attach/attach.h"
 
@@ -35,12 +36,53 @@ static void doze(uint64_t ns)
 
 /* ---- Before ------------------------------------------------------------------------------------ */
 
+static char *chain_of(const struct attach *a)
+{
+    return xasprintf("%s%svhost-user path=%s%s%s", a->layers ?: "", a->layers ? " | " : "", a->rear,
+                     a->rear_options ? " " : "", a->rear_options ?: "");
+}
+
+static int judge_layer(const struct layer_spec *spec, struct dt_error *err)
+{
+    struct layer_spec rest;
+    const struct dt_block_ext *ext = placement_find(DEVICE_DISK, spec, &rest, err);
+    void *data;
+    int ret = -ENOENT;
+
+    if (ext) {
+        data = xaligned(CACHE_LINE, MAX(ext->layer_size, (size_t)1));
+        ret = param_apply_all(ext->params, data, &rest, err);
+        if (ret == 0)
+            param_free_all(ext->params, data);
+        else
+            dt_fail_prefix(err, "%s", spec->name);
+        free(data);
+    }
+    free(rest.settings);
+    return ret;
+}
+
+/* What devtap run would refuse only when the VM has lost its disk already. */
+static int judge_chain(const struct attach *a, struct dt_error *err)
+{
+    _cleanup_free_ char *text = chain_of(a);
+    struct chain_spec spec;
+    int ret = chain_parse(&spec, text, err);
+
+    if (ret < 0)
+        return ret;
+    for (unsigned i = 0; ret == 0 && i < spec.count; i++)
+        ret = judge_layer(&spec.layers[i], err);
+    chain_spec_free(&spec);
+    return ret;
+}
+
 int attach_judge(struct attach *a, struct dt_error *err)
 {
     struct stat st;
-
     int ret = vm_judge(&a->vm, err);
 
+    ret = ret ?: judge_chain(a, err);
     if (ret < 0)
         return ret;
     if (stat(a->vm.socket, &st) < 0)
@@ -52,12 +94,6 @@ int attach_judge(struct attach *a, struct dt_error *err)
                        "%s, where the back end's socket is to go, is taken: is a tap there already?",
                        a->rear);
     return 0;
-}
-
-static char *chain_of(const struct attach *a)
-{
-    return xasprintf("%s%svhost-user path=%s%s%s", a->layers ?: "", a->layers ? " | " : "", a->rear,
-                     a->rear_options ? " " : "", a->rear_options ?: "");
 }
 
 json_t *attach_plan(const struct attach *a)
