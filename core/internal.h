@@ -166,6 +166,7 @@ struct lane {
     uint64_t stamps[CHAIN_MAX_LAYERS + 1];
 
     struct dt_timer deadline_timer; /* deadline.c */
+    uint64_t looked_at;
     struct net_lane *net; /* of a network card (net.h) */
 
     /* Quiesce (quiesce.c). */
