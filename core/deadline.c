@@ -13,7 +13,8 @@
  */
 #include "core/internal.h"
 
-/* How often within a deadline; a request is told of in the one look that first finds it too old. */
+/* How often within a deadline; a request is told of in the one look that first finds it too old, however late
+ * that look comes. */
 #define LOOKS 4u
 
 static uint64_t interval(const struct lane *lane)
@@ -53,7 +54,7 @@ static void look(struct lane *lane, struct request *r)
     if (!layer || now < r->pub.started || age < deadline)
         return;
     cancelled = request_cancel(r) == 0;
-    if (cancelled || age - deadline < interval(lane))
+    if (cancelled || copy.started + deadline > lane->looked_at)
         tell(layer, &copy, age, cancelled);
 }
 
@@ -63,7 +64,8 @@ static void run_deadline(struct dt_timer *timer)
 
     if (lane->in_flight)
         lane->front_ops->each(lane, look);
-    loop_timer_set(lane->loop, timer, loop_now(lane->loop) + interval(lane));
+    lane->looked_at = loop_now(lane->loop);
+    loop_timer_set(lane->loop, timer, lane->looked_at + interval(lane));
 }
 
 void deadline_start(struct lane *lane)

@@ -163,6 +163,7 @@ struct lane {
     uint64_t stamps[CHAIN_MAX_LAYERS + 1];
 
     struct dt_timer deadline_timer; /* deadline.c */
+    uint64_t looked_at;
 
     /* Quiesce (quiesce.c). */
     bool closed, refused; /* nothing is admitted; somebody asked meanwhile */
