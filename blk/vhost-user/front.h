@@ -7,7 +7,7 @@
 #define BLK_VHOST_USER_FRONT_H
 
 #include "core/core.h"
-#include "vhost/vhost.h"
+#include "vhost/session.h"
 
 #define FRONT_QUEUES      64u
 #define FRONT_SERIAL_SIZE 20u
