@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* front.c - where a VM attaches: sockets, one session at a time, and the front's life. */
 #include "front/served.h"
+#include "vhost/backend.h"
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -10,7 +10,7 @@
 #define FRONT_FRONT_H
 
 #include "core/core.h"
-#include "vhost/vhost.h"
+#include "vhost/session.h"
 
 #define FRONT_QUEUES      64u
 

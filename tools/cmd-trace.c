@@ -3,7 +3,7 @@
  */
 #include "blk/trace/summary.h"
 #include "tools/trace/trace.h"
-#include "vhost/vhost.h"
+#include "vhost/message.h"
 
 #include <fcntl.h>
 #include <inttypes.h>

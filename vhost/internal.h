@@ -5,7 +5,8 @@
 #ifndef VHOST_INTERNAL_H
 #define VHOST_INTERNAL_H
 
-#include "vhost/vhost.h"
+#include "vhost/backend.h"
+#include "vhost/frontend.h"
 
 #include <linux/virtio_config.h>
 #include <sys/types.h>

@@ -21,7 +21,7 @@
 #ifndef VHOST_LINK_H
 #define VHOST_LINK_H
 
-#include "vhost/vhost.h"
+#include "vhost/session.h"
 
 #define LINK_VERSION     1u
 #define LINK_MAX_FDS     2u

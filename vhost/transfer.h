@@ -15,6 +15,7 @@
 #ifndef VHOST_TRANSFER_H
 #define VHOST_TRANSFER_H
 
+#include "vhost/backend.h"
 #include "vhost/link.h"
 
 #define TRANSFER_MAGIC   0x72545644u /* "DVTr" */

@@ -97,13 +97,12 @@ static void lost(struct cache *k, int error)
 static void pass_end(struct cache *k)
 {
     struct commit *m = &k->commit;
-    struct frame_list served = m->served;
+    struct frame_list served;
     int error = k->failed ? -EIO : m->error;
 
     m->active = false;
-    if (!m->served.head)
-        served.tail = &served.head;
-    frame_list_init(&m->served);
+    frame_list_init(&served);
+    frame_list_move(&served, &m->served);
     for (struct cache_frame *fr; (fr = frame_list_take(&served));)
         dt_complete_one(k->c, frame_req(fr), error);
     if ((m->waiting.head || m->wanted) && !m->active)
@@ -242,10 +241,7 @@ void commit_want(struct cache *k)
     m->wanted = false;
     m->error = 0;
     m->cursor = 0;
-    m->served = m->waiting;
-    if (!m->waiting.head)
-        m->served.tail = &m->served.head;
-    frame_list_init(&m->waiting);
+    frame_list_move(&m->served, &m->waiting);
     if (k->failed) {
         pass_end(k);
         return;

@@ -18,7 +18,7 @@
 #ifndef CACHE_INTERNAL_H
 #define CACHE_INTERNAL_H
 
-#include "base/base.h"
+#include "base/fifo.h"
 #include "blk/cache/format.h"
 #include <devtap/block.h>
 
@@ -73,9 +73,7 @@ struct cache_frame {
     uint32_t slot, count;     /* that a hit uses */
 };
 
-struct frame_list {
-    struct cache_frame *head, **tail;
-};
+FIFO(frame_list, cache_frame)
 
 /** struct job_io - one transfer between a job's data and a run of slots. */
 struct job_io {
@@ -192,28 +190,6 @@ struct cache {
 static inline struct dt_req *frame_req(const struct cache_frame *fr)
 {
     return (struct dt_req *)((char *)fr - fr->k->c->frame_offset);
-}
-static inline void frame_list_init(struct frame_list *l)
-{
-    l->head = NULL;
-    l->tail = &l->head;
-}
-static inline void frame_list_add(struct frame_list *l, struct cache_frame *fr)
-{
-    fr->next = NULL;
-    *l->tail = fr;
-    l->tail = &fr->next;
-}
-static inline struct cache_frame *frame_list_take(struct frame_list *l)
-{
-    struct cache_frame *fr = l->head;
-
-    if (fr) {
-        l->head = fr->next;
-        if (!l->head)
-            l->tail = &l->head;
-    }
-    return fr;
 }
 
 /* ---- index.c: what is where ---- */

@@ -294,26 +294,12 @@ static void compress_quiesce(struct dt_ctx *c, uint64_t deadline)
     shortage_quiesce(&cc->shortage, deadline);
 }
 
-static bool remove_from(struct compress_ios *list, const struct compress_io *cio)
-{
-    struct compress_io **link = &list->head;
-
-    while (*link && *link != cio)
-        link = &(*link)->next;
-    if (!*link)
-        return false;
-    *link = cio->next;
-    if (!*link)
-        list->tail = link;
-    return true;
-}
-
 static int compress_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct compress_ctx *cc = c->data;
     struct compress_io *cio = dt_frame(c, req);
 
-    if (!remove_from(&cc->part_wait, cio) && !remove_from(&cc->commit_wait, cio))
+    if (!compress_ios_remove(&cc->part_wait, cio) && !compress_ios_remove(&cc->commit_wait, cio))
         return -EBUSY;
     compress_finish(cio, -ECANCELED);
     return 0;

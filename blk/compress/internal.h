@@ -3,6 +3,7 @@
 #ifndef COMPRESS_INTERNAL_H
 #define COMPRESS_INTERNAL_H
 
+#include "base/fifo.h"
 #include "blk/compress/format.h"
 #include "blk/compress/space.h"
 #include "blk/shortage/shortage.h"
@@ -59,9 +60,7 @@ struct compress_io {
     int32_t error;
 };
 
-struct compress_ios {
-    struct compress_io *head, **tail;
-};
+FIFO(compress_ios, compress_io)
 
 /** struct compress_part - what a request wants of one unit. @cio: NULL for that of a range
  * (range.c). */
@@ -71,9 +70,7 @@ struct compress_part {
     uint64_t unit;
 };
 
-struct compress_parts {
-    struct compress_part *head, **tail;
-};
+FIFO(compress_parts, compress_part)
 
 struct compress_sector;
 
@@ -85,9 +82,7 @@ struct compress_wait {
     struct compress_sector *sector;
 };
 
-struct compress_waits {
-    struct compress_wait *head, **tail;
-};
+FIFO(compress_waits, compress_wait)
 
 /**
  * struct compress_sector - a sector of the map in memory.
@@ -217,40 +212,6 @@ static inline uint64_t compress_end(const struct dt_req *req)
 {
     return (req->sector + req->sectors) << DT_SECTOR_SHIFT;
 }
-
-/* Lists: first in, first out. */
-#define COMPRESS_LIST(name, queue, item)                                 \
-    static inline void name##_init(struct queue *l)                      \
-    {                                                                    \
-        l->head = NULL;                                                  \
-        l->tail = &l->head;                                              \
-    }                                                                    \
-    static inline void name##_add(struct queue *l, struct item *i)       \
-    {                                                                    \
-        i->next = NULL;                                                  \
-        *l->tail = i;                                                    \
-        l->tail = &i->next;                                              \
-    }                                                                    \
-    static inline struct item *name##_take(struct queue *l)              \
-    {                                                                    \
-        struct item *i = l->head;                                        \
-                                                                         \
-        if (i && !(l->head = i->next))                                   \
-            l->tail = &l->head;                                          \
-        return i;                                                        \
-    }                                                                    \
-    /* All of @from, in their order, behind those of @to. */             \
-    static inline void name##_move(struct queue *to, struct queue *from) \
-    {                                                                    \
-        if (!from->head)                                                 \
-            return;                                                      \
-        *to->tail = from->head;                                          \
-        to->tail = from->tail;                                           \
-        name##_init(from);                                               \
-    }
-COMPRESS_LIST(compress_ios, compress_ios, compress_io)
-COMPRESS_LIST(compress_parts, compress_parts, compress_part)
-COMPRESS_LIST(compress_waits, compress_waits, compress_wait)
 
 /* compress.c */
 void compress_finish(struct compress_io *cio, int error);

@@ -57,47 +57,6 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* ---- Lists ---- */
-
-void cow_list_init(struct cow_list *list)
-{
-    list->head = NULL;
-    list->tail = &list->head;
-}
-
-void cow_list_add(struct cow_list *list, struct cow_io *cio)
-{
-    cio->next = NULL;
-    *list->tail = cio;
-    list->tail = &cio->next;
-}
-
-struct cow_io *cow_list_take(struct cow_list *list)
-{
-    struct cow_io *cio = list->head;
-
-    if (cio) {
-        list->head = cio->next;
-        if (!list->head)
-            list->tail = &list->head;
-    }
-    return cio;
-}
-
-bool cow_list_remove(struct cow_list *list, const struct cow_io *cio)
-{
-    struct cow_io **link = &list->head;
-
-    while (*link && *link != cio)
-        link = &(*link)->next;
-    if (!*link)
-        return false;
-    *link = cio->next;
-    if (!*link)
-        list->tail = link;
-    return true;
-}
-
 /* ---- The fast path: the overlay holds all of it ---- */
 
 void cow_finish(struct cow_io *cio, int error)

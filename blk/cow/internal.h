@@ -3,6 +3,7 @@
 #ifndef COW_INTERNAL_H
 #define COW_INTERNAL_H
 
+#include "base/fifo.h"
 #include "blk/cow/format.h"
 #include "blk/shortage/shortage.h"
 #include <devtap/block.h>
@@ -53,9 +54,7 @@ struct cow_io {
     struct cow_io *next; /* waiting for a job, or for a commit */
 };
 
-struct cow_list {
-    struct cow_io *head, **tail;
-};
+FIFO(cow_list, cow_io)
 
 /** struct cow_part - one I/O of a job. */
 struct cow_part {
@@ -85,9 +84,7 @@ struct cow_job {
     struct iovec iov[COW_SEGMENTS];
 };
 
-struct cow_jobs {
-    struct cow_job *head, **tail;
-};
+FIFO(cow_jobs, cow_job)
 
 struct cow_map_io {
     struct dt_io io;
@@ -157,10 +154,6 @@ void cow_finish(struct cow_io *cio, int error);
 /** cow_written() - data and map are there: what FUA asks for, then done. */
 void cow_written(struct cow_io *cio);
 bool cow_aligned(const struct cow *w, const struct iovec *iov, unsigned n);
-void cow_list_init(struct cow_list *list);
-void cow_list_add(struct cow_list *list, struct cow_io *cio);
-struct cow_io *cow_list_take(struct cow_list *list);
-bool cow_list_remove(struct cow_list *list, const struct cow_io *cio);
 
 /* job.c */
 int cow_jobs_start(struct cow_ctx *cc);
@@ -172,9 +165,6 @@ void cow_job_end(struct cow_job *job);
 void cow_job_finish(struct cow_job *job, int error);
 /** cow_job_run() - (again) from its first step; a lock that it has stays. */
 void cow_job_run(struct cow_job *job);
-void cow_jobs_init(struct cow_jobs *list);
-void cow_jobs_add(struct cow_jobs *list, struct cow_job *job);
-struct cow_job *cow_jobs_take(struct cow_jobs *list);
 
 /* read.c, write.c, discard.c: the steps of jobs. */
 void cow_read_run(struct cow_job *job);

@@ -26,31 +26,6 @@ void cow_jobs_stop(struct cow_ctx *cc)
     free(cc->edge_memory);
 }
 
-void cow_jobs_init(struct cow_jobs *list)
-{
-    list->head = NULL;
-    list->tail = &list->head;
-}
-
-void cow_jobs_add(struct cow_jobs *list, struct cow_job *job)
-{
-    job->next = NULL;
-    *list->tail = job;
-    list->tail = &job->next;
-}
-
-struct cow_job *cow_jobs_take(struct cow_jobs *list)
-{
-    struct cow_job *job = list->head;
-
-    if (job) {
-        list->head = job->next;
-        if (!list->head)
-            list->tail = &list->head;
-    }
-    return job;
-}
-
 void cow_job_run(struct cow_job *job)
 {
     const struct dt_req *req = cow_req(job->cio);

@@ -11,7 +11,7 @@
 #ifndef BLK_DRIVER_H
 #define BLK_DRIVER_H
 
-#include "vhost/vhost.h"
+#include "vhost/frontend.h"
 
 #include <linux/virtio_blk.h>
 

@@ -283,34 +283,6 @@ static void file_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     }
 }
 
-/* ---- Lists ---- */
-
-struct file_io *file_list_take(struct file_list *list)
-{
-    struct file_io *fio = list->head;
-
-    if (fio) {
-        list->head = fio->next;
-        if (!list->head)
-            list->tail = &list->head;
-    }
-    return fio;
-}
-
-bool file_list_remove(struct file_list *list, struct file_io *fio)
-{
-    struct file_io **link = &list->head;
-
-    while (*link && *link != fio)
-        link = &(*link)->next;
-    if (!*link)
-        return false;
-    *link = fio->next;
-    if (!*link)
-        list->tail = link;
-    return true;
-}
-
 /* ---- Life ---- */
 
 static unsigned file_admit(struct dt_ctx *c, unsigned want)

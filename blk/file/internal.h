@@ -3,7 +3,7 @@
 #ifndef FILE_INTERNAL_H
 #define FILE_INTERNAL_H
 
-#include "base/base.h"
+#include "base/fifo.h"
 #include "blk/shortage/shortage.h"
 #include <devtap/block.h>
 
@@ -51,9 +51,7 @@ struct file_io {
     uint64_t moved;
 };
 
-struct file_list {
-    struct file_io *head, **tail;
-};
+FIFO(file_list, file_io)
 
 /** struct file_ctx - the layer on one thread. */
 struct file_ctx {
@@ -97,19 +95,6 @@ void file_failed(struct file_io *fio, int error);
 /** file_past_end() - the file ended @from bytes into a READ: the rest is zeroes; done. */
 void file_past_end(struct file_io *fio, uint64_t from);
 
-static inline void file_list_init(struct file_list *list)
-{
-    list->head = NULL;
-    list->tail = &list->head;
-}
-static inline void file_list_add(struct file_list *list, struct file_io *fio)
-{
-    fio->next = NULL;
-    *list->tail = fio;
-    list->tail = &fio->next;
-}
-struct file_io *file_list_take(struct file_list *list);
-bool file_list_remove(struct file_list *list, struct file_io *fio);
 
 /* bounce.c: what the fast path cannot do. */
 bool file_aligned(const struct file *f, const struct iovec *iov, unsigned n);

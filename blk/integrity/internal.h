@@ -3,6 +3,7 @@
 #ifndef INTEGRITY_INTERNAL_H
 #define INTEGRITY_INTERNAL_H
 
+#include "base/fifo.h"
 #include "blk/integrity/format.h"
 #include <devtap/block.h>
 
@@ -57,6 +58,7 @@ struct integrity_io {
     int16_t error;
     uint8_t pending;
 };
+FIFO(integrity_ios, integrity_io)
 
 /**
  * struct integrity_job - a read, write, discard or write of zeroes.
@@ -79,9 +81,7 @@ struct integrity_job {
     uint64_t sums[INTEGRITY_SUMS];
 };
 
-struct integrity_jobs {
-    struct integrity_job *head, **tail;
-};
+FIFO(integrity_jobs, integrity_job)
 
 struct integrity_map_io {
     struct dt_io io;
@@ -107,7 +107,7 @@ struct integrity_ctx {
     struct dt_ctx *c;
     struct integrity_job *job_memory, *job_free;
     uint8_t *edge_memory;
-    struct integrity_io *wait_head, **wait_tail;
+    struct integrity_ios waiting;
 
     /* Regions (region.c): one round of writes to the map at a time. */
     struct integrity_jobs open_wait, open_round;
@@ -157,9 +157,6 @@ static inline uint64_t integrity_sum_at(const struct integrity *w, uint64_t bloc
 /* job.c */
 void integrity_jobs_start(struct integrity_ctx *ic);
 void integrity_jobs_stop(struct integrity_ctx *ic);
-void integrity_jobs_init(struct integrity_jobs *list);
-void integrity_jobs_add(struct integrity_jobs *list, struct integrity_job *job);
-struct integrity_job *integrity_jobs_take(struct integrity_jobs *list);
 void integrity_job_begin(struct integrity_io *iio);
 void integrity_job_finish(struct integrity_job *job, int error);
 /** integrity_lock() - then @granted, with job->locked. */

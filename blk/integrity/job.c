@@ -2,35 +2,9 @@
 /* job.c - what a request needs while it is under way: checksums, edges, a lock. Others wait. */
 #include "blk/integrity/internal.h"
 
-void integrity_jobs_init(struct integrity_jobs *list)
-{
-    list->head = NULL;
-    list->tail = &list->head;
-}
-
-void integrity_jobs_add(struct integrity_jobs *list, struct integrity_job *job)
-{
-    job->next = NULL;
-    *list->tail = job;
-    list->tail = &job->next;
-}
-
-struct integrity_job *integrity_jobs_take(struct integrity_jobs *list)
-{
-    struct integrity_job *job = list->head;
-
-    if (job) {
-        list->head = job->next;
-        if (!list->head)
-            list->tail = &list->head;
-    }
-    return job;
-}
-
 void integrity_jobs_start(struct integrity_ctx *ic)
 {
-    ic->wait_head = NULL;
-    ic->wait_tail = &ic->wait_head;
+    integrity_ios_init(&ic->waiting);
     ic->job_memory = xcalloc(INTEGRITY_JOBS, sizeof(*ic->job_memory));
     ic->edge_memory = xaligned(INTEGRITY_BLOCK, INTEGRITY_JOBS * 2 * INTEGRITY_BLOCK);
     for (unsigned i = 0; i < INTEGRITY_JOBS; i++) {
@@ -74,9 +48,7 @@ void integrity_job_begin(struct integrity_io *iio)
     struct integrity_job *job = ic->job_free;
 
     if (!job) {
-        iio->next = NULL;
-        *ic->wait_tail = iio;
-        ic->wait_tail = &iio->next;
+        integrity_ios_add(&ic->waiting, iio);
         return;
     }
     ic->job_free = job->next;
@@ -104,13 +76,9 @@ void integrity_job_finish(struct integrity_job *job, int error)
     job->busy = job->locked = false;
     job->next = ic->job_free;
     ic->job_free = job;
-    waiting = ic->wait_head;
-    if (waiting) {
-        ic->wait_head = waiting->next;
-        if (!ic->wait_head)
-            ic->wait_tail = &ic->wait_head;
+    waiting = integrity_ios_take(&ic->waiting);
+    if (waiting)
         integrity_job_begin(waiting);
-    }
     dt_complete_one(c, integrity_req(iio), error);
 }
 

@@ -3,6 +3,7 @@
 #ifndef MIRROR_INTERNAL_H
 #define MIRROR_INTERNAL_H
 
+#include "base/fifo.h"
 #include "base/patience.h"
 #include "blk/mirror/meta.h"
 #include "core/core.h"
@@ -68,9 +69,14 @@ struct fan {
     bool locked;
 };
 
-struct fan_list {
-    struct fan *head, **tail;
+FIFO(fan_list, fan)
+
+/** struct mirror_wait - a guest's request before it has a fan: its frame. */
+struct mirror_wait {
+    struct mirror_wait *next;
+    struct dt_req *req;
 };
+FIFO(mirror_waits, mirror_wait)
 
 /* Of each region. */
 #define REGION_NEEDS 1u /* the primary's copy counts until it has been copied to the others */
@@ -116,7 +122,7 @@ struct mirror {
     char refused[sizeof(((struct dt_error *)0)->text)];
 
     struct fan *fans, *fan_free;
-    struct mirror_wait *wait_head, **wait_tail;
+    struct mirror_waits waits;
     struct fan_list intents, blocked, acks;
 
     struct region_bits *set, *durable, *writing;
@@ -144,12 +150,6 @@ struct mirror {
 #define COPY_BYTES  (256u << 10)
 #define MIRROR_FANS 256u
 
-/** struct mirror_wait - a guest's request before it has a fan: its frame. */
-struct mirror_wait {
-    struct mirror_wait *next;
-    struct dt_req *req;
-};
-
 /* leg.c */
 int leg_open(struct leg *leg, struct dt_error *err);
 int leg_start(struct leg *leg, struct dt_error *err);
@@ -161,9 +161,6 @@ void fan_send_bytes(struct fan *fan, struct leg *leg, enum dt_op op, uint8_t fla
                     void *bytes, size_t n);
 /** fan_end() - all is sent. */
 void fan_end(struct fan *fan);
-void fan_list_init(struct fan_list *list);
-void fan_list_add(struct fan_list *list, struct fan *fan);
-struct fan *fan_list_take(struct fan_list *list);
 static inline bool leg_active(const struct leg *leg)
 {
     return leg->state >= LEG_SYNCING;

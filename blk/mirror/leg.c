@@ -27,28 +27,6 @@ int leg_open(struct leg *leg, struct dt_error *err)
 /* ---- Fans
  * ---------------------------------------------------------------------------------------- */
 
-void fan_list_init(struct fan_list *list)
-{
-    list->head = NULL;
-    list->tail = &list->head;
-}
-
-void fan_list_add(struct fan_list *list, struct fan *fan)
-{
-    fan->next = NULL;
-    *list->tail = fan;
-    list->tail = &fan->next;
-}
-
-struct fan *fan_list_take(struct fan_list *list)
-{
-    struct fan *fan = list->head;
-
-    if (fan && !(list->head = fan->next))
-        list->tail = &list->head;
-    return fan;
-}
-
 void fan_begin(struct fan *fan, struct mirror *m, bool own, void (*done)(struct fan *fan))
 {
     fan->m = m;

@@ -290,7 +290,7 @@ static int mirror_start(struct dt_ctx *c, struct dt_error *err)
     fan_list_init(&m->intents);
     fan_list_init(&m->blocked);
     fan_list_init(&m->acks);
-    m->wait_tail = &m->wait_head;
+    mirror_waits_init(&m->waits);
     m->copying = NO_REGION;
     m->tick.fire = run_tick;
     m->copy_timer.fire = run_copy;

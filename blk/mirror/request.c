@@ -36,7 +36,7 @@ static void finish(struct fan *fan, int error)
     fan->next = m->fan_free;
     m->fan_free = fan;
     dt_complete_one(m->c, req, error);
-    if (m->wait_head)
+    if (m->waits.head)
         mirror_run_waiting(m);
 }
 
@@ -293,20 +293,14 @@ static void request_begin(struct mirror *m, struct dt_req *req)
 static void wait_add(struct mirror *m, struct mirror_wait *w, struct dt_req *req)
 {
     *w = (struct mirror_wait){.req = req};
-    *m->wait_tail = w;
-    m->wait_tail = &w->next;
+    mirror_waits_add(&m->waits, w);
 }
 
 static struct dt_req *wait_take(struct mirror *m)
 {
-    struct mirror_wait *w = m->wait_head;
+    struct mirror_wait *w = mirror_waits_take(&m->waits);
 
-    if (!w)
-        return NULL;
-    m->wait_head = w->next;
-    if (!m->wait_head)
-        m->wait_tail = &m->wait_head;
-    return w->req;
+    return w ? w->req : NULL;
 }
 
 void mirror_run_waiting(struct mirror *m)
@@ -338,7 +332,7 @@ void mirror_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
             dt_complete_one(c, req, -EOPNOTSUPP);
         else if (req->op != DT_OP_FLUSH && !req->sectors)
             dt_complete_one(c, req, 0);
-        else if (!m->running || m->wait_head || !m->fan_free)
+        else if (!m->running || m->waits.head || !m->fan_free)
             wait_add(m, wait_of(c, req), req);
         else
             request_begin(m, req);
@@ -349,15 +343,8 @@ int mirror_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct mirror *m = c->layer_data;
 
-    for (struct mirror_wait **at = &m->wait_head; *at; at = &(*at)->next)
-        if ((*at)->req == req) {
-            struct mirror_wait *w = *at;
-
-            *at = w->next;
-            if (m->wait_tail == &w->next)
-                m->wait_tail = at;
-            dt_complete_one(c, req, -ECANCELED);
-            return 0;
-        }
-    return -EBUSY; /* the legs have it */
+    if (!mirror_waits_remove(&m->waits, wait_of(c, req)))
+        return -EBUSY; /* the legs have it */
+    dt_complete_one(c, req, -ECANCELED);
+    return 0;
 }

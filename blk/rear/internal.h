@@ -26,7 +26,7 @@
 #include "base/patience.h"
 #include "core/copypool.h"
 #include "core/core.h"
-#include "vhost/vhost.h"
+#include "vhost/frontend.h"
 
 #include <linux/virtio_blk.h>
 #include <pthread.h>

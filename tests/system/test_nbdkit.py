@@ -75,7 +75,7 @@ def test_load(t):
     """Parallel verified load, on two connections at once, while the back end is killed."""
     disk = t.soft_disk(f"delay time=1ms | file path={t.sparse_file(64 * MIB)}", options=["--single"])
     export = t.use(Export(t, disk.socket))
-    jobs = [subprocess.Popen(["fio", "--name=v", "--ioengine=nbd", f"--uri={export.uri}",
+    jobs = [subprocess.Popen(["fio", "--name=v", "--verify_state_save=0", "--ioengine=nbd", f"--uri={export.uri}",
                               "--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=16m",
                               f"--offset={n * 16}m", "--verify=crc32c", "--verify_fatal=1"],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

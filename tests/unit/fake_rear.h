@@ -6,7 +6,7 @@
 #ifndef TESTS_FAKE_REAR_H
 #define TESTS_FAKE_REAR_H
 
-#include "vhost/vhost.h"
+#include "vhost/message.h"
 
 #include <linux/virtio_blk.h>
 #include <pthread.h>

@@ -8,7 +8,7 @@
 #ifndef TESTS_IOMMU_GUEST_H
 #define TESTS_IOMMU_GUEST_H
 
-#include "vhost/vhost.h"
+#include "vhost/frontend.h"
 #include <linux/virtio_blk.h>
 
 #define IO_PAGE   4096u

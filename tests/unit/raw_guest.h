@@ -6,7 +6,7 @@
 #ifndef TESTS_RAW_GUEST_H
 #define TESTS_RAW_GUEST_H
 
-#include "vhost/vhost.h"
+#include "vhost/frontend.h"
 #include <linux/virtio_blk.h>
 
 #define RAW_MEMORY (4u << 20)

@@ -4,6 +4,7 @@
  * it meets back ends that answer wrongly or not at all.
  */
 #include "vhost_peer.h"
+#include "vhost/frontend.h"
 
 #include <poll.h>
 #include <pthread.h>

@@ -6,7 +6,7 @@
 #ifndef VHOST_TOY_H
 #define VHOST_TOY_H
 
-#include "vhost/vhost.h"
+#include "vhost/backend.h"
 
 #define TOY_QUEUES   4u
 #define TOY_MAX_SIZE 1024u
