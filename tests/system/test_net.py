@@ -70,16 +70,17 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
-def start(t, chain="tap ifname=card0", packed=False, multi_queue=False, options=()):
+def start(t, chain="tap ifname=card0", packed=False, queues=1, options=()):
     """A namespace, a card in it, and a guest on the card."""
     require()
-    space = t.use(Namespace(t.folder, multi_queue))
+    space = t.use(Namespace(t.folder, queues > 1))
     card = t.use(Card(chain, t.folder, space.enter, options))
     # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
     device = "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01" + (",packed=on" if packed else "") + \
-        (",vectors=0" if paths.accelerator() == "tcg" else "")
-    guest = t.guest(root="initramfs", extra=["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
-                           "-netdev", "vhost-user,id=n0,chardev=net0", "-device", device])
+        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
+    guest = t.guest(root="initramfs", smp=queues,
+                    extra=["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
+                           "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device])
     guest.check(INIT)
     return space, card, guest
 
@@ -141,6 +142,23 @@ def test_packed(t):
     ping(guest)
     guest.check("ip link set eth0 mtu 1000")
     transfer(t, space, guest, mib=4)
+
+
+@limit(150)
+def test_two_threads(t):
+    """Two queues, each with both of its rings on a thread of its own: both carry packets both ways."""
+    space, card, guest = start(t, queues=2, options=("--threads", "2", "--threads-per-disk", "2"))
+    t.equal(guest.check("ls -d /sys/class/net/eth0/queues/rx-*").split(),
+            [f"/sys/class/net/eth0/queues/rx-{n}" for n in range(2)])
+    for _ in range(10):
+        if min(ring["pushed"] for ring in card.show()["front"]["queues"]) > 20:
+            break
+        for cpu in range(2):
+            guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
+    else:
+        raise AssertionError(f"a ring is idle: {card.show()['front']['queues']}")
+    transfer(t, space, guest, mib=4)
+    t.equal(card.show()["front"]["dropped"]["no_buffer"], 0, "dropped")
 
 
 @limit(150)
