@@ -47,8 +47,8 @@ void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_directi
     struct ends ends = ends_of(p, h);
     const uint8_t *local = way == DT_TX ? ends.from : ends.to;
     const uint8_t *remote = way == DT_TX ? ends.to : ends.from;
-    uint64_t seed = s->seed ^ (uint64_t)(h->vlan[0] & 0xfff) << 48;
-    uint8_t both[32];
+    uint64_t seed = s->seed ^ (uint64_t)(h->vlan[0] & 0xfff) << 48 ^ (uint64_t)ends.bytes << 40;
+    uint8_t both[32] = {0};
     struct {
         uint64_t pair;
         uint8_t ports[4];
@@ -56,8 +56,8 @@ void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_directi
     } flow = {.protocol = (uint32_t)h->type << 16 | h->protocol};
 
     memcpy(both, local, ends.bytes);
-    memcpy(both + ends.bytes, remote, ends.bytes);
-    flow.pair = id->pair = XXH3_64bits_withSeed(both, ends.bytes * 2, seed);
+    memcpy(both + 16, remote, ends.bytes);
+    flow.pair = id->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
     if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT)) {
         const uint8_t *ports = p->data + h->l4;
 
