@@ -160,17 +160,7 @@ static void lie_to_keeper(struct link_message *lies, unsigned n, const char *wor
 
 static struct link_message true_floor(void)
 {
-    struct link_message m = {.type = LINK_FLOOR};
-
-    m.floor = (struct link_floor){.version = LINK_VERSION,
-                                  .queues = LINK_DEVICE_QUEUES,
-                                  .features = device_features(NULL),
-                                  .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ};
-    memset(m.floor.config, 7, sizeof(m.floor.config));
-    memset(m.floor.writable, LINK_CONFIG_LIVE, 8);
-    m.floor.writable[LINK_DEVICE_MODE] = 1;
-    m.floor.config[LINK_DEVICE_MODE] = 1;
-    return m;
+    return (struct link_message){.type = LINK_FLOOR, .floor = link_device_floor(1)};
 }
 
 static void test_lying_worker(void **state)
