@@ -26,11 +26,11 @@ static const struct dt_param params[] = {
     {.name = "path",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(path),
+     FIELD(file.path),
      .help = "Regular file or block device that holds the store."},
     {.name = "create",
      .type = DT_PARAM_BOOL,
-     FIELD(create),
+     FIELD(file.create),
      .initial = "off",
      .help = "If the file is missing or empty, make a store for a disk of size=."},
     {.name = "size",
@@ -49,7 +49,7 @@ static const struct dt_param params[] = {
      .help = "Of zstd's, for what is written from now on: 1 is fast, 19 small and very slow."},
     {.name = "read-only",
      .type = DT_PARAM_BOOL,
-     FIELD(read_only),
+     FIELD(file.read_only),
      .initial = "off",
      .help = "Only read the store: for one that several disks share."},
     {.name = "cache",
@@ -118,7 +118,7 @@ void compress_fail(struct compress_ctx *cc, const char *what, int error)
         dt_layer_event(w->layer, "failed",
                        "%s: %s failed (%s): no more writes; a restart goes on from the last flush "
                        "that succeeded",
-                       w->path, what, strerror(-error));
+                       w->file.path, what, strerror(-error));
     w->failed = true;
     compress_distrust(w);
     compress_map_give_up(cc, -EIO);
@@ -222,15 +222,15 @@ static enum dt_verdict compress_request(struct dt_ctx *c, struct dt_req *req)
 
     cio->c = c;
     if (req->op == DT_OP_FLUSH) {
-        if (w->read_only)
+        if (w->file.read_only)
             return DT_DONE;
         compress_commit(cio);
         return DT_HELD;
     }
     if (req->sectors == 0)
         return DT_DONE;
-    if (req->op != DT_OP_READ && (w->failed || w->read_only)) {
-        req->error = w->read_only ? -EROFS : -EIO;
+    if (req->op != DT_OP_READ && (w->failed || w->file.read_only)) {
+        req->error = w->file.read_only ? -EROFS : -EIO;
         return DT_DONE;
     }
     compress_ios_add(&cc->part_wait, cio);
@@ -329,11 +329,11 @@ static int compress_info(struct dt_layer *layer, struct dt_block_info *info, str
         .discard_align = COMPRESS_UNIT >> DT_SECTOR_SHIFT,
         .max_discard = 1u << 21,
         .max_write_zeroes = 1u << 21,
-        .read_only = w->read_only,
+        .read_only = w->file.read_only,
         .can_flush = true,
-        .can_discard = !w->read_only,
-        .can_write_zeroes = !w->read_only,
-        .write_zeroes_unmaps = !w->read_only,
+        .can_discard = !w->file.read_only,
+        .can_write_zeroes = !w->file.read_only,
+        .write_zeroes_unmaps = !w->file.read_only,
     };
     return 0;
 }

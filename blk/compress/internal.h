@@ -7,6 +7,7 @@
 #include "blk/compress/format.h"
 #include "blk/compress/space.h"
 #include "blk/shortage/shortage.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 #define COMPRESS_PARTS       1024u
@@ -30,21 +31,18 @@ enum compress_counter {
 
 /**
  * struct compress - the layer.
- * @fd:     the data, past the page cache where it can be; @map_fd: header and maps, through it.
  * @mapped: units that are not zeroes, and @stored their bytes before they were rounded up to
  * blocks.
  * @failed: a flush or the live map failed, so what is on the disk is not known: no more writes.
  */
 struct compress {
-    const char *path;
+    struct storefile file;
     uint64_t size, level, cache, map_cache;
     unsigned on_full;
     struct shortage shortage;
-    bool create, read_only;
 
     struct dt_layer *layer;
-    int fd, map_fd;
-    bool failed, no_punch, is_device;
+    bool failed, no_punch;
     struct compress_header header;
     struct compress_layout at;
     uint8_t boot[BOOT_ID_SIZE];

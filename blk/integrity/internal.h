@@ -5,6 +5,7 @@
 
 #include "base/fifo.h"
 #include "blk/integrity/format.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 #define INTEGRITY_JOBS        64u
@@ -27,12 +28,10 @@ enum integrity_flag { REGION_OPEN = 1, REGION_SUSPECT = 2 };
  * @failed:  a flush of the checksums failed.
  */
 struct integrity {
-    const char *sums;
+    struct storefile file; /* opened once: checksums and map are all there is in it */
     uint64_t region_size, open_max, scrub_rate;
-    bool create;
 
     struct dt_layer *layer;
-    int fd;
     struct integrity_header header;
     struct integrity_layout at;
     struct integrity_map_sector *map;

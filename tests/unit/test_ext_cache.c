@@ -234,7 +234,7 @@ static void another_disk_is_refused(void **state)
     assert_int_equal(disk_try("cache path=ext-disk.tmp" BELOW), -EINVAL);
     assert_error_says("it is not a cache");
     assert_int_equal(disk_try("cache path=ext-none.tmp" BELOW), -ENOENT);
-    assert_error_says("size= would make it");
+    assert_error_says("size= makes it");
     assert_true(disk_try("cache path=ext-none.tmp size=1M" BELOW) < 0);
     assert_error_says("too small for a cache");
     assert_int_equal(access("ext-none.tmp", F_OK), -1);
