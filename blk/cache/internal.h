@@ -190,7 +190,7 @@ struct cache {
 
 static inline struct dt_req *frame_req(const struct cache_frame *fr)
 {
-    return (struct dt_req *)((char *)fr - fr->k->c->frame_offset);
+    return dt_frame_req(fr->k->c, fr);
 }
 
 /* ---- index.c: what is where ---- */

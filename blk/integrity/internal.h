@@ -129,7 +129,7 @@ struct integrity_ctx {
 
 static inline struct dt_req *integrity_req(const struct integrity_io *iio)
 {
-    return (struct dt_req *)((char *)iio - iio->c->frame_offset);
+    return dt_frame_req(iio->c, iio);
 }
 static inline uint64_t integrity_offset(const struct dt_req *req)
 {

@@ -124,6 +124,11 @@ static inline void *dt_frame(struct dt_ctx *c, struct dt_req *req)
 {
     return (char *)req + c->frame_offset;
 }
+/** dt_frame_req() - the request that has these private bytes of this layer. */
+static inline struct dt_req *dt_frame_req(const struct dt_ctx *c, const void *frame)
+{
+    return (struct dt_req *)((uintptr_t)frame - c->frame_offset);
+}
 /** dt_count() - add to counter @index (position in .counters). */
 static inline void dt_count(struct dt_ctx *c, unsigned index, uint64_t n)
 {
