@@ -66,13 +66,7 @@ static const struct dt_param params[] = {
      .min = 8192,
      .max = (uint64_t)1 << 32,
      .help = "Memory for the map: 8M is enough for 12 GiB of the disk at a time."},
-    {.name = "on-full",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     FIELD(on_full),
-     .initial = "hold",
-     .choices = shortage_policies,
-     .help = "When there is no space left: hold writes until there is, or let them fail."},
+    SHORTAGE_PARAM(offsetof(struct compress, on_full)),
     {NULL},
 };
 
@@ -287,13 +281,6 @@ static int compress_start_ctx(struct dt_ctx *c, struct dt_error *err)
     return 0;
 }
 
-static void compress_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    struct compress_ctx *cc = c->data;
-
-    shortage_quiesce(&cc->shortage, deadline);
-}
-
 static int compress_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct compress_ctx *cc = c->data;
@@ -302,17 +289,6 @@ static int compress_cancel(struct dt_ctx *c, struct dt_req *req)
     if (!compress_ios_remove(&cc->part_wait, cio) && !compress_ios_remove(&cc->commit_wait, cio))
         return -EBUSY;
     compress_finish(cio, -ECANCELED);
-    return 0;
-}
-
-/* There is no reason to hold any more: look at once. */
-static int compress_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
-{
-    struct dt_ctx *c = dt_layer_ctx(layer, 0);
-    struct compress_ctx *cc = c ? c->data : NULL;
-
-    if (cc)
-        shortage_look(&cc->shortage);
     return 0;
 }
 
@@ -362,9 +338,9 @@ const struct dt_block_ext blk_compress = {
     .stop = compress_stop,
     .info = compress_info,
     .request = compress_request,
-    .quiesce = compress_quiesce,
+    .quiesce = shortage_layer_quiesce,
     .cancel = compress_cancel,
-    .set = compress_set,
+    .set = shortage_layer_set,
     .fence = compress_fence,
     .read_early = compress_read_early,
 };

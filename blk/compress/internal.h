@@ -135,6 +135,7 @@ struct compress_map_io {
 
 /** struct compress_ctx - the layer on its thread. */
 struct compress_ctx {
+    struct shortage_ctx shortage; /* first, for its callbacks */
     struct dt_ctx *c;
     struct compress_packer *packer;
 
@@ -195,12 +196,11 @@ struct compress_ctx {
 
     /* Parts for which there is no space: until a commit has freed some, or until there is some. */
     struct compress_parts starved, held;
-    struct shortage_ctx shortage;
 };
 
 static inline struct dt_req *compress_req(const struct compress_io *cio)
 {
-    return (struct dt_req *)((char *)cio - cio->c->frame_offset);
+    return dt_frame_req(cio->c, cio);
 }
 static inline uint64_t compress_start(const struct dt_req *req)
 {

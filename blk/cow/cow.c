@@ -38,13 +38,7 @@ static const struct dt_param params[] = {
      FIELD(file.read_only),
      .initial = "off",
      .help = "Only read the overlay: for one that is itself the base of another."},
-    {.name = "on-full",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     FIELD(on_full),
-     .initial = "hold",
-     .choices = shortage_policies,
-     .help = "When there is no space left: hold writes until there is, or let them fail."},
+    SHORTAGE_PARAM(offsetof(struct cow, on_full)),
     {NULL},
 };
 
@@ -175,13 +169,6 @@ static void cow_stop(struct dt_ctx *c)
     cow_jobs_stop(cc);
 }
 
-static void cow_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    struct cow_ctx *cc = c->data;
-
-    shortage_quiesce(&cc->shortage, deadline);
-}
-
 static int cow_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct cow_ctx *cc = c->data;
@@ -190,17 +177,6 @@ static int cow_cancel(struct dt_ctx *c, struct dt_req *req)
     if (!cow_list_remove(&cc->job_wait, cio) && !cow_list_remove(&cc->commit_wait, cio))
         return -EBUSY;
     cow_finish(cio, -ECANCELED);
-    return 0;
-}
-
-/* There is no reason to hold any more: look at once. */
-static int cow_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
-{
-    struct dt_ctx *c = dt_layer_ctx(layer, 0);
-    struct cow_ctx *cc = c ? c->data : NULL;
-
-    if (cc)
-        shortage_look(&cc->shortage);
     return 0;
 }
 
@@ -247,9 +223,9 @@ const struct dt_block_ext blk_cow = {
     .stop = cow_stop,
     .info = cow_info,
     .request = cow_request,
-    .quiesce = cow_quiesce,
+    .quiesce = shortage_layer_quiesce,
     .cancel = cow_cancel,
-    .set = cow_set,
+    .set = shortage_layer_set,
     .fence = cow_fence,
     .read_early = cow_read_early,
 };

@@ -94,6 +94,7 @@ struct cow_map_io {
 
 /** struct cow_ctx - the layer on its thread. */
 struct cow_ctx {
+    struct shortage_ctx shortage; /* first, for its callbacks */
     struct dt_ctx *c;
     struct cow_job *job_memory, *job_free;
     uint8_t *edge_memory;
@@ -114,14 +115,12 @@ struct cow_ctx {
     int commit_error;
     bool committing;
 
-    /* The overlay's file system is full. */
-    struct shortage_ctx shortage;
-    struct cow_jobs held;
+    struct cow_jobs held; /* the overlay's file system is full */
 };
 
 static inline struct dt_req *cow_req(const struct cow_io *cio)
 {
-    return (struct dt_req *)((char *)cio - cio->c->frame_offset);
+    return dt_frame_req(cio->c, cio);
 }
 static inline uint64_t cow_offset(const struct dt_req *req)
 {

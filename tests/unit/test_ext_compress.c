@@ -440,17 +440,27 @@ static void turn_until_held(void)
     assert_true(disk_counter("compress", "held") > 0);
 }
 
+static void open_full(const char *more)
+{
+    small_file_system();
+    make_ballast(2);
+    disk_open("compress path=small.tmp/store create=on size=4206080%s", more);
+    fill(model, HELD << 16, 3);
+}
+
+static void write_until_held(struct disk_slot *slots[HELD])
+{
+    for (unsigned i = 0; i < HELD; i++)
+        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
+    turn_until_held();
+}
+
 static void holds_when_full(void **state)
 {
     struct disk_slot *slots[HELD];
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080");
-    fill(model, HELD << 16, 3);
-    for (unsigned i = 0; i < HELD; i++)
-        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
-    turn_until_held();
+    open_full("");
+    write_until_held(slots);
     assert_int_equal(disk_do(DT_OP_READ, 0, 4096, 64, data), 0); /* is not stuck behind them */
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
     assert_int_equal(unlink("small.tmp/ballast"), 0);
@@ -483,10 +493,7 @@ static void fails_when_told_to(void **state)
 {
     int failed = 0;
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080 on-full=fail");
-    fill(model, HELD << 16, 3);
+    open_full(" on-full=fail");
     for (unsigned i = 0; i < HELD; i++)
         failed += disk_do(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16)) == -ENOSPC;
     assert_in_range(failed, 1, HELD - 1);
@@ -500,13 +507,8 @@ static void rests_when_full(void **state)
     struct disk_slot *slots[HELD];
     unsigned canceled = 0;
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080");
-    fill(model, HELD << 16, 3);
-    for (unsigned i = 0; i < HELD; i++)
-        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
-    turn_until_held();
+    open_full("");
+    write_until_held(slots);
     assert_int_equal(disk_quiesce(DT_S(1)), 0);
     for (unsigned i = 0; i < HELD; i++)
         canceled += slots[i]->error == -ECANCELED;
