@@ -8,6 +8,7 @@
  * to say which disk, and to pass commands on.
  */
 #include "blk/cvd/ask.h"
+#include "blk/cvd/params.h"
 #include "blk/rear/internal.h"
 
 #include <stdio.h>
@@ -28,16 +29,8 @@ static const struct dt_param params[] = {
      .flags = DT_PARAM_REQUIRED,
      FIELD(pool),
      .help = "The pool, which 'cvd pool open' serves."},
-    {.name = "name",
-     .type = DT_PARAM_STRING,
-     .flags = DT_PARAM_REQUIRED,
-     FIELD(name),
-     .help = "DISK, or DISK@SNAPSHOT to look at a snapshot."},
-    {.name = "read-only",
-     .type = DT_PARAM_BOOL,
-     FIELD(read_only),
-     .initial = "off",
-     .help = "Refuse writes; a snapshot needs this."},
+    CVD_PARAM_NAME(offsetof(struct cvd, name)),
+    CVD_PARAM_READ_ONLY(offsetof(struct cvd, read_only)),
     {.name = "socket",
      .type = DT_PARAM_PATH,
      FIELD(socket),
@@ -157,8 +150,8 @@ static int resize(struct dt_layer *layer, int argc, const char *const *argv, str
 }
 
 static const struct dt_verb verbs[] = {
-    {"snapshot", "[NAME]", "Take a snapshot; durable when this returns.", snapshot},
-    {"resize", "SIZE", "Make the disk larger; the guest sees it.", resize},
+    CVD_VERB_SNAPSHOT(snapshot),
+    CVD_VERB_RESIZE(resize),
     {"mode", "passthrough|interpose",
      "Give the guest's rings to the pool's process, or take them back; see devtap-mode(1).",
      rear_mode},
