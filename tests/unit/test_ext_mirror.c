@@ -2,6 +2,7 @@
 /* test_ext_mirror.c - the back `mirror`: legs that fail, come back, are old, foreign or at odds. */
 #include "blk/mirror/meta.h"
 #include "ext_disk.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -10,51 +11,28 @@
 #define LEG     (DATA + META_SECTORS)
 #define REGIONS (DATA / 8)
 
-static char dir[64];
 static uint8_t data[64 << 10] __attribute__((aligned(4096)));
 static uint8_t back[64 << 10] __attribute__((aligned(4096)));
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static unsigned n;
-    char *p = path[n++ % 4];
-
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
-    return p;
-}
-
 static void make_leg(const char *name, uint64_t sectors)
 {
-    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-    assert_true(fd >= 0 && ftruncate(fd, (off_t)(sectors * 512)) == 0);
-    close(fd);
+    empty_file(path_of(name), (off_t)(sectors * 512));
 }
 
 static void copy_file(const char *from, const char *to)
 {
     static uint8_t all[LEG * 512];
-    int in = open(path_of(from), O_RDONLY | O_CLOEXEC);
-    int out = open(path_of(to), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-    assert_int_equal(read(in, all, sizeof(all)), sizeof(all));
-    assert_int_equal(write(out, all, sizeof(all)), sizeof(all));
-    close(in);
-    close(out);
+    get_file(path_of(from), all, sizeof(all));
+    put_file(path_of(to), all, sizeof(all));
 }
 
 static bool same_data(const char *a, const char *b)
 {
     static uint8_t bytes[2][DATA * 512];
-    const char *names[] = {a, b};
 
-    for (unsigned i = 0; i < 2; i++) {
-        int fd = open(path_of(names[i]), O_RDONLY | O_CLOEXEC);
-
-        assert_int_equal(read(fd, bytes[i], sizeof(bytes[i])), sizeof(bytes[i]));
-        close(fd);
-    }
+    get_file(path_of(a), bytes[0], sizeof(bytes[0]));
+    get_file(path_of(b), bytes[1], sizeof(bytes[1]));
     return memcmp(bytes[0], bytes[1], sizeof(bytes[0])) == 0;
 }
 
@@ -119,8 +97,7 @@ static void put_on_leg(const char *name, int value)
 
 static int setup(void **state)
 {
-    snprintf(dir, sizeof(dir), "/tmp/mirror-test-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    scratch_make();
     make_leg("a", LEG);
     make_leg("b", LEG);
     return 0;

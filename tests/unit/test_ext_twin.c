@@ -4,6 +4,7 @@
  * whatever fails there; what differs is told; and it takes the disk's place with nothing lost.
  */
 #include "ext_disk.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,43 +16,20 @@
 #define BYTES   (SECTORS * DT_SECTOR_SIZE)
 #define DEPTH   64u
 
-static char dir[64];
 static uint8_t data[64 << 10] __attribute__((aligned(4096)));
 static uint8_t image[2][BYTES];
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static unsigned n;
-    char *p = path[n++ % 4];
-
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
-    return p;
-}
-
 static void make_file(const char *name, uint64_t bytes, int value)
 {
-    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-    assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
     memset(image[0], value, BYTES);
-    if (value)
-        assert_int_equal(pwrite(fd, image[0], BYTES / 2, 0), BYTES / 2);
-    close(fd);
-}
-
-static void read_file(const char *name, uint8_t *into)
-{
-    int fd = open(path_of(name), O_RDONLY | O_CLOEXEC);
-
-    assert_int_equal(read(fd, into, BYTES), BYTES);
-    close(fd);
+    put_file(path_of(name), image[0], value ? BYTES / 2 : 0);
+    assert_int_equal(truncate(path_of(name), (off_t)bytes), 0);
 }
 
 static bool same_files(void)
 {
-    read_file("old", image[0]);
-    read_file("new", image[1]);
+    get_file(path_of("old"), image[0], BYTES);
+    get_file(path_of("new"), image[1], BYTES);
     return memcmp(image[0], image[1], BYTES) == 0;
 }
 
@@ -352,8 +330,8 @@ static void test_adopt(void **state)
     assert_int_equal(disk_do(DT_OP_READ, 0, 4096, 8, data), 0);
     assert_true(all_bytes(data, 4096, 2));
     disk_close();
-    read_file("old", image[0]);
-    read_file("new", image[1]);
+    get_file(path_of("old"), image[0], BYTES);
+    get_file(path_of("new"), image[1], BYTES);
     assert_int_equal(image[1][2048 * 512], 3);
     assert_int_equal(image[0][2048 * 512], 7);
 }
@@ -474,8 +452,8 @@ static int use_best(void **state)
 
 static int make_dir(void **state)
 {
-    snprintf(dir, sizeof(dir), "/tmp/devtap-twin.XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_make();
+    return 0;
 }
 
 static int remove_dir(void **state)
