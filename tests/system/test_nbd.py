@@ -4,7 +4,6 @@ DEVTAP_NBD_AWAY says for how many seconds the server is away (60 is what must be
 """
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -45,16 +44,6 @@ def slow_server(t):
     return file_server(t, "--filter=delay", parameters=["rdelay=5ms", "wdelay=5ms"])
 
 
-def worker(disk):
-    """The process id of the worker, once it serves."""
-    def ask():
-        try:
-            return disk.show().get("worker")
-        except RuntimeError:
-            return None
-    return wait_for("a worker", ask)
-
-
 @limit(180)
 def test_server_killed(t):
     """kill -9 of the server under verified load, and a longer absence; the worker is confined."""
@@ -89,7 +78,7 @@ def test_worker_killed(t):
     load = VerifiedLoad(guest, jobs=2)
     for number in range(1, 11):
         load.goes_on()
-        os.kill(worker(disk), signal.SIGKILL)
+        disk.kill_worker()
         if number % 3 == 0:
             server.kill()
             server.restart()
@@ -204,8 +193,8 @@ def test_tls_confined(t):
     load.goes_on()
     server.kill()
     server.restart()
-    wait_for("the event", lambda: "tls-confined" in disk.devtap("events", disk.disk), 20.0)
-    os.kill(worker(disk), signal.SIGKILL)
+    wait_for("the event", lambda: disk.events("tls-confined"), 20.0)
+    disk.kill_worker()
     load.goes_on()
     load.finish()
     t.equal(kernel_errors(guest), "")
