@@ -5,6 +5,7 @@
 
 /* One line each, extensions first: `extern` and the entry of the table come from it. */
 #define BUILTIN(X) \
+    X(net_announce) \
     X(net_antispoof) \
     X(net_fault) \
     X(net_rate) \
