@@ -5,7 +5,7 @@
 
 #include "base/fifo.h"
 #include "base/prefix.h"
-#include "net/symmetry/table.h"
+#include "net/table/table.h"
 #include "net/symmetry/window.h"
 #include <devtap/net.h>
 
