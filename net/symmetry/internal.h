@@ -47,7 +47,7 @@ FIFO(held, dt_packet)
  * struct wait - what an entity has while packets of it wait.
  * @until:  before this, none of them goes on.
  * @weight: descriptors of the ring that they may take, by estimate.
- * @held, @node, @flow, @pair: of flows alone.
+ * @held, @node, @flow, @pair, @full: of flows alone. @full: it has its share of the ring, and is in symmetry.full.
  */
 struct wait {
     uint64_t until;
@@ -55,6 +55,7 @@ struct wait {
     struct held held;
     struct list node; /* in symmetry.waiting */
     uint32_t flow, pair;
+    bool full;
 };
 
 enum level { FLOW, PAIR, CARD, LEVELS };

@@ -158,8 +158,11 @@ static void hold(struct symmetry *s, const struct levels *levels, struct dt_pack
         w->pair = levels->pair;
         list_add_tail(&s->waiting, &w->node);
     }
-    s->full += w->weight < share && w->weight + weight >= share;
     w->weight += weight;
+    if (!w->full && w->weight >= share) {
+        w->full = true;
+        s->full++;
+    }
     p->when = s->now;
     held_add(&w->held, p);
     dt_count(s->c, DELAYED, 1);
@@ -238,7 +241,10 @@ static struct dt_packet *take_head(struct symmetry *s, struct wait *w, const str
     struct dt_packet *p = held_take(&w->held);
     uint32_t weight = weight_of(p), share = flow_share(s);
 
-    s->full -= w->weight >= share && w->weight - weight < share;
+    if (w->full && w->weight - weight < share) {
+        w->full = false;
+        s->full--;
+    }
     dt_count(s->c, DELAYED_NS, s->now - p->when);
     leave(s, FLOW, levels->e[FLOW], weight);
     leave(s, PAIR, levels->e[PAIR], weight);

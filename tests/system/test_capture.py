@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 import subprocess
 
 from devtap_test import wait_for
@@ -69,3 +70,27 @@ def test_filter(t):
         raise AssertionError("a wrong expression was taken")
     except subprocess.CalledProcessError:
         ping(guest)
+
+
+def write_pcap(path, frames):
+    """A pcap file of broadcast frames, one ms apart."""
+    with open(path, "wb") as to:
+        to.write(struct.pack("<IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1))
+        for i in range(frames):
+            frame = b"\xff" * 6 + b"\x52\x54\0\0\0\x09" + b"\x88\xb5" + bytes(46 + i)
+            to.write(struct.pack("<IIII", 1000, i * 1000, len(frame), len(frame)) + frame)
+
+
+@limit(120)
+def test_replay(t):
+    """A guest receives what a file has, as often as told, without one missing."""
+    path = t.folder / "frames.pcap"
+    write_pcap(path, 400)
+    _space, card, guest = start(t, f"pcap in={path} speed=10 loop=3")
+    wait_for("the end of the file", lambda: card.counters("pcap")["rounds"] == 3)
+    card.devtap("do", "card", "pcap", "restart")  # its interface is up now, for certain
+    before = int(guest.check("cat /sys/class/net/eth0/statistics/rx_packets"))
+    wait_for("the end of the file", lambda: card.counters("pcap")["rounds"] == 6)
+    t.equal(card.counters("pcap")["replayed"], 2400, "replayed")
+    seen = int(guest.check("cat /sys/class/net/eth0/statistics/rx_packets"))
+    assert 0 < seen - before <= 1200 and seen <= 2400, (before, seen)
