@@ -129,7 +129,7 @@ int sym_waits_init(struct symmetry *s);
 void sym_waits_fini(struct symmetry *s);
 /** sym_send() - from the guest: hand it on now, which is for the caller to do (true), or later. */
 bool sym_send(struct symmetry *s, struct dt_packet *p, const struct ident *id);
-/** sym_unblock() - packets came for these: who is symmetric again goes on. */
+/** sym_unblock() - those of these that are symmetric again have no penalty any more. */
 void sym_unblock(struct symmetry *s, const struct levels *levels);
 /** sym_release() - hand on what is due, and come back when more is. */
 void sym_release(struct symmetry *s);
