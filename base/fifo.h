@@ -8,6 +8,9 @@
 
 #include "base/base.h"
 
+/* clang tells of inline functions in a .c file that nobody calls; not all lists need all of them. */
+#define FIFO_FUNCTION static inline __attribute__((unused))
+
 /**
  * FIFO() - struct @name, a list of struct @item, and:
  *
@@ -17,49 +20,49 @@
  *     name_move(to, from) all of @from in their order, behind those of @to
  *     name_remove(l, i)   from anywhere; false if it is not there. Walks the list.
  */
-#define FIFO(name, item)                                              \
-    struct name {                                                     \
-        struct item *head, **tail;                                    \
-    };                                                                \
-    static inline void name##_init(struct name *l)                    \
-    {                                                                 \
-        l->head = NULL;                                               \
-        l->tail = &l->head;                                           \
-    }                                                                 \
-    static inline void name##_add(struct name *l, struct item *i)     \
-    {                                                                 \
-        i->next = NULL;                                               \
-        *l->tail = i;                                                 \
-        l->tail = &i->next;                                           \
-    }                                                                 \
-    static inline struct item *name##_take(struct name *l)            \
-    {                                                                 \
-        struct item *i = l->head;                                     \
-                                                                      \
-        if (i && !(l->head = i->next))                                \
-            l->tail = &l->head;                                       \
-        return i;                                                     \
-    }                                                                 \
-    static inline void name##_move(struct name *to, struct name *from) \
-    {                                                                 \
-        if (!from->head)                                              \
-            return;                                                   \
-        *to->tail = from->head;                                       \
-        to->tail = from->tail;                                        \
-        name##_init(from);                                            \
-    }                                                                 \
-    static inline bool name##_remove(struct name *l, const struct item *i) \
-    {                                                                 \
-        struct item **link = &l->head;                                \
-                                                                      \
-        while (*link && *link != i)                                   \
-            link = &(*link)->next;                                    \
-        if (!*link)                                                   \
-            return false;                                             \
-        *link = i->next;                                              \
-        if (!*link)                                                   \
-            l->tail = link;                                           \
-        return true;                                                  \
+#define FIFO(name, item)                                                   \
+    struct name {                                                          \
+        struct item *head, **tail;                                         \
+    };                                                                     \
+    FIFO_FUNCTION void name##_init(struct name *l)                         \
+    {                                                                      \
+        l->head = NULL;                                                    \
+        l->tail = &l->head;                                                \
+    }                                                                      \
+    FIFO_FUNCTION void name##_add(struct name *l, struct item *i)          \
+    {                                                                      \
+        i->next = NULL;                                                    \
+        *l->tail = i;                                                      \
+        l->tail = &i->next;                                                \
+    }                                                                      \
+    FIFO_FUNCTION struct item *name##_take(struct name *l)                 \
+    {                                                                      \
+        struct item *i = l->head;                                          \
+                                                                           \
+        if (i && !(l->head = i->next))                                     \
+            l->tail = &l->head;                                            \
+        return i;                                                          \
+    }                                                                      \
+    FIFO_FUNCTION void name##_move(struct name *to, struct name *from)     \
+    {                                                                      \
+        if (!from->head)                                                   \
+            return;                                                        \
+        *to->tail = from->head;                                            \
+        to->tail = from->tail;                                             \
+        name##_init(from);                                                 \
+    }                                                                      \
+    FIFO_FUNCTION bool name##_remove(struct name *l, const struct item *i) \
+    {                                                                      \
+        struct item **link = &l->head;                                     \
+                                                                           \
+        while (*link && *link != i)                                        \
+            link = &(*link)->next;                                         \
+        if (!*link)                                                        \
+            return false;                                                  \
+        *link = i->next;                                                   \
+        if (!*link)                                                        \
+            l->tail = link;                                                \
+        return true;                                                       \
     }
 
 #endif

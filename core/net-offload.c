@@ -54,14 +54,29 @@ uint16_t net_pseudo_sum(const struct dt_headers *h, const uint8_t *data)
     return add16(sum, (uint16_t)(h->end - h->l4));
 }
 
+static uint8_t *checksum_field(const struct dt_headers *h, uint8_t *data)
+{
+    return data + h->l4 + (h->protocol == IPPROTO_TCP ? 16 : 6);
+}
+
+/* The field counts as zero: its complement takes it out of the sum again. */
+static uint16_t transport_checksum(const struct dt_headers *h, uint8_t *data)
+{
+    uint16_t there = load_be16(checksum_field(h, data)), sum;
+
+    sum = dt_checksum(data + h->l4, h->end - h->l4, net_pseudo_sum(h, data));
+    sum = (uint16_t)~add16(sum, (uint16_t)~there);
+    return sum == 0 && h->protocol == IPPROTO_UDP ? 0xffff : sum;
+}
+
+uint16_t dt_transport_checksum(struct dt_packet *p)
+{
+    return transport_checksum(dt_headers(p), p->data);
+}
+
 static void set_transport_checksum(const struct dt_headers *h, uint8_t *data)
 {
-    uint8_t *field = data + h->l4 + (h->protocol == IPPROTO_TCP ? 16 : 6);
-    uint16_t sum;
-
-    store_be16(field, 0);
-    sum = (uint16_t)~dt_checksum(data + h->l4, h->end - h->l4, net_pseudo_sum(h, data));
-    store_be16(field, sum == 0 && h->protocol == IPPROTO_UDP ? 0xffff : sum);
+    store_be16(checksum_field(h, data), transport_checksum(h, data));
 }
 
 void net_complete_checksum(struct dt_packet *p)

@@ -5,8 +5,10 @@
 
 /* One line each, extensions first: `extern` and the entry of the table come from it. */
 #define BUILTIN(X) \
+    X(net_announce) \
     X(net_antispoof) \
     X(net_fault) \
+    X(net_limits) \
     X(net_rate) \
     X(net_symmetry) \
     X(net_tap) \

@@ -17,7 +17,7 @@ static void load_directory(const char *path)
         if (!dot || strcmp(dot, ".so") != 0)
             continue;
         _cleanup_free_ char *name = strndup(entry->d_name, (size_t)(dot - entry->d_name));
-        if (!registry_find(name, &err))
+        if (!registry_find(name, &err) && !registry_find_kind(DEVICE_NET, name, &err))
             fprintf(stderr, "devtap extensions: %s\n", err.text);
     }
     if (dir)

@@ -170,6 +170,10 @@ DT_PUBLIC void dt_vnet_write(struct dt_packet *p, struct dt_vnet_header *v);
 /** dt_checksum() - the Internet checksum (RFC 1071) of @length bytes, continued from @sum; not complemented. */
 DT_PUBLIC uint16_t dt_checksum(const void *data, uint32_t length, uint16_t sum);
 
+/** dt_transport_checksum() - what belongs into the checksum of @p's TCP or UDP header, in host order, whatever is there
+ *  now. For copies of packets with DT_OFFLOAD_CSUM. */
+DT_PUBLIC uint16_t dt_transport_checksum(struct dt_packet *p);
+
 /* ---- Handing on ----------------------------------------------------------------------------- */
 
 /** dt_transmit() - hand @n packets on toward the wire. Not for backs. */

@@ -5,7 +5,7 @@
 
 #include "base/fifo.h"
 #include "base/prefix.h"
-#include "net/symmetry/table.h"
+#include "net/table/table.h"
 #include "net/symmetry/window.h"
 #include <devtap/net.h>
 
@@ -47,7 +47,7 @@ FIFO(held, dt_packet)
  * struct wait - what an entity has while packets of it wait.
  * @until:  before this, none of them goes on.
  * @weight: descriptors of the ring that they may take, by estimate.
- * @held, @node, @flow, @pair: of flows alone.
+ * @held, @node, @flow, @pair, @full: of flows alone. @full: it has its share of the ring, and is in symmetry.full.
  */
 struct wait {
     uint64_t until;
@@ -55,6 +55,7 @@ struct wait {
     struct held held;
     struct list node; /* in symmetry.waiting */
     uint32_t flow, pair;
+    bool full;
 };
 
 enum level { FLOW, PAIR, CARD, LEVELS };
@@ -128,7 +129,7 @@ int sym_waits_init(struct symmetry *s);
 void sym_waits_fini(struct symmetry *s);
 /** sym_send() - from the guest: hand it on now, which is for the caller to do (true), or later. */
 bool sym_send(struct symmetry *s, struct dt_packet *p, const struct ident *id);
-/** sym_unblock() - packets came for these: who is symmetric again goes on. */
+/** sym_unblock() - those of these that are symmetric again have no penalty any more. */
 void sym_unblock(struct symmetry *s, const struct levels *levels);
 /** sym_release() - hand on what is due, and come back when more is. */
 void sym_release(struct symmetry *s);

@@ -8,7 +8,8 @@
  * since the entity was last symmetric is 2^n ms. So penalties of an entity follow one another, as the thesis
  * has it ("between transmitted packets"), those of different levels overlap, and the strictest wins.
  *
- * Only what has gone on counts as sent. A received packet that makes an entity symmetric ends its penalty.
+ * Only what has gone on counts as sent. A penalty ends at once when the entity is symmetric again: by a packet that
+ * it receives, or because what it sent is a second old.
  *
  * What waits is kept by flow, in order; flows take turns. Its descriptors stay outstanding, so the guest bears
  * the queue. A flow may have a quarter of the ring and a pair a half; beyond that its packets are dropped, or
@@ -140,6 +141,12 @@ static uint64_t due_at(const struct symmetry *s, const struct levels *levels)
     return due;
 }
 
+/* When something more of what was sent is a second old: who waits may be symmetric then. */
+static uint64_t next_tick(const struct symmetry *s)
+{
+    return (s->tick + (uint64_t)1) * WINDOW_TICK;
+}
+
 static void hold(struct symmetry *s, const struct levels *levels, struct dt_packet *p,
                  const struct ident *id)
 {
@@ -158,12 +165,15 @@ static void hold(struct symmetry *s, const struct levels *levels, struct dt_pack
         w->pair = levels->pair;
         list_add_tail(&s->waiting, &w->node);
     }
-    s->full += w->weight < share && w->weight + weight >= share;
     w->weight += weight;
+    if (!w->full && w->weight >= share) {
+        w->full = true;
+        s->full++;
+    }
     p->when = s->now;
     held_add(&w->held, p);
     dt_count(s->c, DELAYED, 1);
-    set_timer(s, due_at(s, levels));
+    set_timer(s, MIN(due_at(s, levels), next_tick(s)));
 }
 
 /* ---- Sending ---- */
@@ -238,7 +248,10 @@ static struct dt_packet *take_head(struct symmetry *s, struct wait *w, const str
     struct dt_packet *p = held_take(&w->held);
     uint32_t weight = weight_of(p), share = flow_share(s);
 
-    s->full -= w->weight >= share && w->weight - weight < share;
+    if (w->full && w->weight - weight < share) {
+        w->full = false;
+        s->full--;
+    }
     dt_count(s->c, DELAYED_NS, s->now - p->when);
     leave(s, FLOW, levels->e[FLOW], weight);
     leave(s, PAIR, levels->e[PAIR], weight);
@@ -255,6 +268,7 @@ static uint64_t take_turn(struct symmetry *s, struct wait *w)
     unsigned n = 0;
 
     sym_flow_levels(s, w, &levels);
+    sym_unblock(s, &levels);
     due = due_at(s, &levels);
     while (due <= s->now && n < TURN) {
         count_sent(s, &levels, w->held.head);
@@ -285,7 +299,7 @@ void sym_release(struct symmetry *s)
             break;
     }
     if (next != UINT64_MAX)
-        dt_timer_set(s->c, &s->timer, next);
+        dt_timer_set(s->c, &s->timer, MIN(next, next_tick(s)));
     if (was_full && (!s->full || s->excess == EXCESS_DROP))
         dt_wake(s->c);
 }

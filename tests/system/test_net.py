@@ -9,6 +9,7 @@ from devtap_test import paths, wait_for
 from devtap_test.card import Card, ping, require, start, transfer
 from devtap_test.case import Skip, limit
 
+
 @limit(150)
 def test_split(t):
     """A guest on a TAP interface: ping, and TCP both ways with offloads; the chain sees every packet."""

@@ -5,8 +5,8 @@
  * Entries have numbers from 1 on; 0 is none. Memory that was never needed is never touched. Nothing is allocated
  * after table_init().
  */
-#ifndef SYMMETRY_TABLE_H
-#define SYMMETRY_TABLE_H
+#ifndef NET_TABLE_H
+#define NET_TABLE_H
 
 #include "base/base.h"
 

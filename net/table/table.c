@@ -6,7 +6,7 @@
  * slot for each entry both halves together make two flows that are taken for one a matter of one in 2^52
  * pairs of them. Which slot an entry is in is not kept in it: a chain ends with the number of its slot (CHAIN_END).
  */
-#include "net/symmetry/table.h"
+#include "net/table/table.h"
 
 #include <sys/mman.h>
 

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * writer.c - capture's file or FIFO, and the thread that writes to it.
+ *
+ * A file is locked, and gets a section of its own behind what it has; a block that a killed process left half
+ * written is cut off first. A write that failed half-way is overwritten by the next one.
+ *
+ * A FIFO has a reader or not. What comes while there is none is lost; each new reader gets a section first, and
+ * blocks that are whole: a ring of which half a block is written goes on before any other does. Nobody waits for a
+ * slow reader but this thread, and not with the lock. The FIFO's read end is open for a moment in the beginning, since
+ * without a reader the write end cannot be opened.
+ */
+#include "net/capture/internal.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+
+#define NAP_MS   10   /* between looks while packets come */
+#define SLEEP_MS 1000 /* the longest sleep, which bounds the cost of a missed wake-up */
+
+/* ---- Bytes ---- */
+
+static int write_file(struct capture *w, const uint8_t *bytes, uint64_t n)
+{
+    while (n) {
+        ssize_t done = pwrite(w->fd, bytes, n, (off_t)w->offset);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? -errno : -EIO;
+        bytes += done;
+        n -= (uint64_t)done;
+        w->offset += (uint64_t)done;
+    }
+    return 0;
+}
+
+static size_t make_header(const struct capture *w, uint8_t header[PCAPNG_HEADER_MAX])
+{
+    return pcapng_header(header, dt_layer_device(w->layer), dt_layer_name(w->layer),
+                         (uint32_t)w->snaplen);
+}
+
+/* ---- Rings ---- */
+
+/* Tells once that the file takes no more, and once that it does again. */
+static void note_outcome(struct capture *w, int ret)
+{
+    if (ret < 0 && !w->failing)
+        dt_layer_event(w->layer, "capture-failed", "cannot write %s: %s; packets are being lost", w->out,
+                       strerror(-ret));
+    if (ret == 0 && w->failing)
+        dt_layer_event(w->layer, "capture-resumed", "%s can be written again", w->out);
+    w->failing = ret < 0;
+}
+
+static bool may_write(struct capture *w, uint64_t bytes)
+{
+    if (w->ended)
+        return false;
+    if (!w->limit || w->offset + bytes <= w->limit)
+        return true;
+    w->ended = true;
+    dt_layer_event(w->layer, "capture-limit", "%s has reached its limit of %llu bytes", w->out,
+                   (unsigned long long)w->limit);
+    return false;
+}
+
+static uint32_t block_at(const struct capture_ring *ring, uint64_t at)
+{
+    uint32_t length;
+
+    memcpy(&length, ring->bytes + (at + 4) % ring->size, sizeof(length)); /* all are multiples of four */
+    return length;
+}
+
+/* All up to @head is written, or lost for good. */
+static void pass(struct capture_ring *ring, uint64_t head, bool lost)
+{
+    uint64_t tail = ring->tail, blocks = 0;
+
+    for (; lost && tail != head; blocks++)
+        tail += block_at(ring, tail);
+    if (lost)
+        dt_count(ring->c, UNWRITTEN, blocks);
+    ring->sent = head;
+    __atomic_store_n(&ring->tail, head, __ATOMIC_RELEASE);
+}
+
+static void drain_to_file(struct capture *w, struct capture_ring *ring, uint64_t head)
+{
+    uint64_t at = ring->tail % ring->size, first = MIN(head - ring->tail, ring->size - at);
+    uint64_t offset = w->offset;
+    bool may = may_write(w, head - ring->tail);
+    int ret = -EFBIG;
+
+    if (may) {
+        ret = write_file(w, ring->bytes + at, first);
+        ret = ret ?: write_file(w, ring->bytes, head - ring->tail - first);
+        note_outcome(w, ret);
+    }
+    if (ret < 0)
+        w->offset = offset;
+    pass(ring, head, ret < 0);
+}
+
+/* Returns 0, or -EAGAIN when the reader is slow, or -EPIPE when there is none. */
+static int write_fifo(struct capture *w, struct capture_ring *ring, uint64_t head)
+{
+    uint8_t header[PCAPNG_HEADER_MAX];
+
+    /* As little as a header is written whole, or not at all (pipe(7)). */
+    if (!w->begun && write(w->fd, header, make_header(w, header)) < 0)
+        return -errno;
+    w->begun = true;
+    while (ring->sent != head) {
+        uint64_t at = ring->sent % ring->size;
+        ssize_t n = write(w->fd, ring->bytes + at, MIN(head - ring->sent, ring->size - at));
+
+        if (n < 0)
+            return -errno;
+        ring->sent += (uint64_t)n;
+        while (ring->tail != ring->sent && ring->tail + block_at(ring, ring->tail) <= ring->sent)
+            __atomic_store_n(&ring->tail, ring->tail + block_at(ring, ring->tail), __ATOMIC_RELEASE);
+    }
+    return 0;
+}
+
+static void drain_to_fifo(struct capture *w, struct capture_ring *ring, uint64_t head)
+{
+    int ret;
+
+    if (w->halfway && w->halfway != ring)
+        return;
+    ret = write_fifo(w, ring, head);
+    w->slow = ret == -EAGAIN;
+    w->halfway = w->slow && ring->sent != ring->tail ? ring : NULL;
+    if (ret < 0 && ret != -EAGAIN) {
+        w->begun = false;
+        pass(ring, head, true);
+    }
+}
+
+static bool drain(struct capture *w, struct capture_ring *ring)
+{
+    uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
+
+    if (head == ring->tail)
+        return false;
+    if (w->fifo)
+        drain_to_fifo(w, ring, head);
+    else
+        drain_to_file(w, ring, head);
+    return true;
+}
+
+void writer_forget(struct capture *w, struct capture_ring *ring)
+{
+    drain(w, ring);
+    pass(ring, ring->head, true);
+    if (w->halfway == ring)
+        w->halfway = NULL;
+}
+
+/* ---- Opening ---- */
+
+static int open_fifo(struct capture *w, struct dt_error *err)
+{
+    _cleanup_close_ int reader = open(w->out, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    w->fifo = true;
+    close(w->fd);
+    w->fd = reader < 0 ? -1 : open(w->out, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+    return w->fd < 0 ? dt_fail(err, -errno, "cannot open the FIFO %s: %s", w->out, strerror(errno)) : 0;
+}
+
+/* An existing file is continued only if it is a capture; any other is somebody's data. */
+static int open_file(struct capture *w, struct dt_error *err)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    uint8_t header[PCAPNG_HEADER_MAX];
+    int64_t whole;
+    int ret;
+
+    if (fcntl(w->fd, F_OFD_SETLK, &lock) < 0 && (errno == EAGAIN || errno == EACCES))
+        return dt_fail(err, -EBUSY, "%s is being written by another capture", w->out);
+    whole = pcapng_whole(w->fd);
+    if (whole == -EBADMSG)
+        return dt_fail(err, -EEXIST, "%s exists and is no pcapng file of this host's byte order: it is left alone",
+                       w->out);
+    if (whole < 0)
+        return dt_fail(err, (int)whole, "cannot read %s: %s", w->out, strerror((int)-whole));
+    w->offset = (uint64_t)whole;
+    if (w->limit && w->offset + PCAPNG_HEADER_MAX > w->limit)
+        return dt_fail(err, -EFBIG, "%s already has the %llu bytes of limit=", w->out,
+                       (unsigned long long)w->limit);
+    ret = ftruncate(w->fd, whole) < 0 ? -errno : write_file(w, header, make_header(w, header));
+    return ret < 0 ? dt_fail(err, ret, "cannot write %s: %s", w->out, strerror(-ret)) : 0;
+}
+
+static int open_out(struct capture *w, struct dt_error *err)
+{
+    struct stat st;
+
+    w->fd = open(w->out, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+    if (w->fd < 0 || fstat(w->fd, &st) < 0)
+        return dt_fail(err, -errno, "cannot open %s: %s", w->out, strerror(errno));
+    if (S_ISFIFO(st.st_mode))
+        return open_fifo(w, err);
+    if (!S_ISREG(st.st_mode))
+        return dt_fail(err, -EINVAL, "%s is neither a file nor a FIFO", w->out);
+    return open_file(w, err);
+}
+
+/* ---- The thread ---- */
+
+static bool drain_all(struct capture *w)
+{
+    bool any = false;
+
+    pthread_mutex_lock(&w->lock);
+    for (unsigned i = 0; i < w->threads; i++)
+        if (w->rings[i])
+            any |= drain(w, w->rings[i]);
+    pthread_mutex_unlock(&w->lock);
+    return any;
+}
+
+static void *writer_main(void *arg)
+{
+    struct capture *w = arg;
+    struct pollfd wait[2] = {{.fd = w->wake_fd, .events = POLLIN}, {.fd = w->fd, .events = POLLOUT}};
+    bool busy = true;
+    uint64_t count;
+
+    while (!__atomic_load_n(&w->quit, __ATOMIC_ACQUIRE)) {
+        if (poll(wait, w->slow ? 2 : 1, !busy || w->slow ? SLEEP_MS : NAP_MS) > 0 && wait[0].revents &&
+            read(w->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
+            log_error("capture: eventfd: %s", strerror(errno));
+        __atomic_store_n(&w->asleep, false, __ATOMIC_RELAXED);
+        busy = drain_all(w);
+        if (busy)
+            continue;
+        __atomic_store_n(&w->asleep, true, __ATOMIC_SEQ_CST);
+        busy = drain_all(w); /* what came before the flag was seen */
+    }
+    return NULL;
+}
+
+void writer_wake(struct capture *w)
+{
+    const uint64_t one = 1;
+
+    __atomic_store_n(&w->asleep, false, __ATOMIC_RELAXED);
+    if (write(w->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+        log_error("capture: eventfd: %s", strerror(errno));
+}
+
+/* With all signals blocked: they are for the program's own threads, and a FIFO without a reader is an error here. */
+static int start_thread(struct capture *w, struct dt_error *err)
+{
+    sigset_t all, old;
+    int ret;
+
+    w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->wake_fd < 0)
+        return dt_fail(err, -errno, "cannot create an eventfd: %s", strerror(errno));
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    ret = pthread_create(&w->writer, NULL, writer_main, w);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (ret) {
+        close(w->wake_fd);
+        return dt_fail(err, -ret, "cannot start the writing thread: %s", strerror(ret));
+    }
+    pthread_setname_np(w->writer, "capture");
+    return 0;
+}
+
+int writer_open(struct capture *w, struct dt_error *err)
+{
+    int ret = open_out(w, err);
+
+    pthread_mutex_init(&w->lock, NULL);
+    if (ret == 0)
+        ret = start_thread(w, err);
+    if (ret < 0) {
+        if (w->fd >= 0)
+            close(w->fd);
+        pthread_mutex_destroy(&w->lock);
+    }
+    return ret;
+}
+
+void writer_close(struct capture *w)
+{
+    __atomic_store_n(&w->quit, true, __ATOMIC_RELEASE);
+    writer_wake(w);
+    pthread_join(w->writer, NULL);
+    close(w->wake_fd);
+    close(w->fd);
+    pthread_mutex_destroy(&w->lock);
+}
