@@ -113,6 +113,8 @@ struct channel_map {
     uint64_t data_bytes;
 };
 
+/** channel_size() - bytes of a channel of this shape. */
+uint64_t channel_size(const struct channel_shape *shape);
 /** channel_create() - a new sealed memfd, mapped: its descriptor (owned by the caller) or -errno.
  */
 int channel_create(struct channel_map *map, const struct channel_shape *shape,
@@ -171,7 +173,7 @@ bool channel_arm(struct channel_consumer *c);
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
     CONTROL_INIT,      /* down: device, layer, parameters, disk below */
-    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up */
+    CONTROL_START,     /* down: thread; fds: memfd, eventfd down, eventfd up. One for each thread, in order */
     CONTROL_SET,       /* down: parameter, value */
     CONTROL_DO,        /* down: verb, arguments */
     CONTROL_SAVE,      /* down: the answer has a memfd with the state */

@@ -110,7 +110,8 @@ void dt_channel_free(struct dt_channel *ch)
         return;
     CHECK_MAGIC(ch, CLIENT_MAGIC);
     detach(ch);
-    close(ch->sock);
+    if (ch->sock >= 0)
+        close(ch->sock);
     ch->magic = 0;
     free(ch);
 }
@@ -401,6 +402,22 @@ static int start(struct dt_channel *ch)
     return 0;
 }
 
+struct dt_channel *dt_channel_take_rings(struct dt_channel *ch)
+{
+    struct dt_channel *taken = xaligned(CACHE_LINE, sizeof(*taken));
+
+    CHECK_MAGIC(ch, CLIENT_MAGIC);
+    CHECK(ch->map.header && ch->taken == 0);
+    *taken = *ch;
+    taken->sock = -1;
+    ch->map = (struct channel_map){0};
+    ch->kick_down = ch->up.kick = -1;
+    ch->requests = NULL;
+    ch->subs = NULL;
+    ch->sub_free = 0;
+    return taken;
+}
+
 static unsigned control_event(struct dt_channel *ch, struct dt_channel_event *e)
 {
     struct control_frame *f = &ch->frame;
@@ -434,7 +451,7 @@ unsigned dt_channel_poll_control(struct dt_channel *ch, struct dt_channel_event 
     int ret;
 
     CHECK_MAGIC(ch, CLIENT_MAGIC);
-    if (ch->ended)
+    if (ch->ended || ch->sock < 0)
         return 0;
     ret = control_recv(ch->sock, &ch->frame);
     if (ret < 0)
@@ -548,7 +565,7 @@ static bool spin(const struct dt_channel *ch)
 
 void dt_channel_wait(struct dt_channel *ch, int ms)
 {
-    struct pollfd fds[2] = {{.fd = ch->sock, .events = POLLIN},
+    struct pollfd fds[2] = {{.fd = ch->sock, .events = POLLIN}, /* -1 is not looked at */
                             {.fd = ch->kick_down, .events = POLLIN}};
     eventfd_t count;
 

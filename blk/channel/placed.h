@@ -9,6 +9,9 @@
  * extension, and a back that returns what it forwards. A program in another language takes the
  * place of the host.
  *
+ * Where several threads serve the device, each has a *link* in the proxy, with a channel of its own, and a
+ * thread of its own in the host.
+ *
  * The proxy keeps each request until it was answered. When the process dies, hangs or breaks the
  * protocol, it is killed and started again with its last saved state and the present
  * parameters; once nothing that the old one forwarded is under way below, all unanswered

@@ -178,8 +178,7 @@ static int wrap(struct wrapped *w, const struct dt_block_ext *ext, struct dt_err
     e->name = ext->name;
     e->summary = ext->summary;
     e->help = ext->help;
-    /* One channel, so one thread; and a process to start. */
-    e->flags = ext->flags & ~(uint32_t)(DT_PER_QUEUE | DT_SELF_CONTAINED);
+    e->flags = ext->flags & ~(uint32_t)DT_SELF_CONTAINED; /* it has a process to start */
     e->read_data = ext->read_data;
     e->write_data = ext->write_data;
     e->counters = ext->counters;
@@ -234,6 +233,7 @@ static char *ask_hello(const struct wrapped *w, struct dt_error *err)
     char *hello = NULL, cause[200];
     bool own;
 
+    process_init(&p);
     if (process_start(&p, w, 0, err) == 0) {
         struct pollfd fd = {.fd = p.sock, .events = POLLIN};
 

@@ -18,7 +18,8 @@
  *     }
  *
  * When the program dies, devtap starts it again and sends every request once more that had no answer,
- * flagged DT_REQ_REPLAYED. All functions belong to one thread.
+ * flagged DT_REQ_REPLAYED. All functions of a channel belong to one thread; dt_channel_take_rings() has what there
+ * is for several.
  */
 #ifndef DEVTAP_CHANNEL_H
 #define DEVTAP_CHANNEL_H
@@ -48,7 +49,7 @@ enum dt_channel_control {
     DT_CHANNEL_DO,       /* {"verb", "args": [...]} */
     DT_CHANNEL_SAVE,     /* answer with dt_channel_answer_state() */
     DT_CHANNEL_INFO,     /* the disk below changed */
-    DT_CHANNEL_QUIESCE,  /* let go of what is held: no answer */
+    DT_CHANNEL_QUIESCE,  /* {"thread"}: let go of what is held there: no answer */
     DT_CHANNEL_STOP,     /* no request is outstanding: end the program */
     DT_CHANNEL_LOAD,     /* {"version"}; @fd: the saved state. Before DT_CHANNEL_START */
 };
@@ -130,6 +131,13 @@ DT_PUBLIC int dt_channel_answer_error(struct dt_channel *ch, uint32_t seq, int c
                                       const char *text);
 DT_PUBLIC int dt_channel_answer_state(struct dt_channel *ch, uint32_t seq, const void *state,
                                       size_t size);
+/**
+ * dt_channel_take_rings() - for programs with several threads, whose description has "per_queue": the rings
+ * that DT_CHANNEL_START just brought, as a channel without control: for one thread, which polls it, answers on it and frees
+ * it. @ch keeps the control, and gets a DT_CHANNEL_START for each of INIT's "threads". Call it before any
+ * request was taken from @ch.
+ */
+DT_PUBLIC struct dt_channel *dt_channel_take_rings(struct dt_channel *ch);
 /** dt_channel_event() - something that a person or a manager should know. */
 DT_PUBLIC int dt_channel_event(struct dt_channel *ch, const char *event, const char *text);
 /** dt_channel_counter() - counter @index of the description now has this value. */

@@ -28,13 +28,22 @@ static enum dt_verdict pass_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext down_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "down",           .summary = "requests only",
-    .counters = counters, .request = count_request,
+    DT_BLOCK_EXT_HEADER,
+    .name = "down",
+    .summary = "requests only",
+    .flags = DT_PER_QUEUE,
+    .counters = counters,
+    .request = count_request,
 };
 
 static const struct dt_block_ext both_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "both",           .summary = "both ways",
-    .counters = counters, .request = count_request, .response = pass_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "both",
+    .summary = "both ways",
+    .flags = DT_PER_QUEUE,
+    .counters = counters,
+    .request = count_request,
+    .response = pass_response,
 };
 
 static const struct dt_block_ext up_ext = {
@@ -89,7 +98,7 @@ static const struct dt_block_ext plus_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "plus",
     .summary = "transforms",
-    .flags = DT_CONTENT_BEARING,
+    .flags = DT_PER_QUEUE | DT_CONTENT_BEARING,
     .read_data = DT_DATA_TRANSFORM,
     .write_data = DT_DATA_TRANSFORM,
     .submit = plus_submit,
@@ -97,7 +106,7 @@ static const struct dt_block_ext plus_ext = {
 };
 
 /* Looks at every byte; ends the process if a block's 8-byte words are not those of one pattern. */
-static uint64_t sum;
+static _Thread_local uint64_t sum;
 static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 {
     const struct iovec *iov;
@@ -122,6 +131,7 @@ static const struct dt_block_ext stable_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "stable",
     .summary = "looks at copies",
+    .flags = DT_PER_QUEUE,
     .read_data = DT_DATA_STABLE,
     .write_data = DT_DATA_STABLE,
     .request = look,
@@ -182,6 +192,7 @@ static const struct dt_block_ext hold_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "hold",
     .summary = "holds for a while",
+    .flags = DT_PER_QUEUE,
     .ctx_size = sizeof(struct held),
     .request = hold_request,
     .response = pass_response,
@@ -258,6 +269,7 @@ static const struct dt_block_ext guard_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "guard",
     .summary = "locks and rewrites",
+    .flags = DT_PER_QUEUE,
     .sub_requests = 64,
     .frame_size = sizeof(struct guarded),
     .request = guard_request,
@@ -375,10 +387,18 @@ static const struct dt_verb bad_verbs[] = {
 };
 
 static const struct dt_block_ext bad_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "bad",          .summary = "fails",
-    .params = bad_params, .verbs = bad_verbs,     .layer_size = sizeof(struct bad),
-    .state_version = 1,   .request = bad_request, .set = bad_set,
-    .save = bad_save,     .load = bad_load,
+    DT_BLOCK_EXT_HEADER,
+    .name = "bad",
+    .summary = "fails",
+    .flags = DT_PER_QUEUE,
+    .params = bad_params,
+    .verbs = bad_verbs,
+    .layer_size = sizeof(struct bad),
+    .state_version = 1,
+    .request = bad_request,
+    .set = bad_set,
+    .save = bad_save,
+    .load = bad_load,
 };
 
 const struct dt_block_ext *const placed_test_exts[] = {
