@@ -72,7 +72,7 @@ static const char *take_forward(struct link *l, const struct channel_msg *m, str
         void *own = dt_req_transform(l->c, req, &from, &n);
 
         if (req->op == DT_OP_WRITE)
-            memcpy(own, (uint8_t *)s->data + bytes, bytes);
+            memcpy(own, part_below(s), bytes);
     }
     req->sector = m->sector;
     if (unlikely(f->replay))
@@ -98,7 +98,7 @@ static const char *take_done(struct link *l, const struct channel_msg *m, struct
         return "it answered a request that it did not have";
     if (m->error > 0 || m->error < -4095)
         return "it answered with what is no error number";
-    if (req->op == DT_OP_READ && m->error == 0 && s->parts) {
+    if (req->op == DT_OP_READ && m->error == 0 && s->parts && !s->in_memory) {
         unsigned n = dt_req_map(l->c, req, &to);
 
         dt_iov_write(to, n, 0, s->data, dt_req_bytes(req));

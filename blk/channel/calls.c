@@ -49,6 +49,12 @@ static int send_json(struct proxy *p, uint32_t type, json_t *json, const int *fd
     return 0;
 }
 
+int proxy_tell(struct proxy *p, uint32_t type, json_t *json, int fd, uint32_t *seq,
+               struct dt_error *err)
+{
+    return send_json(p, type, json, &fd, fd >= 0, seq, err);
+}
+
 int proxy_send_init(struct proxy *p, struct dt_error *err)
 {
     json_t *json = json_pack("{ss ss so so sI si si}", "device", dt_layer_device(p->layer), "layer",
@@ -99,7 +105,7 @@ static int send_start(struct link *l, struct dt_error *err)
 
 int proxy_send_start(struct proxy *p, struct dt_error *err)
 {
-    int ret = 0;
+    int ret = proxy_send_memory(p, false, err);
 
     for (unsigned i = 0; i < p->nlinks && ret == 0; i++)
         ret = send_start(p->links[i], err);
@@ -213,6 +219,10 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
             p->ready = true;
     } else if (l) {
         take_start_answer(p, l, answer);
+    } else if (f->seq == p->memory_seq) {
+        p->memory_seq = 0;
+        if (judge_answer(answer, &err) < 0)
+            proxy_break(p, "%s", err.text);
     } else if (f->seq == p->load_seq) {
         p->load_seq = 0;
         if (judge_answer(answer, &err) < 0)

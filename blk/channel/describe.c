@@ -188,6 +188,7 @@ static int parse_object(struct wrapped *w, const json_t *json, struct dt_error *
     w->holds = flag_of(json, "holds");
     w->saves = flag_of(json, "saves");
     w->cancels = flag_of(json, "cancels");
+    w->vectors = flag_of(json, "vectors");
     ext->submit = no_requests;
     ext->complete = w->responds ? no_requests : NULL;
     if (subs && (json_integer_value(subs) < 0 || json_integer_value(subs) > 1024))

@@ -135,6 +135,8 @@ static const struct front_ops front_ops = {.complete = front_complete, .wake = f
 static struct request *take_request(struct host_lane *l, const struct dt_channel_event *e)
 {
     struct host_slot *s = &l->slots[e->id];
+    const struct iovec *vectors;
+    unsigned n = dt_channel_vectors(l->ch, e->id, &vectors);
 
     s->id = e->id;
     s->last = false;
@@ -146,8 +148,8 @@ static struct request *take_request(struct host_lane *l, const struct dt_channel
                                  .op = e->op,
                                  .flags = e->flags,
                                  .queue = e->queue};
-    s->req.iov = &s->iov;
-    s->req.niov = e->data != NULL;
+    s->req.iov = n ? (struct iovec *)(uintptr_t)vectors : &s->iov;
+    s->req.niov = n ? n : e->data != NULL;
     return &s->req;
 }
 

@@ -23,6 +23,7 @@
  * @real:  the extension's own; NULL for a program, which sent @hello instead.
  * @argv:  what to execute; NULL = the host with @name.
  * @cancels: it can be asked to let go of one request.
+ * @vectors: it can find data in the guest's memory.
  * @holds: it may keep requests for a time of its own, so only its silence shows that it hangs.
  */
 struct wrapped {
@@ -31,7 +32,7 @@ struct wrapped {
     char *name;
     char **argv;
     char *hello;
-    bool holds, responds, saves, cancels;
+    bool holds, responds, saves, cancels, vectors;
     unsigned own_params; /* the extension's; the placement's follow */
     unsigned ncounters;
     struct wrapped *next;
@@ -136,6 +137,7 @@ struct slot {
     uint8_t state;
     uint8_t parts;
     bool cancelled; /* the process was asked to */
+    bool in_memory; /* the first part is a list of where it lies in the guest's */
 };
 
 /* A request that the extension makes itself. */
@@ -218,7 +220,7 @@ static inline bool link_is_up(const struct link *l)
  */
 struct proxy {
     /* The placement's parameters. */
-    unsigned on_crash;
+    unsigned on_crash, trust;
     uint64_t tries, window, deadline, mem_limit, spin;
 
     struct dt_layer *layer;
@@ -235,6 +237,7 @@ struct proxy {
 
     /* Answers that are awaited, by sequence number; 0 = none. */
     uint32_t init_seq, load_seq, save_seq, call_seq;
+    uint32_t memory_seq; /* of the last region */
     unsigned starts; /* links whose START was answered */
     int refusal;     /* of INIT */
     int call_result; /* 1 = still awaited */
@@ -242,6 +245,11 @@ struct proxy {
     struct dt_error *call_err;
     bool ready, started, hung_up;
     struct control_frame *frame;
+
+    /* The guest's memory, of which the process has so many regions. It changes while the links are down, or no
+     * request is in them. */
+    const struct device_region *memory;
+    unsigned granted;
 
     /* Its threads (orders.c). */
     unsigned awaited;            /* atomic: orders that were not obeyed yet */
@@ -262,6 +270,11 @@ struct proxy {
     uint32_t blob_version;
     uint64_t saved_at;
 };
+/* What the process passes on to the layers below; for layers that transform. */
+static inline uint8_t *part_below(const struct slot *s)
+{
+    return (uint8_t *)s->data + (s->in_memory ? 1u << CHANNEL_PAGE_SHIFT : dt_req_bytes(s->req));
+}
 static inline struct link *link_of(struct dt_ctx *c)
 {
     return ((struct proxy *)c->layer_data)->links[c->thread];
@@ -307,7 +320,18 @@ void link_detach(struct link *l);
 /** link_memory() - bytes that it is in the process. */
 uint64_t link_memory(const struct proxy *p);
 
+/* The guest's memory (memory.c). */
+/** proxy_send_memory() - to a process that is trusted with it; @wait for its answer. */
+int proxy_send_memory(struct proxy *p, bool wait, struct dt_error *err);
+void proxy_memory_changed(struct dt_layer *layer);
+/** proxy_vectors() - the @n at @iov as the process finds them; 0: not all of it is there. */
+unsigned proxy_vectors(const struct proxy *p, const struct iovec *iov, unsigned n,
+                       struct channel_vector *list);
+
 /* Control (calls.c). */
+/** proxy_tell() - send a frame of @json, which is taken over, and @fd (-1 = none), which is not. */
+int proxy_tell(struct proxy *p, uint32_t type, json_t *json, int fd, uint32_t *seq,
+               struct dt_error *err);
 void proxy_frames(struct proxy *p);
 int proxy_take_info(struct proxy *p, const json_t *answer);
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,

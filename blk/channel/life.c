@@ -13,7 +13,9 @@
 /* Each thread beyond the first brings a channel, and a stack and what its loop needs. */
 static uint64_t memory_of(const struct proxy *p)
 {
-    return p->mem_limit ? p->mem_limit + (p->nlinks - 1) * (link_memory(p) + THREAD_BYTES) : 0;
+    uint64_t bytes = p->mem_limit + (p->nlinks - 1) * (link_memory(p) + THREAD_BYTES);
+
+    return p->mem_limit == 0 ? 0 : p->trust ? bytes | PLACED_LIMIT_PRIVATE : bytes;
 }
 
 int proxy_spawn(struct proxy *p, struct dt_error *err)
@@ -116,6 +118,9 @@ static int proxy_open(struct dt_layer *layer, struct dt_error *err)
     new_links(p);
     proxy_init_orders(p);
     ret = judge_policy(p, err);
+    if (ret == 0 && p->trust && !p->w->vectors)
+        ret = dt_fail(err, -EINVAL, "trust=memory: this program knows copies of data alone");
+    layer_watch_memory(layer, p->trust ? proxy_memory_changed : NULL);
     ret = ret ?: open_process(p, err);
     if (ret < 0) {
         end_process(p);

@@ -88,7 +88,7 @@ static void fall(struct proxy *p)
     proxy_unwatch(p);
     process_reap(&p->process, &p->own, p->cause, sizeof(p->cause));
     p->ready = false;
-    p->init_seq = p->load_seq = p->save_seq = 0;
+    p->init_seq = p->load_seq = p->save_seq = p->memory_seq = 0;
     if (p->lived)
         p->died_at = dt_clock_ns();
     p->state = PROXY_FALLING;

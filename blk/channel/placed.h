@@ -27,11 +27,13 @@
 /**
  * struct placed_spawner - who makes processes where this one may not: a keeper on behalf of its
  * worker.
+ * @mem_limit: bytes of address space; with PLACED_LIMIT_PRIVATE, of memory that is not a file's. 0 = no limit.
  * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned
  * by the caller), or -errno; *@pid for people.
  * @kill:  end it with SIGKILL, whatever user it runs as. 0 or -errno.
  * @reap:  it ended: how, as waitid(2) says. 0 or -errno when nobody knows.
  */
+#define PLACED_LIMIT_PRIVATE (1ull << 63)
 struct placed_spawner {
     int (*start)(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid);
     int (*kill)(int pidfd);

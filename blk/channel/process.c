@@ -88,7 +88,8 @@ _Noreturn static void become(int sock, char *const *argv, char *const *envp, uin
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, FILES_MAX);
     if (LIMIT_MEMORY && mem_limit)
-        limit(RLIMIT_AS, mem_limit);
+        limit(mem_limit & PLACED_LIMIT_PRIVATE ? RLIMIT_DATA : RLIMIT_AS,
+              mem_limit & ~PLACED_LIMIT_PRIVATE);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         _exit(127);
     if (placed_configuration->confine && placed_configuration->confine() < 0)

@@ -60,8 +60,25 @@ void slot_free(struct link *l, uint32_t id)
     l->in_slots--;
 }
 
-/* Memory for the request's data, with the data of a write in it; false: none left now. */
-static bool place_data(struct link *l, struct slot *s, struct dt_req *req)
+/* The process has the guest's memory: a list of where it is there. 0: it has not, or not all of it. */
+static unsigned place_list(struct link *l, struct slot *s, struct dt_req *req)
+{
+    struct channel_vector list[CHANNEL_VECTORS];
+    const struct iovec *iov;
+    unsigned n = dt_req_map(l->c, req, &iov);
+
+    n = proxy_vectors(l->p, iov, n, list);
+    if (n == 0)
+        return 0;
+    s->data = copypool_get(&l->pool, PAGE_SIZE_4K + (s->parts - 1u) * dt_req_bytes(req), 0);
+    if (s->data)
+        memcpy(s->data, list, n * sizeof(list[0]));
+    s->in_memory = s->data;
+    return s->data ? n : 0;
+}
+
+/* Memory for the request's data, with the data of a write in it, or @vectors; false: none left now. */
+static bool place_data(struct link *l, struct slot *s, struct dt_req *req, uint16_t *vectors)
 {
     uint8_t right = proxy_right(l->p, req);
     const struct iovec *iov;
@@ -69,7 +86,13 @@ static bool place_data(struct link *l, struct slot *s, struct dt_req *req)
 
     s->parts = right == DT_DATA_NONE ? 0 : right == DT_DATA_TRANSFORM ? 2 : 1;
     s->data = NULL;
+    s->in_memory = false;
+    *vectors = 0;
     if (s->parts == 0)
+        return true;
+    if (l->p->granted)
+        *vectors = (uint16_t)place_list(l, s, req);
+    if (*vectors)
         return true;
     s->data = copypool_get(&l->pool, s->parts * dt_req_bytes(req), 0);
     if (!s->data)
@@ -93,8 +116,9 @@ static bool send(struct link *l, struct dt_req *req, uint64_t now)
     struct frame *f = frame_of(l, req);
     uint32_t id = l->free_slot;
     struct slot *s = &l->slots[id];
+    uint16_t vectors;
 
-    if (id == NO_SLOT || !place_data(l, s, req))
+    if (id == NO_SLOT || !place_data(l, s, req, &vectors))
         return false;
     l->free_slot = s->next_free;
     l->in_slots++;
@@ -114,7 +138,8 @@ static bool send(struct link *l, struct dt_req *req, uint64_t now)
                              .flags = (uint8_t)(req->flags | (f->replay ? DT_REQ_REPLAYED : 0)),
                              .sectors = req->sectors,
                              .data = data_page(l, s),
-                             .queue = req->queue};
+                             .queue = req->queue,
+                             .vectors = vectors};
     return true;
 }
 
@@ -253,8 +278,8 @@ static void return_data(struct link *l, struct slot *s)
     if (req->op != DT_OP_READ || req->error || s->parts == 0)
         return;
     if (below) {
-        memcpy((uint8_t *)s->data + bytes, below, bytes);
-    } else {
+        memcpy(part_below(s), below, bytes);
+    } else if (!s->in_memory) {
         n = dt_req_map(l->c, req, &iov);
         dt_iov_read(iov, n, 0, s->data, bytes);
     }

@@ -113,6 +113,12 @@ DT_PUBLIC void dt_channel_complete(struct dt_channel *ch, uint32_t id, int error
 /** dt_channel_data() - the two buffers of request @id, or NULL. Return: the bytes of each. */
 DT_PUBLIC uint32_t dt_channel_data(struct dt_channel *ch, uint32_t id, void **data, void **below);
 /**
+ * dt_channel_vectors() - where request @id's bytes lie in the guest's memory, until it is over; @data is NULL then, and
+ * @below as always. For programs whose description has "vectors", with trust=memory. Return: their number; 0 for
+ * a request with a copy, or without data.
+ */
+DT_PUBLIC unsigned dt_channel_vectors(struct dt_channel *ch, uint32_t id, const struct iovec **iov);
+/**
  * dt_channel_sub_new() - a request of the program's own, to the layers below.
  * @data, @size: set to its buffer; may be NULL.
  *

@@ -1,5 +1,6 @@
 """Extensions in processes of their own under a real guest: killed again and again, and in Python."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -66,13 +67,13 @@ def kill_extension(disk):
     return time.monotonic() - t0
 
 
-def killed(t, kills, jobs=1, options=()):
+def killed(t, kills, jobs=1, options=(), settings="", extra=(), between=None):
     """A transforming extension dies under verified load, `jobs` of it: the guest notices nothing, not even
-    without QEMU's reconnect."""
+    without QEMU's reconnect. `between`(guest) is done after each death."""
     image = t.sparse_file(64 * MIB)
     ext = pathlib.Path(paths.devtap()).parent.parent / "examples/xor.so"
-    disk = t.soft_disk(f"{ext} key=90 place=process tries=1000000 | file path={image}", options=options)
-    guest = t.guest([disk.socket], queues=jobs, smp=jobs)
+    disk = t.soft_disk(f"{ext} key=90 place=process tries=1000000 {settings} | file path={image}", options=options)
+    guest = t.guest([disk.socket], queues=jobs, smp=jobs, extra=extra)
     load = LOAD.replace("@JOBS@", str(jobs))
     guest.check("cat >/tmp/load.sh <<'SH'\n" + load + "\nSH\n(sh /tmp/load.sh >/dev/null 2>&1 &)")
     wait_for("the load", lambda: disk.operations("xor", "write") > 20, 60.0)
@@ -81,6 +82,8 @@ def killed(t, kills, jobs=1, options=()):
     for _ in range(kills):
         time.sleep(generator.uniform(0, 0.1))
         longest = max(longest, kill_extension(disk))
+        if between:
+            between(guest)
     before = disk.operations("xor", "write")
     wait_for("the guest's I/O to go on", lambda: disk.operations("xor", "write") > before, 60.0)
     guest.check("touch /tmp/stop")
@@ -106,6 +109,35 @@ def test_killed_threads(t):
     names = [task.read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
     t.equal(sorted(name for name in names if name[-1].isdigit()), ["ext-host0", "ext-host1"])
     assert "after" in disk.devtap("events", disk.disk), "no event of a restart"
+
+
+def deleted(guest, device):
+    """Has the guest let go of a device?"""
+    guest.qmp.command("query-status")
+    return any(event["event"] == "DEVICE_DELETED" and event["data"].get("device") == device
+               for event in guest.qmp.events)
+
+
+@limit(300)
+def test_trusted(t):
+    """One that is trusted with the guest's memory, whose slots come and go under load: no copy, no difference."""
+    numbers = itertools.count()
+
+    def plug(guest):
+        name = f"more{next(numbers)}"
+        guest.qmp.command("object-add", qom_type="memory-backend-memfd", id=name, size=128 * MIB, share=True)
+        guest.qmp.command("device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name)
+        time.sleep(0.2)
+        guest.qmp.command("device_del", id=f"dimm-{name}")
+        wait_for("the guest to give the memory back", lambda: deleted(guest, f"dimm-{name}"), 30.0, 0.1)
+        guest.qmp.command("object-del", id=name)
+
+    disk = killed(t, 5, settings="trust=memory", extra=["-m", "size=512M,slots=4,maxmem=2G"], between=plug)
+    assert "trust=memory" in disk.devtap("show", disk.disk), disk.devtap("show", disk.disk)
+    seen = map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines())
+    grants = [e["text"] for e in seen if e["event"] == "memory-granted"]
+    t.log(f"{len(grants)} grants; {grants[-1]}")
+    assert any("640 MiB" in text for text in grants) and "512 MiB" in grants[-1], grants
 
 
 def python_disk(t, settings):
@@ -139,6 +171,8 @@ def test_hang_and_leak(t):
     """An extension that hangs, or takes memory without end, is ended by its limits and started again; the
     request that does it fails alone, and nobody else notices."""
     poison = t.folder / "poison.so"
+    for folder in (t.folder, t.folder.parent):
+        folder.chmod(0o755)  # what runs in the process is read by a user of its own
     subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", poison,
                     ROOT / "tests/captive/poison.c"], check=True)
     for how, why, deadline in (("hang", "it hangs", "300ms"), ("leak", "killed by signal 6", "20s")):

@@ -107,6 +107,11 @@ static const struct dt_block_ext plus_ext = {
 
 /* Looks at every byte; ends the process if a block's 8-byte words are not those of one pattern. */
 static _Thread_local uint64_t sum;
+static const struct dt_counter look_counters[] = {
+    {"vectors", "vectors", "In which the data came."},
+    {NULL},
+};
+
 static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 {
     const struct iovec *iov;
@@ -116,6 +121,7 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
         return DT_PASS;
     n = dt_req_map(c, req, &iov);
     CHECK(dt_iov_length(iov, n) == dt_req_bytes(req));
+    dt_count(c, 0, n);
     for (unsigned i = 0; i < n; i++)
         for (size_t k = 0; k < iov[i].iov_len; k += 64)
             sum += ((const uint8_t *)iov[i].iov_base)[k];
@@ -123,8 +129,35 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext peek_ext = {
-    DT_BLOCK_EXT_HEADER,        .name = "peek",  .summary = "looks", .read_data = DT_DATA_PEEK,
-    .write_data = DT_DATA_PEEK, .request = look, .response = look,
+    DT_BLOCK_EXT_HEADER,
+    .name = "peek",
+    .summary = "looks",
+    .flags = DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK,
+    .write_data = DT_DATA_PEEK,
+    .counters = look_counters,
+    .request = look,
+    .response = look,
+};
+
+/* Writes where it said that it only reads. */
+static enum dt_verdict scribble_request(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct iovec *iov;
+
+    if (req->op == DT_OP_WRITE) {
+        dt_req_map(c, req, &iov);
+        *(volatile uint8_t *)iov->iov_base = 1;
+    }
+    return DT_PASS;
+}
+
+static const struct dt_block_ext scribble_ext = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "scribble",
+    .summary = "writes into what is written",
+    .write_data = DT_DATA_PEEK,
+    .request = scribble_request,
 };
 
 static const struct dt_block_ext stable_ext = {
@@ -134,6 +167,7 @@ static const struct dt_block_ext stable_ext = {
     .flags = DT_PER_QUEUE,
     .read_data = DT_DATA_STABLE,
     .write_data = DT_DATA_STABLE,
+    .counters = look_counters,
     .request = look,
     .response = look,
 };
@@ -403,5 +437,6 @@ static const struct dt_block_ext bad_ext = {
 
 const struct dt_block_ext *const placed_test_exts[] = {
     &down_ext,   &both_ext, &up_ext,    &plus_ext, &peek_ext,
-    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  NULL,
+    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  &scribble_ext,
+    NULL,
 };
