@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * channel-bench.c - what a process of its own costs an extension: each kind in this process and in
- * its own, at several depths, over a back that answers at once.
+ * its own, with copies and trusted with the guest's memory, at several depths, over a back that answers at once.
  *
  * One thread of the worker spins on one core, the extension's process on another. Each figure is
  * the best of several short rounds: other load on the machine can only slow them.
@@ -10,10 +10,12 @@
 
 #include <sched.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #define ROUND_NS DT_MS(5)
 #define ROUNDS   200
-#define BYTES    4096u
+#define BYTES_MAX (128u << 10)
+
 
 /* ---- Extensions of each kind, and a back ---- */
 
@@ -61,6 +63,7 @@ struct slot {
     struct iovec iov;
 } CACHE_ALIGNED;
 static struct slot *slots;
+static unsigned bytes = 4096; /* of each request */
 static struct request *ready[256];
 static unsigned nready;
 static uint64_t completed;
@@ -86,7 +89,7 @@ static void submit_ready(struct lane *lane, enum dt_op op)
     for (unsigned i = 0; i < n; i++) {
         struct request *r = burst[i] = ready[--nready];
 
-        r->pub = (struct dt_req){.op = (uint8_t)op, .sectors = BYTES / DT_SECTOR_SIZE};
+        r->pub = (struct dt_req){.op = (uint8_t)op, .sectors = bytes / DT_SECTOR_SIZE};
         r->niov = 1;
     }
     if (n)
@@ -109,6 +112,9 @@ static double round_of(struct lane *lane, enum dt_op op)
     return (double)completed * 1e9 / (double)(now - start);
 }
 
+/* Where the slots' data lie, for processes that are trusted with it. */
+static struct device_region guest = {.size = 256 * BYTES_MAX, .fd = -1};
+
 static double run(const char *text, enum dt_op op, unsigned depth)
 {
     struct loop_config config = {.spin_ns = UINT64_MAX};
@@ -128,6 +134,7 @@ static double run(const char *text, enum dt_op op, unsigned depth)
         exit(1);
     }
     chain_spec_free(&spec);
+    device_set_memory(dev, &guest, 1);
     for (nready = 0; nready < depth; nready++) {
         ready[nready] = &slots[nready].req;
         slots[nready].req.iov = &slots[nready].iov;
@@ -153,14 +160,23 @@ static void pin(unsigned cpu)
     sched_setaffinity(0, sizeof(set), &set);
 }
 
+static void set_bytes(unsigned n)
+{
+    bytes = n;
+    for (unsigned i = 0; i < 256; i++)
+        slots[i].iov = (struct iovec){guest.host + (size_t)i * bytes, bytes};
+}
+
 static void compare(const char *name, const char *what, enum dt_op op, unsigned depth)
 {
     _cleanup_free_ char *in = xasprintf("%s | at-once", name);
     _cleanup_free_ char *out = xasprintf("%s place=process spin=1s mem-limit=0 | at-once", name);
-    double here = run(in, op, depth), there = run(out, op, depth);
+    _cleanup_free_ char *trusted =
+        xasprintf("%s place=process spin=1s mem-limit=0 trust=memory | at-once", name);
+    double here = run(in, op, depth), there = run(out, op, depth), with = run(trusted, op, depth);
 
-    printf("%-34s %6u %10.0f %10.0f %10.2f\n", what, depth, here / 1e3, there / 1e3,
-           (1e6 / there - 1e6 / here) * depth);
+    printf("%-34s %6u %10.0f %10.0f %10.2f %10.0f %10.2f\n", what, depth, here / 1e3, there / 1e3,
+           (1e6 / there - 1e6 / here) * depth, with / 1e3, (1e6 / with - 1e6 / here) * depth);
 }
 
 int main(int argc, char **argv)
@@ -172,21 +188,29 @@ int main(int argc, char **argv)
         CHECK(registry_add(&exts[i], &err) == 0);
     CHECK(registry_add(&back, &err) == 0);
     placed_init(NULL);
+    log_set_level(DT_LOG_ERROR);
     if (argc == 3 && strcmp(argv[1], "ext-host") == 0) {
         pin(1);
         return placed_host(argv[2]);
     }
     pin(0);
     slots = xaligned(CACHE_LINE, 256 * sizeof(*slots));
-    for (unsigned i = 0; i < 256; i++)
-        slots[i].iov = (struct iovec){xaligned(BYTES, BYTES), BYTES};
-    printf("%-34s %6s %10s %10s %10s\n", "thousands of requests/s", "depth", "in worker",
-           "in process", "added us");
+    guest.fd = memfd_create("guest", MFD_CLOEXEC);
+    CHECK(guest.fd >= 0 && ftruncate(guest.fd, (off_t)guest.size) == 0);
+    guest.host = mmap(NULL, guest.size, PROT_READ | PROT_WRITE, MAP_SHARED, guest.fd, 0);
+    CHECK(guest.host != MAP_FAILED);
+    set_bytes(bytes);
+    printf("%-34s %6s %10s %10s %10s %10s %10s\n", "thousands of requests/s", "depth", "in worker",
+           "in process", "added us", "trusted", "added us");
     for (unsigned i = 0; i < ARRAY_SIZE(depths); i++) {
         compare("down", "headers, requests only", DT_OP_READ, depths[i]);
         compare("both", "headers, both ways", DT_OP_READ, depths[i]);
         compare("writes", "4 KiB written are copied", DT_OP_WRITE, depths[i]);
         compare("reads", "4 KiB read are copied", DT_OP_READ, depths[i]);
+        set_bytes(BYTES_MAX);
+        compare("writes", "128 KiB written are copied", DT_OP_WRITE, depths[i]);
+        compare("reads", "128 KiB read are copied", DT_OP_READ, depths[i]);
+        set_bytes(4096);
     }
     return 0;
 }

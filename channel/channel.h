@@ -23,6 +23,7 @@
 #define CHANNEL_H
 
 #include "base/base.h"
+#include <sys/uio.h>
 
 #define CHANNEL_MAGIC      0x68435444u /* "DTCh" */
 #define CHANNEL_VERSION    2u
@@ -61,9 +62,17 @@ struct channel_msg {
     int32_t error;
     uint32_t data; /* first page within the data area, or CHANNEL_NO_DATA */
     uint16_t queue;
-    uint16_t zero;
+    uint16_t vectors; /* so many, in the first page at @data, are the first buffer; 0 = it lies there itself */
 };
 _Static_assert(sizeof(struct channel_msg) == 32, "two messages in a cache line");
+
+/** struct channel_vector - a piece of the guest's memory. */
+struct channel_vector {
+    uint32_t region, length;
+    uint64_t offset; /* within the region */
+};
+#define CHANNEL_VECTORS ((1u << CHANNEL_PAGE_SHIFT) / sizeof(struct channel_vector))
+#define CHANNEL_REGIONS 64u
 
 /** struct channel_ring - the words of one ring, each on a cache line of one writer. */
 struct channel_ring {
@@ -113,6 +122,8 @@ struct channel_map {
     uint64_t data_bytes;
 };
 
+/** channel_size() - bytes of a channel of this shape. */
+uint64_t channel_size(const struct channel_shape *shape);
 /** channel_create() - a new sealed memfd, mapped: its descriptor (owned by the caller) or -errno.
  */
 int channel_create(struct channel_map *map, const struct channel_shape *shape,
@@ -171,7 +182,7 @@ bool channel_arm(struct channel_consumer *c);
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
     CONTROL_INIT,      /* down: device, layer, parameters, disk below */
-    CONTROL_START,     /* down: fds: memfd, eventfd down, eventfd up */
+    CONTROL_START,     /* down: thread; fds: memfd, eventfd down, eventfd up. One for each thread, in order */
     CONTROL_SET,       /* down: parameter, value */
     CONTROL_DO,        /* down: verb, arguments */
     CONTROL_SAVE,      /* down: the answer has a memfd with the state */
@@ -181,7 +192,27 @@ enum control_type {
     CONTROL_LOAD,      /* down: version; fd: the saved state */
     CONTROL_ANSWER, /* up: to any of the above; {"error": text, "code": errno} or what was asked */
     CONTROL_EVENT,  /* up: event, text; no answer */
+    CONTROL_MEMORY, /* down: region, regions, size, offset, writable; fd: a piece of the guest's memory */
 };
+
+struct control_frame;
+
+/** struct channel_memory - the guest's memory as a process has it that was trusted with it. */
+struct channel_memory {
+    unsigned regions;
+    struct {
+        uint8_t *base;
+        uint64_t size;
+        void *map;
+        size_t map_size;
+    } region[CHANNEL_REGIONS];
+};
+/** memory_take() - a MEMORY frame: region 0 is the beginning of a new memory. -EPROTO; -errno of mmap(2). */
+int memory_take(struct channel_memory *memory, const struct control_frame *frame);
+void memory_forget(struct channel_memory *memory);
+/** memory_vectors() - the @n at @list, judged, as @iov; they are @bytes in all. */
+bool memory_vectors(const struct channel_memory *memory, const struct channel_vector *list, unsigned n,
+                    uint64_t bytes, struct iovec *iov);
 
 /** struct control_frame - one frame in memory. @fds are owned by whoever received them. */
 struct control_frame {

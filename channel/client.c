@@ -29,7 +29,7 @@ struct client_request {
     uint32_t sectors;
     uint64_t sector;
     uint32_t data;
-    uint16_t queue;
+    uint16_t queue, vectors;
 };
 
 struct client_sub {
@@ -44,6 +44,8 @@ struct dt_channel {
     struct channel_producer up;
     struct channel_consumer down;
     struct client_request *requests;
+    struct channel_memory *memory; /* whoever has the control socket has it */
+    struct iovec *vectors;         /* CHANNEL_VECTORS for each request */
     struct client_sub *subs;
     uint32_t sub_free;
     uint64_t spin_ns;
@@ -85,6 +87,7 @@ int dt_channel_open(struct dt_channel **out, int fd, const char *description, st
         return dt_fail(err, ret, "cannot tell devtap who we are: %s", strerror(-ret));
     ch = xaligned(CACHE_LINE, sizeof(*ch));
     ch->magic = CLIENT_MAGIC;
+    ch->memory = xcalloc(1, sizeof(*ch->memory));
     ch->sock = fd;
     ch->kick_down = -1;
     ch->up.kick = -1;
@@ -101,6 +104,7 @@ static void detach(struct dt_channel *ch)
     if (ch->up.kick >= 0)
         close(ch->up.kick);
     free(ch->requests);
+    free(ch->vectors);
     free(ch->subs);
 }
 
@@ -110,7 +114,11 @@ void dt_channel_free(struct dt_channel *ch)
         return;
     CHECK_MAGIC(ch, CLIENT_MAGIC);
     detach(ch);
-    close(ch->sock);
+    if (ch->sock >= 0) {
+        memory_forget(ch->memory);
+        free(ch->memory);
+        close(ch->sock);
+    }
     ch->magic = 0;
     free(ch);
 }
@@ -128,17 +136,28 @@ static bool data_fits(const struct dt_channel *ch, const struct channel_msg *m)
 {
     uint64_t bytes = (uint64_t)m->sectors << DT_SECTOR_SHIFT;
     uint64_t at = (uint64_t)m->data << CHANNEL_PAGE_SHIFT;
+    uint64_t first = m->vectors ? 1u << CHANNEL_PAGE_SHIFT : bytes;
 
     if (m->parts == 0)
-        return true;
+        return m->vectors == 0;
     return m->parts <= 2 && m->op <= 1 && bytes && at <= ch->map.data_bytes &&
-           bytes * m->parts <= ch->map.data_bytes - at;
+           first + bytes * (m->parts - 1u) <= ch->map.data_bytes - at;
 }
 
-static bool judge_request(const struct dt_channel *ch, const struct channel_msg *m)
+static bool vectors_fit(struct dt_channel *ch, const struct channel_msg *m)
+{
+    const void *list = ch->map.data + ((uint64_t)m->data << CHANNEL_PAGE_SHIFT);
+
+    return m->vectors == 0 ||
+           (m->vectors <= CHANNEL_VECTORS &&
+            memory_vectors(ch->memory, list, m->vectors, (uint64_t)m->sectors << DT_SECTOR_SHIFT,
+                           &ch->vectors[m->id * CHANNEL_VECTORS]));
+}
+
+static bool judge_request(struct dt_channel *ch, const struct channel_msg *m)
 {
     return m->id < ch->map.slots && ch->requests[m->id].state == REQUEST_IDLE &&
-           m->sector <= SECTOR_LIMIT && data_fits(ch, m);
+           m->sector <= SECTOR_LIMIT && data_fits(ch, m) && vectors_fit(ch, m);
 }
 
 uint32_t dt_channel_data(struct dt_channel *ch, uint32_t id, void **data, void **below)
@@ -152,8 +171,17 @@ uint32_t dt_channel_data(struct dt_channel *ch, uint32_t id, void **data, void *
         return 0;
     *data = ch->map.data + ((uint64_t)r->data << CHANNEL_PAGE_SHIFT);
     if (r->parts == 2)
-        *below = (uint8_t *)*data + bytes;
+        *below = (uint8_t *)*data + (r->vectors ? 1u << CHANNEL_PAGE_SHIFT : bytes);
+    if (r->vectors)
+        *data = NULL;
     return bytes;
+}
+
+unsigned dt_channel_vectors(struct dt_channel *ch, uint32_t id, const struct iovec **iov)
+{
+    CHECK(id < ch->map.slots);
+    *iov = &ch->vectors[id * CHANNEL_VECTORS];
+    return ch->requests[id].vectors;
 }
 
 static void fill_event(struct dt_channel *ch, uint32_t id, struct dt_channel_event *e)
@@ -183,7 +211,8 @@ static int take_request(struct dt_channel *ch, const struct channel_msg *m,
                                                   .sectors = m->sectors,
                                                   .sector = m->sector,
                                                   .data = m->data,
-                                                  .queue = m->queue};
+                                                  .queue = m->queue,
+                                                  .vectors = m->vectors};
     fill_event(ch, m->id, e);
     e->type = DT_CHANNEL_REQUEST;
     return 1;
@@ -372,6 +401,7 @@ static void init_tables(struct dt_channel *ch)
     struct channel_map *m = &ch->map;
 
     ch->requests = xcalloc(m->slots, sizeof(*ch->requests));
+    ch->vectors = xcalloc(m->slots, CHANNEL_VECTORS * sizeof(*ch->vectors)); /* none is touched unless used */
     ch->subs = xcalloc(m->subs + 1, sizeof(*ch->subs));
     for (uint32_t i = m->subs; i-- > 0;) {
         ch->subs[i].next = ch->sub_free;
@@ -399,6 +429,35 @@ static int start(struct dt_channel *ch)
     ch->up.kick = TAKE_FD(f->fds[2]);
     init_tables(ch);
     return 0;
+}
+
+struct dt_channel *dt_channel_take_rings(struct dt_channel *ch)
+{
+    struct dt_channel *taken = xaligned(CACHE_LINE, sizeof(*taken));
+
+    CHECK_MAGIC(ch, CLIENT_MAGIC);
+    CHECK(ch->map.header && ch->taken == 0);
+    *taken = *ch;
+    taken->sock = -1;
+    ch->map = (struct channel_map){0};
+    ch->kick_down = ch->up.kick = -1;
+    ch->requests = NULL;
+    ch->vectors = NULL;
+    ch->subs = NULL;
+    ch->sub_free = 0;
+    return taken;
+}
+
+static void take_memory(struct dt_channel *ch)
+{
+    struct control_frame *f = &ch->frame;
+    int ret = memory_take(ch->memory, f);
+
+    control_close_fds(f);
+    if (ret < 0)
+        dt_channel_answer_error(ch, f->seq, -ret, "the guest's memory cannot be mapped");
+    else
+        dt_channel_answer(ch, f->seq, NULL);
 }
 
 static unsigned control_event(struct dt_channel *ch, struct dt_channel_event *e)
@@ -434,9 +493,10 @@ unsigned dt_channel_poll_control(struct dt_channel *ch, struct dt_channel_event 
     int ret;
 
     CHECK_MAGIC(ch, CLIENT_MAGIC);
-    if (ch->ended)
+    if (ch->ended || ch->sock < 0)
         return 0;
-    ret = control_recv(ch->sock, &ch->frame);
+    while ((ret = control_recv(ch->sock, &ch->frame)) == 1 && ch->frame.type == CONTROL_MEMORY)
+        take_memory(ch);
     if (ret < 0)
         end(ch, ret == -EPIPE ? 0 : ret);
     return ret == 1 ? control_event(ch, event) : 0;
@@ -548,7 +608,7 @@ static bool spin(const struct dt_channel *ch)
 
 void dt_channel_wait(struct dt_channel *ch, int ms)
 {
-    struct pollfd fds[2] = {{.fd = ch->sock, .events = POLLIN},
+    struct pollfd fds[2] = {{.fd = ch->sock, .events = POLLIN}, /* -1 is not looked at */
                             {.fd = ch->kick_down, .events = POLLIN}};
     eventfd_t count;
 

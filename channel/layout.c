@@ -39,6 +39,14 @@ static void lay_out(struct channel_header *h, const struct channel_shape *shape)
     h->size = h->sub_offset + (uint64_t)h->subs * h->sub_window;
 }
 
+uint64_t channel_size(const struct channel_shape *shape)
+{
+    struct channel_header h = {0};
+
+    lay_out(&h, shape);
+    return h.size;
+}
+
 static void fill_map(struct channel_map *map, void *base, const struct channel_header *h)
 {
     *map = (struct channel_map){

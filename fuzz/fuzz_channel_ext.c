@@ -8,17 +8,39 @@
 #include <devtap/channel.h>
 
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #define SLOTS 8u
 #define SUBS  2u
 #define DATA  (64u << 10)
+#define GUEST (16u << 10) /* each of two regions of its memory */
 
 struct rig {
     struct channel_map map;
     struct dt_channel *ch;
     int sock;
 };
+
+/* The program is trusted with two pieces of the guest's memory; lists of vectors are wherever data may be. */
+static void give_memory(struct rig *r)
+{
+    static const char *const texts[] = {
+        "{\"region\":0,\"regions\":2,\"size\":16384,\"offset\":0,\"writable\":1}",
+        "{\"region\":1,\"regions\":2,\"size\":16384,\"offset\":16384,\"writable\":1}",
+    };
+    struct channel_vector *list = (void *)r->map.data;
+    struct dt_channel_event e;
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+
+    CHECK(fd >= 0 && ftruncate(fd, 2 * GUEST) == 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(texts); i++)
+        CHECK(control_send(r->sock, CONTROL_MEMORY, 2 + i, texts[i], &fd, 1) == 0);
+    CHECK(dt_channel_poll_control(r->ch, &e) == 0 && !dt_channel_ended(r->ch));
+    close(fd);
+    for (unsigned i = 0; i < DATA / sizeof(*list); i++)
+        list[i] = (struct channel_vector){i % 17 == 16 ? i : i & 1, 512 << i % 3, 512 * (i % 33)};
+}
 
 static void open_rig(struct rig *r)
 {
@@ -36,6 +58,7 @@ static void open_rig(struct rig *r)
     for (int i = 0; i < 3; i++)
         close(fds[i]);
     CHECK(dt_channel_poll_control(r->ch, &e) == 1 && e.control == DT_CHANNEL_START);
+    give_memory(r);
 }
 
 static void close_rig(struct rig *r)
@@ -46,8 +69,14 @@ static void close_rig(struct rig *r)
 }
 
 /* Touches all that the event claims to be there. */
-static void use(const struct dt_channel_event *e)
+static void use(struct dt_channel *ch, const struct dt_channel_event *e)
 {
+    const struct iovec *iov;
+    unsigned n = dt_channel_vectors(ch, e->id, &iov);
+
+    CHECK(n == 0 || (!e->data && dt_iov_length(iov, n) == e->bytes));
+    for (unsigned i = 0; i < n; i++)
+        memset(iov[i].iov_base, 4, iov[i].iov_len);
     if (e->data)
         memset(e->data, 1, e->bytes);
     if (e->below)
@@ -61,7 +90,7 @@ static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
     switch (e->type) {
     case DT_CHANNEL_REQUEST:
         CHECK(e->id < SLOTS);
-        use(e);
+        use(ch, e);
         if (e->sector % 5 == 4)
             break; /* held until it is cancelled, if it ever is */
         if (e->sector % 3 == 0)
@@ -73,12 +102,12 @@ static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
             dt_channel_sub_free(ch, (uint32_t)id);
         break;
     case DT_CHANNEL_RESPONSE:
-        use(e);
+        use(ch, e);
         dt_channel_complete(ch, e->id, e->error);
         break;
     case DT_CHANNEL_CANCEL:
         CHECK(e->id < SLOTS);
-        use(e);
+        use(ch, e);
         dt_channel_complete(ch, e->id, -ECANCELED);
         break;
     case DT_CHANNEL_SUB:

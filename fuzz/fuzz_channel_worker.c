@@ -139,7 +139,7 @@ static void on_wake(struct lane *lane)
 
 static const struct front_ops front = {.complete = on_complete, .wake = on_wake};
 static struct loop *loop;
-static struct proxy *proxy;
+static struct link *link_0; /* of the one thread there is */
 
 static void set_up(void)
 {
@@ -158,7 +158,7 @@ static void set_up(void)
     chain_spec_free(&spec);
     say(CONTROL_ANSWER, 2, "{}");
     CHECK(device_start(dev, &front, NULL, &err) == 0);
-    proxy = dt_layer_data(device_layer(dev, 1));
+    link_0 = ((struct proxy *)dt_layer_data(device_layer(dev, 1)))->links[0];
 }
 
 static void submit(unsigned i)
@@ -181,20 +181,20 @@ static void submit(unsigned i)
 static void settle(void)
 {
     do {
-        loop_turn(loop, proxy->state != PROXY_LIVE);
-    } while (proxy->state != PROXY_LIVE || loop_turn(loop, false));
+        loop_turn(loop, !link_is_up(link_0));
+    } while (!link_is_up(link_0) || loop_turn(loop, false));
 }
 
 /* As a sound process would, so that the next input begins with none in flight. */
 static void answer_one(void)
 {
-    uint32_t head = proxy->map.header->up.head, id = 0;
+    uint32_t head = link_0->map.header->up.head, id = 0;
 
-    while (proxy->slots[id].state != SLOT_SENT && proxy->slots[id].state != SLOT_RETURNED)
+    while (link_0->slots[id].state != SLOT_SENT && link_0->slots[id].state != SLOT_RETURNED)
         id++;
-    proxy->map.up[head % proxy->map.entries] = (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
-    __atomic_store_n(&proxy->map.header->up.head, head + 1, __ATOMIC_RELEASE);
-    loop_poller_wake(loop, &proxy->poller);
+    link_0->map.up[head % link_0->map.entries] = (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
+    __atomic_store_n(&link_0->map.header->up.head, head + 1, __ATOMIC_RELEASE);
+    loop_poller_wake(loop, &link_0->poller);
     settle();
 }
 
@@ -209,22 +209,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     settle();
     for (unsigned i = 0; i < REQUESTS; i++)
         submit(i);
-    for (; size >= step && proxy->state == PROXY_LIVE; bytes += step, size -= step) {
-        uint32_t head = proxy->map.header->up.head;
+    for (; size >= step && link_is_up(link_0); bytes += step, size -= step) {
+        uint32_t head = link_0->map.header->up.head;
 
-        memcpy(&proxy->map.up[head % proxy->map.entries], bytes + 1, sizeof(struct channel_msg));
+        memcpy(&link_0->map.up[head % link_0->map.entries], bytes + 1, sizeof(struct channel_msg));
         head += bytes[0] < 250 ? 1 : (uint32_t)(int8_t)bytes[0];
-        __atomic_store_n(&proxy->map.header->up.head, head, __ATOMIC_RELEASE);
-        loop_poller_wake(loop, &proxy->poller);
+        __atomic_store_n(&link_0->map.header->up.head, head, __ATOMIC_RELEASE);
+        loop_poller_wake(loop, &link_0->poller);
         while (loop_turn(loop, false))
             ;
     }
-    if (size && proxy->state == PROXY_LIVE) {
+    if (size && link_is_up(link_0)) {
         send(peer, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
         say(bytes[0] % 13, size > 1 ? bytes[1] : 0, size > 2 ? "{\"info\":{\"sectors\":-1}}" : "[");
     }
     settle();
-    while (proxy->in_slots)
+    while (link_0->in_slots)
         answer_one();
     return 0;
 }

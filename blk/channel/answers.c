@@ -15,22 +15,22 @@ struct batch {
     unsigned ndown, nup;
 };
 
-static void hand_on(struct proxy *p, struct batch *b)
+static void hand_on(struct link *l, struct batch *b)
 {
     struct batch now = {.ndown = b->ndown, .nup = b->nup};
 
     memcpy(now.down, b->down, b->ndown * sizeof(b->down[0]));
     memcpy(now.up, b->up, b->nup * sizeof(b->up[0]));
     b->ndown = b->nup = 0;
-    dt_complete(p->c, now.up, now.nup);
-    dt_forward(p->c, now.down, now.ndown);
+    dt_complete(l->c, now.up, now.nup);
+    dt_forward(l->c, now.down, now.ndown);
 }
 
 /* May the request of this slot go down as the message says? */
-static const char *judge_forward(const struct proxy *p, const struct slot *s,
+static const char *judge_forward(const struct link *l, const struct slot *s,
                                  const struct channel_msg *m)
 {
-    const struct dt_block_info *below = dt_layer_info(p->layer);
+    const struct dt_block_info *below = dt_layer_info(l->p->layer);
     uint32_t mask = (below->logical_block >> DT_SECTOR_SHIFT) - 1;
     const struct dt_req *req = s->req;
 
@@ -42,23 +42,23 @@ static const char *judge_forward(const struct proxy *p, const struct slot *s,
         return "it forwarded a request to where the disk below has nothing";
     if ((m->flags & CHANNEL_LAST) && s->parts == 2)
         return "it forwarded changed data and wants no response";
-    if (!(m->flags & CHANNEL_LAST) && !p->w->responds)
+    if (!(m->flags & CHANNEL_LAST) && !l->p->w->responds)
         return "it wants a response, which it did not declare";
     return NULL;
 }
 
-static void clear_trial(struct proxy *p, const struct dt_req *req)
+static void clear_trial(struct link *l, const struct dt_req *req)
 {
-    if (unlikely(p->trial == req)) {
-        p->trial = NULL;
-        p->trying = false;
+    if (unlikely(l->trial == req)) {
+        l->trial = NULL;
+        l->trying = false;
     }
 }
 
-static const char *take_forward(struct proxy *p, const struct channel_msg *m, struct batch *b)
+static const char *take_forward(struct link *l, const struct channel_msg *m, struct batch *b)
 {
-    struct slot *s = &p->slots[m->id];
-    const char *why = judge_forward(p, s, m);
+    struct slot *s = &l->slots[m->id];
+    const char *why = judge_forward(l, s, m);
     struct dt_req *req = s->req;
     const struct iovec *from;
     struct frame *f;
@@ -66,13 +66,13 @@ static const char *take_forward(struct proxy *p, const struct channel_msg *m, st
 
     if (why)
         return why;
-    f = frame_of(p, req);
+    f = frame_of(l, req);
     if (s->parts == 2) {
         size_t bytes = dt_req_bytes(req);
-        void *own = dt_req_transform(p->c, req, &from, &n);
+        void *own = dt_req_transform(l->c, req, &from, &n);
 
         if (req->op == DT_OP_WRITE)
-            memcpy(own, (uint8_t *)s->data + bytes, bytes);
+            memcpy(own, part_below(s), bytes);
     }
     req->sector = m->sector;
     if (unlikely(f->replay))
@@ -81,16 +81,16 @@ static const char *take_forward(struct proxy *p, const struct channel_msg *m, st
     s->state = SLOT_BELOW;
     if (m->flags & CHANNEL_LAST) {
         f->id = NO_SLOT;
-        clear_trial(p, req);
-        slot_free(p, m->id);
+        clear_trial(l, req);
+        slot_free(l, m->id);
     }
     b->down[b->ndown++] = req;
     return NULL;
 }
 
-static const char *take_done(struct proxy *p, const struct channel_msg *m, struct batch *b)
+static const char *take_done(struct link *l, const struct channel_msg *m, struct batch *b)
 {
-    struct slot *s = &p->slots[m->id];
+    struct slot *s = &l->slots[m->id];
     struct dt_req *req = s->req;
     const struct iovec *to;
 
@@ -98,58 +98,58 @@ static const char *take_done(struct proxy *p, const struct channel_msg *m, struc
         return "it answered a request that it did not have";
     if (m->error > 0 || m->error < -4095)
         return "it answered with what is no error number";
-    if (req->op == DT_OP_READ && m->error == 0 && s->parts) {
-        unsigned n = dt_req_map(p->c, req, &to);
+    if (req->op == DT_OP_READ && m->error == 0 && s->parts && !s->in_memory) {
+        unsigned n = dt_req_map(l->c, req, &to);
 
         dt_iov_write(to, n, 0, s->data, dt_req_bytes(req));
     }
-    req->sector = frame_of(p, req)->sector;
+    req->sector = frame_of(l, req)->sector;
     req->error = m->error;
-    clear_trial(p, req);
-    slot_free(p, m->id);
+    clear_trial(l, req);
+    slot_free(l, m->id);
     b->up[b->nup++] = req;
     return NULL;
 }
 
-static const char *take_one(struct proxy *p, const struct channel_msg *m, struct batch *b)
+static const char *take_one(struct link *l, const struct channel_msg *m, struct batch *b)
 {
     switch (m->kind) {
     case CHANNEL_FORWARD:
-        return m->id < SLOTS ? take_forward(p, m, b) : "it forwarded a request that there is not";
+        return m->id < SLOTS ? take_forward(l, m, b) : "it forwarded a request that there is not";
     case CHANNEL_DONE:
-        return m->id < SLOTS ? take_done(p, m, b) : "it answered a request that there is not";
+        return m->id < SLOTS ? take_done(l, m, b) : "it answered a request that there is not";
     case CHANNEL_SUB:
-        return proxy_take_sub(p, m);
+        return link_take_sub(l, m);
     case CHANNEL_PONG:
-        return proxy_take_pong(p, m->id);
+        return link_take_pong(l, m->id);
     case CHANNEL_OPEN:
-        dt_wake(p->c);
+        dt_wake(l->c);
         return NULL;
     default:
         return "it sent a message of an unknown kind";
     }
 }
 
-int proxy_take(struct proxy *p, const char **why)
+int link_take(struct link *l, const char **why)
 {
-    int available = channel_available(&p->up), taken = 0;
+    int available = channel_available(&l->up), taken = 0;
     struct batch batch = {.ndown = 0};
 
     *why = available < 0 ? "it claims more messages than there can be" : NULL;
     for (; taken < MIN(available, (int)(BURST * ROUNDS)) && !*why; taken++) {
         struct channel_msg m;
 
-        channel_take(&p->up, &m);
-        *why = take_one(p, &m, &batch);
+        channel_take(&l->up, &m);
+        *why = take_one(l, &m, &batch);
         if (batch.ndown == BURST || batch.nup == BURST)
-            hand_on(p, &batch);
+            hand_on(l, &batch);
     }
-    hand_on(p, &batch);
-    if (p->queue)
-        proxy_send_queue(p);
-    if (p->stopped && taken && !p->queue) {
-        p->stopped = false;
-        dt_wake(p->c);
+    hand_on(l, &batch);
+    if (l->queue || l->state == LINK_TRYING)
+        link_send_queue(l);
+    if (l->stopped && taken && !l->queue) {
+        l->stopped = false;
+        dt_wake(l->c);
     }
     return *why ? -EPROTO : taken;
 }

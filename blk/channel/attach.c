@@ -4,67 +4,74 @@
 
 #include <sys/eventfd.h>
 
-static void init_slots(struct proxy *p)
+static void init_slots(struct link *l)
 {
-    p->free_slot = NO_SLOT;
-    p->in_slots = p->sent = 0;
+    l->free_slot = NO_SLOT;
+    l->in_slots = l->sent = 0;
     for (uint32_t i = SLOTS; i-- > 0;) {
-        p->slots[i] = (struct slot){.next_free = p->free_slot};
-        p->free_slot = i;
+        l->slots[i] = (struct slot){.next_free = l->free_slot};
+        l->free_slot = i;
     }
 }
 
-static uint32_t sub_window(const struct proxy *p)
-{
-    uint32_t share = p->nsubs ? SUB_BYTES / p->nsubs : 0;
-
-    return MIN(ALIGN_DOWN(share, PAGE_SIZE_4K), SUB_WINDOW);
-}
-
-int proxy_attach(struct proxy *p, struct dt_error *err)
+static struct channel_shape shape_of(const struct proxy *p)
 {
     const struct dt_block_ext *e = &p->w->ext;
-    struct channel_shape shape = {
+    uint32_t share = e->sub_requests ? SUB_BYTES / e->sub_requests : 0;
+
+    return (struct channel_shape){
         .slots = SLOTS,
-        .subs = p->nsubs,
-        .sub_window = sub_window(p),
+        .subs = e->sub_requests,
+        .sub_window = MIN(ALIGN_DOWN(share, PAGE_SIZE_4K), SUB_WINDOW),
         .data_bytes = e->read_data || e->write_data ? DATA_BYTES : 0,
     };
-    int memfd = channel_create(&p->map, &shape, err);
+}
+
+uint64_t link_memory(const struct proxy *p)
+{
+    const struct channel_shape shape = shape_of(p);
+
+    return channel_size(&shape);
+}
+
+int link_attach(struct link *l, struct dt_error *err)
+{
+    const struct channel_shape shape = shape_of(l->p);
+    int memfd = channel_create(&l->map, &shape, err);
 
     if (memfd < 0)
         return memfd;
-    p->kick_down = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    p->kick_up = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (p->kick_down < 0 || p->kick_up < 0) {
+    l->kick_down = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    l->kick_up = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (l->kick_down < 0 || l->kick_up < 0) {
         int ret = dt_fail(err, -errno, "cannot make an eventfd: %m");
 
         close(memfd);
-        proxy_detach(p);
+        link_detach(l);
         return ret;
     }
-    channel_producer_init(&p->down, p->map.down, &p->map.header->down, p->map.entries,
-                          p->kick_down);
-    channel_consumer_init(&p->up, p->map.up, &p->map.header->up, p->map.entries);
+    channel_producer_init(&l->down, l->map.down, &l->map.header->down, l->map.entries,
+                          l->kick_down);
+    channel_consumer_init(&l->up, l->map.up, &l->map.header->up, l->map.entries);
     if (shape.data_bytes)
-        copypool_init_at(&p->pool, p->map.data, shape.data_bytes);
-    init_slots(p);
-    p->ping = p->pong = 0;
-    p->cancels = p->cancels_then = 0;
-    memset(p->counters_last, 0, sizeof(p->counters_last));
+        copypool_init_at(&l->pool, l->map.data, shape.data_bytes);
+    init_slots(l);
+    l->ping = l->pong = 0;
+    l->cancels = l->cancels_then = 0;
+    memset(l->counters_last, 0, sizeof(l->counters_last));
     return memfd;
 }
 
-void proxy_detach(struct proxy *p)
+void link_detach(struct link *l)
 {
-    if (!p->map.header)
+    if (!l->map.header)
         return;
-    copypool_abandon(&p->pool);
-    if (p->kick_down >= 0)
-        close(p->kick_down);
-    if (p->kick_up >= 0)
-        close(p->kick_up);
-    p->kick_down = p->kick_up = -1;
-    channel_detach(&p->map);
-    p->generation++;
+    copypool_abandon(&l->pool);
+    if (l->kick_down >= 0)
+        close(l->kick_down);
+    if (l->kick_up >= 0)
+        close(l->kick_up);
+    l->kick_down = l->kick_up = -1;
+    channel_detach(&l->map);
+    l->generation++;
 }

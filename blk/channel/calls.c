@@ -49,14 +49,21 @@ static int send_json(struct proxy *p, uint32_t type, json_t *json, const int *fd
     return 0;
 }
 
+int proxy_tell(struct proxy *p, uint32_t type, json_t *json, int fd, uint32_t *seq,
+               struct dt_error *err)
+{
+    return send_json(p, type, json, &fd, fd >= 0, seq, err);
+}
+
 int proxy_send_init(struct proxy *p, struct dt_error *err)
 {
-    json_t *json = json_pack("{ss ss so so sI si}", "device", dt_layer_device(p->layer), "layer",
+    json_t *json = json_pack("{ss ss so so sI si si}", "device", dt_layer_device(p->layer), "layer",
                              dt_layer_name(p->layer), "parameters", settings(p), "below",
                              info_to_json(&p->below), "spin", (json_int_t)p->spin, "state_version",
-                             (int)p->w->ext.state_version);
+                             (int)p->w->ext.state_version, "threads", (int)p->nlinks);
 
     p->ready = p->started = false;
+    p->starts = 0;
     p->refusal = 0;
     return send_json(p, CONTROL_INIT, json, NULL, 0, &p->init_seq, err);
 }
@@ -85,14 +92,24 @@ int proxy_send_load(struct proxy *p, struct dt_error *err)
                      &p->load_seq, err);
 }
 
-int proxy_send_start(struct proxy *p, struct dt_error *err)
+static int send_start(struct link *l, struct dt_error *err)
 {
-    _cleanup_close_ int memfd = proxy_attach(p, err);
-    int fds[] = {memfd, p->kick_down, p->kick_up};
+    _cleanup_close_ int memfd = link_attach(l, err);
+    int fds[] = {memfd, l->kick_down, l->kick_up};
 
     if (memfd < 0)
         return memfd;
-    return send_json(p, CONTROL_START, json_object(), fds, 3, &p->start_seq, err);
+    return send_json(l->p, CONTROL_START, json_pack("{si}", "thread", (int)l->thread), fds, 3,
+                     &l->start_seq, err);
+}
+
+int proxy_send_start(struct proxy *p, struct dt_error *err)
+{
+    int ret = proxy_send_memory(p, false, err);
+
+    for (unsigned i = 0; i < p->nlinks && ret == 0; i++)
+        ret = send_start(p->links[i], err);
+    return ret;
 }
 
 void proxy_ask_state(struct proxy *p)
@@ -162,8 +179,31 @@ static void take_call_answer(struct proxy *p, json_t *answer)
     p->call_answer = json_incref(answer);
 }
 
+/* The link whose channel this answer is about. */
+static struct link *started_link(struct proxy *p, uint32_t seq)
+{
+    for (unsigned i = 0; i < p->nlinks; i++)
+        if (seq && p->links[i]->start_seq == seq)
+            return p->links[i];
+    return NULL;
+}
+
+static void take_start_answer(struct proxy *p, struct link *l, const json_t *answer)
+{
+    struct dt_error err;
+
+    l->start_seq = 0;
+    if (judge_answer(answer, &err) < 0) {
+        proxy_break(p, "%s", err.text);
+        return;
+    }
+    p->started = ++p->starts == p->nlinks;
+    proxy_turn_soon(p);
+}
+
 static void take_answer(struct proxy *p, const struct control_frame *f, json_t *answer)
 {
+    struct link *l = started_link(p, f->seq);
     struct dt_error err;
 
     if (f->seq == p->call_seq) {
@@ -177,14 +217,12 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
             proxy_break(p, "it described the disk wrongly");
         else
             p->ready = true;
-    } else if (f->seq == p->start_seq) {
-        p->start_seq = 0;
-        if (judge_answer(answer, &err) < 0) {
+    } else if (l) {
+        take_start_answer(p, l, answer);
+    } else if (f->seq == p->memory_seq) {
+        p->memory_seq = 0;
+        if (judge_answer(answer, &err) < 0)
             proxy_break(p, "%s", err.text);
-            return;
-        }
-        p->started = true;
-        proxy_drained(p);
     } else if (f->seq == p->load_seq) {
         p->load_seq = 0;
         if (judge_answer(answer, &err) < 0)
@@ -193,7 +231,7 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
         p->save_seq = 0;
         if (judge_answer(answer, &err) == 0)
             keep_state(p, f);
-    } else if (f->seq == 0 || f->seq > p->process.seq) {
+    } else if (!process_was_asked(&p->process, f->seq)) {
         proxy_break(p, "it answered what was not asked");
     }
 }
@@ -256,7 +294,7 @@ int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error 
     char cause[200];
     bool own;
 
-    while (!*flag && !p->hung_up && !p->process.killed && (now = dt_clock_ns()) < until) {
+    while (!*flag && !p->hung_up && !process_killed(&p->process) && (now = dt_clock_ns()) < until) {
         struct pollfd fd = {.fd = p->process.sock, .events = POLLIN};
 
         if (poll(&fd, 1, (int)((until - now) / DT_MS(1)) + 1) > 0)
@@ -284,14 +322,14 @@ int proxy_call_fd(struct proxy *p, uint32_t type, json_t *request, int fd, json_
     uint64_t ns = MAX(p->deadline, DT_S(1)), until = dt_clock_ns() + ns, now;
     int ret;
 
-    if (p->process.sock < 0 || p->process.killed || p->hung_up) {
+    if (p->process.sock < 0 || process_killed(&p->process) || p->hung_up) {
         json_decref(request);
         return dt_fail(err, -EAGAIN, "its process is not running");
     }
     p->call_err = err;
     p->call_result = 1;
     ret = send_json(p, type, request, &fd, fd >= 0, &p->call_seq, err);
-    while (ret == 0 && p->call_result == 1 && !p->hung_up && !p->process.killed &&
+    while (ret == 0 && p->call_result == 1 && !p->hung_up && !process_killed(&p->process) &&
            (now = dt_clock_ns()) < until) {
         struct pollfd fd = {.fd = p->process.sock, .events = POLLIN};
 

@@ -9,72 +9,72 @@
  */
 #include "blk/channel/internal.h"
 
-void proxy_ping(struct proxy *p, uint64_t now)
+void link_ping(struct link *l, uint64_t now)
 {
-    if (p->ping != p->pong)
+    if (l->ping != l->pong)
         return;
-    p->pinged_at = now;
-    p->cancels_then = p->cancels;
-    *channel_push(&p->down) = (struct channel_msg){.kind = CHANNEL_PING, .id = ++p->ping};
-    channel_publish(&p->down);
+    l->pinged_at = now;
+    l->cancels_then = l->cancels;
+    *channel_push(&l->down) = (struct channel_msg){.kind = CHANNEL_PING, .id = ++l->ping};
+    channel_publish(&l->down);
 }
 
-const char *proxy_take_pong(struct proxy *p, uint32_t id)
+const char *link_take_pong(struct link *l, uint32_t id)
 {
-    if (id != p->ping || p->pong == p->ping)
+    if (id != l->ping || l->pong == l->ping)
         return "it answered a ping that there was not";
-    p->pong = id;
-    p->cancels -= p->cancels_then;
-    p->cancels_then = 0;
+    l->pong = id;
+    l->cancels -= l->cancels_then;
+    l->cancels_then = 0;
     return NULL;
 }
 
 /* Out of the queue of those that wait for a slot, for memory or for a process. */
-static bool dequeue(struct proxy *p, struct dt_req *req)
+static bool dequeue(struct link *l, struct dt_req *req)
 {
-    for (struct dt_req **at = &p->queue; *at; at = &frame_of(p, *at)->next) {
+    for (struct dt_req **at = &l->queue; *at; at = &frame_of(l, *at)->next) {
         if (*at != req)
             continue;
-        *at = frame_of(p, req)->next;
+        *at = frame_of(l, req)->next;
         if (!*at)
-            p->queue_tail = at;
-        p->queued--;
+            l->queue_tail = at;
+        set_queued(l, l->queued - 1);
         return true;
     }
     return false;
 }
 
-static void ask(struct proxy *p, uint32_t id)
+static void ask(struct link *l, uint32_t id)
 {
-    struct slot *s = &p->slots[id];
+    struct slot *s = &l->slots[id];
 
-    if (!p->w->cancels || p->state != PROXY_LIVE || s->cancelled)
+    if (!l->p->w->cancels || !link_is_up(l) || s->cancelled)
         return;
-    if (p->cancels == CHANNEL_CANCELS) {
-        proxy_ping(p, dt_now(p->c));
+    if (l->cancels == CHANNEL_CANCELS) {
+        link_ping(l, dt_now(l->c));
         return;
     }
-    p->cancels++;
+    l->cancels++;
     s->cancelled = true;
-    *channel_push(&p->down) = (struct channel_msg){.kind = CHANNEL_CANCEL, .id = id};
-    channel_publish(&p->down);
+    *channel_push(&l->down) = (struct channel_msg){.kind = CHANNEL_CANCEL, .id = id};
+    channel_publish(&l->down);
 }
 
 int proxy_cancel(struct dt_ctx *c, struct dt_req *req)
 {
-    struct proxy *p = c->layer_data;
-    struct frame *f = frame_of(p, req);
+    struct link *l = link_of(c);
+    struct frame *f = frame_of(l, req);
 
     if (f->id != NO_SLOT) {
-        ask(p, f->id);
+        ask(l, f->id);
         return -EBUSY; /* its answer is awaited */
     }
-    if (!dequeue(p, req))
+    if (!dequeue(l, req))
         return -EBUSY;
     req->sector = f->sector;
     dt_complete_one(c, req, -ECANCELED);
-    if (p->stopped && !p->queue) {
-        p->stopped = false;
+    if (l->stopped && !l->queue) {
+        l->stopped = false;
         dt_wake(c);
     }
     return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * death.c - a process ends, and another takes its place.
+ * death.c - a process ends, and another takes its place: what each thread's link does about it.
  *
  * What the dead one had said is read to the end. What it had not answered goes back to the queue,
  * in the order of its sending; what it had forwarded is still below, and joins the queue when it
@@ -13,28 +13,15 @@
  */
 #include "blk/channel/internal.h"
 
-#include <stdarg.h>
-#include <stdio.h>
+#define TICK_MAX   DT_MS(250)
+#define SAVE_EVERY DT_S(1)
+#define POISON     2
 
-#define DELAY_MIN_MS 10u
-#define DELAY_MAX_MS 1000u
-#define TICK_MAX     DT_MS(250)
-#define SAVE_EVERY   DT_S(1)
-#define POISON       2
-
-/* ---- Breaking ---- */
-
-void proxy_break(struct proxy *p, const char *fmt, ...)
+void link_break(struct link *l, const char *why)
 {
-    char why[160];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(why, sizeof(why), fmt, args);
-    va_end(args);
-    process_kill(&p->process, "%s", why);
-    if (p->state == PROXY_LIVE)
-        p->state = PROXY_DYING;
+    proxy_break(l->p, "%s", why);
+    if (link_is_up(l))
+        l->state = LINK_BROKEN;
 }
 
 /* ---- The dead one's requests ---- */
@@ -47,295 +34,238 @@ static int by_order(const void *a, const void *b)
 }
 
 /* The poison was found: it fails, and it alone. */
-static void fail_poison(struct proxy *p, struct dt_req *req)
+static void fail_poison(struct link *l, struct dt_req *req)
 {
-    dt_layer_event(p->layer, "request-failed",
+    dt_layer_event(l->p->layer, "request-failed",
                    "%s of %u sectors at %llu ended the extension's process %u times",
                    dt_op_name(req->op), req->sectors, (unsigned long long)req->sector, POISON);
     req->error = -EIO;
-    req->sector = frame_of(p, req)->sector;
-    dt_complete(p->c, &req, 1);
+    req->sector = frame_of(l, req)->sector;
+    dt_complete(l->c, &req, 1);
 }
 
-static void reclaim(struct proxy *p, struct slot *s, bool own)
+static void reclaim(struct link *l, struct slot *s)
 {
+    bool own = l->p->own, alone = l->trial == s->req;
     struct dt_req *req = s->req;
-    struct frame *f = frame_of(p, req);
-    bool alone = p->trial == req;
+    struct frame *f = frame_of(l, req);
 
     f->replay = true;
     if (own && f->attempts < UINT8_MAX)
         f->attempts++;
+    l->suspected |= own;
     if (s->state == SLOT_BELOW) {
         f->id = NO_SLOT;
         f->orphan = true;
-        p->orphans++;
+        count_orphan(l);
     } else if (own && alone && f->attempts >= POISON) {
         f->id = NO_SLOT;
-        fail_poison(p, req);
+        fail_poison(l, req);
     } else {
         f->id = NO_SLOT;
-        proxy_enqueue(p, req, true);
+        link_enqueue(l, req, true);
     }
 }
 
-static unsigned reclaim_all(struct proxy *p, bool own)
+static unsigned reclaim_all(struct link *l)
 {
     struct slot *order[SLOTS];
     unsigned n = 0;
 
-    for (unsigned i = 0; i < SLOTS && p->map.header; i++)
-        if (p->slots[i].state != SLOT_FREE)
-            order[n++] = &p->slots[i];
+    for (unsigned i = 0; i < SLOTS && l->map.header; i++)
+        if (l->slots[i].state != SLOT_FREE)
+            order[n++] = &l->slots[i];
     qsort(order, n, sizeof(order[0]), by_order);
     for (unsigned i = n; i-- > 0;) /* each goes before the one that was sent after it */
-        reclaim(p, order[i], own);
-    p->trial = NULL;
-    p->trying = false;
-    subs_orphan(p);
+        reclaim(l, order[i]);
+    l->trial = NULL;
+    l->trying = false;
+    subs_orphan(l);
     return n;
 }
 
-/* ---- Policy ---- */
-
-/* Everything that waits, if nobody will serve it. */
-void proxy_apply_policy(struct proxy *p)
+void orphan_back(struct link *l)
 {
-    struct dt_req *req = p->queue;
+    uint32_t left = l->orphans - 1;
 
-    if (p->on_crash == ON_CRASH_HOLD)
-        return;
-    p->queue = NULL;
-    p->queue_tail = &p->queue;
-    p->queued = 0;
+    __atomic_store_n(&l->orphans, left, __ATOMIC_RELEASE);
+    if (left == 0)
+        proxy_turn_soon(l->p);
+}
+
+/* ---- Requests that nobody will serve ---- */
+
+static void empty_queue(struct link *l, void (*end)(struct link *l, struct dt_req *req))
+{
+    struct dt_req *req = l->queue;
+
+    l->queue = NULL;
+    l->queue_tail = &l->queue;
+    set_queued(l, 0);
     while (req) {
-        struct dt_req *next = frame_of(p, req)->next;
+        struct dt_req *next = frame_of(l, req)->next;
 
-        if (p->on_crash == ON_CRASH_BYPASS)
-            dt_forward_one(p->c, req);
-        else
-            dt_complete_one(p->c, req, -EIO);
+        end(l, req);
         req = next;
     }
-    dt_wake(p->c);
 }
 
-static void give_up(struct proxy *p)
+static void by_policy(struct link *l, struct dt_req *req)
 {
-    static const char *const what[] = {
-        [ON_CRASH_HOLD] = "requests are held until 'restart-process'",
-        [ON_CRASH_BYPASS] = "requests pass it by",
-        [ON_CRASH_FAIL] = "requests fail",
-    };
-
-    p->state = PROXY_GIVEN_UP;
-    if (p->c)
-        dt_timer_cancel(p->c, &p->timer); /* from here on it says that a stop cannot wait */
-    dt_layer_event(p->layer, "extension-given-up", "%u failures: %s", p->nfailures,
-                   what[p->on_crash]);
-    proxy_apply_policy(p);
+    if (l->p->on_crash == ON_CRASH_BYPASS)
+        dt_forward_one(l->c, req);
+    else
+        dt_complete_one(l->c, req, -EIO);
 }
 
-/* Counts this failure; true when there were too many within the window that began with the first.
- */
-static bool count_failure(struct proxy *p, uint64_t now)
+static void let_go(struct link *l, struct dt_req *req)
 {
-    if (p->nfailures == 0 || now - p->failing_since > p->window) {
-        p->nfailures = 0;
-        p->failing_since = now;
-    }
-    return ++p->nfailures >= p->tries;
-}
-
-/* ---- The end, and the beginning ---- */
-
-void proxy_gone(struct proxy *p)
-{
-    bool own, was_live = p->state == PROXY_LIVE, lived = was_live || p->state == PROXY_DYING;
-    char cause[200];
-    const char *why;
-    unsigned had;
-
-    proxy_frames(p);
-    while (was_live && p->state == PROXY_LIVE && proxy_take(p, &why) > 0)
-        ;
-    proxy_count(p);
-    proxy_unwatch(p);
-    process_reap(&p->process, &own, cause, sizeof(cause));
-    p->state = PROXY_WAITING;
-    p->ready = false;
-    p->init_seq = p->load_seq = p->start_seq = p->save_seq = 0;
-    if (lived)
-        p->died_at = dt_clock_ns();
-    for (unsigned i = 0; i < p->w->ncounters; i++)
-        p->counters_base[i] += p->counters_last[i];
-    had = reclaim_all(p, own);
-    proxy_detach(p);
-    dt_layer_event(p->layer, "extension-died", "%s; %u requests held", cause, had);
-    if (count_failure(p, dt_clock_ns())) {
-        give_up(p);
-        return;
-    }
-    /* One that served is replaced at once; one that never came up may need time. */
-    p->delay_ms = lived ? 0 : MIN(MAX(p->delay_ms * 2, DELAY_MIN_MS), DELAY_MAX_MS);
-    dt_timer_set(p->c, &p->timer, dt_clock_ns() + DT_MS(p->delay_ms));
-}
-
-static void spawn_again(struct proxy *p)
-{
-    struct dt_error err;
-    int ret = proxy_spawn(p, &err);
-
-    /* All at once: the answers come in while the old one's requests return from below. */
-    ret = ret ?: proxy_send_load(p, &err);
-    ret = ret ?: proxy_send_start(p, &err);
-    if (ret < 0) {
-        dt_layer_event(p->layer, "extension-not-started", "%s", err.text);
-        if (p->process.pidfd < 0) {
-            p->state = PROXY_WAITING;
-            dt_timer_set(p->c, &p->timer, dt_clock_ns() + DT_MS(DELAY_MAX_MS));
-            return;
-        }
-        process_kill(&p->process, "it could not be started");
-    }
-    proxy_watch(p);
-    dt_timer_set(p->c, &p->timer, dt_clock_ns() + START_NS);
+    dt_complete_one(l->c, req, -ECANCELED);
 }
 
 /* A stop does not wait for somebody to say 'restart-process'. */
-static void let_go(struct proxy *p)
+static void on_rest(struct dt_timer *timer)
 {
-    struct dt_req *req = p->queue;
+    struct link *l = container_of(timer, struct link, rest);
 
-    p->queue = NULL;
-    p->queue_tail = &p->queue;
-    p->queued = 0;
-    while (req) {
-        struct dt_req *next = frame_of(p, req)->next;
+    if (l->state == LINK_GIVEN_UP)
+        empty_queue(l, let_go);
+}
 
-        dt_complete_one(p->c, req, -ECANCELED);
-        req = next;
+/* ---- Orders ---- */
+
+static void go_down(struct link *l)
+{
+    const char *why;
+
+    l->had = 0;
+    while (link_is_up(l) && link_take(l, &why) > 0)
+        ;
+    link_count(l);
+    link_unwatch(l);
+    l->state = LINK_DOWN;
+    for (unsigned i = 0; i < l->p->w->ncounters; i++) {
+        l->counters_base[i] += l->counters_last[i];
+        l->counters_last[i] = 0;
     }
+    if (l->c)
+        l->had = reclaim_all(l);
+    link_detach(l);
 }
 
-static void on_timer(struct dt_timer *timer)
+/* A link that was not started yet, or is stopped already, has no requests and nothing to listen with. */
+static void go_up(struct link *l, enum link_state state)
 {
-    struct proxy *p = container_of(timer, struct proxy, timer);
+    bool up = link_is_up(l);
 
-    if (p->state == PROXY_GIVEN_UP)
-        let_go(p);
-    else if (p->state == PROXY_WAITING)
-        spawn_again(p);
-    else if (p->hung_up)
-        proxy_break(p, "it closed its control socket");
-    else if (p->state == PROXY_STARTING && !p->started)
-        proxy_break(p, "it did not start within %llu s", (unsigned long long)(START_NS / DT_S(1)));
+    l->state = state;
+    l->saved_at = dt_clock_ns();
+    if (!l->c)
+        return;
+    dt_timer_cancel(l->c, &l->rest);
+    if (!up)
+        link_watch(l);
+    if (link_is_up(l)) /* it could be watched */
+        link_send_queue(l);
+    dt_wake(l->c);
 }
 
-/* All that a process needs to go on may be there now: its own start, and the old one's requests. */
-void proxy_drained(struct proxy *p)
+void link_obey(struct link *l)
 {
-    if (p->c && p->state == PROXY_STARTING && p->started && p->orphans == 0) {
-        proxy_live(p);
-        dt_wake(p->c);
-    }
-}
-
-void proxy_live(struct proxy *p)
-{
-    p->state = PROXY_LIVE;
-    p->delay_ms = 0;
-    dt_timer_cancel(p->c, &p->timer);
-    loop_poller_wake(ctx_loop(p->c), &p->poller);
-    p->saved_at = dt_clock_ns();
-    if (p->died_at) {
-        p->restarts++;
-        p->resent += p->queued;
-        dt_layer_event(p->layer, "extension-restarted", "after %.1f ms; %u requests go on",
-                       (double)(dt_clock_ns() - p->died_at) / 1e6, p->queued);
-        p->died_at = 0;
-    }
-    proxy_send_queue(p);
-}
-
-void proxy_restart(struct proxy *p)
-{
-    if (p->state == PROXY_GIVEN_UP || p->state == PROXY_WAITING) {
-        p->state = PROXY_WAITING;
-        dt_timer_set(p->c, &p->timer, dt_clock_ns());
-    } else {
-        proxy_break(p, "replaced on request");
+    switch (l->order) {
+    case ORDER_DOWN:
+        go_down(l);
+        break;
+    case ORDER_TRY:
+        __atomic_store_n(&l->tried, false, __ATOMIC_RELAXED);
+        go_up(l, LINK_TRYING);
+        break;
+    case ORDER_LIVE:
+        go_up(l, LINK_LIVE);
+        break;
+    case ORDER_GIVE_UP:
+        l->state = LINK_GIVEN_UP;
+        if (l->c && l->p->on_crash != ON_CRASH_HOLD) {
+            empty_queue(l, by_policy);
+            dt_wake(l->c);
+        }
+        break;
     }
 }
 
 /* ---- The tick: silence, counters, state ---- */
 
-void proxy_count(struct proxy *p)
+void link_count(struct link *l)
 {
-    if (!p->map.header)
+    if (!l->map.header || !l->c)
         return;
-    for (unsigned i = 0; i < p->w->ncounters; i++) {
-        uint64_t now = __atomic_load_n(&p->map.header->counters[i], __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < l->p->w->ncounters; i++) {
+        uint64_t now = __atomic_load_n(&l->map.header->counters[i], __ATOMIC_RELAXED);
 
-        p->counters_last[i] = now;
-        __atomic_store_n(&p->c->counters[i], p->counters_base[i] + now, __ATOMIC_RELAXED);
+        l->counters_last[i] = now;
+        __atomic_store_n(&l->c->counters[i], l->counters_base[i] + now, __ATOMIC_RELAXED);
     }
 }
 
-static uint64_t oldest(const struct proxy *p)
+static uint64_t oldest(const struct link *l)
 {
     uint64_t at = UINT64_MAX;
 
     for (unsigned i = 0; i < SLOTS; i++)
-        if (p->slots[i].state == SLOT_SENT || p->slots[i].state == SLOT_RETURNED)
-            at = MIN(at, p->slots[i].sent_at);
+        if (l->slots[i].state == SLOT_SENT || l->slots[i].state == SLOT_RETURNED)
+            at = MIN(at, l->slots[i].sent_at);
     return at;
 }
 
 /* A silent process gets a ping; an extension that holds nothing must answer requests, too. */
-static void check_silence(struct proxy *p, uint64_t now)
+static void check_silence(struct link *l, uint64_t now)
 {
-    uint64_t at = oldest(p);
-    unsigned long long ms = p->deadline / DT_MS(1);
+    uint64_t at = oldest(l), deadline = l->p->deadline;
+    unsigned long long ms = deadline / DT_MS(1);
 
-    if (p->ping != p->pong && now - p->pinged_at > p->deadline) {
-        proxy_break(p, "it hangs: silent for %llu ms", ms);
-    } else if (!p->w->holds && at < now && now - at > p->deadline) {
-        proxy_break(p, "it hangs: a request was not answered for %llu ms", ms);
-    } else if (p->ping == p->pong && at < now && now - at > p->deadline / 4) {
-        proxy_ping(p, now);
+    if (l->ping != l->pong && now - l->pinged_at > deadline) {
+        proxy_break(l->p, "it hangs: silent for %llu ms", ms);
+    } else if (!l->p->w->holds && at < now && now - at > deadline) {
+        proxy_break(l->p, "it hangs: a request was not answered for %llu ms", ms);
+    } else if (l->ping == l->pong && at < now && now - at > deadline / 4) {
+        link_ping(l, now);
     }
 }
 
 static void on_tick(struct dt_timer *timer)
 {
-    struct proxy *p = container_of(timer, struct proxy, tick);
+    struct link *l = container_of(timer, struct link, tick);
     uint64_t now = dt_clock_ns();
     const char *why;
 
-    if (p->state != PROXY_LIVE)
+    if (!link_is_up(l))
         return;
     /* What it has said counts, even if this thread was too busy to listen. */
-    if (proxy_take(p, &why) < 0) {
-        proxy_break(p, "%s", why);
+    if (link_take(l, &why) < 0) {
+        link_break(l, why);
         return;
     }
-    proxy_count(p);
-    check_silence(p, now);
-    if (now - p->saved_at >= SAVE_EVERY)
-        proxy_ask_state(p);
-    if (p->in_slots)
-        proxy_tick_start(p);
+    link_count(l);
+    check_silence(l, now);
+    if (now - l->saved_at >= SAVE_EVERY) {
+        l->saved_at = now;
+        __atomic_store_n(&l->p->unsaved, true, __ATOMIC_RELEASE);
+        proxy_turn_soon(l->p);
+    }
+    if (l->in_slots)
+        link_tick_start(l);
 }
 
-void proxy_tick_start(struct proxy *p)
+void link_tick_start(struct link *l)
 {
-    if (p->tick.heap_index == 0 && p->state == PROXY_LIVE)
-        dt_timer_set(p->c, &p->tick, dt_now(p->c) + MIN(MAX(p->deadline / 4, DT_MS(1)), TICK_MAX));
+    uint64_t every = MIN(MAX(l->p->deadline / 4, DT_MS(1)), TICK_MAX);
+
+    if (l->tick.heap_index == 0 && link_is_up(l))
+        dt_timer_set(l->c, &l->tick, dt_now(l->c) + every);
 }
 
-void proxy_timers(struct proxy *p)
+void link_timers(struct link *l)
 {
-    p->timer.fire = on_timer;
-    p->tick.fire = on_tick;
+    l->tick.fire = on_tick;
+    l->rest.fire = on_rest;
 }

@@ -181,12 +181,14 @@ static int parse_object(struct wrapped *w, const json_t *json, struct dt_error *
     ext->name = text_of(json, "name");
     ext->summary = text_of(json, "summary");
     ext->help = text_of(json, "help");
-    ext->flags = flag_of(json, "content_bearing") ? DT_CONTENT_BEARING : 0;
+    ext->flags = (flag_of(json, "content_bearing") ? DT_CONTENT_BEARING : 0u) |
+                 (flag_of(json, "per_queue") ? DT_PER_QUEUE : 0u);
     ext->state_version = (uint32_t)json_integer_value(json_object_get(json, "state_version"));
     w->responds = flag_of(json, "responses");
     w->holds = flag_of(json, "holds");
     w->saves = flag_of(json, "saves");
     w->cancels = flag_of(json, "cancels");
+    w->vectors = flag_of(json, "vectors");
     ext->submit = no_requests;
     ext->complete = w->responds ? no_requests : NULL;
     if (subs && (json_integer_value(subs) < 0 || json_integer_value(subs) > 1024))

@@ -27,56 +27,56 @@ static int back_info(struct dt_layer *layer, struct dt_block_info *info, struct 
 
 static int back_start(struct dt_ctx *c, struct dt_error *err)
 {
-    the_host.back = c;
+    the_host.lanes[c->thread].back = c;
     return 0;
 }
 
 /* The slot of a request from the channel; NULL for one that the extension made. */
-static struct host_slot *slot_of(struct host *h, struct dt_req *req)
+static struct host_slot *slot_of(const struct host_lane *l, struct dt_req *req)
 {
-    uintptr_t at = (uintptr_t)req, first = (uintptr_t)h->slots;
+    uintptr_t at = (uintptr_t)req, first = (uintptr_t)l->slots;
 
-    if (at < first || at >= first + h->nslots * sizeof(struct host_slot))
+    if (at < first || at >= first + l->nslots * sizeof(struct host_slot))
         return NULL;
-    return &h->slots[(at - first) / sizeof(struct host_slot)];
+    return &l->slots[(at - first) / sizeof(struct host_slot)];
 }
 
-static void submit_sub(struct host *h, struct dt_req *req)
+static void submit_sub(struct host_lane *l, struct dt_req *req)
 {
     const struct iovec *iov;
     uint32_t size;
     void *data;
-    int id = dt_channel_sub_new(h->ch, &data, &size);
+    int id = dt_channel_sub_new(l->ch, &data, &size);
 
     if (id < 0 || (dt_req_has_data(req) && dt_req_bytes(req) > size)) {
         if (id >= 0)
-            dt_channel_sub_free(h->ch, (uint32_t)id);
-        dt_complete_one(h->back, req, id < 0 ? -EBUSY : -EMSGSIZE);
+            dt_channel_sub_free(l->ch, (uint32_t)id);
+        dt_complete_one(l->back, req, id < 0 ? -EBUSY : -EMSGSIZE);
         return;
     }
     if (req->op == DT_OP_WRITE) {
-        unsigned n = dt_req_map(h->back, req, &iov);
+        unsigned n = dt_req_map(l->back, req, &iov);
 
         dt_iov_read(iov, n, 0, data, dt_req_bytes(req));
     }
-    h->subs[id] = req;
-    dt_channel_sub_submit(h->ch, (uint32_t)id, req->op, req->flags & (uint8_t)~DT_REQ_SUB,
+    l->subs[id] = req;
+    dt_channel_sub_submit(l->ch, (uint32_t)id, req->op, req->flags & (uint8_t)~DT_REQ_SUB,
                           req->sector, req->sectors);
 }
 
 static void back_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
-    struct host *h = &the_host;
-    bool last = !h->ext->complete && !h->ext->response;
+    struct host_lane *l = &the_host.lanes[c->thread];
+    bool last = !l->h->ext->complete && !l->h->ext->response;
     unsigned done = 0;
 
     for (unsigned i = 0; i < n; i++) {
         struct dt_req *req = reqs[i];
-        struct host_slot *s = slot_of(h, req);
+        struct host_slot *s = slot_of(l, req);
         const struct iovec *iov;
 
         if (!s) {
-            submit_sub(h, req);
+            submit_sub(l, req);
             continue;
         }
         if (s->below && req->op == DT_OP_WRITE) {
@@ -84,14 +84,14 @@ static void back_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 
             dt_iov_read(iov, k, 0, s->below, dt_req_bytes(req));
         }
-        dt_channel_forward(h->ch, s->id, req->sector, last);
+        dt_channel_forward(l->ch, s->id, req->sector, last);
         if (last) {
             s->last = true;
             req->error = 0;
             reqs[done++] = req;
         }
     }
-    loop_defer(h->loop, &h->flush);
+    loop_defer(l->loop, &l->flush);
     dt_complete(c, reqs, done);
 }
 
@@ -99,7 +99,7 @@ const struct dt_block_ext host_back = {
     DT_BLOCK_EXT_HEADER,
     .name = BACK_NAME,
     .summary = "The layers below, in another process",
-    .flags = DT_BACK,
+    .flags = DT_BACK | DT_PER_QUEUE,
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,
     .info = back_info,
@@ -111,28 +111,32 @@ const struct dt_block_ext host_back = {
 
 static void front_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
-    struct host *h = &the_host;
+    struct host_lane *l = &the_host.lanes[lane_thread(lane)];
 
     for (unsigned i = 0; i < n; i++) {
         struct host_slot *s = container_of(reqs[i], struct host_slot, req);
 
         if (!s->last)
-            dt_channel_complete(h->ch, s->id, reqs[i]->pub.error);
+            dt_channel_complete(l->ch, s->id, reqs[i]->pub.error);
     }
-    loop_defer(h->loop, &h->flush);
+    loop_defer(l->loop, &l->flush);
 }
 
 static void front_wake(struct lane *lane)
 {
-    the_host.woken = true;
-    loop_poller_wake(the_host.loop, &the_host.poller);
+    struct host_lane *l = &the_host.lanes[lane_thread(lane)];
+
+    l->woken = true;
+    loop_poller_wake(l->loop, &l->poller);
 }
 
 static const struct front_ops front_ops = {.complete = front_complete, .wake = front_wake};
 
-static struct request *take_request(struct host *h, const struct dt_channel_event *e)
+static struct request *take_request(struct host_lane *l, const struct dt_channel_event *e)
 {
-    struct host_slot *s = &h->slots[e->id];
+    struct host_slot *s = &l->slots[e->id];
+    const struct iovec *vectors;
+    unsigned n = dt_channel_vectors(l->ch, e->id, &vectors);
 
     s->id = e->id;
     s->last = false;
@@ -144,8 +148,8 @@ static struct request *take_request(struct host *h, const struct dt_channel_even
                                  .op = e->op,
                                  .flags = e->flags,
                                  .queue = e->queue};
-    s->req.iov = &s->iov;
-    s->req.niov = e->data != NULL;
+    s->req.iov = n ? (struct iovec *)(uintptr_t)vectors : &s->iov;
+    s->req.niov = n ? n : e->data != NULL;
     return &s->req;
 }
 
@@ -153,23 +157,25 @@ static struct request *take_request(struct host *h, const struct dt_channel_even
  * Requests are admitted before they are taken from the guest's ring, so it is the worker that must
  * know how many: those that it sent all enter the chain, as if taken from a ring here.
  */
-void host_allow(struct host *h)
+static void allow(void *arg)
 {
-    if (h->served && h->ext->admit)
-        dt_channel_allow(h->ch, lane_admit(h->lane, BURST));
+    struct host_lane *l = arg;
+
+    if (l->served && l->h->ext->admit)
+        dt_channel_allow(l->ch, lane_admit(l->lane, BURST));
 }
 
 /* What was read below is in the channel; it belongs where the extension looks for it. */
-static struct dt_req *take_response(struct host *h, const struct dt_channel_event *e)
+static struct dt_req *take_response(struct host_lane *l, const struct dt_channel_event *e)
 {
-    struct host_slot *s = &h->slots[e->id];
+    struct host_slot *s = &l->slots[e->id];
     const void *from = s->below ?: s->data;
     struct dt_req *req = &s->req.pub;
     const struct iovec *iov;
 
     req->error = e->error;
     if (from && req->op == DT_OP_READ && e->error == 0) {
-        unsigned n = dt_req_map(h->back, req, &iov);
+        unsigned n = dt_req_map(l->back, req, &iov);
 
         if (iov->iov_base != from)
             dt_iov_write(iov, n, 0, from, dt_req_bytes(req));
@@ -177,122 +183,217 @@ static struct dt_req *take_response(struct host *h, const struct dt_channel_even
     return req;
 }
 
-static void take_sub(struct host *h, const struct dt_channel_event *e)
+static void take_sub(struct host_lane *l, const struct dt_channel_event *e)
 {
-    struct dt_req *req = h->subs[e->id];
+    struct dt_req *req = l->subs[e->id];
     const struct iovec *iov;
 
     if (req->op == DT_OP_READ && e->error == 0) {
-        unsigned n = dt_req_map(h->back, req, &iov);
+        unsigned n = dt_req_map(l->back, req, &iov);
 
         dt_iov_write(iov, n, 0, e->data, dt_req_bytes(req));
     }
-    dt_channel_sub_free(h->ch, e->id);
-    dt_complete_one(h->back, req, e->error);
+    dt_channel_sub_free(l->ch, e->id);
+    dt_complete_one(l->back, req, e->error);
 }
 
-static void submit(struct host *h, struct request **down, unsigned *n)
+static void submit(struct host_lane *l, struct request **down, unsigned *n)
 {
     if (*n == 0)
         return;
-    lane_submit(h->lane, down, *n);
-    h->woken = true; /* the worker is to hear how many more may come */
+    lane_submit(l->lane, down, *n);
+    l->woken = true; /* the worker is to hear how many more may come */
     *n = 0;
+}
+
+static void count(void *arg)
+{
+    struct host_lane *l = arg;
+    struct dt_ctx *c = l->served ? dt_layer_ctx(device_layer(l->h->dev, 1), l->index) : NULL;
+
+    for (unsigned i = 0; c && l->h->ext->counters && l->h->ext->counters[i].name; i++)
+        dt_channel_counter(l->ch, i, c->counters[i]);
+}
+
+/* Is this the end? The threads of several have rings alone: what they hear of is a worker that broke the protocol. */
+static bool take_control(struct host_lane *l, const struct dt_channel_event *e)
+{
+    struct host *h = l->h;
+
+    host_control(h, e);
+    if (!h->stopping)
+        return false;
+    if (h->nlanes > 1)
+        _exit(h->status);
+    loop_stop(l->loop);
+    return true;
 }
 
 static unsigned poll_channel(struct loop_poller *poller)
 {
-    struct host *h = container_of(poller, struct host, poller);
+    struct host_lane *l = container_of(poller, struct host_lane, poller);
     struct dt_channel_event events[BURST];
     struct request *down[BURST];
     struct dt_req *back[BURST];
-    unsigned n = dt_channel_poll(h->ch, events, BURST), nback = 0, ndown = 0;
+    unsigned n = dt_channel_poll(l->ch, events, BURST), nback = 0, ndown = 0;
 
     for (unsigned i = 0; i < n; i++) {
         switch (events[i].type) {
         case DT_CHANNEL_REQUEST:
-            down[ndown++] = take_request(h, &events[i]);
+            down[ndown++] = take_request(l, &events[i]);
             break;
         case DT_CHANNEL_RESPONSE:
-            back[nback++] = take_response(h, &events[i]);
+            back[nback++] = take_response(l, &events[i]);
             break;
         case DT_CHANNEL_SUB:
-            take_sub(h, &events[i]);
+            take_sub(l, &events[i]);
             break;
         case DT_CHANNEL_CANCEL:
-            submit(h, down, &ndown); /* it may be among them */
-            request_cancel(&h->slots[events[i].id].req);
-            loop_defer(h->loop, &h->flush);
+            submit(l, down, &ndown); /* it may be among them */
+            request_cancel(&l->slots[events[i].id].req);
+            loop_defer(l->loop, &l->flush);
             break;
         default:
-            host_control(h, &events[i]);
+            if (take_control(l, &events[i]))
+                return n;
             break;
         }
     }
-    if (h->stopping)
-        return n;
-    dt_complete(h->back, back, nback);
-    submit(h, down, &ndown);
-    if (h->woken)
-        host_allow(h);
-    h->woken = false;
-    dt_channel_flush(h->ch);
-    if (h->polls++ % COUNTERS_EVERY == 0)
-        host_counters(h);
+    dt_complete(l->back, back, nback);
+    submit(l, down, &ndown);
+    if (l->woken)
+        allow(l);
+    l->woken = false;
+    dt_channel_flush(l->ch);
+    if (l->polls++ % COUNTERS_EVERY == 0)
+        count(l);
     return n;
 }
 
 static bool arm_channel(struct loop_poller *poller)
 {
-    struct host *h = container_of(poller, struct host, poller);
+    struct host_lane *l = container_of(poller, struct host_lane, poller);
 
-    host_counters(h);
-    return dt_channel_arm(h->ch);
+    count(l);
+    return dt_channel_arm(l->ch);
 }
 
 static void on_kick(struct dt_watch *watch, uint32_t events)
 {
-    struct host *h = container_of(watch, struct host, kick_watch);
+    struct host_lane *l = container_of(watch, struct host_lane, kick_watch);
     uint64_t count;
 
     if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
         log_error("the channel's eventfd cannot be read: %s", strerror(errno));
-    loop_poller_wake(h->loop, &h->poller);
+    loop_poller_wake(l->loop, &l->poller);
 }
 
 static void run_flush(struct loop_deferred *deferred)
 {
-    dt_channel_flush(container_of(deferred, struct host, flush)->ch);
+    dt_channel_flush(container_of(deferred, struct host_lane, flush)->ch);
+}
+
+/* ---- Asked of all threads ---- */
+
+static void on_all(struct host *h, void (*fn)(void *lane))
+{
+    for (unsigned i = 0; i < h->served; i++)
+        loop_call(h->lanes[i].loop, fn, &h->lanes[i]);
+}
+
+void host_allow(struct host *h)
+{
+    on_all(h, allow);
 }
 
 void host_counters(struct host *h)
 {
-    struct dt_ctx *c = dt_layer_ctx(device_layer(h->dev, 1), 0);
-
-    for (unsigned i = 0; c && h->ext->counters && h->ext->counters[i].name; i++)
-        dt_channel_counter(h->ch, i, c->counters[i]);
+    on_all(h, count);
 }
 
-void host_release(struct host *h, uint64_t deadline)
+struct release_call {
+    struct host_lane *l;
+    uint64_t deadline;
+};
+
+static void release(void *arg)
 {
-    lane_release(h->lane, deadline);
-    loop_defer(h->loop, &h->flush);
+    struct release_call *call = arg;
+
+    lane_release(call->l->lane, call->deadline);
+    loop_defer(call->l->loop, &call->l->flush);
+}
+
+void host_release(struct host *h, int thread, uint64_t deadline)
+{
+    for (unsigned i = 0; i < h->served; i++) {
+        struct release_call call = {&h->lanes[i], deadline};
+
+        if (thread < 0 || (unsigned)thread == i)
+            loop_call(h->lanes[i].loop, release, &call);
+    }
+}
+
+struct flight_call {
+    struct host_lane *l;
+    unsigned n;
+};
+
+static void look_in_flight(void *arg)
+{
+    struct flight_call *call = arg;
+
+    call->n = lane_in_flight(call->l->lane);
+}
+
+unsigned host_in_flight(struct host *h)
+{
+    unsigned sum = 0;
+
+    for (unsigned i = 0; i < h->served; i++) {
+        struct flight_call call = {.l = &h->lanes[i]};
+
+        loop_call(h->lanes[i].loop, look_in_flight, &call);
+        sum += call.n;
+    }
+    return sum;
 }
 
 /* ---- Life ---- */
 
+static int new_device(struct host *h, const struct chain_spec *chain, const char *name,
+                      struct dt_error *err)
+{
+    struct loop *loops[DEVICE_MAX_THREADS];
+
+    for (unsigned i = 0; i < h->nlanes; i++)
+        loops[i] = h->lanes[i].loop;
+    return device_new(
+        &h->dev,
+        &(struct device_config){
+            .name = name ?: "device", .chain = chain, .loops = loops, .threads = h->nlanes},
+        err);
+}
+
+/* A worker that does not say has one thread. */
+static unsigned threads_of(json_t *init)
+{
+    json_int_t n = json_integer_value(json_object_get(init, "threads"));
+
+    return n >= 1 && n <= (json_int_t)DEVICE_MAX_THREADS ? (unsigned)n : 1;
+}
+
 int host_chain_new(struct host *h, json_t *init, struct dt_error *err)
 {
     json_t *settings = json_object_get(init, "parameters"), *value;
-    struct loop_config config = {.spin_ns =
-                                     (uint64_t)json_integer_value(json_object_get(init, "spin"))};
+    uint64_t spin = (uint64_t)json_integer_value(json_object_get(init, "spin"));
     static char back_name[] = BACK_NAME;
     struct layer_spec layers[2] = {{.name = (char *)(uintptr_t)h->name}, {.name = back_name}};
     struct chain_spec chain = {layers, 2};
     const char *key;
     int ret;
 
-    ret = loop_new(&h->loop, &config, err);
+    ret = host_loops_new(h, threads_of(init), spin, err);
     if (ret < 0)
         return ret;
     layers[0].settings = xcalloc(json_object_size(settings) + 1, sizeof(struct setting));
@@ -301,51 +402,75 @@ int host_chain_new(struct host *h, json_t *init, struct dt_error *err)
         layers[0].settings[layers[0].count++] =
             (struct setting){(char *)(uintptr_t)key, (char *)(uintptr_t)json_string_value(value)};
     }
-    ret = device_new(&h->dev,
-                     &(struct device_config){
-                         .name = json_string_value(json_object_get(init, "device")) ?: "device",
-                         .chain = &chain,
-                         .loops = &h->loop,
-                         .threads = 1},
-                     err);
+    ret = new_device(h, &chain, json_string_value(json_object_get(init, "device")), err);
     free(layers[0].settings);
     return ret;
 }
 
-int host_chain_start(struct host *h, struct dt_error *err)
-{
+struct begin_call {
+    struct host_lane *l;
+    struct dt_error *err;
     int ret;
+};
 
-    h->nslots = dt_channel_slots(h->ch);
-    h->slots = xaligned(CACHE_LINE, h->nslots * sizeof(*h->slots));
-    h->subs = xcalloc(h->ext->sub_requests + 1, sizeof(*h->subs));
-    h->flush.run = run_flush;
-    h->poller = (struct loop_poller){.poll = poll_channel, .arm = arm_channel};
-    list_init(&h->poller.node);
-    ret = device_start(h->dev, &front_ops, h, err);
+static void begin_on_thread(void *arg)
+{
+    struct begin_call *call = arg;
+    struct host_lane *l = call->l;
+
+    l->nslots = dt_channel_slots(l->ch);
+    l->slots = xaligned(CACHE_LINE, l->nslots * sizeof(*l->slots));
+    l->subs = xcalloc(l->h->ext->sub_requests + 1, sizeof(*l->subs));
+    l->flush.run = run_flush;
+    l->poller = (struct loop_poller){.poll = poll_channel, .arm = arm_channel};
+    list_init(&l->poller.node);
+    l->lane = device_lane(l->h->dev, l->index);
+    l->served = true;
+    allow(l);
+    l->kick_watch =
+        (struct dt_watch){.ready = on_kick, .fd = dt_channel_kick_fd(l->ch), .events = EPOLLIN};
+    call->ret = loop_watch_add(l->loop, &l->kick_watch);
+    if (call->ret < 0)
+        dt_fail(call->err, call->ret, "cannot watch the channel: %s", strerror(-call->ret));
+    loop_poller_wake(l->loop, &l->poller);
+}
+
+int host_lane_start(struct host *h, struct dt_error *err)
+{
+    struct begin_call call = {.err = err};
+    int ret = 0;
+
+    if (h->served == h->nlanes)
+        return dt_fail(err, -EPROTO, "there are no more than %u threads", h->nlanes);
+    if (h->served == 0)
+        ret = device_start(h->dev, &front_ops, h, err);
     if (ret < 0)
         return ret;
-    h->lane = device_lane(h->dev, 0);
-    h->served = true;
-    host_allow(h);
-    h->kick_watch =
-        (struct dt_watch){.ready = on_kick, .fd = dt_channel_kick_fd(h->ch), .events = EPOLLIN};
-    ret = loop_watch_add(h->loop, &h->kick_watch);
-    if (ret < 0)
-        return dt_fail(err, ret, "cannot watch the channel: %s", strerror(-ret));
-    loop_poller_wake(h->loop, &h->poller);
-    return 0;
+    call.l = &h->lanes[h->served++];
+    call.l->ch = h->nlanes > 1 ? dt_channel_take_rings(h->ch) : h->ch;
+    loop_call(call.l->loop, begin_on_thread, &call);
+    return call.ret;
+}
+
+static void end_on_thread(void *arg)
+{
+    struct host_lane *l = arg;
+
+    loop_poller_remove(l->loop, &l->poller);
+    loop_watch_remove(l->loop, &l->kick_watch);
+    loop_defer_cancel(l->loop, &l->flush);
 }
 
 void host_chain_stop(struct host *h)
 {
-    if (h->served) {
-        loop_poller_remove(h->loop, &h->poller);
-        loop_watch_remove(h->loop, &h->kick_watch);
+    on_all(h, end_on_thread);
+    if (h->served)
         device_stop(h->dev);
-        loop_defer_cancel(h->loop, &h->flush);
-    }
     device_free(h->dev);
-    free(h->slots);
-    free(h->subs);
+    for (unsigned i = 0; i < h->served; i++) {
+        if (h->lanes[i].ch != h->ch)
+            dt_channel_free(h->lanes[i].ch);
+        free(h->lanes[i].slots);
+        free(h->lanes[i].subs);
+    }
 }

@@ -7,8 +7,6 @@
  */
 #include "blk/channel/host.h"
 
-#include <poll.h>
-#include <sys/epoll.h>
 #include <sys/stat.h>
 
 static void answer(struct host *h, uint32_t seq, json_t *json)
@@ -49,6 +47,8 @@ static void on_init(struct host *h, uint32_t seq, json_t *json)
         ret = host_chain_new(h, json, &err);
     if (ret == 0 && placed_configuration->confine_host)
         ret = placed_configuration->confine_host(&err);
+    if (ret == 0)
+        ret = host_threads_start(h, &err);
     if (ret < 0) {
         dt_channel_answer_error(h->ch, seq, ret, err.text);
         h->status = EXIT_FAILURE;
@@ -83,7 +83,7 @@ static void on_load(struct host *h, uint32_t seq, json_t *json, int fd)
 static void on_start(struct host *h, uint32_t seq)
 {
     struct dt_error err = {""};
-    int ret = host_chain_start(h, &err);
+    int ret = host_lane_start(h, &err);
 
     answer_result(h, seq, ret, &err);
 }
@@ -117,31 +117,61 @@ static void on_do(struct host *h, uint32_t seq, json_t *json)
         answer(h, seq, json_pack("{so}", "reply", reply));
 }
 
+struct save_call {
+    struct host *h;
+    uint8_t *buffer;
+    int64_t size;
+};
+
+static void save_exclusive(void *arg)
+{
+    struct save_call *call = arg;
+    struct host *h = call->h;
+
+    call->size = h->ext->save(device_layer(h->dev, 1), call->buffer, STATE_MAX);
+}
+
 static void on_save(struct host *h, uint32_t seq)
 {
     static uint8_t *buffer; /* pages that no state ever reached cost nothing */
-    int64_t size;
+    struct save_call call = {.h = h, .size = -ENOSYS};
 
     host_counters(h);
     if (!buffer)
         buffer = xcalloc(1, STATE_MAX);
-    size = h->ext->save ? h->ext->save(device_layer(h->dev, 1), buffer, STATE_MAX) : -ENOSYS;
-    if (size < 0)
-        dt_channel_answer_error(h->ch, seq, (int)size, NULL);
+    call.buffer = buffer;
+    if (h->ext->save)
+        device_exclusive(h->dev, save_exclusive, &call);
+    if (call.size < 0)
+        dt_channel_answer_error(h->ch, seq, (int)call.size, NULL);
     else
-        dt_channel_answer_state(h->ch, seq, buffer, (size_t)size);
+        dt_channel_answer_state(h->ch, seq, buffer, (size_t)call.size);
+}
+
+struct info_call {
+    struct host *h;
+    json_t *below;
+    struct dt_error err;
+    int ret;
+};
+
+static void info_exclusive(void *arg)
+{
+    struct info_call *call = arg;
+
+    call->ret = info_from_json(&call->h->below, call->below);
+    if (call->ret == 0)
+        call->ret = device_gather_info(call->h->dev, true, &call->err);
 }
 
 static void on_info(struct host *h, uint32_t seq, json_t *json)
 {
-    struct dt_error err = {""};
-    int ret = info_from_json(&h->below, json_object_get(json, "below"));
+    struct info_call call = {.h = h, .below = json_object_get(json, "below")};
 
     host_counters(h);
-    if (ret == 0)
-        ret = device_gather_info(h->dev, true, &err); /* it has one thread: this one */
-    if (ret < 0)
-        answer_result(h, seq, ret, &err);
+    device_exclusive(h->dev, info_exclusive, &call);
+    if (call.ret < 0)
+        answer_result(h, seq, call.ret, &call.err);
     else
         answer(h, seq, info_answer(h));
 }
@@ -149,12 +179,13 @@ static void on_info(struct host *h, uint32_t seq, json_t *json)
 static void on_quiesce(struct host *h, json_t *json)
 {
     json_int_t ns = json_integer_value(json_object_get(json, "ns"));
+    json_t *thread = json_object_get(json, "thread");
 
-    if (h->served)
-        host_release(h, dt_clock_ns() + (uint64_t)MAX(ns, 0));
+    host_release(h, json_is_integer(thread) ? (int)json_integer_value(thread) : -1,
+                 dt_clock_ns() + (uint64_t)MAX(ns, 0));
 }
 
-static void on_end(struct host *h, int error)
+void host_lost(struct host *h, int error)
 {
     h->status = error ? EXIT_FAILURE : EXIT_SUCCESS;
     if (error)
@@ -167,11 +198,11 @@ void host_control(struct host *h, const struct dt_channel_event *e)
     json_t *json = e->text ? json_loads(e->text, 0, NULL) : NULL;
 
     if (e->type == DT_CHANNEL_END)
-        on_end(h, e->error);
+        host_lost(h, e->error);
     else if (e->control == DT_CHANNEL_INIT && !h->dev)
         on_init(h, e->seq, json);
     else if (!h->dev || e->control == DT_CHANNEL_INIT)
-        on_end(h, -EPROTO);
+        host_lost(h, -EPROTO);
     else if (e->control == DT_CHANNEL_START)
         on_start(h, e->seq);
     else if (e->control == DT_CHANNEL_LOAD)
@@ -191,26 +222,12 @@ void host_control(struct host *h, const struct dt_channel_event *e)
     json_decref(json);
     if (e->fd >= 0)
         close(e->fd);
-    if (h->stopping && h->loop)
-        loop_stop(h->loop);
 }
 
-static void on_control(struct dt_watch *watch, uint32_t events)
-{
-    struct host *h = container_of(watch, struct host, control_watch);
-    struct dt_channel_event e;
-
-    while (!h->stopping && dt_channel_poll_control(h->ch, &e))
-        host_control(h, &e);
-    /* The end of the conversation is an event of the other kind. */
-    if (!h->stopping && dt_channel_ended(h->ch) && dt_channel_poll(h->ch, &e, 1))
-        host_control(h, &e);
-}
-
-/* Until there is a loop, there is only the socket. */
+/* Until there is a chain, there is only the socket. */
 static void await_init(struct host *h)
 {
-    while (!h->loop && !h->stopping) {
+    while (!h->dev && !h->stopping) {
         struct dt_channel_event e;
 
         dt_channel_wait(h->ch, -1);
@@ -245,18 +262,13 @@ int placed_host(const char *name)
     }
     device_events(on_event);
     await_init(h);
-    if (h->loop && !h->stopping) {
-        h->control_watch = (struct dt_watch){
-            .ready = on_control, .fd = dt_channel_control_fd(h->ch), .events = EPOLLIN};
-        CHECK(loop_watch_add(h->loop, &h->control_watch) == 0);
-        loop_run(h->loop);
-        loop_watch_remove(h->loop, &h->control_watch);
-    }
-    if (h->abandoned || (h->served && lane_in_flight(h->lane)))
+    if (!h->stopping)
+        host_serve(h);
+    if (h->abandoned || host_in_flight(h))
         _exit(h->status); /* requests are in flight that nobody waits for */
     if (h->dev)
         host_chain_stop(h);
-    loop_free(h->loop);
+    host_loops_free(h);
     dt_channel_free(h->ch);
     return h->status;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* host.h - what the two halves of the host share: the chain, and the conversation. */
+/* host.h - what the parts of the host share: the chain, its threads, and the conversation. */
 #ifndef BLK_CHANNEL_HOST_H
 #define BLK_CHANNEL_HOST_H
 
@@ -16,24 +16,39 @@ struct host_slot {
     bool last; /* the channel has no more interest in it */
 } CACHE_ALIGNED;
 
-struct host {
-    const char *name;
-    const struct dt_block_ext *ext;
+/**
+ * struct host_lane - the chain on one thread, with the channel of one thread of the worker's. All of it is
+ * its thread's once it serves.
+ * @ch: the host's own where there is one thread.
+ */
+struct host_lane {
+    struct host *h;
     struct dt_channel *ch;
     struct loop *loop;
-    struct device *dev;
+    pthread_t thread;
     struct lane *lane;
     struct dt_ctx *back;
-    struct dt_block_info below;
     struct host_slot *slots;
     uint32_t nslots;
     struct dt_req **subs; /* by the channel's id */
     bool woken;           /* the extension would admit more */
     struct loop_poller poller;
     struct loop_deferred flush;
-    struct dt_watch control_watch, kick_watch;
-    unsigned polls;
-    bool served, stopping, abandoned;
+    struct dt_watch kick_watch;
+    unsigned index, polls;
+    bool served;
+};
+
+struct host {
+    const char *name;
+    const struct dt_block_ext *ext;
+    struct dt_channel *ch;
+    struct device *dev;
+    struct dt_block_info below;
+    struct host_lane *lanes;
+    unsigned nlanes, served; /* served: lanes that have their channel */
+    struct dt_watch control_watch;
+    bool stopping, abandoned;
     int status;
 };
 
@@ -41,14 +56,28 @@ struct host {
 extern struct host the_host; /* one extension in a process */
 extern const struct dt_block_ext host_back;
 int host_chain_new(struct host *h, json_t *init, struct dt_error *err);
-int host_chain_start(struct host *h, struct dt_error *err);
+/** host_lane_start() - the next lane has its channel now; the first one starts the chain. */
+int host_lane_start(struct host *h, struct dt_error *err);
 void host_chain_stop(struct host *h);
-void host_release(struct host *h, uint64_t deadline);
+/** host_in_flight() - requests of the worker's. */
+unsigned host_in_flight(struct host *h);
+/** host_release() - let go of what is held: on @thread, or everywhere (-1). */
+void host_release(struct host *h, int thread, uint64_t deadline);
 void host_counters(struct host *h);
 /** host_allow() - tell the worker how many requests the extension would admit. */
 void host_allow(struct host *h);
 
+/* Its threads (host-threads.c). */
+int host_loops_new(struct host *h, unsigned n, uint64_t spin, struct dt_error *err);
+/** host_threads_start() - where there are several; the one there is otherwise runs in host_serve(). */
+int host_threads_start(struct host *h, struct dt_error *err);
+/** host_serve() - until @stopping. */
+void host_serve(struct host *h);
+void host_loops_free(struct host *h);
+
 /* What the worker asks (host.c). */
 void host_control(struct host *h, const struct dt_channel_event *event);
+/** host_lost() - the worker is gone, or broke the protocol (@error). */
+void host_lost(struct host *h, int error);
 
 #endif

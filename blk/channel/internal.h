@@ -6,6 +6,7 @@
 #include "blk/channel/placed.h"
 #include "channel/channel.h"
 #include "core/copypool.h"
+#include <pthread.h>
 
 #define SLOTS      1024u
 #define DATA_BYTES (8u << 20)
@@ -22,6 +23,7 @@
  * @real:  the extension's own; NULL for a program, which sent @hello instead.
  * @argv:  what to execute; NULL = the host with @name.
  * @cancels: it can be asked to let go of one request.
+ * @vectors: it can find data in the guest's memory.
  * @holds: it may keep requests for a time of its own, so only its silence shows that it hangs.
  */
 struct wrapped {
@@ -30,7 +32,7 @@ struct wrapped {
     char *name;
     char **argv;
     char *hello;
-    bool holds, responds, saves, cancels;
+    bool holds, responds, saves, cancels, vectors;
     unsigned own_params; /* the extension's; the placement's follow */
     unsigned ncounters;
     struct wrapped *next;
@@ -47,7 +49,12 @@ int info_from_json(struct dt_block_info *info, const json_t *json);
 
 /* ---- The process (process.c) ---- */
 
+/**
+ * struct process - what is known of it.
+ * @lock: for all else: the device's other threads ask it for things, and kill it.
+ */
 struct process {
+    pthread_mutex_t lock;
     pid_t pid;
     int pidfd, sock; /* -1 = none */
     uint32_t seq;
@@ -60,6 +67,9 @@ int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit
                   struct dt_error *err);
 /** process_kill() - end it; @why is remembered. Its end is seen on pidfd. */
 void process_kill(struct process *p, const char *fmt, ...) DT_PRINTF(2, 3);
+bool process_killed(struct process *p);
+/** process_was_asked() - is @seq of a frame that was sent? */
+bool process_was_asked(struct process *p, uint32_t seq);
 /** process_reap() - it is gone: release everything. @own: it brought that upon itself.
  *  @cause: how it ended, in words. */
 void process_reap(struct process *p, bool *own, char *cause, size_t size);
@@ -72,14 +82,26 @@ extern const struct placed_config *placed_configuration;
 
 enum on_crash { ON_CRASH_HOLD, ON_CRASH_BYPASS, ON_CRASH_FAIL };
 
+/* The process and what is done about it: one state, on the device's first thread. */
 enum proxy_state {
     PROXY_CLOSED,   /* no process, or one that was not started yet */
     PROXY_STARTING, /* a process is on its way */
+    PROXY_TRYING,   /* it serves suspects, one at a time */
     PROXY_LIVE,
-    PROXY_DYING,    /* killed; its end is not seen yet */
+    PROXY_FALLING,  /* it ended; the threads gather what it had */
     PROXY_WAITING,  /* between two attempts */
     PROXY_GIVEN_UP, /* on-crash says what happens to requests */
 };
+
+/* What each thread makes of it; changed by orders alone, but for BROKEN. */
+enum link_state {
+    LINK_DOWN,     /* requests wait */
+    LINK_TRYING,   /* suspects alone are sent */
+    LINK_LIVE,
+    LINK_BROKEN,   /* the process said here what it may not, and was killed */
+    LINK_GIVEN_UP,
+};
+enum link_order { ORDER_DOWN, ORDER_TRY, ORDER_LIVE, ORDER_GIVE_UP };
 
 /**
  * struct frame - the proxy's part of a request.
@@ -115,11 +137,12 @@ struct slot {
     uint8_t state;
     uint8_t parts;
     bool cancelled; /* the process was asked to */
+    bool in_memory; /* the first part is a list of where it lies in the guest's */
 };
 
 /* A request that the extension makes itself. */
 struct sub {
-    struct proxy *proxy;
+    struct link *link;
     struct dt_req *req; /* NULL = not submitted */
     struct iovec iov;   /* private memory */
     struct channel_msg msg;
@@ -130,36 +153,30 @@ struct sub {
 };
 
 /**
- * struct proxy - the layer's data: the proxy's own, then the fields of the extension's parameters.
+ * struct link - the proxy on one thread: a channel of its own, and the requests that came by there.
+ *
+ * All of it is its thread's, with three exceptions: while it is down, the first thread makes the channel of the
+ * next process; what is said to be atomic; and @message, which is the first thread's once an order is obeyed.
  */
-struct proxy {
-    /* The placement's parameters. */
-    unsigned on_crash;
-    uint64_t tries, window, deadline, mem_limit, spin;
-
-    struct dt_layer *layer;
-    const struct wrapped *w;
+struct link {
+    struct proxy *p;
     struct dt_ctx *c; /* NULL while stopped */
-    enum proxy_state state;
-    struct process process;
-    struct dt_watch sock_watch, pid_watch, kick_watch;
+    unsigned thread;
+    enum link_state state;
+    struct dt_watch kick_watch;
     struct loop_poller poller;
     struct loop_deferred flush;
-    struct dt_timer timer; /* restarts, start deadline */
     struct dt_timer tick;  /* hangs, counters, state */
-    struct dt_block_info below, info;
-    bool have_info;
+    struct dt_timer rest;  /* a stop cannot wait for somebody to restart the process */
 
-    /* Answers that are awaited, by sequence number; 0 = none. */
-    uint32_t init_seq, load_seq, start_seq, save_seq, call_seq;
-    int refusal;     /* of INIT */
-    int call_result; /* 1 = still awaited */
-    json_t *call_answer;
-    struct dt_error *call_err;
-    bool ready, started, hung_up;
-    struct control_frame *frame;
+    struct loop_message message;
+    enum link_order order;
+    unsigned had;   /* requests, when it went down */
+    bool suspected; /* it has requests to be tried */
+    bool tried;     /* atomic: it had, and they are */
 
     /* The channel of the present process. */
+    uint32_t start_seq; /* the first thread's */
     uint32_t generation;
     struct channel_map map;
     int kick_down, kick_up;
@@ -168,8 +185,8 @@ struct proxy {
     struct copypool pool;
     struct slot slots[SLOTS];
     uint32_t free_slot, in_slots, sent; /* sent: requests in this channel */
-    uint64_t order;
-    uint32_t orphans; /* requests and sub-requests of dead processes that are still below */
+    uint64_t sent_order;
+    uint32_t orphans; /* atomic: (sub-)requests of dead processes that are still below */
     struct sub *subs;
     unsigned nsubs;
     struct sub *sub_wait, **sub_wait_tail;
@@ -177,7 +194,7 @@ struct proxy {
 
     /* Requests that wait for a slot, for memory or for a process; replays first. */
     struct dt_req *queue, **queue_tail;
-    uint32_t queued;
+    uint32_t queued;      /* atomic */
     bool stopped;         /* admit() said no */
     struct dt_req *trial; /* the suspect that is being tried alone */
     bool trying;
@@ -185,22 +202,82 @@ struct proxy {
     /* Silence. */
     uint32_t ping, pong;
     uint32_t cancels, cancels_then; /* unread for all we know; of these, sent before the last ping */
-    uint64_t pinged_at;
+    uint64_t pinged_at, saved_at;
+    uint64_t counters_base[CHANNEL_COUNTERS], counters_last[CHANNEL_COUNTERS];
+} CACHE_ALIGNED;
+static inline struct frame *frame_of(struct link *l, struct dt_req *req)
+{
+    return dt_frame(l->c, req);
+}
+static inline bool link_is_up(const struct link *l)
+{
+    return l->state == LINK_LIVE || l->state == LINK_TRYING;
+}
+
+/**
+ * struct proxy - the layer's data: the proxy's own, then the fields of the extension's parameters. But for
+ * the links it is the first thread's, and who makes all threads stand still.
+ */
+struct proxy {
+    /* The placement's parameters. */
+    unsigned on_crash, trust;
+    uint64_t tries, window, deadline, mem_limit, spin;
+
+    struct dt_layer *layer;
+    const struct wrapped *w;
+    struct link **links; /* by thread */
+    unsigned nlinks;
+    struct dt_ctx *c; /* of the first thread; NULL while stopped */
+    enum proxy_state state;
+    struct process process;
+    struct dt_watch sock_watch, pid_watch;
+    struct dt_timer timer; /* restarts, start deadline */
+    struct dt_block_info below, info;
+    bool have_info;
+
+    /* Answers that are awaited, by sequence number; 0 = none. */
+    uint32_t init_seq, load_seq, save_seq, call_seq;
+    uint32_t memory_seq; /* of the last region */
+    unsigned starts; /* links whose START was answered */
+    int refusal;     /* of INIT */
+    int call_result; /* 1 = still awaited */
+    json_t *call_answer;
+    struct dt_error *call_err;
+    bool ready, started, hung_up;
+    struct control_frame *frame;
+
+    /* The guest's memory, of which the process has so many regions. It changes while the links are down, or no
+     * request is in them. */
+    const struct device_region *memory;
+    unsigned granted;
+
+    /* Its threads (orders.c). */
+    unsigned awaited;            /* atomic: orders that were not obeyed yet */
+    bool running, poked, unsaved; /* atomic: there is a first thread; @turn is posted; the state is old */
+    bool turning, again;
+    struct loop_message turn;
+    unsigned trying; /* the link whose suspects are tried */
 
     /* Deaths. */
+    bool ended, own, lived;
+    char cause[200];
     uint64_t died_at;
     uint64_t failing_since;
-    unsigned nfailures, restarts, resent, delay_ms;
+    unsigned nfailures, restarts, delay_ms;
 
     uint8_t *blob;
     size_t blob_size;
     uint32_t blob_version;
     uint64_t saved_at;
-    uint64_t counters_base[CHANNEL_COUNTERS], counters_last[CHANNEL_COUNTERS];
 };
-static inline struct frame *frame_of(struct proxy *p, struct dt_req *req)
+/* What the process passes on to the layers below; for layers that transform. */
+static inline uint8_t *part_below(const struct slot *s)
 {
-    return dt_frame(p->c, req);
+    return (uint8_t *)s->data + (s->in_memory ? 1u << CHANNEL_PAGE_SHIFT : dt_req_bytes(s->req));
+}
+static inline struct link *link_of(struct dt_ctx *c)
+{
+    return ((struct proxy *)c->layer_data)->links[c->thread];
 }
 
 extern const struct dt_block_ext proxy_template;
@@ -210,28 +287,51 @@ void proxy_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 void proxy_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 unsigned proxy_admit(struct dt_ctx *c, unsigned want);
 int proxy_cancel(struct dt_ctx *c, struct dt_req *req);
-/** proxy_ping() - ask for a sign of life, unless one is awaited. */
-void proxy_ping(struct proxy *p, uint64_t now);
-/** proxy_take_pong() - all sent before the ping was read. NULL, or what was wrong. */
-const char *proxy_take_pong(struct proxy *p, uint32_t id);
-void proxy_enqueue(struct proxy *p, struct dt_req *req, bool first);
-/** proxy_send_queue() - send what waits, as far as there is room. */
-void proxy_send_queue(struct proxy *p);
-void slot_free(struct proxy *p, uint32_t id);
+/** link_ping() - ask for a sign of life, unless one is awaited. */
+void link_ping(struct link *l, uint64_t now);
+/** link_take_pong() - all sent before the ping was read. NULL, or what was wrong. */
+const char *link_take_pong(struct link *l, uint32_t id);
+void link_enqueue(struct link *l, struct dt_req *req, bool first);
+/** link_send_queue() - send what waits, as far as there is room. */
+void link_send_queue(struct link *l);
+void slot_free(struct link *l, uint32_t id);
 uint8_t proxy_right(const struct proxy *p, const struct dt_req *req);
-/** proxy_take() - read what the process sent; messages, or -EPROTO with the reason in @why. */
-int proxy_take(struct proxy *p, const char **why);
-const char *proxy_take_sub(struct proxy *p, const struct channel_msg *m);
-void proxy_start_subs(struct proxy *p);
-int subs_init(struct proxy *p, struct dt_error *err);
-void subs_orphan(struct proxy *p);
-void subs_fini(struct proxy *p);
+/** link_take() - read what the process sent; messages, or -EPROTO with the reason in @why. */
+int link_take(struct link *l, const char **why);
+const char *link_take_sub(struct link *l, const struct channel_msg *m);
+void link_start_subs(struct link *l);
+int subs_init(struct link *l, struct dt_error *err);
+void subs_orphan(struct link *l);
+void subs_fini(struct link *l);
+static inline void count_orphan(struct link *l)
+{
+    __atomic_store_n(&l->orphans, l->orphans + 1, __ATOMIC_RELAXED);
+}
+static inline void set_queued(struct link *l, uint32_t n)
+{
+    __atomic_store_n(&l->queued, n, __ATOMIC_RELAXED);
+}
+/** orphan_back() - one came back; the process that waits for all of them may begin. */
+void orphan_back(struct link *l);
 
 /* The channel of one process (attach.c). */
-int proxy_attach(struct proxy *p, struct dt_error *err);
-void proxy_detach(struct proxy *p);
+int link_attach(struct link *l, struct dt_error *err);
+void link_detach(struct link *l);
+/** link_memory() - bytes that it is in the process. */
+uint64_t link_memory(const struct proxy *p);
+
+/* The guest's memory (memory.c). */
+/** proxy_send_memory() - to a process that is trusted with it; @wait for its answer. */
+int proxy_send_memory(struct proxy *p, bool wait, struct dt_error *err);
+void proxy_memory_changed(struct dt_layer *layer);
+/** proxy_vectors() - the @n at @iov as the process finds them; 0: not all of it is there. */
+unsigned proxy_vectors(const struct proxy *p, const struct iovec *iov, unsigned n,
+                       struct channel_vector *list);
 
 /* Control (calls.c). */
+/** proxy_tell() - send a frame of @json, which is taken over, and @fd (-1 = none), which is not. */
+int proxy_tell(struct proxy *p, uint32_t type, json_t *json, int fd, uint32_t *seq,
+               struct dt_error *err);
 void proxy_frames(struct proxy *p);
 int proxy_take_info(struct proxy *p, const json_t *answer);
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,
@@ -240,6 +340,7 @@ int proxy_call_fd(struct proxy *p, uint32_t type, json_t *request, int fd, json_
                   struct dt_error *err);
 int proxy_send_init(struct proxy *p, struct dt_error *err);
 int proxy_send_load(struct proxy *p, struct dt_error *err);
+/** proxy_send_start() - a channel for each link, and the order to begin. */
 int proxy_send_start(struct proxy *p, struct dt_error *err);
 /** proxy_state_fd() - a memfd with @size bytes of state; -1 = none. */
 int proxy_state_fd(const void *blob, size_t size);
@@ -248,20 +349,31 @@ void proxy_ask_state(struct proxy *p);
 void proxy_save_now(struct proxy *p);
 char *proxy_param_text(const struct proxy *p, unsigned index);
 
-/* Life and death (life.c, death.c). */
+/* Life and death (life.c, orders.c, death.c). */
 int proxy_spawn(struct proxy *p, struct dt_error *err);
 /** proxy_await() - serve control frames until @flag is set; for open() and start() only. */
 int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error *err);
+/** proxy_break() - end the process. From any of the device's threads. */
 void proxy_break(struct proxy *p, const char *fmt, ...) DT_PRINTF(2, 3);
-void proxy_live(struct proxy *p);
-void proxy_gone(struct proxy *p);
-void proxy_drained(struct proxy *p);
 void proxy_restart(struct proxy *p);
-void proxy_tick_start(struct proxy *p);
-void proxy_count(struct proxy *p);
 void proxy_watch(struct proxy *p);
 void proxy_unwatch(struct proxy *p);
-void proxy_timers(struct proxy *p);
-void proxy_apply_policy(struct proxy *p);
+/** proxy_turn_soon() - something happened that may let the proxy go on. From any thread. */
+void proxy_turn_soon(struct proxy *p);
+/** proxy_order() - have a link do it, on its thread; from the first one. */
+void proxy_order(struct link *l, enum link_order what);
+/** proxy_order_policy() - on-crash= was changed. */
+void proxy_order_policy(struct proxy *p);
+void proxy_init_orders(struct proxy *p);
+/** link_obey() - the order that it was given; on its thread. */
+void link_obey(struct link *l);
+/** link_break() - the process did, on this link, what it may not. */
+void link_break(struct link *l, const char *why);
+void link_tick_start(struct link *l);
+void link_timers(struct link *l);
+void link_count(struct link *l);
+/** link_watch() - listen to the process; link_unwatch(): and no more. */
+void link_watch(struct link *l);
+void link_unwatch(struct link *l);
 
 #endif

@@ -8,14 +8,23 @@
 
 #define STOP_MS 1000
 #define BUSY_NS DT_S(1)
+#define THREAD_BYTES (16u << 20)
+
+/* Each thread beyond the first brings a channel, and a stack and what its loop needs. */
+static uint64_t memory_of(const struct proxy *p)
+{
+    uint64_t bytes = p->mem_limit + (p->nlinks - 1) * (link_memory(p) + THREAD_BYTES);
+
+    return p->mem_limit == 0 ? 0 : p->trust ? bytes | PLACED_LIMIT_PRIVATE : bytes;
+}
 
 int proxy_spawn(struct proxy *p, struct dt_error *err)
 {
     int ret;
 
-    p->hung_up = false;
+    p->hung_up = p->ended = false;
     p->below = *dt_layer_info(p->layer);
-    ret = process_start(&p->process, p->w, p->mem_limit, err);
+    ret = process_start(&p->process, p->w, memory_of(p), err);
     if (ret < 0)
         return ret;
     p->state = PROXY_STARTING;
@@ -70,6 +79,33 @@ static int open_process(struct proxy *p, struct dt_error *err)
     }
 }
 
+static void new_links(struct proxy *p)
+{
+    p->nlinks = dt_layer_threads(p->layer);
+    p->links = xcalloc(p->nlinks, sizeof(*p->links));
+    for (unsigned i = 0; i < p->nlinks; i++) {
+        struct link *l = p->links[i] = xaligned(CACHE_LINE, sizeof(*l));
+
+        l->p = p;
+        l->thread = i;
+        l->queue_tail = &l->queue;
+        l->kick_down = l->kick_up = -1;
+        link_timers(l);
+    }
+}
+
+static void free_all(struct proxy *p)
+{
+    for (unsigned i = 0; i < p->nlinks; i++) {
+        link_detach(p->links[i]);
+        free(p->links[i]);
+    }
+    free(p->links);
+    json_decref(p->call_answer);
+    free(p->frame);
+    free(p->blob);
+}
+
 static int proxy_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct proxy *p = dt_layer_data(layer);
@@ -77,27 +113,40 @@ static int proxy_open(struct dt_layer *layer, struct dt_error *err)
 
     p->layer = layer;
     p->w = wrapped_of(layer_ext(layer));
-    p->queue_tail = &p->queue;
-    p->kick_down = p->kick_up = -1;
     process_init(&p->process);
     p->frame = xcalloc(1, sizeof(*p->frame));
+    new_links(p);
+    proxy_init_orders(p);
     ret = judge_policy(p, err);
+    if (ret == 0 && p->trust && !p->w->vectors)
+        ret = dt_fail(err, -EINVAL, "trust=memory: this program knows copies of data alone");
+    layer_watch_memory(layer, p->trust ? proxy_memory_changed : NULL);
     ret = ret ?: open_process(p, err);
     if (ret < 0) {
         end_process(p);
-        free(p->frame);
+        free_all(p);
     }
     return ret;
+}
+
+static void nothing(void *arg)
+{
+}
+
+/* Nothing is ordered any more, but what was may still be in a loop's hands. */
+static void collect_messages(struct proxy *p)
+{
+    for (unsigned i = p->nlinks; i-- > 0 && p->nlinks > 1;)
+        loop_call(layer_loop(p->layer, i), nothing, NULL);
 }
 
 static void proxy_close(struct dt_layer *layer)
 {
     struct proxy *p = dt_layer_data(layer);
 
+    collect_messages(p);
     end_process(p);
-    json_decref(p->call_answer);
-    free(p->frame);
-    free(p->blob);
+    free_all(p);
 }
 
 static int proxy_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
@@ -120,41 +169,7 @@ static int proxy_info(struct dt_layer *layer, struct dt_block_info *info, struct
     return 0;
 }
 
-/* ---- On the thread ---- */
-
-static unsigned poll_up(struct loop_poller *poller)
-{
-    struct proxy *p = container_of(poller, struct proxy, poller);
-    const char *why;
-    int n;
-
-    if (p->state != PROXY_LIVE)
-        return 0;
-    n = proxy_take(p, &why);
-    if (n < 0)
-        proxy_break(p, "%s", why);
-    return n < 0 ? 1 : (unsigned)n;
-}
-
-static bool arm_up(struct loop_poller *poller)
-{
-    struct proxy *p = container_of(poller, struct proxy, poller);
-
-    if (p->state != PROXY_LIVE)
-        return true;
-    proxy_count(p);
-    return channel_arm(&p->up);
-}
-
-static void on_kick(struct dt_watch *watch, uint32_t events)
-{
-    struct proxy *p = container_of(watch, struct proxy, kick_watch);
-    uint64_t count;
-
-    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
-        proxy_break(p, "its eventfd cannot be read: %s", strerror(errno));
-    loop_poller_wake(ctx_loop(p->c), &p->poller);
-}
+/* ---- On the first thread: the process ---- */
 
 static void on_frame(struct dt_watch *watch, uint32_t events)
 {
@@ -170,15 +185,11 @@ static void on_frame(struct dt_watch *watch, uint32_t events)
 
 static void on_exit_of_process(struct dt_watch *watch, uint32_t events)
 {
-    proxy_gone(container_of(watch, struct proxy, pid_watch));
-}
+    struct proxy *p = container_of(watch, struct proxy, pid_watch);
 
-static void run_flush(struct loop_deferred *deferred)
-{
-    struct proxy *p = container_of(deferred, struct proxy, flush);
-
-    if (p->map.header)
-        channel_publish(&p->down);
+    dt_watch_remove(p->c, &p->pid_watch);
+    p->ended = true;
+    proxy_turn_soon(p);
 }
 
 void proxy_watch(struct proxy *p)
@@ -186,9 +197,7 @@ void proxy_watch(struct proxy *p)
     p->sock_watch = (struct dt_watch){.ready = on_frame, .fd = p->process.sock, .events = EPOLLIN};
     p->pid_watch =
         (struct dt_watch){.ready = on_exit_of_process, .fd = p->process.pidfd, .events = EPOLLIN};
-    p->kick_watch = (struct dt_watch){.ready = on_kick, .fd = p->kick_up, .events = EPOLLIN};
-    if (dt_watch_add(p->c, &p->sock_watch) < 0 || dt_watch_add(p->c, &p->pid_watch) < 0 ||
-        dt_watch_add(p->c, &p->kick_watch) < 0)
+    if (dt_watch_add(p->c, &p->sock_watch) < 0 || dt_watch_add(p->c, &p->pid_watch) < 0)
         proxy_break(p, "it cannot be watched");
 }
 
@@ -196,12 +205,73 @@ void proxy_unwatch(struct proxy *p)
 {
     dt_watch_remove(p->c, &p->sock_watch);
     dt_watch_remove(p->c, &p->pid_watch);
-    dt_watch_remove(p->c, &p->kick_watch);
-    loop_poller_remove(ctx_loop(p->c), &p->poller);
-    loop_defer_cancel(ctx_loop(p->c), &p->flush);
 }
 
-static int start(struct proxy *p, struct dt_error *err)
+/* ---- On each thread: its channel ---- */
+
+static unsigned poll_up(struct loop_poller *poller)
+{
+    struct link *l = container_of(poller, struct link, poller);
+    const char *why;
+    int n;
+
+    if (!link_is_up(l))
+        return 0;
+    n = link_take(l, &why);
+    if (n < 0)
+        link_break(l, why);
+    return n < 0 ? 1 : (unsigned)n;
+}
+
+static bool arm_up(struct loop_poller *poller)
+{
+    struct link *l = container_of(poller, struct link, poller);
+
+    if (!link_is_up(l))
+        return true;
+    link_count(l);
+    return channel_arm(&l->up);
+}
+
+static void on_kick(struct dt_watch *watch, uint32_t events)
+{
+    struct link *l = container_of(watch, struct link, kick_watch);
+    uint64_t count;
+
+    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
+        link_break(l, "its eventfd cannot be read");
+    loop_poller_wake(ctx_loop(l->c), &l->poller);
+}
+
+static void run_flush(struct loop_deferred *deferred)
+{
+    struct link *l = container_of(deferred, struct link, flush);
+
+    if (link_is_up(l))
+        channel_publish(&l->down);
+}
+
+void link_watch(struct link *l)
+{
+    l->kick_watch = (struct dt_watch){.ready = on_kick, .fd = l->kick_up, .events = EPOLLIN};
+    if (dt_watch_add(l->c, &l->kick_watch) < 0)
+        link_break(l, "it cannot be watched");
+    loop_poller_wake(ctx_loop(l->c), &l->poller);
+}
+
+void link_unwatch(struct link *l)
+{
+    if (!l->c)
+        return;
+    dt_watch_remove(l->c, &l->kick_watch);
+    loop_poller_remove(ctx_loop(l->c), &l->poller);
+    loop_defer_cancel(ctx_loop(l->c), &l->flush);
+}
+
+/* ---- Begin and end ---- */
+
+/* The first thread begins for all: the process gets every channel at once. */
+static int start_process(struct proxy *p, struct dt_error *err)
 {
     int ret = 0;
 
@@ -213,24 +283,43 @@ static int start(struct proxy *p, struct dt_error *err)
     return ret ?: proxy_await(p, &p->started, START_NS, err);
 }
 
-static int proxy_start(struct dt_ctx *c, struct dt_error *err)
+static int start_proxy(struct proxy *p, struct dt_ctx *c, struct dt_error *err)
 {
-    struct proxy *p = c->layer_data;
-    int ret = subs_init(p, err);
+    int ret = start_process(p, err);
 
-    p->flush.run = run_flush;
-    p->poller = (struct loop_poller){.poll = poll_up, .arm = arm_up};
-    list_init(&p->poller.node);
-    ret = ret ?: start(p, err);
     if (ret < 0) {
-        proxy_detach(p);
-        subs_fini(p);
+        for (unsigned i = 0; i < p->nlinks; i++)
+            link_detach(p->links[i]);
         return ret;
     }
     p->c = c;
-    proxy_timers(p);
+    __atomic_store_n(&p->running, true, __ATOMIC_RELEASE);
     proxy_watch(p);
-    proxy_live(p);
+    p->state = PROXY_LIVE;
+    p->saved_at = dt_clock_ns();
+    for (unsigned i = 0; i < p->nlinks; i++)
+        p->links[i]->state = LINK_LIVE;
+    return 0;
+}
+
+static int proxy_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct proxy *p = c->layer_data;
+    struct link *l = link_of(c);
+    int ret = subs_init(l, err);
+
+    l->flush.run = run_flush;
+    l->poller = (struct loop_poller){.poll = poll_up, .arm = arm_up};
+    list_init(&l->poller.node);
+    if (l->thread == 0)
+        ret = ret ?: start_proxy(p, c, err);
+    if (ret < 0) {
+        subs_fini(l);
+        return ret;
+    }
+    l->c = c;
+    if (link_is_up(l))
+        link_watch(l);
     return 0;
 }
 
@@ -248,36 +337,49 @@ void proxy_save_now(struct proxy *p)
     json_decref(answer);
 }
 
-static void proxy_stop(struct dt_ctx *c)
+static void stop_proxy(struct proxy *p)
 {
-    struct proxy *p = c->layer_data;
-
-    proxy_count(p);
     proxy_save_now(p);
     proxy_unwatch(p);
-    dt_timer_cancel(c, &p->timer);
-    dt_timer_cancel(c, &p->tick);
+    dt_timer_cancel(p->c, &p->timer);
     end_process(p);
-    proxy_detach(p);
-    subs_fini(p);
     p->state = PROXY_CLOSED;
+    p->died_at = 0;
+    __atomic_store_n(&p->running, false, __ATOMIC_RELEASE);
     p->c = NULL;
+}
+
+/* The first thread is the first to stop. No request is in flight on any. */
+static void proxy_stop(struct dt_ctx *c)
+{
+    struct link *l = link_of(c);
+
+    link_count(l);
+    if (l->thread == 0)
+        stop_proxy(l->p);
+    link_unwatch(l);
+    dt_timer_cancel(c, &l->tick);
+    dt_timer_cancel(c, &l->rest);
+    link_detach(l);
+    subs_fini(l);
+    l->state = LINK_DOWN;
+    l->c = NULL;
 }
 
 /* ---- Asked ---- */
 
 static void proxy_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
-    struct proxy *p = c->layer_data;
+    struct link *l = link_of(c);
     uint64_t now = dt_clock_ns();
     char text[64];
 
-    snprintf(text, sizeof(text), "{\"ns\":%llu}",
-             (unsigned long long)(deadline > now ? deadline - now : 0));
-    if (p->state == PROXY_LIVE)
-        process_send(&p->process, CONTROL_QUIESCE, text, NULL, 0);
-    else if (p->state == PROXY_GIVEN_UP && p->queue)
-        dt_timer_set(c, &p->timer, deadline);
+    snprintf(text, sizeof(text), "{\"ns\":%llu,\"thread\":%u}",
+             (unsigned long long)(deadline > now ? deadline - now : 0), l->thread);
+    if (link_is_up(l))
+        process_send(&l->p->process, CONTROL_QUIESCE, text, NULL, 0);
+    else if (l->state == LINK_GIVEN_UP && l->queue)
+        dt_timer_set(c, &l->rest, deadline);
 }
 
 static int proxy_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
@@ -288,8 +390,8 @@ static int proxy_set(struct dt_layer *layer, unsigned index, struct dt_error *er
 
     if (index >= p->w->own_params) {
         ret = judge_policy(p, err);
-        if (ret == 0 && p->state == PROXY_GIVEN_UP)
-            proxy_apply_policy(p);
+        if (ret == 0)
+            proxy_order_policy(p);
         return ret;
     }
     /* Without a process the value waits in the layer's data for the next one. */

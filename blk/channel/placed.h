@@ -9,6 +9,9 @@
  * extension, and a back that returns what it forwards. A program in another language takes the
  * place of the host.
  *
+ * Where several threads serve the device, each has a *link* in the proxy, with a channel of its own, and a
+ * thread of its own in the host.
+ *
  * The proxy keeps each request until it was answered. When the process dies, hangs or breaks the
  * protocol, it is killed and started again with its last saved state and the present
  * parameters; once nothing that the old one forwarded is under way below, all unanswered
@@ -24,11 +27,13 @@
 /**
  * struct placed_spawner - who makes processes where this one may not: a keeper on behalf of its
  * worker.
+ * @mem_limit: bytes of address space; with PLACED_LIMIT_PRIVATE, of memory that is not a file's. 0 = no limit.
  * @start: run @argv with @sock (which stays the caller's) as descriptor 3. Return: a pidfd (owned
  * by the caller), or -errno; *@pid for people.
  * @kill:  end it with SIGKILL, whatever user it runs as. 0 or -errno.
  * @reap:  it ended: how, as waitid(2) says. 0 or -errno when nobody knows.
  */
+#define PLACED_LIMIT_PRIVATE (1ull << 63)
 struct placed_spawner {
     int (*start)(char *const *argv, int sock, uint64_t mem_limit, pid_t *pid);
     int (*kill)(int pidfd);

@@ -23,15 +23,31 @@
 #define SELF       "/proc/self/exe"
 #define FILES_MAX  256
 
+#if defined(__has_feature) /* clang's way to say it */
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LIMIT_MEMORY 0
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LIMIT_MEMORY 0 /* the sanitizers reserve terabytes */
-#else
+#endif
+#if !defined(LIMIT_MEMORY)
 #define LIMIT_MEMORY 1
 #endif
 
+/* Under the lock, or before anybody else knows of it. */
+static void forget(struct process *p)
+{
+    p->pid = -1;
+    p->pidfd = p->sock = -1;
+    p->seq = 0;
+    p->killed = false;
+}
+
 void process_init(struct process *p)
 {
-    *p = (struct process){.pid = -1, .pidfd = -1, .sock = -1};
+    pthread_mutex_init(&p->lock, NULL);
+    forget(p);
 }
 
 static void limit(int resource, uint64_t n)
@@ -72,7 +88,8 @@ _Noreturn static void become(int sock, char *const *argv, char *const *envp, uin
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, FILES_MAX);
     if (LIMIT_MEMORY && mem_limit)
-        limit(RLIMIT_AS, mem_limit);
+        limit(mem_limit & PLACED_LIMIT_PRIVATE ? RLIMIT_DATA : RLIMIT_AS,
+              mem_limit & ~PLACED_LIMIT_PRIVATE);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         _exit(127);
     if (placed_configuration->confine && placed_configuration->confine() < 0)
@@ -146,37 +163,62 @@ int process_start(struct process *p, const struct wrapped *w, uint64_t mem_limit
     const char *host = placed_configuration->host;
     char *const hosted[] = {host ? (char *)(uintptr_t)host : self, host_verb, w->name, NULL};
     int pair[2], pidfd;
+    pid_t pid;
 
-    process_init(p);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return dt_fail(err, -errno, "cannot make a control socket: %m");
     fcntl(pair[0], F_SETFL, O_NONBLOCK);
-    pidfd = spawner()->start(w->argv ? w->argv : hosted, pair[1], mem_limit, &p->pid);
+    pidfd = spawner()->start(w->argv ? w->argv : hosted, pair[1], mem_limit, &pid);
     close(pair[1]);
     if (pidfd < 0) {
         close(pair[0]);
-        process_init(p);
         return dt_fail(err, pidfd, "cannot start a process: %s", strerror(-pidfd));
     }
+    pthread_mutex_lock(&p->lock);
+    forget(p);
+    p->pid = pid;
     p->sock = pair[0];
     p->pidfd = pidfd;
+    pthread_mutex_unlock(&p->lock);
     return 0;
 }
 
 void process_kill(struct process *p, const char *fmt, ...)
 {
     va_list args;
-    int ret;
+    int ret = 0;
 
-    if (p->pidfd < 0 || p->killed)
-        return;
-    p->killed = true;
-    va_start(args, fmt);
-    vsnprintf(p->why, sizeof(p->why), fmt, args);
-    va_end(args);
-    ret = spawner()->kill(p->pidfd);
+    pthread_mutex_lock(&p->lock);
+    if (p->pidfd >= 0 && !p->killed) {
+        p->killed = true;
+        va_start(args, fmt);
+        vsnprintf(p->why, sizeof(p->why), fmt, args);
+        va_end(args);
+        ret = spawner()->kill(p->pidfd);
+    }
     if (ret < 0)
         log_error("process %d of an extension cannot be killed: %s", (int)p->pid, strerror(-ret));
+    pthread_mutex_unlock(&p->lock);
+}
+
+bool process_killed(struct process *p)
+{
+    bool killed;
+
+    pthread_mutex_lock(&p->lock);
+    killed = p->killed;
+    pthread_mutex_unlock(&p->lock);
+    return killed;
+}
+
+bool process_was_asked(struct process *p, uint32_t seq)
+{
+    bool asked;
+
+    pthread_mutex_lock(&p->lock);
+    asked = seq != 0 && seq <= p->seq;
+    pthread_mutex_unlock(&p->lock);
+    return asked;
 }
 
 static void describe_end(const struct process *p, const siginfo_t *info, bool *own, char *cause,
@@ -202,6 +244,7 @@ void process_reap(struct process *p, bool *own, char *cause, size_t size)
 {
     siginfo_t info = {0};
 
+    pthread_mutex_lock(&p->lock);
     if (spawner()->reap(p->pidfd, &info) == 0) {
         describe_end(p, &info, own, cause, size);
     } else {
@@ -210,14 +253,19 @@ void process_reap(struct process *p, bool *own, char *cause, size_t size)
     }
     close(p->pidfd);
     close(p->sock);
-    process_init(p);
+    forget(p);
+    pthread_mutex_unlock(&p->lock);
 }
 
 int64_t process_send(struct process *p, uint32_t type, const char *text, const int *fds,
                      unsigned nfds)
 {
-    uint32_t seq = ++p->seq;
-    int ret = p->sock < 0 ? -EPIPE : control_send(p->sock, type, seq, text, fds, nfds);
+    uint32_t seq;
+    int ret;
 
+    pthread_mutex_lock(&p->lock);
+    seq = ++p->seq;
+    ret = p->sock < 0 ? -EPIPE : control_send(p->sock, type, seq, text, fds, nfds);
+    pthread_mutex_unlock(&p->lock);
     return ret < 0 ? ret : (int64_t)seq;
 }

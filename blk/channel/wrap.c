@@ -17,6 +17,8 @@ static const char *const on_crash_choices[] = {
     NULL,
 };
 
+static const char *const trust_choices[] = {"none", "memory", NULL};
+
 const struct dt_param placed_params[] = {
     {.name = "on-crash",
      .type = DT_PARAM_ENUM,
@@ -55,6 +57,12 @@ const struct dt_param placed_params[] = {
      .initial = "256M",
      .offset = offsetof(struct proxy, mem_limit),
      .help = "Address space of the process; 0 = no limit."},
+    {.name = "trust",
+     .type = DT_PARAM_ENUM,
+     .initial = "none",
+     .offset = offsetof(struct proxy, trust),
+     .choices = trust_choices,
+     .help = "`memory` lets the process have all of the guest's memory, so that no data are copied."},
     {.name = "spin",
      .type = DT_PARAM_DURATION,
      .initial = "50us",
@@ -178,8 +186,7 @@ static int wrap(struct wrapped *w, const struct dt_block_ext *ext, struct dt_err
     e->name = ext->name;
     e->summary = ext->summary;
     e->help = ext->help;
-    /* One channel, so one thread; and a process to start. */
-    e->flags = ext->flags & ~(uint32_t)(DT_PER_QUEUE | DT_SELF_CONTAINED);
+    e->flags = ext->flags & ~(uint32_t)DT_SELF_CONTAINED; /* it has a process to start */
     e->read_data = ext->read_data;
     e->write_data = ext->write_data;
     e->counters = ext->counters;
@@ -219,6 +226,7 @@ static const struct dt_block_ext *wrap_extension(const struct dt_block_ext *ext,
     w->responds = ext->complete || ext->response;
     w->saves = ext->save;
     w->cancels = ext->cancel;
+    w->vectors = true;
     if (wrap(w, ext, err) < 0)
         return NULL;
     return keep(w);
@@ -234,6 +242,7 @@ static char *ask_hello(const struct wrapped *w, struct dt_error *err)
     char *hello = NULL, cause[200];
     bool own;
 
+    process_init(&p);
     if (process_start(&p, w, 0, err) == 0) {
         struct pollfd fd = {.fd = p.sock, .events = POLLIN};
 

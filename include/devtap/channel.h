@@ -18,7 +18,8 @@
  *     }
  *
  * When the program dies, devtap starts it again and sends every request once more that had no answer,
- * flagged DT_REQ_REPLAYED. All functions belong to one thread.
+ * flagged DT_REQ_REPLAYED. All functions of a channel belong to one thread; dt_channel_take_rings() has what there
+ * is for several.
  */
 #ifndef DEVTAP_CHANNEL_H
 #define DEVTAP_CHANNEL_H
@@ -48,7 +49,7 @@ enum dt_channel_control {
     DT_CHANNEL_DO,       /* {"verb", "args": [...]} */
     DT_CHANNEL_SAVE,     /* answer with dt_channel_answer_state() */
     DT_CHANNEL_INFO,     /* the disk below changed */
-    DT_CHANNEL_QUIESCE,  /* let go of what is held: no answer */
+    DT_CHANNEL_QUIESCE,  /* {"thread"}: let go of what is held there: no answer */
     DT_CHANNEL_STOP,     /* no request is outstanding: end the program */
     DT_CHANNEL_LOAD,     /* {"version"}; @fd: the saved state. Before DT_CHANNEL_START */
 };
@@ -112,6 +113,12 @@ DT_PUBLIC void dt_channel_complete(struct dt_channel *ch, uint32_t id, int error
 /** dt_channel_data() - the two buffers of request @id, or NULL. Return: the bytes of each. */
 DT_PUBLIC uint32_t dt_channel_data(struct dt_channel *ch, uint32_t id, void **data, void **below);
 /**
+ * dt_channel_vectors() - where request @id's bytes lie in the guest's memory, until it is over; @data is NULL then, and
+ * @below as always. For programs whose description has "vectors", with trust=memory. Return: their number; 0 for
+ * a request with a copy, or without data.
+ */
+DT_PUBLIC unsigned dt_channel_vectors(struct dt_channel *ch, uint32_t id, const struct iovec **iov);
+/**
  * dt_channel_sub_new() - a request of the program's own, to the layers below.
  * @data, @size: set to its buffer; may be NULL.
  *
@@ -130,6 +137,13 @@ DT_PUBLIC int dt_channel_answer_error(struct dt_channel *ch, uint32_t seq, int c
                                       const char *text);
 DT_PUBLIC int dt_channel_answer_state(struct dt_channel *ch, uint32_t seq, const void *state,
                                       size_t size);
+/**
+ * dt_channel_take_rings() - for programs with several threads, whose description has "per_queue": the rings
+ * that DT_CHANNEL_START just brought, as a channel without control: for one thread, which polls it, answers on it and frees
+ * it. @ch keeps the control, and gets a DT_CHANNEL_START for each of INIT's "threads". Call it before any
+ * request was taken from @ch.
+ */
+DT_PUBLIC struct dt_channel *dt_channel_take_rings(struct dt_channel *ch);
 /** dt_channel_event() - something that a person or a manager should know. */
 DT_PUBLIC int dt_channel_event(struct dt_channel *ch, const char *event, const char *text);
 /** dt_channel_counter() - counter @index of the description now has this value. */

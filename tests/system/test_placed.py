@@ -1,5 +1,7 @@
 """Extensions in processes of their own under a real guest: killed again and again, and in Python."""
 
+import itertools
+import json
 import os
 import pathlib
 import random
@@ -21,7 +23,8 @@ while [ ! -e /tmp/stop ]; do
     pass=$((pass + 1))
     fio --name=v --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randwrite \\
         --bsrange=4k-64k --iodepth=16 --size=16m --verify=crc32c --verify_fatal=1 \\
-        --verify_backlog=32 --randseed=$pass >/tmp/fio.log 2>&1 || { cp /tmp/fio.log /tmp/bad; break; }
+        --verify_backlog=32 --randseed=$pass --numjobs=@JOBS@ --offset_increment=16m \\
+        --cpus_allowed=0-$((@JOBS@ - 1)) --cpus_allowed_policy=split >/tmp/fio.log 2>&1 || { cp /tmp/fio.log /tmp/bad; break; }
     echo $pass >/tmp/passes
 done
 echo done >/tmp/done
@@ -63,29 +66,77 @@ def kill_extension(disk):
     return time.monotonic() - t0
 
 
-@limit(900)
-def test_killed(t):
-    """A transforming extension dies under verified load: the guest notices nothing, not even without
-    QEMU's reconnect."""
+def killed(t, kills, jobs=1, options=(), settings="", extra=(), between=None):
+    """A transforming extension dies under verified load, `jobs` of it: the guest notices nothing, not even
+    without QEMU's reconnect. `between`(guest) is done after each death."""
     image = t.sparse_file(64 * MIB)
     ext = pathlib.Path(paths.devtap()).parent.parent / "examples/xor.so"
-    disk = t.soft_disk(f"{ext} key=90 place=process tries=1000000 | file path={image}")
-    guest = t.guest([disk.socket])
-    guest.check("cat >/tmp/load.sh <<'SH'\n" + LOAD + "\nSH\n(sh /tmp/load.sh >/dev/null 2>&1 &)")
+    disk = t.soft_disk(f"{ext} key=90 place=process tries=1000000 {settings} | file path={image}", options=options)
+    guest = t.guest([disk.socket], queues=jobs, smp=jobs, extra=extra)
+    load = LOAD.replace("@JOBS@", str(jobs))
+    guest.check("cat >/tmp/load.sh <<'SH'\n" + load + "\nSH\n(sh /tmp/load.sh >/dev/null 2>&1 &)")
     wait_for("the load", lambda: disk.operations("xor", "write") > 20, 60.0)
     generator = random.Random(1)
     longest = 0.0
-    for _ in range(KILLS):
+    for _ in range(kills):
         time.sleep(generator.uniform(0, 0.1))
         longest = max(longest, kill_extension(disk))
+        if between:
+            between(guest)
     before = disk.operations("xor", "write")
     wait_for("the guest's I/O to go on", lambda: disk.operations("xor", "write") > before, 60.0)
     guest.check("touch /tmp/stop")
     wait_for("the last pass of fio", lambda: guest.run("test -e /tmp/done")[0] == 0, 120.0, 0.5)
     t.equal(guest.run("test -e /tmp/bad && cat /tmp/bad"), (1, ""), "fio")
     t.equal(kernel_errors(guest), "")
-    t.log(f"{KILLS} kills, {guest.check('cat /tmp/passes')} passes of fio, "
+    t.log(f"{kills} kills, {guest.check('cat /tmp/passes')} passes of fio, "
           f"slowest replacement {1000 * longest:.0f} ms")
+    return disk
+
+
+@limit(900)
+def test_killed(t):
+    """On one thread."""
+    killed(t, KILLS)
+
+
+@limit(300)
+def test_killed_threads(t):
+    """One process for two threads, which have requests on both."""
+    disk = killed(t, KILLS // 4, jobs=2, options=["--threads", "2", "--threads-per-disk", "2"])
+    (pid,) = extensions(disk.pid)
+    names = [task.read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
+    t.equal(sorted(name for name in names if name[-1].isdigit()), ["ext-host0", "ext-host1"])
+    assert "after" in disk.devtap("events", disk.disk), "no event of a restart"
+
+
+def deleted(guest, device):
+    """Has the guest let go of a device?"""
+    guest.qmp.command("query-status")
+    return any(event["event"] == "DEVICE_DELETED" and event["data"].get("device") == device
+               for event in guest.qmp.events)
+
+
+@limit(300)
+def test_trusted(t):
+    """One that is trusted with the guest's memory, whose slots come and go under load: no copy, no difference."""
+    numbers = itertools.count()
+
+    def plug(guest):
+        name = f"more{next(numbers)}"
+        guest.qmp.command("object-add", qom_type="memory-backend-memfd", id=name, size=128 * MIB, share=True)
+        guest.qmp.command("device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name)
+        time.sleep(0.2)
+        guest.qmp.command("device_del", id=f"dimm-{name}")
+        wait_for("the guest to give the memory back", lambda: deleted(guest, f"dimm-{name}"), 30.0, 0.1)
+        guest.qmp.command("object-del", id=name)
+
+    disk = killed(t, 5, settings="trust=memory", extra=["-m", "size=512M,slots=4,maxmem=2G"], between=plug)
+    assert "trust=memory" in disk.devtap("show", disk.disk), disk.devtap("show", disk.disk)
+    seen = map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines())
+    grants = [e["text"] for e in seen if e["event"] == "memory-granted"]
+    t.log(f"{len(grants)} grants; {grants[-1]}")
+    assert any("640 MiB" in text for text in grants) and "512 MiB" in grants[-1], grants
 
 
 def python_disk(t, settings):

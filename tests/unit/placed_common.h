@@ -36,6 +36,8 @@ void rig_turn(void);
 void rig_run(uint64_t ns);
 /** rig_drain() - until nothing is in flight; false when that took longer than @ns. */
 bool rig_drain(uint64_t ns);
+/** rig_set_memory() - the device has 0, 1 or 2 pieces of the memory in which the load's data lie; nothing is in flight. */
+void rig_set_memory(unsigned regions);
 pid_t rig_pid(unsigned *restarts);
 /** rig_one() - one request by hand, of zeroed data; its error, or 1 if it did not complete in @ns.
  */

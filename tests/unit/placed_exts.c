@@ -28,13 +28,22 @@ static enum dt_verdict pass_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext down_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "down",           .summary = "requests only",
-    .counters = counters, .request = count_request,
+    DT_BLOCK_EXT_HEADER,
+    .name = "down",
+    .summary = "requests only",
+    .flags = DT_PER_QUEUE,
+    .counters = counters,
+    .request = count_request,
 };
 
 static const struct dt_block_ext both_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "both",           .summary = "both ways",
-    .counters = counters, .request = count_request, .response = pass_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "both",
+    .summary = "both ways",
+    .flags = DT_PER_QUEUE,
+    .counters = counters,
+    .request = count_request,
+    .response = pass_response,
 };
 
 static const struct dt_block_ext up_ext = {
@@ -89,7 +98,7 @@ static const struct dt_block_ext plus_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "plus",
     .summary = "transforms",
-    .flags = DT_CONTENT_BEARING,
+    .flags = DT_PER_QUEUE | DT_CONTENT_BEARING,
     .read_data = DT_DATA_TRANSFORM,
     .write_data = DT_DATA_TRANSFORM,
     .submit = plus_submit,
@@ -97,7 +106,12 @@ static const struct dt_block_ext plus_ext = {
 };
 
 /* Looks at every byte; ends the process if a block's 8-byte words are not those of one pattern. */
-static uint64_t sum;
+static _Thread_local uint64_t sum;
+static const struct dt_counter look_counters[] = {
+    {"vectors", "vectors", "In which the data came."},
+    {NULL},
+};
+
 static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 {
     const struct iovec *iov;
@@ -107,6 +121,7 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
         return DT_PASS;
     n = dt_req_map(c, req, &iov);
     CHECK(dt_iov_length(iov, n) == dt_req_bytes(req));
+    dt_count(c, 0, n);
     for (unsigned i = 0; i < n; i++)
         for (size_t k = 0; k < iov[i].iov_len; k += 64)
             sum += ((const uint8_t *)iov[i].iov_base)[k];
@@ -114,16 +129,45 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext peek_ext = {
-    DT_BLOCK_EXT_HEADER,        .name = "peek",  .summary = "looks", .read_data = DT_DATA_PEEK,
-    .write_data = DT_DATA_PEEK, .request = look, .response = look,
+    DT_BLOCK_EXT_HEADER,
+    .name = "peek",
+    .summary = "looks",
+    .flags = DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK,
+    .write_data = DT_DATA_PEEK,
+    .counters = look_counters,
+    .request = look,
+    .response = look,
+};
+
+/* Writes where it said that it only reads. */
+static enum dt_verdict scribble_request(struct dt_ctx *c, struct dt_req *req)
+{
+    const struct iovec *iov;
+
+    if (req->op == DT_OP_WRITE) {
+        dt_req_map(c, req, &iov);
+        *(volatile uint8_t *)iov->iov_base = 1;
+    }
+    return DT_PASS;
+}
+
+static const struct dt_block_ext scribble_ext = {
+    DT_BLOCK_EXT_HEADER,
+    .name = "scribble",
+    .summary = "writes into what is written",
+    .write_data = DT_DATA_PEEK,
+    .request = scribble_request,
 };
 
 static const struct dt_block_ext stable_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "stable",
     .summary = "looks at copies",
+    .flags = DT_PER_QUEUE,
     .read_data = DT_DATA_STABLE,
     .write_data = DT_DATA_STABLE,
+    .counters = look_counters,
     .request = look,
     .response = look,
 };
@@ -182,6 +226,7 @@ static const struct dt_block_ext hold_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "hold",
     .summary = "holds for a while",
+    .flags = DT_PER_QUEUE,
     .ctx_size = sizeof(struct held),
     .request = hold_request,
     .response = pass_response,
@@ -258,6 +303,7 @@ static const struct dt_block_ext guard_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "guard",
     .summary = "locks and rewrites",
+    .flags = DT_PER_QUEUE,
     .sub_requests = 64,
     .frame_size = sizeof(struct guarded),
     .request = guard_request,
@@ -375,13 +421,22 @@ static const struct dt_verb bad_verbs[] = {
 };
 
 static const struct dt_block_ext bad_ext = {
-    DT_BLOCK_EXT_HEADER,  .name = "bad",          .summary = "fails",
-    .params = bad_params, .verbs = bad_verbs,     .layer_size = sizeof(struct bad),
-    .state_version = 1,   .request = bad_request, .set = bad_set,
-    .save = bad_save,     .load = bad_load,
+    DT_BLOCK_EXT_HEADER,
+    .name = "bad",
+    .summary = "fails",
+    .flags = DT_PER_QUEUE,
+    .params = bad_params,
+    .verbs = bad_verbs,
+    .layer_size = sizeof(struct bad),
+    .state_version = 1,
+    .request = bad_request,
+    .set = bad_set,
+    .save = bad_save,
+    .load = bad_load,
 };
 
 const struct dt_block_ext *const placed_test_exts[] = {
     &down_ext,   &both_ext, &up_ext,    &plus_ext, &peek_ext,
-    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  NULL,
+    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  &scribble_ext,
+    NULL,
 };

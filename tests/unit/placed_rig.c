@@ -3,6 +3,7 @@
 #include "tests/unit/placed_common.h"
 
 #include <stdio.h>
+#include <sys/mman.h>
 
 struct rig rig;
 
@@ -96,6 +97,13 @@ struct slot {
     bool busy, by_hand, done;
 } CACHE_ALIGNED;
 static struct slot *slots;
+
+/* The guest's memory, which holds the data of all slots. */
+#define SLOT_BYTES   (64u * BLOCK)
+#define MEMORY_BYTES ((size_t)DEPTH * SLOT_BYTES)
+static uint8_t *memory;
+static int memory_fd = -1;
+
 static uint32_t versions[DISK_BLOCKS];
 static bool block_busy[DISK_BLOCKS];
 
@@ -301,8 +309,12 @@ int rig_try(const char *chain, struct dt_error *err)
         return ret;
     }
     slots = xaligned(CACHE_LINE, DEPTH * sizeof(*slots));
+    memory_fd = memfd_create("guest", MFD_CLOEXEC);
+    CHECK(memory_fd >= 0 && ftruncate(memory_fd, MEMORY_BYTES) == 0);
+    memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+    CHECK(memory != MAP_FAILED);
     for (unsigned i = 0; i < DEPTH; i++)
-        slots[i].data = xcalloc(64, BLOCK);
+        slots[i].data = memory + (size_t)i * SLOT_BYTES;
     return 0;
 }
 
@@ -324,8 +336,8 @@ void rig_close(void)
     while (loop_turn(rig.loop, false))
         ;
     loop_free(rig.loop);
-    for (unsigned i = 0; i < DEPTH; i++)
-        free(slots[i].data);
+    munmap(memory, MEMORY_BYTES);
+    close(memory_fd);
     free(slots);
     late = false;
 }
@@ -333,6 +345,20 @@ void rig_close(void)
 pid_t rig_pid(unsigned *restarts)
 {
     return placed_pid(device_layer(rig.dev, 1), restarts);
+}
+
+/* Uneven: neither begins with the file, nor ends between two slots. */
+void rig_set_memory(unsigned regions)
+{
+    const size_t first = BLOCK, middle = 20 * SLOT_BYTES + 3 * BLOCK;
+    struct device_region r[2] = {
+        {.gpa = 0, .size = middle - first, .offset = first, .host = memory + first, .fd = memory_fd},
+        {.gpa = 1u << 30, .size = MEMORY_BYTES - middle, .offset = middle, .host = memory + middle,
+         .fd = memory_fd},
+    };
+
+    CHECK(rig.in_flight == 0 && regions <= 2);
+    device_set_memory(rig.dev, r, regions);
 }
 
 extern const struct dt_block_ext *const placed_test_exts[];
