@@ -1,85 +1,21 @@
 """Network cards: real guests on `devtap run --net`, with the host's own stack at the other end."""
 
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 
 from devtap_test import paths, wait_for
+from devtap_test.card import INIT, Card, Namespace, arguments, require
 from devtap_test.case import Skip, limit
-from devtap_test.process import Process, free_socket_path
-
-INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0"
 
 
-class Namespace:
-    """A network namespace with a TAP interface that stays; its name is that of a process in it."""
-
-    def __init__(self, folder, multi_queue=False):
-        make = "ip link set lo up; ip tuntap add dev card0 mode tap vnet_hdr" + \
-            (" multi_queue" if multi_queue else "") + \
-            "; ip addr add 10.77.0.1/24 dev card0; ip link set card0 up; echo made; exec sleep 1000"
-        self.process = Process(["unshare", "-n", "sh", "-c", make], folder, name="namespace",
-                               ready_line="made")
-        self.enter = ["nsenter", "-t", str(self.process.pid), "-n"]
-
-    def run(self, *argv, timeout=60):
-        """Runs a command in it; returns its output."""
-        return subprocess.run([*self.enter, *argv], check=True, timeout=timeout, text=True,
-                              stdout=subprocess.PIPE).stdout
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-
-
-class Card(Process):
-    """`devtap run --net NAME --socket PATH CHAIN`."""
-
-    def __init__(self, chain, folder, prefix=(), options=()):
-        self.socket = free_socket_path(folder, "card.sock")
-        self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
-        super().__init__([*prefix, paths.devtap(), "run", "--net", "card", "--socket", self.socket,
-                          *options, chain], folder, name="devtap-card", ready_line="devtap: ready",
-                         env=self.environment)
-
-    def devtap(self, *argv):
-        """Another devtap command; returns its output."""
-        return subprocess.run([paths.devtap(), *argv], env=self.environment, check=True, text=True,
-                              timeout=30, stdout=subprocess.PIPE).stdout
-
-    def show(self):
-        """What `devtap show` tells."""
-        return json.loads(self.devtap("show", "--json", "card"))
-
-    def ops(self, layer, way):
-        """Packets, bytes and drops of a layer."""
-        stats = json.loads(self.devtap("stats", "--json", "card"))
-        return next(each for each in stats["layers"] if each["name"] == layer)["ops"][way]
-
-
-def require():
-    """Skips where the process may not make interfaces."""
-    done = subprocess.run(["unshare", "-n", "ip", "tuntap", "add", "dev", "card0", "mode", "tap"],
-                          check=False, capture_output=True)
-    if done.returncode:
-        raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
-
-
-def start(t, chain="tap ifname=card0", packed=False, multi_queue=False, options=()):
+def start(t, chain="tap ifname=card0", packed=False, multi_queue=False, options=(), veth=False):
     """A namespace, a card in it, and a guest on the card."""
     require()
-    space = t.use(Namespace(t.folder, multi_queue))
+    space = t.use(Namespace(t.folder, multi_queue, veth))
     card = t.use(Card(chain, t.folder, space.enter, options))
-    # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
-    device = "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01" + (",packed=on" if packed else "") + \
-        (",vectors=0" if paths.accelerator() == "tcg" else "")
-    guest = t.guest(root="initramfs", extra=["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
-                           "-netdev", "vhost-user,id=n0,chardev=net0", "-device", device])
+    guest = t.guest(root="initramfs", extra=arguments(card.socket, packed=packed))
     guest.check(INIT)
     return space, card, guest
 
@@ -149,12 +85,24 @@ def test_worker_killed(t):
     space, card, guest = start(t)
     ping(guest, 1)
     for _ in range(3):
-        before = card.show()["worker"]
-        os.kill(before, signal.SIGKILL)
-        wait_for("the successor", lambda: card.show().get("worker") not in (None, 0, before))
+        card.kill_worker()
         ping(guest, 1)
     transfer(t, space, guest, mib=4)
     t.equal(guest.run("dmesg | grep -i 'NETDEV WATCHDOG\\|virtio.*error'")[0], 1, "complaints")
+
+
+@limit(150)
+def test_packet(t):
+    """A guest on a raw interface: ping, TCP both ways with offloads, and a worker that is killed."""
+    space, card, guest = start(t, "packet ifname=card0", veth=True)
+    ping(guest)
+    transfer(t, space, guest)
+    for way in ("transmit", "receive"):
+        seen = card.ops("packet", way)
+        t.equal(seen["errors"], 0, "dropped")
+        assert seen["bytes"] / seen["requests"] > 1514, f"no super-frame came: {way}: {seen}"
+    card.kill_worker()
+    ping(guest)
 
 
 @limit(60)
@@ -162,7 +110,7 @@ def test_bad_back(t):
     """What cannot be opened is said in a line, and nothing is left behind."""
     require()
     for chain, said in (("tap ifname=a-name-that-is-too-long", "1 to 15 characters"),
-                        ("tap ifname=lo", "TAP interface 'lo'"), ("file path=x", "no extension or back of"),
+                        ("tap ifname=lo", "TAP interface 'lo'"), ("packet ifname=no0", "'no0': No such device"), ("file path=x", "no extension or back of"),
                         ("tap", "ifname")):
         done = subprocess.run(["unshare", "-n", paths.devtap(), "run", "--net", "card", "--socket",
                                t.folder / "card.sock", chain], check=False, timeout=30, text=True,

@@ -1,0 +1,101 @@
+"""Network cards: `devtap run --net`, and a namespace that stands for the host."""
+
+import json
+import os
+import signal
+import subprocess
+
+from . import paths
+from .case import Skip
+from .process import Process, free_socket_path, wait_for
+
+INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0"
+
+
+def init(number):
+    """The commands that give a guest's card the address 10.77.0.NUMBER."""
+    return INIT.replace("10.77.0.2/", f"10.77.0.{number}/")
+
+
+class Namespace:
+    """A network namespace with an interface card0 that stays, and the address 10.77.0.1; its name is that of a
+    process in it.
+
+    veth: card0 is one end of a pair, and the address is the other end's; else it is a TAP interface.
+    """
+
+    def __init__(self, folder, multi_queue=False, veth=False):
+        if veth:
+            make = "ip link add card0 type veth peer name host0 && ip link set card0 up && address=host0"
+        else:
+            make = "ip tuntap add dev card0 mode tap vnet_hdr" + (" multi_queue" if multi_queue else "") + \
+                " && address=card0"
+        make = f"ip link set lo up; {make}; ip addr add 10.77.0.1/24 dev $address; ip link set $address up; " \
+            "echo made; exec sleep 1000"
+        self.process = Process(["unshare", "-n", "sh", "-c", make], folder, name="namespace",
+                               ready_line="made")
+        self.enter = ["nsenter", "-t", str(self.process.pid), "-n"]
+
+    def run(self, *argv, timeout=60):
+        """Runs a command in it; returns its output."""
+        return subprocess.run([*self.enter, *argv], check=True, timeout=timeout, text=True,
+                              stdout=subprocess.PIPE).stdout
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+
+
+class Card(Process):
+    """`devtap run --net NAME --socket PATH CHAIN`."""
+
+    def __init__(self, chain, folder, prefix=(), options=(), card="card"):
+        self.socket = free_socket_path(folder, f"{card}.sock")
+        self.card = card
+        self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
+        super().__init__([*prefix, paths.devtap(), "run", "--net", card, "--socket", self.socket,
+                          *options, chain], folder, name=f"devtap-{card}", ready_line="devtap: ready",
+                         env=self.environment)
+
+    def devtap(self, *argv):
+        """Another devtap command; returns its output."""
+        return subprocess.run([paths.devtap(), *argv], env=self.environment, check=True, text=True,
+                              timeout=30, stdout=subprocess.PIPE).stdout
+
+    def show(self):
+        """What `devtap show` tells."""
+        return json.loads(self.devtap("show", "--json", self.card))
+
+    def ops(self, layer, way):
+        """Packets, bytes and drops of a layer."""
+        return self.stats(layer)["ops"][way]
+
+    def stats(self, layer):
+        """All that is counted of a layer."""
+        stats = json.loads(self.devtap("stats", "--json", self.card))
+        return next(each for each in stats["layers"] if each["name"] == layer)
+
+    def kill_worker(self):
+        """kill -9; returns when there is a successor."""
+        before = self.show()["worker"]
+        os.kill(before, signal.SIGKILL)
+        wait_for("the successor", lambda: self.show().get("worker") not in (None, 0, before))
+
+
+def require():
+    """Skips where the process may not make interfaces."""
+    done = subprocess.run(["unshare", "-n", "ip", "tuntap", "add", "dev", "card0", "mode", "tap"],
+                          check=False, capture_output=True)
+    if done.returncode:
+        raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
+
+
+def arguments(socket, mac="52:54:00:00:00:01", packed=False):
+    """QEMU's options for a card that is served at a socket."""
+    # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
+    device = f"virtio-net-pci,netdev=n0,mac={mac}" + (",packed=on" if packed else "") + \
+        (",vectors=0" if paths.accelerator() == "tcg" else "")
+    return ["-chardev", f"socket,id=net0,path={socket},reconnect=1", "-netdev", "vhost-user,id=n0,chardev=net0",
+            "-device", device]
