@@ -25,20 +25,30 @@ static struct loop *loop_of(const struct front_queue *q)
 static void run_kicked(struct dt_watch *watch, uint32_t events)
 {
     struct front_queue *q = container_of(watch, struct front_queue, kick);
-    uint64_t count;
 
-    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR) {
-        front_lane_fault(q->lane, "queue %u: kick eventfd: %s", q->index, strerror(errno));
-        return;
-    }
     virtq_disarm(&q->vq);
     loop_poller_wake(loop_of(q), &q->poller);
 }
 
+/*
+ * Each kick is an event of an edge-triggered watch, and its counter is not read. It is cleared before the ring is
+ * looked at first, in case it came full; and at the end, because QEMU starts a device again
+ * whose counter it finds set when it has stopped it.
+ */
+static void clear_kicks(int fd)
+{
+    uint64_t count;
+
+    if (read(fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        log_debug("kick eventfd: %m");
+}
+
 static void unwatch(struct front_queue *q)
 {
-    if (q->kick.fd >= 0)
+    if (q->kick.fd >= 0) {
         loop_watch_remove(loop_of(q), &q->kick);
+        clear_kicks(q->kick.fd);
+    }
     q->kick.fd = -1;
 }
 
@@ -47,8 +57,11 @@ static void watch_kicks(struct front_queue *q)
     int fd = vhost_session_kick_fd(q->front->session, q->index);
 
     unwatch(q);
+    if (fd < 0)
+        return;
+    clear_kicks(fd);
     q->kick.fd = fd;
-    if (fd >= 0 && loop_watch_add(loop_of(q), &q->kick) < 0) {
+    if (loop_watch_add(loop_of(q), &q->kick) < 0) {
         q->kick.fd = -1;
         front_lane_fault(q->lane, "queue %u: cannot watch its kick eventfd", q->index);
     }
@@ -444,8 +457,8 @@ void front_queue_init(struct front *front, unsigned index)
 
     q->front = front;
     q->index = index;
-    q->lane = &front->lanes[index % front->nlanes];
-    q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_kicked};
+    q->lane = &front->lanes[index / front->class->rings_per_queue % front->nlanes];
+    q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN | EPOLLET, .ready = run_kicked};
     q->poller = (struct loop_poller){.poll = front->class->poll, .arm = front->class->arm};
     list_init(&q->poller.node);
     q->start.run = run_start;
