@@ -1,6 +1,5 @@
 """The backs `stream` and `dgram`: two real guests on one cable, one of them on QEMU's own socket netdevs."""
 
-import re
 import subprocess
 
 from devtap_test import paths
@@ -17,10 +16,10 @@ def free_port():
     return int(subprocess.run(["python3", "-c", code], check=True, stdout=subprocess.PIPE).stdout)
 
 
-def peer_guest(t, netdev, device="virtio-net-pci"):
+def peer_guest(t, netdev):
     """A guest whose card has nothing to do with devtap."""
     return t.guest(root="initramfs", wait=False,
-                   extra=["-netdev", netdev, "-device", f"{device},netdev=n0,mac={PEER_MAC}"])
+                   extra=["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={PEER_MAC}"])
 
 
 def our_guest(t, card):
@@ -44,9 +43,12 @@ def ping(ours, count=3):
 def send(t, sender, receiver, address, mib):
     """Random bytes arrive as they were, by TCP."""
     sender.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
-    receiver.check("rm -f /tmp/got; (nc -l -p 5001 > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
+    # Its input must not end, or it says so, and busybox's client takes that for the end of all.
+    receiver.check("rm -f /tmp/got /tmp/never; mkfifo /tmp/never; "
+                   "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
     sender.check(f"nc {address} 5001 < /tmp/file", timeout=90)
     receiver.check("while ! [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done", timeout=30)
+    t.equal(receiver.check("wc -c < /tmp/got"), str(mib << 20), "bytes that arrived")
     t.equal(receiver.check("sha256sum < /tmp/got"), sender.check("sha256sum < /tmp/file"), "what arrived")
 
 
@@ -75,17 +77,17 @@ def test_stream(t):
 
 @limit(150)
 def test_stream_listens(t):
-    """The older socket netdev, with an e1000, connects to us over TCP; it may go and come back."""
+    """The older socket netdev connects to us over TCP; it may go and come back."""
     port = free_port()
     card = t.use(Card(f"stream address=tcp:127.0.0.1:{port} listen=on", t.folder))
     ours = our_guest(t, card)
     for _ in range(2):
-        peer = peer_guest(t, f"socket,id=n0,connect=127.0.0.1:{port}", "e1000")
+        peer = peer_guest(t, f"socket,id=n0,connect=127.0.0.1:{port}")
         if not ours.shell:
             ours.wait_for_shell()
             ours.check(init(2))
         peer.wait_for_shell()
-        peer.check("modprobe e1000; " + init(3))
+        peer.check(init(3))
         ping(ours)
         peer.close()
     t.equal(card.stats("stream")["counters"]["connects"], 2)
@@ -128,4 +130,4 @@ def test_bad_address(t):
                               check=False, timeout=30, text=True, stderr=subprocess.PIPE)
         assert done.returncode and said in done.stderr, done.stderr
         assert not (t.folder / "card.sock").exists()
-        t.equal(len(re.findall(r"devtap:", done.stderr)), 1, done.stderr)
+        t.equal(done.stderr.count("\n"), 1, done.stderr)

@@ -77,11 +77,18 @@ class Card(Process):
         stats = json.loads(self.devtap("stats", "--json", self.card))
         return next(each for each in stats["layers"] if each["name"] == layer)
 
+    def _worker(self):
+        """The process that serves; None while there is none that could tell."""
+        try:
+            return self.show().get("worker") or None
+        except subprocess.CalledProcessError:
+            return None
+
     def kill_worker(self):
         """kill -9; returns when there is a successor."""
-        before = self.show()["worker"]
+        before = self._worker()
         os.kill(before, signal.SIGKILL)
-        wait_for("the successor", lambda: self.show().get("worker") not in (None, 0, before))
+        wait_for("the successor", lambda: self._worker() not in (None, before))
 
 
 def require():
