@@ -8,6 +8,8 @@ static const struct dt_param params[] = {
      .help = "unix:PATH, tcp:HOST:PORT or tcp:[IPV6]:PORT: where the peer listens, or we do."},
     {"listen", DT_PARAM_BOOL, FIELD(listen), .initial = "off",
      .help = "Wait there for the peer to connect."},
+    {"vnet", DT_PARAM_BOOL, FIELD(vnet), .initial = "off",
+     .help = "Have offloads survive: each frame has a virtio header before it, at both ends."},
     {"mtu", DT_PARAM_UINT, FIELD(mtu), .initial = "1500", .unit = "bytes", .min = 68, .max = 65535,
      .help = "Largest network packet."},
     {NULL},
@@ -17,6 +19,8 @@ static const struct dt_counter counters[] = {
     [TX_DOWN] = {"tx-down", "packets", "Dropped because there was no peer."},
     [TX_FULL] = {"tx-full", "packets", "Dropped because the peer took nothing for a second."},
     [RX_SHORT] = {"rx-short", "packets", "Dropped because they were no whole frame."},
+    [RX_HEADER] = {"rx-header", "packets",
+                   "Dropped because what their virtio header says contradicts them."},
     [RX_MEMORY] = {"rx-memory", "times",
                    "Reading stopped because all memory for packets was in use."},
     [CONNECTS] = {"connects", "connections", "Connections that came up."},
@@ -29,6 +33,8 @@ static int stream_open(struct dt_layer *layer, struct dt_error *err)
     int ret;
 
     s->listener = -1;
+    if (!s->vnet)
+        dt_layer_takes(layer, 0);
     if (strncmp(s->address, "unix-dgram:", 11) == 0)
         return dt_fail(err, -EINVAL, "'%.200s' is for datagrams: the back dgram has them", s->address);
     ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
@@ -108,6 +114,7 @@ const struct dt_net_ext net_stream = {
             "devtap, or whatever sends frames with their length before them. It may come and go: "
             "without it, packets are dropped.",
     .flags = DT_BACK,
+    .takes = DT_OFFLOAD_ALL,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct stream),

@@ -20,6 +20,7 @@
 #include "net/port/port.h"
 
 #define STREAM_LENGTH 4u /* the bytes of a length */
+#define STREAM_HEADER sizeof(struct dt_vnet_header) /* and of what follows with vnet=on, which it counts too */
 #define STREAM_BUFFER (128u << 10)
 
 /** struct stream_bytes - @bytes from @at to @end are waiting. */
@@ -28,12 +29,12 @@ struct stream_bytes {
     uint8_t bytes[STREAM_BUFFER];
 };
 
-enum stream_counter { TX_DOWN, TX_FULL, RX_SHORT, RX_MEMORY, CONNECTS };
+enum stream_counter { TX_DOWN, TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY, CONNECTS };
 
 /** struct stream - of the layer. @listener: -1 = we connect. */
 struct stream {
     const char *address;
-    bool listen;
+    bool listen, vnet;
     uint64_t mtu;
     int listener;
 };

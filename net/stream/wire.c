@@ -13,16 +13,29 @@ static uint32_t load_length(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
+static uint32_t header_of(const struct stream_ctx *sc)
+{
+    return ((const struct stream *)sc->c->layer_data)->vnet ? STREAM_HEADER : 0;
+}
+
+static void store_length(uint8_t *p, uint32_t length)
+{
+    p[0] = (uint8_t)(length >> 24);
+    p[1] = (uint8_t)(length >> 16);
+    p[2] = (uint8_t)(length >> 8);
+    p[3] = (uint8_t)length;
+}
+
 /* Bytes that are there already. Returns 1 and the length of a whole frame, 0 where more bytes are needed, -1 for a
  * length that none has. */
-static int whole_frame(const struct stream_bytes *b, uint32_t *length)
+static int whole_frame(const struct stream_bytes *b, uint32_t header, uint32_t *length)
 {
     uint32_t have = b->end - b->at;
 
     if (have < STREAM_LENGTH)
         return 0;
     *length = load_length(b->bytes + b->at);
-    if (*length > PORT_LARGEST)
+    if (*length > PORT_LARGEST + header)
         return -1;
     return have - STREAM_LENGTH >= *length;
 }
@@ -43,60 +56,82 @@ static bool fill(struct stream_bytes *b, int fd)
     return n > 0;
 }
 
+/* A frame that is whole, and longer than its @header and an Ethernet header are. */
+static struct dt_packet *take_frame(struct dt_ctx *c, struct stream_bytes *b, uint32_t header,
+                                    uint32_t length)
+{
+    const uint8_t *from = b->bytes + b->at + STREAM_LENGTH;
+    struct dt_packet *p = dt_packet_new(c, length - header);
+    struct dt_vnet_header v = {0};
+
+    errno = ENOBUFS;
+    if (!p)
+        return NULL;
+    memcpy(&v, from, header);
+    memcpy(p->data, from + header, length - header);
+    b->at += STREAM_LENGTH + length;
+    if (!(v.flags | v.gso_type) || dt_vnet_read(p, &v, DT_OFFLOAD_ALL) == 0)
+        return p;
+    dt_drop_one(c, p, RX_HEADER);
+    errno = EBADMSG;
+    return NULL;
+}
+
 struct dt_packet *stream_read(struct port_in *in)
 {
     struct stream_ctx *sc = container_of(in, struct stream_ctx, in);
     struct stream_bytes *b = sc->received;
+    uint32_t header = header_of(sc), length = 0;
     struct dt_packet *p;
-    uint32_t length = 0;
     int whole;
 
-    while ((whole = whole_frame(b, &length)) == 0)
+    while ((whole = whole_frame(b, header, &length)) == 0)
         if (!fill(b, sc->fd))
             return NULL;
     errno = EPROTO;
     if (whole < 0)
         return NULL;
     in->buffered = true;
-    if (length < PORT_LEAST) {
+    if (length < header + PORT_LEAST) {
         b->at += STREAM_LENGTH + length;
         dt_count(sc->c, RX_SHORT, 1);
         errno = EBADMSG;
         return NULL;
     }
-    p = dt_packet_new(sc->c, length);
-    errno = ENOBUFS;
-    if (!p)
-        return NULL;
-    memcpy(p->data, b->bytes + b->at + STREAM_LENGTH, length);
-    b->at += STREAM_LENGTH + length;
+    p = take_frame(sc->c, b, header, length);
     in->buffered = b->at < b->end;
     return p;
 }
 
 /* ---- To the peer ---- */
 
+/** struct prefix - what stands before a frame. */
+struct prefix {
+    uint8_t length[STREAM_LENGTH];
+    struct dt_vnet_header header;
+};
+_Static_assert(offsetof(struct prefix, header) == STREAM_LENGTH, "they are sent as one");
+
 struct vector {
     struct iovec iov[1 + 2 * WRITE_FRAMES];
-    uint8_t lengths[WRITE_FRAMES][STREAM_LENGTH];
+    struct prefix prefixes[WRITE_FRAMES];
     unsigned n;
 };
 
-static void gather(struct vector *v, struct stream_bytes *rest, struct dt_packet **packets,
-                   unsigned n)
+static void gather(struct vector *v, const struct stream_bytes *rest, uint32_t header,
+                   struct dt_packet **packets, unsigned n)
 {
     v->n = 0;
     if (rest->at < rest->end)
-        v->iov[v->n++] = (struct iovec){rest->bytes + rest->at, rest->end - rest->at};
+        v->iov[v->n++] = (struct iovec){(void *)(rest->bytes + rest->at), rest->end - rest->at};
     for (unsigned i = 0; i < MIN(n, WRITE_FRAMES); i++) {
-        uint32_t length = packets[i]->length;
+        struct prefix *prefix = &v->prefixes[i];
 
-        v->lengths[i][0] = (uint8_t)(length >> 24);
-        v->lengths[i][1] = (uint8_t)(length >> 16);
-        v->lengths[i][2] = (uint8_t)(length >> 8);
-        v->lengths[i][3] = (uint8_t)length;
-        v->iov[v->n++] = (struct iovec){v->lengths[i], STREAM_LENGTH};
-        v->iov[v->n++] = (struct iovec){packets[i]->data, length};
+        store_length(prefix->length, packets[i]->length + header);
+        if (header)
+            dt_vnet_write(packets[i], &prefix->header);
+        v->iov[v->n++] = (struct iovec){prefix, STREAM_LENGTH + header};
+        v->iov[v->n++] = (struct iovec){packets[i]->data, packets[i]->length};
     }
 }
 
@@ -143,7 +178,7 @@ unsigned stream_write(struct port_out *out, struct dt_packet **packets, unsigned
         ssize_t sent;
         unsigned begun;
 
-        gather(&v, rest, packets + done, n - done);
+        gather(&v, rest, header_of(sc), packets + done, n - done);
         sent = send_all(sc->fd, &v);
         if (sent < 0 && errno == EAGAIN) {
             out->blocked = true;

@@ -175,6 +175,50 @@ static void test_super_frame(void **state)
     close(fd);
 }
 
+/* With its header before it a super-frame stays one, both ways; one that lies is dropped. */
+static void test_vnet(void **state)
+{
+    struct dt_vnet_header v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                               .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+                               .gso_size = 1448,
+                               .hdr_len = 54,
+                               .csum_start = 34,
+                               .csum_offset = 16,
+                               .num_buffers = 1};
+    int listener = peer_bind("s", SOCK_STREAM), fd;
+
+    start("s", "vnet=on");
+    fd = peer_accept(listener);
+    TURN_UNTIL(rig_counter("stream", "connects") == 1);
+    frame_ether(&f, 0x0800);
+    frame_ipv4(&f, 6, "192.0.2.1", "192.0.2.2");
+    frame_tcp(&f, 1, 2, 1000, 0x18);
+    frame_pattern(&f, 60000);
+    frame_end(&f);
+    assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    peer_receive(fd, buffer, 4);
+    assert_int_equal(load_be32(buffer), f.n + sizeof(v));
+    peer_receive(fd, buffer, f.n + sizeof(v));
+    assert_memory_equal(buffer, &v, sizeof(v));
+    memmove(buffer + 4, buffer, f.n + sizeof(v));
+    store_be32(buffer, f.n + (uint32_t)sizeof(v));
+    peer_send(fd, buffer, 4 + f.n + sizeof(v));
+    TURN_UNTIL(rig.guest.n == 1);
+    assert_int_equal(rig.guest.frames[0].length, f.n);
+    assert_int_equal(rig.guest.frames[0].needs, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4);
+    assert_int_equal(rig.guest.frames[0].segment, 1448);
+    buffer[4 + 1] = VIRTIO_NET_HDR_GSO_TCPV6;
+    peer_send(fd, buffer, 4 + f.n + sizeof(v));
+    store_be32(buffer, 25); /* a header and no frame */
+    peer_send(fd, buffer, 4 + 25);
+    TURN_UNTIL(rig_counter("stream", "rx-short") == 1);
+    assert_int_equal(rig_counter("stream", "rx-header"), 1);
+    assert_int_equal(rig.guest.n, 1);
+    rig_stop();
+    close(fd);
+    close(listener);
+}
+
 /* Sends until the socket is full, and a few more; returns how many. */
 static unsigned fill_up(void)
 {
@@ -353,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_short_frames),
         cmocka_unit_test(test_hostile_length),
         cmocka_unit_test(test_super_frame),
+        cmocka_unit_test(test_vnet),
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_patience),
         cmocka_unit_test(test_rest_while_held),

@@ -91,6 +91,28 @@ class Card(Process):
         wait_for("the successor", lambda: self._worker() not in (None, before))
 
 
+class Switch(Process):
+    """`devtap switch` with its uplink and ports; `ports` are words of its command line."""
+
+    def __init__(self, folder, ports, uplink=None, prefix=()):
+        self.sockets = folder
+        self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
+        super().__init__([*prefix, paths.devtap(), "switch", "--sockets", folder,
+                          *(["--uplink", uplink] if uplink else []), *ports], folder, name="devtap-switch",
+                         ready_line="devtap: ready", env=self.environment)
+
+    def chain(self, port):
+        """The back of a card that is joined to a port."""
+        return f"stream address=unix:{self.sockets}/{port}.sock vnet=on"
+
+    def show(self, port):
+        """What `devtap show` tells of a port's frames, and of the process."""
+        done = subprocess.run([paths.devtap(), "show", "--json", port], env=self.environment, check=True, text=True,
+                              timeout=30, stdout=subprocess.PIPE)
+        show = json.loads(done.stdout)
+        return dict(show["front"], pid=show["pid"])
+
+
 def require():
     """Skips where the process may not make interfaces."""
     done = subprocess.run(["unshare", "-n", "ip", "tuntap", "add", "dev", "card0", "mode", "tap"],
