@@ -10,12 +10,12 @@ from devtap_test.card import INIT, Card, Namespace, arguments, require
 from devtap_test.case import Skip, limit
 
 
-def start(t, chain="tap ifname=card0", packed=False, multi_queue=False, options=(), veth=False):
+def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), veth=False):
     """A namespace, a card in it, and a guest on the card."""
     require()
-    space = t.use(Namespace(t.folder, multi_queue, veth))
+    space = t.use(Namespace(t.folder, queues > 1, veth))
     card = t.use(Card(chain, t.folder, space.enter, options))
-    guest = t.guest(root="initramfs", extra=arguments(card.socket, packed=packed))
+    guest = t.guest(root="initramfs", smp=queues, extra=arguments(card.socket, packed=packed, queues=queues))
     guest.check(INIT)
     return space, card, guest
 
@@ -77,6 +77,23 @@ def test_packed(t):
     ping(guest)
     guest.check("ip link set eth0 mtu 1000")
     transfer(t, space, guest, mib=4)
+
+
+@limit(150)
+def test_two_threads(t):
+    """Two queues, each with both of its rings on a thread of its own: both carry packets both ways."""
+    space, card, guest = start(t, queues=2, options=("--threads", "2", "--threads-per-disk", "2"))
+    t.equal(guest.check("ls -d /sys/class/net/eth0/queues/rx-*").split(),
+            [f"/sys/class/net/eth0/queues/rx-{n}" for n in range(2)])
+    for _ in range(10):
+        if min(ring["pushed"] for ring in card.show()["front"]["queues"]) > 20:
+            break
+        for cpu in range(2):
+            guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
+    else:
+        raise AssertionError(f"a ring is idle: {card.show()['front']['queues']}")
+    transfer(t, space, guest, mib=4)
+    t.equal(card.show()["front"]["dropped"]["no_buffer"], 0, "dropped")
 
 
 @limit(150)

@@ -121,10 +121,10 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
-def arguments(socket, mac="52:54:00:00:00:01", packed=False):
+def arguments(socket, mac="52:54:00:00:00:01", packed=False, queues=1):
     """QEMU's options for a card that is served at a socket."""
     # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
     device = f"virtio-net-pci,netdev=n0,mac={mac}" + (",packed=on" if packed else "") + \
-        (",vectors=0" if paths.accelerator() == "tcg" else "")
-    return ["-chardev", f"socket,id=net0,path={socket},reconnect=1", "-netdev", "vhost-user,id=n0,chardev=net0",
-            "-device", device]
+        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
+    return ["-chardev", f"socket,id=net0,path={socket},reconnect=1",
+            "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
