@@ -6,53 +6,8 @@ import shutil
 import subprocess
 
 from devtap_test import paths, wait_for
-from devtap_test.card import INIT, Card, Namespace, arguments, require
+from devtap_test.card import Card, ping, require, start, transfer
 from devtap_test.case import Skip, limit
-
-
-def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), veth=False):
-    """A namespace, a card in it, and a guest on the card."""
-    require()
-    space = t.use(Namespace(t.folder, queues > 1, veth))
-    card = t.use(Card(chain, t.folder, space.enter, options))
-    guest = t.guest(root="initramfs", smp=queues, extra=arguments(card.socket, packed=packed, queues=queues))
-    guest.check(INIT)
-    return space, card, guest
-
-
-def ping(guest, count=3):
-    """The host answers the guest."""
-    guest.check(f"ping -c {count} -i 0.2 -W 5 10.77.0.1", timeout=60)
-
-
-SERVER = """
-import hashlib, socket, sys
-server = socket.create_server(("10.77.0.1", 5001))
-print("listens", flush=True)
-peer, _ = server.accept()
-data = b""
-while chunk := peer.recv(1 << 16):
-    data += chunk
-peer.close()
-print(hashlib.sha256(data).hexdigest(), flush=True)
-peer, _ = server.accept()
-peer.sendall(data)
-peer.close()
-"""
-
-
-def transfer(t, space, guest, mib=8):
-    """Random bytes to the host and back again by TCP arrive as they were."""
-    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
-    own = guest.check("sha256sum < /tmp/file").split()[0]
-    with subprocess.Popen([*space.enter, "python3", "-c", SERVER], text=True,
-                          stdout=subprocess.PIPE) as server:
-        t.equal(server.stdout.readline(), "listens\n")
-        guest.check("nc 10.77.0.1 5001 < /tmp/file", timeout=90)
-        t.equal(server.stdout.readline().strip(), own, "what the host got")
-        guest.check("nc 10.77.0.1 5001 < /dev/null > /tmp/back", timeout=90)
-        server.wait(30)
-    t.equal(guest.check("sha256sum < /tmp/back").split()[0], own, "what the guest got back")
 
 
 @limit(150)

@@ -1,4 +1,4 @@
-"""Network cards: `devtap run --net`, and a namespace that stands for the host."""
+"""Network cards: `devtap run --net`, a namespace that stands for the host, a guest on it, and `devtap switch`."""
 
 import json
 import os
@@ -68,27 +68,27 @@ class Card(Process):
         """What `devtap show` tells."""
         return json.loads(self.devtap("show", "--json", self.card))
 
+    def kill_worker(self):
+        """Kills the worker and waits for its successor, which may not answer at once."""
+        before = self.show()["worker"]
+        os.kill(before, signal.SIGKILL)
+
+        def successor():
+            try:
+                return self.show().get("worker") not in (None, 0, before)
+            except subprocess.CalledProcessError:
+                return False
+        wait_for("the successor", successor)
+
     def ops(self, layer, way):
         """Packets, bytes and drops of a layer."""
-        return self.stats(layer)["ops"][way]
-
-    def stats(self, layer):
-        """All that is counted of a layer."""
         stats = json.loads(self.devtap("stats", "--json", self.card))
-        return next(each for each in stats["layers"] if each["name"] == layer)
+        return next(each for each in stats["layers"] if each["name"] == layer)["ops"][way]
 
-    def _worker(self):
-        """The process that serves; None while there is none that could tell."""
-        try:
-            return self.show().get("worker") or None
-        except subprocess.CalledProcessError:
-            return None
-
-    def kill_worker(self):
-        """kill -9; returns when there is a successor."""
-        before = self._worker()
-        os.kill(before, signal.SIGKILL)
-        wait_for("the successor", lambda: self._worker() not in (None, before))
+    def counters(self, layer):
+        """A layer's own counters."""
+        stats = json.loads(self.devtap("stats", "--json", self.card))
+        return next(each for each in stats["layers"] if each["name"] == layer)["counters"]
 
 
 class Switch(Process):
@@ -128,3 +128,48 @@ def arguments(socket, mac="52:54:00:00:00:01", packed=False, queues=1):
         (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
     return ["-chardev", f"socket,id=net0,path={socket},reconnect=1",
             "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
+
+
+def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root="initramfs", veth=False):
+    """A namespace, a card in it, and a guest on the card."""
+    require()
+    space = t.use(Namespace(t.folder, queues > 1, veth))
+    card = t.use(Card(chain, t.folder, space.enter, options))
+    guest = t.guest(root=root, smp=queues, extra=arguments(card.socket, packed=packed, queues=queues))
+    guest.check(INIT)
+    return space, card, guest
+
+
+def ping(guest, count=3):
+    """The host answers the guest."""
+    guest.check(f"ping -c {count} -i 0.2 -W 5 10.77.0.1", timeout=60)
+
+
+SERVER = """
+import hashlib, socket, sys
+server = socket.create_server(("10.77.0.1", 5001))
+print("listens", flush=True)
+peer, _ = server.accept()
+data = b""
+while chunk := peer.recv(1 << 16):
+    data += chunk
+peer.close()
+print(hashlib.sha256(data).hexdigest(), flush=True)
+peer, _ = server.accept()
+peer.sendall(data)
+peer.close()
+"""
+
+
+def transfer(t, space, guest, mib=8):
+    """Random bytes to the host and back again by TCP arrive as they were."""
+    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    own = guest.check("sha256sum < /tmp/file").split()[0]
+    with subprocess.Popen([*space.enter, "python3", "-c", SERVER], text=True,
+                          stdout=subprocess.PIPE) as server:
+        t.equal(server.stdout.readline(), "listens\n")
+        guest.check("nc 10.77.0.1 5001 < /tmp/file", timeout=90)
+        t.equal(server.stdout.readline().strip(), own, "what the host got")
+        guest.check("nc 10.77.0.1 5001 < /dev/null > /tmp/back", timeout=90)
+        server.wait(30)
+    t.equal(guest.check("sha256sum < /tmp/back").split()[0], own, "what the guest got back")
