@@ -24,7 +24,7 @@ def peer_guest(t, netdev):
 
 def our_guest(t, card):
     """A guest on a card of devtap's."""
-    return t.guest(root="initramfs", wait=False, extra=arguments(card.socket))
+    return t.guest(root="initramfs", wait=False, extra=arguments(card))
 
 
 def bring_up(ours, peer):

@@ -61,7 +61,7 @@ def start(t, group=True):
             ports += ["--group", "web"]
     switch = t.use(Switch(t.folder, ports, "tap ifname=card0", space.enter))
     cards = [t.use(Card(switch.chain(name), t.folder, card=f"net-{name}")) for name in "ab"]
-    guests = [t.guest(root="initramfs", wait=False, extra=arguments(card.socket, MAC[name]))
+    guests = [t.guest(root="initramfs", wait=False, extra=arguments(card, mac=MAC[name]))
               for name, card in zip("ab", cards)]
     for number, guest in enumerate(guests):
         guest.wait_for_shell()
