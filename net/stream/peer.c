@@ -66,7 +66,7 @@ static int bind_tcp(const char *text, struct dt_error *err)
     return ret < 0 ? dt_fail(err, ret, "tcp:%s: cannot listen: %s", text, strerror(-ret)) : ret;
 }
 
-int stream_bind(const char *address, struct dt_error *err)
+int wire_bind(const char *address, struct dt_error *err)
 {
     bool path = strncmp(address, "unix:", 5) == 0;
     int fd = path ? listen_at(address + 5, -1, -1, 0600, LISTEN_PATIENCE_MS, err)
@@ -126,7 +126,7 @@ static void come_up(struct stream_ctx *sc, int fd)
     dt_layer_event(sc->c->layer, "connected", "%s: there is a peer", address_of(sc));
 }
 
-void stream_lost(struct stream_ctx *sc, int error)
+void wire_lost(struct stream_ctx *sc, int error)
 {
     drop_connection(sc);
     dt_layer_event(sc->c->layer, "disconnected", "%s: %s; packets are dropped until there is a peer again",
@@ -190,7 +190,7 @@ static void run_again(struct dt_timer *timer)
     look_for_peer(container_of(timer, struct stream_ctx, again));
 }
 
-void stream_begin(struct stream_ctx *sc)
+void wire_begin(struct stream_ctx *sc)
 {
     const struct stream *s = sc->c->layer_data;
 
@@ -203,7 +203,7 @@ void stream_begin(struct stream_ctx *sc)
     look_for_peer(sc);
 }
 
-void stream_end(struct stream_ctx *sc)
+void wire_end(struct stream_ctx *sc)
 {
     drop_connection(sc);
     stop_accepting(sc);

@@ -40,7 +40,7 @@ static int stream_open(struct dt_layer *layer, struct dt_error *err)
     ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
     if (ret < 0 || !s->listen)
         return ret;
-    s->listener = stream_bind(s->address, err);
+    s->listener = wire_bind(s->address, err);
     return MIN(s->listener, 0);
 }
 
@@ -62,7 +62,7 @@ static int stream_info(struct dt_layer *layer, struct dt_net_info *info, struct 
 
 static void ended(struct port_in *in, int error)
 {
-    stream_lost(container_of(in, struct stream_ctx, in), error);
+    wire_lost(container_of(in, struct stream_ctx, in), error);
 }
 
 static int stream_start(struct dt_ctx *c, struct dt_error *err)
@@ -70,15 +70,15 @@ static int stream_start(struct dt_ctx *c, struct dt_error *err)
     struct stream_ctx *sc = c->data;
 
     sc->c = c;
-    sc->in = (struct port_in){.read = stream_read, .ended = ended, .c = c, .memory = RX_MEMORY};
-    sc->out = (struct port_out){.write = stream_write, .c = c, .full = TX_FULL};
-    stream_begin(sc);
+    sc->in = (struct port_in){.read = wire_read, .ended = ended, .c = c, .memory = RX_MEMORY};
+    sc->out = (struct port_out){.write = wire_write, .c = c, .full = TX_FULL};
+    wire_begin(sc);
     return 0;
 }
 
 static void stream_stop(struct dt_ctx *c)
 {
-    stream_end(c->data);
+    wire_end(c->data);
 }
 
 static void stream_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)

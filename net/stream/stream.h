@@ -56,17 +56,17 @@ struct stream_ctx {
 };
 
 /* wire.c: frames and bytes. */
-struct dt_packet *stream_read(struct port_in *in);
-unsigned stream_write(struct port_out *out, struct dt_packet **packets, unsigned n);
+struct dt_packet *wire_read(struct port_in *in);
+unsigned wire_write(struct port_out *out, struct dt_packet **packets, unsigned n);
 
 /* peer.c: connections. */
-/** stream_bind() - where we listen; from open(). Return: the descriptor or -errno. */
-int stream_bind(const char *address, struct dt_error *err);
-/** stream_begin() - look for a peer. */
-void stream_begin(struct stream_ctx *sc);
-/** stream_lost() - the connection ended. */
-void stream_lost(struct stream_ctx *sc, int error);
-/** stream_end() - let go of all. */
-void stream_end(struct stream_ctx *sc);
+/** wire_bind() - where we listen; from open(). Return: the descriptor or -errno. */
+int wire_bind(const char *address, struct dt_error *err);
+/** wire_begin() - look for a peer. */
+void wire_begin(struct stream_ctx *sc);
+/** wire_lost() - the connection ended. */
+void wire_lost(struct stream_ctx *sc, int error);
+/** wire_end() - let go of all. */
+void wire_end(struct stream_ctx *sc);
 
 #endif

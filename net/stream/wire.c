@@ -77,7 +77,7 @@ static struct dt_packet *take_frame(struct dt_ctx *c, struct stream_bytes *b, ui
     return NULL;
 }
 
-struct dt_packet *stream_read(struct port_in *in)
+struct dt_packet *wire_read(struct port_in *in)
 {
     struct stream_ctx *sc = container_of(in, struct stream_ctx, in);
     struct stream_bytes *b = sc->received;
@@ -167,7 +167,7 @@ static unsigned account(const struct vector *v, struct stream_bytes *rest, size_
     return begun;
 }
 
-unsigned stream_write(struct port_out *out, struct dt_packet **packets, unsigned n)
+unsigned wire_write(struct port_out *out, struct dt_packet **packets, unsigned n)
 {
     struct stream_ctx *sc = container_of(out, struct stream_ctx, out);
     struct stream_bytes *rest = sc->rest;
