@@ -16,12 +16,11 @@ enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER, SANDBOX_EXTENSION };
  * struct sandbox_config - how far to go.
  * @uid: run as this user and group, which no other process has; 0 = as now, which is noted as missing.
  * @connects: keep the file system and connect(): the VMM listens.
- * @accepts:  a worker takes connections from a socket that it was given.
  */
 struct sandbox_config {
     enum sandbox_kind kind;
     uid_t uid;
-    bool connects, accepts;
+    bool connects;
 };
 
 #define SANDBOX_MISSING 200

@@ -45,10 +45,8 @@ static const int serving[] = {
     SCMP_SYS(munlock),
 };
 
-/* Channels to placed extensions. */
-static const int worker_only[] = {SCMP_SYS(socketpair)};
-
-static const int accept_only[] = {SCMP_SYS(accept4)};
+/* Channels to placed extensions; and connections to what was listening before the filter: nothing else can. */
+static const int worker_only[] = {SCMP_SYS(socketpair), SCMP_SYS(accept4)};
 
 static const int connect_only[] = {SCMP_SYS(socket), SCMP_SYS(connect)};
 
@@ -115,8 +113,6 @@ int sandbox_filter(const struct sandbox_config *config, struct dt_error *err)
         ret = ret ?: allow_list(filter, serving, ARRAY_SIZE(serving));
     if (config->kind == SANDBOX_WORKER)
         ret = ret ?: allow_list(filter, worker_only, ARRAY_SIZE(worker_only));
-    if (config->accepts)
-        ret = ret ?: allow_list(filter, accept_only, ARRAY_SIZE(accept_only));
     if (config->connects)
         ret = ret ?: allow_list(filter, connect_only, ARRAY_SIZE(connect_only));
     ret = ret ?: seccomp_load(filter);

@@ -64,9 +64,19 @@ static bool split_host(const char *text, char host[DT_ADDRESS_MAX], const char *
     return true;
 }
 
+/* The path of a Unix socket, and its type; NULL: it is something else. */
+static const char *path_of(const char *address, int *type)
+{
+    const char *path = after(address, "unix:");
+
+    *type = path ? SOCK_STREAM : SOCK_DGRAM;
+    return path ?: after(address, "unix-dgram:");
+}
+
 int dial_judge(const char *address, struct dt_error *err)
 {
-    const char *path = after(address, "unix:"), *tcp = after(address, "tcp:"), *port;
+    int type;
+    const char *path = path_of(address, &type), *tcp = after(address, "tcp:"), *port;
     char host[DT_ADDRESS_MAX];
 
     if (strlen(address) >= DT_ADDRESS_MAX)
@@ -108,9 +118,10 @@ static int finish(int sock, int answer, uint64_t deadline)
 }
 
 /* Returns the connected socket or -errno. */
-static int connect_one(const struct sockaddr *to, socklen_t size, int answer, uint64_t deadline)
+static int connect_one(const struct sockaddr *to, socklen_t size, int type, int answer,
+                       uint64_t deadline)
 {
-    int sock = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret = 0;
+    int sock = socket(to->sa_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret = 0;
     const int on = 1;
 
     if (sock < 0)
@@ -128,12 +139,12 @@ static int connect_one(const struct sockaddr *to, socklen_t size, int answer, ui
     return sock;
 }
 
-static int connect_unix(const char *path, int answer, uint64_t deadline)
+static int connect_unix(const char *path, int type, int answer, uint64_t deadline)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
 
     snprintf(to.sun_path, sizeof(to.sun_path), "%s", path);
-    return connect_one((const struct sockaddr *)&to, sizeof(to), answer, deadline);
+    return connect_one((const struct sockaddr *)&to, sizeof(to), type, answer, deadline);
 }
 
 static int lookup_errno(int code)
@@ -161,7 +172,7 @@ static int connect_tcp(const char *text, int answer, uint64_t deadline)
         return lookup_errno(ret);
     ret = -ENOENT;
     for (struct addrinfo *a = list; a && ret < 0 && ret != -ECANCELED; a = a->ai_next)
-        ret = connect_one(a->ai_addr, a->ai_addrlen, answer, deadline);
+        ret = connect_one(a->ai_addr, a->ai_addrlen, SOCK_STREAM, answer, deadline);
     freeaddrinfo(list);
     return ret;
 }
@@ -180,9 +191,10 @@ static void *run_attempt(void *arg)
 {
     _cleanup_free_ struct attempt *a = arg;
     uint64_t deadline = dt_clock_ns() + DIAL_NS;
-    const char *path = after(a->address, "unix:"), *tcp = after(a->address, "tcp:");
+    int type;
+    const char *path = path_of(a->address, &type), *tcp = after(a->address, "tcp:");
 
-    reply(a->answer, path  ? connect_unix(path, a->answer, deadline)
+    reply(a->answer, path  ? connect_unix(path, type, a->answer, deadline)
                      : tcp ? connect_tcp(tcp, a->answer, deadline)
                            : -EINVAL);
     __atomic_sub_fetch(&dials, 1, __ATOMIC_RELEASE);

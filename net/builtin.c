@@ -12,6 +12,9 @@
     X(net_rate) \
     X(net_symmetry) \
     X(net_tap) \
+    X(net_packet) \
+    X(net_stream) \
+    X(net_dgram) \
     X(net_null)
 
 #define DECLARE(ext) extern const struct dt_net_ext ext;

@@ -115,6 +115,7 @@ struct verb {
     X(verb_move_back) \
     X(verb_shadow) \
     X(verb_quiesce) \
+    X(verb_switch) \
     X(verb_attach) \
     X(verb_detach) \
     X(verb_events) \

@@ -84,6 +84,7 @@ DT_PUBLIC void dt_watch_remove(struct dt_ctx *c, struct dt_watch *watch);
 /**
  * dt_layer_may_connect() - announce, in open() only, where this layer will connect to.
  * @address: "unix:PATH" or "tcp:HOST:PORT"; an IPv6 address stands in brackets, "tcp:[::1]:10809".
+ *           "unix-dgram:PATH" is a Unix datagram socket.
  *           PATH is as this process sees it at its start. At most 16 for each layer.
  *
  * Nothing is looked up or connected yet. Return: 0; -EINVAL for what is no address; -ENOSPC;
@@ -96,7 +97,7 @@ DT_PUBLIC int dt_layer_may_connect(struct dt_layer *layer, const char *address,
  * struct dt_connect - one connection being made; embed it, zero-initialised, with @done and @address
  * set.
  * @done: called once, on the context's thread, never before dt_layer_connect() returns.
- *        @result: a connected stream socket, non-blocking and close-on-exec, owned by the layer
+ *        @result: a connected socket, non-blocking and close-on-exec, owned by the layer
  *        (TCP: with TCP_NODELAY and SO_KEEPALIVE); or -errno: -EPERM for an address that was not
  *        announced, -ETIMEDOUT after ten seconds, -ENOENT or -EAGAIN for a name that does not exist or
  *        cannot be looked up now, -EPIPE where nobody is left to make it, else what connect(2) said.

@@ -10,13 +10,11 @@
  * drops there as a card's would. Writing does not wait: what the kernel has no memory for is dropped
  * and counted.
  */
-#include "base/base.h"
-#include <devtap/net.h>
+#include "net/port/port.h"
 
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -25,13 +23,8 @@
 #define TUN_F_USO6 0x40
 #endif
 
-#define READ_BURST  64u
-#define LARGEST     65600u
-/* Below this a packet is copied out of the large buffer that it was read into, so that few of these are in use. */
-#define COPY_BELOW  1536u
 #define THREADS_MAX 64u
 #define BUSY_TRIES  100u /* a second */
-#define RETRY_NS    DT_MS(1)
 
 struct tap {
     const char *ifname;
@@ -42,10 +35,7 @@ struct tap {
 };
 
 struct tap_ctx {
-    struct dt_ctx *c;
-    struct dt_watch watch;
-    struct dt_timer retry;
-    bool watching, gone;
+    struct port_in in;
 };
 
 static const struct dt_param params[] = {
@@ -206,18 +196,25 @@ static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned 
 
 /* ---- From the wire ---- */
 
-/* Returns a packet, or NULL with errno: EAGAIN for none, ENOBUFS, EBADMSG for one that was dropped. */
-static struct dt_packet *read_one(struct dt_ctx *c, int fd)
+static struct dt_packet *drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter)
 {
-    struct dt_packet *p = dt_packet_new(c, LARGEST), *small;
+    dt_drop_one(c, p, counter);
+    errno = EBADMSG;
+    return NULL;
+}
+
+static struct dt_packet *tap_read(struct port_in *in)
+{
+    struct dt_ctx *c = in->c;
+    struct dt_packet *p = dt_packet_new(c, PORT_LARGEST);
     struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p ? p->data : NULL, LARGEST}};
+    struct iovec iov[2] = {{&v, sizeof(v)}, {p ? p->data : NULL, PORT_LARGEST}};
     ssize_t n;
 
     errno = ENOBUFS;
     if (!p)
         return NULL;
-    n = readv(fd, iov, 2);
+    n = readv(in->watch.fd, iov, 2);
     if (n < 0) {
         int error = errno;
 
@@ -225,87 +222,27 @@ static struct dt_packet *read_one(struct dt_ctx *c, int fd)
         errno = error;
         return NULL;
     }
-    if (n < (ssize_t)sizeof(v) + 14) {
-        dt_drop_one(c, p, RX_SHORT);
-        errno = EBADMSG;
-        return NULL;
-    }
-    dt_packet_set_length(p, (uint32_t)(n - (ssize_t)sizeof(v)));
-    if (p->length <= COPY_BELOW && (small = dt_packet_copy(c, p)) != NULL) {
-        dt_sent(c, &p, 1);
-        p = small;
-    }
-    if ((v.flags | v.gso_type) && dt_vnet_read(p, &v, DT_OFFLOAD_ALL) < 0) {
-        dt_drop_one(c, p, RX_HEADER);
-        errno = EBADMSG;
-        return NULL;
-    }
+    if (n < (ssize_t)(sizeof(v) + PORT_LEAST))
+        return drop(c, p, RX_SHORT);
+    p = port_fit(c, p, (uint32_t)(n - (ssize_t)sizeof(v)));
+    if ((v.flags | v.gso_type) && dt_vnet_read(p, &v, DT_OFFLOAD_ALL) < 0)
+        return drop(c, p, RX_HEADER);
     return p;
 }
 
-static void unwatch(struct tap_ctx *tc)
+static void tap_ended(struct port_in *in, int error)
 {
-    if (tc->watching)
-        dt_watch_remove(tc->c, &tc->watch);
-    tc->watching = false;
-}
+    const struct tap *t = in->c->layer_data;
 
-static void watch(struct tap_ctx *tc)
-{
-    if (!tc->watching && !tc->gone)
-        tc->watching = dt_watch_add(tc->c, &tc->watch) == 0;
-}
-
-static void stop_reading(struct tap_ctx *tc, int error)
-{
-    const struct tap *t = tc->c->layer_data;
-
-    if (error == EAGAIN || error == EINTR)
-        return;
-    unwatch(tc);
-    if (error == ENOBUFS) {
-        dt_count(tc->c, RX_MEMORY, 1);
-        dt_timer_set(tc->c, &tc->retry, dt_now(tc->c) + RETRY_NS);
-        return;
-    }
-    tc->gone = true;
-    dt_layer_event(tc->c->layer, "interface-gone", "%s: %s: nothing is received any more", t->ifname,
+    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more", t->ifname,
                    strerror(error));
-}
-
-static void run_readable(struct dt_watch *watch_, uint32_t events)
-{
-    struct tap_ctx *tc = container_of(watch_, struct tap_ctx, watch);
-    unsigned room = dt_room(tc->c), n = 0;
-    struct dt_packet *packets[READ_BURST];
-
-    if (room == 0) {
-        unwatch(tc);
-        return;
-    }
-    errno = 0;
-    for (unsigned i = 0; i < READ_BURST && n < room; i++) {
-        struct dt_packet *p = read_one(tc->c, tc->watch.fd);
-
-        if (p)
-            packets[n++] = p;
-        else if (errno != EBADMSG)
-            break;
-        errno = 0;
-    }
-    if (errno)
-        stop_reading(tc, errno);
-    dt_receive(tc->c, packets, n);
-}
-
-static void run_retry(struct dt_timer *timer)
-{
-    watch(container_of(timer, struct tap_ctx, retry));
 }
 
 static void tap_resume(struct dt_ctx *c)
 {
-    watch(c->data);
+    struct tap_ctx *tc = c->data;
+
+    port_in_resume(&tc->in);
 }
 
 static int tap_start(struct dt_ctx *c, struct dt_error *err)
@@ -313,20 +250,17 @@ static int tap_start(struct dt_ctx *c, struct dt_error *err)
     const struct tap *t = c->layer_data;
     struct tap_ctx *tc = c->data;
 
-    tc->c = c;
-    tc->watch = (struct dt_watch){
-        .ready = run_readable, .fd = t->fds[c->thread], .events = EPOLLIN};
-    tc->retry.fire = run_retry;
-    watch(tc);
-    return tc->watching ? 0 : dt_fail(err, -EIO, "cannot watch %s", t->ifname);
+    tc->in = (struct port_in){.read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY};
+    return port_in_open(&tc->in, t->fds[c->thread]) == 0
+               ? 0
+               : dt_fail(err, -EIO, "cannot watch %s", t->ifname);
 }
 
 static void tap_stop(struct dt_ctx *c)
 {
     struct tap_ctx *tc = c->data;
 
-    unwatch(tc);
-    dt_timer_cancel(c, &tc->retry);
+    port_in_close(&tc->in);
 }
 
 const struct dt_net_ext net_tap = {

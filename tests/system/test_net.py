@@ -63,12 +63,26 @@ def test_worker_killed(t):
     t.equal(guest.run("dmesg | grep -i 'NETDEV WATCHDOG\\|virtio.*error'")[0], 1, "complaints")
 
 
+@limit(150)
+def test_packet(t):
+    """A guest on a raw interface: ping, TCP both ways with offloads, and a worker that is killed."""
+    space, card, guest = start(t, "packet ifname=card0", veth=True)
+    ping(guest)
+    transfer(t, space, guest)
+    for way in ("transmit", "receive"):
+        seen = card.ops("packet", way)
+        t.equal(seen["errors"], 0, "dropped")
+        assert seen["bytes"] / seen["requests"] > 1514, f"no super-frame came: {way}: {seen}"
+    card.kill_worker()
+    ping(guest)
+
+
 @limit(60)
 def test_bad_back(t):
     """What cannot be opened is said in a line, and nothing is left behind."""
     require()
     for chain, said in (("tap ifname=a-name-that-is-too-long", "1 to 15 characters"),
-                        ("tap ifname=lo", "TAP interface 'lo'"), ("file path=x", "no extension or back of"),
+                        ("tap ifname=lo", "TAP interface 'lo'"), ("packet ifname=no0", "'no0': No such device"), ("file path=x", "no extension or back of"),
                         ("tap", "ifname")):
         done = subprocess.run(["unshare", "-n", paths.devtap(), "run", "--net", "card", "--socket",
                                t.folder / "card.sock", chain], check=False, timeout=30, text=True,

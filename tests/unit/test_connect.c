@@ -180,10 +180,10 @@ static void check_joined(int mine, int server)
 
 static void addresses_are_judged(void **state)
 {
-    static const char *const good[] = {"unix:/run/x", "unix:x", "tcp:h:1", "tcp:[::1]:65535",
+    static const char *const good[] = {"unix:/run/x", "unix:x", "unix-dgram:x", "tcp:h:1", "tcp:[::1]:65535",
                                        "tcp:127.0.0.1:10809"};
     static const char *const bad[] = {
-        "",        "unix:",     "/run/x",     "tcp:",    "tcp:h",      "tcp:h:",    "tcp:h:0",
+        "",        "unix:",     "unix-dgram:", "/run/x",     "tcp:",    "tcp:h",      "tcp:h:",    "tcp:h:0",
         "tcp::1",  "tcp:h:x",   "tcp:h:65536", "tcp:[]:1", "tcp:[::1:1", "tcp:::1:1", "tcp:h:+1",
         "udp:h:1", "tcp:h:1x", "tcp:h:4294967297"};
     char text[400];

@@ -87,7 +87,7 @@ static int open_pool(struct pool_server *s, size_t cache, const char *holder, st
 
 static int confine(uid_t uid, struct dt_error *err)
 {
-    const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = uid, .accepts = true};
+    const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = uid};
     char missing[SANDBOX_MISSING];
     int ret = sandbox_enter(&config, missing, err);
 

@@ -6,6 +6,7 @@
 #ifndef TOOLS_RUN_H
 #define TOOLS_RUN_H
 
+#include "base/listen.h"
 #include "tools/tools.h"
 
 /* ---- What was asked for (config.c, config-file.c) ------------------------------------------ */
@@ -78,23 +79,7 @@ int config_add_disk(struct run_config *config, enum device_kind kind, const char
 int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
                const char *value, struct dt_error *err);
 
-/* ---- Sockets (listen.c, activation.c) ------------------------------------------------------ */
-
-/**
- * listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it.
- * @owner, @group: -1 = the caller's.
- * @patience_ms: how long somebody else's socket may still be there: that of a process just killed
- *               lives on for some milliseconds.
- *
- * A socket file that nobody serves is replaced. Nobody can connect before it has its owner and
- * mode, as nobody can before listen().
- * Return: the descriptor; -EADDRINUSE when somebody serves @path, -EEXIST when it is no socket.
- */
-int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
-              struct dt_error *err);
-#define LISTEN_PATIENCE_MS 1500u
-/** socket_kind() - 1 = @fd is a listening Unix stream socket, 0 = a connected one, -errno. */
-int socket_kind(int fd);
+/* ---- Sockets (activation.c; base/listen.h) ------------------------------------------------------ */
 
 /** struct activation - sockets inherited from systemd; see sd_listen_fds(3). */
 struct activation {

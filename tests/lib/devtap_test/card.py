@@ -1,4 +1,4 @@
-"""Network cards: `devtap run --net`, a namespace that its TAP interface is in, and a guest on it."""
+"""Network cards: `devtap run --net`, a namespace that stands for the host, a guest on it, and `devtap switch`."""
 
 import json
 import os
@@ -13,13 +13,26 @@ MAC = "52:54:00:00:00:01"
 INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0"
 
 
-class Namespace:
-    """A network namespace with a TAP interface that stays; its name is that of a process in it."""
+def init(number):
+    """The commands that give a guest's card the address 10.77.0.NUMBER."""
+    return INIT.replace("10.77.0.2/", f"10.77.0.{number}/")
 
-    def __init__(self, folder, multi_queue=False):
-        make = "ip link set lo up; ip tuntap add dev card0 mode tap vnet_hdr" + \
-            (" multi_queue" if multi_queue else "") + \
-            "; ip addr add 10.77.0.1/24 dev card0; ip link set card0 up; echo made; exec sleep 1000"
+
+class Namespace:
+    """A network namespace with an interface card0 that stays, and the address 10.77.0.1; its name is that of a
+    process in it.
+
+    veth: card0 is one end of a pair, and the address is the other end's; else it is a TAP interface.
+    """
+
+    def __init__(self, folder, multi_queue=False, veth=False):
+        if veth:
+            make = "ip link add card0 type veth peer name host0 && ip link set card0 up && address=host0"
+        else:
+            make = "ip tuntap add dev card0 mode tap vnet_hdr" + (" multi_queue" if multi_queue else "") + \
+                " && address=card0"
+        make = f"ip link set lo up; {make}; ip addr add 10.77.0.1/24 dev $address; ip link set $address up; " \
+            "echo made; exec sleep 1000"
         self.process = Process(["unshare", "-n", "sh", "-c", make], folder, name="namespace",
                                ready_line="made")
         self.enter = ["nsenter", "-t", str(self.process.pid), "-n"]
@@ -39,11 +52,12 @@ class Namespace:
 class Card(Process):
     """`devtap run --net NAME --socket PATH CHAIN`."""
 
-    def __init__(self, chain, folder, prefix=(), options=()):
-        self.socket = free_socket_path(folder, "card.sock")
+    def __init__(self, chain, folder, prefix=(), options=(), card="card"):
+        self.socket = free_socket_path(folder, f"{card}.sock")
+        self.card = card
         self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
-        super().__init__([*prefix, paths.devtap(), "run", "--net", "card", "--socket", self.socket,
-                          *options, chain], folder, name="devtap-card", ready_line="devtap: ready",
+        super().__init__([*prefix, paths.devtap(), "run", "--net", card, "--socket", self.socket,
+                          *options, chain], folder, name=f"devtap-{card}", ready_line="devtap: ready",
                          env=self.environment)
 
     def devtap(self, *argv):
@@ -53,7 +67,7 @@ class Card(Process):
 
     def show(self):
         """What `devtap show` tells."""
-        return json.loads(self.devtap("show", "--json", "card"))
+        return json.loads(self.devtap("show", "--json", self.card))
 
     def kill_worker(self):
         """Kills the worker and waits for its successor, which may not answer at once."""
@@ -69,13 +83,35 @@ class Card(Process):
 
     def ops(self, layer, way):
         """Packets, bytes and drops of a layer."""
-        stats = json.loads(self.devtap("stats", "--json", "card"))
+        stats = json.loads(self.devtap("stats", "--json", self.card))
         return next(each for each in stats["layers"] if each["name"] == layer)["ops"][way]
 
     def counters(self, layer):
         """A layer's own counters."""
-        stats = json.loads(self.devtap("stats", "--json", "card"))
+        stats = json.loads(self.devtap("stats", "--json", self.card))
         return next(each for each in stats["layers"] if each["name"] == layer)["counters"]
+
+
+class Switch(Process):
+    """`devtap switch` with its uplink and ports; `ports` are words of its command line."""
+
+    def __init__(self, folder, ports, uplink=None, prefix=()):
+        self.sockets = folder
+        self.environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder))
+        super().__init__([*prefix, paths.devtap(), "switch", "--sockets", folder,
+                          *(["--uplink", uplink] if uplink else []), *ports], folder, name="devtap-switch",
+                         ready_line="devtap: ready", env=self.environment)
+
+    def chain(self, port):
+        """The back of a card that is joined to a port."""
+        return f"stream address=unix:{self.sockets}/{port}.sock vnet=on"
+
+    def show(self, port):
+        """What `devtap show` tells of a port's frames, and of the process."""
+        done = subprocess.run([paths.devtap(), "show", "--json", port], env=self.environment, check=True, text=True,
+                              timeout=30, stdout=subprocess.PIPE)
+        show = json.loads(done.stdout)
+        return dict(show["front"], pid=show["pid"])
 
 
 def require():
@@ -86,19 +122,19 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
-def arguments(card, packed=False, queues=1):
+def arguments(card, packed=False, queues=1, mac=MAC):
     """QEMU's, for a guest on the card."""
     # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
-    device = f"virtio-net-pci,netdev=n0,mac={MAC}" + (",packed=on" if packed else "") + \
+    device = f"virtio-net-pci,netdev=n0,mac={mac}" + (",packed=on" if packed else "") + \
         (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
     return ["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
             "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
 
 
-def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root="initramfs"):
+def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root="initramfs", veth=False):
     """A namespace, a card in it, and a guest on the card."""
     require()
-    space = t.use(Namespace(t.folder, queues > 1))
+    space = t.use(Namespace(t.folder, queues > 1, veth))
     card = t.use(Card(chain, t.folder, space.enter, options))
     guest = t.guest(root=root, smp=queues, extra=arguments(card, packed, queues))
     guest.check(INIT)

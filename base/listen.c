@@ -7,10 +7,11 @@
  * take us for it). A datagram socket tells without: the kernel finds the socket behind the path
  * first (ECONNREFUSED: there is none any more) and compares the types then (EPROTOTYPE: there is).
  */
-#include "tools/run/run.h"
+#include "base/listen.h"
 
 #include <fcntl.h>
 #include <libgen.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +31,7 @@
 /** struct place - a path as its directory and the name in it. */
 struct place {
     const char *path;
+    int type;
     char *name;
     int dir;
     unsigned patience_ms;
@@ -115,7 +117,7 @@ static int set_rights(const struct place *p, long owner, long group, unsigned mo
 static int bind_at(const struct place *p, long owner, long group, unsigned mode,
                    struct dt_error *err)
 {
-    _cleanup_close_ int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    _cleanup_close_ int sock = socket(AF_UNIX, p->type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct sockaddr_un addr;
     mode_t mask;
     int ret = address_of(p, &addr);
@@ -136,11 +138,12 @@ static int bind_at(const struct place *p, long owner, long group, unsigned mode,
     return ret < 0 ? ret : TAKE_FD(sock);
 }
 
-int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
-              struct dt_error *err)
+int bind_path(const char *path, int type, long owner, long group, unsigned mode,
+              unsigned patience_ms, struct dt_error *err)
 {
     _cleanup_free_ char *copy = xstrdup(path), *other = xstrdup(path);
-    struct place p = {.path = path, .name = basename(copy), .patience_ms = patience_ms};
+    struct place p = {
+        .path = path, .type = type, .name = basename(copy), .patience_ms = patience_ms};
     const char *dir = dirname(other);
     int sock;
 
@@ -151,6 +154,12 @@ int listen_at(const char *path, long owner, long group, unsigned mode, unsigned 
     sock = bind_at(&p, owner, group, mode, err);
     close(p.dir); /* and with it the lock */
     return sock;
+}
+
+int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
+              struct dt_error *err)
+{
+    return bind_path(path, SOCK_STREAM, owner, group, mode, patience_ms, err);
 }
 
 int socket_kind(int fd)

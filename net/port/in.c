@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* in.c - frames from a descriptor to the guest: see port.h. */
+#include "net/port/port.h"
+
+#include <sys/epoll.h>
+
+/* Below this a packet is copied out of the large buffer that it was read into, so that few of these are in use. */
+#define COPY_BELOW 1536u
+#define RETRY_NS   DT_MS(1)
+
+static void unwatch(struct port_in *in)
+{
+    if (in->watching)
+        dt_watch_remove(in->c, &in->watch);
+    in->watching = false;
+}
+
+static int watch(struct port_in *in)
+{
+    int ret = in->watching ? 0 : dt_watch_add(in->c, &in->watch);
+
+    in->watching = ret == 0;
+    return ret;
+}
+
+static void again_at(struct port_in *in, uint64_t when)
+{
+    dt_timer_set(in->c, &in->again, when);
+}
+
+static void stop_reading(struct port_in *in, int error)
+{
+    unwatch(in);
+    if (error == ENOBUFS) {
+        dt_count(in->c, in->memory, 1);
+        again_at(in, dt_now(in->c) + RETRY_NS);
+        return;
+    }
+    in->open = false;
+    in->ended(in, error);
+}
+
+static void run(struct port_in *in)
+{
+    unsigned room = MIN(dt_room(in->c), PORT_BURST), n = 0;
+    struct dt_packet *packets[PORT_BURST];
+    int error = 0;
+
+    if (room == 0) {
+        unwatch(in);
+        return;
+    }
+    for (unsigned tries = 0; tries < PORT_BURST && n < room && error == 0; tries++) {
+        struct dt_packet *p = in->read(in);
+
+        if (p)
+            packets[n++] = p;
+        else if (errno != EBADMSG && errno != EINTR)
+            error = errno;
+    }
+    dt_receive(in->c, packets, n);
+    if (error == 0 && in->buffered)
+        again_at(in, dt_now(in->c));
+    else if (error != 0 && error != EAGAIN)
+        stop_reading(in, error);
+}
+
+static void run_readable(struct dt_watch *watch_, uint32_t events)
+{
+    run(container_of(watch_, struct port_in, watch));
+}
+
+static void run_again(struct dt_timer *timer)
+{
+    struct port_in *in = container_of(timer, struct port_in, again);
+
+    watch(in);
+    run(in);
+}
+
+int port_in_open(struct port_in *in, int fd)
+{
+    in->watch = (struct dt_watch){.ready = run_readable, .fd = fd, .events = EPOLLIN};
+    in->again.fire = run_again;
+    in->buffered = false;
+    in->open = true;
+    return watch(in);
+}
+
+void port_in_close(struct port_in *in)
+{
+    unwatch(in);
+    dt_timer_cancel(in->c, &in->again);
+    in->open = false;
+}
+
+/* Not at once: whoever made room may be in the middle of something. */
+void port_in_resume(struct port_in *in)
+{
+    if (in->open)
+        again_at(in, dt_now(in->c));
+}
+
+struct dt_packet *port_fit(struct dt_ctx *c, struct dt_packet *p, uint32_t length)
+{
+    struct dt_packet *small;
+
+    dt_packet_set_length(p, length);
+    if (length > COPY_BELOW || !(small = dt_packet_copy(c, p)))
+        return p;
+    dt_sent(c, &p, 1);
+    return small;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/* forward.c - where a frame may go: see fabric.h. */
+#include "net/switch/fabric.h"
+
+#define TPID 0x8100u
+
+/* ---- Addresses ---- */
+
+static unsigned hash(const uint8_t *mac)
+{
+    return (mac[5] + mac[4] * 31u + mac[3] * 131u) % FABRIC_HASH;
+}
+
+/* The place of @mac, or the empty one where it would be: there are more places than ports. */
+static struct fabric_port **place(struct fabric *f, const uint8_t *mac)
+{
+    unsigned i = hash(mac);
+
+    while (f->by_mac[i] && memcmp(f->by_mac[i]->config.mac, mac, 6) != 0)
+        i = (i + 1) % FABRIC_HASH;
+    return &f->by_mac[i];
+}
+
+int fabric_enter_mac(struct fabric *fabric, struct fabric_port *port)
+{
+    struct fabric_port **at = place(fabric, port->config.mac);
+
+    if (*at)
+        return -EEXIST;
+    *at = port;
+    return 0;
+}
+
+/* ---- Judgement ---- */
+
+static void drop(struct fabric_port *port, struct dt_packet *p, enum fabric_counter why)
+{
+    port->counters[why]++;
+    net_packet_free(port->lane, packet_of(p));
+}
+
+/* 01:80:c2:00:00:00 to 0f: spanning tree, PAUSE, LACP, 802.1X, LLDP. */
+static bool is_reserved(const uint8_t *to)
+{
+    static const uint8_t prefix[] = {0x01, 0x80, 0xc2, 0, 0};
+
+    return memcmp(to, prefix, 5) == 0 && to[5] < 16;
+}
+
+static bool is_tag(uint16_t type)
+{
+    return type == TPID || type == 0x88a8 || type == 0x9100 || type == 0x9200;
+}
+
+/* Finds the frame's VLAN; false: it may be in none. */
+static bool classify(const struct fabric_port *port, struct dt_packet *p)
+{
+    const uint8_t *data = p->data;
+    uint16_t vid;
+
+    p->reason = false;
+    p->queue = port->config.vlan;
+    if (!is_tag(load_be16(data + 12)))
+        return true;
+    if (load_be16(data + 12) != TPID || p->length < 18 || is_tag(load_be16(data + 16)))
+        return false;
+    p->reason = true;
+    p->queue = load_be16(data + 14);
+    vid = fabric_vid(p);
+    if (vid == 0 || vid == FABRIC_VLANS - 1)
+        return false;
+    return port->config.uplink || port->config.trunk[vid / 8] >> vid % 8 & 1;
+}
+
+static bool are_peers(const struct fabric_port *a, const struct fabric_port *b)
+{
+    return a->config.uplink || b->config.uplink ||
+           (a->config.group && b->config.group && strcmp(a->config.group, b->config.group) == 0);
+}
+
+/* Another one with the same content, in the memory of the same port. */
+static struct dt_packet *duplicate(struct fabric_port *port, const struct dt_packet *p)
+{
+    struct packet *copy = net_packet_new(port->lane, p->length);
+
+    if (!copy)
+        return NULL;
+    memcpy(copy->pub.data, p->data, p->length);
+    copy->pub.needs = p->needs;
+    copy->pub.flags = p->flags & DT_PACKET_CSUM_VALID;
+    copy->pub.segment = p->segment;
+    copy->pub.queue = p->queue;
+    copy->pub.reason = p->reason;
+    return &copy->pub;
+}
+
+static void flood(struct fabric_port *port, struct dt_packet *p)
+{
+    const struct fabric *f = port->fabric;
+    struct fabric_port *last = NULL;
+
+    bucket_refill(&port->broadcast, loop_now(f->loop));
+    if (bucket_tokens(&port->broadcast) == 0) {
+        drop(port, p, FABRIC_BROADCAST);
+        return;
+    }
+    bucket_take(&port->broadcast, 1);
+    for (unsigned i = 0; i < f->count; i++) {
+        struct fabric_port *to = f->ports[i];
+        struct dt_packet *copy;
+
+        if (to == port || !are_peers(port, to) || !fabric_is_member(to, fabric_vid(p)))
+            continue;
+        if (last && (copy = duplicate(port, p)) != NULL)
+            fabric_queue_to(last, port, copy);
+        else if (last)
+            port->counters[FABRIC_FULL]++;
+        last = to;
+    }
+    if (last)
+        fabric_queue_to(last, port, p);
+    else
+        drop(port, p, FABRIC_UNKNOWN);
+}
+
+void fabric_judge(struct fabric_port *port, struct dt_packet *p)
+{
+    struct fabric *f = port->fabric;
+    const uint8_t *to_mac = p->data, *from_mac = p->data + 6;
+    struct fabric_port *to;
+
+    port->counters[FABRIC_RECEIVED]++;
+    if (is_reserved(to_mac))
+        drop(port, p, FABRIC_RESERVED);
+    else if (from_mac[0] & 1 || *place(f, from_mac) != (port->config.uplink ? NULL : port))
+        drop(port, p, FABRIC_SPOOFED);
+    else if (!classify(port, p))
+        drop(port, p, FABRIC_VLAN);
+    else if (to_mac[0] & 1)
+        flood(port, p);
+    else if ((to = *place(f, to_mac) ?: port->config.uplink ? NULL : f->uplink) == NULL || to == port)
+        drop(port, p, FABRIC_UNKNOWN);
+    else if (!are_peers(port, to) || !fabric_is_member(to, fabric_vid(p)))
+        drop(port, p, FABRIC_PRIVATE);
+    else
+        fabric_queue_to(to, port, p);
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/* test_net_packet.c - the back `packet` on one end of a veth pair, in a network namespace of the test's own; the other
+ * end is in the test's hands. */
+#include "tests/unit/net_peer.h"
+
+#include <arpa/inet.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+#define HEADER 10u /* of the kernel's virtio header */
+#define MAKE                                                                                      \
+    "{ ip link add card0 type veth peer name far0 && ip link set card0 mtu 3000 && "              \
+    "ip link set far0 mtu 3000 && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; "            \
+    "ip link set card0 up && ip link set far0 up; } 2>/dev/null"
+
+static struct frame f;
+static uint8_t buffer[1 << 18];
+static int far_end = -1;
+
+static bool made_namespace(void)
+{
+    const int on = 1;
+    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
+
+    if ((unshare(CLONE_NEWNET) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0) ||
+        system(MAKE) != 0)
+        return false;
+    far_end = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    at.sll_ifindex = (int)if_nametoindex("far0");
+    setsockopt(far_end, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on));
+    setsockopt(far_end, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on));
+    return far_end >= 0 && bind(far_end, (struct sockaddr *)&at, sizeof(at)) == 0;
+}
+
+static void start(void)
+{
+    if (far_end < 0)
+        skip();
+    rig_start("packet ifname=card0");
+}
+
+static int tear_down(void **state)
+{
+    while (far_end >= 0 && recv(far_end, buffer, sizeof(buffer), 0) >= 0)
+        ;
+    return 0;
+}
+
+/* What came out at the far end; other frames than ours may come, of protocols that the kernel has. */
+static ssize_t next_at_far_end(uint16_t type)
+{
+    ssize_t n;
+
+    do
+        TURN_UNTIL((n = recv(far_end, buffer, sizeof(buffer), 0)) >= 0);
+    while (load_be16(buffer + HEADER + 12) != type);
+    return n - HEADER;
+}
+
+static void send_from_far_end(const struct dt_vnet_header *v)
+{
+    uint8_t bytes[HEADER + sizeof(f.bytes)] = {0};
+
+    if (v)
+        memcpy(bytes, v, HEADER);
+    memcpy(bytes + HEADER, f.bytes, f.n);
+    assert_int_equal(send(far_end, bytes, HEADER + f.n, 0), HEADER + f.n);
+}
+
+static void expect_guest(unsigned i)
+{
+    TURN_UNTIL(rig.guest.n > i);
+    assert_int_equal(rig.guest.frames[i].length, f.n);
+    assert_memory_equal(rig.guest.frames[i].data, f.bytes, f.n);
+}
+
+static void test_both_ways(void **state)
+{
+    static const uint32_t payloads[] = {46, 1000, 3000};
+
+    start();
+    for (unsigned i = 0; i < ARRAY_SIZE(payloads); i++) {
+        frame_ether(&f, 0x88b5);
+        frame_pattern(&f, payloads[i]);
+        assert_true(rig_send(f.bytes, f.n, NULL, 0));
+        assert_int_equal(next_at_far_end(0x88b5), f.n);
+        assert_memory_equal(buffer + HEADER, f.bytes, f.n);
+        send_from_far_end(NULL);
+        expect_guest(i); /* and not what it sent itself */
+    }
+    assert_int_equal(rig.guest.n, ARRAY_SIZE(payloads));
+    assert_int_equal(rig.sent, ARRAY_SIZE(payloads));
+    assert_int_equal(dt_layer_net_info(rig.dev->layers[1])->mtu, 3000);
+    rig_stop();
+}
+
+/* The kernel takes the tag out and tells of it beside the frame. */
+static void test_vlan(void **state)
+{
+    start();
+    frame_ether(&f, 0);
+    frame_vlan(&f, 0x8100, 0x2064, 0x88b5);
+    frame_pattern(&f, 200);
+    send_from_far_end(NULL);
+    expect_guest(0);
+    frame_ether(&f, 0); /* and of the outer one of two */
+    frame_vlan(&f, 0x88a8, 0x0007, 0);
+    frame_vlan(&f, 0x8100, 0x0064, 0x88b5);
+    frame_pattern(&f, 200);
+    send_from_far_end(NULL);
+    expect_guest(1);
+    rig_stop();
+}
+
+static void make_super(struct dt_vnet_header *v, bool tagged)
+{
+    unsigned l3 = tagged ? 18 : 14;
+
+    frame_ether(&f, 0x0800);
+    if (tagged)
+        frame_vlan(&f, 0x8100, 100, 0x0800);
+    frame_ipv4(&f, 6, "192.0.2.1", "192.0.2.2");
+    frame_tcp(&f, 1, 2, 1000, 0x18);
+    frame_pattern(&f, 20000);
+    frame_end(&f);
+    *v = (struct dt_vnet_header){.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                                 .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+                                 .gso_size = 1400,
+                                 .hdr_len = (uint16_t)(l3 + 40),
+                                 .csum_start = (uint16_t)(l3 + 20),
+                                 .csum_offset = 16};
+}
+
+/* A super-frame stays one in both directions, tagged or not. */
+static void test_offloads(void **state)
+{
+    start();
+    for (unsigned tagged = 0; tagged < 2; tagged++) {
+        struct dt_vnet_header v, seen = {0};
+
+        make_super(&v, tagged);
+        assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+        if (!tagged) {
+            assert_int_equal(next_at_far_end(0x0800), f.n);
+            memcpy(&seen, buffer, HEADER);
+            assert_int_equal(seen.gso_type, VIRTIO_NET_HDR_GSO_TCPV4);
+            assert_int_equal(seen.gso_size, 1400);
+        }
+        send_from_far_end(&v);
+        TURN_UNTIL(rig.guest.n > tagged);
+        assert_int_equal(rig.guest.frames[tagged].length, f.n);
+        assert_int_equal(rig.guest.frames[tagged].needs, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4);
+        assert_int_equal(rig.guest.frames[tagged].segment, 1400);
+        assert_memory_equal(rig.guest.frames[tagged].data, f.bytes, 34);
+    }
+    rig_stop();
+}
+
+/* Too long for the interface is the interface's to refuse; down is an event, and over when it is up. */
+static void test_refused(void **state)
+{
+    start();
+    frame_ether(&f, 0x88b5);
+    frame_pattern(&f, 4000);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig_counter("packet", "tx-refused"), 1);
+    assert_int_equal(system("ip link set card0 down"), 0);
+    rig_turn();
+    frame_ether(&f, 0x88b5);
+    frame_pattern(&f, 60);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig_counter("packet", "tx-refused"), 2);
+    assert_int_equal(rig.sent, 2);
+    assert_int_equal(system("ip link set card0 up"), 0);
+    send_from_far_end(NULL);
+    expect_guest(0);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(next_at_far_end(0x88b5), f.n);
+    rig_stop();
+}
+
+static void test_guest_without_buffers(void **state)
+{
+    start();
+    net_set_room(rig.lane, true, 0);
+    frame_ether(&f, 0x88b5);
+    frame_pattern(&f, 100);
+    for (unsigned i = 0; i < 20; i++)
+        send_from_far_end(NULL);
+    for (unsigned i = 0; i < 20; i++)
+        rig_turn();
+    assert_int_equal(rig.guest.n, 0);
+    net_set_room(rig.lane, true, 5);
+    net_resume(rig.lane);
+    TURN_UNTIL(rig.guest.n == 20);
+    rig_stop();
+}
+
+static void test_bad_parameters(void **state)
+{
+    static const struct {
+        const char *chain, *says;
+    } cases[] = {
+        {"packet", "ifname"},
+        {"packet ifname=nobody0", "'nobody0': No such device"},
+        {"packet ifname=a-name-that-is-too-long", "1 to 15 characters"},
+        {"packet ifname=lo", "not an Ethernet"},
+    };
+
+    if (far_end < 0)
+        skip();
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        if (rig_try(cases[i].chain) == 0)
+            fail_msg("%s was taken", cases[i].chain);
+        if (!strstr(rig.err.text, cases[i].says))
+            fail_msg("%s: %s", cases[i].chain, rig.err.text);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_both_ways),
+        TEST(test_vlan),
+        TEST(test_offloads),
+        TEST(test_refused),
+        TEST(test_guest_without_buffers),
+        cmocka_unit_test(test_bad_parameters),
+    };
+
+    if (!made_namespace())
+        print_message("no network namespace or no iproute2 here: nothing is tested\n");
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
