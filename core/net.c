@@ -7,7 +7,8 @@
  */
 #include "core/net.h"
 
-#define LEAST_MTU 68u /* RFC 791 */
+#define LEAST_MTU  68u /* RFC 791 */
+#define USUAL_RING 256u
 
 _Noreturn static void contract_violated(const struct ctx *c, const struct packet *p, const char *what)
 {
@@ -243,6 +244,16 @@ void net_set_room(struct lane *lane, bool open, unsigned room)
 {
     lane->net->open = open;
     lane->net->room = open ? room : 0;
+}
+
+void net_set_ring(struct lane *lane, unsigned size)
+{
+    lane->net->ring = size;
+}
+
+unsigned dt_ring_size(struct dt_ctx *c)
+{
+    return ctx_of(c)->lane->net->ring ?: USUAL_RING;
 }
 
 void net_resume(struct lane *lane)

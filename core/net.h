@@ -50,6 +50,8 @@ void net_packet_free(struct lane *lane, struct packet *p);
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
 /** net_set_room() - the guest takes packets (@open), and @room of them now. */
 void net_set_room(struct lane *lane, bool open, unsigned room);
+/** net_set_ring() - the smallest of the rings that packets come from has @size descriptors; 0 = there is none. */
+void net_set_ring(struct lane *lane, unsigned size);
 /** net_resume() - if there is room again, tell the back that was told there is none. */
 void net_resume(struct lane *lane);
 /** net_guest_takes() - what may be left to do on packets that reach this front: enum dt_offload. */
@@ -80,6 +82,7 @@ struct net_lane {
     bool stopped; /* dt_room() said 0 */
     bool open;    /* the guest takes packets, and this many now */
     unsigned room;
+    unsigned ring; /* descriptors of the smallest transmit ring; 0 = none runs */
     uint64_t closed; /* packets for a guest that takes none */
     uint64_t pool_empty; /* a layer found no packet */
 };

@@ -8,6 +8,7 @@
     X(net_antispoof) \
     X(net_fault) \
     X(net_rate) \
+    X(net_symmetry) \
     X(net_tap) \
     X(net_null)
 

@@ -128,7 +128,7 @@ static void do_delete_disk(struct pool *pool, uint32_t slot)
     uint32_t s;
 
     for (s = pool_snapshot_before(pool, slot); s != NO_SLOT; s = pool_snapshot_before(pool, slot)) {
-        if (catalog_record(pool, s)->flags & PX_LABELLED)
+        if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s))
             break;
         begin_dying(pool, s);
     }
@@ -191,6 +191,11 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
         break;
     case PX_ROLLBACK:
         ret = do_rollback(pool, c);
+        break;
+    case PX_STAGE:
+    case PX_PROGRESS:
+    case PX_ADOPT:
+        ret = receive_apply(pool, c);
         break;
     default:
         do_name(pool, c);

@@ -10,7 +10,8 @@
 #define PX_FANOUT      256u
 #define PX_FAN_SHIFT   8u
 #define PX_MAX_LEVELS  6u
-#define PX_VERSION     1u
+#define PX_VERSION     1u /* of the label */
+#define PX_ROOT_VERSION 2u /* and all versions before it can be read */
 #define PX_NAME        64u
 #define PX_MAX_SIZE    ((uint64_t)64 << 40) /* of a disk */
 
@@ -108,7 +109,9 @@ struct px_record {
     uint8_t levels;
     uint8_t reserved[27];
     char name[PX_NAME];
-    uint8_t reserved2[64];
+    uint8_t reserved2[32];
+    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
+    uint8_t reserved3[24];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -150,6 +153,9 @@ enum px_change_op {
     PX_RESIZE,
     PX_DELETE,
     PX_ROLLBACK,
+    PX_STAGE = 32,
+    PX_PROGRESS,
+    PX_ADOPT,
 };
 struct px_change {
     struct px_entry head;

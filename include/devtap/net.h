@@ -197,6 +197,11 @@ static inline void dt_drop_one(struct dt_ctx *c, struct dt_packet *p, unsigned c
  * `resume` tells when that changes. Those that come all the same are kept for a while, and then dropped.
  */
 DT_PUBLIC unsigned dt_room(struct dt_ctx *c);
+/**
+ * dt_ring_size() - how many descriptors the guest's transmit ring has; of several, the smallest of this thread.
+ * For layers that hold packets of the guest's, which takes that many of them at most. 256 while no ring runs.
+ */
+DT_PUBLIC unsigned dt_ring_size(struct dt_ctx *c);
 
 /* ---- Description ---- */
 

@@ -2,7 +2,6 @@
 /* antispoof.c - a card sends as itself, or not at all: parameters, counters, and what is told of a liar. */
 #include "net/antispoof/antispoof.h"
 
-#include <arpa/inet.h>
 #include <stdio.h>
 
 #define TELL_EVERY DT_S(10)
@@ -80,47 +79,14 @@ int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err)
     return 0;
 }
 
-static int add_prefix(char *word, bool v6, struct prefixes *to, struct dt_error *err)
-{
-    char *slash = strchr(word, '/'), *end = NULL;
-    struct prefix *prefix = &to->list[to->n];
-    unsigned long most = v6 ? 128 : 32, bits = most;
-
-    if (to->n == ADDRESSES_MAX)
-        return dt_fail(err, -EINVAL, "more than %u addresses", ADDRESSES_MAX);
-    if (slash) {
-        *slash++ = '\0';
-        bits = strtoul(slash, &end, 10);
-    }
-    if ((slash && (end == slash || *end || bits > most || *slash == '-')) ||
-        inet_pton(v6 ? AF_INET6 : AF_INET, word, prefix->bytes) != 1)
-        return dt_fail(err, -EINVAL, "'%.60s' is no IPv%c address or prefix", word, v6 ? '6' : '4');
-    prefix->bits = (uint8_t)bits;
-    to->n++;
-    return 0;
-}
-
-int identity_prefixes(const char *text, bool v6, struct prefixes *to, struct dt_error *err)
-{
-    _cleanup_free_ char *copy = xstrdup(text);
-    char *rest = copy, *word;
-    int ret = 0;
-
-    to->n = 0;
-    while (ret == 0 && (word = strsep(&rest, ",")) != NULL)
-        if (*word)
-            ret = add_prefix(word, v6, to, err);
-    return ret;
-}
-
 static int apply(struct dt_layer *layer, struct dt_error *err)
 {
     struct antispoof *a = dt_layer_data(layer);
     struct identity id = {.dhcp = a->dhcp};
     int ret = identity_mac(a->mac, id.mac, err);
 
-    ret = ret ?: identity_prefixes(a->ip4, false, &id.ip4, err);
-    ret = ret ?: identity_prefixes(a->ip6, true, &id.ip6, err);
+    ret = ret ?: prefixes_parse(a->ip4, &id.ip4, NULL, err);
+    ret = ret ?: prefixes_parse(a->ip6, NULL, &id.ip6, err);
     if (ret == 0)
         a->identity = id;
     return ret;

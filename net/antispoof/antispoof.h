@@ -3,20 +3,8 @@
 #ifndef NET_ANTISPOOF_H
 #define NET_ANTISPOOF_H
 
-#include "base/base.h"
+#include "base/prefix.h"
 #include <devtap/net.h>
-
-#define ADDRESSES_MAX 16u
-
-/** struct prefix - an IPv4 or IPv6 address and how many of its bits count. */
-struct prefix {
-    uint8_t bytes[16];
-    uint8_t bits;
-};
-struct prefixes {
-    struct prefix list[ADDRESSES_MAX];
-    unsigned n;
-};
 
 struct identity {
     uint8_t mac[6];
@@ -43,8 +31,7 @@ enum trick {
 
 /** antispoof_judge() - of one packet of the guest's. */
 enum trick antispoof_judge(const struct identity *id, struct dt_packet *p);
-/** identity_mac(), identity_prefixes() - as a person writes them; 0 or -EINVAL. */
+/** identity_mac() - as a person writes it; 0 or -EINVAL. */
 int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err);
-int identity_prefixes(const char *text, bool v6, struct prefixes *to, struct dt_error *err);
 
 #endif

@@ -37,23 +37,6 @@ static bool all_zero(const uint8_t *p, unsigned n)
     return true;
 }
 
-static bool within(const struct prefix *prefix, const uint8_t *address)
-{
-    unsigned whole = prefix->bits / 8, rest = prefix->bits % 8;
-
-    if (memcmp(prefix->bytes, address, whole) != 0)
-        return false;
-    return rest == 0 || ((prefix->bytes[whole] ^ address[whole]) >> (8 - rest)) == 0;
-}
-
-static bool owns(const struct prefixes *list, const uint8_t *address)
-{
-    for (unsigned i = 0; i < list->n; i++)
-        if (within(&list->list[i], address))
-            return true;
-    return false;
-}
-
 /* ---- ARP and RARP ---- */
 
 static enum trick judge_arp(const struct identity *id, const uint8_t *arp)
@@ -65,7 +48,7 @@ static enum trick judge_arp(const struct identity *id, const uint8_t *arp)
         return TRICK_ARP;
     if (operation == 1 && all_zero(address, 4)) /* is it taken? */
         return HONEST;
-    return (operation == 1 || operation == 2) && owns(&id->ip4, address) ? HONEST : TRICK_ARP;
+    return (operation == 1 || operation == 2) && prefixes_contain(&id->ip4, address) ? HONEST : TRICK_ARP;
 }
 
 /* "Here I am", as VMMs send it for a guest that has moved. */
@@ -120,7 +103,7 @@ static enum trick judge_ipv4(const struct identity *id, const struct dt_headers 
         return TRICK_OPTIONS;
     if (h->flags & DT_HDR_UDP && be16(data + h->l4) == DHCP_SERVER)
         return TRICK_DHCP_SERVER;
-    if (owns(&id->ip4, ip + 12))
+    if (prefixes_contain(&id->ip4, ip + 12))
         return HONEST;
     return all_zero(ip + 12, 4) && is_dhcp_request(id, h, data) ? HONEST : TRICK_IP;
 }
@@ -139,7 +122,7 @@ static bool is_own_link_local(const struct identity *id, const uint8_t *address)
 
 static bool owns6(const struct identity *id, const uint8_t *address)
 {
-    return is_own_link_local(id, address) || owns(&id->ip6, address);
+    return is_own_link_local(id, address) || prefixes_contain(&id->ip6, address);
 }
 
 /* Options that name a link-layer address must name ours; with @none there may be none. */

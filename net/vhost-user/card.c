@@ -116,14 +116,20 @@ static void count_pairs(struct front_lane *fl)
 {
     struct card_lane *cl = card_lane(fl);
     struct front *front = fl->front;
+    unsigned ring = 0;
 
     cl->pairs = 0;
-    for (unsigned i = 0; i < front->nqueues; i += 2) {
+    for (unsigned i = 0; i < front->nqueues; i++) {
         const struct front_queue *q = &front->queues[i];
 
-        if (q->lane == fl && q->state == QUEUE_RUNNING && cl->pairs++ == 0)
+        if (q->lane != fl || q->state != QUEUE_RUNNING)
+            continue;
+        if (!IS_RX(q))
+            ring = ring ? MIN(ring, q->vq.config.size) : q->vq.config.size;
+        else if (cl->pairs++ == 0)
             cl->first = i / 2;
     }
+    net_set_ring(fl->lane, ring);
     card_set_room(fl);
 }
 

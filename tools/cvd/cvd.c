@@ -41,7 +41,8 @@ static void print_usage(FILE *out)
 {
     fputs("usage: cvd COMMAND ARGUMENT... [OPTION...]\n\n", out);
     for (const struct command *c = cvd_commands; c->name; c++)
-        fprintf(out, "  %-12s %s\n", c->name, c->summary);
+        if (c->summary)
+            fprintf(out, "  %-12s %s\n", c->name, c->summary);
     fputs("\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
           out);
 }
@@ -49,6 +50,8 @@ static void print_usage(FILE *out)
 static void print_completion_data(void)
 {
     for (const struct command *c = cvd_commands; c->name; c++) {
+        if (!c->summary)
+            continue;
         printf("%s:--help", c->name);
         for (const char *const *o = c->options; *o; o++)
             printf(" --%s", *o);
