@@ -409,12 +409,12 @@ FLOWING = ("taken", "forwarded", "completed", "pushed", "published")
 
 
 def upgrade_soon(disk):
-    """An upgrade, once the worker that may just be starting is there."""
+    """An upgrade, once the worker that may just be starting is there, and no VM on its way out."""
     def ask():
         try:
             disk.devtap("upgrade", disk.disk)
         except RuntimeError as error:
-            if "under way" not in str(error):
+            if not re.search("under way|is leaving", str(error)):
                 raise
             return False
         return True
