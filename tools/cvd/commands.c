@@ -12,6 +12,7 @@ static const char *const grow_options[] = {"size", NULL};
 static const char *const dup_options[] = {"count", "first", NULL};
 static const char *const name_options[] = {"name", NULL};
 static const char *const tree_options[] = {"format", NULL};
+static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 
 const struct command cvd_commands[] = {
@@ -57,6 +58,9 @@ const struct command cvd_commands[] = {
      2, no_options, cmd_rename},
     {"resize", "POOL/DISK SIZE", "make a disk larger or smaller", NEEDS_CHANGE, false, false, 2, 2,
      no_options, cmd_resize},
+    {"quota", "POOL/DISK [SIZE|off] [--policy hold|fail|drop-oldest] [--json]",
+     "limit, or tell, what a disk and its snapshots may occupy", NEEDS_CHANGE, false, false, 1, 2,
+     quota_options, cmd_quota},
     {"rollback", "POOL/DISK@SNAPSHOT", "return to the newest snapshot", NEEDS_CHANGE, false, false,
      1, 1, no_options, cmd_rollback},
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
@@ -90,6 +94,9 @@ const struct dt_param cvd_option_table[] = {
     {"first", DT_PARAM_UINT, FIELD(first), .initial = "1", .help = "The first number."},
     {"name", DT_PARAM_STRING, FIELD(name), .help = "The snapshot's name; the time unless told."},
     {"from", DT_PARAM_STRING, FIELD(from), .help = "Compare with this snapshot."},
+    {"policy", DT_PARAM_STRING, FIELD(policy),
+     .help = "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
+             "or cost the oldest snapshots that are not labelled (drop-oldest)."},
     {"format", DT_PARAM_STRING, FIELD(format), .initial = "text",
      .help = "text, or dot for graphviz."},
     {NULL},
