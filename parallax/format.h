@@ -94,7 +94,13 @@ _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_RECORD_FLAGS = 7 };
+enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDULED = 8, PX_RECORD_FLAGS = 15 };
+
+/** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
+struct px_rule {
+    uint32_t age, every;
+};
+#define PX_RULES 6u
 
 struct px_record {
     uint32_t kind, flags;
@@ -108,11 +114,13 @@ struct px_record {
     uint32_t sector;
     uint8_t levels;
     uint8_t policy;
-    uint8_t reserved0[2];
+    uint16_t weight;
     uint64_t quota, charged; /* in blocks */
     uint8_t reserved[8];
     char name[PX_NAME];
-    uint8_t reserved2[64];
+    uint32_t every, rules;
+    struct px_rule rule[PX_RULES];
+    uint8_t reserved2[8];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -155,6 +163,8 @@ enum px_change_op {
     PX_DELETE,
     PX_ROLLBACK,
     PX_QUOTA,
+    PX_WEIGHT,
+    PX_SCHEDULE,
 };
 struct px_change {
     struct px_entry head;
@@ -165,6 +175,7 @@ struct px_change {
     char name[PX_NAME];
 };
 _Static_assert(sizeof(struct px_change) == 128, "");
+_Static_assert(sizeof(((struct px_record *)0)->rule) <= PX_NAME, "");
 
 /** crc32c() - of @size bytes; @crc is that of what came before, 0 at the start. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);

@@ -70,6 +70,7 @@ static struct pool *make(struct store *store, const struct pool_options *o)
     pool->reclaiming = NO_SLOT;
     pool->ckpt_time = dt_clock_ns();
     list_init(&pool->disks);
+    list_init(&pool->share.waiting);
     node_cache_init(&pool->nodes, o->cache);
     return pool;
 }
@@ -82,6 +83,7 @@ static void unmake(struct pool *pool)
         pool->free_ops = *(struct op **)op; /* the link is its first field */
         free(op);
     }
+    schedule_fini(pool);
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
@@ -446,6 +448,8 @@ int disk_open(struct disk **out, struct pool *pool, uint32_t slot, bool read_onl
     disk->slot = slot;
     disk->read_only = read_only;
     snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
+    disk_queue_init(&disk->queue);
+    list_init(&disk->waiting);
     list_add_tail(&pool->disks, &disk->list);
     if (read_only)
         info->readers++;

@@ -113,6 +113,18 @@ int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **ar
     return ret ?: print_quota(t, o->json);
 }
 
+int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    char *end;
+    unsigned long weight = strtoul(argv[1], &end, 10);
+
+    if (*end || !*argv[1] || weight == 0 || weight > DISK_MAX_WEIGHT)
+        return dt_fail(err, -EINVAL, "'%s' is no weight: 1 to %u; 100 is usual", argv[1],
+                       DISK_MAX_WEIGHT);
+    return pool_set_weight(t->pool, t->slot, (unsigned)weight, err);
+}
+
 /* It is deleted when this is durable; the space comes back now, or where the pool is served in the
  * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)

@@ -94,7 +94,7 @@ static int run(const struct command *c, char **argv)
 
     if (ret == 0) {
         ret = target_open(&t, c, argv[0], &err);
-        if (ret == 0 && t.sock > 0 && c->needs == NEEDS_CHANGE)
+        if (ret == 0 && t.sock > 0 && (c->needs == NEEDS_CHANGE || c->needs == NEEDS_SERVED))
             ret = run_elsewhere(&t, words, &err);
         else if (ret == 0)
             ret = c->run(&t, &o, argc, argv, &err);

@@ -21,8 +21,9 @@ struct cvd_options {
  * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
  * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
  * @NEEDS_ALONE:  opens it; nobody may serve it.
+ * @NEEDS_SERVED: asks the process that serves it, and changes nothing.
  */
-enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE };
+enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, NEEDS_SERVED };
 
 /**
  * struct target - a pool that was opened, and what in it was meant.
@@ -115,6 +116,12 @@ int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err);
+int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                 struct dt_error *err);
+int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err);
 int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
               struct dt_error *err);
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -41,11 +41,12 @@ static void add_row(struct table *table, json_t *list, struct target *t, uint32_
     if (r->kind == PX_DISK && r->parent)
         pool_full_name(t->pool, r->parent - 1, origin);
     if (list) {
-        json_array_append_new(list, json_pack("{ss sI ss sI sb ss}", "name", r->name, "size",
+        json_array_append_new(list, json_pack("{ss sI ss sI sb sb ss}", "name", r->name, "size",
                                               (json_int_t)r->size, "created", created,
                                               r->kind == PX_DISK ? "snapshots" : "clones",
                                               (json_int_t)below, "labelled",
-                                              !!(r->flags & PX_LABELLED), "origin", origin));
+                                              !!(r->flags & PX_LABELLED), "scheduled",
+                                              !!(r->flags & PX_SCHEDULED), "origin", origin));
         return;
     }
     table_cell(table, "%s", r->name);
