@@ -46,6 +46,7 @@ struct target {
  * struct command
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
+ * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
  */
 struct command {
@@ -56,6 +57,7 @@ struct command {
     const char *const *options;
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+    bool plain;
 };
 extern const struct command cvd_commands[];
 
@@ -77,14 +79,25 @@ int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
 void target_turn(struct target *t);
 
+/** command_refusal() - why the command of the first words is none here, or NULL. */
+const char *command_refusal(char **argv);
+/** aliases_each() - all other names of commands. */
+void aliases_each(void (*each)(void *arg, const char *words, const struct command *c), void *arg);
 /** command_find() - the command of the first words; advances past them. */
 const struct command *command_find(char ***argv);
 /** command_parse() - options into @o, which command_free() frees, and arguments: @argv keeps these alone. */
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
                   struct dt_error *err);
+/** command_run() - carry it out, in an open pool if it needs one. */
+int command_run(const struct command *c, struct target *t, const struct cvd_options *o, int argc,
+                char **argv, struct dt_error *err);
 void command_free(struct cvd_options *o);
 void command_help(const struct command *c);
 extern const struct dt_param cvd_option_table[];
+
+/** print_time() - ns since 1970 as text. is_visible() - is it of this kind, and not deleted? (tree.c) */
+void print_time(uint64_t ns, char *text, size_t size);
+bool is_visible(const struct px_record *r, enum px_kind kind);
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);

@@ -19,7 +19,7 @@ static int run(struct pool_server *s, const struct command *c, struct target *t,
 
     ret = ret ?: target_name(t, c, argv[0], err);
     ret = ret ?: target_find(t, c, err);
-    ret = ret ?: c->run(t, &o, argc, argv, err);
+    ret = ret ?: command_run(c, t, &o, argc, argv, err);
     if (ret == 0 && t->slot != NO_SLOT)
         shared_resized(s->shared, t->slot);
     command_free(&o);
