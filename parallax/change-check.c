@@ -27,7 +27,7 @@ bool change_good_name(const char *name)
     return true;
 }
 
-static bool good_size(uint64_t size)
+bool change_good_size(uint64_t size)
 {
     return size > 0 && size <= PX_MAX_SIZE && size % PX_BLOCK == 0;
 }
@@ -39,7 +39,7 @@ const struct px_record *change_live(const struct pool *pool, uint32_t slot, enum
     return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS)) ? r : NULL;
 }
 
-static bool slot_free(const struct pool *pool, uint32_t slot)
+bool change_slot_free(const struct pool *pool, uint32_t slot)
 {
     const struct px_record *r = catalog_record(pool, slot);
 
@@ -57,7 +57,7 @@ void change_clone_name(const struct px_change *c, uint64_t i, char *name)
 
 /* ---- Checking ---- */
 
-static int check_new_name(struct pool *pool, uint32_t disk, const char *name, struct dt_error *err)
+int change_new_name(struct pool *pool, uint32_t disk, const char *name, struct dt_error *err)
 {
     if (!change_good_name(name))
         return change_refuse_name(name, err);
@@ -71,13 +71,13 @@ static int check_new_name(struct pool *pool, uint32_t disk, const char *name, st
 
 static int check_create(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
-    if (!good_size(c->size))
+    if (!change_good_size(c->size))
         return dt_fail(err, -EINVAL, "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
     if (c->sector != 512 && c->sector != 4096)
         return dt_fail(err, -EINVAL, "sectors have 512 or 4096 bytes");
-    if (!slot_free(pool, c->head.slot))
+    if (!change_slot_free(pool, c->head.slot))
         return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->head.slot);
-    return check_new_name(pool, NO_SLOT, c->name, err);
+    return change_new_name(pool, NO_SLOT, c->name, err);
 }
 
 static int check_snapshot(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -86,9 +86,9 @@ static int check_snapshot(struct pool *pool, const struct px_change *c, struct d
 
     if (!r || r->epoch >= ((uint64_t)1 << 40) - 2)
         return dt_fail(err, -EINVAL, "only a disk can have a snapshot taken");
-    if (!slot_free(pool, c->slot2))
+    if (!change_slot_free(pool, c->slot2))
         return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->slot2);
-    return check_new_name(pool, c->head.slot, c->name, err);
+    return change_new_name(pool, c->head.slot, c->name, err);
 }
 
 static int check_clone(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -110,10 +110,10 @@ static int check_clone(struct pool *pool, const struct px_change *c, struct dt_e
     for (uint64_t i = 0; i < c->count; i++) {
         int ret;
 
-        if (c->slot2 + i >= NO_SLOT || !slot_free(pool, (uint32_t)(c->slot2 + i)))
+        if (c->slot2 + i >= NO_SLOT || !change_slot_free(pool, (uint32_t)(c->slot2 + i)))
             return dt_fail(err, -EBADMSG, "the catalogue has no room there");
         change_clone_name(c, i, name);
-        ret = check_new_name(pool, NO_SLOT, name, err);
+        ret = change_new_name(pool, NO_SLOT, name, err);
         if (ret < 0)
             return ret;
     }
@@ -143,7 +143,7 @@ static int check_label(struct pool *pool, const struct px_change *c, struct dt_e
                        pool->catalog.info[c->head.slot].clones, r->name, clone->name);
     if (c->op == PX_UNLABEL || strcmp(c->name, r->name) == 0)
         return 0;
-    return check_new_name(pool, r->parent, c->name, err);
+    return change_new_name(pool, r->parent, c->name, err);
 }
 
 static int check_rename(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -152,14 +152,16 @@ static int check_rename(struct pool *pool, const struct px_change *c, struct dt_
 
     if (!r || ((r->flags & PX_DYING) && !(r->flags & PX_HEADLESS)))
         return dt_fail(err, -EINVAL, "there is nothing to rename");
-    return check_new_name(pool, r->kind == PX_SNAPSHOT ? r->parent : NO_SLOT, c->name, err);
+    if (change_staging(r))
+        return dt_fail(err, -EBUSY, "'%s' is being received", r->name);
+    return change_new_name(pool, r->kind == PX_SNAPSHOT ? r->parent : NO_SLOT, c->name, err);
 }
 
 static int check_resize(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     if (!change_live(pool, c->head.slot, PX_DISK))
         return dt_fail(err, -EINVAL, "only a disk can be resized");
-    return good_size(c->size)
+    return change_good_size(c->size)
                ? 0
                : dt_fail(err, -EINVAL, "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
 }
@@ -172,6 +174,9 @@ static int check_delete(struct pool *pool, const struct px_change *c, struct dt_
         return dt_fail(err, -EINVAL, "there is nothing to delete");
     if (r->kind == PX_SNAPSHOT && (r->flags & PX_LABELLED))
         return dt_fail(err, -EBUSY, "snapshot '%s' is labelled: cvd unlabel lets it go", r->name);
+    if (r->kind == PX_SNAPSHOT && pool_clones(pool, c->head.slot))
+        return dt_fail(err, -EBUSY, "'%s' stands on snapshot '%s'",
+                       any_clone(pool, c->head.slot)->name, r->name);
     return 0;
 }
 
@@ -246,6 +251,10 @@ int change_check(struct pool *pool, const struct px_change *c, struct dt_error *
         return check_schedule(pool, c, err);
     case PX_WEIGHT:
         return check_weight(pool, c, err);
+    case PX_STAGE:
+    case PX_PROGRESS:
+    case PX_ADOPT:
+        return receive_check(pool, c, err);
     default:
         return dt_fail(err, -EBADMSG, "an unknown change (%u)", c->op);
     }

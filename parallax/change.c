@@ -132,7 +132,7 @@ static void do_delete_disk(struct pool *pool, uint32_t slot)
     uint32_t s;
 
     for (s = pool_snapshot_before(pool, slot); s != NO_SLOT; s = pool_snapshot_before(pool, slot)) {
-        if (catalog_record(pool, s)->flags & PX_LABELLED)
+        if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s))
             break;
         begin_dying(pool, s);
     }
@@ -225,6 +225,11 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
     case PX_WEIGHT:
         catalog_record(pool, c->head.slot)->weight = (uint16_t)c->count;
         catalog_touch(pool, c->head.slot);
+        break;
+    case PX_STAGE:
+    case PX_PROGRESS:
+    case PX_ADOPT:
+        ret = receive_apply(pool, c);
         break;
     default:
         do_name(pool, c);

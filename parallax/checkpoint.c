@@ -108,7 +108,7 @@ int checkpoint_root(struct pool *pool)
     int ret;
 
     memcpy(root->magic, ROOT_MAGIC, sizeof(root->magic));
-    root->version = PX_VERSION;
+    root->version = PX_ROOT_VERSION;
     memcpy(root->uuid, pool->uuid, sizeof(root->uuid));
     root->seq++;
     root->generation = pool->journal.generation;

@@ -10,7 +10,8 @@
 #define PX_FANOUT      256u
 #define PX_FAN_SHIFT   8u
 #define PX_MAX_LEVELS  6u
-#define PX_VERSION     1u
+#define PX_VERSION     1u /* of the label */
+#define PX_ROOT_VERSION 2u /* and all versions before it can be read */
 #define PX_NAME        64u
 #define PX_MAX_SIZE    ((uint64_t)64 << 40) /* of a disk */
 
@@ -100,7 +101,7 @@ enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDU
 struct px_rule {
     uint32_t age, every;
 };
-#define PX_RULES 6u
+#define PX_RULES 4u
 
 struct px_record {
     uint32_t kind, flags;
@@ -116,11 +117,11 @@ struct px_record {
     uint8_t policy;
     uint16_t weight;
     uint64_t quota, charged; /* in blocks */
-    uint8_t reserved[8];
-    char name[PX_NAME];
     uint32_t every, rules;
+    char name[PX_NAME];
     struct px_rule rule[PX_RULES];
-    uint8_t reserved2[8];
+    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
+    uint8_t reserved2[24];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -165,6 +166,9 @@ enum px_change_op {
     PX_QUOTA,
     PX_WEIGHT,
     PX_SCHEDULE,
+    PX_STAGE = 32,
+    PX_PROGRESS,
+    PX_ADOPT,
 };
 struct px_change {
     struct px_entry head;

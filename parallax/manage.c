@@ -19,7 +19,7 @@ static uint64_t wall_clock(void)
     return (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
 }
 
-static void fill(struct px_change *c, enum px_change_op op, uint32_t slot)
+void change_begin(struct px_change *c, enum px_change_op op, uint32_t slot)
 {
     uint64_t id[2] = {pool_random(), pool_random()};
 
@@ -47,7 +47,7 @@ static int writable(const struct pool *pool, struct dt_error *err)
 }
 
 /* Carries out @n changes at once: all of their records are in one block of the journal. */
-static int commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err)
+int change_commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err)
 {
     size_t bytes = n * sizeof(*changes);
     uint64_t seq;
@@ -83,11 +83,11 @@ int pool_create_disk(struct pool *pool, const char *name, uint64_t size, uint32_
     struct px_change c;
     int ret;
 
-    fill(&c, PX_CREATE, catalog_free_run(pool, 1));
+    change_begin(&c, PX_CREATE, catalog_free_run(pool, 1));
     c.size = size;
     c.sector = sector;
     ret = set_name(&c, name, err);
-    return ret ?: commit(pool, &c, 1, err);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 #define MAX_CUT 30u
@@ -124,14 +124,16 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
         for (unsigned j = 0; j < i; j++)
             if (disks[j] == disks[i])
                 return dt_fail(err, -EINVAL, "a disk is named twice");
-        fill(&c[i], PX_SNAP, disks[i]);
+        if (pool_record(pool, disks[i]) && change_staging(pool_record(pool, disks[i])))
+            return dt_fail(err, -EBUSY, "'%s' is being received", pool_record(pool, disks[i])->name);
+        change_begin(&c[i], PX_SNAP, disks[i]);
         c[i].slot2 = first + i;
         c[i].time = c[0].time;
         ret = names ? set_name(&c[i], names[i], err) : time_name(pool, &c[i]);
         if (slots)
             slots[i] = c[i].slot2;
     }
-    return ret ?: commit(pool, c, n, err);
+    return ret ?: change_commit(pool, c, n, err);
 }
 
 int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
@@ -140,7 +142,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
     struct px_change c;
     int ret;
 
-    fill(&c, PX_CLONE, snapshot);
+    change_begin(&c, PX_CLONE, snapshot);
     c.count = count;
     c.size = numbered ? first + 1 : 0;
     c.slot2 = catalog_free_run(pool, count);
@@ -150,7 +152,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
         return dt_fail(err, -ENOSPC, "%s has no space for the records of %llu disks",
                        pool->store->name, (unsigned long long)count);
     ret = set_name(&c, name, err);
-    return ret ?: commit(pool, &c, 1, err);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt_error *err)
@@ -159,17 +161,17 @@ int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt
     struct px_change c;
     int ret;
 
-    fill(&c, PX_LABEL, snapshot);
+    change_begin(&c, PX_LABEL, snapshot);
     ret = set_name(&c, name ?: r ? r->name : "", err);
-    return ret ?: commit(pool, &c, 1, err);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err)
 {
     struct px_change c;
 
-    fill(&c, PX_UNLABEL, snapshot);
-    return commit(pool, &c, 1, err);
+    change_begin(&c, PX_UNLABEL, snapshot);
+    return change_commit(pool, &c, 1, err);
 }
 
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err)
@@ -177,12 +179,12 @@ int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error
     const struct px_record *r = pool_record(pool, disk);
     struct px_change c;
 
-    fill(&c, PX_RESIZE, disk);
+    change_begin(&c, PX_RESIZE, disk);
     c.size = size;
     /* Writes may be under way behind what would be the end. */
     if (r && size < r->size && pool_mounted(pool, disk))
         return dt_fail(err, -EBUSY, "'%s' cannot get smaller while it is in use", r->name);
-    return commit(pool, &c, 1, err);
+    return change_commit(pool, &c, 1, err);
 }
 
 int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_policy policy,
@@ -190,19 +192,19 @@ int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_pol
 {
     struct px_change c;
 
-    fill(&c, PX_QUOTA, disk);
+    change_begin(&c, PX_QUOTA, disk);
     c.size = ALIGN_UP(bytes, (uint64_t)PX_BLOCK);
     c.count = policy;
-    return commit(pool, &c, 1, err);
+    return change_commit(pool, &c, 1, err);
 }
 
 int pool_set_weight(struct pool *pool, uint32_t disk, unsigned weight, struct dt_error *err)
 {
     struct px_change c;
 
-    fill(&c, PX_WEIGHT, disk);
+    change_begin(&c, PX_WEIGHT, disk);
     c.count = weight;
-    return commit(pool, &c, 1, err);
+    return change_commit(pool, &c, 1, err);
 }
 
 int pool_set_schedule(struct pool *pool, uint32_t disk, uint32_t every, const struct px_rule *rules,
@@ -210,14 +212,14 @@ int pool_set_schedule(struct pool *pool, uint32_t disk, uint32_t every, const st
 {
     struct px_change c;
 
-    fill(&c, PX_SCHEDULE, disk);
+    change_begin(&c, PX_SCHEDULE, disk);
     c.size = every;
     c.count = n;
     if (n > PX_RULES)
         return dt_fail(err, -EINVAL, "a schedule has at most %u rules", PX_RULES);
     if (n)
         memcpy(c.name, rules, n * sizeof(*rules));
-    return commit(pool, &c, 1, err);
+    return change_commit(pool, &c, 1, err);
 }
 
 int schedule_snapshot(struct pool *pool, uint32_t disk, uint64_t now, struct dt_error *err)
@@ -225,15 +227,15 @@ int schedule_snapshot(struct pool *pool, uint32_t disk, uint64_t now, struct dt_
     struct px_change c;
     int ret;
 
-    fill(&c, PX_SNAP, disk);
+    change_begin(&c, PX_SNAP, disk);
     c.slot2 = catalog_free_run(pool, 1);
     c.time = now;
     c.count = 1;
     ret = time_name(pool, &c);
-    return ret ?: commit(pool, &c, 1, err);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
-static int not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err)
+int change_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct slot_info *info = &pool->catalog.info[slot];
     char name[2 * PX_NAME];
@@ -249,11 +251,11 @@ static int not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err)
 {
     struct px_change c;
-    int ret = not_mounted(pool, slot, err);
+    int ret = change_not_mounted(pool, slot, err);
 
-    fill(&c, PX_RENAME, slot);
+    change_begin(&c, PX_RENAME, slot);
     ret = ret ?: set_name(&c, name, err);
-    return ret ?: commit(pool, &c, 1, err);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err)
@@ -264,9 +266,9 @@ int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *
 
     if (!r)
         return dt_fail(err, -EINVAL, "that is no snapshot");
-    ret = not_mounted(pool, snapshot, err);
-    fill(&c, PX_DELETE, snapshot);
-    return ret ?: commit(pool, &c, 1, err);
+    ret = change_not_mounted(pool, snapshot, err);
+    change_begin(&c, PX_DELETE, snapshot);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
@@ -279,7 +281,7 @@ int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_
          slot = pool_snapshot_before(pool, slot)) {
         struct px_change c = {.head.slot = slot, .op = PX_DELETE};
 
-        ret = not_mounted(pool, slot, err);
+        ret = change_not_mounted(pool, slot, err);
         ret = ret ?: change_check(pool, &c, err);
         if (slot == parent)
             break;
@@ -304,10 +306,10 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
 
     if (!r || r->kind != PX_DISK)
         return dt_fail(err, -EINVAL, "that is no disk");
-    ret = not_mounted(pool, disk, err);
+    ret = change_not_mounted(pool, disk, err);
     for (uint32_t s = pool_snapshot_before(pool, disk); ret == 0 && s != NO_SLOT;
          s = pool_snapshot_before(pool, s)) {
-        if (catalog_record(pool, s)->flags & PX_LABELLED) {
+        if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s)) {
             if ((r->flags & PX_HEADLESS) && pool_snapshot_before(pool, disk) == s)
                 return dt_fail(err, -EBUSY,
                                "'%s' is deleted already and stands for its labelled "
@@ -315,17 +317,17 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
                                r->name, catalog_record(pool, s)->name);
             break;
         }
-        ret = not_mounted(pool, s, err);
+        ret = change_not_mounted(pool, s, err);
     }
-    fill(&c, PX_DELETE, disk);
-    return ret ?: commit(pool, &c, 1, err);
+    change_begin(&c, PX_DELETE, disk);
+    return ret ?: change_commit(pool, &c, 1, err);
 }
 
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err)
 {
     uint32_t newest;
     struct px_change c;
-    int ret = not_mounted(pool, disk, err);
+    int ret = change_not_mounted(pool, disk, err);
 
     if (ret < 0)
         return ret;
@@ -341,7 +343,7 @@ int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt
     ret = ret ?: pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;
-    fill(&c, PX_ROLLBACK, disk);
+    change_begin(&c, PX_ROLLBACK, disk);
     c.slot2 = snapshot;
-    return commit(pool, &c, 1, err);
+    return change_commit(pool, &c, 1, err);
 }

@@ -231,9 +231,9 @@ static int read_root(struct pool *pool, struct dt_error *err)
             pool->root = *root;
     if (best->seq == 0)
         return dt_fail(err, -EBADMSG, "%s is damaged: it has no valid root", pool->store->name);
-    if (best->version != PX_VERSION)
+    if (best->version == 0 || best->version > PX_ROOT_VERSION)
         return dt_fail(err, -ENOTSUP, "%s has a root of version %u; this program knows version %u",
-                       pool->store->name, best->version, PX_VERSION);
+                       pool->store->name, best->version, PX_ROOT_VERSION);
     if (best->blocks > pool->store->blocks)
         return dt_fail(err, -EINVAL, "%s was cut short: it has %llu blocks, and had %llu",
                        pool->store->name, (unsigned long long)pool->store->blocks,

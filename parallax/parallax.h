@@ -162,6 +162,11 @@ int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,
               int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
               struct dt_error *err);
 
+/** pool_read() - @count blocks of a disk or snapshot from @index on, compared with their checksums.
+ * Beside a process that writes to the pool: of a snapshot that nobody can delete meanwhile. */
+int pool_read(struct pool *pool, uint32_t slot, uint64_t index, unsigned count, void *buf,
+              struct dt_error *err);
+
 /**
  * struct pool_check - what a check found.
  * @say: called with each finding; all are also counted.

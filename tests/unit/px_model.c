@@ -7,6 +7,8 @@
  */
 #include "px_rig.h"
 
+#include "parallax/receive.h"
+
 #include <stdio.h>
 
 static uint64_t mix(uint64_t a, uint64_t b, uint64_t c)
@@ -433,7 +435,7 @@ static void op_delete_snapshot(struct rig *rig, unsigned t)
     ret = pool_delete_snapshot(rig->pool, slot_of(rig, t), &err);
     if (ret == -EAGAIN)
         return;
-    CHECK((ret < 0) == rig->things[t].labelled);
+    CHECK((ret < 0) == (rig->things[t].labelled || has_clones(rig, t)));
     if (ret == 0) {
         drop_thing(rig, t);
         push(rig);
@@ -452,7 +454,7 @@ static void op_delete_disk(struct rig *rig, unsigned t)
         return;
     }
     drop_thing(rig, t);
-    while ((s = newest(rig, t)) < RIG_THINGS && !rig->things[s].labelled)
+    while ((s = newest(rig, t)) < RIG_THINGS && !rig->things[s].labelled && !has_clones(rig, s))
         drop_thing(rig, s);
     push(rig);
     if (s < RIG_THINGS)
@@ -500,6 +502,95 @@ static void settle(struct rig *rig)
     }
 }
 
+/* ---- Receiving ---- */
+
+static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
+{
+    const struct px_record *r = pool_record(rig->pool, slot_of(rig, base));
+
+    *what = (struct pool_received){.size = RIG_BLOCKS * PX_BLOCK,
+                                   .created = 1,
+                                   .sector = 512,
+                                   .name = name,
+                                   .base_name = r->name};
+    snprintf(name, PX_NAME, "r%u", ++rig->stamp);
+    memcpy(what->snapshot, &rig->stamp, sizeof(rig->stamp));
+    memcpy(what->base, r->uuid, sizeof(what->base));
+}
+
+/* All at once: the disk that was written goes, its contents are the other's, which has one snapshot more. */
+static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsigned t,
+                          const struct pool_received *what)
+{
+    struct rig_thing thing;
+    struct dt_error err;
+    int ret;
+
+    unmount(rig, disk);
+    unmount(rig, staged);
+    settle(rig);
+    ret = pool_receive_end(rig->pool, rig->things[disk].name, what, &err);
+    mount(rig, disk);
+    if (ret < 0) {
+        mount(rig, staged);
+        return;
+    }
+    for (unsigned i = 0; i < RIG_SECTORS; i++)
+        set_sector(rig, &rig->things[disk], i, rig->things[staged].sector[i]);
+    thing = rig->things[disk];
+    drop_thing(rig, staged);
+    thing.snapshot = true;
+    thing.labelled = false;
+    thing.disk = disk;
+    thing.origin = 0;
+    thing.order = ++rig->order;
+    thing.quota = 0;
+    snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, what->name);
+    add_thing(rig, t, &thing);
+    push(rig);
+    make_durable(rig);
+}
+
+/* What arrives is written to a disk of its own, which sometimes stays as it is when a stream breaks off. */
+static void op_receive(struct rig *rig, unsigned disk)
+{
+    unsigned base = empty(rig), staged, t;
+    struct pool_received what;
+    struct rig_thing thing;
+    char name[PX_NAME];
+    struct dt_error err;
+    uint64_t position;
+
+    if (base == RIG_THINGS || strchr(rig->things[disk].name, '~'))
+        return;
+    op_snapshot(rig, disk, base);
+    turn(rig);
+    if (!rig->things[base].used)
+        return;
+    staged = empty(rig);
+    if (staged == RIG_THINGS)
+        return;
+    what_arrives(rig, &what, base, name);
+    if (pool_receive_begin(rig->pool, rig->things[disk].name, &what, false, &position, &err) < 0)
+        return;
+    thing = rig->things[base];
+    thing.snapshot = false;
+    thing.origin = base + 1;
+    snprintf(thing.name, sizeof(thing.name), "%.60s~", rig->things[disk].name);
+    add_thing(rig, staged, &thing);
+    push(rig);
+    turn(rig); /* as rig_step() does: from here on it outlives the process */
+    mount(rig, staged);
+    for (unsigned i = 0; i < 3; i++) {
+        op_writes(rig, staged);
+        if (dt_rng_below(&rig->rng, 2))
+            pool_receive_progress(rig->pool, rig->things[disk].name, (i + 1) * PX_BLOCK, &err);
+    }
+    t = empty(rig);
+    if (t < RIG_THINGS && dt_rng_below(&rig->rng, 4))
+        end_receiving(rig, disk, staged, t, &what);
+}
+
 static void op_on_snapshots(struct rig *rig, unsigned what)
 {
     unsigned disk = pick(rig, false), snapshot = pick(rig, true), t = empty(rig);
@@ -515,6 +606,8 @@ static void op_on_snapshots(struct rig *rig, unsigned what)
     else if (what < 12 && disk < RIG_THINGS) {
         settle(rig);
         op_rollback(rig, disk);
+    } else if (what < 13 && disk < RIG_THINGS) {
+        op_receive(rig, disk);
     } else {
         op_bury(rig);
     }
@@ -529,15 +622,15 @@ void rig_step(struct rig *rig)
         if (empty(rig) < RIG_THINGS)
             op_create(rig, empty(rig));
         turn(rig);
-    } else if (what < 14) {
+    } else if (what < 15) {
         op_on_snapshots(rig, what - 1);
         turn(rig); /* from here on it outlives the process */
-    } else if (what == 14) {
+    } else if (what == 15) {
         make_durable(rig);
-    } else if (what == 16) {
+    } else if (what == 17) {
         op_quota(rig, disk);
         turn(rig);
-    } else if (what == 15 && rig->store->pending_n == 0) {
+    } else if (what == 16 && rig->store->pending_n == 0) {
         settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);
         promise(rig, rig->states);

@@ -15,6 +15,8 @@ static const char *const tree_options[] = {"format", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
+static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
+static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
 const struct command cvd_commands[] = {
     {"pool create", "POOL --size SIZE", "make a pool in a new file, or on a block device",
@@ -76,6 +78,13 @@ const struct command cvd_commands[] = {
      NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
     {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
      false, false, 1, 1, from_options, cmd_diff},
+    {"send", "POOL/DISK@SNAPSHOT [--from @SNAPSHOT] [--zstd] [--token TOKEN] [--output FILE]",
+     "write a snapshot, or what differs from an earlier one, as a stream", NEEDS_NOTHING, false,
+     false, 1, 1, send_options, cmd_send},
+    {"receive", "POOL/DISK [--resume] [--status]", "make a snapshot of a stream", NEEDS_DATA, false,
+     true, 1, 1, receive_options, cmd_receive},
+    {"receive-step", "POOL/DISK STEP", NULL, NEEDS_CHANGE, false, true, 2, 4, no_options,
+     cmd_receive_step},
     {NULL},
 };
 
@@ -103,6 +112,13 @@ const struct dt_param cvd_option_table[] = {
     {"first", DT_PARAM_UINT, FIELD(first), .initial = "1", .help = "The first number."},
     {"name", DT_PARAM_STRING, FIELD(name), .help = "The snapshot's name; the time unless told."},
     {"from", DT_PARAM_STRING, FIELD(from), .help = "Compare with this snapshot."},
+    {"zstd", DT_PARAM_BOOL, FIELD(zstd), .help = "Compress what gets shorter by it."},
+    {"token", DT_PARAM_STRING, FIELD(token),
+     .help = "Go on where an earlier stream broke off; 'cvd receive' tells this."},
+    {"output", DT_PARAM_STRING, FIELD(output),
+     .help = "Write to a new file instead of standard output."},
+    {"resume", DT_PARAM_BOOL, FIELD(resume), .help = "Go on with what broke off."},
+    {"status", DT_PARAM_BOOL, FIELD(status), .help = "Receive nothing: tell how far it got."},
     {"policy", DT_PARAM_STRING, FIELD(policy),
      .help = "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
              "or cost the oldest snapshots that are not labelled (drop-oldest)."},
@@ -124,7 +140,7 @@ static bool takes(const struct command *c, const char *option)
 
 void command_help(const struct command *c)
 {
-    printf("usage: cvd %s %s\n\nTo %s.\n", c->name, c->args, c->summary);
+    printf("usage: cvd %s %s\n\nTo %s.\n", c->name, c->args, c->summary ?: "do a step of another");
     for (const struct dt_param *p = cvd_option_table; p->name; p++)
         if (takes(c, p->name)) {
             printf("\n  --%s%s\n", p->name, p->type == DT_PARAM_BOOL ? "" : " VALUE");

@@ -46,7 +46,8 @@ static void print_usage(FILE *out)
 {
     fputs("usage: cvd COMMAND ARGUMENT... [OPTION...]\n\n", out);
     for (const struct command *c = cvd_commands; c->name; c++)
-        fprintf(out, "  %-12s %s\n", c->name, c->summary);
+        if (c->summary)
+            fprintf(out, "  %-12s %s\n", c->name, c->summary);
     fputs("\nOther names:", out);
     aliases_each(print_other_name, out);
     fputs("\n\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
@@ -71,7 +72,8 @@ static void print_alias(void *arg, const char *words, const struct command *c)
 static void print_completion_data(void)
 {
     for (const struct command *c = cvd_commands; c->name; c++)
-        print_completion(c->name, c);
+        if (c->summary)
+            print_completion(c->name, c);
     aliases_each(print_alias, NULL);
 }
 

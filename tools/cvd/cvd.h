@@ -9,10 +9,10 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background;
+    bool json, data, background, zstd, resume, status;
     unsigned sandbox;
     uint64_t size, sector, journal, count, first, cache;
-    const char *name, *from, *format, *policy;
+    const char *name, *from, *format, *policy, *token, *output;
 };
 
 /**
@@ -44,6 +44,7 @@ struct target {
 
 /**
  * struct command
+ * @summary:    NULL: not for people.
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
  * @plain:      it prints nothing, so --json says what was done to what.
@@ -72,6 +73,8 @@ int target_find(struct target *t, const struct command *c, struct dt_error *err)
 /** target_open() - as the command @c needs it, for the first argument @text. */
 int target_open(struct target *t, const struct command *c, const char *text, struct dt_error *err);
 int target_close(struct target *t, int ret, struct dt_error *err);
+/** target_look() - open it to look, for a command that was given it closed. */
+int target_look(struct target *t, struct dt_error *err);
 /** target_served_by() - a connection to the process that serves the pool at @path; 0 if there is none. */
 int target_served_by(const char *path, struct dt_error *err);
 /** target_data() - reads and writes become possible. */
@@ -159,5 +162,11 @@ int cmd_fill(struct target *t, const struct cvd_options *o, int argc, char **arg
              struct dt_error *err);
 int cmd_export(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_send(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err);
+int cmd_receive(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                struct dt_error *err);
+int cmd_receive_step(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                     struct dt_error *err);
 
 #endif

@@ -98,6 +98,14 @@ static int open_pool(struct target *t, const struct command *c, struct dt_error 
     return ret;
 }
 
+int target_look(struct target *t, struct dt_error *err)
+{
+    const struct command look = {.needs = NEEDS_LOOK};
+    int ret = open_pool(t, &look, err);
+
+    return ret ?: target_find(t, &look, err);
+}
+
 int target_find(struct target *t, const struct command *c, struct dt_error *err)
 {
     if (!t->name || c->makes)

@@ -239,6 +239,12 @@ uint64_t transfer_size(const struct transfer *x)
                      : pool_record(x->t->pool, x->t->slot)->size;
 }
 
+int transfer_settle(struct transfer *x)
+{
+    wait_all(x);
+    return x->error;
+}
+
 int transfer_error(const struct transfer *x)
 {
     return x->error;

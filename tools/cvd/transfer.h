@@ -34,6 +34,8 @@ void transfer_submit(struct transfer *transfer, struct piece *piece, enum disk_o
                      uint64_t offset, uint64_t length);
 /** transfer_zero() - make the range read as zeroes. Waits. */
 int transfer_zero(struct transfer *transfer, uint64_t offset, uint64_t length);
+/** transfer_settle() - wait for all that is under way. Return: the first error, or 0. */
+int transfer_settle(struct transfer *transfer);
 /** transfer_error() - the first error, or 0. */
 int transfer_error(const struct transfer *transfer);
 /** transfer_close() - wait for all; @durable: and make it so. Returns @ret or the first error. */
