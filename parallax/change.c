@@ -30,9 +30,13 @@ static int do_snapshot(struct pool *pool, const struct px_change *c)
     int ret;
 
     s.kind = PX_SNAPSHOT;
-    s.flags = 0;
+    s.flags = c->count ? PX_SCHEDULED : 0;
     s.parent = c->head.slot;
-    s.since = s.origin_epoch = 0;
+    s.since = s.origin_epoch = s.quota = s.charged = 0;
+    s.policy = PX_HOLD;
+    s.weight = 0;
+    s.every = s.rules = 0;
+    memset(s.rule, 0, sizeof(s.rule));
     s.created = c->time;
     memcpy(s.uuid, c->uuid, sizeof(s.uuid));
     memcpy(s.name, c->name, sizeof(s.name));
@@ -164,6 +168,26 @@ static int do_rollback(struct pool *pool, const struct px_change *c)
     return ret;
 }
 
+static void do_quota(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+
+    r->quota = c->size >> PX_BLOCK_SHIFT;
+    r->policy = (uint8_t)c->count;
+    catalog_touch(pool, c->head.slot);
+}
+
+static void do_schedule(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+
+    r->every = (uint32_t)c->size;
+    r->rules = (uint32_t)c->count;
+    memcpy(r->rule, c->name, sizeof(r->rule));
+    catalog_touch(pool, c->head.slot);
+    pool->schedule.known = false;
+}
+
 int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     int ret = change_check(pool, c, err);
@@ -191,6 +215,16 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
         break;
     case PX_ROLLBACK:
         ret = do_rollback(pool, c);
+        break;
+    case PX_QUOTA:
+        do_quota(pool, c);
+        break;
+    case PX_SCHEDULE:
+        do_schedule(pool, c);
+        break;
+    case PX_WEIGHT:
+        catalog_record(pool, c->head.slot)->weight = (uint16_t)c->count;
+        catalog_touch(pool, c->head.slot);
         break;
     case PX_STAGE:
     case PX_PROGRESS:

@@ -94,7 +94,14 @@ struct px_root {
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_RECORD_FLAGS = 7 };
+enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
+enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDULED = 8, PX_RECORD_FLAGS = 15 };
+
+/** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
+struct px_rule {
+    uint32_t age, every;
+};
+#define PX_RULES 4u
 
 struct px_record {
     uint32_t kind, flags;
@@ -107,11 +114,14 @@ struct px_record {
     uint64_t cursor;
     uint32_t sector;
     uint8_t levels;
-    uint8_t reserved[27];
+    uint8_t policy;
+    uint16_t weight;
+    uint64_t quota, charged; /* in blocks */
+    uint32_t every, rules;
     char name[PX_NAME];
-    uint8_t reserved2[32];
+    struct px_rule rule[PX_RULES];
     uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
-    uint8_t reserved3[24];
+    uint8_t reserved2[24];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -153,6 +163,9 @@ enum px_change_op {
     PX_RESIZE,
     PX_DELETE,
     PX_ROLLBACK,
+    PX_QUOTA,
+    PX_WEIGHT,
+    PX_SCHEDULE,
     PX_STAGE = 32,
     PX_PROGRESS,
     PX_ADOPT,
@@ -166,6 +179,7 @@ struct px_change {
     char name[PX_NAME];
 };
 _Static_assert(sizeof(struct px_change) == 128, "");
+_Static_assert(sizeof(((struct px_record *)0)->rule) <= PX_NAME, "");
 
 /** crc32c() - of @size bytes; @crc is that of what came before, 0 at the start. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);

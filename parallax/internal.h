@@ -3,6 +3,7 @@
 #ifndef PARALLAX_INTERNAL_H
 #define PARALLAX_INTERNAL_H
 
+#include "base/fifo.h"
 #include "parallax/parallax.h"
 
 #define POOL_MAGIC 0x6c6f6f70u
@@ -108,7 +109,7 @@ int space_grow(struct pool *pool, uint64_t blocks);
  * @epoch:  birth of what is written.
  * @since:  what was born after this is the owner's alone...
  * @cursor, @since_before: ...and, before this index, after that.
- * @dirty:  set when the root pointer changed.
+ * @charged: of a disk: counts its blocks of data; or NULL.
  */
 struct tree {
     struct px_ptr *root;
@@ -116,6 +117,7 @@ struct tree {
     enum tree_kind kind;
     uint64_t epoch, since;
     uint64_t cursor, since_before;
+    uint64_t *charged;
 };
 
 static inline uint64_t tree_span(unsigned level)
@@ -153,6 +155,13 @@ int tree_free_all(struct pool *pool, const struct tree *t);
 int tree_grow(struct pool *pool, const struct tree *t, uint64_t count);
 /** tree_page() - of catalogue or free maps: the mapped block itself, changeable. */
 int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct node **page);
+
+/** tree_uncharge() - a block of data is given back. A damaged pool may count fewer than there are. */
+static inline void tree_uncharge(uint64_t *charged)
+{
+    if (charged && *charged)
+        --*charged;
+}
 
 /* ---- Journal (journal.c) ---- */
 
@@ -281,6 +290,26 @@ struct request_list {
     struct op *head, **tail;
 };
 
+FIFO(disk_queue, disk_req)
+
+/**
+ * struct share - who may begin the next request (share.c).
+ * @waiting: @disks disks with queues.
+ * @busy:    disks with a queue or with requests under way.
+ */
+struct share {
+    struct list waiting;
+    unsigned disks, busy, under_way;
+    bool choosing;
+};
+
+/** struct schedule - the disks that have one, once they are @known. */
+struct schedule {
+    struct plan *plans;
+    uint32_t n, room;
+    bool known;
+};
+
 struct pool {
     uint32_t magic;
     struct store *store;
@@ -312,6 +341,9 @@ struct pool {
 
     struct request_list acked;   /* complete them once the journal was put */
     struct request_list stalled; /* wait for space or for room in the journal */
+    uint64_t over;               /* requests that wait for the quota of their disk */
+    struct share share;
+    struct schedule schedule;
     struct op *free_ops;
     uint64_t in_flight;
     uint64_t journal_promised; /* bytes of records of writes under way */
@@ -344,14 +376,41 @@ void io_turn(struct pool *pool);
 void io_resume(struct pool *pool);
 bool io_stalled(const struct pool *pool);
 
-/** struct disk - a mount. */
+/* quota.c */
+void quota_turn(struct pool *pool);
+
+/* schedule.c, manage.c */
+bool schedule_rules_good(const struct px_rule *rules, unsigned n);
+int schedule_snapshot(struct pool *pool, uint32_t disk, uint64_t now, struct dt_error *err);
+void schedule_fini(struct pool *pool);
+
+/* share.c */
+/** share_admit() - may it begin now? Else it waits for its turn. */
+bool share_admit(struct disk *disk, struct disk_req *req);
+/** share_next() - let those begin that may now. */
+void share_next(struct pool *pool);
+
+/**
+ * struct disk - a mount.
+ * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
+ * @weight:   0: what the catalogue says.
+ * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
+ * @over_told: that they wait was said. @over_look: when to look again for a snapshot to drop, or to speak.
+ */
 struct disk {
     struct list list;
     struct pool *pool;
     uint32_t slot;
-    bool read_only;
+    bool read_only, over_told;
     char owner[64];
     uint64_t in_flight;
+    struct request_list over;
+    uint64_t promised, over_look;
+    struct list waiting; /* in struct share */
+    struct disk_queue queue;
+    unsigned weight;
+    uint64_t deficit, queued, busy_since;
+    struct disk_account account;
     struct disk_counters counters;
 };
 

@@ -70,6 +70,7 @@ static struct pool *make(struct store *store, const struct pool_options *o)
     pool->reclaiming = NO_SLOT;
     pool->ckpt_time = dt_clock_ns();
     list_init(&pool->disks);
+    list_init(&pool->share.waiting);
     node_cache_init(&pool->nodes, o->cache);
     return pool;
 }
@@ -82,6 +83,7 @@ static void unmake(struct pool *pool)
         pool->free_ops = *(struct op **)op; /* the link is its first field */
         free(op);
     }
+    schedule_fini(pool);
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
@@ -338,8 +340,11 @@ bool pool_turn(struct pool *pool)
     CHECK_MAGIC(pool, POOL_MAGIC);
     pool->kicked = false;
     io_turn(pool);
+    quota_turn(pool);
     if (pool->reclaim_maybe && !pool->failed && !pool->o.read_only)
         pool->reclaim_maybe = reclaim_step(pool, RECLAIM_NODES) > 0;
+    if (pool->over && !pool->reclaim_maybe)
+        quota_turn(pool); /* what was given back may be what they wait for */
     if (io_stalled(pool))
         io_resume(pool);
     checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);
@@ -443,6 +448,8 @@ int disk_open(struct disk **out, struct pool *pool, uint32_t slot, bool read_onl
     disk->slot = slot;
     disk->read_only = read_only;
     snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
+    disk_queue_init(&disk->queue);
+    list_init(&disk->waiting);
     list_add_tail(&pool->disks, &disk->list);
     if (read_only)
         info->readers++;

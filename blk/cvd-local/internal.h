@@ -7,7 +7,7 @@
 #include "blk/cvd-local/shared.h"
 #include "core/core.h"
 
-enum cvd_counter { HELD, PARTIAL, ZERO_BLOCKS, CHECKSUM_ERRORS, RETRIED };
+enum cvd_counter { HELD, PARTIAL, ZERO_BLOCKS, CHECKSUM_ERRORS, RETRIED, QUOTA_HELD, QUOTA_FAILED };
 
 /**
  * struct shared - a pool, once for all disks of this process that are in it.
@@ -25,7 +25,7 @@ struct shared {
     struct pool *peek, *pool;
     struct loop *loop;
     struct loop_deferred turn;
-    struct dt_timer timer;
+    struct dt_timer timer, schedules;
     void (*event)(void *arg, const char *event, const char *text);
     void *arg;
     struct list disks;
@@ -35,7 +35,7 @@ struct shared {
 struct cvd {
     const char *path, *name;
     bool read_only;
-    uint64_t cache;
+    uint64_t cache, weight;
 
     struct shared *shared;
     struct dt_layer *layer;

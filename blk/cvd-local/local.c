@@ -21,6 +21,14 @@ static const struct dt_param params[] = {
      .help = "The pool: a regular file or block device that cvd pool create made."},
     CVD_PARAM_NAME(offsetof(struct cvd, name)),
     CVD_PARAM_READ_ONLY(offsetof(struct cvd, read_only)),
+    {.name = "weight",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     FIELD(weight),
+     .initial = "0",
+     .max = DISK_MAX_WEIGHT,
+     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+             "'cvd weight' set."},
     {.name = "cache",
      .type = DT_PARAM_SIZE,
      FIELD(cache),
@@ -40,6 +48,8 @@ static const struct dt_counter counters[] = {
                          "Reads that failed because a block differs from its checksum."},
     [RETRIED] = {"retried", "requests",
                  "Reads done again because a block was replaced meanwhile, or read wrongly."},
+    [QUOTA_HELD] = {"quota-held", "requests", "Writes that waited for the disk's quota."},
+    [QUOTA_FAILED] = {"quota-failed", "requests", "Writes that failed because of the disk's quota."},
     {NULL},
 };
 
@@ -56,6 +66,8 @@ static void add_counters(struct dt_ctx *c, struct cvd *d)
     dt_count(c, ZERO_BLOCKS, now->zero_blocks - d->seen.zero_blocks);
     dt_count(c, CHECKSUM_ERRORS, now->checksum_errors - d->seen.checksum_errors);
     dt_count(c, RETRIED, now->retried - d->seen.retried);
+    dt_count(c, QUOTA_HELD, now->over_held - d->seen.over_held);
+    dt_count(c, QUOTA_FAILED, now->over_failed - d->seen.over_failed);
     d->seen = *now;
 }
 
@@ -195,7 +207,20 @@ static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error 
         return -ENOENT;
     if (pool_record(d->shared->pool, slot)->size != d->size)
         return dt_fail(err, -ESTALE, "%s was resized while this began: start it again", d->name);
-    return disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+    ret = disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+    if (ret == 0)
+        disk_set_weight(d->disk, (unsigned)d->weight);
+    return ret;
+}
+
+/* The weight, which alone is live. */
+static int cvd_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    const struct cvd *d = dt_layer_data(layer);
+
+    if (d->disk)
+        disk_set_weight(d->disk, (unsigned)d->weight);
+    return 0;
 }
 
 static void give_up(struct dt_timer *timer)
@@ -272,5 +297,6 @@ const struct dt_block_ext blk_cvd_local = {
     .info = cvd_info,
     .submit = cvd_submit,
     .quiesce = cvd_quiesce,
+    .set = cvd_set,
     .fence = cvd_fence,
 };

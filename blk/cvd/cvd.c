@@ -18,6 +18,7 @@ struct cvd {
     struct rear rear;
     const char *pool, *name, *socket;
     bool read_only;
+    uint64_t weight;
     char *path; /* of the socket, unless told */
 };
 _Static_assert(offsetof(struct cvd, rear) == 0, "");
@@ -31,6 +32,13 @@ static const struct dt_param params[] = {
      .help = "The pool, which 'cvd pool open' serves."},
     CVD_PARAM_NAME(offsetof(struct cvd, name)),
     CVD_PARAM_READ_ONLY(offsetof(struct cvd, read_only)),
+    {.name = "weight",
+     .type = DT_PARAM_UINT,
+     FIELD(weight),
+     .initial = "0",
+     .max = 10000,
+     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+             "'cvd weight' set."},
     {.name = "socket",
      .type = DT_PARAM_PATH,
      FIELD(socket),
@@ -48,7 +56,8 @@ static int greet(struct rear *rear, int sock, int timeout_ms, struct dt_error *e
 {
     const struct cvd *d = container_of(rear, struct cvd, rear);
 
-    return cvd_ask_disk(sock, d->name, d->read_only, dt_layer_device(rear->layer), timeout_ms, err);
+    return cvd_ask_disk(sock, d->name, d->read_only, (unsigned)d->weight,
+                        dt_layer_device(rear->layer), timeout_ms, err);
 }
 
 static int cvd_open(struct dt_layer *layer, struct dt_error *err)

@@ -11,8 +11,8 @@
 struct cvd_options {
     bool json, data, background, zstd, resume, status;
     unsigned sandbox;
-    uint64_t size, sector, journal, count, first, cache;
-    const char *name, *from, *format, *token, *output;
+    uint64_t size, sector, journal, count, first, cache, depth;
+    const char *name, *from, *format, *policy, *token, *output, *rw, *time;
 };
 
 /**
@@ -21,8 +21,9 @@ struct cvd_options {
  * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
  * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
  * @NEEDS_ALONE:  opens it; nobody may serve it.
+ * @NEEDS_SERVED: asks the process that serves it, and changes nothing.
  */
-enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE };
+enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, NEEDS_SERVED };
 
 /**
  * struct target - a pool that was opened, and what in it was meant.
@@ -46,6 +47,7 @@ struct target {
  * @summary:    NULL: not for people.
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
+ * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
  */
 struct command {
@@ -56,6 +58,7 @@ struct command {
     const char *const *options;
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+    bool plain;
 };
 extern const struct command cvd_commands[];
 
@@ -79,14 +82,25 @@ int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
 void target_turn(struct target *t);
 
+/** command_refusal() - why the command of the first words is none here, or NULL. */
+const char *command_refusal(char **argv);
+/** aliases_each() - all other names of commands. */
+void aliases_each(void (*each)(void *arg, const char *words, const struct command *c), void *arg);
 /** command_find() - the command of the first words; advances past them. */
 const struct command *command_find(char ***argv);
 /** command_parse() - options into @o, which command_free() frees, and arguments: @argv keeps these alone. */
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
                   struct dt_error *err);
+/** command_run() - carry it out, in an open pool if it needs one. */
+int command_run(const struct command *c, struct target *t, const struct cvd_options *o, int argc,
+                char **argv, struct dt_error *err);
 void command_free(struct cvd_options *o);
 void command_help(const struct command *c);
 extern const struct dt_param cvd_option_table[];
+
+/** print_time() - ns since 1970 as text. is_visible() - is it of this kind, and not deleted? (tree.c) */
+void print_time(uint64_t ns, char *text, size_t size);
+bool is_visible(const struct px_record *r, enum px_kind kind);
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);
@@ -118,6 +132,16 @@ int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err);
+int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err);
+int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                 struct dt_error *err);
+int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err);
+int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err);
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
 int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char **argv,
