@@ -214,7 +214,8 @@ struct tree catalog_tree(struct pool *pool, uint32_t slot)
                      .kind = TREE_DISK,
                      .epoch = r->epoch,
                      .since = r->since,
-                     .since_before = r->since};
+                     .since_before = r->since,
+                     .charged = r->kind == PX_DISK ? &r->charged : NULL};
 
     /* The newest snapshot is being given back: before its cursor it is gone already. */
     if (r->kind == PX_DISK && r->prev) {
@@ -401,6 +402,9 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
         return bad(pool, slot, "a size that cannot be", err);
     if (!ptr_hole(r->root) && ptr_birth(r->root) > r->epoch)
         return bad(pool, slot, "a tree from its future", err);
+    if (r->policy >= PX_POLICIES || r->quota > PX_MAX_BLOCKS || r->charged > pool->space.blocks ||
+        (r->kind != PX_DISK && (r->quota || r->charged)))
+        return bad(pool, slot, "a quota or charge that cannot be", err);
     if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
         return bad(pool, slot, "epochs that cannot be", err);
     p = r->prev ? pool_record(pool, r->prev - 1) : NULL;

@@ -191,6 +191,15 @@ static int check_rollback(struct pool *pool, const struct px_change *c, struct d
     return 0;
 }
 
+static int check_quota(struct pool *pool, const struct px_change *c, struct dt_error *err)
+{
+    if (!change_live(pool, c->head.slot, PX_DISK))
+        return dt_fail(err, -EINVAL, "only a disk has a quota");
+    if (c->size % PX_BLOCK || c->size >> PX_BLOCK_SHIFT > PX_MAX_BLOCKS || c->count >= PX_POLICIES)
+        return dt_fail(err, -EINVAL, "a quota is a multiple of 4 KiB, up to 4 PiB");
+    return 0;
+}
+
 int change_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     if (c->op != PX_UNLABEL && c->op < PX_RESIZE && !memchr(c->name, 0, sizeof(c->name)))
@@ -217,6 +226,8 @@ int change_check(struct pool *pool, const struct px_change *c, struct dt_error *
     case PX_PROGRESS:
     case PX_ADOPT:
         return receive_check(pool, c, err);
+    case PX_QUOTA:
+        return check_quota(pool, c, err);
     default:
         return dt_fail(err, -EBADMSG, "an unknown change (%u)", c->op);
     }

@@ -32,7 +32,8 @@ static int do_snapshot(struct pool *pool, const struct px_change *c)
     s.kind = PX_SNAPSHOT;
     s.flags = 0;
     s.parent = c->head.slot;
-    s.since = s.origin_epoch = 0;
+    s.since = s.origin_epoch = s.quota = s.charged = 0;
+    s.policy = PX_HOLD;
     s.created = c->time;
     memcpy(s.uuid, c->uuid, sizeof(s.uuid));
     memcpy(s.name, c->name, sizeof(s.name));
@@ -164,6 +165,15 @@ static int do_rollback(struct pool *pool, const struct px_change *c)
     return ret;
 }
 
+static void do_quota(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+
+    r->quota = c->size >> PX_BLOCK_SHIFT;
+    r->policy = (uint8_t)c->count;
+    catalog_touch(pool, c->head.slot);
+}
+
 int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     int ret = change_check(pool, c, err);
@@ -196,6 +206,9 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
     case PX_PROGRESS:
     case PX_ADOPT:
         ret = receive_apply(pool, c);
+        break;
+    case PX_QUOTA:
+        do_quota(pool, c);
         break;
     default:
         do_name(pool, c);

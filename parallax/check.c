@@ -6,7 +6,8 @@
  * is gone through once. For each block reached, a fingerprint of where it stands and what is said
  * of it (its index, birth and checksum) is kept: a block that is reached again must have the same
  * one, because what trees share stands at the same index. What is reached twice otherwise has two
- * owners. At the end the blocks reached and the free maps must agree.
+ * owners. At the end the blocks reached and the free maps must agree. Each block of data is counted for
+ * the disk whose line it was born in, and the counts must be what the disks are charged for.
  */
 #include "parallax/internal.h"
 
@@ -17,6 +18,9 @@ struct checking {
     struct pool *pool;
     struct pool_check *c;
     uint32_t *prints; /* of each block; 0 = not reached */
+    uint64_t *charges; /* of each slot */
+    uint32_t slot;     /* whose tree is being gone through, */
+    uint64_t after;    /* but for what was not born after this */
     uint8_t *buffer;
     const char *where;
     uint64_t cursor; /* of the tree that is being gone through */
@@ -60,11 +64,29 @@ static bool reach(struct checking *k, struct px_ptr ptr, unsigned kind, unsigned
     return false;
 }
 
+/* Lines of descent may be damaged; they are acyclic (catalog.c), but for the origins of disks. */
+static void count_charge(struct checking *k, struct px_ptr ptr)
+{
+    const struct px_record *r = catalog_record(k->pool, k->slot);
+    uint32_t disk = k->slot;
+
+    for (uint32_t i = 0; i < k->pool->catalog.slots; i++) {
+        if (r->kind == PX_SNAPSHOT)
+            disk = r->parent;
+        r = catalog_record(k->pool, disk);
+        if (ptr_birth(ptr) > r->origin_epoch || !r->parent)
+            break;
+        r = catalog_record(k->pool, r->parent - 1);
+    }
+    k->charges[disk]++;
+}
+
 static void check_data(struct checking *k, struct px_ptr ptr, uint64_t index)
 {
     int ret;
 
     k->c->blocks++;
+    count_charge(k, ptr);
     if (!k->c->data)
         return;
     ret = k->pool->store->get(k->pool->store, k->buffer, ptr_addr(ptr), 1);
@@ -85,7 +107,7 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
     struct px_ptr ptrs[PX_FANOUT];
     struct node *node;
 
-    if (ptr_hole(ptr) || (index + 1) * span <= k->cursor)
+    if (ptr_hole(ptr) || (index + 1) * span <= k->cursor || ptr_birth(ptr) <= k->after)
         return;
     if (ptr_addr(ptr) < k->pool->space.first || ptr_addr(ptr) >= k->pool->space.blocks) {
         find(k, &k->c->damaged, "%s points outside of the pool", k->where);
@@ -111,9 +133,21 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
         check_tree(k, ptrs[i], kind, level - 1, index * PX_FANOUT + i);
 }
 
+static uint64_t line_begins(const struct pool *pool, const struct px_record *r)
+{
+    return r->kind == PX_SNAPSHOT ? catalog_record(pool, r->parent)->origin_epoch : r->origin_epoch;
+}
+
+enum pass { LIVE, DYING, HALF_GONE, PASSES };
+
+static enum pass pass_of(const struct px_record *r)
+{
+    return !(r->flags & PX_DYING) ? LIVE : r->cursor ? HALF_GONE : DYING;
+}
+
 /* Those that are being deleted come last: of a node that they share with others they may have only
  * a part. */
-static void check_disks(struct checking *k, bool dying)
+static void check_disks(struct checking *k, enum pass pass)
 {
     char name[2 * PX_NAME];
 
@@ -121,16 +155,30 @@ static void check_disks(struct checking *k, bool dying)
     for (uint32_t slot = 0; slot < k->pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(k->pool, slot);
 
-        if (r->kind == PX_FREE || !(r->flags & PX_DYING) == dying)
+        if (r->kind == PX_FREE || pass_of(r) != pass)
             continue;
         pool_full_name(k->pool, slot, name);
-        /* What lies before the cursor is another's, or nobody's. */
-        k->cursor = r->flags & PX_DYING ? r->cursor : 0;
+        k->slot = slot;
+        /* What lies before the cursor is another's, or nobody's; and so is what its disk's origin had:
+         * a disk that is being deleted keeps its origin no longer. */
+        k->cursor = pass == LIVE ? 0 : r->cursor;
+        k->after = pass == LIVE ? 0 : line_begins(k->pool, r);
         check_tree(k, r->root, TREE_DISK, r->levels, 0);
         if (k->c->progress)
             k->c->progress(k->c->arg, slot + 1, k->pool->catalog.slots);
     }
-    k->cursor = 0;
+    k->cursor = k->after = 0;
+}
+
+static void compare_charges(struct checking *k)
+{
+    for (uint32_t slot = 0; slot < k->pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(k->pool, slot);
+
+        if (r->kind == PX_DISK && r->charged != k->charges[slot])
+            find(k, &k->c->mischarged, "%s is charged for %llu blocks and has %llu", r->name,
+                 (unsigned long long)r->charged, (unsigned long long)k->charges[slot]);
+    }
 }
 
 static int compare_maps(struct checking *k)
@@ -171,15 +219,18 @@ int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err
     if (!k.prints)
         return dt_fail(err, -ENOMEM, "a check of %s needs %llu bytes of memory", pool->store->name,
                        (unsigned long long)(pool->space.blocks * sizeof(*k.prints)));
+    k.charges = xcalloc(pool->catalog.slots + 1ull, sizeof(*k.charges));
     k.buffer = xaligned(PX_BLOCK, PX_BLOCK);
     k.where = "the catalogue";
     check_tree(&k, pool->root.catalog, TREE_CATALOG, pool->root.catalog_levels, 0);
     k.where = "the free maps";
     check_tree(&k, pool->root.spacemap, TREE_SPACE, pool->root.spacemap_levels, 0);
-    check_disks(&k, false);
-    check_disks(&k, true);
+    for (enum pass pass = LIVE; pass < PASSES; pass++)
+        check_disks(&k, pass);
+    compare_charges(&k);
     ret = compare_maps(&k);
     free(k.prints);
+    free(k.charges);
     free(k.buffer);
     return ret < 0 ? dt_fail(err, ret, "%s: its free maps cannot be read", pool->store->name) : 0;
 }

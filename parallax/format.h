@@ -94,6 +94,7 @@ struct px_root {
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
+enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
 enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_RECORD_FLAGS = 7 };
 
 struct px_record {
@@ -107,7 +108,10 @@ struct px_record {
     uint64_t cursor;
     uint32_t sector;
     uint8_t levels;
-    uint8_t reserved[27];
+    uint8_t policy;
+    uint8_t reserved0[2];
+    uint64_t quota, charged; /* in blocks */
+    uint8_t reserved[8];
     char name[PX_NAME];
     uint8_t reserved2[32];
     uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
@@ -153,6 +157,7 @@ enum px_change_op {
     PX_RESIZE,
     PX_DELETE,
     PX_ROLLBACK,
+    PX_QUOTA,
     PX_STAGE = 32,
     PX_PROGRESS,
     PX_ADOPT,

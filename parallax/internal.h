@@ -108,7 +108,7 @@ int space_grow(struct pool *pool, uint64_t blocks);
  * @epoch:  birth of what is written.
  * @since:  what was born after this is the owner's alone...
  * @cursor, @since_before: ...and, before this index, after that.
- * @dirty:  set when the root pointer changed.
+ * @charged: of a disk: counts its blocks of data; or NULL.
  */
 struct tree {
     struct px_ptr *root;
@@ -116,6 +116,7 @@ struct tree {
     enum tree_kind kind;
     uint64_t epoch, since;
     uint64_t cursor, since_before;
+    uint64_t *charged;
 };
 
 static inline uint64_t tree_span(unsigned level)
@@ -153,6 +154,13 @@ int tree_free_all(struct pool *pool, const struct tree *t);
 int tree_grow(struct pool *pool, const struct tree *t, uint64_t count);
 /** tree_page() - of catalogue or free maps: the mapped block itself, changeable. */
 int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct node **page);
+
+/** tree_uncharge() - a block of data is given back. A damaged pool may count fewer than there are. */
+static inline void tree_uncharge(uint64_t *charged)
+{
+    if (charged && *charged)
+        --*charged;
+}
 
 /* ---- Journal (journal.c) ---- */
 
@@ -312,6 +320,7 @@ struct pool {
 
     struct request_list acked;   /* complete them once the journal was put */
     struct request_list stalled; /* wait for space or for room in the journal */
+    uint64_t over;               /* requests that wait for the quota of their disk */
     struct op *free_ops;
     uint64_t in_flight;
     uint64_t journal_promised; /* bytes of records of writes under way */
@@ -344,14 +353,23 @@ void io_turn(struct pool *pool);
 void io_resume(struct pool *pool);
 bool io_stalled(const struct pool *pool);
 
-/** struct disk - a mount. */
+/* quota.c */
+void quota_turn(struct pool *pool);
+
+/**
+ * struct disk - a mount.
+ * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
+ * @over_told: that they wait was said. @over_look: when to look again for a snapshot to drop, or to speak.
+ */
 struct disk {
     struct list list;
     struct pool *pool;
     uint32_t slot;
-    bool read_only;
+    bool read_only, over_told;
     char owner[64];
     uint64_t in_flight;
+    struct request_list over;
+    uint64_t promised, over_look;
     struct disk_counters counters;
 };
 

@@ -223,8 +223,15 @@ static void write_promised(struct op *op)
 
 void op_write(struct op *op)
 {
-    if (op_promise(op, true))
+    uint32_t blocks = quota_need(op);
+
+    if (unlikely(!quota_allows(op, blocks))) {
+        quota_refuse(op);
+    } else if (op_promise(op, true)) {
+        op->charge = blocks;
+        op->disk->promised += blocks;
         write_promised(op);
-    else
+    } else {
         op_stall(op, op_write);
+    }
 }

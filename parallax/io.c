@@ -21,25 +21,7 @@
  */
 #include "parallax/io.h"
 
-/* ---- Lists and memory ---- */
-
-static void list_push(struct request_list *list, struct op *op)
-{
-    op->next = NULL;
-    if (!list->tail)
-        list->tail = &list->head;
-    *list->tail = op;
-    list->tail = &op->next;
-}
-
-static struct op *list_take_all(struct request_list *list)
-{
-    struct op *head = list->head;
-
-    list->head = NULL;
-    list->tail = &list->head;
-    return head;
-}
+/* ---- Memory ---- */
 
 static struct op *op_new(struct disk *disk, struct disk_req *req)
 {
@@ -52,7 +34,7 @@ static struct op *op_new(struct disk *disk, struct disk_req *req)
         op = xaligned(CACHE_LINE, ALIGN_UP(sizeof(*op), (size_t)CACHE_LINE));
     op->disk = disk;
     op->req = req;
-    op->tries = op->pending = op->promised = op->journal_promised = 0;
+    op->tries = op->pending = op->promised = op->journal_promised = op->charge = 0;
     op->error = 0;
     op->bounce = NULL;
     op->part = op->parts_n = 0;
@@ -68,7 +50,8 @@ void op_redeem(struct op *op)
 
     pool->space.promised -= op->promised;
     pool->journal_promised -= op->journal_promised;
-    op->promised = op->journal_promised = 0;
+    op->disk->promised -= op->charge;
+    op->promised = op->journal_promised = op->charge = 0;
 }
 
 void op_done(struct op *op)
@@ -98,7 +81,7 @@ void op_acked(struct op *op)
 {
     struct pool *pool = op->disk->pool;
 
-    list_push(op->req->fua ? &pool->flush_next : &pool->acked, op);
+    op_list_add(op->req->fua ? &pool->flush_next : &pool->acked, op);
     pool_kick(pool);
 }
 
@@ -123,7 +106,7 @@ void op_stall(struct op *op, void (*again)(struct op *op))
 {
     op->again = again;
     op->disk->counters.held++;
-    list_push(&op->disk->pool->stalled, op);
+    op_list_add(&op->disk->pool->stalled, op);
     pool_kick(op->disk->pool);
 }
 
@@ -152,7 +135,7 @@ static void begin(struct op *op)
         op_next_part(op);
         break;
     case DISK_FLUSH:
-        list_push(&op->disk->pool->flush_next, op);
+        op_list_add(&op->disk->pool->flush_next, op);
         pool_kick(op->disk->pool);
         break;
     }
@@ -204,7 +187,7 @@ static void flush_over(struct pool *pool, int error)
     struct pool_waiter *waiter = pool->wait_now, *next;
 
     pool->wait_now = NULL;
-    complete_all(list_take_all(&pool->flush_now), error);
+    complete_all(op_list_take_all(&pool->flush_now), error);
     for (; waiter; waiter = next) {
         next = waiter->next;
         waiter->done(waiter, error);
@@ -227,9 +210,9 @@ static void flush_done(struct store_io *sio, int result)
 static void flush_begin(struct pool *pool)
 {
     pool->flush_now = (struct request_list){0};
-    for (struct op *op = list_take_all(&pool->flush_next), *next; op; op = next) {
+    for (struct op *op = op_list_take_all(&pool->flush_next), *next; op; op = next) {
         next = op->next;
-        list_push(&pool->flush_now, op);
+        op_list_add(&pool->flush_now, op);
     }
     pool->wait_now = pool->wait_next;
     pool->wait_next = NULL;
@@ -250,7 +233,7 @@ void io_turn(struct pool *pool)
 {
     int ret = journal_put(pool);
 
-    complete_all(list_take_all(&pool->acked), ret < 0 || pool->failed ? -EIO : 0);
+    complete_all(op_list_take_all(&pool->acked), ret < 0 || pool->failed ? -EIO : 0);
     if (!pool->flushing && (pool->flush_next.head || pool->wait_next))
         flush_begin(pool);
 }
@@ -269,7 +252,7 @@ bool io_stalled(const struct pool *pool)
 
 void io_resume(struct pool *pool)
 {
-    struct op *op = list_take_all(&pool->stalled), *next;
+    struct op *op = op_list_take_all(&pool->stalled), *next;
 
     for (; op; op = next) {
         next = op->next;
@@ -282,20 +265,25 @@ void io_resume(struct pool *pool)
     }
     for (op = op ? next : NULL; op; op = next) {
         next = op->next;
-        list_push(&pool->stalled, op);
+        op_list_add(&pool->stalled, op);
     }
 }
 
 void disk_cancel_held(struct disk *disk, int error)
 {
     struct pool *pool = disk->pool;
-    struct op *op = list_take_all(&pool->stalled), *next;
+    struct op *op = op_list_take_all(&pool->stalled), *next;
 
     for (; op; op = next) {
         next = op->next;
         if (op->disk == disk)
             op_fail(op, error);
         else
-            list_push(&pool->stalled, op);
+            op_list_add(&pool->stalled, op);
+    }
+    for (op = op_list_take_all(&disk->over); op; op = next) {
+        next = op->next;
+        pool->over--;
+        op_fail(op, error);
     }
 }

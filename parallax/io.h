@@ -19,6 +19,7 @@ struct run {
  * @from, @length: bytes of them that it means, from the start of the first block.
  * @source:        its data, or NULL for zeroes.
  * @blocks:        memory of whole blocks: the request's own or @bounce.
+ * @charge:        blocks promised to it of the disk's quota.
  * @parts:         of a request for zeroes: the partial blocks at both ends, to be written as data.
  */
 struct op {
@@ -27,7 +28,7 @@ struct op {
     struct disk_req *req;
     uint64_t index, from, length;
     uint32_t count, runs, pending, tries;
-    uint32_t promised, journal_promised;
+    uint32_t promised, journal_promised, charge;
     int error;
     bool edges, zero_done;
     void (*again)(struct op *op); /* where it goes on when it need not wait any more */
@@ -45,6 +46,24 @@ struct op {
     } ios[SPAN];
 };
 
+static inline void op_list_add(struct request_list *list, struct op *op)
+{
+    op->next = NULL;
+    if (!list->tail)
+        list->tail = &list->head;
+    *list->tail = op;
+    list->tail = &op->next;
+}
+
+static inline struct op *op_list_take_all(struct request_list *list)
+{
+    struct op *head = list->head;
+
+    list->head = NULL;
+    list->tail = &list->head;
+    return head;
+}
+
 /* io.c */
 
 /** op_aim() - the blocks that @length bytes at @offset touch are what the next step is about. */
@@ -60,6 +79,15 @@ void op_acked(struct op *op);
 void op_redeem(struct op *op);
 /** op_stall() - it waits for space or for room in the journal, and then goes on at @again. */
 void op_stall(struct op *op, void (*again)(struct op *op));
+
+/* quota.c */
+
+/** quota_need() - how many blocks more the disk would be charged for after this step of @op. */
+uint32_t quota_need(const struct op *op);
+/** quota_allows() - may it be charged for @blocks more now? Those that wait come first. */
+bool quota_allows(const struct op *op, uint32_t blocks);
+/** quota_refuse() - it may not: the request waits or fails. */
+void quota_refuse(struct op *op);
 
 /* io-read.c */
 

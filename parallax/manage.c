@@ -187,6 +187,17 @@ int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error
     return change_commit(pool, &c, 1, err);
 }
 
+int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_policy policy,
+                   struct dt_error *err)
+{
+    struct px_change c;
+
+    change_begin(&c, PX_QUOTA, disk);
+    c.size = ALIGN_UP(bytes, (uint64_t)PX_BLOCK);
+    c.count = policy;
+    return change_commit(pool, &c, 1, err);
+}
+
 int change_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct slot_info *info = &pool->catalog.info[slot];

@@ -141,6 +141,8 @@ int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned c
 
             if (!ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
                 ret = space_free(pool, ptr_addr(*slot));
+            else if (t->charged)
+                ++*t->charged;
             *slot = ptr_make(addr, t->epoch, 0, *crc++);
         }
         if (ret < 0)
@@ -182,7 +184,11 @@ static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr
         if (alone)
             node_drop(pool, ptr_addr(ptr));
     }
-    return alone ? space_free(pool, ptr_addr(ptr)) : 0;
+    if (!alone)
+        return 0;
+    if (level == 0)
+        tree_uncharge(t->charged);
+    return space_free(pool, ptr_addr(ptr));
 }
 
 /* @node is owned, at @level, begins at index @base. */

@@ -338,8 +338,11 @@ bool pool_turn(struct pool *pool)
     CHECK_MAGIC(pool, POOL_MAGIC);
     pool->kicked = false;
     io_turn(pool);
+    quota_turn(pool);
     if (pool->reclaim_maybe && !pool->failed && !pool->o.read_only)
         pool->reclaim_maybe = reclaim_step(pool, RECLAIM_NODES) > 0;
+    if (pool->over && !pool->reclaim_maybe)
+        quota_turn(pool); /* what was given back may be what they wait for */
     if (io_stalled(pool))
         io_resume(pool);
     checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);

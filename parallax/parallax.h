@@ -27,7 +27,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * struct pool_options
  * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
  * calls the pool calls that, too.
- * @event: something a person should know: "full", "resumed", "damage".
+ * @event: something a person should know: "full", "resumed", "damage", "quota".
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
@@ -126,6 +126,9 @@ int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
 /** pool_rename() - not while it is mounted. */
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
+/** pool_set_quota() - what the disk and its snapshots may occupy; 0 = any. What is there already stays. */
+int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_policy policy,
+                   struct dt_error *err);
 /** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the
  * background. */
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err);
@@ -164,7 +167,7 @@ struct pool_check {
     void (*progress)(void *arg, uint64_t done, uint64_t total);
     void *arg;
     bool data; /* read all data and compare it with its checksums */
-    uint64_t nodes, blocks, damaged, leaked, unmarked, doubly;
+    uint64_t nodes, blocks, damaged, leaked, unmarked, doubly, mischarged;
 };
 /** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
  * found. */
@@ -203,11 +206,11 @@ struct disk_req {
     struct disk_req *next;
 };
 void disk_submit(struct disk *disk, struct disk_req *req);
-/** disk_cancel_held() - fail what waits for space. */
+/** disk_cancel_held() - fail what waits for space, or for the disk's quota. */
 void disk_cancel_held(struct disk *disk, int error);
 /** struct disk_counters - since it was mounted. */
 struct disk_counters {
-    uint64_t held, partial, zero_blocks, checksum_errors, retried;
+    uint64_t held, partial, zero_blocks, checksum_errors, retried, over_held, over_failed;
 };
 const struct disk_counters *disk_counters(const struct disk *disk);
 

@@ -15,8 +15,10 @@
  */
 #include "parallax/internal.h"
 
+/* @w->arg: what the line's disk is charged for. */
 static int give_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
 {
+    tree_uncharge(w->arg);
     return space_free(w->pool, ptr_addr(a));
 }
 
@@ -105,7 +107,9 @@ void reclaim_find(struct pool *pool)
 
 int reclaim_step(struct pool *pool, uint64_t budget)
 {
+    const struct px_record *r;
     struct walk w;
+    uint32_t disk;
     int ret;
 
     if (pool->catalog.dying == 0)
@@ -114,7 +118,11 @@ int reclaim_step(struct pool *pool, uint64_t budget)
         pool->reclaiming = choose(pool);
     if (pool->reclaiming == NO_SLOT)
         return -EBADMSG;
+    r = catalog_record(pool, pool->reclaiming);
+    disk = r->kind == PX_SNAPSHOT ? r->parent : pool->reclaiming;
+    catalog_touch(pool, disk);
     walk_against(pool, pool->reclaiming, &w);
+    w.arg = &catalog_record(pool, disk)->charged;
     w.cursor = catalog_record(pool, pool->reclaiming)->cursor;
     w.budget = budget;
     w.block = give_block;

@@ -78,21 +78,26 @@ const char *human_bytes(uint64_t n)
     return text;
 }
 
-static void print_any(json_t *json, size_t flags)
+static void print_any(FILE *out, json_t *json, size_t flags)
 {
-    json_dumpf(json, stdout, flags | JSON_ENCODE_ANY);
-    putchar('\n');
+    json_dumpf(json, out, flags | JSON_ENCODE_ANY);
+    putc('\n', out);
     json_decref(json);
+}
+
+void print_json_to(FILE *out, json_t *json)
+{
+    print_any(out, json, JSON_INDENT(2));
 }
 
 void print_json(json_t *json)
 {
-    print_any(json, JSON_INDENT(2));
+    print_json_to(stdout, json);
 }
 
 void print_json_line(json_t *json)
 {
-    print_any(json, JSON_COMPACT);
+    print_any(stdout, json, JSON_COMPACT);
     fflush(stdout);
 }
 

@@ -155,6 +155,8 @@ const char *human_bytes(uint64_t n); /* 512, 4.0K, 20.0G */
 
 /** print_json() - indented, and releases @json; false if stdout failed. */
 void print_json(json_t *json);
+/** print_json_to() - the same, to @out. */
+void print_json_to(FILE *out, json_t *json);
 /** print_json_line() - on one line, and releases @json. */
 void print_json_line(json_t *json);
 /**

@@ -47,6 +47,8 @@ static const struct dt_counter counters[] = {
                          "Reads that failed because a block differs from its checksum."},
     [RETRIED] = {"retried", "requests",
                  "Reads done again because a block was replaced meanwhile, or read wrongly."},
+    [QUOTA_HELD] = {"quota-held", "requests", "Writes that waited for the disk's quota."},
+    [QUOTA_FAILED] = {"quota-failed", "requests", "Writes that failed because of the disk's quota."},
     {NULL},
 };
 
@@ -68,6 +70,8 @@ static void add_counters(struct dt_ctx *c, struct cvd *d)
     dt_count(c, ZERO_BLOCKS, now->zero_blocks - d->seen.zero_blocks);
     dt_count(c, CHECKSUM_ERRORS, now->checksum_errors - d->seen.checksum_errors);
     dt_count(c, RETRIED, now->retried - d->seen.retried);
+    dt_count(c, QUOTA_HELD, now->over_held - d->seen.over_held);
+    dt_count(c, QUOTA_FAILED, now->over_failed - d->seen.over_failed);
     d->seen = *now;
 }
 

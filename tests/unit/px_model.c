@@ -30,9 +30,9 @@ static uint64_t name_hash(const char *name)
     return hash;
 }
 
-static uint64_t hash_content(const char *name, const uint32_t *sector, unsigned n)
+static uint64_t hash_content(const char *name, const uint32_t *sector, unsigned n, uint64_t quota)
 {
-    uint64_t id = name_hash(name), hash = mix(id, 1, 1);
+    uint64_t id = name_hash(name), hash = mix(id, 1, 1) ^ mix(id, UINT32_MAX, quota);
 
     for (unsigned i = 0; i < n; i++)
         if (sector[i])
@@ -82,6 +82,27 @@ static void set_sector(struct rig *rig, struct rig_thing *t, unsigned i, uint32_
         rig->hash ^= mix(id, i, stamp);
 }
 
+static uint32_t slot_of(struct rig *rig, unsigned t)
+{
+    struct dt_error err;
+    uint32_t slot = pool_find(rig->pool, rig->things[t].name, &err);
+
+    CHECK(slot != NO_SLOT);
+    return slot;
+}
+
+/* What was changed outlives the process when it is in the journal, and what a turn itself changes
+ * is put there by the next. */
+static void turn(struct rig *rig)
+{
+    uint64_t dropped;
+
+    do {
+        dropped = rig->dropped;
+        pool_turn(rig->pool);
+    } while (rig->dropped != dropped);
+}
+
 /* ---- Requests ---- */
 
 struct rig_req {
@@ -125,13 +146,43 @@ static void done(struct disk_req *req)
     free(q);
 }
 
+static void set_quota(struct rig *rig, unsigned t, uint64_t blocks, enum px_policy policy)
+{
+    uint64_t id = name_hash(rig->things[t].name);
+    struct dt_error err;
+
+    if (pool_set_quota(rig->pool, slot_of(rig, t), blocks * PX_BLOCK, policy, &err) < 0)
+        return;
+    rig->hash ^= mix(id, UINT32_MAX, rig->things[t].quota) ^ mix(id, UINT32_MAX, blocks);
+    rig->things[t].quota = blocks;
+    push(rig);
+}
+
+/* Nothing moves any more: all that is under way waits for quotas. */
+static void lift_quotas(struct rig *rig)
+{
+    CHECK(rig->over);
+    for (unsigned t = 0; t < RIG_THINGS; t++)
+        if (rig->things[t].used && rig->things[t].quota)
+            set_quota(rig, t, 0, PX_HOLD);
+    turn(rig);
+    rig->over = false;
+    rig->lifted++;
+}
+
 static void run(struct rig *rig)
 {
+    unsigned stuck = 0, before = 0;
+
     while (rig->in_flight) {
         bool moved = rig_turn(rig->store);
 
         if (!moved || dt_rng_below(&rig->rng, 2))
-            pool_turn(rig->pool);
+            turn(rig);
+        stuck = moved || rig->in_flight != before || !rig->over ? 0 : stuck + 1;
+        before = rig->in_flight;
+        if (stuck == 4)
+            lift_quotas(rig);
     }
 }
 
@@ -178,15 +229,6 @@ static unsigned empty(struct rig *rig)
     return t;
 }
 
-static uint32_t slot_of(struct rig *rig, unsigned t)
-{
-    struct dt_error err;
-    uint32_t slot = pool_find(rig->pool, rig->things[t].name, &err);
-
-    CHECK(slot != NO_SLOT);
-    return slot;
-}
-
 static void mount(struct rig *rig, unsigned t)
 {
     struct dt_error err;
@@ -206,14 +248,14 @@ static void add_thing(struct rig *rig, unsigned t, const struct rig_thing *thing
 {
     rig->things[t] = *thing;
     rig->things[t].used = true;
-    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS);
+    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota);
 }
 
 static void drop_thing(struct rig *rig, unsigned t)
 {
     struct rig_thing *thing = &rig->things[t];
 
-    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS);
+    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota);
     thing->used = false;
 }
 
@@ -241,6 +283,15 @@ static void op_writes(struct rig *rig, unsigned t)
         submit(rig, t, op, first, MIN(length, RIG_SECTORS - first));
     }
     run(rig);
+}
+
+static void op_quota(struct rig *rig, unsigned t)
+{
+    uint64_t charged = pool_record(rig->pool, slot_of(rig, t))->charged;
+    uint64_t more = dt_rng_below(&rig->rng, 20);
+
+    set_quota(rig, t, more ? charged + more : 0,
+              dt_rng_below(&rig->rng, 2) ? PX_HOLD : PX_DROP_OLDEST);
 }
 
 static void op_create(struct rig *rig, unsigned t)
@@ -325,6 +376,7 @@ static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
     thing.disk = disk;
     thing.origin = 0;
     thing.order = ++rig->order;
+    thing.quota = 0;
     snprintf(thing.name, sizeof(thing.name), "%.40s@%s", rig->things[disk].name, name);
     add_thing(rig, t, &thing);
     push(rig);
@@ -345,6 +397,7 @@ static void op_clone(struct rig *rig, unsigned snapshot, unsigned t)
     if (pool_clone(rig->pool, slot_of(rig, snapshot), thing.name, 1, false, 0, &err) < 0)
         return;
     thing.snapshot = thing.labelled = false;
+    thing.quota = 0;
     thing.origin = snapshot + 1;
     add_thing(rig, t, &thing);
     push(rig);
@@ -445,7 +498,7 @@ static void settle(struct rig *rig)
 {
     while (!pool_idle(rig->pool)) {
         rig_turn(rig->store);
-        pool_turn(rig->pool);
+        turn(rig);
     }
 }
 
@@ -490,6 +543,7 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
     thing.labelled = false;
     thing.disk = disk;
     thing.origin = 0;
+    thing.quota = 0;
     thing.order = ++rig->order;
     snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, what->name);
     add_thing(rig, t, &thing);
@@ -510,7 +564,7 @@ static void op_receive(struct rig *rig, unsigned disk)
     if (base == RIG_THINGS || strchr(rig->things[disk].name, '~'))
         return;
     op_snapshot(rig, disk, base);
-    pool_turn(rig->pool);
+    turn(rig);
     if (!rig->things[base].used)
         return;
     staged = empty(rig);
@@ -525,7 +579,7 @@ static void op_receive(struct rig *rig, unsigned disk)
     snprintf(thing.name, sizeof(thing.name), "%.60s~", rig->things[disk].name);
     add_thing(rig, staged, &thing);
     push(rig);
-    pool_turn(rig->pool); /* as rig_step() does: from here on it outlives the process */
+    turn(rig); /* as rig_step() does: from here on it outlives the process */
     mount(rig, staged);
     for (unsigned i = 0; i < 3; i++) {
         op_writes(rig, staged);
@@ -567,12 +621,15 @@ void rig_step(struct rig *rig)
     if (disk == RIG_THINGS || what == 0) {
         if (empty(rig) < RIG_THINGS)
             op_create(rig, empty(rig));
-        pool_turn(rig->pool);
+        turn(rig);
     } else if (what < 15) {
         op_on_snapshots(rig, what - 1);
-        pool_turn(rig->pool); /* from here on it outlives the process */
+        turn(rig); /* from here on it outlives the process */
     } else if (what == 15) {
         make_durable(rig);
+    } else if (what == 17) {
+        op_quota(rig, disk);
+        turn(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);
@@ -581,15 +638,38 @@ void rig_step(struct rig *rig)
         op_writes(rig, disk);
     }
     if (dt_rng_below(&rig->rng, 3) == 0)
-        pool_turn(rig->pool);
+        turn(rig);
 }
 
 /* ---- Life ---- */
 
+/* The model learns of a snapshot that a quota cost at the moment when it happens. */
+static void said(void *arg, const char *event, const char *text)
+{
+    struct rig *rig = arg;
+    size_t n = strcspn(text, " ");
+
+    if (strcmp(event, "quota") == 0)
+        rig->over = true;
+    else if (strcmp(event, "dropped") == 0)
+        for (unsigned t = 0; t < RIG_THINGS; t++) {
+            const struct rig_thing *thing = &rig->things[t];
+
+            if (!thing->used || strlen(thing->name) != n || memcmp(thing->name, text, n))
+                continue;
+            CHECK(thing->snapshot && !thing->labelled);
+            drop_thing(rig, t);
+            push(rig);
+            rig->dropped++;
+        }
+    else if (strcmp(event, "resumed"))
+        log_warning("%s", text);
+}
+
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200};
+    struct pool_options open = {.cache = 64 * 4200, .event = said, .arg = rig};
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
@@ -606,7 +686,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200};
+    struct pool_options open = {.cache = 64 * 4200, .event = said, .arg = rig};
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
@@ -693,7 +773,7 @@ uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_err
         if (read_thing(store, pool, slot, sector, err) < 0)
             return 0;
         pool_full_name(pool, slot, name);
-        hash ^= hash_content(name, sector, RIG_SECTORS);
+        hash ^= hash_content(name, sector, RIG_SECTORS, r->quota);
     }
     return hash;
 }
@@ -719,5 +799,6 @@ void rig_check(struct pool *pool)
     struct dt_error err;
 
     CHECK(pool_check(pool, &check, &err) == 0);
-    CHECK(check.damaged == 0 && check.leaked == 0 && check.unmarked == 0 && check.doubly == 0);
+    CHECK(check.damaged == 0 && check.leaked == 0 && check.unmarked == 0 && check.doubly == 0 &&
+          check.mischarged == 0);
 }

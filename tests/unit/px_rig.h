@@ -63,6 +63,7 @@ struct rig_thing {
     bool used, snapshot, labelled, headless;
     unsigned disk;   /* of a snapshot */
     unsigned origin; /* of a clone, plus 1 */
+    uint64_t quota;  /* in blocks */
     uint64_t order;  /* of snapshots, in time */
     char name[2 * PX_NAME];
     uint32_t sector[RIG_SECTORS];
@@ -71,6 +72,7 @@ struct rig_thing {
 /**
  * struct rig - a pool beside its model.
  * @hashes: of all states of the model, in the order in which they came about.
+ * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
 struct rig {
@@ -86,6 +88,8 @@ struct rig {
     uint32_t stamp;
     uint64_t hash, order;
     unsigned in_flight, errors;
+    bool over; /* something waits for a quota */
+    uint64_t lifted, dropped;
     struct durable *waiting; /* for what they did to be durable */
     struct dt_rng rng;
 };

@@ -74,6 +74,45 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_resize(t->pool, t->slot, size, err);
 }
 
+static const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
+
+static int print_quota(struct target *t, bool json)
+{
+    const struct px_record *r = pool_record(t->pool, t->slot);
+    uint64_t quota = r->quota << PX_BLOCK_SHIFT, charged = r->charged << PX_BLOCK_SHIFT;
+
+    if (json)
+        print_json_to(t->out, json_pack("{ss sI sI ss}", "name", r->name, "quota", (json_int_t)quota,
+                                        "charged", (json_int_t)charged, "policy",
+                                        policies[r->policy]));
+    else
+        fprintf(t->out, "%s: %s of %s, then %s\n", r->name, human_bytes(charged),
+                r->quota ? human_bytes(quota) : "any", policies[r->policy]);
+    return 0;
+}
+
+int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err)
+{
+    const struct px_record *r = pool_record(t->pool, t->slot);
+    uint64_t size = r->quota << PX_BLOCK_SHIFT;
+    int policy = r->policy, ret;
+
+    if (argc > 1 && strcmp(argv[1], "off") == 0)
+        size = 0;
+    else if (argc > 1 && (parse_size(argv[1], &size) < 0 || size == 0))
+        return dt_fail(err, -EINVAL, "'%s' is no size (such as 20G), and not off", argv[1]);
+    for (policy = o->policy ? 0 : policy; o->policy && policies[policy]; policy++)
+        if (strcmp(o->policy, policies[policy]) == 0)
+            break;
+    if (policy >= PX_POLICIES)
+        return dt_fail(err, -EINVAL, "--policy is hold, fail or drop-oldest");
+    ret = argc > 1 || o->policy
+              ? pool_set_quota(t->pool, t->slot, size, (enum px_policy)policy, err)
+              : 0;
+    return ret ?: print_quota(t, o->json);
+}
+
 /* It is deleted when this is durable; the space comes back now, or where the pool is served in the
  * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)

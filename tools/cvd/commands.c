@@ -12,6 +12,7 @@ static const char *const grow_options[] = {"size", NULL};
 static const char *const dup_options[] = {"count", "first", NULL};
 static const char *const name_options[] = {"name", NULL};
 static const char *const tree_options[] = {"format", NULL};
+static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
@@ -59,6 +60,9 @@ const struct command cvd_commands[] = {
      2, no_options, cmd_rename},
     {"resize", "POOL/DISK SIZE", "make a disk larger or smaller", NEEDS_CHANGE, false, false, 2, 2,
      no_options, cmd_resize},
+    {"quota", "POOL/DISK [SIZE|off] [--policy hold|fail|drop-oldest] [--json]",
+     "limit, or tell, what a disk and its snapshots may occupy", NEEDS_CHANGE, false, false, 1, 2,
+     quota_options, cmd_quota},
     {"rollback", "POOL/DISK@SNAPSHOT", "return to the newest snapshot", NEEDS_CHANGE, false, false,
      1, 1, no_options, cmd_rollback},
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
@@ -106,6 +110,9 @@ const struct dt_param cvd_option_table[] = {
      .help = "Write to a new file instead of standard output."},
     {"resume", DT_PARAM_BOOL, FIELD(resume), .help = "Go on with what broke off."},
     {"status", DT_PARAM_BOOL, FIELD(status), .help = "Receive nothing: tell how far it got."},
+    {"policy", DT_PARAM_STRING, FIELD(policy),
+     .help = "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
+             "or cost the oldest snapshots that are not labelled (drop-oldest)."},
     {"format", DT_PARAM_STRING, FIELD(format), .initial = "text",
      .help = "text, or dot for graphviz."},
     {NULL},

@@ -12,7 +12,7 @@ struct cvd_options {
     bool json, data, background, zstd, resume, status;
     unsigned sandbox;
     uint64_t size, sector, journal, count, first, cache;
-    const char *name, *from, *format, *token, *output;
+    const char *name, *from, *format, *policy, *token, *output;
 };
 
 /**
@@ -118,6 +118,8 @@ int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err);
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
 int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -131,10 +131,11 @@ int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char
 
     progress_end();
     if (ret == 0 && o->json)
-        print_json(json_pack("{sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
+        print_json(json_pack("{sI sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
                              (json_int_t)c.blocks, "damaged", (json_int_t)c.damaged, "leaked",
                              (json_int_t)c.leaked, "unmarked", (json_int_t)c.unmarked, "doubly",
-                             (json_int_t)c.doubly, "findings", f.list));
+                             (json_int_t)c.doubly, "mischarged", (json_int_t)c.mischarged,
+                             "findings", f.list));
     else if (ret == 0)
         printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data: %" PRIu64 " findings\n", c.nodes,
                c.blocks, f.n);

@@ -199,6 +199,13 @@ int cmd_tree(struct target *t, const struct cvd_options *o, int argc, char **arg
 
 /* ---- Space ---- */
 
+/* What the disk is charged for, with its snapshots. */
+static void add_charge(json_t *row, const struct px_record *r)
+{
+    json_object_set_new(row, "charged", json_integer((json_int_t)(r->charged << PX_BLOCK_SHIFT)));
+    json_object_set_new(row, "quota", json_integer((json_int_t)(r->quota << PX_BLOCK_SHIFT)));
+}
+
 static int add_usage(struct table *table, json_t *list, struct target *t, uint32_t slot,
                      struct dt_error *err)
 {
@@ -210,10 +217,14 @@ static int add_usage(struct table *table, json_t *list, struct target *t, uint32
         return ret;
     pool_full_name(t->pool, slot, name);
     if (list) {
-        json_array_append_new(list, json_pack("{ss sI sI sI}", "name", name, "mapped",
-                                              (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "held",
-                                              (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
-                                              (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT)));
+        json_t *row = json_pack("{ss sI sI sI}", "name", name, "mapped",
+                                (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "held",
+                                (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
+                                (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT));
+
+        if (pool_record(t->pool, slot)->kind == PX_DISK)
+            add_charge(row, pool_record(t->pool, slot));
+        json_array_append_new(list, row);
         return 0;
     }
     table_cell(table, "%s", name);
@@ -234,7 +245,12 @@ int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
          slot = pool_snapshot_before(t->pool, slot))
         ret = add_usage(table, list, t, slot, err);
     if (ret == 0) {
+        const struct px_record *r = pool_record(t->pool, t->slot);
+
         finish_rows(table, list);
+        if (!list && r->kind == PX_DISK)
+            printf("charged %s of %s\n", human_bytes(r->charged << PX_BLOCK_SHIFT),
+                   r->quota ? human_bytes(r->quota << PX_BLOCK_SHIFT) : "any");
         return 0;
     }
     json_decref(list);
