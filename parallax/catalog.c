@@ -61,7 +61,8 @@ static uint32_t *chain_of(const struct pool *pool, const struct px_record *r)
 
 static bool has_name(const struct px_record *r)
 {
-    return r->kind != PX_FREE && (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
+    return r->kind != PX_FREE && !(r->flags & PX_HIDDEN) &&
+           (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
 }
 
 static void add_name(struct pool *pool, uint32_t slot)
@@ -180,7 +181,7 @@ uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot)
 {
     uint32_t prev = catalog_record(pool, slot)->prev;
 
-    while (prev && (catalog_record(pool, prev - 1)->flags & PX_DYING))
+    while (prev && (catalog_record(pool, prev - 1)->flags & (PX_DYING | PX_HIDDEN)))
         prev = catalog_record(pool, prev - 1)->prev;
     return prev ? prev - 1 : NO_SLOT;
 }
@@ -300,6 +301,7 @@ static void link_up(struct pool *pool, uint32_t slot)
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
     c->dying += !!(r->flags & PX_DYING);
+    pool->pasts += past_has(r);
 }
 
 int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record)
@@ -331,6 +333,7 @@ void catalog_release(struct pool *pool, uint32_t slot)
 
     catalog_unname(pool, slot);
     c->dying -= !!(r->flags & PX_DYING);
+    pool->pasts -= past_has(r);
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones--;
     memset(r, 0, sizeof(*r));
@@ -405,6 +408,10 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
     if (r->policy >= PX_POLICIES || r->quota > PX_MAX_BLOCKS || r->charged > pool->space.blocks ||
         (r->kind != PX_DISK && (r->quota || r->charged)))
         return bad(pool, slot, "a quota or charge that cannot be", err);
+    if (r->past_levels > PX_MAX_LEVELS || r->past_first > r->past_next ||
+        ((r->flags & PX_HIDDEN) && r->kind != PX_SNAPSHOT) || (past_has(r) && r->kind != PX_DISK) ||
+        (past_has(r) && (r->past_levels == 0 || r->past_next >= PX_PAST_PAGES)))
+        return bad(pool, slot, "a history that cannot be", err);
     if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
         return bad(pool, slot, "epochs that cannot be", err);
     p = r->prev ? pool_record(pool, r->prev - 1) : NULL;

@@ -33,6 +33,9 @@ static int write_node(struct pool *pool, struct node *node)
     if (node->level > 0)
         for (unsigned i = 0; i < PX_FANOUT; i++)
             resolve(pool, &node->ptrs[i]);
+    else if (node->kind == TREE_PAST)
+        for (unsigned i = 0; i < node->past.used; i++)
+            resolve(pool, &node->past.entries[i].old);
     node->crc = crc32c(0, node->bytes, PX_BLOCK);
     ret = pool->store->put(pool->store, node->bytes, node->addr, 1);
     node_cleaned(pool, node);
@@ -65,8 +68,10 @@ static int fill_catalog(struct pool *pool)
 
         if (!c->dirty[i])
             continue;
-        for (unsigned r = 0; r < PX_RECORDS; r++)
+        for (unsigned r = 0; r < PX_RECORDS; r++) {
             resolve(pool, &c->blocks[i][r].root);
+            resolve(pool, &c->blocks[i][r].past);
+        }
         ret = tree_lookup(pool, &t, i, 1, &ptr);
         if (ret < 0)
             return ret;
@@ -86,6 +91,7 @@ int checkpoint_begin(struct pool *pool)
     ret = ret ?: catalog_checkpoint(pool);
     ret = ret ?: space_checkpoint(pool);
     ret = ret ?: write_nodes(pool, TREE_DISK);
+    ret = ret ?: write_nodes(pool, TREE_PAST);
     ret = ret ?: fill_catalog(pool);
     ret = ret ?: write_nodes(pool, TREE_CATALOG);
     ret = ret ?: write_nodes(pool, TREE_SPACE);

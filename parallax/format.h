@@ -95,7 +95,7 @@ _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_RECORD_FLAGS = 7 };
+enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_HIDDEN = 8, PX_RECORD_FLAGS = 15 };
 
 struct px_record {
     uint32_t kind, flags;
@@ -113,9 +113,13 @@ struct px_record {
     uint64_t quota, charged; /* in blocks */
     uint8_t reserved[8];
     char name[PX_NAME];
-    uint8_t reserved2[32];
+    struct px_ptr past; /* of the tree of the history */
+    uint32_t past_first, past_next;
+    uint64_t past_floor;
     uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
-    uint8_t reserved3[24];
+    uint32_t past_keep; /* seconds */
+    uint8_t past_levels;
+    uint8_t reserved2[19];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -131,7 +135,7 @@ struct px_journal {
 };
 _Static_assert(sizeof(struct px_journal) == PX_BLOCK, "");
 
-enum px_entry_type { PX_WRITE = 1, PX_ZERO = 2, PX_CHANGE = 3 };
+enum px_entry_type { PX_WRITE = 1, PX_ZERO = 2, PX_CHANGE = 3, PX_STAMP = 4 };
 struct px_entry {
     uint16_t type, length;
     uint32_t slot;
@@ -145,6 +149,13 @@ struct px_write {
 struct px_zero {
     struct px_entry head;
     uint64_t index, count;
+};
+
+#define PX_OWNER 32u
+struct px_stamp {
+    struct px_entry head;
+    uint64_t time;
+    char owner[PX_OWNER];
 };
 
 enum px_change_op {
@@ -161,16 +172,38 @@ enum px_change_op {
     PX_STAGE = 32,
     PX_PROGRESS,
     PX_ADOPT,
+    PX_HISTORY,
 };
 struct px_change {
     struct px_entry head;
     uint32_t op, slot2;
     uint64_t count, size, time;
-    uint32_t sector, reserved;
+    uint32_t sector;
+    uint32_t hidden; /* of a snapshot */
     uint8_t uuid[16];
     char name[PX_NAME];
 };
 _Static_assert(sizeof(struct px_change) == 128, "");
+
+#define PX_PAST_MAGIC   0x61705850u /* "PXpa" */
+#define PX_PAST_ENTRIES 84u
+/** struct px_past_entry - what was at a place before write @number. @where: index and level. */
+struct px_past_entry {
+    uint64_t number, time, where;
+    struct px_ptr old;
+    uint64_t since;
+};
+#define PX_PAST_LEVEL 56 /* bits of @where below the level */
+
+/** struct px_past - a page of a disk's history. */
+struct px_past {
+    uint32_t magic, used;
+    uint64_t page;
+    char owner[PX_OWNER];
+    uint8_t reserved[16];
+    struct px_past_entry entries[PX_PAST_ENTRIES];
+};
+_Static_assert(sizeof(struct px_past) == PX_BLOCK, "");
 
 /** crc32c() - of @size bytes; @crc is that of what came before, 0 at the start. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);

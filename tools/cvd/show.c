@@ -16,7 +16,7 @@ static void time_text(uint64_t ns, char *text, size_t size)
 
 static bool visible(const struct px_record *r, enum px_kind kind)
 {
-    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS));
+    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN));
 }
 
 static uint64_t count_snapshots(const struct pool *pool, uint32_t slot)

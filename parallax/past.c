@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * past.c - the history of a disk: what was written over is kept for some time.
+ *
+ * Theory of operation: where a disk has a history, a change of its map adds an entry to a log: which write at what
+ * time, which place, and the pointer that was there. The log is a tree of pages of its own (devtap-pool(5), History). It needs
+ * nothing in the journal but the time, because replaying a write makes the same entry again.
+ *
+ * Who owns what was replaced? If it was born after the disk's last snapshot, nobody else has it: it is the entry's, and is given
+ * back when the entry goes. Otherwise some snapshot has it. So that this snapshot lives as long as the entry, one that is
+ * deleted while there is a history is only hidden, until all entries up to the next snapshot have gone. And so that there
+ * is a next snapshot, a hidden one is taken now and then (an anchor).
+ *
+ * Therefore the newest snapshot of a disk with a history is never being given back, and each state between two snapshots is the
+ * later one (or the disk) with the entries since undone: past-view.c.
+ */
+#include "parallax/change.h"
+
+#include <stdio.h>
+
+#define LOOK_EVERY   DT_S(1)
+#define TURN_PAGES   64u
+#define ANCHOR_PARTS 8u     /* of the time that is kept */
+#define ANCHOR_EVERY 65536u /* writes */
+
+static struct tree past_tree(struct pool *pool, struct px_record *r)
+{
+    return (struct tree){.root = &r->past,
+                         .levels = &r->past_levels,
+                         .kind = TREE_PAST,
+                         .epoch = pool->root.seq + 1};
+}
+
+/* ---- Writing it ---- */
+
+uint32_t past_journal(const struct disk *disk)
+{
+    return catalog_record(disk->pool, disk->slot)->past_keep ? sizeof(struct px_stamp) : 0;
+}
+
+void past_begin(const struct disk *disk, struct tree *t, struct past_note *note, size_t bytes)
+{
+    struct pool *pool = disk->pool;
+    struct px_record *r = catalog_record(pool, disk->slot);
+    struct px_stamp *stamp;
+
+    if (likely(!r->past_keep))
+        return;
+    pool->past_time = MAX(pool->past_time, change_clock(pool));
+    *note = (struct past_note){.slot = disk->slot, .time = pool->past_time};
+    snprintf(note->owner, sizeof(note->owner), "%.*s", (int)sizeof(note->owner) - 1, disk->owner);
+    journal_together(pool, sizeof(*stamp) + ALIGN_UP(bytes, (size_t)8));
+    stamp = journal_add(pool, PX_STAMP, disk->slot, sizeof(*stamp));
+    stamp->time = note->time;
+    memcpy(stamp->owner, note->owner, sizeof(stamp->owner));
+    r->writes++;
+    t->note = note;
+}
+
+void past_stamped(struct pool *pool, struct past_note *note, const struct px_stamp *stamp)
+{
+    *note = (struct past_note){.slot = stamp->head.slot, .time = stamp->time};
+    memcpy(note->owner, stamp->owner, sizeof(note->owner) - 1);
+    pool->past_time = MAX(pool->past_time, stamp->time);
+}
+
+void past_replay(struct pool *pool, struct tree *t, struct past_note *note, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    if (!r->past_keep)
+        return;
+    note->slot = slot;
+    r->writes++;
+    t->note = note;
+}
+
+/* The page to add to: the last one, if it is of the same owner and has room. */
+static int last_page(struct pool *pool, struct px_record *r, const char *owner, struct node **page)
+{
+    struct tree t = past_tree(pool, r);
+    struct px_past *p;
+    int ret;
+
+    if (past_pages(r)) {
+        ret = tree_page(pool, &t, r->past_next - 1, page);
+        p = &(*page)->past;
+        if (ret < 0 || (p->used < PX_PAST_ENTRIES && strcmp(p->owner, owner) == 0))
+            return ret;
+    }
+    if (r->past_next >= PX_PAST_PAGES - 1)
+        return -EFBIG;
+    ret = tree_grow(pool, &t, r->past_next + 1ull);
+    ret = ret ?: tree_page(pool, &t, r->past_next, page);
+    if (ret < 0)
+        return ret;
+    p = &(*page)->past;
+    *p = (struct px_past){.magic = PX_PAST_MAGIC, .page = r->past_next};
+    memcpy(p->owner, owner, strlen(owner));
+    r->past_next++;
+    return 0;
+}
+
+int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
+             struct px_ptr old)
+{
+    struct px_record *r = catalog_record(pool, t->note->slot);
+    struct node *page;
+    int ret = last_page(pool, r, t->note->owner, &page);
+
+    if (ret < 0)
+        return ret;
+    page->past.entries[page->past.used++] =
+        (struct px_past_entry){.number = r->writes,
+                               .time = t->note->time,
+                               .where = index | (uint64_t)level << PX_PAST_LEVEL,
+                               .old = old,
+                               .since = t->since};
+    return 0;
+}
+
+/* ---- Reading it ---- */
+
+bool past_possible(const struct pool *pool, const struct px_past *page)
+{
+    if (page->magic != PX_PAST_MAGIC || page->used == 0 || page->used > PX_PAST_ENTRIES ||
+        page->page >= PX_PAST_PAGES || !memchr(page->owner, 0, sizeof(page->owner)))
+        return false;
+    for (unsigned i = 0; i < page->used; i++) {
+        const struct px_past_entry *e = &page->entries[i];
+        bool hole = ptr_hole(e->old);
+
+        if (past_level(e) > PX_MAX_LEVELS || past_index(e) > PX_MAX_SIZE >> PX_BLOCK_SHIFT ||
+            past_index(e) % tree_span(past_level(e)) || (i && e->number < e[-1].number))
+            return false;
+        if (hole ? e->old.lo || e->old.hi
+                 : ptr_flags(e->old) || ptr_addr(e->old) < pool->space.first ||
+                       ptr_addr(e->old) >= pool->space.blocks || ptr_birth(e->old) == 0)
+            return false;
+    }
+    return true;
+}
+
+int past_page(struct pool *pool, const struct px_record *r, uint32_t number,
+              const struct px_past **page)
+{
+    struct tree t = past_tree(pool, (struct px_record *)(uintptr_t)r);
+    struct px_ptr ptr;
+    struct node *node;
+    int ret = tree_lookup(pool, &t, number, 1, &ptr);
+
+    if (ret == 0 && ptr_hole(ptr))
+        ret = -EBADMSG;
+    ret = ret ?: node_get(pool, ptr, TREE_PAST, 0, &node);
+    if (ret == 0)
+        *page = &node->past;
+    return ret;
+}
+
+int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool by_time,
+              uint32_t *found)
+{
+    uint32_t low = r->past_first, high = r->past_next; /* the one looked for is in [low, high) */
+
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct px_past *page;
+        int ret = past_page(pool, r, middle, &page);
+
+        if (ret < 0)
+            return ret;
+        if ((by_time ? page->entries[0].time : page->entries[0].number) <= key)
+            low = middle;
+        else
+            high = middle;
+        node_trim(pool);
+    }
+    *found = low;
+    return 0;
+}
+
+/* ---- Letting it go ---- */
+
+static void recount(struct pool *pool, const struct px_record *r, bool before)
+{
+    pool->pasts += past_has(r);
+    pool->pasts -= before;
+}
+
+/* The log is empty: so is its tree. */
+static int end_log(struct pool *pool, struct px_record *r)
+{
+    struct tree t = past_tree(pool, r);
+    int ret = tree_free_all(pool, &t);
+
+    r->past = (struct px_ptr){0, 0};
+    r->past_levels = 1;
+    r->past_first = r->past_next = 0;
+    return ret;
+}
+
+static int drop_page(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+    struct tree t = past_tree(pool, r), disk = catalog_tree(pool, slot);
+    const struct px_past *page;
+    int ret = past_page(pool, r, r->past_first, &page);
+
+    catalog_touch(pool, slot);
+    disk.cursor = 0;
+    for (unsigned i = 0; ret == 0 && i < page->used; i++) {
+        const struct px_past_entry *e = &page->entries[i];
+
+        disk.since = disk.since_before = e->since;
+        ret = tree_free_below(pool, &disk, e->old, past_level(e), past_index(e));
+    }
+    if (ret < 0)
+        return pool_fail(pool, ret, "a history cannot be given back");
+    r->past_first++;
+    ret = past_pages(r) ? tree_zero(pool, &t, 0, r->past_first) : end_log(pool, r);
+    return ret < 0 ? pool_fail(pool, ret, "a history cannot be given back") : 0;
+}
+
+/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept. */
+static void release_hidden(struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot), *after = r;
+    uint64_t oldest = r->writes;
+    const struct px_past *page;
+
+    if (past_pages(r)) {
+        if (past_page(pool, r, r->past_first, &page) < 0)
+            return;
+        oldest = page->entries[0].number - 1;
+    }
+    for (uint32_t at = r->prev; at; at = after->prev) {
+        const struct px_record *s = catalog_record(pool, at - 1);
+
+        if ((s->flags & PX_HIDDEN) && after != r && after->writes <= oldest &&
+            !pool_mounted(pool, at - 1))
+            change_begin_dying(pool, at - 1);
+        after = s;
+    }
+}
+
+/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX; at most @budget. */
+static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *budget)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+    uint64_t pinned = past_pinned(pool, slot);
+    bool had = past_has(r), dropped = false;
+    int ret = 0;
+
+    while (ret == 0 && past_pages(r) && *budget) {
+        const struct px_past_entry *last;
+        const struct px_past *page;
+
+        ret = past_page(pool, r, r->past_first, &page);
+        if (ret < 0)
+            return pool_fail(pool, ret, "a history cannot be read");
+        last = &page->entries[page->used - 1];
+        if (last->number > pinned || (last->time >= before && last->number > r->past_floor))
+            break;
+        ret = drop_page(pool, slot);
+        dropped = true;
+        --*budget;
+    }
+    if (dropped)
+        release_hidden(pool, slot);
+    recount(pool, r, had);
+    return ret;
+}
+
+int past_drain(struct pool *pool, uint64_t budget)
+{
+    for (uint32_t slot = 0; pool->pasts && slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+        int ret;
+
+        if (r->past_keep || !past_pages(r))
+            continue;
+        ret = let_go(pool, slot, UINT64_MAX, &budget);
+        if (ret < 0 || budget == 0)
+            return ret ?: 1;
+    }
+    return 0;
+}
+
+int past_anchor(struct pool *pool, uint32_t slot, uint32_t *snapshot, struct dt_error *err)
+{
+    struct px_change c;
+
+    change_begin(&c, PX_SNAP, slot);
+    c.hidden = 1;
+    c.time = change_clock(pool);
+    c.slot2 = catalog_free_run(pool, 1);
+    snprintf(c.name, sizeof(c.name), "history");
+    if (snapshot)
+        *snapshot = c.slot2;
+    return change_commit(pool, &c, 1, err);
+}
+
+static void anchor_now_and_then(struct pool *pool, uint32_t slot, uint64_t now)
+{
+    const struct px_record *r = catalog_record(pool, slot), *s;
+    struct dt_error err;
+
+    s = r->prev ? catalog_record(pool, r->prev - 1) : NULL;
+    if (s && s->writes == r->writes)
+        return;
+    if (!s || r->writes - s->writes > ANCHOR_EVERY ||
+        now > s->created + (uint64_t)r->past_keep * DT_S(1) / ANCHOR_PARTS)
+        (void)past_anchor(pool, slot, NULL, &err); /* a busy journal: next time */
+}
+
+void pool_history_turn(struct pool *pool)
+{
+    uint64_t now = change_clock(pool);
+
+    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+        uint64_t keep = (uint64_t)r->past_keep * DT_S(1), budget = TURN_PAGES;
+
+        if (!keep || pool->failed)
+            continue;
+        (void)let_go(pool, slot, now > keep ? now - keep : 0, &budget);
+        release_hidden(pool, slot);
+        anchor_now_and_then(pool, slot, now);
+    }
+}
+
+/* What hidden snapshots alone hold goes back when there is a later one. */
+bool past_yield(struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+    uint64_t budget = TURN_PAGES, dying = pool->catalog.dying;
+    struct dt_error err;
+
+    if (past_pages(r)) {
+        (void)let_go(pool, slot, UINT64_MAX, &budget);
+    } else if (r->past_keep) {
+        if (r->prev && catalog_record(pool, r->prev - 1)->writes < r->writes)
+            (void)past_anchor(pool, slot, NULL, &err);
+        release_hidden(pool, slot);
+    }
+    return budget < TURN_PAGES || pool->catalog.dying > dying;
+}
+
+/* Writes wait for space: the oldest of all histories goes first. */
+static void yield(struct pool *pool)
+{
+    uint64_t oldest = UINT64_MAX;
+    uint32_t chosen = NO_SLOT;
+    const struct px_past *page;
+
+    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+
+        if (past_pages(r) && past_page(pool, r, r->past_first, &page) == 0 &&
+            page->entries[0].number <= past_pinned(pool, slot) && page->entries[0].time < oldest) {
+            oldest = page->entries[0].time;
+            chosen = slot;
+        }
+    }
+    if (chosen != NO_SLOT)
+        (void)past_yield(pool, chosen);
+    for (uint32_t slot = 0; chosen == NO_SLOT && slot < pool->catalog.slots; slot++)
+        (void)past_yield(pool, slot);
+}
+
+void past_turn(struct pool *pool)
+{
+    uint64_t now;
+
+    if (likely(pool->pasts == 0) || pool->failed || pool->o.read_only)
+        return;
+    if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe && pool->ckpt == CKPT_IDLE &&
+        pool->space.promised == 0 && journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
+        yield(pool);
+    now = dt_clock_ns();
+    if (now < pool->past_look + LOOK_EVERY)
+        return;
+    pool->past_look = now;
+    pool_history_turn(pool);
+}
+
+/* ---- Turning it on and off ---- */
+
+void past_forget(struct px_record *r)
+{
+    r->past = (struct px_ptr){0, 0};
+    r->past_first = r->past_next = r->past_keep = 0;
+    r->past_floor = 0;
+    r->past_levels = 0;
+}
+
+void past_stop(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+    bool had = past_has(r);
+
+    if (!had)
+        return;
+    r->past_keep = 0;
+    for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev)
+        if (catalog_record(pool, at - 1)->flags & PX_HIDDEN)
+            change_begin_dying(pool, at - 1);
+    recount(pool, r, had);
+    catalog_touch(pool, slot);
+    pool->reclaim_maybe = true;
+}
+
+int past_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
+{
+    const struct px_record *r = change_live(pool, c->head.slot, PX_DISK);
+
+    if (!r || change_staging(r))
+        return dt_fail(err, -EINVAL, "only a disk can have a history");
+    return c->count > UINT32_MAX ? dt_fail(err, -EBADMSG, "a history of that length cannot be") : 0;
+}
+
+/* What was written while there was none is in no log: so states from before are not looked for. */
+void past_apply(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+    bool had = past_has(r);
+
+    if (c->count == 0) {
+        past_stop(pool, c->head.slot);
+        return;
+    }
+    if (!r->past_keep)
+        r->past_floor = ++r->writes;
+    r->past_keep = (uint32_t)c->count;
+    r->past_levels = MAX(r->past_levels, (uint8_t)1);
+    recount(pool, r, had);
+    catalog_touch(pool, c->head.slot);
+}
+
+int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    bool begins = r && seconds && !r->past_keep;
+    struct px_change c[2];
+    int ret = seconds ? 0 : past_not_mounted(pool, disk, err);
+
+    if (ret < 0)
+        return ret;
+    change_begin(&c[0], PX_HISTORY, disk);
+    c[0].count = seconds;
+    change_begin(&c[1], PX_SNAP, disk);
+    c[1].hidden = 1;
+    c[1].time = change_clock(pool);
+    c[1].slot2 = catalog_free_run(pool, 1);
+    snprintf(c[1].name, sizeof(c[1].name), "history");
+    return change_commit(pool, c, begins ? 2 : 1, err);
+}
