@@ -201,6 +201,12 @@ int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,
 int pool_read(struct pool *pool, uint32_t slot, uint64_t index, unsigned count, void *buf,
               struct dt_error *err);
 
+/** pool_diff_at() - the same between two states, of which histories may have one or both. */
+int pool_diff_at(struct pool *pool, uint32_t older, uint64_t older_number, uint32_t newer,
+                 uint64_t newer_number,
+                 int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
+                 struct dt_error *err);
+
 /**
  * struct pool_check - what a check found.
  * @say: called with each finding; all are also counted.

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* past-moment.c - questions about the history of a disk: what a moment means, how far it reaches, what it tells. */
+/* past-moment.c - questions about the history of a disk: what a moment means, how far it reaches,
+ * what it tells. */
 #include "parallax/change.h"
 
 #include <ctype.h>
@@ -80,7 +81,7 @@ static int number_at(struct pool *pool, uint32_t slot, uint64_t time, uint64_t *
                      struct dt_error *err)
 {
     const struct px_record *r = catalog_record(pool, slot);
-    const struct px_past *page;
+    const struct px_past *page = NULL;
     struct pool_past past;
     uint32_t at;
     int ret = pool_past(pool, slot, &past, err);
@@ -90,8 +91,10 @@ static int number_at(struct pool *pool, uint32_t slot, uint64_t time, uint64_t *
     if (!past.keep)
         return dt_fail(err, -ENOENT, "'%s' has no history (cvd history)", r->name);
     if (time < past.begin)
-        return dt_fail(err, -ENOENT, "the history of '%s' does not reach back so far: it begins "
-                       "%" PRIu64 " s later", r->name, (past.begin - time) / DT_S(1) + 1);
+        return dt_fail(err, -ENOENT,
+                       "the history of '%s' does not reach back so far: it begins "
+                       "%" PRIu64 " s later",
+                       r->name, (past.begin - time) / DT_S(1) + 1);
     *number = past_pages(r) ? past.first : past.last;
     if (!past_pages(r))
         return 0;
@@ -168,7 +171,7 @@ int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, st
     int ret = pool_past(pool, disk, past, err);
 
     for (uint32_t at = r->past_first; at < r->past_next && ret == 0; at++) {
-        const struct px_past *page;
+        const struct px_past *page = NULL;
 
         ret = past_page(pool, r, at, &page);
         for (unsigned i = 0; ret == 0 && i < page->used; i++)
@@ -183,7 +186,8 @@ int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, st
     return add_hidden(pool, r, past, err);
 }
 
-/* Nothing was written since it was turned on, or nothing of it was let go yet: then its first anchor tells when. */
+/* Nothing was written since it was turned on, or nothing of it was let go yet: then its first
+ * anchor tells when. */
 static uint64_t begin_of(const struct pool *pool, const struct px_record *r, uint64_t otherwise)
 {
     uint64_t begin = otherwise;
@@ -202,11 +206,11 @@ static uint64_t begin_of(const struct pool *pool, const struct px_record *r, uin
 int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, disk);
-    const struct px_past *page;
+    const struct px_past *page = NULL;
     int ret = 0;
 
-    *past = (struct pool_past){.keep = r->past_keep, .first = r->writes, .last = r->writes,
-                               .begin = change_clock(pool)};
+    *past = (struct pool_past){
+        .keep = r->past_keep, .first = r->writes, .last = r->writes, .begin = change_clock(pool)};
     if (past_pages(r)) {
         ret = past_page(pool, r, r->past_first, &page);
         if (ret < 0)
@@ -257,7 +261,7 @@ int pool_past_writes(struct pool *pool, uint32_t disk, uint64_t from, uint64_t t
     int ret = 0;
 
     for (uint32_t at = r->past_first; at < r->past_next && ret == 0; at++) {
-        const struct px_past *page;
+        const struct px_past *page = NULL;
 
         ret = past_page(pool, r, at, &page);
         ret = ret ?: tell_all(page, from, to, &w, tell, arg);

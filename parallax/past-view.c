@@ -2,14 +2,14 @@
 /*
  * past-view.c - what a disk was after one of its writes, to be read beside it.
  *
- * Theory of operation: the state after write N is that of the first snapshot taken after N, hidden or not, with the
- * entries of the log between N and that snapshot undone. Of several entries for one place the
- * oldest counts. So the entries are gone through once, from N on, into a hash, where the first one stays. An entry may stand for a
- * subtree that was dropped at once; it has a key of its own, and of what is found at the levels above a block the
- * oldest counts again.
+ * Theory of operation: the state after write N is that of the first snapshot taken after N, hidden
+ * or not, with the entries of the log between N and that snapshot undone. Of several entries for
+ * one place the oldest counts. So the entries are gone through once, from N on, into a hash, where
+ * the first one stays. An entry may stand for a subtree that was dropped at once; it has a key of
+ * its own, and of what is found at the levels above a block the oldest counts again.
  *
- * A snapshot does not change, and what the entries point to lives as long as they do. So a view pins the snapshot, as a
- * reader, and its writes, which are then not let go.
+ * A snapshot does not change, and what the entries point to lives as long as they do. So a view
+ * pins the snapshot, as a reader, and its writes, which are then not let go.
  */
 #include "parallax/change.h"
 
@@ -153,7 +153,7 @@ static int gather(struct past_view *v)
     int ret = past_pages(r) ? past_find(v->pool, r, v->number, false, &at) : 0;
 
     for (; ret == 0 && past_pages(r) && at < r->past_next; at++) {
-        const struct px_past *page;
+        const struct px_past *page = NULL;
 
         ret = past_page(v->pool, r, at, &page);
         for (unsigned i = 0; ret == 0 && i < page->used; i++)
@@ -195,7 +195,8 @@ static int view_new(struct past_view **out, struct pool *pool, uint32_t slot, ui
     if (ret < 0)
         return ret;
     v = xcalloc(1, sizeof(*v));
-    *v = (struct past_view){.pool = pool, .disk = slot, .base = base, .number = number, .mask = 1023};
+    *v = (struct past_view){
+        .pool = pool, .disk = slot, .base = base, .number = number, .mask = 1023};
     v->table = xcalloc(v->mask + 1, sizeof(*v->table));
     ret = gather(v);
     if (ret < 0) {
@@ -228,6 +229,136 @@ int disk_open_at(struct disk **disk, struct pool *pool, uint32_t slot, uint64_t 
         past_view_free(v);
     else
         (*disk)->past = v;
+    return ret;
+}
+
+/* ---- What differs ---- */
+
+/** struct span - blocks that may differ. */
+struct span {
+    uint64_t from, to;
+};
+
+struct spans {
+    struct span *list;
+    size_t n, room;
+};
+
+static void add_span(struct spans *s, uint64_t from, uint64_t to)
+{
+    if (s->n == s->room) {
+        s->room = MAX(2 * s->room, (size_t)64);
+        s->list = realloc(s->list, s->room * sizeof(*s->list));
+        CHECK(s->list);
+    }
+    s->list[s->n++] = (struct span){from, to};
+}
+
+static int add_range(void *arg, uint64_t index, uint64_t count, bool mapped)
+{
+    add_span(arg, index, index + count);
+    return 0;
+}
+
+static void add_undone(struct spans *s, const struct past_view *v)
+{
+    for (uint64_t i = 0; v && i <= v->mask; i++) {
+        uint64_t key = v->table[i].key - 1, index = key & (((uint64_t)1 << PX_PAST_LEVEL) - 1);
+        unsigned level = (unsigned)(key >> PX_PAST_LEVEL);
+
+        if (v->table[i].key)
+            add_span(s, index << (PX_FAN_SHIFT * level), (index + 1) << (PX_FAN_SHIFT * level));
+    }
+}
+
+static int by_begin(const void *a, const void *b)
+{
+    const struct span *x = a, *y = b;
+
+    return x->from < y->from ? -1 : x->from > y->from;
+}
+
+/** struct side - one of the two: a disk or snapshot, or nothing, and what of it is undone. */
+struct side {
+    uint32_t slot;
+    struct past_view *view;
+};
+
+static int side_open(struct side *s, struct pool *pool, uint32_t slot, uint64_t number,
+                     struct dt_error *err)
+{
+    int ret = number == PRESENT ? 0 : view_new(&s->view, pool, slot, number, err);
+
+    s->slot = s->view ? s->view->base : slot;
+    return ret;
+}
+
+static int side_lookup(struct pool *pool, const struct side *s, uint64_t index, struct px_ptr *ptr)
+{
+    struct tree t;
+
+    *ptr = (struct px_ptr){0, 0};
+    if (s->view)
+        return past_lookup(s->view, index, 1, ptr);
+    if (s->slot == NO_SLOT)
+        return 0;
+    t = catalog_tree(pool, s->slot);
+    return tree_lookup(pool, &t, index, 1, ptr);
+}
+
+static int compare(struct pool *pool, const struct side *older, const struct side *newer,
+                   const struct spans *spans,
+                   int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg)
+{
+    uint64_t end = catalog_record(pool, newer->slot)->size >> PX_BLOCK_SHIFT, at = 0, from = 0,
+             n = 0;
+    bool mapped = false;
+    int ret = 0;
+
+    for (size_t i = 0; i < spans->n; i++)
+        for (at = MAX(at, spans->list[i].from); ret == 0 && at < MIN(spans->list[i].to, end);
+             at++) {
+            struct px_ptr a, b;
+
+            ret = side_lookup(pool, older, at, &a) ?: side_lookup(pool, newer, at, &b);
+            node_trim(pool);
+            if (ret < 0 || ptr_same(a, b))
+                continue;
+            if (n && (from + n != at || mapped == ptr_hole(b))) {
+                ret = range(arg, from, n, mapped);
+                n = 0;
+            }
+            if (n++ == 0)
+                from = at;
+            mapped = !ptr_hole(b);
+        }
+    return ret ?: n ? range(arg, from, n, mapped) : 0;
+}
+
+int pool_diff_at(struct pool *pool, uint32_t older, uint64_t older_number, uint32_t newer,
+                 uint64_t newer_number,
+                 int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
+                 struct dt_error *err)
+{
+    struct side a = {0}, b = {0};
+    struct spans spans = {0};
+    int ret = side_open(&a, pool, older, older_number, err);
+
+    ret = ret ?: side_open(&b, pool, newer, newer_number, err);
+    ret = ret ?: pool_diff(pool, a.slot, b.slot, add_range, &spans, err);
+    if (ret == 0) {
+        add_undone(&spans, a.view);
+        add_undone(&spans, b.view);
+        if (spans.n)
+            qsort(spans.list, spans.n, sizeof(*spans.list), by_begin);
+        ret = compare(pool, &a, &b, &spans, range, arg);
+        if (ret < 0)
+            dt_fail(err, ret, "%s is damaged: a map cannot be read (cvd pool check)",
+                    pool->store->name);
+    }
+    past_view_free(a.view);
+    past_view_free(b.view);
+    free(spans.list);
     return ret;
 }
 

@@ -2,17 +2,19 @@
 /*
  * past.c - the history of a disk: what was written over is kept for some time.
  *
- * Theory of operation: where a disk has a history, a change of its map adds an entry to a log: which write at what
- * time, which place, and the pointer that was there. The log is a tree of pages of its own (devtap-pool(5), History). It needs
- * nothing in the journal but the time, because replaying a write makes the same entry again.
+ * Theory of operation: where a disk has a history, a change of its map adds an entry to a log:
+ * which write at what time, which place, and the pointer that was there. The log is a tree of pages
+ * of its own (devtap-pool(5), History). It needs nothing in the journal but the time, because
+ * replaying a write makes the same entry again.
  *
- * Who owns what was replaced? If it was born after the disk's last snapshot, nobody else has it: it is the entry's, and is given
- * back when the entry goes. Otherwise some snapshot has it. So that this snapshot lives as long as the entry, one that is
- * deleted while there is a history is only hidden, until all entries up to the next snapshot have gone. And so that there
- * is a next snapshot, a hidden one is taken now and then (an anchor).
+ * Who owns what was replaced? If it was born after the disk's last snapshot, nobody else has it: it
+ * is the entry's, and is given back when the entry goes. Otherwise some snapshot has it. So that
+ * this snapshot lives as long as the entry, one that is deleted while there is a history is only
+ * hidden, until all entries up to the next snapshot have gone. And so that there is a next
+ * snapshot, a hidden one is taken now and then (an anchor).
  *
- * Therefore the newest snapshot of a disk with a history is never being given back, and each state between two snapshots is the
- * later one (or the disk) with the entries since undone: past-view.c.
+ * Therefore the newest snapshot of a disk with a history is never being given back, and each state
+ * between two snapshots is the later one (or the disk) with the entries since undone: past-view.c.
  */
 #include "parallax/change.h"
 
@@ -164,7 +166,7 @@ int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool b
 
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        const struct px_past *page;
+        const struct px_past *page = NULL;
         int ret = past_page(pool, r, middle, &page);
 
         if (ret < 0)
@@ -203,7 +205,7 @@ static int drop_page(struct pool *pool, uint32_t slot)
 {
     struct px_record *r = catalog_record(pool, slot);
     struct tree t = past_tree(pool, r), disk = catalog_tree(pool, slot);
-    const struct px_past *page;
+    const struct px_past *page = NULL;
     int ret = past_page(pool, r, r->past_first, &page);
 
     catalog_touch(pool, slot);
@@ -221,12 +223,13 @@ static int drop_page(struct pool *pool, uint32_t slot)
     return ret < 0 ? pool_fail(pool, ret, "a history cannot be given back") : 0;
 }
 
-/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept. */
+/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept.
+ */
 static void release_hidden(struct pool *pool, uint32_t slot)
 {
     const struct px_record *r = catalog_record(pool, slot), *after = r;
     uint64_t oldest = r->writes;
-    const struct px_past *page;
+    const struct px_past *page = NULL;
 
     if (past_pages(r)) {
         if (past_page(pool, r, r->past_first, &page) < 0)
@@ -243,7 +246,8 @@ static void release_hidden(struct pool *pool, uint32_t slot)
     }
 }
 
-/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX; at most @budget. */
+/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX; at
+ * most @budget. */
 static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *budget)
 {
     const struct px_record *r = catalog_record(pool, slot);
@@ -253,7 +257,7 @@ static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *b
 
     while (ret == 0 && past_pages(r) && *budget) {
         const struct px_past_entry *last;
-        const struct px_past *page;
+        const struct px_past *page = NULL;
 
         ret = past_page(pool, r, r->past_first, &page);
         if (ret < 0)
@@ -351,7 +355,7 @@ static void yield(struct pool *pool)
 {
     uint64_t oldest = UINT64_MAX;
     uint32_t chosen = NO_SLOT;
-    const struct px_past *page;
+    const struct px_past *page = NULL;
 
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(pool, slot);
@@ -374,8 +378,9 @@ void past_turn(struct pool *pool)
 
     if (likely(pool->pasts == 0) || pool->failed || pool->o.read_only)
         return;
-    if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe && pool->ckpt == CKPT_IDLE &&
-        pool->space.promised == 0 && journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
+    if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe &&
+        pool->ckpt == CKPT_IDLE && pool->space.promised == 0 &&
+        journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
         yield(pool);
     now = dt_clock_ns();
     if (now < pool->past_look + LOOK_EVERY)

@@ -26,9 +26,8 @@ static inline bool past_has(const struct px_record *r)
 /** past_nodes() - how many blocks a change of @count blocks may need for it. */
 static inline uint32_t past_nodes(const struct px_record *r, uint32_t count)
 {
-    return likely(!r->past_keep)
-               ? 0
-               : count / PX_PAST_ENTRIES + 2 + 2 * PX_MAX_LEVELS + 7u * r->levels;
+    return likely(!r->past_keep) ? 0
+                                 : count / PX_PAST_ENTRIES + 2 + 2 * PX_MAX_LEVELS + 7u * r->levels;
 }
 static inline uint64_t past_index(const struct px_past_entry *e)
 {
@@ -56,7 +55,8 @@ bool past_possible(const struct pool *pool, const struct px_past *page);
 /** past_page() - a page, to be read. */
 int past_page(struct pool *pool, const struct px_record *r, uint32_t number,
               const struct px_past **page);
-/** past_find() - the last page that begins with write @key, or at time @key, or before. There is one at least. */
+/** past_find() - the last page that begins with write @key, or at time @key, or before. There is
+ * one at least. */
 int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool by_time,
               uint32_t *page);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_parallax_past.c - histories: each state that a disk went through is there, as long as it is kept, and no longer.
+ * test_parallax_past.c - histories: each state that a disk went through is there, as long as it is
+ * kept, and no longer.
  *
- * After each request the model remembers what all blocks hold, under the number of the last write. Then any of these
- * states is mounted and compared, with snapshots taken and deleted, crashes and roots on the way.
+ * After each request the model remembers what all blocks hold, under the number of the last write.
+ * Then any of these states is mounted and compared, with snapshots taken and deleted, crashes and
+ * roots on the way.
  */
 #include "px_use.h"
 
@@ -87,8 +89,7 @@ static void begin(struct past *p, uint64_t blocks, uint64_t seed)
     p->states = xcalloc(STATES, sizeof(*p->states));
     assert_int_equal(pool_create(&p->store->s, &create, &err), 0);
     reopen(p, false);
-    assert_int_equal(
-        pool_create_disk(p->pool, "d", (uint64_t)BLOCKS * PX_BLOCK, 512, &err), 0);
+    assert_int_equal(pool_create_disk(p->pool, "d", (uint64_t)BLOCKS * PX_BLOCK, 512, &err), 0);
     assert_int_equal(disk_open(&p->disk, p->pool, slot(p), false, "writer", &err), 0);
 }
 
@@ -170,9 +171,8 @@ static void compare(struct past *p, struct disk *view, const struct state *s)
         carry_out(p, view, DISK_READ, first, 50, buf);
         for (size_t i = 0; i < (size_t)50 * PX_BLOCK; i += 512)
             if (buf[i] != s->block[first + i / PX_BLOCK])
-                fail_msg("after write %llu block %zu is %u, not %u",
-                         (unsigned long long)s->number, first + i / PX_BLOCK, buf[i],
-                         s->block[first + i / PX_BLOCK]);
+                fail_msg("after write %llu block %zu is %u, not %u", (unsigned long long)s->number,
+                         first + i / PX_BLOCK, buf[i], s->block[first + i / PX_BLOCK]);
     }
 }
 
@@ -196,7 +196,8 @@ static struct disk *look(struct past *p, const struct state *s)
     if (pool_moment(p->pool, name, &at, &number, &err) < 0 ||
         disk_open_at(&view, p->pool, at, number, "looker", &err) < 0)
         fail_msg("%s: %s", name, err.text);
-    assert_true(number <= s->number); /* a write that changes nothing is known by its number alone */
+    assert_true(number <=
+                s->number); /* a write that changes nothing is known by its number alone */
     return view;
 }
 
@@ -298,8 +299,8 @@ static void it_is_let_go(void **state)
     assert_int_equal(disk_open_at(&view, p.pool, slot(&p), p.states[p.n - 1].number, "x", &err),
                      -ENOENT);
     while (pool_snapshot_before(p.pool, slot(&p)) != NO_SLOT)
-        assert_int_equal(
-            pool_delete_snapshot(p.pool, pool_snapshot_before(p.pool, slot(&p)), &err), 0);
+        assert_int_equal(pool_delete_snapshot(p.pool, pool_snapshot_before(p.pool, slot(&p)), &err),
+                         0);
     assert_int_equal(pool_reclaim_all(p.pool, &err), 0);
     {
         uint64_t mapped = 0;
@@ -357,8 +358,7 @@ static void a_disk_goes_with_it(void **state)
         rig_check(p.pool);
         for (uint32_t s = 0; s < pool_slots(p.pool); s++)
             assert_null(pool_record(p.pool, s));
-        assert_int_equal(
-            pool_create_disk(p.pool, "d", (uint64_t)BLOCKS * PX_BLOCK, 512, &err), 0);
+        assert_int_equal(pool_create_disk(p.pool, "d", (uint64_t)BLOCKS * PX_BLOCK, 512, &err), 0);
         assert_int_equal(disk_open(&p.disk, p.pool, slot(&p), false, "writer", &err), 0);
         end(&p);
     }
@@ -366,10 +366,16 @@ static void a_disk_goes_with_it(void **state)
 
 static void moments(void **state)
 {
-    static const char *const bad[] = {"d@{}",          "d@{write}",       "d@{write -1}",
-                                      "d@{-5}",        "d@{yesterday}",   "d@{2026-13-40T00:00:00}",
-                                      "d@{write 1",    "d@{1969-01-01T00:00:00}",
-                                      "d@{2999-01-01T00:00:00}", "d@{-99999999999999999999s}"};
+    static const char *const bad[] = {"d@{}",
+                                      "d@{write}",
+                                      "d@{write -1}",
+                                      "d@{-5}",
+                                      "d@{yesterday}",
+                                      "d@{2026-13-40T00:00:00}",
+                                      "d@{write 1",
+                                      "d@{1969-01-01T00:00:00}",
+                                      "d@{2999-01-01T00:00:00}",
+                                      "d@{-99999999999999999999s}"};
     struct dt_error err;
     uint64_t number;
     struct past p;
@@ -396,8 +402,10 @@ static void moments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_state_is_there), cmocka_unit_test(it_is_let_go),
-        cmocka_unit_test(writes_come_first),   cmocka_unit_test(a_disk_goes_with_it),
+        cmocka_unit_test(each_state_is_there),
+        cmocka_unit_test(it_is_let_go),
+        cmocka_unit_test(writes_come_first),
+        cmocka_unit_test(a_disk_goes_with_it),
         cmocka_unit_test(moments),
     };
 
