@@ -56,6 +56,7 @@ static int start(struct below *b, struct device *dev, unsigned above, struct dt_
     b->dev = (struct device){
         .magic = DEVICE_MAGIC,
         .generation = dev->generation,
+        .class = dev->class,
         .layers = dev->layers + above,
         .nlayers = dev->nlayers - above,
         .info = first->info,

@@ -54,6 +54,7 @@ struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext)
 
     layer->magic = LAYER_MAGIC;
     layer->ext = ext;
+    layer->takes = registry_net(ext) ? registry_net(ext)->takes : 0;
     layer->dev = dev;
     layer->state_fd = layer->slot = -1;
     layer->data = xaligned(CACHE_LINE, MAX(ext->layer_size, (size_t)1));
@@ -112,45 +113,6 @@ int chain_judge(const struct device *dev, struct dt_layer *const *layers, unsign
     return 0;
 }
 
-static bool power_of_two(uint32_t n)
-{
-    return n && !(n & (n - 1));
-}
-
-int info_judge(const struct dt_block_info *info, struct dt_error *err)
-{
-    if (info->sectors == 0 || info->sectors > UINT64_MAX >> DT_SECTOR_SHIFT)
-        return dt_fail(err, -EINVAL, "a disk of %llu sectors is not possible",
-                       (unsigned long long)info->sectors);
-    if (info->logical_block < DT_SECTOR_SIZE || !power_of_two(info->logical_block) ||
-        !power_of_two(info->physical_block) || info->physical_block < info->logical_block)
-        return dt_fail(err, -EINVAL,
-                       "block sizes %u (logical) and %u (physical) must be powers of two, 512 or "
-                       "more, the physical not below the logical",
-                       info->logical_block, info->physical_block);
-    if ((info->sectors << DT_SECTOR_SHIFT) % info->logical_block)
-        return dt_fail(err, -EINVAL, "the size %llu is not a multiple of the block size %u",
-                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), info->logical_block);
-    return 0;
-}
-
-/* What the disk is as @layer shows it, if it is @below underneath (NULL: there is nothing). */
-static int make_info(struct dt_layer *layer, const struct dt_block_info *below,
-                     struct dt_block_info *info, struct dt_error *err)
-{
-    int ret = 0;
-
-    *info = below ? *below : (struct dt_block_info){.logical_block = 512, .physical_block = 512};
-    if (layer->ext->info)
-        ret = layer->ext->info(layer, info, err);
-    return ret ?: info_judge(info, err);
-}
-
-static int layer_info(struct dt_layer *layer, struct dt_error *err)
-{
-    return make_info(layer, layer->below ? &layer->below->info : NULL, &layer->info, err);
-}
-
 int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh,
                struct dt_error *err)
 {
@@ -161,7 +123,7 @@ int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh
     if (ret < 0)
         return ret;
     layer->open = true;
-    ret = layer_info(layer, err);
+    ret = layer->dev->class->layer_info(layer, err);
     if (ret == 0 && !fresh)
         ret = state_load(layer, err);
     layer->loaded = ret == 0;
@@ -177,7 +139,7 @@ static int make_layers(struct device *dev, const struct chain_spec *spec, struct
     chain_spec_copy(&dev->spec, spec);
     dev->layers = xcalloc(spec->count + 1, sizeof(struct dt_layer *));
     for (unsigned i = 1; i <= spec->count; i++) {
-        const struct dt_block_ext *ext = placement_find(&spec->layers[i - 1], &rest[i], err);
+        const struct dt_block_ext *ext = placement_find(dev->class->kind, &spec->layers[i - 1], &rest[i], err);
 
         if (!ext)
             return -ENOENT;
@@ -206,8 +168,6 @@ int chain_open(struct device *dev, const struct chain_spec *spec, struct dt_erro
         if (ret < 0)
             dt_fail_prefix(err, "%s", layer->name);
     }
-    if (ret == 0)
-        dev->info = dev->chain_info = dev->layers[1]->info;
     for (unsigned i = 1; i <= CHAIN_MAX_LAYERS; i++)
         free(rest[i].settings);
     return ret;
@@ -223,30 +183,9 @@ void chain_close(struct device *dev)
     chain_spec_free(&dev->spec);
 }
 
-/* Other threads read it as they go, unless all stand still. */
-static void set_info(struct dt_block_info *to, const struct dt_block_info *from, bool all)
-{
-    if (all)
-        *to = *from;
-    else
-        __atomic_store_n(&to->sectors, from->sectors, __ATOMIC_RELAXED);
-}
-
 int device_gather_info(struct device *dev, bool all, struct dt_error *err)
 {
-    struct dt_block_info info[CHAIN_MAX_LAYERS + 1];
-
-    for (unsigned i = dev->nlayers; i > 0; i--) {
-        int ret = make_info(dev->layers[i], i < dev->nlayers ? &info[i + 1] : NULL, &info[i], err);
-
-        if (ret < 0)
-            return ret;
-    }
-    for (unsigned i = dev->nlayers; i > 0; i--)
-        set_info(&dev->layers[i]->info, &info[i], all);
-    set_info(&dev->chain_info, &info[1], all);
-    __atomic_store_n(&dev->info.sectors, info[1].sectors, __ATOMIC_RELAXED);
-    return 0;
+    return dev->class->gather(dev, all, err);
 }
 
 /* ---- What a layer may ask ------------------------------------------------------------------ */

@@ -66,10 +66,10 @@ static void match(struct plan *p, bool numbered)
 
 /* ---- What is new --------------------------------------------------------------------------- */
 
-static const struct dt_block_ext *known_here(const char *name)
+static const struct dt_block_ext *known_here(const struct device *dev, const char *name)
 {
     for (const struct dt_block_ext *ext = registry_next(NULL); ext; ext = registry_next(ext))
-        if (strcmp(ext->name, name) == 0)
+        if (registry_kind(ext) == dev->class->kind && strcmp(ext->name, name) == 0)
             return ext;
     return NULL;
 }
@@ -77,7 +77,7 @@ static const struct dt_block_ext *known_here(const char *name)
 /* Can this process, which can open nothing any more, open it? */
 static bool within(const struct plan *p, const struct layer_spec *spec)
 {
-    const struct dt_block_ext *ext = known_here(spec->name);
+    const struct dt_block_ext *ext = known_here(p->dev, spec->name);
 
     for (unsigned i = 0; i < spec->count; i++)
         if (strcmp(spec->settings[i].key, "place") == 0)
@@ -108,10 +108,10 @@ static int find_new(struct plan *p)
         p->change->opened++;
         if (p->change->confined && !within(p, spec)) {
             snprintf(p->change->outside, sizeof(p->change->outside), "%s", spec->name);
-            if (!known_here(spec->name))
+            if (!known_here(p->dev, spec->name))
                 return unknown(p, spec);
         }
-        ext = placement_find(spec, &p->rest[i], p->err);
+        ext = placement_find(p->dev->class->kind, spec, &p->rest[i], p->err);
         if (!ext)
             return -ENOENT;
         p->layers[i] = layer_new(p->dev, ext);
@@ -177,6 +177,8 @@ static int judge_content(struct plan *p)
     unsigned i = 1, k = 1;
     struct dt_layer *now, *then;
 
+    if (dev->class->kind != DEVICE_DISK)
+        return 0;
     p->giver = handover_giver(dev, p->layers, &p->spec);
     if (p->change->force || p->giver)
         return 0;
@@ -204,29 +206,19 @@ static int judge_content(struct plan *p)
     return 0;
 }
 
-/* What the disk would be; nothing is changed. While all threads stand still, as layers may look at
+/* What the device would be; nothing is changed. While all threads stand still, as layers may look at
  * what their threads change. */
-static void gather_info(void *arg)
+static void judge_device(void *arg)
 {
     struct plan *p = arg;
-    struct dt_block_info info = {.logical_block = 512, .physical_block = 512};
 
-    for (unsigned i = p->n; i > 0 && p->ret == 0; i--) {
-        struct dt_layer *layer = p->layers[i];
-
-        if (layer->ext->info)
-            p->ret = layer->ext->info(layer, &info, p->err);
-        p->ret = p->ret ?: info_judge(&info, p->err);
-        if (p->ret < 0)
-            dt_fail_prefix(p->err, "%s", layer->name);
-    }
-    p->ret = p->ret ?: floor_judge(p->dev, &info, p->err);
+    p->ret = p->dev->class->judge(p->dev, p->layers, p->n, p->err);
 }
 
 static int judge_info(struct plan *p)
 {
     p->ret = 0;
-    device_exclusive(p->dev, gather_info, p);
+    device_exclusive(p->dev, judge_device, p);
     return p->ret;
 }
 
@@ -380,7 +372,7 @@ static void exchange(void *arg)
     if (p->ret < 0)
         return;
     swap_chains(p);
-    p->ret = link_lanes(p->dev, p->err) ?: floor_keep(p->dev, p->err);
+    p->ret = link_lanes(p->dev, p->err) ?: p->dev->class->keep(p->dev, p->err);
     if (p->ret < 0) {
         swap_chains(p);
         link_lanes(p->dev, &ignored);
@@ -394,7 +386,7 @@ static void exchange_back(void *arg)
 
     swap_chains(p);
     link_lanes(p->dev, &ignored);
-    floor_keep(p->dev, &ignored);
+    p->dev->class->keep(p->dev, &ignored);
 }
 
 static void inherit(struct plan *p)

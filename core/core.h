@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "loop/loop.h"
 #include <devtap/block.h>
+#include <devtap/net.h>
 #include <jansson.h>
 
 /* ---- Parameters ---------------------------------------------------------------------------- */
@@ -130,13 +131,23 @@ void word_list_add(char *list, size_t size, const char *word);
 /** registry_directories() - where extensions are looked for, first to last, separated by colons: $DEVTAP_EXTENSIONS,
  *  the modules beside a program that is run where it was built, and the installed ones. Owned by the caller. */
 char *registry_directories(void);
+/** enum device_kind - the classes of devices. Each has layers of its own. */
+enum device_kind { DEVICE_DISK, DEVICE_NET };
 /** registry_add() - check a description (ABI, size, name, contradictions) and make it known. */
 int registry_add(const struct dt_block_ext *ext, struct dt_error *err);
+/** registry_add_net() - the same, for a layer of network cards. */
+int registry_add_net(const struct dt_net_ext *ext, struct dt_error *err);
 /**
  * registry_find() - by name; a name with a slash, or one not built in that exists as NAME.so in one of
  * registry_directories(), is loaded. Errors suggest the nearest name.
  */
 const struct dt_block_ext *registry_find(const char *name, struct dt_error *err);
+const struct dt_block_ext *registry_find_kind(enum device_kind kind, const char *name,
+                                              struct dt_error *err);
+/** registry_kind(), registry_net() - of what the registry gave. A layer of network cards is seen by most of core as
+ *  a struct dt_block_ext with what both have in common; registry_net() is all of it, or NULL for disks. */
+enum device_kind registry_kind(const struct dt_block_ext *ext);
+const struct dt_net_ext *registry_net(const struct dt_block_ext *ext);
 /** registry_next() - iterate over all known, in order of registration; NULL starts. */
 const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
 
@@ -160,8 +171,8 @@ void placer_set(const struct placer *placer);
  * `process cmd='PROGRAM ARG...' ...`, or a path, to a shared object (ending in .so) or a program.
  * @rest: the settings that are left for the layer: free its array, but not what that points to.
  */
-const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct layer_spec *rest,
-                                          struct dt_error *err);
+const struct dt_block_ext *placement_find(enum device_kind kind, const struct layer_spec *spec,
+                                          struct layer_spec *rest, struct dt_error *err);
 /** placement_program() - the description of the program at @path. */
 const struct dt_block_ext *placement_program(const char *path, struct dt_error *err);
 
@@ -206,7 +217,7 @@ struct lane;
 
 /** struct front_ops - what core asks of the front; all on the lane's thread unless noted. */
 struct front_ops {
-    /* Requests given to lane_submit() are finished: pub.error is set. */
+    /* Disks: requests given to lane_submit() are finished: pub.error is set. */
     void (*complete)(struct lane *lane, struct request **reqs, unsigned n);
     /* Intake may go on: look at the rings again. */
     void (*wake)(struct lane *lane);
@@ -214,6 +225,10 @@ struct front_ops {
     void (*info_changed)(void *front);
     /* layer_set_passthrough(). On the device's first thread; @lane is its lane. May be NULL. */
     int (*set_passthrough)(struct lane *lane, bool on, struct dt_error *err);
+    /* Network cards: packets for the guest, the front's from now on, while it is open (net_set_room()); and
+     * what the front had outstanding for a packet that it sent is over (net.h). */
+    void (*receive)(struct lane *lane, struct dt_packet **packets, unsigned n);
+    void (*sent)(struct lane *lane, void *slot);
     /* Call @look() for every request of this lane that may be within the chain, for device_config.deadline. It may
      * complete the request. May be NULL: then no request has a deadline. */
     void (*each)(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
@@ -221,6 +236,7 @@ struct front_ops {
 
 /**
  * struct device_config - a device to be.
+ * @kind:    a disk, unless told.
  * @name:    letters, digits, '-', '_', '.'; at most 63.
  * @chain:   parsed; the device keeps its own copy.
  * @loops, @threads: the threads that will serve it; more than one only if every layer is
@@ -232,6 +248,7 @@ struct front_ops {
  * @deadline: requests under way for longer are told of, and their layer is asked to cancel them, ns; 0 = none.
  */
 struct device_config {
+    enum device_kind kind;
     const char *name;
     const struct chain_spec *chain;
     struct loop *const *loops;

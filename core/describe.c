@@ -152,22 +152,39 @@ static bool any_live(const struct dt_param *params)
     return false;
 }
 
-static int check_head(const struct dt_block_ext *ext, struct dt_error *err)
+/* What all classes have. */
+static int check_common(const struct dt_block_ext *ext, struct dt_error *err)
 {
     const unsigned flags = DT_BACK | DT_PER_QUEUE | DT_CONTENT_BEARING | DT_SELF_CONTAINED |
                            DT_STATE_OF_RUN;
     struct rule rules[] = {
         {!one_line(ext->summary), "its summary is missing, or is more than one line"},
         {ext->flags & ~flags, "it has an unknown flag"},
-        {ext->read_data > DT_DATA_TRANSFORM || ext->write_data > DT_DATA_TRANSFORM,
-         "read_data or write_data is no enum dt_data"},
         {ext->layer_size > STATE_MAX || ext->ctx_size > STATE_MAX,
          "layer_size and ctx_size are at most 1 GiB"},
+        {!ext->save != !ext->load, "save and load belong together"},
+        {ext->set && !any_live(ext->params), "it has set, but no parameter is DT_PARAM_LIVE"},
+    };
+    int ret;
+
+    if (!describe_name_ok(ext->name))
+        return dt_fail(err, -EINVAL,
+                       "an extension's name must be lower-case-with-dashes, at most %d: '%.40s'",
+                       NAME_MAX_LENGTH, ext->name ? ext->name : "");
+    ret = apply_rules(rules, ARRAY_SIZE(rules), err);
+    ret = ret ?: check_params(ext, err);
+    ret = ret ?: check_counters(ext->counters, err);
+    return ret ?: check_verbs(ext->verbs, err);
+}
+
+static int check_head(const struct dt_block_ext *ext, struct dt_error *err)
+{
+    struct rule rules[] = {
+        {ext->read_data > DT_DATA_TRANSFORM || ext->write_data > DT_DATA_TRANSFORM,
+         "read_data or write_data is no enum dt_data"},
         {ext->submit && ext->request, "it sets both submit and request: which one is meant?"},
         {ext->complete && ext->response, "it sets both complete and response: which one is meant?"},
         {ext->cancel && !ext->quiesce, "it has cancel, so it holds requests: it needs quiesce too"},
-        {!ext->save != !ext->load, "save and load belong together"},
-        {ext->set && !any_live(ext->params), "it has set, but no parameter is DT_PARAM_LIVE"},
     };
 
     if (ext->frame_size > DT_FRAME_BUDGET)
@@ -205,20 +222,38 @@ static int check_extension(const struct dt_block_ext *ext, struct dt_error *err)
     return apply_rules(rules, ARRAY_SIZE(rules), err);
 }
 
-int describe_check(const struct dt_block_ext *ext, struct dt_error *err)
+static int named(const struct dt_block_ext *ext, int ret, struct dt_error *err)
 {
-    int ret;
-
-    if (!describe_name_ok(ext->name))
-        return dt_fail(err, -EINVAL,
-                       "an extension's name must be lower-case-with-dashes, at most %d: '%.40s'",
-                       NAME_MAX_LENGTH, ext->name ? ext->name : "");
-    ret = check_head(ext, err);
-    ret = ret ?: (ext->flags & DT_BACK ? check_back : check_extension)(ext, err);
-    ret = ret ?: check_params(ext, err);
-    ret = ret ?: check_counters(ext->counters, err);
-    ret = ret ?: check_verbs(ext->verbs, err);
-    if (ret < 0)
+    if (ret < 0 && describe_name_ok(ext->name))
         dt_fail_prefix(err, "%s", ext->name);
     return ret;
+}
+
+int describe_check(const struct dt_block_ext *ext, struct dt_error *err)
+{
+    int ret = check_common(ext, err);
+
+    ret = ret ?: check_head(ext, err);
+    ret = ret ?: (ext->flags & DT_BACK ? check_back : check_extension)(ext, err);
+    return named(ext, ret, err);
+}
+
+int describe_check_net(const struct dt_net_ext *ext, const struct dt_block_ext *view,
+                       struct dt_error *err)
+{
+    bool back = ext->flags & DT_BACK;
+    struct rule rules[] = {
+        {ext->takes & ~(uint32_t)DT_OFFLOAD_ALL, "takes has an unknown bit"},
+        {ext->transmit && ext->tx, "it sets both transmit and tx: which one is meant?"},
+        {ext->receive && ext->rx, "it sets both receive and rx: which one is meant?"},
+        {back && !ext->transmit, "a back needs transmit"},
+        {back && (ext->receive || ext->rx), "a back has nothing below: receive is never called"},
+        {back && !ext->info, "a back needs info: it alone knows the largest packet"},
+        {back && ext->admit, "a back holds packets instead: their descriptors stay with the guest"},
+        {!back && ext->resume, "only a back has resume"},
+        {ext->takes & DT_OFFLOAD_SUPER && !(ext->takes & DT_OFFLOAD_CSUM),
+         "super-frames have partial checksums: takes needs DT_OFFLOAD_CSUM too"},
+    };
+
+    return named(view, check_common(view, err) ?: apply_rules(rules, ARRAY_SIZE(rules), err), err);
 }

@@ -28,6 +28,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     CHECK(config->threads >= 1 && config->threads <= DEVICE_MAX_THREADS);
     dev = xcalloc(1, sizeof(*dev));
     dev->magic = DEVICE_MAGIC;
+    dev->class = config->kind == DEVICE_NET ? &net_class : &disk_class;
     snprintf(dev->name, sizeof(dev->name), "%s", config->name);
     dev->threads = config->threads;
     dev->loops = xcalloc(dev->threads, sizeof(struct loop *));
@@ -37,7 +38,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     dev->copy_bytes = config->copy_bytes ? config->copy_bytes : 8u << 20;
     dev->deadline = config->deadline;
     dev->generation = 1;
-    ret = chain_open(dev, config->chain, err) ?: floor_settle(dev, err);
+    ret = chain_open(dev, config->chain, err) ?: dev->class->opened(dev, err);
     if (ret < 0) {
         dt_fail_prefix(err, "%s", dev->name);
         device_free(dev);
@@ -167,7 +168,7 @@ static void run_info_changed(struct loop_message *message)
     __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
     if (device_gather_info(dev, false, &err) < 0)
         log_error("%s: change of the disk ignored: %s", dev->name, err.text);
-    else if (floor_keep(dev, &err) < 0)
+    else if (dev->class->keep(dev, &err) < 0)
         log_error("%s: %s", dev->name, err.text);
     else if (dev->started && dev->front_ops->info_changed)
         dev->front_ops->info_changed(dev->front_arg);

@@ -47,6 +47,8 @@ struct dt_layer {
     void *data;
     bool open;
     struct dt_block_info info; /* as this layer presents it to the one above */
+    struct dt_net_info net_info; /* the same, of a network card */
+    uint32_t takes;              /* enum dt_offload, of a network card */
     struct ctx **ctxs;         /* by thread; NULL before the start */
     int state_fd;              /* its state directory, or -1 */
     bool state_changed;        /* since it was last saved to the device's blobs */
@@ -83,6 +85,7 @@ struct ctx {
     char *sub_memory;
     struct dt_range *range_head, **range_tail;
     struct edge_stats stats;
+    struct net_ctx *net; /* of a network card (net.h) */
 };
 /* One writer, any readers: see stats_json(). */
 static inline void set_relaxed(uint32_t *field, uint32_t value)
@@ -164,6 +167,7 @@ struct lane {
 
     struct dt_timer deadline_timer; /* deadline.c */
     uint64_t looked_at;
+    struct net_lane *net; /* of a network card (net.h) */
 
     /* Quiesce (quiesce.c). */
     bool closed, refused; /* nothing is admitted; somebody asked meanwhile */
@@ -183,6 +187,11 @@ int lane_link(struct lane *lane);
 struct ctx *ctx_new(struct lane *lane, struct dt_layer *layer);
 void ctx_stop(struct ctx *c);
 void ctx_free(struct ctx *c);
+/** disk_link(), disk_unlink() - struct device_class, for disks (lane.c); disk_layer_stats() (stats.c), disk_show() (show.c). */
+int disk_link(struct lane *lane);
+void disk_unlink(struct lane *lane);
+void disk_layer_stats(const struct dt_layer *layer, json_t *stats);
+void disk_show(const struct device *dev, json_t *show);
 /** lane_drained() - in_flight may have reached zero: tell whoever waits. */
 void lane_drained(struct lane *lane);
 
@@ -220,9 +229,35 @@ void lane_finish(struct lane *lane, struct request **reqs, unsigned n);
 
 /* ---- Devices ---- */
 
+/**
+ * struct device_class - what is peculiar to one class of devices; the rest of core serves all alike.
+ * @layer_info: what the device is as @layer shows it; the layers below have said theirs.
+ * @opened:     the whole chain is open, for the first time.
+ * @gather:     device_gather_info().
+ * @judge:      can a chain of these @n layers, from 1, take the place of the one there is?
+ * @keep:       for the next process, whenever the chain or the device changed.
+ * @link, @unlink: make a lane of the device's layers; the lane ends.
+ * @show, @layer_stats: add to what device_show() and device_stats() tell.
+ */
+struct device_class {
+    enum device_kind kind;
+    int (*layer_info)(struct dt_layer *layer, struct dt_error *err);
+    int (*opened)(struct device *dev, struct dt_error *err);
+    int (*gather)(struct device *dev, bool all, struct dt_error *err);
+    int (*judge)(const struct device *dev, struct dt_layer *const *layers, unsigned n,
+                 struct dt_error *err);
+    int (*keep)(struct device *dev, struct dt_error *err);
+    int (*link)(struct lane *lane);
+    void (*unlink)(struct lane *lane);
+    void (*show)(const struct device *dev, json_t *show);
+    void (*layer_stats)(const struct dt_layer *layer, json_t *stats);
+};
+extern const struct device_class disk_class, net_class;
+
 #define DEVICE_MAGIC 0x44657669u
 struct device {
     uint32_t magic;
+    const struct device_class *class;
     char name[64];
     uint32_t generation;
     struct dt_layer **layers; /* [0] unused (the front), 1..nlayers, top to bottom */
@@ -230,6 +265,7 @@ struct device {
     struct chain_spec spec; /* as written, with the layers' numbers */
     struct dt_block_info info; /* as the guest knows it: the floor, but for its size */
     struct dt_block_info chain_info; /* as the chain is now */
+    struct dt_net_info net_info;     /* of a network card, as the guest knows it */
     struct loop **loops;
     unsigned threads;
     struct lane **lanes;
@@ -271,7 +307,7 @@ int chain_judge(const struct device *dev, struct dt_layer *const *layers, unsign
                 struct dt_error *err);
 /** chain_name() - number and name those that have none yet, and note it in @spec. */
 int chain_name(struct dt_layer *const *layers, struct chain_spec *spec, struct dt_error *err);
-/** info_judge() - is this a possible disk? */
+/** info_judge() - is this a possible disk? (disk.c) */
 int info_judge(const struct dt_block_info *info, struct dt_error *err);
 
 /* Handing a chain over (handover.c). */

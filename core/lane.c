@@ -188,6 +188,7 @@ void ctx_free(struct ctx *c)
     sub_fini(c);
     if (c->pub.layer)
         c->pub.layer->ctxs[c->pub.thread] = NULL;
+    free(c->net);
     free(c->stats.latency);
     free(c->pub.counters);
     free(c->pub.data);
@@ -211,7 +212,6 @@ int lane_link(struct lane *lane)
 {
     struct device *dev = lane->dev;
     uint32_t frame_offset = sizeof(struct request);
-    int ret;
 
     CHECK(lane->in_flight == 0 && lane->subs == 0);
     free(lane->ctxs);
@@ -232,11 +232,23 @@ int lane_link(struct lane *lane)
     }
     lane->sampling = false;
     ctx_link(lane);
-    ret = data_init(lane);
+    return lane->dev->class->link(lane);
+}
+
+int disk_link(struct lane *lane)
+{
+    int ret = data_init(lane);
+
     set_limits(lane);
     floor_fill(lane);
     split_init(lane);
     return ret;
+}
+
+void disk_unlink(struct lane *lane)
+{
+    split_fini(lane);
+    data_fini(lane);
 }
 
 int lane_new(struct lane **out, struct device *dev, unsigned thread, struct dt_error *err)
@@ -272,10 +284,9 @@ void lane_free(struct lane *lane)
         return;
     CHECK(lane->in_flight == 0 && lane->subs == 0);
     loop_defer_cancel(lane->loop, &lane->deferred);
-    split_fini(lane);
+    lane->dev->class->unlink(lane);
     for (unsigned i = 0; i < lane->nctxs; i++)
         ctx_free(lane->ctxs[i]);
-    data_fini(lane);
     free(lane->ctxs);
     free(lane);
 }

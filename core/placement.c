@@ -86,8 +86,8 @@ static const struct dt_block_ext *in_process(const struct dt_block_ext *ext, con
     return have_placer(err) ? the_placer->in_process(ext, full ?: name, err) : NULL;
 }
 
-const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct layer_spec *rest,
-                                          struct dt_error *err)
+const struct dt_block_ext *placement_find(enum device_kind kind, const struct layer_spec *spec,
+                                          struct layer_spec *rest, struct dt_error *err)
 {
     const struct dt_block_ext *ext;
     const char *place, *command;
@@ -96,7 +96,7 @@ const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct 
     rest->settings = xcalloc(spec->count + 1, sizeof(struct setting));
     if (spec->count)
         memcpy(rest->settings, spec->settings, spec->count * sizeof(struct setting));
-    if (strcmp(spec->name, "process") == 0) {
+    if (kind == DEVICE_DISK && strcmp(spec->name, "process") == 0) {
         command = take_setting(rest, "cmd");
         if (command)
             return find_command(command, err);
@@ -106,9 +106,14 @@ const struct dt_block_ext *placement_find(const struct layer_spec *spec, struct 
         return NULL;
     }
     place = take_setting(rest, "place");
-    ext = registry_find(spec->name, err);
+    ext = registry_find_kind(kind, spec->name, err);
     if (!ext || !place || strcmp(place, "in") == 0)
         return ext;
+    if (kind == DEVICE_NET) {
+        dt_fail(err, -EOPNOTSUPP, "%s: place=%.64s: layers of network cards run in the worker only",
+                spec->name, place);
+        return NULL;
+    }
     if (strcmp(place, "process") == 0)
         return in_process(ext, spec->name, err);
     dt_fail(err, -EINVAL, "%s: place=%.64s: not one of in, process", spec->name, place);

@@ -124,6 +124,11 @@ static json_t *info_json(const struct dt_block_info *i)
                      "can_discard", i->can_discard, "can_write_zeroes", i->can_write_zeroes);
 }
 
+void disk_show(const struct device *dev, json_t *show)
+{
+    json_object_set_new(show, "disk", info_json(&dev->info));
+}
+
 static json_t *layer_json(const struct dt_layer *layer)
 {
     const struct dt_param *params = layer->ext->params;
@@ -219,9 +224,10 @@ static void show_exclusive(void *arg)
 
     for (unsigned i = 1; i <= dev->nlayers; i++)
         json_array_append_new(layers, layer_json(dev->layers[i]));
-    call->json = json_pack("{ss si so si so so}", "name", dev->name, "generation",
-                           (int)dev->generation, "written", written_json(dev), "threads",
-                           (int)dev->threads, "disk", info_json(&dev->info), "chain", layers);
+    call->json = json_pack("{ss si so si}", "name", dev->name, "generation", (int)dev->generation,
+                           "written", written_json(dev), "threads", (int)dev->threads);
+    dev->class->show(dev, call->json);
+    json_object_set_new(call->json, "chain", layers);
 }
 
 json_t *device_show(struct device *dev)

@@ -81,6 +81,17 @@ static const struct edge_stats *counted_at(struct ctx *c)
     return &c->stats;
 }
 
+void disk_layer_stats(const struct dt_layer *layer, json_t *stats)
+{
+    const struct edge_stats *of[DEVICE_MAX_THREADS];
+    unsigned threads = layer->dev->threads;
+
+    for (unsigned t = 0; t < threads; t++)
+        of[t] = counted_at(layer->ctxs[t]);
+    json_object_set_new(stats, "ops", ops_json(threads, of));
+    json_object_set_new(stats, "latency", latency_json(threads, of));
+}
+
 json_t *stats_json(struct device *dev)
 {
     json_t *layers = json_array();
@@ -88,17 +99,15 @@ json_t *stats_json(struct device *dev)
 
     for (unsigned i = 1; i <= dev->nlayers; i++) {
         struct dt_layer *layer = dev->layers[i];
-        const struct edge_stats *of[DEVICE_MAX_THREADS];
         unsigned held = 0;
+        json_t *stats;
 
-        for (unsigned t = 0; t < dev->threads; t++) {
-            of[t] = counted_at(layer->ctxs[t]);
+        for (unsigned t = 0; t < dev->threads; t++)
             held += __atomic_load_n(&layer->ctxs[t]->held, __ATOMIC_RELAXED);
-        }
-        json_array_append_new(layers, json_pack("{ss si so so so}", "name", layer->name, "holding",
-                                                (int)held, "ops", ops_json(dev->threads, of),
-                                                "latency", latency_json(dev->threads, of),
-                                                "counters", counters_json(layer)));
+        stats = json_pack("{ss si}", "name", layer->name, "holding", (int)held);
+        dev->class->layer_stats(layer, stats);
+        json_object_set_new(stats, "counters", counters_json(layer));
+        json_array_append_new(layers, stats);
     }
     for (unsigned t = 0; t < dev->threads; t++)
         in_flight += __atomic_load_n(&dev->lanes[t]->in_flight, __ATOMIC_RELAXED);

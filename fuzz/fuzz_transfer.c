@@ -79,6 +79,7 @@ static void right_state(struct transfer_state *s)
                     .features = 1ull << VIRTIO_F_VERSION_1,
                     .features_set = 1,
                     .region_count = 1,
+                    .region_uses = {1},
                     .regions = {{0x10000, MEMORY, UVA, 0}},
                     .inflight = {.mmap_size = MEMORY / 2, .num_queues = 1, .queue_size = 256},
                     .log_size = 4096,

@@ -7,6 +7,7 @@
  * finished comes back on a lock-free stack, which the loop looks at on every turn, and they wake
  * the loop only if it sleeps, like the sender of a message.
  */
+#include "base/fifo.h"
 #include "loop/engine.h"
 
 #include <fcntl.h>
@@ -30,9 +31,7 @@ struct job_chunk {
     struct job jobs[EPOLL_CHUNK];
 };
 
-struct job_queue {
-    struct job *head, **tail;
-};
+FIFO(job_queue, job)
 
 struct epoll {
     struct loop *loop;
@@ -55,31 +54,6 @@ struct epoll {
 
     CACHE_ALIGNED struct job *finished; /* newest first */
 };
-
-static void queue_init(struct job_queue *queue)
-{
-    queue->head = NULL;
-    queue->tail = &queue->head;
-}
-
-static void queue_push(struct job_queue *queue, struct job *job)
-{
-    job->next = NULL;
-    *queue->tail = job;
-    queue->tail = &job->next;
-}
-
-static struct job *queue_pop(struct job_queue *queue)
-{
-    struct job *job = queue->head;
-
-    if (job) {
-        queue->head = job->next;
-        if (!queue->head)
-            queue->tail = &queue->head;
-    }
-    return job;
-}
 
 static void job_run(struct job *job)
 {
@@ -122,7 +96,7 @@ static void *io_thread(void *arg)
 
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        struct job *job = queue_pop(&e->queue);
+        struct job *job = job_queue_take(&e->queue);
 
         if (!job) {
             if (e->quit)
@@ -173,8 +147,8 @@ static int epoll_open(struct loop *loop, unsigned entries, struct dt_error *err)
     }
     e->loop = loop;
     e->n_events = -1;
-    queue_init(&e->started);
-    queue_init(&e->queue);
+    job_queue_init(&e->started);
+    job_queue_init(&e->queue);
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
     loop->state = e;
@@ -225,7 +199,7 @@ static void epoll_start(struct loop *loop, const struct io_op *op)
     job = e->free;
     e->free = job->next;
     job->op = *op;
-    queue_push(&e->started, job);
+    job_queue_add(&e->started, job);
     e->n_started++;
 }
 
@@ -237,7 +211,7 @@ static void jobs_submit(struct epoll *e)
     if (!e->threads_tried)
         threads_start(e);
     if (!e->threads) {
-        for (struct job *job; (job = queue_pop(&e->started));) {
+        for (struct job *job; (job = job_queue_take(&e->started));) {
             job_run(job);
             job_finish(e, job);
         }
@@ -245,13 +219,11 @@ static void jobs_submit(struct epoll *e)
         return;
     }
     pthread_mutex_lock(&e->lock);
-    *e->queue.tail = e->started.head;
-    e->queue.tail = e->started.tail;
+    job_queue_move(&e->queue, &e->started);
     wake = MIN(e->idle, e->n_started);
     pthread_mutex_unlock(&e->lock);
     while (wake--)
         pthread_cond_signal(&e->work);
-    queue_init(&e->started);
     e->n_started = 0;
 }
 

@@ -121,6 +121,17 @@ static void poller_arm(struct loop *loop, struct loop_poller *poller)
         poller->last_work = 0;
 }
 
+/*
+ * A poller that found something is polled again before it rests: more may have come. But where a loop that does
+ * not spin has found one request, and no other is under way, its driver most likely waits for
+ * it: then one system call submits the I/O and puts the thread to sleep.
+ */
+static bool poller_done(struct loop *loop, struct loop_poller *poller, unsigned found)
+{
+    return found == 0 ? poller_rested(loop, poller)
+                      : found == 1 && loop->spin_ns == 0 && loop->in_flight <= 1;
+}
+
 static unsigned run_pollers(struct loop *loop)
 {
     unsigned done = 0;
@@ -137,7 +148,7 @@ static unsigned run_pollers(struct loop *loop)
             continue; /* it removed itself and may be gone */
         if (n)
             poller->last_work = 0;
-        else if (poller->arm && poller_rested(loop, poller))
+        if (poller->arm && poller_done(loop, poller, n))
             poller_arm(loop, poller);
     }
     loop->current = NULL;

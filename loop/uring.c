@@ -8,8 +8,8 @@
  * says when it is worth making; a spinning turn looks at the flag and makes no call.
  *
  * A watch is a one-shot poll, armed again at the end of the turn after its callback: arming looks
- * at the descriptor first, which is what makes the watch level triggered (a multishot poll reports
- * edges). It costs no system call of its own.
+ * at the descriptor first, which is what makes the watch level triggered. It costs no system call of
+ * its own. An edge-triggered watch is a multishot poll, which stays.
  *
  * The ring starts disabled, so that the thread which runs the loop first, and no other, becomes
  * its submitter. It refuses all opcodes but ours, registrations and SQE flags, because io_uring
@@ -234,7 +234,10 @@ static void watches_arm(struct loop *loop)
             continue;
         }
         sqe = ring_sqe(loop);
-        io_uring_prep_poll_add(sqe, slot->watch->fd, slot->watch->events);
+        if (slot->watch->events & EPOLLET)
+            io_uring_prep_poll_multishot(sqe, slot->watch->fd, slot->watch->events & ~EPOLLET);
+        else
+            io_uring_prep_poll_add(sqe, slot->watch->fd, slot->watch->events);
         sqe->user_data = watch_key(table, index);
         slot->armed = true;
     }
@@ -270,7 +273,8 @@ static void uring_enter(struct loop *loop, uint64_t timeout)
     ring_judge(u, rc);
 }
 
-static void watch_event(struct loop *loop, uint64_t key, int result)
+/* @more: it is a multishot poll that stays. */
+static void watch_event(struct loop *loop, uint64_t key, int result, bool more)
 {
     struct uring *u = loop->state;
     struct watch_table *table = &loop->watches;
@@ -281,11 +285,11 @@ static void watch_event(struct loop *loop, uint64_t key, int result)
     if (!watch_find(table, key, &index))
         return; /* removed while the event was on its way */
     slot = &table->slots[index];
-    slot->armed = false;
+    slot->armed = more;
     if (result < 0) {
         log_error("cannot watch descriptor %d: %s", slot->watch->fd, strerror(-result));
         events = EPOLLERR | EPOLLHUP;
-    } else {
+    } else if (!more) {
         slot->queued = true; /* before the callback, which may remove it */
         slot->next = u->arm_head;
         u->arm_head = index + 1;
@@ -312,7 +316,7 @@ static unsigned uring_reap(struct loop *loop)
             done++;
             break;
         case KEY_WATCH:
-            watch_event(loop, cqe.user_data, cqe.res);
+            watch_event(loop, cqe.user_data, cqe.res, cqe.flags & IORING_CQE_F_MORE);
             done++;
             break;
         case KEY_WAKE:

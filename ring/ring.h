@@ -213,6 +213,7 @@ void inflight_spoil(void *mem);
  * @attempts: crashes with which it is charged (0 = none).
  * @replayed: an earlier process left it. It may already
  *            have been executed.
+ * @awaited:  the caller's: the VMM takes back memory that it may use, and waits for its end.
  * @nread, @nwrite: entries of @iov the device may read, followed by those it may write.
  * @read_len, @write_len: their bytes.
  * @iov: points to @inline_iov, or to a long list of the pool until virtq_push().
@@ -226,6 +227,7 @@ struct virtq_chain {
     uint16_t nwrite;
     uint16_t log_first_; /* private: its first and last entry in a packed in-flight log */
     uint16_t log_last_;
+    bool awaited;
     uint64_t read_len;
     uint64_t write_len;
     struct iovec *iov;

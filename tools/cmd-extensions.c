@@ -34,11 +34,12 @@ static void load_all(void)
             load_directory(path);
 }
 
-static void print_kind(struct table *table, bool back)
+static void print_kind(struct table *table, enum device_kind kind, bool back)
 {
     for (const struct dt_block_ext *e = registry_next(NULL); e; e = registry_next(e))
-        if (!!(e->flags & DT_BACK) == back) {
+        if (registry_kind(e) == kind && !!(e->flags & DT_BACK) == back) {
             table_cell(table, "%s", e->name);
+            table_cell(table, "%s", kind == DEVICE_NET ? "net" : "disk");
             table_cell(table, "%s", back ? "back" : "extension");
             table_cell(table, "%s", e->summary);
         }
@@ -63,9 +64,11 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         print_json_list();
         return STATUS_DONE;
     }
-    table = table_new("NAME KIND SUMMARY");
-    print_kind(table, false);
-    print_kind(table, true);
+    table = table_new("NAME FOR KIND SUMMARY");
+    for (enum device_kind kind = DEVICE_DISK; kind <= DEVICE_NET; kind++) {
+        print_kind(table, kind, false);
+        print_kind(table, kind, true);
+    }
     table_print(table, stdout);
     table_free(table);
     return STATUS_DONE;

@@ -34,7 +34,7 @@ static void print_placement(void)
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct json_options *o = options;
-    const struct dt_block_ext *ext;
+    const struct dt_block_ext *ext, *net;
     const struct verb *other;
     struct dt_error err;
 
@@ -47,7 +47,13 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         return STATUS_DONE;
     }
     other = verb_find(argv[0]);
+    net = registry_find_kind(DEVICE_NET, argv[0], NULL);
     ext = registry_find(argv[0], &err);
+    if (net && ext && !o->json) { /* `null` is both */
+        describe_print(net, stdout);
+        putchar('\n');
+    }
+    ext = ext ?: net;
     if (!ext && !other)
         return verb_fail(verb, -ENOENT, &err);
     if (ext && o->json)

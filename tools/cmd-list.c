@@ -30,6 +30,12 @@ static char *chain_text(json_t *chain)
     return text;
 }
 
+/* A network card has none. */
+static const char *size_text(json_t *bytes)
+{
+    return bytes ? human_bytes((uint64_t)json_integer_value(bytes)) : "-";
+}
+
 static void print_list(json_t *all)
 {
     struct table *table = table_new("NAME >PID >SIZE VM CHAIN");
@@ -42,8 +48,7 @@ static void print_list(json_t *all)
 
         table_cell(table, "%s", json_string_value(json_object_get(disk, "name")) ?: "?");
         table_cell(table, "%lld", (long long)json_integer_value(json_object_get(disk, "pid")));
-        table_cell(table, "%s",
-                   human_bytes((uint64_t)json_integer_value(json_object_get(disk, "bytes"))));
+        table_cell(table, "%s", size_text(json_object_get(disk, "bytes")));
         table_cell(table, "%s", json_is_true(json_object_get(disk, "attached")) ? "attached" : "-");
         table_cell(table, "%s", chain);
     }
@@ -78,7 +83,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 const struct verb verb_list = {
     .name = "list",
     .args = "[--json]",
-    .summary = "list the soft disks that run on this machine",
+    .summary = "list the soft disks and network cards that run on this machine",
     .groups = {{"Options", json_only}},
     .options_size = sizeof(struct json_options),
     .run = run,

@@ -44,14 +44,16 @@ static int run_raw(const struct verb *verb, char **argv)
 const struct verb verb_run = {
     .name = "run",
     .args = "[OPTION...] --disk NAME --socket PATH [DISK OPTION...] CHAIN [--disk ...]",
-    .summary = "serve one or more soft disks to virtual machines",
+    .summary = "serve soft disks and network cards to virtual machines",
     .help =
-        "Opens the chain of each disk, makes its socket, and serves the VM that connects, until "
-        "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain:\n\n"
-        "  devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'",
+        "Opens the chain of each disk or card, makes its socket, and serves the VM that connects, until "
+        "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain; --net "
+        "begins a network card in the same way:\n\n"
+        "  devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'\n"
+        "  devtap run --net vm1-net --socket /tmp/vm1-net.sock 'rate bps=100M | tap ifname=vm1'",
     .groups = {{"Options of the process", process_params},
-               {"Each disk begins with", disk_begin},
-               {"Options of a disk", disk_params}},
+               {"Each disk or network card begins with", disk_begin},
+               {"Options of a disk or card", disk_params}},
     .completes = COMPLETES_FILE,
     .run_raw = run_raw,
 };
@@ -113,7 +115,7 @@ static int build_alias(struct run_config *config, const struct alias_options *o,
         return dt_fail(err, -EINVAL, "one of --socket-path and --fd is needed");
     chain = xasprintf("%sfile path=%s", o->read_only ? "readonly | " : "", path);
     name = xasprintf("blk-%ld", (long)getpid());
-    ret = config_add_disk(config, name, NULL, err);
+    ret = config_add_disk(config, DEVICE_DISK, name, NULL, err);
     ret = ret ?: set_disk(config, "chain", chain, err);
     ret = ret ?: set_disk(config, "socket", o->socket_path, err);
     ret = ret ?: set_disk(config, "fd", o->fd, err);

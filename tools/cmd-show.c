@@ -130,6 +130,7 @@ static void print_show(json_t *show)
     puts("chain, from the guest down");
     json_array_foreach(json_object_get(show, "chain"), i, layer) print_layer(layer);
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));
+    print_object("card, as the guest sees it", json_object_get(show, "card"));
     print_object("front", json_object_get(show, "front"));
     print_queues(json_object_get(json_object_get(show, "front"), "queues"));
     print_stuck(json_object_get(json_object_get(show, "front"), "stuck"));
@@ -162,7 +163,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 const struct verb verb_show = {
     .name = "show",
     .args = "[--json] DEVICE",
-    .summary = "show a disk's chain, parameters and the VM that is attached",
+    .summary = "show a device's chain, parameters and the VM that is attached",
     .groups = {{"Options", json_only}},
     .options_size = sizeof(struct json_options),
     .min_args = 1,

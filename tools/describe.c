@@ -52,13 +52,22 @@ static json_t *param_json(const struct dt_param *p)
 
 json_t *describe_json(const struct dt_block_ext *ext)
 {
-    json_t *object = json_pack("{ss ss ss sb sb ss ss}", "name", ext->name, "kind",
-                               ext->flags & DT_BACK ? "back" : "extension", "summary", ext->summary,
-                               "per_queue", !!(ext->flags & DT_PER_QUEUE), "content_bearing",
-                               !!(ext->flags & DT_CONTENT_BEARING), "read_data",
-                               data_name(ext->read_data), "write_data", data_name(ext->write_data));
+    const struct dt_net_ext *net = registry_net(ext);
+    json_t *object = json_pack("{ss ss ss ss sb}", "name", ext->name, "kind",
+                               ext->flags & DT_BACK ? "back" : "extension", "class",
+                               net ? "net" : "disk", "summary", ext->summary, "per_queue",
+                               !!(ext->flags & DT_PER_QUEUE));
     json_t *params = json_array(), *counters = json_array(), *verbs = json_array();
 
+    if (net)
+        json_object_update_new(object, json_pack("{sb sb}", "super", !!(net->takes & DT_OFFLOAD_SUPER),
+                                                 "partial_csum", !!(net->takes & DT_OFFLOAD_CSUM)));
+    else
+        json_object_update_new(object,
+                               json_pack("{sb ss ss}", "content_bearing",
+                                         !!(ext->flags & DT_CONTENT_BEARING), "read_data",
+                                         data_name(ext->read_data), "write_data",
+                                         data_name(ext->write_data)));
     set_text(object, "help", ext->help);
     for (const struct dt_param *p = ext->params; p && p->name; p++)
         json_array_append_new(params, param_json(p));
@@ -150,6 +159,14 @@ static void print_commands(const struct dt_block_ext *ext, FILE *out)
     }
 }
 
+static void print_net_rights(const struct dt_net_ext *net, FILE *out)
+{
+    fprintf(out, "\nsuper-frames: %s\npartial checksums: %s\nthreads: %s\n",
+            net->takes & DT_OFFLOAD_SUPER ? "taken" : "cut into segments before",
+            net->takes & DT_OFFLOAD_CSUM ? "taken" : "completed before",
+            net->flags & DT_PER_QUEUE ? "per queue" : "one for each device");
+}
+
 static void print_rights(const struct dt_block_ext *ext, FILE *out)
 {
     static const char *const meanings[] = {
@@ -171,7 +188,7 @@ static void print_rights(const struct dt_block_ext *ext, FILE *out)
 
 void describe_print(const struct dt_block_ext *ext, FILE *out)
 {
-    fprintf(out, "%s - %s (%s)\n", ext->name, ext->summary,
+    fprintf(out, "%s - %s (%s%s)\n", ext->name, ext->summary, registry_net(ext) ? "network " : "",
             ext->flags & DT_BACK ? "back" : "extension");
     if (ext->help) {
         putc('\n', out);
@@ -180,5 +197,8 @@ void describe_print(const struct dt_block_ext *ext, FILE *out)
     describe_print_params(ext->params, out);
     print_counters(ext, out);
     print_commands(ext, out);
-    print_rights(ext, out);
+    if (registry_net(ext))
+        print_net_rights(registry_net(ext), out);
+    else
+        print_rights(ext, out);
 }

@@ -6,6 +6,7 @@
 #include "tools/run/run.h"
 
 #include "blk/blk.h"
+#include "net/net.h"
 #include "blk/channel/placed.h"
 #include <ctype.h>
 
@@ -145,6 +146,7 @@ int main(int argc, char **argv)
     const struct verb *verb;
 
     blk_register_builtin();
+    net_register_builtin();
     /* The process of an extension: not for people. */
     if (argc == 3 && strcmp(argv[1], "ext-host") == 0)
         return ext_host_main(argv[2]);

@@ -99,7 +99,10 @@ int reset_owner(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
 
 int get_queue_num(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
 {
-    answer_u64(m, s->config.queues);
+    /* Network devices count pairs of rings; they alone have a largest packet. */
+    bool pairs = s->config.protocol_features & BIT(VHOST_F_MTU);
+
+    answer_u64(m, pairs ? s->config.queues / 2 : s->config.queues);
     return 0;
 }
 

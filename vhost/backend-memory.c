@@ -31,6 +31,7 @@ static int map_region(struct vhost_backend *s, const struct vhost_mem_region *r,
         memmap_remove(&s->memory, r->gpa, r->uva, r->size);
         return rc;
     }
+    state->region_uses[state->region_count] = 1;
     state->regions[state->region_count++] = *r;
     return 0;
 }
@@ -77,21 +78,6 @@ int get_max_mem_slots(struct vhost_backend *s, struct vhost_message *m, struct d
     return 0;
 }
 
-int check_add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
-{
-    backend_pause(s, true);
-    return 0;
-}
-
-int add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
-{
-    int rc = map_region(s, &m->slot.region, m->fds[0], err);
-
-    if (rc < 0)
-        dt_fail_prefix(err, "ADD_MEM_REG");
-    return rc;
-}
-
 /* A region is known by all but its offset in the file. */
 static bool same_region(const struct vhost_mem_region *a, const struct vhost_mem_region *b)
 {
@@ -105,6 +91,39 @@ static struct vhost_mem_region *find_region(struct vhost_backend *s,
         if (same_region(&s->state->regions[i], region))
             return &s->state->regions[i];
     return NULL;
+}
+
+/*
+ * QEMU before 8.0 sends what it does with regions once for each queue pair of a network card: a region that is added
+ * again is there already, and goes when it was removed as often.
+ */
+static uint32_t *uses(struct vhost_backend *s, const struct vhost_mem_region *region)
+{
+    const struct vhost_mem_region *known = find_region(s, region);
+
+    return known ? &s->state->region_uses[known - s->state->regions] : NULL;
+}
+
+int check_add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
+{
+    if (!uses(s, &m->slot.region))
+        backend_pause(s, true);
+    return 0;
+}
+
+int add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_error *err)
+{
+    uint32_t *again = uses(s, &m->slot.region);
+    int rc;
+
+    if (again && *again < UINT32_MAX && find_region(s, &m->slot.region)->offset == m->slot.region.offset) {
+        ++*again;
+        return 0;
+    }
+    rc = map_region(s, &m->slot.region, m->fds[0], err);
+    if (rc < 0)
+        dt_fail_prefix(err, "ADD_MEM_REG");
+    return rc;
 }
 
 static bool any_ring_within(const struct vhost_backend *s, const struct vhost_mem_region *r)
@@ -129,6 +148,8 @@ int check_rem_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct d
     if (!find_region(s, r))
         return dt_fail(err, -ENOENT, "REM_MEM_REG: no region of 0x%" PRIx64 " bytes at 0x%" PRIx64,
                        r->size, r->gpa);
+    if (*uses(s, r) > 1)
+        return 0;
     if (any_ring_within(s, r))
         backend_stop_queues(s);
     else
@@ -140,13 +161,16 @@ int rem_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
 {
     struct vhost_mem_region *r = find_region(s, &m->slot.region);
     struct vhost_state *state = s->state;
-
     struct vhost_file *file = &s->region_files[r - state->regions];
     struct vhost_file *last = &s->region_files[state->region_count - 1];
 
+    if (--*uses(s, r) > 0)
+        return 0;
     CHECK(memmap_remove(&s->memory, r->gpa, r->uva, r->size) == 0);
     backend_forget_file(s, file);
-    *r = state->regions[--state->region_count];
+    state->region_count--;
+    state->region_uses[r - state->regions] = state->region_uses[state->region_count];
+    *r = state->regions[state->region_count];
     if (file != last) {
         *file = *last;
         last->fd = -1;

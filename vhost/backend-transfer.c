@@ -100,6 +100,8 @@ static int adopt_regions(struct vhost_backend *s, const struct transfer *t, stru
 
         if (t->regions[i] < 0)
             return dt_fail(err, -EINVAL, "memory region %u has no descriptor", i);
+        if (from->region_uses[i] == 0)
+            return dt_fail(err, -EINVAL, "memory region %u is used by nobody", i);
         ret = memmap_add(&s->memory, r->gpa, r->uva, r->size, t->regions[i], r->offset, err);
         ret = ret ?: backend_keep_file(s, &s->region_files[i], t->regions[i], err);
         if (ret < 0)

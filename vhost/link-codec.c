@@ -36,6 +36,7 @@ static const struct link_shape {
     [LINK_PAUSE] = {"PAUSE", SIZE(u32), 0, 0, false},
     [LINK_RESUME] = {"RESUME", 0, 0, 0, false},
     [LINK_DETACH] = {"DETACH", 0, 0, 0, false},
+    [LINK_RARP] = {"RARP", SIZE(u64), 0, 0, false},
     [LINK_IOTLB] = {"IOTLB", SIZE(iotlb), 0, 0, false},
     [LINK_IOTLB_DONE] = {"IOTLB_DONE", SIZE(u32), 0, 0, true},
     [LINK_IOTLB_MISS] = {"IOTLB_MISS", SIZE(iotlb), 0, 0, true},

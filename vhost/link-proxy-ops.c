@@ -5,6 +5,8 @@
  */
 #include "vhost/link-internal.h"
 
+#include <linux/virtio_net.h>
+
 /* ---- The floor ---------------------------------------------------------------------------- */
 
 static uint64_t proxy_features(void *dev)
@@ -49,6 +51,27 @@ static int proxy_set_config(void *dev, const void *buf, uint32_t offset, uint32_
         memcpy(p->worker_config + offset, bytes, len);
     vproxy_send(p, &m);
     return 0;
+}
+
+/* Network devices have their largest packet in the floor's configuration space, which no driver reads. */
+static int proxy_set_mtu(void *dev, uint16_t mtu)
+{
+    const struct vhost_proxy *p = dev;
+    struct virtio_net_config config;
+
+    memcpy(&config, p->floor.config, sizeof(config));
+    return mtu <= config.mtu ? 0 : -EINVAL;
+}
+
+/* Without a worker nobody is told; the guest's next packets tell as much. */
+static void proxy_send_rarp(void *dev, const uint8_t mac[6])
+{
+    struct vhost_proxy *p = dev;
+    struct link_message m = {.type = LINK_RARP};
+
+    memcpy(&m.u64, mac, 6);
+    if (p->handed)
+        vproxy_send(p, &m);
 }
 
 /* ---- Rings ---------------------------------------------------------------------------------- */
@@ -230,6 +253,8 @@ const struct vhost_device_ops vproxy_device_ops = {
     .memory_changed = proxy_memory_changed,
     .iotlb = proxy_iotlb,
     .closed = proxy_closed,
+    .send_rarp = proxy_send_rarp,
+    .set_mtu = proxy_set_mtu,
 };
 
 /* ---- Without a worker ----------------------------------------------------------------------------- */

@@ -292,6 +292,17 @@ static const char *on_detach(struct vhost_remote *r, struct link_message *m)
     return NULL;
 }
 
+static const char *on_rarp(struct vhost_remote *r, struct link_message *m)
+{
+    uint8_t mac[8];
+
+    if (!r->config.ops->send_rarp)
+        return "the device has no network";
+    memcpy(mac, &m->u64, sizeof(mac));
+    r->config.ops->send_rarp(r->config.dev, mac);
+    return NULL;
+}
+
 /* @index: 1 = u32 is a ring's index, 2 = queue.index is. */
 static const struct remote_message {
     remote_step *step;
@@ -312,6 +323,7 @@ static const struct remote_message {
     [LINK_PAUSE] = {on_pause},
     [LINK_RESUME] = {on_resume},
     [LINK_DETACH] = {on_detach, .always = true},
+    [LINK_RARP] = {on_rarp},
     [LINK_IOTLB] = {on_iotlb},
 };
 

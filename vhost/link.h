@@ -50,6 +50,7 @@ enum link_type {
     LINK_PAUSE,
     LINK_RESUME,
     LINK_DETACH,
+    LINK_RARP, /* network devices: announce the MAC address in the first six bytes of u64 */
     LINK_IOTLB,
     /* From the worker, where the session has a vIOMMU. */
     LINK_IOTLB_DONE,

@@ -10,7 +10,7 @@
 #include "vhost/message.h"
 
 #define VHOST_STATE_MAGIC   0x74735644u /* "DVst" */
-#define VHOST_STATE_VERSION 1u
+#define VHOST_STATE_VERSION 2u
 
 /** struct vhost_queue_state - what a successor must know of a ring. */
 struct vhost_queue_state {
@@ -27,6 +27,7 @@ struct vhost_queue_state {
  * struct vhost_state - the whole state of a session, in shared memory, with no pointers:
  * a process that inherits this block and the session's descriptors can carry on.
  * A successor validates every field before it uses it.
+ * @region_uses: how many times each was added: QEMU before 8.0 does so for each queue pair of a card.
  */
 struct vhost_state {
     uint32_t magic, version;
@@ -35,6 +36,7 @@ struct vhost_state {
     uint8_t features_set, status, owner, log_enabled;
     uint32_t region_count;
     struct vhost_mem_region regions[MEMMAP_MAX_REGIONS];
+    uint32_t region_uses[MEMMAP_MAX_REGIONS];
     struct vhost_inflight inflight;
     uint8_t inflight_from_front; /* the VMM's region, not ours */
     uint64_t log_size, log_offset;

@@ -12,7 +12,7 @@
  * not at all by a device on one thread, or when no limit is set).
  */
 #include "base/base.h"
-#include "blk/throttle/bucket.h"
+#include "base/bucket.h"
 #include <devtap/block.h>
 
 #include <pthread.h>

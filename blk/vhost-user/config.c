@@ -22,7 +22,7 @@ static void set_topology(struct virtio_blk_config *c, const struct dt_block_info
 
 static void set_discard(struct front *front, const struct dt_block_info *info)
 {
-    struct virtio_blk_config *c = &front->config;
+    struct virtio_blk_config *c = &DISK(front)->config;
 
     if (info->can_discard) {
         front->offered |= BIT(VIRTIO_BLK_F_DISCARD);
@@ -40,9 +40,10 @@ static void set_discard(struct front *front, const struct dt_block_info *info)
     }
 }
 
-void front_config_init(struct front *front)
+static void disk_init(struct front *front, const struct front_config *config)
 {
     const struct dt_block_info *info = device_info(front->dev);
+    const char *serial = config->serial ? config->serial : device_name(front->dev);
 
     front->offered = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
                      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
@@ -51,66 +52,64 @@ void front_config_init(struct front *front)
                      BIT(VIRTIO_BLK_F_MQ);
     if (front->packed)
         front->offered |= BIT(VIRTIO_F_RING_PACKED);
-    if (front->iommu)
-        front->offered |= BIT(VIRTIO_F_ACCESS_PLATFORM);
     if (info->read_only)
         front->offered |= BIT(VIRTIO_BLK_F_RO);
     if (info->can_flush)
         front->offered |= BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE);
-    front->config.capacity = info->sectors;
+    DISK(front)->config.capacity = info->sectors;
     /* No limit of ours: but a VM that comes from a back end that has one (attach) acknowledged it. */
-    front->config.size_max = UINT32_MAX;
-    front->config.seg_max = SEG_MAX;
-    front->config.num_queues = (uint16_t)front->nqueues;
-    front->config.wce = front->writeback = info->can_flush;
-    set_topology(&front->config, info);
+    DISK(front)->config.size_max = UINT32_MAX;
+    DISK(front)->config.seg_max = SEG_MAX;
+    DISK(front)->config.num_queues = (uint16_t)front->nqueues;
+    DISK(front)->config.wce = DISK(front)->writeback = info->can_flush;
+    memcpy(DISK(front)->serial, serial, MIN(strlen(serial), sizeof(DISK(front)->serial)));
+    set_topology(&DISK(front)->config, info);
     set_discard(front, info);
+    front_mode_init(front);
 }
 
 /* Without FLUSH the driver cannot ask for durability, so every write has to give it (5.2.6.2). */
 static void update_fua(struct front *front)
 {
     uint64_t f = front->features;
-    bool writeback = f & BIT(VIRTIO_BLK_F_CONFIG_WCE) ? front->writeback
+    bool writeback = f & BIT(VIRTIO_BLK_F_CONFIG_WCE) ? DISK(front)->writeback
                                                       : f & BIT(VIRTIO_BLK_F_FLUSH);
 
-    __atomic_store_n(&front->fua, device_info(front->dev)->can_flush && !writeback,
+    __atomic_store_n(&DISK(front)->fua, device_info(front->dev)->can_flush && !writeback,
                      __ATOMIC_RELAXED);
 }
 
-void front_config_update(struct front *front)
+static void config_changed(void *arg)
 {
+    struct front *front = arg;
     uint64_t sectors = device_info(front->dev)->sectors;
 
-    if (sectors == front->config.capacity)
+    if (sectors == DISK(front)->config.capacity)
         return;
     log_info("%s: the disk has %llu sectors now", device_name(front->dev),
              (unsigned long long)sectors);
-    front->config.capacity = sectors;
+    DISK(front)->config.capacity = sectors;
     if (front->remote)
         vhost_remote_config_changed(front->remote);
     else if (front->session)
         vhost_session_notify_config(front->session);
 }
 
-void front_floor(struct front *front, struct link_floor *floor)
+static void fill_floor(struct front *front, struct link_floor *floor)
 {
-    *floor = (struct link_floor){.features = front->offered,
-                                  .protocol_features = front->protocol_features,
-                                  .fence_ns = front->keeper.fence_ns};
-    memcpy(floor->config, &front->config, sizeof(front->config));
+    memcpy(floor->config, &DISK(front)->config, sizeof(DISK(front)->config));
     memset(floor->writable + offsetof(struct virtio_blk_config, capacity), LINK_CONFIG_LIVE,
-           sizeof(front->config.capacity));
+           sizeof(DISK(front)->config.capacity));
     if (device_info(front->dev)->can_flush)
         floor->writable[offsetof(struct virtio_blk_config, wce)] = 1;
 }
 
-uint64_t front_features(void *dev)
+static uint64_t disk_features(void *dev)
 {
     return ((struct front *)dev)->offered;
 }
 
-int front_set_features(void *dev, uint64_t features, struct dt_error *err)
+static int disk_set_features(void *dev, uint64_t features, struct dt_error *err)
 {
     struct front *front = dev;
 
@@ -119,20 +118,20 @@ int front_set_features(void *dev, uint64_t features, struct dt_error *err)
     return 0;
 }
 
-int front_get_config(void *dev, void *buf, uint32_t offset, uint32_t len)
+static int disk_get_config(void *dev, void *buf, uint32_t offset, uint32_t len)
 {
     struct front *front = dev;
     uint8_t space[VHOST_MAX_CONFIG] = {0};
 
     if (offset > sizeof(space) || len > sizeof(space) - offset)
         return -EINVAL;
-    memcpy(space, &front->config, sizeof(front->config));
+    memcpy(space, &DISK(front)->config, sizeof(DISK(front)->config));
     memcpy(buf, space + offset, len);
     return 0;
 }
 
 /* The write-cache mode is the one thing a driver may change. */
-int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
+static int disk_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
 {
     struct front *front = dev;
     uint8_t wce;
@@ -142,10 +141,57 @@ int front_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
     memcpy(&wce, buf, sizeof(wce));
     if (wce > 1 || !device_info(front->dev)->can_flush)
         return -EINVAL;
-    front->config.wce = wce;
-    front->writeback = wce;
+    DISK(front)->config.wce = wce;
+    DISK(front)->writeback = wce;
     update_fua(front);
     log_limited(DT_LOG_INFO, "%s: the guest chose %s", device_name(front->dev),
              wce ? "a write cache with flushes" : "durable writes");
     return 0;
 }
+
+static void show(struct front *front, json_t *show)
+{
+    const struct disk_front *d = DISK(front);
+
+    json_object_set_new(show, "serial",
+                        json_stringn(d->serial, strnlen(d->serial, sizeof(d->serial))));
+    json_object_set_new(show, "writeback", json_boolean(!d->fua));
+    front_mode_show(front, show);
+    json_object_set_new(show, "stuck", front_stuck(front));
+}
+
+static const struct front_ops device_ops = {
+    .complete = front_complete,
+    .wake = front_wake,
+    .info_changed = config_changed,
+    .set_passthrough = front_set_passthrough,
+    .each = front_each,
+};
+
+const struct front_class disk_front = {
+    .size = sizeof(struct disk_front),
+    .slot_size = sizeof(struct slot),
+    .rings_per_queue = 1,
+    .translates = true,
+    .protocol_features = 1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |
+                         1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG |
+                         1ull << VHOST_F_INFLIGHT_SHMFD | 1ull << VHOST_F_RESET_DEVICE |
+                         1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS,
+    .device_ops = &device_ops,
+    .features = disk_features,
+    .set_features = disk_set_features,
+    .get_config = disk_get_config,
+    .set_config = disk_set_config,
+    .init = disk_init,
+    .fini = front_mode_fini,
+    .floor = fill_floor,
+    .poll = front_queue_poll,
+    .arm = front_queue_arm,
+    .session_changed = front_mode_session,
+    .leave = front_mode_leave,
+    .at_rest = front_mode_paused,
+    .call_changed = front_mode_call_changed,
+    .take_aside = disk_take_aside,
+    .submit_aside = disk_submit_aside,
+    .show = show,
+};

@@ -32,7 +32,7 @@ static void explain(struct front_mode *m, const char *why)
 
 static void try_later(struct front *front)
 {
-    loop_timer_set(front->loop, &front->mode.again, dt_clock_ns() + AGAIN_NS);
+    loop_timer_set(front->loop, &DISK(front)->mode.again, dt_clock_ns() + AGAIN_NS);
 }
 
 /* ---- Rings on their way ------------------------------------------------------------------------
@@ -54,7 +54,7 @@ static void describe_ring(struct front_queue *q, struct device_ring *ring)
 /* What can be known before anything is disturbed. */
 static int judge(struct front *front, struct dt_error *err)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
     struct passthrough *p = &m->rings;
     struct vhost_inflight log = {0};
     int ret = device_passthrough(front->dev, &m->back, &m->ops, err);
@@ -68,7 +68,7 @@ static int judge(struct front *front, struct dt_error *err)
     p->count = 0;
     p->features = front->features;
     p->packed = front->features & 1ull << VIRTIO_F_RING_PACKED;
-    p->writeback = front->writeback;
+    p->writeback = DISK(front)->writeback;
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
 
@@ -94,13 +94,13 @@ static int judge(struct front *front, struct dt_error *err)
 
 static struct front_queue *queue_of(struct front *front, unsigned i)
 {
-    return &front->queues[front->mode.rings.rings[i].index];
+    return &front->queues[DISK(front)->mode.rings.rings[i].index];
 }
 
 /* All lanes are at rest: from here on the rings are nobody's. */
 static void hand_over(struct front *front)
 {
-    struct passthrough *p = &front->mode.rings;
+    struct passthrough *p = &DISK(front)->mode.rings;
 
     for (unsigned i = 0; i < p->count; i++) {
         struct front_queue *q = queue_of(front, i);
@@ -115,13 +115,13 @@ static void hand_over(struct front *front)
         if (!p->logged)
             inflight_spoil(q->handed.inflight);
     }
-    front->mode.ops->enter(front->mode.back, p);
+    DISK(front)->mode.ops->enter(DISK(front)->mode.back, p);
 }
 
 /* The rings are ours again, where the rear left them. */
 static int take_back(struct front *front, bool recover, struct dt_error *err)
 {
-    struct passthrough *p = &front->mode.rings;
+    struct passthrough *p = &DISK(front)->mode.rings;
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < p->count; i++) {
@@ -141,7 +141,7 @@ static int take_back(struct front *front, bool recover, struct dt_error *err)
 
 static void settle_in(struct front *front, enum front_mode_state state)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     m->state = state;
     m->changes++;
@@ -154,7 +154,7 @@ static void settle_in(struct front *front, enum front_mode_state state)
 /* Serve again, and do what was asked meanwhile. */
 static void interpose(struct front *front)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     settle_in(front, MODE_INTERPOSE);
     device_in_passthrough(front->dev, false);
@@ -168,9 +168,9 @@ static void interpose(struct front *front)
         q->stop_deferred = false;
         front_queue_stop(front, i);
     }
-    if (m->pause_deferred) {
-        m->pause_deferred = false;
-        front_pause(front, m->pause_drain);
+    if (front->pause_deferred) {
+        front->pause_deferred = false;
+        front_pause(front, front->pause_drain);
     }
     if (m->wanted)
         try_later(front);
@@ -179,7 +179,7 @@ static void interpose(struct front *front)
 /* A ring that cannot be taken back has lost requests: the driver would wait for them for ever. */
 static void give_up(struct front *front, const char *why)
 {
-    struct passthrough *p = &front->mode.rings;
+    struct passthrough *p = &DISK(front)->mode.rings;
 
     for (unsigned i = 0; i < p->count; i++) {
         struct front_queue *q = queue_of(front, i);
@@ -194,7 +194,7 @@ static void give_up(struct front *front, const char *why)
 static void run_entered(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, entered);
-    struct front *front = container_of(m, struct front, mode);
+    struct front *front = &container_of(m, struct disk_front, mode)->front;
     bool untouched = m->result == -EBUSY || m->result == -ENOTCONN;
     struct dt_error err;
     int ret = 0;
@@ -220,7 +220,7 @@ static void run_entered(struct loop_message *message)
 static void run_count(struct dt_timer *timer)
 {
     struct front_mode *m = container_of(timer, struct front_mode, count);
-    struct front *front = container_of(m, struct front, mode);
+    struct front *front = &container_of(m, struct disk_front, mode)->front;
 
     for (unsigned i = 0; i < m->rings.count && !m->rings.packed; i++) {
         struct front_queue *q = queue_of(front, i);
@@ -239,7 +239,7 @@ static void run_count(struct dt_timer *timer)
 static void run_left(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, left);
-    struct front *front = container_of(m, struct front, mode);
+    struct front *front = &container_of(m, struct disk_front, mode)->front;
     struct dt_error err = {""};
     int ret = 0;
 
@@ -262,7 +262,7 @@ static void on_entered(struct passthrough *p, int result, const char *why)
 
     m->result = result;
     snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
-    loop_post(container_of(m, struct front, mode)->loop, &m->entered);
+    loop_post(container_of(m, struct disk_front, mode)->front.loop, &m->entered);
 }
 
 static void on_left(struct passthrough *p, int result, const char *why)
@@ -271,13 +271,13 @@ static void on_left(struct passthrough *p, int result, const char *why)
 
     m->result = result;
     snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
-    loop_post(container_of(m, struct front, mode)->loop, &m->left);
+    loop_post(container_of(m, struct disk_front, mode)->front.loop, &m->left);
 }
 
 /* The lanes are at rest. */
 void front_mode_paused(struct front *front)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     m->drain_ns = dt_clock_ns() - m->began;
     if (m->leave_asked)
@@ -289,7 +289,7 @@ void front_mode_paused(struct front *front)
 static void run_again(struct dt_timer *timer)
 {
     struct front_mode *m = container_of(timer, struct front_mode, again);
-    struct front *front = container_of(m, struct front, mode);
+    struct front *front = &container_of(m, struct disk_front, mode)->front;
     struct dt_error err;
     int ret;
 
@@ -317,7 +317,7 @@ static void run_again(struct dt_timer *timer)
 
 bool front_mode_leave(struct front *front, bool urgent)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     if (m->state == MODE_INTERPOSE)
         return true;
@@ -334,8 +334,17 @@ bool front_mode_leave(struct front *front, bool urgent)
 
 void front_mode_session(struct front *front)
 {
-    if (front->mode.wanted)
+    if (DISK(front)->mode.wanted)
         try_later(front);
+}
+
+/* The rear has the old one: it gets the new one with the rings. */
+void front_mode_call_changed(void *dev, unsigned index)
+{
+    struct front *front = dev;
+
+    if (front->queues[index].state == QUEUE_HANDED)
+        front_mode_leave(front, false);
 }
 
 int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
@@ -346,14 +355,14 @@ int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
 
     if (!front)
         return dt_fail(err, -EAGAIN, "the disk has no front yet");
-    if (on && front->session && front->mode.state == MODE_INTERPOSE)
+    if (on && front->session && DISK(front)->mode.state == MODE_INTERPOSE)
         ret = judge(front, err);
     if (ret < 0 && ret != -EBUSY && ret != -EAGAIN)
         return ret;
-    front->mode.wanted = on;
-    explain(&front->mode, ret < 0 && err ? err->text : NULL);
+    DISK(front)->mode.wanted = on;
+    explain(&DISK(front)->mode, ret < 0 && err ? err->text : NULL);
     if (on)
-        loop_timer_set(front->loop, &front->mode.again, dt_clock_ns());
+        loop_timer_set(front->loop, &DISK(front)->mode.again, dt_clock_ns());
     else
         front_mode_leave(front, false);
     return 0;
@@ -361,7 +370,7 @@ int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
 
 void front_mode_init(struct front *front)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     m->wanted = device_wants_passthrough(front->dev);
     m->rings.rings = xcalloc(front->nqueues, sizeof(*m->rings.rings));
@@ -375,7 +384,7 @@ void front_mode_init(struct front *front)
 
 void front_mode_fini(struct front *front)
 {
-    struct front_mode *m = &front->mode;
+    struct front_mode *m = &DISK(front)->mode;
 
     CHECK(m->state == MODE_INTERPOSE);
     loop_timer_cancel(front->loop, &m->again);
@@ -383,12 +392,26 @@ void front_mode_fini(struct front *front)
     free(m->rings.rings);
 }
 
-const char *front_mode_name(const struct front *front)
+static const char *mode_name(const struct front_mode *m)
 {
     static const char *const names[] = {[MODE_INTERPOSE] = "interpose",
                                         [MODE_ENTERING] = "entering passthrough",
                                         [MODE_PASSTHROUGH] = "passthrough",
                                         [MODE_LEAVING] = "leaving passthrough"};
 
-    return names[front->mode.state];
+    return names[m->state];
+}
+
+void front_mode_show(struct front *front, json_t *show)
+{
+    const struct front_mode *m = &DISK(front)->mode;
+
+    json_object_set_new(show, "mode", json_string(mode_name(m)));
+    json_object_set_new(show, "mode_wanted", json_string(m->wanted ? "passthrough" : "interpose"));
+    if (m->why[0])
+        json_object_set_new(show, "mode_because", json_string(m->why));
+    json_object_set_new(show, "mode_changes", json_integer((json_int_t)m->changes));
+    json_object_set_new(show, "passed_through", json_integer((json_int_t)m->passed));
+    json_object_set_new(show, "mode_drain_ns", json_integer((json_int_t)m->drain_ns));
+    json_object_set_new(show, "mode_switch_ns", json_integer((json_int_t)m->switch_ns));
 }

@@ -79,7 +79,7 @@ static int parse_write(struct slot *slot)
     unsigned n = skip_header(c, &iov);
 
     slot->req.pub.op = DT_OP_WRITE;
-    if (slot->queue->front->fua)
+    if (DISK(slot->queue->front)->fua)
         slot->req.pub.flags |= DT_REQ_FUA;
     return parse_data(slot, c->read_len - HEADER_SIZE, iov, n);
 }
@@ -106,7 +106,7 @@ static int parse_range(struct slot *slot, enum dt_op op, uint64_t feature, uint3
     req->sectors = range.num_sectors;
     if (range.flags)
         req->flags |= DT_REQ_UNMAP;
-    if (op == DT_OP_WRITE_ZEROES && front->fua)
+    if (op == DT_OP_WRITE_ZEROES && DISK(front)->fua)
         req->flags |= DT_REQ_FUA;
     return range.num_sectors ? -1 : VIRTIO_BLK_S_OK;
 }
@@ -117,7 +117,7 @@ static int get_id(struct slot *slot)
 
     if (c->write_len - 1 < FRONT_SERIAL_SIZE)
         return VIRTIO_BLK_S_IOERR;
-    dt_iov_write(c->iov + c->nread, c->nwrite, 0, slot->queue->front->serial, FRONT_SERIAL_SIZE);
+    dt_iov_write(c->iov + c->nread, c->nwrite, 0, DISK(slot->queue->front)->serial, FRONT_SERIAL_SIZE);
     return VIRTIO_BLK_S_OK;
 }
 
@@ -161,10 +161,10 @@ static int parse(struct slot *slot)
         return -1;
     case VIRTIO_BLK_T_DISCARD:
         return parse_range(slot, DT_OP_DISCARD, VIRTIO_BLK_F_DISCARD,
-                           front->config.max_discard_sectors);
+                           DISK(front)->config.max_discard_sectors);
     case VIRTIO_BLK_T_WRITE_ZEROES:
         return parse_range(slot, DT_OP_WRITE_ZEROES, VIRTIO_BLK_F_WRITE_ZEROES,
-                           front->config.max_write_zeroes_sectors);
+                           DISK(front)->config.max_write_zeroes_sectors);
     case VIRTIO_BLK_T_GET_ID:
         return get_id(slot);
     default:
@@ -173,16 +173,6 @@ static int parse(struct slot *slot)
 }
 
 /* ---- From the chain back to the ring ---- */
-
-static void mark_dirty(struct front_queue *q)
-{
-    if (q->dirty)
-        return;
-    q->dirty = true;
-    q->next_dirty = q->lane->dirty;
-    q->lane->dirty = q;
-    loop_defer(lane_loop(q->lane->lane), &q->lane->publish);
-}
 
 static void answer(struct slot *slot, uint8_t status, uint64_t written)
 {
@@ -194,9 +184,9 @@ static void answer(struct slot *slot, uint8_t status, uint64_t written)
         virtq_dirty(&q->vq, &slot->chain, slot->chain.write_len);
     }
     virtq_push(&q->vq, &slot->chain, (uint32_t)(written + 1));
-    mark_dirty(q);
-    if (unlikely(slot->awaited))
-        front_iommu_answered(slot);
+    front_mark_dirty(q);
+    if (unlikely(slot->chain.awaited))
+        front_iommu_answered(q, &slot->chain);
 }
 
 static uint8_t status_of(int error)
@@ -217,9 +207,9 @@ static bool hand_back(struct slot *slot)
     if (!virtq_returns(&q->vq))
         return false;
     virtq_return(&q->vq, &slot->chain);
-    mark_dirty(q);
-    if (slot->awaited)
-        front_iommu_answered(slot);
+    front_mark_dirty(q);
+    if (slot->chain.awaited)
+        front_iommu_answered(q, &slot->chain);
     return true;
 }
 
@@ -251,7 +241,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n)
     }
 }
 
-void front_take_aside(struct front_lane *fl)
+void disk_take_aside(struct front_lane *fl)
 {
     struct slot **link = &fl->aside, *slot;
 
@@ -266,7 +256,7 @@ void front_take_aside(struct front_lane *fl)
     }
 }
 
-bool front_submit_aside(struct front_lane *fl)
+bool disk_submit_aside(struct front_lane *fl)
 {
     while (fl->aside) {
         struct request *req = &fl->aside->req;
@@ -277,36 +267,6 @@ bool front_submit_aside(struct front_lane *fl)
         lane_submit(fl->lane, &req, 1);
     }
     return true;
-}
-
-void front_call_driver(const struct front_queue *q)
-{
-    int fd = vhost_session_call_fd(q->front->session, q->index);
-    const uint64_t one = 1;
-
-    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
-        log_debug("queue %u: call: %m", q->index); /* EAGAIN: a call is pending already */
-}
-
-/* Once per turn: show every ring's used entries, and call the drivers that want it. */
-void front_publish(struct loop_deferred *deferred)
-{
-    struct front_lane *fl = container_of(deferred, struct front_lane, publish);
-    struct front_queue *q;
-
-    while ((q = fl->dirty) != NULL) {
-        bool call;
-
-        KILL_POINT("pushed");
-        call = virtq_publish(&q->vq);
-        KILL_POINT("published");
-        if (call)
-            front_call_driver(q);
-        fl->dirty = q->next_dirty; /* only now: an empty list says that no ring is written to */
-        q->dirty = false;
-        if (unlikely(q->state != QUEUE_RUNNING))
-            front_queue_drained(q);
-    }
 }
 
 /* ---- The queue as a poller ---- */
@@ -362,7 +322,7 @@ unsigned front_queue_poll(struct loop_poller *poller)
             return 0;
     }
     if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
-        mark_dirty(q);
+        front_mark_dirty(q);
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;
@@ -370,7 +330,7 @@ unsigned front_queue_poll(struct loop_poller *poller)
         slot->queue = q;
         if (unlikely(!find_status(slot))) { /* nowhere to answer: give the buffer back */
             virtq_push(&q->vq, &slot->chain, 0);
-            mark_dirty(q);
+            front_mark_dirty(q);
             continue;
         }
         status = parse(slot);
@@ -406,25 +366,11 @@ void front_each(struct lane *lane, void (*look)(struct lane *lane, struct reques
 
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
-        unsigned size = q->lane == fl && q->slots ? q->vq.config.size : 0;
+        struct slot *slots = q->lane == fl ? q->slots : NULL;
+        unsigned size = slots ? q->vq.config.size : 0;
 
         for (unsigned s = 0; s < size; s++)
-            if (q->slots[s].req.holder)
-                look(lane, &q->slots[s].req);
-    }
-}
-
-void front_wake(struct lane *lane)
-{
-    struct front_lane *fl = lane_front(lane);
-    struct front *front = fl->front;
-
-    for (unsigned i = 0; i < front->nqueues; i++) {
-        struct front_queue *q = &front->queues[i];
-
-        if (q->lane == fl && q->blocked) {
-            q->blocked = false;
-            loop_poller_wake(lane_loop(lane), &q->poller);
-        }
+            if (slots[s].req.holder)
+                look(lane, &slots[s].req);
     }
 }

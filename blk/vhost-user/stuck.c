@@ -34,10 +34,11 @@ static void add(struct stuck *list, unsigned *n, const struct stuck *one)
 
 static void look(const struct front_queue *q, uint64_t now, struct stuck *list, unsigned *n)
 {
-    unsigned size = q->slots ? q->vq.config.size : 0;
+    const struct slot *slots = q->slots;
+    unsigned size = slots ? q->vq.config.size : 0;
 
     for (unsigned i = 0; i < size; i++) {
-        const struct request *r = &q->slots[i].req;
+        const struct request *r = &slots[i].req;
         const struct stuck one = {.queue = q,
                                   .request = r,
                                   .layer = request_layer(r),

@@ -26,14 +26,11 @@
 #define DEVTAP_BLOCK_H
 
 #include <devtap/base.h>
-#include <devtap/io.h>
-#include <devtap/param.h>
+#include <devtap/layer.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-struct dt_layer;
 
 /* ---- Requests ------------------------------------------------------------------------- */
 
@@ -102,34 +99,12 @@ DT_PUBLIC int dt_op_parse(const char *name);
 
 /* ---- The layer ------------------------------------------------------------------------- */
 
-/**
- * struct dt_ctx - a layer on one thread. The fields are read-only for the layer.
- * @data:       this thread's private state: @ctx_size zeroed bytes.
- * @layer_data: the device-wide state, shared by all threads: @layer_size bytes.
- * @counters:   this thread's values of the layer's counters.
- * @thread:     index of the thread among the device's threads.
- */
-struct dt_ctx {
-    void *data;
-    void *layer_data;
-    uint64_t *counters;
-    struct dt_layer *layer;
-    uint32_t frame_offset;
-    uint32_t thread;
-};
-
 /** dt_frame() - this layer's private bytes in @req: frame_size, undefined at `submit`,
  *  kept until the request is completed. */
 static inline void *dt_frame(struct dt_ctx *c, struct dt_req *req)
 {
     return (char *)req + c->frame_offset;
 }
-/** dt_count() - add to counter @index (position in .counters). */
-static inline void dt_count(struct dt_ctx *c, unsigned index, uint64_t n)
-{
-    __atomic_store_n(&c->counters[index], c->counters[index] + n, __ATOMIC_RELAXED);
-}
-
 /** dt_forward() - hand @n requests down to the next layer. Not for backs. */
 DT_PUBLIC void dt_forward(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 /** dt_complete() - hand @n finished requests up, @error set in each. */
@@ -143,11 +118,6 @@ static inline void dt_complete_one(struct dt_ctx *c, struct dt_req *req, int err
     req->error = error;
     dt_complete(c, &req, 1);
 }
-/** dt_now() - ns of dt_clock_ns(), taken once per turn of the thread's loop. */
-DT_PUBLIC uint64_t dt_now(struct dt_ctx *c);
-/** dt_wake() - @admit would now let requests in: look at the rings again. */
-DT_PUBLIC void dt_wake(struct dt_ctx *c);
-
 /* ---- Data --------------------------------------------------------------------------------- */
 
 /**
@@ -215,14 +185,6 @@ DT_PUBLIC void *dt_sub_arg(const struct dt_req *sub);
 DT_PUBLIC void dt_sub_free(struct dt_ctx *c, struct dt_req *sub);
 
 /**
- * dt_busy_begin() - work begins that no request waits for, such as I/O on a file of the layer's
- * own. Until dt_busy_end() the device does not come to rest. It must not take long; what goes on for
- * ever is done in pieces, between which `quiesce` can stop it.
- */
-DT_PUBLIC void dt_busy_begin(struct dt_ctx *c);
-DT_PUBLIC void dt_busy_end(struct dt_ctx *c);
-
-/**
  * struct dt_range - an exclusive lock on a range of sectors within a layer and thread (so for layers
  * without DT_PER_QUEUE: the device). Embed it; a request's frame is the usual place.
  * @granted: called when the lock was obtained later than dt_range_lock() returned.
@@ -263,41 +225,6 @@ struct dt_block_info {
     bool can_discard;
     bool can_write_zeroes;
     bool write_zeroes_unmaps;
-};
-
-/** struct dt_counter - one of a layer's own counters; an array ends with a NULL name. */
-struct dt_counter {
-    const char *name; /* lower-case-with-dashes */
-    const char *unit; /* "requests", "bytes", "ns", ... */
-    const char *help; /* one sentence */
-};
-
-struct dt_reply;
-/** dt_reply() - add a named text, number or fraction to what a verb answers. */
-DT_PUBLIC void dt_reply(struct dt_reply *reply, const char *key, const char *fmt, ...)
-    DT_PRINTF(3, 4);
-DT_PUBLIC void dt_reply_u64(struct dt_reply *reply, const char *key, uint64_t value);
-
-/**
- * struct dt_verb - a command of the layer's own: `devtap do DEVICE LAYER VERB [ARG...]`.
- * Runs on the device's first thread. An array ends with a NULL name.
- */
-struct dt_verb {
-    const char *name;
-    const char *args; /* for the help: "[SECTOR COUNT]" */
-    const char *help; /* one sentence */
-    int (*run)(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
-               struct dt_error *err);
-};
-
-enum dt_ext_flags {
-    DT_BACK = 1,            /* the end of a chain; otherwise an extension */
-    DT_PER_QUEUE = 2,       /* safe on several threads at once */
-    DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
-    DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
-                             * a worker that is confined already can put it into a running chain */
-    DT_STATE_OF_RUN = 16,   /* what save() gives is of use to the next process of the same run alone:
-                             * it is not looked for in a state directory */
 };
 
 /**
@@ -406,11 +333,6 @@ enum dt_verdict {
 
 /* ---- The layer's surroundings ---- */
 
-/** dt_layer_data() - the device-wide state. */
-DT_PUBLIC void *dt_layer_data(struct dt_layer *layer);
-/** dt_layer_name() - its name in the chain: the extension's, with "#2" for a second one. */
-DT_PUBLIC const char *dt_layer_name(const struct dt_layer *layer);
-DT_PUBLIC const char *dt_layer_device(const struct dt_layer *layer);
 /** dt_layer_info() - the disk as the layer below describes it (valid from open() on). */
 DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer);
 /**
@@ -424,21 +346,6 @@ DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer
  */
 DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
                                   void *data, struct dt_error *err);
-/** dt_layer_threads(), dt_layer_ctx() - its contexts, for verbs and statistics. */
-DT_PUBLIC unsigned dt_layer_threads(const struct dt_layer *layer);
-DT_PUBLIC struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread);
-/**
- * dt_layer_state_dir() - a directory of this layer's own, made on first use, kept over restarts.
- * Return: an O_PATH descriptor owned by core, or -ENOENT when the device was given no state=.
- */
-DT_PUBLIC int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err);
-/** dt_layer_state_changed() - what save() would give now is worth having after a crash: it is kept
- *  soon. From any thread. */
-DT_PUBLIC void dt_layer_state_changed(struct dt_layer *layer);
-/** dt_layer_event() - something a person or a manager should know: one line on the log, at most
- *  20 a second from each layer; what is beyond is counted. */
-DT_PUBLIC void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
-    DT_PRINTF(3, 4);
 /** dt_layer_info_changed() - the back grew or shrank: core asks all layers again and tells the guest. */
 DT_PUBLIC void dt_layer_info_changed(struct dt_layer *layer);
 

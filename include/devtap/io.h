@@ -56,12 +56,14 @@ DT_PUBLIC void dt_timer_cancel(struct dt_ctx *c, struct dt_timer *timer);
 
 /**
  * struct dt_watch - readiness of a file descriptor; embed it with @ready and @fd set.
- * @ready: called with EPOLL* bits while the descriptor is ready (level triggered).
+ * @ready:  called with EPOLL* bits while the descriptor is ready (level triggered).
+ * @events: EPOLLIN, EPOLLOUT; with EPOLLET, @ready is called when it becomes ready, and at the start if it is:
+ *          for an eventfd, whose every write is an event, so that nobody needs to read it.
  */
 struct dt_watch {
     void (*ready)(struct dt_watch *watch, uint32_t events);
     int fd;
-    uint32_t events; /* EPOLLIN, EPOLLOUT */
+    uint32_t events;
     void *loop_private;
 };
 

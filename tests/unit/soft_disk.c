@@ -41,7 +41,8 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
 {
     static unsigned serial;
     struct loop_config loop_config = {.spin_ns = DT_US(50)};
-    struct front_config front_config = {.session_fd = -1, .packed = true, .iommu = disk->iommu};
+    struct front_config front_config = {
+        .class = &disk_front, .session_fd = -1, .packed = true, .iommu = disk->iommu};
     struct chain_spec spec;
     struct dt_error err;
 
@@ -54,7 +55,7 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
                     &err),
          &err);
     chain_spec_free(&spec);
-    must(device_start(disk->dev, &front_device_ops, NULL, &err), &err);
+    must(device_start(disk->dev, front_class_ops(&disk_front), NULL, &err), &err);
     front_config.dev = disk->dev;
     front_config.listen_fd = listen_at(disk->socket);
     must(front_new(&disk->front, &front_config, &err), &err);

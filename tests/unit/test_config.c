@@ -67,6 +67,26 @@ static void test_file(void **state)
     assert_string_equal(config.disks[1].options.chain, "null size=1M");
 }
 
+static void test_cards(void **state)
+{
+    char **argv;
+
+    assert_int_equal(parse("[net eth]\nchain = null\nqueues = 2\n[disk vda]\nchain = null\n"), 0);
+    assert_int_equal(config.disks[0].kind, DEVICE_NET);
+    assert_int_equal(config.disks[0].options.queues, 2);
+    assert_int_equal(config.disks[1].kind, DEVICE_DISK);
+    assert_int_equal(ARGS("--net", "eth", "--socket", "/x", "null", "--disk=vda", "null"), 0);
+    assert_int_equal(config.disks[0].kind, DEVICE_NET);
+    assert_int_equal(config.disks[1].kind, DEVICE_DISK);
+
+    /* A worker is told the same. */
+    argv = run_config_argv(&config, (const char *const[]){"worker", NULL});
+    assert_string_equal(argv[4], "--net=eth");
+    for (char **at = argv; *at; at++)
+        free(*at);
+    free(argv);
+}
+
 static void test_judged(void **state)
 {
     assert_int_equal(parse("[disk a]\nsocket-mode=0660\nsocket-owner=0\nsocket-group=root\n"
@@ -92,7 +112,12 @@ static void test_errors_name_the_line(void **state)
     FAILS("[disk]\n", "[disk NAME]");
     FAILS("[disk ]\n", "has no name");
     FAILS("[disk a\n", "ends with ']'");
-    FAILS("[net a]\n", "[disk NAME]");
+    FAILS("[card a]\n", "[disk NAME] or [net NAME]");
+    FAILS("[net ]\n", "the card has no name");
+    FAILS("[net a]\nchain = null\n[disk a]\n", "a card named 'a' is there already");
+    FAILS("[net a]\nserial = x\nchain = null\n", "net a: serial: a network card has none");
+    FAILS("[net a]\niommu = on\nchain = null\n", "net a: iommu: a network card cannot be");
+    FAILS("[net a]\ndeadline = 1s\nchain = null\n", "net a: deadline: only the requests of disks");
     FAILS("nonsense\n", "f.conf:1: KEY = VALUE");
     FAILS("= 3\n", "f.conf:1: KEY = VALUE");
     FAILS("  indented\n", "continues a value");
@@ -164,6 +189,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),
+        cmocka_unit_test(test_cards),
         cmocka_unit_test(test_judged),
         cmocka_unit_test(test_errors_name_the_line),
         cmocka_unit_test(test_zero_byte),

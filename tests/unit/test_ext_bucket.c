@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_ext_bucket.c - token buckets against a simulated clock, at rates from 1 to 10 million. */
-#include "blk/throttle/bucket.h"
+#include "base/bucket.h"
 #include <setjmp.h>
 #include <stdarg.h>
 

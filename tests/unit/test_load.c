@@ -61,7 +61,8 @@ static void test_wrong_file_name(void **state)
 static void test_refused(void **state)
 {
     check_refused(BROKEN_DIR "/hollow.so",
-                  "hollow.so is no devtap extension: it lacks DT_BLOCK_EXTENSION(...)");
+                  "hollow.so is no devtap extension: it lacks DT_BLOCK_EXTENSION(...) or "
+                  "DT_NET_EXTENSION(...)");
     check_refused(BROKEN_DIR "/stale.so",
                   "stale.so: it was built for extension ABI 2, and this program has 1: compile it");
     check_refused("/proc/self/cmdline", "cannot load /proc/self/cmdline: ");

@@ -237,7 +237,7 @@ static void test_poller_sleep_at_once(void **state)
     poller_init(&p, loop);
     loop_poller_wake(loop, &p.poller);
     loop_poller_wake(loop, &p.poller);
-    p.work = 1;
+    p.work = 2;
     assert_true(loop_turn(loop, false));
     assert_int_equal(p.arms, 0);
     p.refuse = 2;
@@ -253,6 +253,11 @@ static void test_poller_sleep_at_once(void **state)
     assert_true(list_empty(&p.poller.node));
     settle(loop);
     assert_int_equal(p.polls, 5);
+    loop_poller_wake(loop, &p.poller);
+    p.work = 1; /* of a driver that waits for it */
+    assert_true(loop_turn(loop, false));
+    assert_int_equal(p.arms, 5);
+    assert_true(list_empty(&p.poller.node));
     loop_free(loop);
 }
 

@@ -88,6 +88,33 @@ static void test_watch_level(void **state)
     loop_free(loop);
 }
 
+static void test_watch_edge(void **state)
+{
+    struct loop *loop = make_loop(state, 0);
+    struct test_watch *w = watch_new(loop, make_eventfd(1), EPOLLIN | EPOLLET);
+    eventfd_t value;
+
+    while (!w->calls) /* it was ready at the start */
+        loop_turn(loop, true);
+    assert_int_equal(w->events, EPOLLIN);
+    for (unsigned i = 0; i < 100; i++) {
+        settle(loop); /* nothing is read, and nothing comes */
+        assert_int_equal(w->calls, 1 + i);
+        kick(w->watch.fd);
+        while (w->calls < 2 + i)
+            loop_turn(loop, true);
+    }
+    assert_int_equal(eventfd_read(w->watch.fd, &value), 0);
+    assert_int_equal(value, 101);
+    settle(loop);
+    assert_int_equal(w->calls, 101);
+    kick(w->watch.fd);
+    while (w->calls < 102)
+        loop_turn(loop, true);
+    watch_drop(w);
+    loop_free(loop);
+}
+
 static void test_watch_hangup(void **state)
 {
     struct loop *loop = make_loop(state, 0);
@@ -298,7 +325,8 @@ static void test_listener_without_descriptors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(test_watch_level),        BOTH(test_watch_hangup), BOTH(test_watch_remove_self),
+        BOTH(test_watch_level),        BOTH(test_watch_edge),   BOTH(test_watch_hangup),
+        BOTH(test_watch_remove_self),
         BOTH(test_watch_remove_other), BOTH(test_watch_close),  BOTH(test_watch_many),
         BOTH(test_poller_no_starving), BOTH(test_listener_without_descriptors),
     };

@@ -195,6 +195,7 @@ static void test_damaged(void **state)
     SPOILT(session.protocol_features, ~0ull, "not offered");
     SPOILT(session.region_count, MEMMAP_MAX_REGIONS + 1, "memory regions");
     SPOILT(session.region_count, 2, "has no descriptor");
+    SPOILT(session.region_uses[0], 0, "used by nobody");
     SPOILT(session.region_count, 0, "no memory region");
     SPOILT(session.regions[0].size, MEMORY * 2, "0x");
     SPOILT(session.regions[0].size, 0, "");

@@ -291,6 +291,33 @@ static void trap_10_memory_goes_before_it_comes(void **state)
     assert_int_equal(peer_ask_u64(p, VHOST_GET_MAX_MEM_SLOTS), VHOST_MEM_SLOTS);
 }
 
+/* QEMU before 8.0 adds and removes each region once for each queue pair of a card. */
+static void trap_10_memory_comes_once_for_each_queue_pair(void **state)
+{
+    struct peer *p = *state;
+    uint64_t other[] = {0, PEER_GPA * 4, 4096, PEER_UVA * 2, 0}, elsewhere[5];
+
+    peer_negotiate(p, F_V1 | F_PROTOCOL, PROTOCOL_ALL);
+    assert_int_equal(peer_ask_u64(p, VHOST_GET_MAX_MEM_SLOTS), VHOST_MEM_SLOTS);
+    peer_add_memory(p);
+    peer_start_ring(p, 0, 128, 0, false);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(peer_ack(p, VHOST_ADD_MEM_REG, other, sizeof(other), &p->mem_fd, 1), 0);
+    assert_int_equal(p->toy->pauses, 1);
+    assert_int_equal(vhost_backend_memmap(p->toy->session)->count, 2);
+    memcpy(elsewhere, other, sizeof(other));
+    elsewhere[4] = 4096; /* of the file: this is another region */
+    assert_int_not_equal(
+        peer_ack(p, VHOST_ADD_MEM_REG, elsewhere, sizeof(elsewhere), &p->mem_fd, 1), 0);
+    for (unsigned i = 3; i-- > 0;) {
+        assert_int_equal(peer_ack(p, VHOST_REM_MEM_REG, other, sizeof(other), &p->mem_fd, 1), 0);
+        assert_int_equal(vhost_backend_memmap(p->toy->session)->count, i ? 2 : 1);
+    }
+    assert_int_equal(p->toy->pauses, 2);
+    assert_int_not_equal(peer_ack(p, VHOST_REM_MEM_REG, other, sizeof(other), &p->mem_fd, 1), 0);
+    peer_io(p, 0, 2);
+}
+
 /* Every IOTLB message wants an answer, need_reply or not. */
 static void trap_11_iotlb_is_always_answered(void **state)
 {
@@ -401,6 +428,7 @@ int main(void)
         TRAP(09_get_base_waits_for_the_drain),
         TRAP(09_disable_is_not_discard),
         TRAP(10_memory_goes_before_it_comes),
+        TRAP(10_memory_comes_once_for_each_queue_pair),
         TRAP(11_iotlb_is_always_answered),
         TRAP(13_reset_and_rarp_are_silent),
         TRAP(14_packed_base_with_an_empty_upper_half),

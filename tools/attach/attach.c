@@ -45,7 +45,7 @@ static char *chain_of(const struct attach *a)
 static int judge_layer(const struct layer_spec *spec, struct dt_error *err)
 {
     struct layer_spec rest;
-    const struct dt_block_ext *ext = placement_find(spec, &rest, err);
+    const struct dt_block_ext *ext = placement_find(DEVICE_DISK, spec, &rest, err);
     void *data;
     int ret = -ENOENT;
 

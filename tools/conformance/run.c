@@ -177,7 +177,7 @@ static int resolve(struct bench *b, struct dt_error *err)
     for (unsigned i = 0; i < b->user.count; i++) {
         struct layer_spec rest;
 
-        b->exts[i] = placement_find(&b->user.layers[i], &rest, err);
+        b->exts[i] = placement_find(DEVICE_DISK, &b->user.layers[i], &rest, err);
         free(rest.settings);
         if (!b->exts[i])
             return -ENOENT;

@@ -105,14 +105,14 @@ static void info_changed(void *arg)
     struct export *e = arg;
 
     if (e->front)
-        front_device_ops.info_changed(e->front);
+        front_class_ops(&disk_front)->info_changed(e->front);
 }
 
 static int start(struct export *e, struct dt_error *err)
 {
     static struct front_ops ops;
 
-    ops = front_device_ops;
+    ops = *front_class_ops(&disk_front);
     ops.info_changed = info_changed;
     return device_start(e->dev, &ops, e, err);
 }
@@ -143,7 +143,8 @@ int export_new(struct export **out, struct pool_server *s, const struct pool_req
 
 void export_begin(struct export *e, int sock)
 {
-    const struct front_config config = {.dev = e->dev,
+    const struct front_config config = {.class = &disk_front,
+                                        .dev = e->dev,
                                         .listen_fd = -1,
                                         .session_fd = sock,
                                         .ended = ended,

@@ -97,22 +97,27 @@ static int finish_setting(struct parser *p)
 static int parse_section(struct parser *p, const char *text, size_t n)
 {
     _cleanup_free_ char *where = xasprintf("%s:%u", p->name, p->line), *name = NULL;
+    size_t word;
+    bool net;
 
     if (n < 2 || text[n - 1] != ']')
         return dt_fail(p->err, -EINVAL, "a section ends with ']'");
     text++;
     n -= 2;
-    if (n < 5 || strncmp(text, "disk", 4) != 0 || !isspace((unsigned char)text[4]))
-        return dt_fail(p->err, -EINVAL, "a section is [disk NAME]");
-    for (text += 4, n -= 4; n && isspace((unsigned char)*text); text++)
+    net = n >= 4 && strncmp(text, "net", 3) == 0;
+    word = net ? 3 : 4;
+    if (n <= word || (!net && strncmp(text, "disk", 4) != 0) || !isspace((unsigned char)text[word]))
+        return dt_fail(p->err, -EINVAL, "a section is [disk NAME] or [net NAME]");
+    for (text += word, n -= word; n && isspace((unsigned char)*text); text++)
         n--;
     while (n && isspace((unsigned char)text[n - 1]))
         n--;
     if (n == 0)
-        return dt_fail(p->err, -EINVAL, "the disk has no name: [disk NAME]");
+        return dt_fail(p->err, -EINVAL, "the %s has no name: [%s NAME]", net ? "card" : "disk",
+                       net ? "net" : "disk");
     name = strndup(text, n);
     p->in_disk = true;
-    return config_add_disk(p->config, name, where, p->err);
+    return config_add_disk(p->config, net ? DEVICE_NET : DEVICE_DISK, name, where, p->err);
 }
 
 static int parse_setting(struct parser *p, const char *text, size_t n)
@@ -124,7 +129,7 @@ static int parse_setting(struct parser *p, const char *text, size_t n)
         key--;
     if (key == 0)
         return dt_fail(p->err, -EINVAL,
-                       "KEY = VALUE, a [disk NAME] section or a comment was "
+                       "KEY = VALUE, a [disk NAME] or [net NAME] section or a comment was "
                        "expected");
     value = equals + 1;
     while (value < text + n && isspace((unsigned char)*value))

@@ -57,7 +57,7 @@ const struct dt_param disk_params[] = {
     {DISK("serial", DT_PARAM_STRING, serial),
      .help = "What the guest sees as serial, at most 20 bytes; the disk's name unless told."},
     {DISK("queues", DT_PARAM_UINT, queues), .initial = "64", .min = 1, .max = 256,
-     .help = "Queues offered to the guest."},
+     .help = "Queues offered to the guest; of a network card, pairs of them."},
     {DISK("packed", DT_PARAM_ENUM, packed), .initial = "on", .choices = off_on,
      .help = "Offer packed rings."},
     {DISK("memory-slots", DT_PARAM_ENUM, memory_slots), .initial = "on", .choices = off_on,
@@ -102,7 +102,7 @@ char **run_config_argv(const struct run_config *config, const char *const *first
     for (unsigned i = 0; i < config->count; i++) {
         const struct disk_config *d = &config->disks[i];
 
-        *at++ = xasprintf("--disk=%s", d->name);
+        *at++ = xasprintf("--%s=%s", d->kind == DEVICE_NET ? "net" : "disk", d->name);
         add_options(&at, disk_params, &d->options, d->given, "chain fd");
         *at++ = xstrdup(d->options.chain);
     }
@@ -130,8 +130,8 @@ void run_config_free(struct run_config *config)
     *config = (struct run_config){0};
 }
 
-int config_add_disk(struct run_config *config, const char *name, const char *where,
-                    struct dt_error *err)
+int config_add_disk(struct run_config *config, enum device_kind kind, const char *name,
+                    const char *where, struct dt_error *err)
 {
     struct disk_config *d;
 
@@ -139,11 +139,13 @@ int config_add_disk(struct run_config *config, const char *name, const char *whe
         return dt_fail(err, -EINVAL, "more than %u disks", CONFIG_MAX_DISKS);
     for (unsigned i = 0; i < config->count; i++)
         if (strcmp(config->disks[i].name, name) == 0)
-            return dt_fail(err, -EINVAL, "a disk named '%.64s' is there already", name);
+            return dt_fail(err, -EINVAL, "a %s named '%.64s' is there already",
+                           config->disks[i].kind == DEVICE_NET ? "card" : "disk", name);
     config->disks = reallocarray(config->disks, config->count + 1, sizeof(*d));
     CHECK(config->disks);
     d = &config->disks[config->count++];
-    *d = (struct disk_config){.name = xstrdup(name),
+    *d = (struct disk_config){.kind = kind,
+                              .name = xstrdup(name),
                               .where = where ? xstrdup(where) : NULL,
                               .mode = SOCKET_MODE,
                               .owner = -1,
@@ -169,6 +171,8 @@ int config_set(const struct dt_param *params, const struct dt_param *p, void *ba
 const struct dt_param disk_begin[] = {
     {"disk", DT_PARAM_STRING, .unit = "name",
      .help = "Begin a disk: its options and then its chain follow."},
+    {"net", DT_PARAM_STRING, .unit = "name",
+     .help = "Begin a network card: its options and then its chain follow."},
     {NULL},
 };
 
@@ -177,7 +181,8 @@ static int take_chain(struct run_config *config, const char *text, struct dt_err
     struct disk_config *disk = config->count ? &config->disks[config->count - 1] : NULL;
 
     if (!disk)
-        return dt_fail(err, -EINVAL, "'%.64s': a chain must follow its --disk NAME", text);
+        return dt_fail(err, -EINVAL, "'%.64s': a chain must follow its --disk NAME or --net NAME",
+                       text);
     if (disk->options.chain)
         return dt_fail(err, -EINVAL,
                        "'%.64s' follows the chain of disk '%s': quote a chain as one word", text,
@@ -194,10 +199,12 @@ static int take_option(struct run_config *config, const struct option *o, struct
         return config_set(process_params, o->param, &config->process, &config->process_given,
                           o->value, err);
     case 1:
-        return config_add_disk(config, o->value, NULL, err);
+        return config_add_disk(config, o->param == disk_begin ? DEVICE_DISK : DEVICE_NET, o->value,
+                               NULL, err);
     default:
         if (!disk)
-            return dt_fail(err, -EINVAL, "--%s must follow its --disk NAME", o->param->name);
+            return dt_fail(err, -EINVAL, "--%s must follow its --disk NAME or --net NAME",
+                           o->param->name);
         return config_set(disk_params, o->param, &disk->options, &disk->given, o->value, err);
     }
 }
@@ -278,6 +285,22 @@ static int judge_numbers(struct disk_config *d, struct dt_error *err)
     return 0;
 }
 
+/* Options of a disk that nobody would act on. */
+static int judge_kind(const struct disk_config *d, struct dt_error *err)
+{
+    const struct disk_options *o = &d->options;
+
+    if (d->kind == DEVICE_DISK)
+        return 0;
+    if (o->serial)
+        return dt_fail(err, -EINVAL, "serial: a network card has none");
+    if (o->iommu)
+        return dt_fail(err, -EINVAL, "iommu: a network card cannot be behind the guest's IOMMU yet");
+    if (o->deadline)
+        return dt_fail(err, -EINVAL, "deadline: only the requests of disks have one");
+    return 0;
+}
+
 static int judge_disk(const struct run_config *config, struct disk_config *d, struct dt_error *err)
 {
     const struct disk_options *o = &d->options;
@@ -291,7 +314,7 @@ static int judge_disk(const struct run_config *config, struct disk_config *d, st
     if (o->threads > config->process.threads)
         return dt_fail(err, -EINVAL, "threads-per-disk is %u, and there are %u threads",
                        (unsigned)o->threads, (unsigned)config->process.threads);
-    ret = judge_numbers(d, err);
+    ret = judge_numbers(d, err) ?: judge_kind(d, err);
     ret = ret ?: judge_owner(d, err);
     ret = ret ?: chain_parse(&spec, o->chain, err);
     if (ret == 0)
@@ -303,13 +326,15 @@ int run_config_judge(struct run_config *config, struct dt_error *err)
 {
     if (config->count == 0)
         return dt_fail(err, -EINVAL,
-                       "no disk: --disk NAME --socket PATH 'CHAIN', or --config FILE");
+                       "no disk and no card: --disk NAME --socket PATH 'CHAIN', --net the same, or "
+                       "--config FILE");
     for (unsigned i = 0; i < config->count; i++) {
         struct disk_config *d = &config->disks[i];
         int ret = judge_disk(config, d, err);
 
         if (ret < 0) {
-            dt_fail_prefix(err, "%s%sdisk %s", d->where ?: "", d->where ? ": " : "", d->name);
+            dt_fail_prefix(err, "%s%s%s %s", d->where ?: "", d->where ? ": " : "",
+                           d->kind == DEVICE_NET ? "net" : "disk", d->name);
             return ret;
         }
     }

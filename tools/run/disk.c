@@ -20,6 +20,11 @@ void disk_init(struct disk *d, struct server *s, const struct disk_config *confi
     sem_init(&d->stopped, 0, 0);
 }
 
+const struct front_class *disk_front_class(const struct disk *d)
+{
+    return d->config->kind == DEVICE_NET ? &card_front : &disk_front;
+}
+
 /* ---- Opening one disk ---------------------------------------------------------------------- */
 
 int disk_open_socket(struct disk *d, struct dt_error *err)
@@ -37,7 +42,8 @@ int disk_open_device(struct disk *d, struct dt_error *err)
     const struct disk_options *o = &d->config->options;
     struct server *s = d->server;
     struct loop *loops[DEVICE_MAX_THREADS];
-    struct device_config config = {.name = d->config->name,
+    struct device_config config = {.kind = d->config->kind,
+                                   .name = d->config->name,
                                    .loops = loops,
                                    .threads = (unsigned)o->threads,
                                    .state_dir = o->state,
@@ -64,7 +70,7 @@ static void front_changed(void *arg)
     struct disk *d = arg;
 
     if (d->front)
-        front_device_ops.info_changed(d->front);
+        front_class_ops(disk_front_class(d))->info_changed(d->front);
 }
 
 struct front_call {
@@ -92,7 +98,8 @@ static int start_front(struct disk *d, struct dt_error *err)
     struct front_call call = {
         .disk = d,
         .err = err,
-        .config = {.dev = d->dev,
+        .config = {.class = disk_front_class(d),
+                   .dev = d->dev,
                    .listen_fd = -1,
                    .session_fd = -1,
                    .connect = o->connect,
@@ -122,12 +129,11 @@ int disk_fence(struct disk *d, struct dt_error *err)
 
 int disk_start(struct disk *d, struct dt_error *err)
 {
-    static struct front_ops ops;
     int ret;
 
-    ops = front_device_ops;
-    ops.info_changed = front_changed;
-    ret = device_start(d->dev, &ops, d, err);
+    d->ops = *front_class_ops(disk_front_class(d));
+    d->ops.info_changed = front_changed;
+    ret = device_start(d->dev, &d->ops, d, err);
     if (ret < 0)
         return ret;
     d->started = true;
@@ -306,14 +312,16 @@ json_t *server_list(struct server *server, unsigned index)
 {
     json_t *show = server_show(server, index), *names = json_array(), *layer, *list;
     json_t *front = json_object_get(show, "front"), *socket = json_object_get(front, "socket");
+    json_t *bytes = json_object_get(json_object_get(show, "disk"), "bytes");
     size_t i;
 
     json_array_foreach(json_object_get(show, "chain"), i, layer)
         json_array_append(names, json_object_get(layer, "name"));
-    list = json_pack("{sO sO sO sO so}", "name", json_object_get(show, "name"), "pid",
-                     json_object_get(show, "pid"), "bytes",
-                     json_object_get(json_object_get(show, "disk"), "bytes"), "attached",
+    list = json_pack("{sO sO ss sO so}", "name", json_object_get(show, "name"), "pid",
+                     json_object_get(show, "pid"), "kind", bytes ? "disk" : "net", "attached",
                      json_object_get(front, "attached"), "chain", names);
+    if (bytes)
+        json_object_set(list, "bytes", bytes);
     json_object_set(list, "socket", socket ?: json_null());
     json_decref(show);
     return list;

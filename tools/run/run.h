@@ -24,7 +24,7 @@ struct process_options {
     unsigned sandbox;
 };
 
-/** struct disk_options - of one disk, as written. */
+/** struct disk_options - of one disk, or one network card, as written. */
 struct disk_options {
     const char *chain;
     const char *socket, *socket_owner, *socket_group, *socket_mode;
@@ -35,13 +35,14 @@ struct disk_options {
 };
 
 /**
- * struct disk_config - one disk.
+ * struct disk_config - one disk, or another device that is served the same way.
  * @where: "FILE:LINE", or NULL for one of the command line.
  * @given: bit per option of disk_params that was written.
  * @mode, @owner, @group, @inherited: judged; -1 = not given.
  * @rear:  the back that the disk had before one of ours took its place (intercept), as written; or NULL.
  */
 struct disk_config {
+    enum device_kind kind;
     char *name, *where, *rear;
     struct disk_options options;
     uint64_t given;
@@ -56,7 +57,7 @@ struct run_config {
     struct disk_config *disks;
     unsigned count;
 };
-/* `--disk` begins a disk, so it is in a table of its own. */
+/* `--disk` and `--net` begin a device, so they are in a table of their own. */
 extern const struct dt_param process_params[], disk_begin[], disk_params[];
 
 void run_config_init(struct run_config *config);
@@ -71,8 +72,8 @@ int run_config_read_file(struct run_config *config, const char *path, struct dt_
 int run_config_judge(struct run_config *config, struct dt_error *err);
 
 /* For the two parsers. */
-int config_add_disk(struct run_config *config, const char *name, const char *where,
-                    struct dt_error *err);
+int config_add_disk(struct run_config *config, enum device_kind kind, const char *name,
+                    const char *where, struct dt_error *err);
 /** config_set() - one option; @given remembers it, and refuses a second one. */
 int config_set(const struct dt_param *params, const struct dt_param *p, void *base, uint64_t *given,
                const char *value, struct dt_error *err);

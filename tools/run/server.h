@@ -7,10 +7,11 @@
 #include "tools/run/run.h"
 
 #include "blk/vhost-user/front.h"
+#include "net/vhost-user/front.h"
 #include <pthread.h>
 #include <semaphore.h>
 
-/** struct disk - one soft disk and its front. */
+/** struct disk - one soft disk, or network card, and its front. @ops: the front's, with our own. */
 struct disk {
     struct server *server;
     const struct disk_config *config;
@@ -18,6 +19,7 @@ struct disk {
     struct disk_socket socket; /* until the front owns it; not in a worker */
     struct device *dev;
     bool started;
+    struct front_ops ops;
     struct front *front;
     sem_t stopped;
     char late[160];
@@ -69,6 +71,7 @@ int disk_start(struct disk *d, struct dt_error *err);
 void disk_begin_stop(struct disk *d);
 /** disk_stop() - wait for that, and close all that was opened, however far that had come. */
 void disk_stop(struct disk *d);
+const struct front_class *disk_front_class(const struct disk *d);
 /** disk_loop() - of its first thread, where its front lives. */
 struct loop *disk_loop(const struct disk *d);
 

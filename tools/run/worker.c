@@ -66,7 +66,8 @@ static void make_front(struct disk *d, int fd)
     const struct disk_options *o = &d->config->options;
     const struct front_keeper keeper = {
         .fd = fd, .fence_ns = device_fence_ns(d->dev), .lost = link_lost, .arg = d};
-    const struct front_config config = {.dev = d->dev,
+    const struct front_config config = {.class = disk_front_class(d),
+                                        .dev = d->dev,
                                         .listen_fd = -1,
                                         .session_fd = -1,
                                         .keeper = &keeper,

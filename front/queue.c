@@ -6,7 +6,7 @@
  * lane's answer to a stop the session does not touch it. A pause closes the intake of a whole
  * lane, while guest memory or the dirty log changes.
  */
-#include "blk/vhost-user/internal.h"
+#include "front/served.h"
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
@@ -25,30 +25,43 @@ static struct loop *loop_of(const struct front_queue *q)
 static void run_kicked(struct dt_watch *watch, uint32_t events)
 {
     struct front_queue *q = container_of(watch, struct front_queue, kick);
-    uint64_t count;
 
-    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR) {
-        front_lane_fault(q->lane, "queue %u: kick eventfd: %s", q->index, strerror(errno));
-        return;
-    }
     virtq_disarm(&q->vq);
     loop_poller_wake(loop_of(q), &q->poller);
 }
 
+/*
+ * Each kick is an event of an edge-triggered watch, and its counter is not read. It is cleared before the ring is
+ * looked at first, in case it came full; and at the end, because QEMU starts a device again
+ * whose counter it finds set when it has stopped it.
+ */
+static void clear_kicks(int fd)
+{
+    uint64_t count;
+
+    if (read(fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        log_debug("kick eventfd: %m");
+}
+
 static void unwatch(struct front_queue *q)
 {
-    if (q->kick.fd >= 0)
+    if (q->kick.fd >= 0) {
         loop_watch_remove(loop_of(q), &q->kick);
+        clear_kicks(q->kick.fd);
+    }
     q->kick.fd = -1;
 }
 
-static void watch(struct front_queue *q)
+static void watch_kicks(struct front_queue *q)
 {
     int fd = vhost_session_kick_fd(q->front->session, q->index);
 
     unwatch(q);
+    if (fd < 0)
+        return;
+    clear_kicks(fd);
     q->kick.fd = fd;
-    if (fd >= 0 && loop_watch_add(loop_of(q), &q->kick) < 0) {
+    if (loop_watch_add(loop_of(q), &q->kick) < 0) {
         q->kick.fd = -1;
         front_lane_fault(q->lane, "queue %u: cannot watch its kick eventfd", q->index);
     }
@@ -59,7 +72,9 @@ void front_queue_open(struct front_queue *q)
 {
     q->state = QUEUE_RUNNING;
     q->blocked = false;
-    watch(q);
+    if (q->front->class->ring_opened)
+        q->front->class->ring_opened(q);
+    watch_kicks(q);
     virtq_disarm(&q->vq);
     loop_poller_wake(loop_of(q), &q->poller);
 }
@@ -70,6 +85,8 @@ void front_queue_close(struct front_queue *q, enum queue_state state)
     q->blocked = false; /* or a wake() by the chain would poll a ring that is gone */
     unwatch(q);
     loop_poller_remove(loop_of(q), &q->poller);
+    if (q->front->class->ring_closed)
+        q->front->class->ring_closed(q);
 }
 
 void front_queue_begin(struct front_queue *q)
@@ -115,6 +132,33 @@ static void put_all_back(struct front_lane *fl)
             front_queue_put_back(&fl->front->queues[i]);
 }
 
+/* Classes whose layers let go of what a ring has, and cannot give it back to that ring. */
+void front_take_aside(struct front_lane *fl)
+{
+    if (fl->front->class->take_aside)
+        fl->front->class->take_aside(fl);
+}
+
+static bool submit_aside(struct front_lane *fl)
+{
+    return !fl->front->class->submit_aside || fl->front->class->submit_aside(fl);
+}
+
+void front_wake(struct lane *lane)
+{
+    struct front_lane *fl = lane_front(lane);
+    struct front *front = fl->front;
+
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        struct front_queue *q = &front->queues[i];
+
+        if (q->lane == fl && q->blocked) {
+            q->blocked = false;
+            loop_poller_wake(lane_loop(lane), &q->poller);
+        }
+    }
+}
+
 bool front_awaited(const struct front_lane *fl)
 {
     bool stops = false;
@@ -141,7 +185,7 @@ static void run_ask_again(struct dt_timer *timer)
         front_iommu_urge(fl);
     if (front_awaited(fl))
         ask_for_rest(fl, RELEASE_NS);
-    else if (!front_submit_aside(fl))
+    else if (!submit_aside(fl))
         loop_timer_set(lane_loop(fl->lane), timer, dt_clock_ns() + RELEASE_NS);
 }
 
@@ -252,9 +296,21 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
 
 /* ---- On the session's thread ---- */
 
+/* Rings may be elsewhere: at the rear. */
+static bool leave(struct front *front, bool urgent)
+{
+    return !front->class->leave || front->class->leave(front, urgent);
+}
+
+static void session_changed(struct front *front)
+{
+    if (front->class->session_changed)
+        front->class->session_changed(front);
+}
+
 static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
 {
-    q->slots_size = n * sizeof(struct slot);
+    q->slots_size = n * q->front->class->slot_size;
     q->slots =
         mmap(NULL, q->slots_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (q->slots != MAP_FAILED)
@@ -283,7 +339,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     if (ret < 0)
         return ret;
     ring.config.slots = q->slots;
-    ring.config.slot_stride = sizeof(struct slot);
+    ring.config.slot_stride = front->class->slot_size;
     ring.config.iovs = q->lane->iovs;
     q->translated = front_translates(front);
     if (q->translated) {
@@ -297,8 +353,8 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
         unmap_slots(q);
         return ret;
     }
-    front_mode_leave(front, false); /* all rings, or none */
-    front_mode_session(front);
+    leave(front, false); /* all rings, or none */
+    session_changed(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return (int)q->vq.replay_count;
@@ -320,7 +376,7 @@ void front_queue_stop(void *dev, unsigned index)
     if (q->state == QUEUE_LOST) {
         q->state = QUEUE_IDLE;
         loop_post(front->loop, &q->stopped);
-    } else if (front_mode_leave(front, true)) {
+    } else if (leave(front, true)) {
         loop_post(loop_of(q), &q->stop);
     } else {
         q->stop_deferred = true;
@@ -339,9 +395,9 @@ void front_pause(void *dev, bool drain)
 {
     struct front *front = dev;
 
-    if (!front_mode_leave(front, true)) {
-        front->mode.pause_deferred = true;
-        front->mode.pause_drain = drain;
+    if (!leave(front, true)) {
+        front->pause_deferred = true;
+        front->pause_drain = drain;
         return;
     }
     front->pausing = true;
@@ -368,7 +424,7 @@ static void run_paused(struct loop_message *message)
     if (front->pausing)
         vhost_session_paused(front->session);
     else
-        front_mode_paused(front);
+        front->class->at_rest(front);
 }
 
 void front_resume_lanes(struct front *front)
@@ -383,7 +439,7 @@ void front_resume(void *dev)
 
     front->pausing = false;
     front_resume_lanes(front);
-    front_mode_session(front);
+    session_changed(front);
 }
 
 void front_queue_kick_changed(void *dev, unsigned index)
@@ -391,15 +447,6 @@ void front_queue_kick_changed(void *dev, unsigned index)
     /* The session pauses the lanes around it: resume takes the new descriptors. */
     (void)dev;
     (void)index;
-}
-
-/* The rear has the old one: it gets the new one with the rings. */
-void front_queue_call_changed(void *dev, unsigned index)
-{
-    struct front *front = dev;
-
-    if (front->queues[index].state == QUEUE_HANDED)
-        front_mode_leave(front, false);
 }
 
 /* ---- Life ---- */
@@ -410,9 +457,9 @@ void front_queue_init(struct front *front, unsigned index)
 
     q->front = front;
     q->index = index;
-    q->lane = &front->lanes[index % front->nlanes];
-    q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN, .ready = run_kicked};
-    q->poller = (struct loop_poller){.poll = front_queue_poll, .arm = front_queue_arm};
+    q->lane = &front->lanes[index / front->class->rings_per_queue % front->nlanes];
+    q->kick = (struct dt_watch){.fd = -1, .events = EPOLLIN | EPOLLET, .ready = run_kicked};
+    q->poller = (struct loop_poller){.poll = front->class->poll, .arm = front->class->arm};
     list_init(&q->poller.node);
     q->start.run = run_start;
     q->stop.run = run_stop;

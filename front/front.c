@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* front.c - where a VM attaches: sockets, one session at a time, and the front's life. */
-#include "blk/vhost-user/internal.h"
+#include "front/served.h"
 #include "vhost/backend.h"
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -43,7 +43,7 @@ static int begin_session(struct front *front, int sock, struct dt_error *err)
         .protocol_features = front->protocol_features,
         .keep_files = true,
         .name = device_name(front->dev),
-        .ops = &front_session_ops,
+        .ops = &front->session_ops,
         .dev = front,
     };
     int ret;
@@ -111,21 +111,28 @@ static void run_fault(struct loop_message *message)
         vhost_session_break(front->session, front->fault);
 }
 
-const struct vhost_device_ops front_session_ops = {
-    .features = front_features,
-    .set_features = front_set_features,
-    .get_config = front_get_config,
-    .set_config = front_set_config,
-    .queue_start = front_queue_start,
-    .queue_stop = front_queue_stop,
-    .pause = front_pause,
-    .resume = front_resume,
-    .queue_kick_changed = front_queue_kick_changed,
-    .queue_call_changed = front_queue_call_changed,
-    .memory_changed = memory_changed,
-    .iotlb = front_iotlb,
-    .closed = session_closed,
-};
+static void make_session_ops(struct front *front)
+{
+    const struct front_class *class = front->class;
+
+    front->session_ops = (struct vhost_device_ops){
+        .features = class->features,
+        .set_features = class->set_features,
+        .get_config = class->get_config,
+        .set_config = class->set_config,
+        .send_rarp = class->send_rarp,
+        .set_mtu = class->set_mtu,
+        .queue_start = front_queue_start,
+        .queue_stop = front_queue_stop,
+        .pause = front_pause,
+        .resume = front_resume,
+        .queue_kick_changed = front_queue_kick_changed,
+        .queue_call_changed = class->call_changed,
+        .memory_changed = memory_changed,
+        .iotlb = class->translates ? front_iotlb : NULL,
+        .closed = session_closed,
+    };
+}
 
 /* ---- A keeper has the sockets ------------------------------------------------------------------ */
 
@@ -165,7 +172,7 @@ int front_link(struct front *front, int fd, struct dt_error *err)
         .sock = fd,
         .queues = front->nqueues,
         .name = device_name(front->dev),
-        .ops = &front_session_ops,
+        .ops = &front->session_ops,
         .dev = front,
         .attached = link_attached,
         .lost = link_lost,
@@ -174,7 +181,11 @@ int front_link(struct front *front, int fd, struct dt_error *err)
     int ret;
 
     CHECK(!front->remote && !front->session);
-    front_floor(front, &floor);
+    floor = (struct link_floor){.features = front->offered,
+                                .protocol_features = front->protocol_features,
+                                .fence_ns = front->keeper.fence_ns};
+    if (front->class->floor)
+        front->class->floor(front, &floor);
     ret = vhost_remote_new(&front->remote, &config, &floor, err);
     if (ret < 0)
         close(fd);
@@ -252,32 +263,27 @@ static int open_sockets(struct front *front, const struct front_config *config,
 
 /* ---- Life ---- */
 
-static void run_info_changed(void *arg)
+const struct front_ops *front_class_ops(const struct front_class *class)
 {
-    front_config_update(arg);
+    return class->device_ops;
 }
-
-const struct front_ops front_device_ops = {
-    .complete = front_complete,
-    .wake = front_wake,
-    .info_changed = run_info_changed,
-    .set_passthrough = front_set_passthrough,
-    .each = front_each,
-};
 
 int front_new(struct front **out, const struct front_config *config, struct dt_error *err)
 {
-    struct front *front = xcalloc(1, sizeof(*front));
-    const char *serial = config->serial ? config->serial : device_name(config->dev);
+    const struct front_class *class = config->class;
+    struct front *front = xcalloc(1, class->size);
+    unsigned queues = config->queues ?: FRONT_QUEUES;
     int ret;
 
+    CHECK(!config->iommu || class->translates);
     front->magic = FRONT_MAGIC;
+    front->class = class;
     front->dev = config->dev;
     front->listen_fd = config->listen_fd;
     front->next = -1;
     front->packed = config->packed;
     front->iommu = config->iommu;
-    front->protocol_features = FRONT_PROTOCOL_FEATURES;
+    front->protocol_features = class->protocol_features;
     if (config->few_regions)
         front->protocol_features &= ~(1ull << VHOST_F_CONFIGURE_MEM_SLOTS);
     front->ended = config->ended;
@@ -285,20 +291,21 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     if (config->keeper)
         front->keeper = *config->keeper;
     front->lost_message.run = run_link_lost;
-    memcpy(front->serial, serial, MIN(strlen(serial), sizeof(front->serial)));
-    front->nqueues = config->queues ? MIN(config->queues, VHOST_MAX_QUEUES) : FRONT_QUEUES;
+    front->nqueues = MIN(queues, VHOST_MAX_QUEUES / class->rings_per_queue) * class->rings_per_queue;
     front->nlanes = device_threads(front->dev);
     front->loop = lane_loop(device_lane(front->dev, 0));
     front->lanes = xcalloc(front->nlanes, sizeof(*front->lanes));
     front->queues = xaligned(CACHE_LINE, front->nqueues * sizeof(*front->queues));
     front->stopped_message.run = run_stopped;
     front->fault_message.run = run_fault;
+    class->init(front, config);
+    if (front->iommu)
+        front->offered |= 1ull << VIRTIO_F_ACCESS_PLATFORM;
     for (unsigned t = 0; t < front->nlanes; t++)
         front_lane_init(front, t);
     for (unsigned i = 0; i < front->nqueues; i++)
         front_queue_init(front, i);
-    front_config_init(front);
-    front_mode_init(front);
+    make_session_ops(front);
     memmap_guard_install();
     ret = open_sockets(front, config, err);
     if (ret < 0) {
@@ -338,7 +345,7 @@ void front_free(struct front *front)
         close(front->listen_fd);
     if (front->next >= 0)
         close(front->next);
-    front_mode_fini(front);
+    front->class->fini(front);
     front->magic = 0;
     free(front->connect);
     free(front->queues);
@@ -369,20 +376,6 @@ static json_t *queue_json(const struct front_queue *q)
                      "replayed", (json_int_t)s->replayed);
 }
 
-static void add_mode(json_t *show, const struct front *front)
-{
-    const struct front_mode *m = &front->mode;
-
-    json_object_set_new(show, "mode", json_string(front_mode_name(front)));
-    json_object_set_new(show, "mode_wanted", json_string(m->wanted ? "passthrough" : "interpose"));
-    if (m->why[0])
-        json_object_set_new(show, "mode_because", json_string(m->why));
-    json_object_set_new(show, "mode_changes", json_integer((json_int_t)m->changes));
-    json_object_set_new(show, "passed_through", json_integer((json_int_t)m->passed));
-    json_object_set_new(show, "mode_drain_ns", json_integer((json_int_t)m->drain_ns));
-    json_object_set_new(show, "mode_switch_ns", json_integer((json_int_t)m->switch_ns));
-}
-
 json_t *front_show(struct front *front)
 {
     json_t *queues = json_array(), *show;
@@ -392,14 +385,12 @@ json_t *front_show(struct front *front)
         if (front->queues[i].state != QUEUE_IDLE)
             json_array_append_new(queues, queue_json(&front->queues[i]));
     snprintf(features, sizeof(features), "0x%llx", (unsigned long long)front->features);
-    show = json_pack("{sb ss# ss sI sI si sb so}", "attached", front->session != NULL, "serial",
-                     front->serial, (int)strnlen(front->serial, sizeof(front->serial)), "features",
-                     features, "sessions", (json_int_t)front->sessions, "broken",
-                     (json_int_t)front->broken, "queues_offered", (int)front->nqueues, "writeback",
-                     !front->fua, "queues", queues);
-    add_mode(show, front);
+    show = json_pack("{sb ss sI sI si so}", "attached", front->session != NULL, "features", features,
+                     "sessions", (json_int_t)front->sessions, "broken", (json_int_t)front->broken,
+                     "queues_offered", (int)(front->nqueues / front->class->rings_per_queue),
+                     "queues", queues);
     if (front->iommu)
         json_object_set_new(show, "iommu", front_iommu_show(front));
-    json_object_set_new(show, "stuck", front_stuck(front));
+    front->class->show(front, show);
     return show;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* bucket.c - see bucket.h. */
-#include "blk/throttle/bucket.h"
+#include "base/bucket.h"
 
 #define TOKEN ((__int128)1000000000)
 

@@ -8,8 +8,8 @@
  * hold the largest rate for centuries. The level may go below zero (debt): what was taken
  * beyond the level is paid before anything else comes.
  */
-#ifndef THROTTLE_BUCKET_H
-#define THROTTLE_BUCKET_H
+#ifndef BUCKET_H
+#define BUCKET_H
 
 #include "base/base.h"
 

@@ -21,7 +21,7 @@
  *        ^                                                         | drained: answer the VMM
  *        +--------------- its memory is translated ------------ UNMAPPED
  */
-#include "blk/vhost-user/internal.h"
+#include "front/served.h"
 
 /* The VMM stands still: what takes longer is urged. */
 #define URGE_NS DT_MS(50)
@@ -231,13 +231,19 @@ void front_iommu_settle(struct front_lane *fl)
     loop_post(front->loop, &fl->iommu->applied);
 }
 
-void front_iommu_answered(struct slot *slot)
+void front_iommu_answered(struct front_queue *q, struct virtq_chain *chain)
 {
-    struct front_lane *fl = slot->queue->lane;
+    struct front_lane *fl = q->lane;
 
-    slot->awaited = false;
+    chain->awaited = false;
     fl->iommu->awaited--;
     front_iommu_settle(fl);
+}
+
+/* Each of the class's slots begins with its chain. */
+static struct virtq_chain *chain_of(const struct front_queue *q, unsigned id)
+{
+    return (struct virtq_chain *)((char *)q->slots + id * q->front->class->slot_size);
 }
 
 static void mark_users(struct front_queue *q, const struct vhost_iotlb *change)
@@ -245,7 +251,7 @@ static void mark_users(struct front_queue *q, const struct vhost_iotlb *change)
     for (unsigned id = 0; id < q->vq.config.size; id++) {
         if (!virtq_uses(&q->vq, (uint16_t)id, change->iova, change->size))
             continue;
-        q->slots[id].awaited = true;
+        chain_of(q, id)->awaited = true;
         q->lane->iommu->awaited++;
     }
 }

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rate.c - limits on packets and bits per second, in each direction.
+ *
+ * Theory of operation: toward the wire the limit stands before the rings. admit() tells core how many
+ * packets may be taken; the others stay in the guest's memory, so the VM bears the queue, and a stop
+ * never waits for it. From the wire nobody waits for us: what comes too early is kept in a queue
+ * of limited length, in order, and dropped beyond that.
+ *
+ * What a packet costs in bits is known once it is there: the frames that it will be on the wire, each with its
+ * headers. A bucket goes into debt by it and lets nothing through until that is paid, so the average is
+ * exact whatever the packets' sizes (base/bucket.h counts whole token-nanoseconds).
+ *
+ * All threads of a card share the buckets, under a lock that is taken once per batch (and not at all by
+ * a card on one thread, or without a limit).
+ */
+#include "base/base.h"
+#include "base/bucket.h"
+#include <devtap/net.h>
+
+#include <pthread.h>
+
+/* A shorter wait would cost more in timers than it gains: tokens accumulate meanwhile. */
+#define LEAST_PAUSE DT_US(20)
+/* A guest's driver gives up on a super-frame that is under way for five seconds; at this rate it takes two. */
+#define LEAST_SUPER 262144u
+#define LARGEST     (65536u * 8)
+
+enum limit { TX_PACKETS, TX_BITS, RX_PACKETS, RX_BITS, LIMITS };
+#define PACKETS(way) ((way) == DT_TX ? TX_PACKETS : RX_PACKETS)
+#define BITS(way)    ((way) == DT_TX ? TX_BITS : RX_BITS)
+
+struct rate {
+    uint64_t rates[LIMITS];
+    uint64_t burst, overhead, queue;
+    bool limited[2], shared;
+    uint64_t typical; /* bits of a packet to the wire, averaged */
+    struct bucket buckets[LIMITS];
+    pthread_mutex_t lock;
+};
+
+struct rate_ctx {
+    struct dt_ctx *c;
+    struct dt_timer tx_timer, rx_timer;
+    uint64_t stopped_at; /* 0 = intake is open */
+    struct dt_packet *head, **tail;
+    uint64_t queued;
+};
+
+#define RATE(limit)                                                                               \
+    .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .offset = offsetof(struct rate, rates[limit]),  \
+    .initial = "0"
+static const struct dt_param params[] = {
+    {.name = "tx-bits",
+     RATE(TX_BITS),
+     .unit = "bits/s",
+     .help = "Most bits per second from the guest; 0 = no limit."},
+    {.name = "rx-bits",
+     RATE(RX_BITS),
+     .unit = "bits/s",
+     .help = "Most bits per second to the guest; 0 = no limit."},
+    {.name = "tx-packets",
+     RATE(TX_PACKETS),
+     .unit = "packets/s",
+     .help = "Most packets per second from the guest; 0 = no limit."},
+    {.name = "rx-packets",
+     RATE(RX_PACKETS),
+     .unit = "packets/s",
+     .help = "Most packets per second to the guest; 0 = no limit."},
+    {.name = "burst",
+     .type = DT_PARAM_DURATION,
+     .flags = DT_PARAM_LIVE,
+     .offset = offsetof(struct rate, burst),
+     .initial = "10ms",
+     .max = DT_S(3600),
+     .help = "What was not used in this time may be caught up with at once."},
+    {.name = "overhead",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     .offset = offsetof(struct rate, overhead),
+     .initial = "0",
+     .max = 1000,
+     .unit = "bytes",
+     .help = "Counted with each frame; 24 is what Ethernet adds on the wire."},
+    {.name = "queue",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     .offset = offsetof(struct rate, queue),
+     .initial = "200",
+     .max = 2000,
+     .unit = "packets",
+     .help = "Packets to the guest that wait for the limit; what is beyond is dropped."},
+    {NULL},
+};
+
+enum { TX_STOPS, TX_STOPPED_NS, RX_DELAYED, RX_DROPPED };
+static const struct dt_counter counters[] = {
+    [TX_STOPS] = {"tx-stops", "times", "How often the limit closed the intake."},
+    [TX_STOPPED_NS] = {"tx-stopped-ns", "ns", "Time during which the intake was closed."},
+    [RX_DELAYED] = {"rx-delayed", "packets", "Packets to the guest that waited for the limit."},
+    [RX_DROPPED] = {"rx-dropped", "packets", "Packets to the guest for which the queue was full."},
+    {NULL},
+};
+
+static void lock(struct rate *r)
+{
+    if (r->shared)
+        pthread_mutex_lock(&r->lock);
+}
+
+static void unlock(struct rate *r)
+{
+    if (r->shared)
+        pthread_mutex_unlock(&r->lock);
+}
+
+static uint64_t bits_of(const struct rate *r, struct dt_packet *p)
+{
+    return (dt_packet_wire_bytes(p) + r->overhead * dt_packet_segments(p)) * 8;
+}
+
+/* 0 = something may pass now; else when to ask again. */
+static uint64_t wait_until(struct rate *r, enum dt_direction way, uint64_t now)
+{
+    const enum limit limits[] = {PACKETS(way), BITS(way)};
+    uint64_t when = 0;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(limits); i++) {
+        struct bucket *b = &r->buckets[limits[i]];
+
+        if (!b->rate)
+            continue;
+        bucket_refill(b, now);
+        if (bucket_tokens(b) == 0)
+            when = MAX(when, bucket_when(b, 1));
+    }
+    return when;
+}
+
+static void charge(struct rate *r, enum dt_direction way, uint64_t packets, uint64_t bits)
+{
+    bucket_take(&r->buckets[PACKETS(way)], packets);
+    bucket_take(&r->buckets[BITS(way)], bits);
+}
+
+/* ---- To the wire ---- */
+
+/* So many that no bucket goes into debt by more than about one packet. */
+static unsigned grant(const struct rate *r, unsigned want)
+{
+    uint64_t packets = bucket_tokens(&r->buckets[TX_PACKETS]);
+    uint64_t bits = bucket_tokens(&r->buckets[TX_BITS]) / r->typical;
+
+    return (unsigned)MIN((uint64_t)want, MIN(packets, MAX(bits, 1u)));
+}
+
+static unsigned rate_admit(struct dt_ctx *c, unsigned want)
+{
+    struct rate *r = c->layer_data;
+    struct rate_ctx *rc = c->data;
+    uint64_t now, when;
+
+    if (!r->limited[DT_TX] && !rc->stopped_at)
+        return want;
+    now = dt_now(c);
+    lock(r);
+    when = wait_until(r, DT_TX, now);
+    want = when ? 0 : grant(r, want);
+    unlock(r);
+    if (when) {
+        if (!rc->stopped_at) {
+            rc->stopped_at = now;
+            dt_count(c, TX_STOPS, 1);
+        }
+        if (!rc->tx_timer.heap_index)
+            dt_timer_set(c, &rc->tx_timer, MAX(when, now + LEAST_PAUSE));
+    } else if (rc->stopped_at) {
+        dt_count(c, TX_STOPPED_NS, now - rc->stopped_at);
+        rc->stopped_at = 0;
+    }
+    return want;
+}
+
+static void fire_tx(struct dt_timer *timer)
+{
+    dt_wake(container_of(timer, struct rate_ctx, tx_timer)->c);
+}
+
+static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
+{
+    struct rate *r = c->layer_data;
+    uint64_t bits = 0, frames = 0;
+
+    for (unsigned i = 0; r->limited[DT_TX] && i < n; i++) {
+        bits += bits_of(r, packets[i]);
+        frames += dt_packet_segments(packets[i]);
+    }
+    if (frames) {
+        lock(r);
+        charge(r, DT_TX, frames, bits);
+        r->typical = MAX((r->typical * 7 + bits / n) / 8, 512u);
+        unlock(r);
+    }
+    dt_transmit(c, packets, n);
+}
+
+/* ---- From the wire ---- */
+
+/* May this one pass now? Then it is charged. */
+static bool pass(struct rate *r, struct dt_packet *p, uint64_t now, uint64_t *when)
+{
+    *when = wait_until(r, DT_RX, now);
+    if (*when)
+        return false;
+    charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+    return true;
+}
+
+static void release(struct rate_ctx *rc, bool all)
+{
+    struct dt_ctx *c = rc->c;
+    struct rate *r = c->layer_data;
+    uint64_t now = dt_now(c), when = 0;
+    struct dt_packet *batch[32];
+    unsigned n;
+
+    do {
+        lock(r);
+        for (n = 0; n < ARRAY_SIZE(batch) && rc->head; n++) {
+            struct dt_packet *p = rc->head;
+
+            if (all)
+                charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+            else if (r->limited[DT_RX] && !pass(r, p, now, &when))
+                break;
+            rc->head = p->next;
+            rc->queued--;
+            batch[n] = p;
+        }
+        unlock(r);
+        if (!rc->head)
+            rc->tail = &rc->head;
+        dt_receive(c, batch, n);
+    } while (n == ARRAY_SIZE(batch));
+    if (rc->head)
+        dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
+}
+
+static void fire_rx(struct dt_timer *timer)
+{
+    release(container_of(timer, struct rate_ctx, rx_timer), false);
+}
+
+static void keep(struct rate_ctx *rc, struct dt_packet *p)
+{
+    const struct rate *r = rc->c->layer_data;
+
+    if (rc->queued >= r->queue) {
+        dt_drop_one(rc->c, p, RX_DROPPED);
+        return;
+    }
+    p->next = NULL;
+    *rc->tail = p;
+    rc->tail = &p->next;
+    rc->queued++;
+    dt_count(rc->c, RX_DELAYED, 1);
+}
+
+static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
+{
+    struct rate *r = c->layer_data;
+    struct rate_ctx *rc = c->data;
+    uint64_t now = dt_now(c), when = 0;
+    unsigned passed = 0;
+
+    if (!r->limited[DT_RX] && !rc->head) {
+        dt_receive(c, packets, n);
+        return;
+    }
+    lock(r);
+    while (!rc->head && passed < n && pass(r, packets[passed], now, &when))
+        passed++;
+    unlock(r);
+    dt_receive(c, packets, passed);
+    for (unsigned i = passed; i < n; i++)
+        keep(rc, packets[i]);
+    if (rc->head && !rc->rx_timer.heap_index)
+        dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
+}
+
+static void rate_quiesce(struct dt_ctx *c, uint64_t deadline)
+{
+    release(c->data, true);
+}
+
+/* ---- Life ---- */
+
+static void apply(struct rate *r)
+{
+    uint64_t now = dt_clock_ns();
+
+    for (unsigned i = 0; i < LIMITS; i++)
+        bucket_set(&r->buckets[i], r->rates[i], r->burst, now);
+    r->limited[DT_TX] = r->rates[TX_PACKETS] || r->rates[TX_BITS];
+    r->limited[DT_RX] = r->rates[RX_PACKETS] || r->rates[RX_BITS];
+}
+
+static int rate_open(struct dt_layer *layer, struct dt_error *err)
+{
+    struct rate *r = dt_layer_data(layer);
+
+    pthread_mutex_init(&r->lock, NULL);
+    r->shared = dt_layer_threads(layer) > 1;
+    r->typical = LARGEST;
+    apply(r);
+    return 0;
+}
+
+static void rate_close(struct dt_layer *layer)
+{
+    struct rate *r = dt_layer_data(layer);
+
+    pthread_mutex_destroy(&r->lock);
+}
+
+/* No thread is inside the layer now; whoever waits for what the old limit allowed looks again. */
+static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    apply(dt_layer_data(layer));
+    for (unsigned i = 0; i < dt_layer_threads(layer); i++) {
+        struct dt_ctx *c = dt_layer_ctx(layer, i);
+        struct rate_ctx *rc = c ? c->data : NULL;
+
+        if (rc && rc->stopped_at)
+            dt_timer_set(c, &rc->tx_timer, dt_clock_ns());
+        if (rc && rc->head)
+            dt_timer_set(c, &rc->rx_timer, dt_clock_ns());
+    }
+    return 0;
+}
+
+static int rate_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
+{
+    const struct rate *r = dt_layer_data(layer);
+
+    if (r->rates[TX_BITS] && r->rates[TX_BITS] < LEAST_SUPER)
+        info->offloads &= ~(uint32_t)DT_OFFLOAD_SUPER;
+    return 0;
+}
+
+static int rate_start(struct dt_ctx *c, struct dt_error *err)
+{
+    struct rate_ctx *rc = c->data;
+
+    rc->c = c;
+    rc->tail = &rc->head;
+    rc->tx_timer.fire = fire_tx;
+    rc->rx_timer.fire = fire_rx;
+    return 0;
+}
+
+static void rate_stop(struct dt_ctx *c)
+{
+    struct rate_ctx *rc = c->data;
+
+    dt_timer_cancel(c, &rc->tx_timer);
+    dt_timer_cancel(c, &rc->rx_timer);
+}
+
+const struct dt_net_ext net_rate = {
+    DT_NET_EXT_HEADER,
+    .name = "rate",
+    .summary = "Limit packets and bits per second in each direction, exactly, changeable while the VM runs",
+    .help = "What the guest sends beyond a limit stays in its own rings. What comes for it waits in a "
+            "queue, and is dropped beyond that. Super-frames cost what their segments do on the wire. "
+            "What a packet cost beyond what was left is paid before the next one passes, so the "
+            "average is exact whatever the sizes.",
+    .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
+    .takes = DT_OFFLOAD_ALL,
+    .params = params,
+    .counters = counters,
+    .layer_size = sizeof(struct rate),
+    .ctx_size = sizeof(struct rate_ctx),
+    .open = rate_open,
+    .close = rate_close,
+    .start = rate_start,
+    .stop = rate_stop,
+    .info = rate_info,
+    .transmit = rate_transmit,
+    .receive = rate_receive,
+    .admit = rate_admit,
+    .quiesce = rate_quiesce,
+    .set = rate_set,
+};

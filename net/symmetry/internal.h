@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - what is counted, what waits, and the files of symmetry. */
+#ifndef NET_SYMMETRY_INTERNAL_H
+#define NET_SYMMETRY_INTERNAL_H
+
+#include "base/fifo.h"
+#include "base/prefix.h"
+#include "net/symmetry/table.h"
+#include "net/symmetry/window.h"
+#include <devtap/net.h>
+
+/* Packets that wait, at most: all that a lane's pool has. Each may be of a flow and a pair of its own. */
+#define WAITING_MAX 4352u
+#define WAITS       (2 * WAITING_MAX + 2)
+
+/**
+ * struct entity - what has a symmetry: a flow, a host pair, the card.
+ * @tick: the newest of @window.
+ * @wait: number of its struct wait; 0 = nothing of it waits.
+ * @n:    packets that had to wait since it was last symmetric.
+ */
+struct entity {
+    struct node node;
+    uint32_t tick;
+    uint16_t wait;
+    uint8_t n;
+    struct window window;
+};
+
+/**
+ * struct flow - one flow. A million of them take 72 MB.
+ * @pair:     number of its host pair, which was that with @pair_tag.
+ * @una, @nxt: TCP: sequence numbers; what was sent and not yet acknowledged lies between.
+ * @unacked:  and how many segments it was.
+ */
+struct flow {
+    struct entity e;
+    uint32_t pair;
+    uint16_t pair_tag, unacked;
+    uint32_t una, nxt;
+};
+_Static_assert(sizeof(struct entity) == 56 && sizeof(struct flow) == 72, "a million flows in 80 MB");
+
+FIFO(held, dt_packet)
+
+/**
+ * struct wait - what an entity has while packets of it wait.
+ * @until:  before this, none of them goes on.
+ * @weight: descriptors of the ring that they may take, by estimate.
+ * @held, @node, @flow, @pair: of flows alone.
+ */
+struct wait {
+    uint64_t until;
+    uint32_t packets, weight;
+    struct held held;
+    struct list node; /* in symmetry.waiting */
+    uint32_t flow, pair;
+};
+
+enum level { FLOW, PAIR, CARD, LEVELS };
+
+struct symmetry {
+    /* Parameters. */
+    const char *threshold_text, *exempt_text;
+    uint64_t max_delay, flows_max;
+    unsigned excess;
+    /* What follows from them. */
+    uint64_t ratio; /* e^threshold, in 65536ths */
+    struct prefixes exempt4, exempt6;
+
+    struct dt_layer *layer;
+    struct dt_ctx *c;
+    uint64_t seed, now;
+    uint32_t tick;
+    struct table flows, pairs;
+    struct entity card;
+    struct wait *waits; /* by number, from 1 on */
+    uint16_t free_waits[WAITS];
+    unsigned nfree;
+    struct list waiting; /* flows with packets that wait, in the order of their turns */
+    struct dt_timer timer;
+    unsigned full; /* flows that have more than their share of the ring */
+    bool kick;     /* somebody became symmetric whose packets wait */
+    uint64_t saved_at, told_at;
+};
+
+enum { EXCESS_DROP, EXCESS_HOLD };
+enum {
+    DELAYED,
+    DELAYED_NS,
+    EXCESS,
+    AT_REST,
+    EXEMPT,
+    LIMITED, /* and the next two: by level */
+    FLOWS_FORGOTTEN = LIMITED + LEVELS,
+    PAIRS_FORGOTTEN,
+};
+
+/** struct ident - whose packet it is. @remote: the other host's address; NULL = not IP. */
+struct ident {
+    uint64_t flow, pair;
+    const uint8_t *remote;
+    bool v6;
+};
+
+/** struct levels - a packet's entities. */
+struct levels {
+    struct entity *e[LEVELS];
+    uint32_t flow, pair;
+};
+
+/* flows.c: whose it is. */
+void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_direction way,
+                  struct ident *id);
+/** sym_exempt() - is the other host one that is not judged? */
+bool sym_exempt(const struct symmetry *s, const struct ident *id);
+/** sym_find() - its entities, made if they are not there; brought to now. */
+void sym_find(struct symmetry *s, const struct ident *id, struct levels *levels);
+/** sym_flow_levels() - those of a flow that has packets waiting. */
+void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *levels);
+/** sym_sent() - remember what of TCP @p takes along; returns its segments. */
+uint32_t sym_sent(struct flow *flow, struct dt_packet *p);
+/** sym_received() - for how many packets does @p speak? */
+uint32_t sym_received(struct flow *flow, struct dt_packet *p);
+
+/* wait.c: who waits, and how long. */
+int sym_waits_init(struct symmetry *s);
+void sym_waits_fini(struct symmetry *s);
+/** sym_send() - from the guest: hand it on now, which is for the caller to do (true), or later. */
+bool sym_send(struct symmetry *s, struct dt_packet *p, const struct ident *id);
+/** sym_unblock() - packets came for these: who is symmetric again goes on. */
+void sym_unblock(struct symmetry *s, const struct levels *levels);
+/** sym_release() - hand on what is due, and come back when more is. */
+void sym_release(struct symmetry *s);
+/** sym_drop_all() - the chain comes to rest. */
+void sym_drop_all(struct symmetry *s);
+
+/* state.c: what the next process should know. */
+int64_t sym_save(struct dt_layer *layer, void *buf, size_t size);
+int sym_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+             struct dt_error *err);
+
+/** sym_time() - once per batch. */
+static inline void sym_time(struct symmetry *s)
+{
+    s->now = dt_now(s->c);
+    s->tick = (uint32_t)(s->now / WINDOW_TICK);
+}
+
+static inline void sym_advance(const struct symmetry *s, struct entity *e)
+{
+    if (e->tick == s->tick)
+        return;
+    window_advance(&e->window, e->tick, s->tick);
+    e->tick = s->tick;
+}
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * table.h - entries found by a hash, of which the oldest is forgotten first.
+ *
+ * Entries have numbers from 1 on; 0 is none. Memory that was never needed is never touched. Nothing is allocated
+ * after table_init().
+ */
+#ifndef SYMMETRY_TABLE_H
+#define SYMMETRY_TABLE_H
+
+#include "base/base.h"
+
+/** struct node - what each entry begins with: the upper half of its hash, and numbers of others. The lower bits of the
+ *  hash are known by the chain that it is in. */
+struct node {
+    uint32_t key, chain, newer, older;
+};
+
+struct table {
+    uint8_t *memory;
+    uint32_t *heads;
+    size_t stride, bytes;
+    uint32_t capacity, count, mask, free, newest, oldest;
+};
+
+/** table_init() - @capacity entries of @stride bytes, each with a struct node first; 0 or -ENOMEM. */
+int table_init(struct table *t, uint32_t capacity, size_t stride);
+void table_fini(struct table *t);
+/** table_find() - the number of the entry with @hash, or 0. */
+uint32_t table_find(const struct table *t, uint64_t hash);
+/** table_add() - a zeroed entry, the newest; there must be room. @hash is in no other. */
+uint32_t table_add(struct table *t, uint64_t hash);
+/** table_hash() - of @entry: what it is found by. */
+uint64_t table_hash(const struct table *t, uint32_t entry);
+/** table_remove() - forget @entry. */
+void table_remove(struct table *t, uint32_t entry);
+/** table_touch() - @entry is the newest. */
+void table_touch(struct table *t, uint32_t entry);
+
+static inline void *table_at(const struct table *t, uint32_t entry)
+{
+    return t->memory + (size_t)(entry - 1) * t->stride;
+}
+static inline bool table_full(const struct table *t)
+{
+    return t->count == t->capacity;
+}
+
+#endif

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tap.c - a TAP interface of the kernel: the guest's card is the other end of it.
+ *
+ * Theory of operation: each thread has a queue of the interface, opened before the process is confined. What is left
+ * to do on a packet travels with it, in the header that TUNSETVNETHDRSZ describes: the kernel cuts
+ * super-frames and completes checksums, or hands them to a card or a guest that does.
+ *
+ * Reading stops while the guest has no buffers, so the interface's own queue bears what comes, and
+ * drops there as a card's would. Writing does not wait: what the kernel has no memory for is dropped
+ * and counted.
+ */
+#include "base/base.h"
+#include <devtap/net.h>
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#ifndef TUN_F_USO4 /* Linux 6.2 */
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
+#define READ_BURST  64u
+#define LARGEST     65600u
+/* Below this a packet is copied out of the large buffer that it was read into, so that few of these are in use. */
+#define COPY_BELOW  1536u
+#define THREADS_MAX 64u
+#define BUSY_TRIES  100u /* a second */
+#define RETRY_NS    DT_MS(1)
+
+struct tap {
+    const char *ifname;
+    bool multi_queue;
+    int fds[THREADS_MAX];
+    unsigned nfds;
+    int control; /* a socket, to ask for the MTU */
+};
+
+struct tap_ctx {
+    struct dt_ctx *c;
+    struct dt_watch watch;
+    struct dt_timer retry;
+    bool watching, gone;
+};
+
+static const struct dt_param params[] = {
+    {.name = "ifname",
+     .type = DT_PARAM_STRING,
+     .flags = DT_PARAM_REQUIRED,
+     .offset = offsetof(struct tap, ifname),
+     .unit = "name",
+     .help = "The interface; made if it is not there and the process may make it."},
+    {NULL},
+};
+
+enum { TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY };
+static const struct dt_counter counters[] = {
+    [TX_FULL] = {"tx-full", "packets", "Dropped because the kernel could not take them."},
+    [RX_SHORT] = {"rx-short", "packets", "Dropped because they were no whole frame."},
+    [RX_HEADER] = {"rx-header", "packets",
+                   "Dropped because what the kernel said of them contradicts them."},
+    [RX_MEMORY] = {"rx-memory", "times",
+                   "Reading stopped because all memory for packets was in use."},
+    {NULL},
+};
+
+/* ---- Opening ---- */
+
+static int set_up(struct dt_layer *layer, int fd, struct dt_error *err)
+{
+    const unsigned plain = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    int header = sizeof(struct dt_vnet_header);
+
+    if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
+        return dt_fail(err, -errno, "TUNSETVNETHDRSZ: %s", strerror(errno));
+    if (ioctl(fd, TUNSETOFFLOAD, plain | TUN_F_USO4 | TUN_F_USO6) == 0)
+        return 0;
+    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6);
+    if (ioctl(fd, TUNSETOFFLOAD, plain) < 0)
+        return dt_fail(err, -errno, "TUNSETOFFLOAD: %s", strerror(errno));
+    return 0;
+}
+
+static const char *advice(int error)
+{
+    switch (error) {
+    case EPERM:
+        return " (run as root, or: ip tuntap add dev NAME mode tap vnet_hdr user USER)";
+    case EBUSY:
+        return " (somebody else has it)";
+    case EINVAL:
+        return " (is it a TAP interface, and multi_queue only if this device has several threads?)";
+    case ENOENT:
+        return " (modprobe tun)";
+    default:
+        return "";
+    }
+}
+
+/* A worker that died a moment ago may still have it. */
+static int attach(int fd, struct ifreq *request)
+{
+    for (unsigned i = 0; ioctl(fd, TUNSETIFF, request) < 0; i++) {
+        if (errno != EBUSY || i == BUSY_TRIES)
+            return errno;
+        usleep(10000);
+    }
+    return 0;
+}
+
+static int open_queue(struct dt_layer *layer, struct dt_error *err)
+{
+    struct tap *t = dt_layer_data(layer);
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    int ret;
+
+    if (fd < 0)
+        return dt_fail(err, -errno, "/dev/net/tun: %s%s", strerror(errno), advice(errno));
+    t->fds[t->nfds++] = fd;
+    if (t->multi_queue)
+        request.ifr_flags |= IFF_MULTI_QUEUE;
+    memcpy(request.ifr_name, t->ifname, strlen(t->ifname));
+    ret = attach(fd, &request);
+    if (ret == EINVAL) { /* an interface that was made with multi_queue has to be opened so */
+        request.ifr_flags |= IFF_MULTI_QUEUE;
+        ret = attach(fd, &request);
+    }
+    if (ret == 0)
+        return set_up(layer, fd, err);
+    return dt_fail(err, -ret, "TAP interface '%s': %s%s", t->ifname, strerror(ret), advice(ret));
+}
+
+static void close_all(struct tap *t)
+{
+    for (unsigned i = 0; i < t->nfds; i++)
+        close(t->fds[i]);
+    if (t->control >= 0)
+        close(t->control);
+}
+
+static int tap_open(struct dt_layer *layer, struct dt_error *err)
+{
+    struct tap *t = dt_layer_data(layer);
+    unsigned threads = dt_layer_threads(layer);
+    int ret = 0;
+
+    t->control = -1;
+    if (strlen(t->ifname) >= IFNAMSIZ || !*t->ifname)
+        return dt_fail(err, -EINVAL, "ifname '%.40s' has not 1 to %d characters", t->ifname,
+                       IFNAMSIZ - 1);
+    t->multi_queue = threads > 1;
+    for (unsigned i = 0; ret == 0 && i < threads; i++)
+        ret = open_queue(layer, err);
+    if (ret == 0)
+        t->control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (ret < 0)
+        close_all(t);
+    return ret;
+}
+
+static void tap_close(struct dt_layer *layer)
+{
+    close_all(dt_layer_data(layer));
+}
+
+static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
+{
+    const struct tap *t = dt_layer_data(layer);
+    struct ifreq request = {0};
+
+    memcpy(request.ifr_name, t->ifname, strlen(t->ifname));
+    if (t->control >= 0 && ioctl(t->control, SIOCGIFMTU, &request) == 0)
+        info->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
+    return 0;
+}
+
+/* ---- To the wire ---- */
+
+static bool write_one(int fd, struct dt_packet *p)
+{
+    struct dt_vnet_header v;
+    struct iovec iov[2] = {{&v, sizeof(v)}, {p->data, p->length}};
+
+    dt_vnet_write(p, &v);
+    return writev(fd, iov, 2) >= 0;
+}
+
+static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
+{
+    const struct tap *t = c->layer_data;
+    int fd = t->fds[c->thread];
+
+    for (unsigned i = 0; i < n; i++) {
+        if (likely(write_one(fd, packets[i])))
+            dt_sent(c, &packets[i], 1);
+        else
+            dt_drop_one(c, packets[i], TX_FULL);
+    }
+}
+
+/* ---- From the wire ---- */
+
+/* Returns a packet, or NULL with errno: EAGAIN for none, ENOBUFS, EBADMSG for one that was dropped. */
+static struct dt_packet *read_one(struct dt_ctx *c, int fd)
+{
+    struct dt_packet *p = dt_packet_new(c, LARGEST), *small;
+    struct dt_vnet_header v;
+    struct iovec iov[2] = {{&v, sizeof(v)}, {p ? p->data : NULL, LARGEST}};
+    ssize_t n;
+
+    errno = ENOBUFS;
+    if (!p)
+        return NULL;
+    n = readv(fd, iov, 2);
+    if (n < 0) {
+        int error = errno;
+
+        dt_sent(c, &p, 1); /* never filled: it only goes back */
+        errno = error;
+        return NULL;
+    }
+    if (n < (ssize_t)sizeof(v) + 14) {
+        dt_drop_one(c, p, RX_SHORT);
+        errno = EBADMSG;
+        return NULL;
+    }
+    dt_packet_set_length(p, (uint32_t)(n - (ssize_t)sizeof(v)));
+    if (p->length <= COPY_BELOW && (small = dt_packet_copy(c, p)) != NULL) {
+        dt_sent(c, &p, 1);
+        p = small;
+    }
+    if ((v.flags | v.gso_type) && dt_vnet_read(p, &v, DT_OFFLOAD_ALL) < 0) {
+        dt_drop_one(c, p, RX_HEADER);
+        errno = EBADMSG;
+        return NULL;
+    }
+    return p;
+}
+
+static void unwatch(struct tap_ctx *tc)
+{
+    if (tc->watching)
+        dt_watch_remove(tc->c, &tc->watch);
+    tc->watching = false;
+}
+
+static void watch(struct tap_ctx *tc)
+{
+    if (!tc->watching && !tc->gone)
+        tc->watching = dt_watch_add(tc->c, &tc->watch) == 0;
+}
+
+static void stop_reading(struct tap_ctx *tc, int error)
+{
+    const struct tap *t = tc->c->layer_data;
+
+    if (error == EAGAIN || error == EINTR)
+        return;
+    unwatch(tc);
+    if (error == ENOBUFS) {
+        dt_count(tc->c, RX_MEMORY, 1);
+        dt_timer_set(tc->c, &tc->retry, dt_now(tc->c) + RETRY_NS);
+        return;
+    }
+    tc->gone = true;
+    dt_layer_event(tc->c->layer, "interface-gone", "%s: %s: nothing is received any more", t->ifname,
+                   strerror(error));
+}
+
+static void run_readable(struct dt_watch *watch_, uint32_t events)
+{
+    struct tap_ctx *tc = container_of(watch_, struct tap_ctx, watch);
+    unsigned room = dt_room(tc->c), n = 0;
+    struct dt_packet *packets[READ_BURST];
+
+    if (room == 0) {
+        unwatch(tc);
+        return;
+    }
+    errno = 0;
+    for (unsigned i = 0; i < READ_BURST && n < room; i++) {
+        struct dt_packet *p = read_one(tc->c, tc->watch.fd);
+
+        if (p)
+            packets[n++] = p;
+        else if (errno != EBADMSG)
+            break;
+        errno = 0;
+    }
+    if (errno)
+        stop_reading(tc, errno);
+    dt_receive(tc->c, packets, n);
+}
+
+static void run_retry(struct dt_timer *timer)
+{
+    watch(container_of(timer, struct tap_ctx, retry));
+}
+
+static void tap_resume(struct dt_ctx *c)
+{
+    watch(c->data);
+}
+
+static int tap_start(struct dt_ctx *c, struct dt_error *err)
+{
+    const struct tap *t = c->layer_data;
+    struct tap_ctx *tc = c->data;
+
+    tc->c = c;
+    tc->watch = (struct dt_watch){
+        .ready = run_readable, .fd = t->fds[c->thread], .events = EPOLLIN};
+    tc->retry.fire = run_retry;
+    watch(tc);
+    return tc->watching ? 0 : dt_fail(err, -EIO, "cannot watch %s", t->ifname);
+}
+
+static void tap_stop(struct dt_ctx *c)
+{
+    struct tap_ctx *tc = c->data;
+
+    unwatch(tc);
+    dt_timer_cancel(c, &tc->retry);
+}
+
+const struct dt_net_ext net_tap = {
+    DT_NET_EXT_HEADER,
+    .name = "tap",
+    .summary = "A TAP interface of the host's kernel, with offloads and a queue for each thread",
+    .help = "The interface is the other end of the guest's card: bridge it, route it, or give it an "
+            "address. One that is not there is made, where the process may, and goes when the "
+            "process ends; one made before with 'ip tuntap add dev NAME mode tap vnet_hdr' stays.",
+    .flags = DT_BACK | DT_PER_QUEUE,
+    .takes = DT_OFFLOAD_ALL,
+    .params = params,
+    .counters = counters,
+    .layer_size = sizeof(struct tap),
+    .ctx_size = sizeof(struct tap_ctx),
+    .open = tap_open,
+    .close = tap_close,
+    .start = tap_start,
+    .stop = tap_stop,
+    .info = tap_info,
+    .transmit = tap_transmit,
+    .resume = tap_resume,
+};

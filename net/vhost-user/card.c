@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * card.c - what the guest sees of the card: features (virtio 1.2, 5.1.3); and its rings' comings and goings.
+ *
+ * The device configuration space (MAC address, link status, queue pairs) and the control queue are the VMM's: over
+ * vhost-user they never reach a back end, which is told of the queues it is to serve by enabling
+ * their rings. So nothing here believes a guest about its address.
+ */
+#include "net/vhost-user/internal.h"
+
+#include <linux/virtio_net.h>
+
+#define BIT(n) (1ull << (n))
+/* Virtio 1.2; older headers lack them. */
+#define F_GUEST_USO4 54
+#define F_GUEST_USO6 55
+#define F_HOST_USO   56
+
+static const struct {
+    uint8_t ours, host, guest;
+} offload_bits[] = {
+    {DT_OFFLOAD_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
+    {DT_OFFLOAD_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
+    {DT_OFFLOAD_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
+    {DT_OFFLOAD_USO4, F_HOST_USO, F_GUEST_USO4},
+    {DT_OFFLOAD_USO6, F_HOST_USO, F_GUEST_USO6},
+};
+
+/* ---- What is offered, and what was chosen ---- */
+
+static void card_init(struct front *front, const struct front_config *config)
+{
+    struct card_front *card = CARD(front);
+    const struct dt_net_info *info = device_net_info(front->dev);
+
+    front->offered = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_ANY_LAYOUT) |
+                     BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX) |
+                     BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_CTRL_VQ) |
+                     BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_MQ) | BIT(VIRTIO_NET_F_MTU) |
+                     BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
+    if (front->packed)
+        front->offered |= BIT(VIRTIO_F_RING_PACKED);
+    for (unsigned i = 0; i < ARRAY_SIZE(offload_bits); i++) {
+        front->offered |= BIT(offload_bits[i].guest); /* core does what the guest does not */
+        if (info->offloads & offload_bits[i].ours)
+            front->offered |= BIT(offload_bits[i].host);
+    }
+    front->offered |= BIT(VIRTIO_NET_F_GUEST_ECN);
+    if (info->offloads & DT_OFFLOAD_TSO4)
+        front->offered |= BIT(VIRTIO_NET_F_HOST_ECN);
+    card->rings = xcalloc(front->nqueues, sizeof(*card->rings));
+    card->lanes = xcalloc(front->nlanes, sizeof(*card->lanes));
+    for (unsigned t = 0; t < front->nlanes; t++)
+        card_lane_init(&card->lanes[t]);
+}
+
+static void card_fini(struct front *front)
+{
+    struct card_front *card = CARD(front);
+
+    for (unsigned t = 0; t < front->nlanes; t++)
+        CHECK(!card->lanes[t].backlog);
+    free(card->lanes);
+    free(card->rings);
+}
+
+static uint64_t card_features(void *front)
+{
+    return ((struct front *)front)->offered;
+}
+
+static int card_set_features(void *dev, uint64_t features, struct dt_error *err)
+{
+    struct front *front = dev;
+    struct card_front *card = CARD(front);
+
+    front->features = features;
+    card->allowed = card->takes = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(offload_bits); i++) {
+        if (features & BIT(offload_bits[i].host))
+            card->allowed |= offload_bits[i].ours;
+        if (features & BIT(offload_bits[i].guest))
+            card->takes |= offload_bits[i].ours;
+    }
+    if (!(card->takes & DT_OFFLOAD_CSUM)) /* super-frames stand on it (5.1.3.1) */
+        card->takes = 0;
+    card->mergeable = features & BIT(VIRTIO_NET_F_MRG_RXBUF);
+    card->ecn = features & BIT(VIRTIO_NET_F_GUEST_ECN);
+    card->header = card->mergeable || features & BIT(VIRTIO_F_VERSION_1)
+                       ? sizeof(struct dt_vnet_header)
+                       : offsetof(struct dt_vnet_header, num_buffers);
+    return 0;
+}
+
+static int card_set_mtu(void *dev, uint16_t mtu)
+{
+    return mtu <= device_net_info(((struct front *)dev)->dev)->mtu ? 0 : -EINVAL;
+}
+
+/* The keeper judges NET_SET_MTU by it; drivers never see it. */
+static void card_floor(struct front *front, struct link_floor *floor)
+{
+    const struct virtio_net_config config = {.mtu = device_net_info(front->dev)->mtu};
+
+    memcpy(floor->config, &config, sizeof(config));
+}
+
+static void card_send_rarp(void *front, const uint8_t mac[6])
+{
+    card_announce(front, mac);
+}
+
+/* ---- Rings ---- */
+
+static void count_pairs(struct front_lane *fl)
+{
+    struct card_lane *cl = card_lane(fl);
+    struct front *front = fl->front;
+    unsigned ring = 0;
+
+    cl->pairs = 0;
+    for (unsigned i = 0; i < front->nqueues; i++) {
+        const struct front_queue *q = &front->queues[i];
+
+        if (q->lane != fl || q->state != QUEUE_RUNNING)
+            continue;
+        if (!IS_RX(q))
+            ring = ring ? MIN(ring, q->vq.config.size) : q->vq.config.size;
+        else if (cl->pairs++ == 0)
+            cl->first = i / 2;
+    }
+    net_set_ring(fl->lane, ring);
+    card_set_room(fl);
+}
+
+static void ring_opened(struct front_queue *q)
+{
+    net_guest_takes(q->lane->lane, CARD(q->front)->takes);
+    count_pairs(q->lane);
+}
+
+static void ring_closed(struct front_queue *q)
+{
+    if (IS_RX(q))
+        card_rx_release(q);
+    if (IS_RX(q) && q->state == QUEUE_STOPPING)
+        card_lane_drop_backlog(card_lane(q->lane), q->lane->lane);
+    count_pairs(q->lane);
+}
+
+static unsigned poll_ring(struct loop_poller *poller)
+{
+    struct front_queue *q = container_of(poller, struct front_queue, poller);
+
+    return IS_RX(q) ? card_rx_poll(q) : card_tx_poll(q);
+}
+
+/* The spin time is over. Receive rings ask for a kick only while a packet waits for one. */
+static bool arm_ring(struct loop_poller *poller)
+{
+    struct front_queue *q = container_of(poller, struct front_queue, poller);
+
+    if (IS_RX(q) ? !card_rx_wanted(q) : q->blocked)
+        return true;
+    return virtq_arm(&q->vq);
+}
+
+static void wake(struct lane *lane)
+{
+    if (!lane_front(lane))
+        return;
+    front_wake(lane);
+    net_resume(lane);
+}
+
+/* Guests that run keep what they were told. */
+static void info_changed(void *front)
+{
+}
+
+static void show(struct front *front, json_t *show)
+{
+    static const char *const names[CARD_DROPS] = {[DROP_BACKLOG] = "no_buffer",
+                                                  [DROP_TOO_BIG] = "too_big",
+                                                  [DROP_HEADER] = "bad_header",
+                                                  [DROP_LENGTH] = "bad_length"};
+    json_t *dropped = json_object();
+
+    for (unsigned i = 0; i < CARD_DROPS; i++) {
+        uint64_t sum = 0;
+
+        for (unsigned t = 0; t < front->nlanes; t++)
+            sum += CARD(front)->lanes[t].drops[i];
+        json_object_set_new(dropped, names[i], json_integer((json_int_t)sum));
+    }
+    json_object_set_new(show, "dropped", dropped);
+}
+
+static const struct front_ops device_ops = {
+    .wake = wake,
+    .info_changed = info_changed,
+    .receive = card_receive,
+    .sent = card_sent,
+};
+
+const struct front_class card_front = {
+    .size = sizeof(struct card_front),
+    .slot_size = sizeof(struct card_slot),
+    .rings_per_queue = 2,
+    .protocol_features = BIT(VHOST_F_MQ) | BIT(VHOST_F_LOG_SHMFD) | BIT(VHOST_F_RARP) |
+                         BIT(VHOST_F_REPLY_ACK) | BIT(VHOST_F_MTU) | BIT(VHOST_F_BACKEND_REQ) |
+                         BIT(VHOST_F_RESET_DEVICE) | BIT(VHOST_F_CONFIGURE_MEM_SLOTS) |
+                         BIT(VHOST_F_STATUS),
+    .device_ops = &device_ops,
+    .features = card_features,
+    .set_features = card_set_features,
+    .send_rarp = card_send_rarp,
+    .set_mtu = card_set_mtu,
+    .init = card_init,
+    .fini = card_fini,
+    .floor = card_floor,
+    .poll = poll_ring,
+    .arm = arm_ring,
+    .ring_opened = ring_opened,
+    .ring_closed = ring_closed,
+    .show = show,
+};

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* internal.h - the front of a network card: rings of packets. */
+#ifndef NET_VHOST_USER_INTERNAL_H
+#define NET_VHOST_USER_INTERNAL_H
+
+#include "core/net.h"
+#include "front/served.h"
+#include "net/vhost-user/front.h"
+
+/* Even rings are the guest's receive queues, odd ones its transmit queues (virtio 1.2, 5.1.2). */
+#define IS_RX(q) (!((q)->index & 1))
+
+#define CARD_BURST   NET_BURST
+#define CARD_BACKLOG 256u  /* packets that wait for the guest's buffers, of each lane */
+#define CARD_CHAINS  64u   /* buffers that one packet may be spread over */
+#define CARD_FLOWS   1024u /* flows, by hash, of which the queue is remembered */
+
+struct card_slot {
+    struct virtq_chain chain;
+    struct front_queue *queue;
+} CACHE_ALIGNED;
+
+/**
+ * struct card_ring - what a receive ring has beyond what all have.
+ * @stash: buffers taken from the ring for a packet that needs more of them than there were.
+ */
+struct card_ring {
+    struct virtq_chain *stash[CARD_CHAINS];
+    unsigned nstash, at;
+    uint64_t stash_bytes;
+};
+
+enum card_drops { DROP_BACKLOG, DROP_TOO_BIG, DROP_HEADER, DROP_LENGTH, CARD_DROPS };
+
+/**
+ * struct card_lane - of each lane.
+ * @flow_queue: by hash of a flow, one more than the pair that sent last; 0 = none did.
+ * @backlog: packets from the wire for which the guest had no buffer.
+ */
+struct card_lane {
+    struct dt_packet *backlog, **backlog_tail;
+    unsigned nbacklog;
+    unsigned pairs; /* those of this lane whose receive ring runs; */
+    unsigned first; /* the first of them */
+    uint64_t drops[CARD_DROPS];
+    uint8_t flow_queue[CARD_FLOWS];
+};
+
+struct card_front {
+    struct front front;
+    uint32_t allowed; /* enum dt_offload that the driver may leave to us */
+    uint32_t takes;   /* and we to it */
+    bool mergeable, ecn;
+    uint16_t header;  /* bytes of the virtio header */
+    struct card_ring *rings;
+    struct card_lane *lanes;
+};
+#define CARD(f) container_of(f, struct card_front, front)
+
+static inline struct card_lane *card_lane(struct front_lane *fl)
+{
+    return &CARD(fl->front)->lanes[lane_thread(fl->lane)];
+}
+
+/* tx.c: from the guest. */
+unsigned card_tx_poll(struct front_queue *q);
+void card_sent(struct lane *lane, void *slot);
+/** card_announce() - send @mac's reverse ARP, as after a migration. */
+void card_announce(struct front *front, const uint8_t mac[6]);
+
+/* rx.c: to the guest. */
+void card_receive(struct lane *lane, struct dt_packet **packets, unsigned n);
+/** card_set_room() - tell core whether the guest takes packets now. */
+void card_set_room(struct front_lane *fl);
+/** card_rx_poll() - deliver what waits; returns how many packets. */
+unsigned card_rx_poll(struct front_queue *q);
+/** card_rx_wanted() - does a packet wait for buffers of @q? */
+bool card_rx_wanted(const struct front_queue *q);
+/** card_rx_release() - give back what is kept of a ring that ends or pauses. */
+void card_rx_release(struct front_queue *q);
+void card_lane_init(struct card_lane *cl);
+void card_lane_drop_backlog(struct card_lane *cl, struct lane *lane);
+
+#endif

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rx.c - packets from the chain into the guest's rings.
+ *
+ * Theory of operation: the guest's buffers are taken when there is a packet for them, a few ahead, and what
+ * is ahead is kept in the ring's stash. Where the guest has no buffers the packet waits; while any waits the backs
+ * are told that there is no room and leave theirs where they are, and the ring asks its driver for a kick.
+ * Else it never does: a guest that gives buffers back wakes nobody.
+ *
+ * Of several queues a flow gets the one that it last sent on, which is where the guest looks for it.
+ */
+#include "net/vhost-user/internal.h"
+
+#include <linux/virtio_net.h>
+
+#define TAKE_AHEAD 16u
+
+static void drop(struct lane *lane, struct dt_packet *p, enum card_drops why)
+{
+    card_lane(lane_front(lane))->drops[why]++;
+    net_packet_free(lane, packet_of(p));
+}
+
+/* ---- Buffers ---- */
+
+static struct card_ring *ring_of(const struct front_queue *q)
+{
+    return &CARD(q->front)->rings[q->index];
+}
+
+/* Takes some more; returns how many, or -errno. */
+static int take_buffers(struct front_queue *q)
+{
+    struct card_ring *r = ring_of(q);
+    int n;
+
+    if (r->at > 0) {
+        memmove(r->stash, r->stash + r->at, (r->nstash - r->at) * sizeof(r->stash[0]));
+        r->nstash -= r->at;
+        r->at = 0;
+    }
+    n = virtq_take(&q->vq, r->stash + r->nstash, MIN(CARD_CHAINS - r->nstash, TAKE_AHEAD));
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map)))
+        front_lane_fault(q->lane, "queue %u: %s", q->index,
+                         n < 0 ? q->vq.fault : "guest memory was truncated");
+    for (int i = 0; i < n; i++)
+        r->stash_bytes += r->stash[r->nstash++]->write_len;
+    return n;
+}
+
+static struct virtq_chain *next_buffer(struct card_ring *r)
+{
+    struct virtq_chain *chain = r->stash[r->at++];
+
+    r->stash_bytes -= chain->write_len;
+    return chain;
+}
+
+static void give_buffer(struct front_queue *q, struct virtq_chain *chain, uint32_t written)
+{
+    if (unlikely(q->vq.config.dirty && q->vq.config.dirty->bits))
+        virtq_dirty(&q->vq, chain, written);
+    virtq_push(&q->vq, chain, written);
+    front_mark_dirty(q);
+}
+
+void card_rx_release(struct front_queue *q)
+{
+    struct card_ring *r = ring_of(q);
+
+    while (r->at < r->nstash) {
+        virtq_return(&q->vq, next_buffer(r));
+        front_mark_dirty(q);
+    }
+    r->at = r->nstash = 0;
+}
+
+/* ---- Packets into buffers ---- */
+
+static void copy_out(const struct virtq_chain *chain, uint32_t skip, const uint8_t *data,
+                     uint32_t length)
+{
+    const struct iovec *iov = chain->iov + chain->nread;
+
+    if (likely(chain->nwrite == 1))
+        memcpy((char *)iov->iov_base + skip, data, length);
+    else
+        dt_iov_write(iov, chain->nwrite, skip, data, length);
+}
+
+/* The stash has room for all of @p. */
+static void fill(struct front_queue *q, struct dt_packet *p)
+{
+    struct card_front *card = CARD(q->front);
+    struct card_ring *r = ring_of(q);
+    struct virtq_chain *first = r->stash[r->at];
+    uint32_t skip = card->header, done = 0;
+    struct dt_vnet_header v;
+    unsigned buffers = 0;
+
+    dt_vnet_write(p, &v);
+    if (!card->ecn)
+        v.gso_type &= (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
+    for (uint64_t room = 0; room < card->header + (uint64_t)p->length; buffers++)
+        room += r->stash[r->at + buffers]->write_len;
+    v.num_buffers = (uint16_t)buffers;
+    copy_out(first, 0, (const uint8_t *)&v, card->header);
+    for (; buffers > 0; buffers--) {
+        struct virtq_chain *chain = next_buffer(r);
+        uint32_t n = (uint32_t)MIN(chain->write_len - skip, (uint64_t)(p->length - done));
+
+        copy_out(chain, skip, p->data + done, n);
+        give_buffer(q, chain, skip + n);
+        done += n;
+        skip = 0;
+    }
+}
+
+/* 1 = delivered or dropped; 0 = the guest has no buffers now. */
+static int deliver(struct front_queue *q, struct dt_packet *p)
+{
+    struct card_front *card = CARD(q->front);
+    struct card_ring *r = ring_of(q);
+    struct lane *lane = q->lane->lane;
+
+    for (;;) {
+        if (r->at < r->nstash && r->stash[r->at]->write_len < card->header) {
+            give_buffer(q, next_buffer(r), 0); /* of no use to anybody */
+            continue;
+        }
+        if (!card->mergeable && r->at < r->nstash &&
+            r->stash[r->at]->write_len < card->header + (uint64_t)p->length)
+            break;
+        if (r->at < r->nstash && r->stash_bytes >= card->header + (uint64_t)p->length) {
+            fill(q, p);
+            net_packet_free(lane, packet_of(p));
+            return 1;
+        }
+        if (r->nstash - r->at == CARD_CHAINS)
+            break;
+        if (take_buffers(q) <= 0)
+            return 0;
+    }
+    drop(lane, p, DROP_TOO_BIG);
+    return 1;
+}
+
+/* ---- Packets that wait ---- */
+
+static void keep_waiting(struct front_queue *q, struct dt_packet *p)
+{
+    struct card_lane *cl = card_lane(q->lane);
+
+    if (cl->nbacklog == CARD_BACKLOG) {
+        drop(q->lane->lane, p, DROP_BACKLOG);
+        return;
+    }
+    p->next = NULL;
+    p->queue = (uint16_t)(q->index / 2);
+    *cl->backlog_tail = p;
+    cl->backlog_tail = &p->next;
+    cl->nbacklog++;
+    card_set_room(q->lane);
+}
+
+bool card_rx_wanted(const struct front_queue *q)
+{
+    const struct dt_packet *first = card_lane(q->lane)->backlog;
+
+    return first && first->queue == q->index / 2;
+}
+
+unsigned card_rx_poll(struct front_queue *q)
+{
+    struct card_lane *cl = card_lane(q->lane);
+    unsigned n = 0;
+
+    if (unlikely(q->state != QUEUE_RUNNING)) { /* it stops, and owes buffers of an earlier process */
+        while (front_queue_owes(q) && take_buffers(q) > 0)
+            card_rx_release(q);
+        return 0;
+    }
+    while (card_rx_wanted(q)) {
+        struct dt_packet *p = cl->backlog;
+        struct dt_packet *next = p->next;
+
+        if (!deliver(q, p))
+            return n;
+        cl->backlog = next;
+        cl->nbacklog--;
+        n++;
+    }
+    if (!cl->backlog) {
+        cl->backlog_tail = &cl->backlog;
+        card_set_room(q->lane);
+        net_resume(q->lane->lane);
+    } else { /* the next one waits for another ring */
+        loop_poller_wake(lane_loop(q->lane->lane),
+                         &q->front->queues[cl->backlog->queue * 2u].poller);
+    }
+    return n;
+}
+
+/* ---- From the chain ---- */
+
+static struct front_queue *running(const struct front_lane *fl, unsigned pair)
+{
+    struct front_queue *q = &fl->front->queues[pair * 2];
+
+    return q->lane == fl && q->state == QUEUE_RUNNING ? q : NULL;
+}
+
+static struct front_queue *choose(struct front_lane *fl, struct card_lane *cl, struct dt_packet *p)
+{
+    unsigned pairs = fl->front->nqueues / 2, pair = cl->first;
+    struct front_queue *q;
+
+    if (cl->pairs > 1) {
+        uint32_t flow = dt_packet_flow(p);
+
+        pair = cl->flow_queue[flow % CARD_FLOWS];
+        pair = pair ? pair - 1 : flow % pairs;
+        for (unsigned i = 0; i < pairs; i++, pair = (pair + 1) % pairs)
+            if ((q = running(fl, pair)) != NULL)
+                return q;
+    }
+    return running(fl, pair);
+}
+
+void card_receive(struct lane *lane, struct dt_packet **packets, unsigned n)
+{
+    struct front_lane *fl = lane_front(lane);
+    struct card_lane *cl = card_lane(fl);
+
+    for (unsigned i = 0; i < n; i++) {
+        struct front_queue *q = choose(fl, cl, packets[i]);
+
+        if (unlikely(!q)) {
+            drop(lane, packets[i], DROP_BACKLOG);
+        } else if (unlikely(cl->backlog) || !deliver(q, packets[i])) {
+            keep_waiting(q, packets[i]);
+            loop_poller_wake(lane_loop(lane), &q->poller); /* and then it asks for a kick */
+        }
+    }
+}
+
+void card_set_room(struct front_lane *fl)
+{
+    const struct card_lane *cl = card_lane(fl);
+
+    net_set_room(fl->lane, cl->pairs, cl->backlog ? 0 : CARD_BACKLOG);
+}
+
+/* ---- Life ---- */
+
+void card_lane_init(struct card_lane *cl)
+{
+    cl->backlog_tail = &cl->backlog;
+}
+
+void card_lane_drop_backlog(struct card_lane *cl, struct lane *lane)
+{
+    struct dt_packet *p;
+
+    while ((p = cl->backlog) != NULL) {
+        cl->backlog = p->next;
+        drop(lane, p, DROP_BACKLOG);
+    }
+    cl->backlog_tail = &cl->backlog;
+    cl->nbacklog = 0;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tx.c - packets from the guest's rings into the chain.
+ *
+ * One copy: header and frame are read once, into private memory, and judged there. The descriptor goes back to
+ * the guest when the packet has left the chain, at once or much later; the ring shows what came back
+ * once per turn.
+ */
+#include "net/vhost-user/internal.h"
+
+#include <netinet/in.h>
+
+#define LEAST_FRAME 14u
+/* A packet that was in flight at so many crashes is not tried again. */
+#define POISON_ATTEMPTS 2u
+
+static void give_back(struct card_slot *slot)
+{
+    struct front_queue *q = slot->queue;
+
+    virtq_push(&q->vq, &slot->chain, 0);
+    front_mark_dirty(q);
+}
+
+void card_sent(struct lane *lane, void *slot)
+{
+    give_back(slot);
+}
+
+/* Drivers put the header into a vector of its own, or before the frame; everything else is as valid. */
+static void copy_in(const struct virtq_chain *chain, struct dt_vnet_header *v, uint32_t header,
+                    struct dt_packet *p)
+{
+    const struct iovec *iov = chain->iov;
+
+    if (likely(iov[0].iov_len >= header)) {
+        size_t first = iov[0].iov_len - header;
+
+        memcpy(v, iov[0].iov_base, header);
+        memcpy(p->data, (const char *)iov[0].iov_base + header, first);
+        if (chain->nread > 1)
+            dt_iov_read(iov + 1, chain->nread - 1u, 0, p->data + first, p->length - first);
+    } else {
+        dt_iov_read(iov, chain->nread, 0, v, header);
+        dt_iov_read(iov, chain->nread, header, p->data, p->length);
+    }
+}
+
+static void learn_queue(struct card_lane *cl, struct dt_packet *p)
+{
+    if (cl->pairs > 1)
+        cl->flow_queue[dt_packet_flow(p) % CARD_FLOWS] = (uint8_t)(p->queue + 1);
+}
+
+/* The packet in @slot, or NULL where there is none that may be sent. */
+static struct dt_packet *take(struct card_front *card, struct card_lane *cl, struct card_slot *slot)
+{
+    const struct virtq_chain *chain = &slot->chain;
+    struct front_queue *q = slot->queue;
+    struct dt_vnet_header v = {0};
+    struct packet *p;
+
+    if (unlikely(chain->read_len < card->header + LEAST_FRAME ||
+                 chain->read_len > card->header + NET_MAX_FRAME ||
+                 chain->attempts >= POISON_ATTEMPTS)) {
+        cl->drops[DROP_LENGTH]++;
+        return NULL;
+    }
+    p = net_packet_new(q->lane->lane, (uint32_t)chain->read_len - card->header);
+    CHECK(p); /* net_admit() has seen it */
+    copy_in(chain, &v, card->header, &p->pub);
+    if (unlikely((v.flags | v.gso_type) && dt_vnet_read(&p->pub, &v, card->allowed) < 0)) {
+        cl->drops[DROP_HEADER]++;
+        net_packet_free(q->lane->lane, p);
+        return NULL;
+    }
+    p->pub.queue = (uint16_t)(q->index / 2);
+    p->slot = slot;
+    learn_queue(cl, &p->pub);
+    return &p->pub;
+}
+
+unsigned card_tx_poll(struct front_queue *q)
+{
+    struct card_front *card = CARD(q->front);
+    struct card_lane *cl = card_lane(q->lane);
+    struct virtq_chain *chains[CARD_BURST];
+    struct dt_packet *packets[CARD_BURST];
+    unsigned want = net_admit(q->lane->lane, CARD_BURST), npackets = 0;
+    int n;
+
+    q->blocked = want == 0;
+    if (unlikely(q->state == QUEUE_STOPPING))
+        want = MIN(want, q->vq.replay_count - q->vq.replay_next);
+    if (want == 0)
+        return 0;
+    n = virtq_take(&q->vq, chains, want);
+    if (unlikely(n < 0 || memmap_faulted(q->vq.config.map))) {
+        front_lane_fault(q->lane, "queue %u: %s", q->index,
+                         n < 0 ? q->vq.fault : "guest memory was truncated");
+        if (n < 0)
+            return 0;
+    }
+    for (int i = 0; i < n; i++) {
+        struct card_slot *slot = container_of(chains[i], struct card_slot, chain);
+        struct dt_packet *p;
+
+        slot->queue = q;
+        p = take(card, cl, slot);
+        if (likely(p))
+            packets[npackets++] = p;
+        else
+            give_back(slot);
+    }
+    if (npackets)
+        net_transmit(q->lane->lane, packets, npackets);
+    return (unsigned)n;
+}
+
+/* RFC 903: who has @mac asks for its own address; switches learn from it where it is now. */
+void card_announce(struct front *front, const uint8_t mac[6])
+{
+    static const uint8_t fixed[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
+    struct lane *lane = front->lanes[0].lane;
+    struct packet *p = net_packet_new(lane, 60);
+    struct dt_packet *packet;
+    uint8_t *data;
+
+    if (!p)
+        return;
+    packet = &p->pub;
+    data = packet->data;
+    memset(data, 0, packet->length);
+    memset(data, 0xff, 6);
+    memcpy(data + 6, mac, 6);
+    memcpy(data + 12, fixed, sizeof(fixed));
+    memcpy(data + 22, mac, 6);
+    memcpy(data + 32, mac, 6);
+    packet->queue = 0;
+    net_transmit(lane, &packet, 1);
+}

@@ -1,0 +1,113 @@
+"""Network cards: real guests on `devtap run --net`, with the host's own stack at the other end."""
+
+import os
+import re
+import shutil
+import subprocess
+
+from devtap_test import paths, wait_for
+from devtap_test.card import Card, ping, require, start, transfer
+from devtap_test.case import Skip, limit
+
+@limit(150)
+def test_split(t):
+    """A guest on a TAP interface: ping, and TCP both ways with offloads; the chain sees every packet."""
+    space, card, guest = start(t)
+    ping(guest)
+    transfer(t, space, guest)
+    front = card.show()["front"]
+    assert front["attached"], front
+    t.equal(front["dropped"], {"no_buffer": 0, "too_big": 0, "bad_header": 0, "bad_length": 0})
+    sent = card.ops("tap", "transmit")
+    t.equal(sent["errors"], 0, "dropped")
+    assert sent["bytes"] > 8 << 20, sent
+    assert sent["bytes"] / sent["requests"] > 1514, f"no super-frame came: {sent}"
+
+
+@limit(150)
+def test_packed(t):
+    """The same on packed rings, and without a single offload of the guest's."""
+    space, _card, guest = start(t, packed=True)
+    ping(guest)
+    guest.check("ip link set eth0 mtu 1000")
+    transfer(t, space, guest, mib=4)
+
+
+@limit(150)
+def test_two_threads(t):
+    """Two queues, each with both of its rings on a thread of its own: both carry packets both ways."""
+    space, card, guest = start(t, queues=2, options=("--threads", "2", "--threads-per-disk", "2"))
+    t.equal(guest.check("ls -d /sys/class/net/eth0/queues/rx-*").split(),
+            [f"/sys/class/net/eth0/queues/rx-{n}" for n in range(2)])
+    for _ in range(10):
+        if min(ring["pushed"] for ring in card.show()["front"]["queues"]) > 20:
+            break
+        for cpu in range(2):
+            guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
+    else:
+        raise AssertionError(f"a ring is idle: {card.show()['front']['queues']}")
+    transfer(t, space, guest, mib=4)
+    t.equal(card.show()["front"]["dropped"]["no_buffer"], 0, "dropped")
+
+
+@limit(150)
+def test_worker_killed(t):
+    """The worker dies under traffic: the connection goes on, and the guest's driver notices nothing."""
+    space, card, guest = start(t)
+    ping(guest, 1)
+    for _ in range(3):
+        card.kill_worker()
+        ping(guest, 1)
+    transfer(t, space, guest, mib=4)
+    t.equal(guest.run("dmesg | grep -i 'NETDEV WATCHDOG\\|virtio.*error'")[0], 1, "complaints")
+
+
+@limit(60)
+def test_bad_back(t):
+    """What cannot be opened is said in a line, and nothing is left behind."""
+    require()
+    for chain, said in (("tap ifname=a-name-that-is-too-long", "1 to 15 characters"),
+                        ("tap ifname=lo", "TAP interface 'lo'"), ("file path=x", "no extension or back of"),
+                        ("tap", "ifname")):
+        done = subprocess.run(["unshare", "-n", paths.devtap(), "run", "--net", "card", "--socket",
+                               t.folder / "card.sock", chain], check=False, timeout=30, text=True,
+                              stderr=subprocess.PIPE)
+        assert done.returncode and said in done.stderr, done.stderr
+        assert not (t.folder / "card.sock").exists()
+
+
+def testpmd(t, card, packed):
+    """DPDK's driver floods the card for some seconds; returns how many packets it says it sent."""
+    binary = shutil.which("dpdk-testpmd")
+    if not binary:
+        raise Skip("no dpdk-testpmd (scripts/deps test)")
+    device = f"net_virtio_user0,path={card.socket},queue_size=256" + (",packed_vq=1" if packed else "")
+    with subprocess.Popen([binary, "--lcores=0@0,1@0", "--main-lcore=0", "--no-huge", "-m", "256", "--no-pci",
+                           f"--file-prefix=dt{os.getpid()}", "--vdev", device, "--", "-i",
+                           "--nb-cores=1", "--txd=256", "--rxd=256", "--forward-mode=flowgen",
+                           "--txpkts=64", "--total-num-mbufs=4096"], text=True, bufsize=1,
+                          stdin=subprocess.PIPE, stdout=open(t.folder / "testpmd.log", "w+", encoding="utf-8"),
+                          stderr=subprocess.STDOUT) as pmd:
+        try:
+            pmd.stdin.write("start\n")
+            wait_for("packets", lambda: card.ops("null", "transmit")["requests"] > 10000, 30)
+            pmd.stdin.write("stop\nquit\n")
+            pmd.wait(30)
+        finally:
+            pmd.kill()
+    log = (t.folder / "testpmd.log").read_text()
+    return int(re.findall(r"TX-packets: (\d+)", log)[-1])
+
+
+@limit(90)
+def test_dpdk(t):
+    """Somebody else's driver, split and packed: every packet that it sent is one that we saw."""
+    card = t.use(Card("null", t.folder))
+    seen = 0
+    for packed in (False, True):
+        sent = testpmd(t, card, packed)
+        total = card.ops("null", "transmit")["requests"]
+        t.equal(total - seen, sent, "packed" if packed else "split")
+        seen = total
+        wait_for("the end of the session", lambda: not card.show()["front"]["attached"])
+    t.equal(card.show()["front"]["broken"], 0, "broken sessions")

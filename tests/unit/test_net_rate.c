@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/* test_net_rate.c - `rate` by a clock that the test turns: how exact, from the slowest to the fastest. */
+#include "tests/unit/net_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#define PACKETS 200u
+#define BYTES   1514u
+
+static struct frame f;
+
+static void make_frame(uint32_t bytes)
+{
+    frame_ether(&f, 0x88b5);
+    frame_pattern(&f, bytes - 14);
+}
+
+static void within(double measured, double wanted, double tolerance, const char *what)
+{
+    if (measured < wanted * (1 - tolerance) || measured > wanted * (1 + tolerance))
+        fail_msg("%s: %.0f, not %.0f", what, measured, wanted);
+}
+
+/* Between the first and the last of @list; the first one is free of what came before. */
+static double bits_a_second(const struct rig_list *list, uint64_t frame_bits)
+{
+    double ns = (double)(list->frames[list->n - 1].at - list->frames[0].at);
+
+    return (double)(list->n - 1) * (double)frame_bits / ns * 1e9;
+}
+
+/* The clock goes on by a fraction of a packet's time, or by what the loop can tell apart. */
+static uint64_t step_of(uint64_t bits)
+{
+    uint64_t packet = (uint64_t)((double)BYTES * 8e9 / (double)bits);
+
+    return MAX(packet / 50, (uint64_t)200);
+}
+
+static void check_exact(uint64_t bits)
+{
+    const unsigned n = PACKETS;
+    uint64_t step = step_of(bits);
+    char chain[96];
+
+    snprintf(chain, sizeof(chain), "rate tx-bits=%llu rx-bits=%llu burst=1ms | wire",
+             (unsigned long long)bits, (unsigned long long)bits);
+    rig_start(chain);
+    make_frame(BYTES);
+    while (rig.wire.n < n || rig.guest.n < n) {
+        while (rig.wire.n < n && rig_send(f.bytes, f.n, NULL, 0))
+            ;
+        while (rig.guest.n < n && rig_counter("rate", "rx-dropped") == 0 &&
+               lane_in_flight(rig.lane) < 100)
+            rig_arrive(f.bytes, f.n, NULL);
+        test_clock += step;
+        rig_turn();
+    }
+    within(bits_a_second(&rig.wire, BYTES * 8), (double)bits, 0.01, "to the wire");
+    within(bits_a_second(&rig.guest, BYTES * 8), (double)bits, 0.01, "from the wire");
+    rig_stop();
+}
+
+static void test_exact(void **state)
+{
+    check_exact(6000);
+    check_exact(1000000);
+    check_exact(100000000);
+    check_exact(10000000000);
+    check_exact(40000000000);
+}
+
+static void test_packets(void **state)
+{
+    rig_start("rate tx-packets=1000 burst=1ms | wire");
+    make_frame(60);
+    while (rig.wire.n < 300) {
+        while (rig_send(f.bytes, f.n, NULL, 0))
+            ;
+        test_clock += DT_US(50);
+        rig_turn();
+    }
+    within((double)(rig.wire.n - 1) / (double)(rig.wire.frames[rig.wire.n - 1].at - rig.wire.frames[0].at) * 1e9,
+           1000, 0.01, "packets");
+    assert_true(rig.woken > 100); /* the intake was closed, and opened by a timer */
+    rig_stop();
+}
+
+/* What a super-frame costs is what its segments do, with their headers. */
+static void test_super_frames(void **state)
+{
+    struct dt_vnet_header v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                               .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+                               .gso_size = 1448,
+                               .csum_start = 34,
+                               .csum_offset = 16};
+    uint64_t bits = (20 * 1448 + 20 * 54) * 8;
+
+    rig_start("rate tx-bits=10M burst=1ms | wire");
+    frame_ether(&f, 0x0800);
+    frame_ipv4(&f, 6, "192.0.2.1", "192.0.2.2");
+    frame_tcp(&f, 1, 2, 3, 0x10);
+    frame_pattern(&f, 20 * 1448);
+    frame_end(&f);
+    while (rig.wire.n < 100) {
+        while (rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL))
+            ;
+        test_clock += DT_US(100);
+        rig_turn();
+    }
+    within(bits_a_second(&rig.wire, bits), 10e6, 0.01, "super-frames");
+    rig_stop();
+}
+
+/* Toward the guest: so many wait, in order; the rest is dropped, and counted. */
+static void test_queue(void **state)
+{
+    rig_start("rate rx-packets=100 burst=1ms queue=10 | wire");
+    for (uint8_t i = 0; i < 30; i++) {
+        make_frame(60);
+        f.bytes[59] = i;
+        rig_arrive(f.bytes, f.n, NULL);
+    }
+    assert_int_equal(rig.guest.n, 1);
+    assert_int_equal(rig_counter("rate", "rx-delayed"), 10);
+    assert_int_equal(rig_counter("rate", "rx-dropped"), 19);
+    assert_int_equal(rig_ops("rate", "receive", "errors"), 19);
+    for (unsigned i = 0; i < 200; i++) {
+        test_clock += DT_MS(1);
+        rig_turn();
+    }
+    assert_int_equal(rig.guest.n, 11);
+    for (unsigned i = 0; i < 11; i++)
+        assert_int_equal(rig.guest.frames[i].data[59], i);
+    within((double)(rig.guest.frames[10].at - rig.guest.frames[0].at) / 1e6, 100, 0.02, "ms");
+
+    /* What waits when the chain comes to rest goes on. */
+    for (unsigned i = 0; i < 5; i++)
+        rig_arrive(f.bytes, f.n, NULL);
+    assert_int_not_equal(lane_in_flight(rig.lane), 0);
+    rig_stop();
+}
+
+static void test_changed(void **state)
+{
+    struct dt_error err;
+
+    rig_start("rate tx-bits=6k | wire");
+    assert_int_equal(device_net_info(rig.dev)->offloads, DT_OFFLOAD_CSUM); /* nobody waits ten seconds */
+    make_frame(BYTES);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_false(rig_send(f.bytes, f.n, NULL, 0)); /* the debt is two seconds long */
+    assert_int_equal(device_set(rig.dev, "rate", "tx-bits", "0", &err), 0);
+    test_clock += DT_MS(1);
+    rig_turn();
+    assert_int_equal(rig.woken, 1);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    rig_stop();
+    rig_start("rate | wire");
+    assert_int_equal(device_net_info(rig.dev)->offloads, DT_OFFLOAD_ALL);
+    rig_stop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact),        cmocka_unit_test(test_packets),
+        cmocka_unit_test(test_super_frames), cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_changed),
+    };
+
+    test_clock = DT_S(1000);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
