@@ -61,7 +61,7 @@ static uint32_t *chain_of(const struct pool *pool, const struct px_record *r)
 
 static bool has_name(const struct px_record *r)
 {
-    return r->kind != PX_FREE && !(r->flags & PX_HIDDEN) &&
+    return r->kind != PX_FREE && r->kind != PX_LOG && !(r->flags & PX_HIDDEN) &&
            (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
 }
 
@@ -301,7 +301,7 @@ static void link_up(struct pool *pool, uint32_t slot)
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
     c->dying += !!(r->flags & PX_DYING);
-    pool->pasts += past_has(r);
+    pool->pasts += r->kind == PX_LOG;
 }
 
 int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record)
@@ -333,7 +333,7 @@ void catalog_release(struct pool *pool, uint32_t slot)
 
     catalog_unname(pool, slot);
     c->dying -= !!(r->flags & PX_DYING);
-    pool->pasts -= past_has(r);
+    pool->pasts -= r->kind == PX_LOG;
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones--;
     memset(r, 0, sizeof(*r));
@@ -397,6 +397,10 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
 
     if (r->kind == PX_FREE)
         return 0;
+    if (r->kind == PX_LOG)
+        return past_judge(pool, slot) && name_ends(r)
+                   ? 0
+                   : bad(pool, slot, "a history that cannot be", err);
     if (r->kind > PX_SNAPSHOT || (r->flags & ~PX_RECORD_FLAGS) || !name_ends(r))
         return bad(pool, slot, "no valid kind, flags or name", err);
     if (r->levels == 0 || r->levels > PX_MAX_LEVELS || r->size > PX_MAX_SIZE ||
@@ -406,11 +410,15 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
     if (!ptr_hole(r->root) && ptr_birth(r->root) > r->epoch)
         return bad(pool, slot, "a tree from its future", err);
     if (r->policy >= PX_POLICIES || r->quota > PX_MAX_BLOCKS || r->charged > pool->space.blocks ||
-        (r->kind != PX_DISK && (r->quota || r->charged)))
-        return bad(pool, slot, "a quota or charge that cannot be", err);
-    if (r->past_levels > PX_MAX_LEVELS || r->past_first > r->past_next ||
-        ((r->flags & PX_HIDDEN) && r->kind != PX_SNAPSHOT) || (past_has(r) && r->kind != PX_DISK) ||
-        (past_has(r) && (r->past_levels == 0 || r->past_next >= PX_PAST_PAGES)))
+        r->weight > DISK_MAX_WEIGHT || (r->kind != PX_DISK && (r->quota || r->charged)))
+        return bad(pool, slot, "a quota, charge or weight that cannot be", err);
+    if (r->rules > PX_RULES || !schedule_rules_good(r->rule, r->rules) ||
+        (r->kind != PX_DISK && (r->every || r->rules)))
+        return bad(pool, slot, "a schedule that cannot be", err);
+    p = r->log ? pool_record(pool, r->log - 1) : NULL;
+    if (((r->flags & PX_HIDDEN) && r->kind != PX_SNAPSHOT) ||
+        (r->log && (r->kind != PX_DISK || !p || p->kind != PX_LOG || p->parent != slot)) ||
+        (r->past_keep && !r->log))
         return bad(pool, slot, "a history that cannot be", err);
     if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
         return bad(pool, slot, "epochs that cannot be", err);

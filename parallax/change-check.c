@@ -202,6 +202,29 @@ static int check_quota(struct pool *pool, const struct px_change *c, struct dt_e
     return 0;
 }
 
+static int check_weight(struct pool *pool, const struct px_change *c, struct dt_error *err)
+{
+    if (!change_live(pool, c->head.slot, PX_DISK))
+        return dt_fail(err, -EINVAL, "only a disk has a weight");
+    if (c->count == 0 || c->count > DISK_MAX_WEIGHT)
+        return dt_fail(err, -EINVAL, "a weight is 1 to %u", DISK_MAX_WEIGHT);
+    return 0;
+}
+
+static int check_schedule(struct pool *pool, const struct px_change *c, struct dt_error *err)
+{
+    struct px_rule rule[PX_RULES];
+
+    memcpy(rule, c->name, sizeof(rule));
+    if (!change_live(pool, c->head.slot, PX_DISK))
+        return dt_fail(err, -EINVAL, "only a disk has a schedule");
+    if (c->size > UINT32_MAX || c->count > PX_RULES)
+        return dt_fail(err, -EINVAL, "a schedule has at most %u rules", PX_RULES);
+    if (!schedule_rules_good(rule, (unsigned)c->count))
+        return dt_fail(err, -EINVAL, "the ages of what is kept do not rise");
+    return 0;
+}
+
 int change_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     if (c->op != PX_UNLABEL && c->op < PX_RESIZE && !memchr(c->name, 0, sizeof(c->name)))
@@ -232,6 +255,10 @@ int change_check(struct pool *pool, const struct px_change *c, struct dt_error *
         return past_check(pool, c, err);
     case PX_QUOTA:
         return check_quota(pool, c, err);
+    case PX_SCHEDULE:
+        return check_schedule(pool, c, err);
+    case PX_WEIGHT:
+        return check_weight(pool, c, err);
     default:
         return dt_fail(err, -EBADMSG, "an unknown change (%u)", c->op);
     }

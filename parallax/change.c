@@ -30,11 +30,14 @@ static int do_snapshot(struct pool *pool, const struct px_change *c)
     int ret;
 
     s.kind = PX_SNAPSHOT;
-    s.flags = c->hidden ? PX_HIDDEN : 0;
+    s.flags = (c->hidden ? PX_HIDDEN : 0) | (c->count ? PX_SCHEDULED : 0);
     past_forget(&s);
     s.parent = c->head.slot;
     s.since = s.origin_epoch = s.quota = s.charged = 0;
     s.policy = PX_HOLD;
+    s.weight = 0;
+    s.every = s.rules = 0;
+    memset(s.rule, 0, sizeof(s.rule));
     s.created = c->time;
     memcpy(s.uuid, c->uuid, sizeof(s.uuid));
     memcpy(s.name, c->name, sizeof(s.name));
@@ -193,6 +196,17 @@ static void do_quota(struct pool *pool, const struct px_change *c)
     catalog_touch(pool, c->head.slot);
 }
 
+static void do_schedule(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+
+    r->every = (uint32_t)c->size;
+    r->rules = (uint32_t)c->count;
+    memcpy(r->rule, c->name, sizeof(r->rule));
+    catalog_touch(pool, c->head.slot);
+    pool->schedule.known = false;
+}
+
 int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     int ret = change_check(pool, c, err);
@@ -227,10 +241,17 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
         ret = receive_apply(pool, c);
         break;
     case PX_HISTORY:
-        past_apply(pool, c);
+        ret = past_apply(pool, c);
         break;
     case PX_QUOTA:
         do_quota(pool, c);
+        break;
+    case PX_SCHEDULE:
+        do_schedule(pool, c);
+        break;
+    case PX_WEIGHT:
+        catalog_record(pool, c->head.slot)->weight = (uint16_t)c->count;
+        catalog_touch(pool, c->head.slot);
         break;
     default:
         do_name(pool, c);

@@ -175,7 +175,7 @@ static void check_disks(struct checking *k, enum pass pass)
     for (uint32_t slot = 0; slot < k->pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(k->pool, slot);
 
-        if (r->kind == PX_FREE || pass_of(r) != pass)
+        if (r->kind == PX_FREE || r->kind == PX_LOG || pass_of(r) != pass)
             continue;
         pool_full_name(k->pool, slot, name);
         k->slot = slot;
@@ -185,7 +185,9 @@ static void check_disks(struct checking *k, enum pass pass)
         k->after = pass == LIVE ? 0 : line_begins(k->pool, r);
         check_tree(k, r->root, TREE_DISK, r->levels, 0);
         k->cursor = k->after = 0;
-        check_tree(k, r->past, TREE_PAST, r->past_levels, 0);
+        if (r->log)
+            check_tree(k, catalog_record(k->pool, r->log - 1)->root, TREE_PAST,
+                       catalog_record(k->pool, r->log - 1)->levels, 0);
         if (k->c->progress)
             k->c->progress(k->c->arg, slot + 1, k->pool->catalog.slots);
     }

@@ -68,10 +68,8 @@ static int fill_catalog(struct pool *pool)
 
         if (!c->dirty[i])
             continue;
-        for (unsigned r = 0; r < PX_RECORDS; r++) {
+        for (unsigned r = 0; r < PX_RECORDS; r++)
             resolve(pool, &c->blocks[i][r].root);
-            resolve(pool, &c->blocks[i][r].past);
-        }
         ret = tree_lookup(pool, &t, i, 1, &ptr);
         if (ret < 0)
             return ret;

@@ -93,33 +93,43 @@ struct px_root {
 };
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
-enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
+enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT, PX_LOG };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_HIDDEN = 8, PX_RECORD_FLAGS = 15 };
+enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDULED = 8, PX_HIDDEN = 16, PX_RECORD_FLAGS = 31 };
+
+/** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
+struct px_rule {
+    uint32_t age, every;
+};
+#define PX_RULES 6u
 
 struct px_record {
     uint32_t kind, flags;
     uint8_t uuid[16];
     uint64_t size;
     struct px_ptr root;
-    uint64_t epoch, since, origin_epoch;
+    union {
+        struct {
+            uint64_t epoch, since, origin_epoch;
+        };
+        struct { /* of a log */
+            uint64_t floor, first, next;
+        };
+    };
     uint32_t parent, prev;
     uint64_t created;
     uint64_t cursor;
     uint32_t sector;
     uint8_t levels;
     uint8_t policy;
-    uint8_t reserved0[2];
+    uint16_t weight;
     uint64_t quota, charged; /* in blocks */
-    uint8_t reserved[8];
-    char name[PX_NAME];
-    struct px_ptr past; /* of the tree of the history */
-    uint32_t past_first, past_next;
-    uint64_t past_floor;
-    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
+    uint32_t log;       /* the slot of its history, plus 1 */
     uint32_t past_keep; /* seconds */
-    uint8_t past_levels;
-    uint8_t reserved2[19];
+    char name[PX_NAME];
+    uint32_t every, rules;
+    struct px_rule rule[PX_RULES];
+    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -169,6 +179,8 @@ enum px_change_op {
     PX_DELETE,
     PX_ROLLBACK,
     PX_QUOTA,
+    PX_WEIGHT,
+    PX_SCHEDULE,
     PX_STAGE = 32,
     PX_PROGRESS,
     PX_ADOPT,
@@ -184,6 +196,7 @@ struct px_change {
     char name[PX_NAME];
 };
 _Static_assert(sizeof(struct px_change) == 128, "");
+_Static_assert(sizeof(((struct px_record *)0)->rule) <= PX_NAME, "");
 
 #define PX_PAST_MAGIC   0x61705850u /* "PXpa" */
 #define PX_PAST_ENTRIES 84u

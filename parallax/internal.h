@@ -3,6 +3,7 @@
 #ifndef PARALLAX_INTERNAL_H
 #define PARALLAX_INTERNAL_H
 
+#include "base/fifo.h"
 #include "parallax/parallax.h"
 
 #define POOL_MAGIC 0x6c6f6f70u
@@ -298,6 +299,26 @@ struct request_list {
     struct op *head, **tail;
 };
 
+FIFO(disk_queue, disk_req)
+
+/**
+ * struct share - who may begin the next request (share.c).
+ * @waiting: @disks disks with queues.
+ * @busy:    disks with a queue or with requests under way.
+ */
+struct share {
+    struct list waiting;
+    unsigned disks, busy, under_way;
+    bool choosing;
+};
+
+/** struct schedule - the disks that have one, once they are @known. */
+struct schedule {
+    struct plan *plans;
+    uint32_t n, room;
+    bool known;
+};
+
 struct pool {
     uint32_t magic;
     struct store *store;
@@ -333,6 +354,8 @@ struct pool {
     struct request_list acked;   /* complete them once the journal was put */
     struct request_list stalled; /* wait for space or for room in the journal */
     uint64_t over;               /* requests that wait for the quota of their disk */
+    struct share share;
+    struct schedule schedule;
     struct op *free_ops;
     uint64_t in_flight;
     uint64_t journal_promised; /* bytes of records of writes under way */
@@ -374,9 +397,22 @@ int disk_mount(struct disk **disk, struct pool *pool, uint32_t slot, bool read_o
 /* quota.c */
 void quota_turn(struct pool *pool);
 
+/* schedule.c, manage.c */
+bool schedule_rules_good(const struct px_rule *rules, unsigned n);
+int schedule_snapshot(struct pool *pool, uint32_t disk, uint64_t now, struct dt_error *err);
+void schedule_fini(struct pool *pool);
+
+/* share.c */
+/** share_admit() - may it begin now? Else it waits for its turn. */
+bool share_admit(struct disk *disk, struct disk_req *req);
+/** share_next() - let those begin that may now. */
+void share_next(struct pool *pool);
+
 /**
  * struct disk - a mount.
  * @past:     of what it was, or NULL; then @slot is the snapshot that this stands on.
+ * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
+ * @weight:   0: what the catalogue says.
  * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
  * @over_told: that they wait was said. @over_look: when to look again for a snapshot to drop, or to speak.
  */
@@ -390,6 +426,11 @@ struct disk {
     uint64_t in_flight;
     struct request_list over;
     uint64_t promised, over_look;
+    struct list waiting; /* in struct share */
+    struct disk_queue queue;
+    unsigned weight;
+    uint64_t deficit, queued, busy_since;
+    struct disk_account account;
     struct disk_counters counters;
 };
 

@@ -39,7 +39,7 @@ static struct op *op_new(struct disk *disk, struct disk_req *req)
     op->bounce = NULL;
     op->part = op->parts_n = 0;
     op->zero_done = false;
-    disk->in_flight++;
+    share_begun(op);
     pool->in_flight++;
     return op;
 }
@@ -63,11 +63,12 @@ void op_done(struct op *op)
     req->error = op->error;
     free(op->bounce);
     op->bounce = NULL;
-    op->disk->in_flight--;
+    share_ended(op);
     pool->in_flight--;
     op->next = pool->free_ops;
     pool->free_ops = op;
     req->done(req);
+    share_next(pool);
 }
 
 void op_fail(struct op *op, int error)
@@ -107,6 +108,8 @@ void op_stall(struct op *op, void (*again)(struct op *op))
     op->again = again;
     op->disk->counters.held++;
     op_list_add(&op->disk->pool->stalled, op);
+    share_stalled(op);
+    share_next(op->disk->pool);
     pool_kick(op->disk->pool);
 }
 
@@ -142,6 +145,12 @@ static void begin(struct op *op)
 }
 
 void disk_submit(struct disk *disk, struct disk_req *req)
+{
+    if (share_admit(disk, req))
+        op_begin(disk, req);
+}
+
+void op_begin(struct disk *disk, struct disk_req *req)
 {
     struct pool *pool = disk->pool;
     uint64_t size = catalog_record(pool, disk->slot)->size;

@@ -30,7 +30,7 @@ struct op {
     uint32_t count, runs, pending, tries;
     uint32_t promised, journal_promised, charge;
     int error;
-    bool edges, zero_done;
+    bool edges, zero_done, under_way; /* @under_way: it takes a place of SHARE_DEPTH */
     void (*again)(struct op *op); /* where it goes on when it need not wait any more */
     uint8_t *source, *blocks, *bounce;
     struct {
@@ -79,6 +79,16 @@ void op_acked(struct op *op);
 void op_redeem(struct op *op);
 /** op_stall() - it waits for space or for room in the journal, and then goes on at @again. */
 void op_stall(struct op *op, void (*again)(struct op *op));
+
+/** op_begin() - a request whose turn it is. */
+void op_begin(struct disk *disk, struct disk_req *req);
+
+/* share.c */
+
+void share_begun(struct op *op);
+void share_ended(struct op *op);
+/** share_stalled() - it waits for something that others need not wait for. */
+void share_stalled(struct op *op);
 
 /* quota.c */
 

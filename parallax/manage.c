@@ -206,6 +206,43 @@ int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_pol
     return change_commit(pool, &c, 1, err);
 }
 
+int pool_set_weight(struct pool *pool, uint32_t disk, unsigned weight, struct dt_error *err)
+{
+    struct px_change c;
+
+    change_begin(&c, PX_WEIGHT, disk);
+    c.count = weight;
+    return change_commit(pool, &c, 1, err);
+}
+
+int pool_set_schedule(struct pool *pool, uint32_t disk, uint32_t every, const struct px_rule *rules,
+                      unsigned n, struct dt_error *err)
+{
+    struct px_change c;
+
+    change_begin(&c, PX_SCHEDULE, disk);
+    c.size = every;
+    c.count = n;
+    if (n > PX_RULES)
+        return dt_fail(err, -EINVAL, "a schedule has at most %u rules", PX_RULES);
+    if (n)
+        memcpy(c.name, rules, n * sizeof(*rules));
+    return change_commit(pool, &c, 1, err);
+}
+
+int schedule_snapshot(struct pool *pool, uint32_t disk, uint64_t now, struct dt_error *err)
+{
+    struct px_change c;
+    int ret;
+
+    change_begin(&c, PX_SNAP, disk);
+    c.slot2 = catalog_free_run(pool, 1);
+    c.time = now;
+    c.count = 1;
+    ret = time_name(pool, &c);
+    return ret ?: change_commit(pool, &c, 1, err);
+}
+
 int change_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct slot_info *info = &pool->catalog.info[slot];

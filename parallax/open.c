@@ -70,6 +70,7 @@ static struct pool *make(struct store *store, const struct pool_options *o)
     pool->reclaiming = NO_SLOT;
     pool->ckpt_time = dt_clock_ns();
     list_init(&pool->disks);
+    list_init(&pool->share.waiting);
     node_cache_init(&pool->nodes, o->cache);
     return pool;
 }
@@ -82,6 +83,7 @@ static void unmake(struct pool *pool)
         pool->free_ops = *(struct op **)op; /* the link is its first field */
         free(op);
     }
+    schedule_fini(pool);
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
@@ -412,7 +414,8 @@ void pool_info(const struct pool *pool, struct pool_info *info)
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(pool, slot);
 
-        if (r->kind == PX_FREE || (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
+        if (r->kind == PX_FREE || r->kind == PX_LOG ||
+            (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
             continue;
         if (r->kind == PX_DISK)
             info->disks++;
@@ -457,6 +460,8 @@ int disk_mount(struct disk **out, struct pool *pool, uint32_t slot, bool read_on
     disk->slot = slot;
     disk->read_only = read_only;
     snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
+    disk_queue_init(&disk->queue);
+    list_init(&disk->waiting);
     list_add_tail(&pool->disks, &disk->list);
     if (read_only)
         info->readers++;

@@ -128,6 +128,15 @@ int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err);
 /** pool_rename() - not while it is mounted. */
 int pool_rename(struct pool *pool, uint32_t slot, const char *name, struct dt_error *err);
 int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error *err);
+/** pool_set_schedule() - take a snapshot each @every seconds, 0 = none, and keep them by @n rules. */
+int pool_set_schedule(struct pool *pool, uint32_t disk, uint32_t every, const struct px_rule *rules,
+                      unsigned n, struct dt_error *err);
+/** pool_run_schedules() - take and delete what is due at @now, ns of wall clock; call it about each second. */
+void pool_run_schedules(struct pool *pool, uint64_t now);
+#define DISK_WEIGHT     100u /* unless told */
+#define DISK_MAX_WEIGHT 10000u
+/** pool_set_weight() - its share of the pool, relative to others that have requests at the same time. */
+int pool_set_weight(struct pool *pool, uint32_t disk, unsigned weight, struct dt_error *err);
 /** pool_set_quota() - what the disk and its snapshots may occupy; 0 = any. What is there already stays. */
 int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_policy policy,
                    struct dt_error *err);
@@ -259,6 +268,8 @@ struct disk_req {
     struct disk_req *next;
 };
 void disk_submit(struct disk *disk, struct disk_req *req);
+/** disk_set_weight() - for this mount, instead of what the catalogue says; 0: that again. */
+void disk_set_weight(struct disk *disk, unsigned weight);
 /** disk_cancel_held() - fail what waits for space, or for the disk's quota. */
 void disk_cancel_held(struct disk *disk, int error);
 /** struct disk_counters - since it was mounted. */
@@ -266,5 +277,23 @@ struct disk_counters {
     uint64_t held, partial, zero_blocks, checksum_errors, retried, over_held, over_failed;
 };
 const struct disk_counters *disk_counters(const struct disk *disk);
+
+/**
+ * struct disk_account - what a mount got of the pool.
+ * @requests, @bytes: that ended; bytes of reads and writes.
+ * @busy_ns: during which it had requests under way.
+ * @waited:  requests that waited for their turn; @queued do now.
+ */
+struct disk_account {
+    uint32_t slot;
+    const char *owner;
+    bool read_only;
+    unsigned weight;
+    uint64_t requests, bytes, busy_ns, waited, in_flight, queued;
+    const struct disk_counters *counters;
+};
+/** pool_accounts() - of each mount. */
+void pool_accounts(struct pool *pool, void (*each)(void *arg, const struct disk_account *account),
+                   void *arg);
 
 #endif

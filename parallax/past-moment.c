@@ -82,8 +82,9 @@ static int number_at(struct pool *pool, uint32_t slot, uint64_t time, uint64_t *
 {
     const struct px_record *r = catalog_record(pool, slot);
     const struct px_past *page = NULL;
+    struct px_record *log;
     struct pool_past past;
-    uint32_t at;
+    uint64_t at;
     int ret = pool_past(pool, slot, &past, err);
 
     if (ret < 0)
@@ -95,10 +96,11 @@ static int number_at(struct pool *pool, uint32_t slot, uint64_t time, uint64_t *
                        "the history of '%s' does not reach back so far: it begins "
                        "%" PRIu64 " s later",
                        r->name, (past.begin - time) / DT_S(1) + 1);
-    *number = past_pages(r) ? past.first : past.last;
-    if (!past_pages(r))
+    log = past_log(pool, r);
+    *number = past_pages(log) ? past.first : past.last;
+    if (!past_pages(log))
         return 0;
-    ret = past_find(pool, r, time, true, &at) ?: past_page(pool, r, at, &page);
+    ret = past_find(pool, log, time, true, &at) ?: past_page(pool, log, at, &page);
     for (unsigned i = 0; ret == 0 && i < page->used && page->entries[i].time <= time; i++)
         *number = page->entries[i].number;
     return ret < 0 ? dt_fail(err, ret, "%s: a history cannot be read", pool->store->name) : 0;
@@ -168,12 +170,13 @@ static int add_hidden(struct pool *pool, const struct px_record *r, struct pool_
 int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, r);
     int ret = pool_past(pool, disk, past, err);
 
-    for (uint32_t at = r->past_first; at < r->past_next && ret == 0; at++) {
+    for (uint64_t at = log ? log->first : 0; log && at < log->next && ret == 0; at++) {
         const struct px_past *page = NULL;
 
-        ret = past_page(pool, r, at, &page);
+        ret = past_page(pool, log, at, &page);
         for (unsigned i = 0; ret == 0 && i < page->used; i++)
             past->held += count_below(pool, page->entries[i].old, past_level(&page->entries[i]),
                                       page->entries[i].since, &past->maps, &ret);
@@ -188,16 +191,17 @@ int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, st
 
 /* Nothing was written since it was turned on, or nothing of it was let go yet: then its first
  * anchor tells when. */
-static uint64_t begin_of(const struct pool *pool, const struct px_record *r, uint64_t otherwise)
+static uint64_t begin_of(struct pool *pool, const struct px_record *r, uint64_t otherwise)
 {
+    uint64_t floor = past_log(pool, r)->floor;
     uint64_t begin = otherwise;
 
     for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev) {
         const struct px_record *s = catalog_record(pool, at - 1);
 
-        if (s->writes < r->past_floor)
+        if (s->writes < floor)
             break;
-        if (s->writes == r->past_floor)
+        if (s->writes == floor)
             begin = s->created;
     }
     return begin;
@@ -206,19 +210,22 @@ static uint64_t begin_of(const struct pool *pool, const struct px_record *r, uin
 int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, r);
     const struct px_past *page = NULL;
     int ret = 0;
 
     *past = (struct pool_past){
         .keep = r->past_keep, .first = r->writes, .last = r->writes, .begin = change_clock(pool)};
-    if (past_pages(r)) {
-        ret = past_page(pool, r, r->past_first, &page);
+    if (!log)
+        return 0;
+    if (past_pages(log)) {
+        ret = past_page(pool, log, log->first, &page);
         if (ret < 0)
             return dt_fail(err, ret, "%s: a history cannot be read", pool->store->name);
-        past->first = MAX(r->past_floor, page->entries[0].number - 1);
+        past->first = MAX(log->floor, page->entries[0].number - 1);
         past->begin = page->entries[0].time;
     }
-    if (past->first == r->past_floor)
+    if (past->first == log->floor)
         past->begin = begin_of(pool, r, past->begin);
     return 0;
 }
@@ -256,14 +263,14 @@ int pool_past_writes(struct pool *pool, uint32_t disk, uint64_t from, uint64_t t
                      int (*tell)(void *arg, const struct pool_write *w), void *arg,
                      struct dt_error *err)
 {
-    const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, pool_record(pool, disk));
     struct pool_write w = {0};
     int ret = 0;
 
-    for (uint32_t at = r->past_first; at < r->past_next && ret == 0; at++) {
+    for (uint64_t at = log ? log->first : 0; log && at < log->next && ret == 0; at++) {
         const struct px_past *page = NULL;
 
-        ret = past_page(pool, r, at, &page);
+        ret = past_page(pool, log, at, &page);
         ret = ret ?: tell_all(page, from, to, &w, tell, arg);
         node_trim(pool);
     }

@@ -130,10 +130,10 @@ int disk_lookup(struct disk *disk, uint64_t index, unsigned count, struct px_ptr
 /* ---- Making one ---- */
 
 /* The first thing in the line that is not older than @number: a snapshot, or the disk itself. */
-static uint32_t find_base(const struct pool *pool, uint32_t disk, uint64_t number)
+static uint32_t find_base(struct pool *pool, uint32_t disk, uint64_t number)
 {
     const struct px_record *r = catalog_record(pool, disk);
-    uint64_t floor = r->past_floor;
+    uint64_t floor = past_log(pool, r)->floor;
     uint32_t base = disk;
 
     for (uint32_t at = r->prev; at; at = r->prev) {
@@ -147,15 +147,15 @@ static uint32_t find_base(const struct pool *pool, uint32_t disk, uint64_t numbe
 
 static int gather(struct past_view *v)
 {
-    const struct px_record *r = catalog_record(v->pool, v->disk);
+    struct px_record *log = past_log(v->pool, catalog_record(v->pool, v->disk));
     uint64_t last = catalog_record(v->pool, v->base)->writes;
-    uint32_t at;
-    int ret = past_pages(r) ? past_find(v->pool, r, v->number, false, &at) : 0;
+    uint64_t at;
+    int ret = past_pages(log) ? past_find(v->pool, log, v->number, false, &at) : 0;
 
-    for (; ret == 0 && past_pages(r) && at < r->past_next; at++) {
+    for (; ret == 0 && past_pages(log) && at < log->next; at++) {
         const struct px_past *page = NULL;
 
-        ret = past_page(v->pool, r, at, &page);
+        ret = past_page(v->pool, log, at, &page);
         for (unsigned i = 0; ret == 0 && i < page->used; i++)
             if (page->entries[i].number > v->number && page->entries[i].number <= last)
                 undo(v, &page->entries[i]);
@@ -185,10 +185,12 @@ static int judge(struct pool *pool, uint32_t slot, uint64_t number, struct dt_er
 static int view_new(struct past_view **out, struct pool *pool, uint32_t slot, uint64_t number,
                     struct dt_error *err)
 {
-    uint32_t base = find_base(pool, slot, number);
+    uint32_t base = slot;
     struct past_view *v;
     int ret = judge(pool, slot, number, err);
 
+    if (ret == 0)
+        base = find_base(pool, slot, number);
     /* Only who looks at the pool without its lock has a disk that does not change. */
     if (ret == 0 && base == slot && !pool->o.read_only)
         ret = past_anchor(pool, slot, &base, err);

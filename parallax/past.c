@@ -25,10 +25,10 @@
 #define ANCHOR_PARTS 8u     /* of the time that is kept */
 #define ANCHOR_EVERY 65536u /* writes */
 
-static struct tree past_tree(struct pool *pool, struct px_record *r)
+static struct tree past_tree(struct pool *pool, struct px_record *log)
 {
-    return (struct tree){.root = &r->past,
-                         .levels = &r->past_levels,
+    return (struct tree){.root = &log->root,
+                         .levels = &log->levels,
                          .kind = TREE_PAST,
                          .epoch = pool->root.seq + 1};
 }
@@ -78,28 +78,29 @@ void past_replay(struct pool *pool, struct tree *t, struct past_note *note, uint
 }
 
 /* The page to add to: the last one, if it is of the same owner and has room. */
-static int last_page(struct pool *pool, struct px_record *r, const char *owner, struct node **page)
+static int last_page(struct pool *pool, struct px_record *log, const char *owner,
+                     struct node **page)
 {
-    struct tree t = past_tree(pool, r);
+    struct tree t = past_tree(pool, log);
     struct px_past *p;
     int ret;
 
-    if (past_pages(r)) {
-        ret = tree_page(pool, &t, r->past_next - 1, page);
+    if (past_pages(log)) {
+        ret = tree_page(pool, &t, log->next - 1, page);
         p = &(*page)->past;
         if (ret < 0 || (p->used < PX_PAST_ENTRIES && strcmp(p->owner, owner) == 0))
             return ret;
     }
-    if (r->past_next >= PX_PAST_PAGES - 1)
+    if (log->next >= PX_PAST_PAGES - 1)
         return -EFBIG;
-    ret = tree_grow(pool, &t, r->past_next + 1ull);
-    ret = ret ?: tree_page(pool, &t, r->past_next, page);
+    ret = tree_grow(pool, &t, log->next + 1);
+    ret = ret ?: tree_page(pool, &t, log->next, page);
     if (ret < 0)
         return ret;
     p = &(*page)->past;
-    *p = (struct px_past){.magic = PX_PAST_MAGIC, .page = r->past_next};
+    *p = (struct px_past){.magic = PX_PAST_MAGIC, .page = log->next};
     memcpy(p->owner, owner, strlen(owner));
-    r->past_next++;
+    log->next++;
     return 0;
 }
 
@@ -108,8 +109,9 @@ int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned l
 {
     struct px_record *r = catalog_record(pool, t->note->slot);
     struct node *page;
-    int ret = last_page(pool, r, t->note->owner, &page);
+    int ret = last_page(pool, past_log(pool, r), t->note->owner, &page);
 
+    catalog_touch(pool, r->log - 1);
     if (ret < 0)
         return ret;
     page->past.entries[page->past.used++] =
@@ -143,10 +145,19 @@ bool past_possible(const struct pool *pool, const struct px_past *page)
     return true;
 }
 
-int past_page(struct pool *pool, const struct px_record *r, uint32_t number,
+bool past_judge(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *log = catalog_record(pool, slot), *r = pool_record(pool, log->parent);
+
+    return log->flags == 0 && log->prev == 0 && log->first <= log->next &&
+           log->next < PX_PAST_PAGES && log->levels > 0 && log->levels <= PX_MAX_LEVELS && r &&
+           r->kind == PX_DISK && r->log == slot + 1;
+}
+
+int past_page(struct pool *pool, struct px_record *log, uint64_t number,
               const struct px_past **page)
 {
-    struct tree t = past_tree(pool, (struct px_record *)(uintptr_t)r);
+    struct tree t = past_tree(pool, log);
     struct px_ptr ptr;
     struct node *node;
     int ret = tree_lookup(pool, &t, number, 1, &ptr);
@@ -159,15 +170,14 @@ int past_page(struct pool *pool, const struct px_record *r, uint32_t number,
     return ret;
 }
 
-int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool by_time,
-              uint32_t *found)
+int past_find(struct pool *pool, struct px_record *log, uint64_t key, bool by_time, uint64_t *found)
 {
-    uint32_t low = r->past_first, high = r->past_next; /* the one looked for is in [low, high) */
+    uint64_t low = log->first, high = log->next; /* the one looked for is in [low, high) */
 
     while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
+        uint64_t middle = low + (high - low) / 2;
         const struct px_past *page = NULL;
-        int ret = past_page(pool, r, middle, &page);
+        int ret = past_page(pool, log, middle, &page);
 
         if (ret < 0)
             return ret;
@@ -183,32 +193,27 @@ int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool b
 
 /* ---- Letting it go ---- */
 
-static void recount(struct pool *pool, const struct px_record *r, bool before)
+/* It is empty: so is its tree. */
+static int empty_log(struct pool *pool, struct px_record *log)
 {
-    pool->pasts += past_has(r);
-    pool->pasts -= before;
-}
-
-/* The log is empty: so is its tree. */
-static int end_log(struct pool *pool, struct px_record *r)
-{
-    struct tree t = past_tree(pool, r);
+    struct tree t = past_tree(pool, log);
     int ret = tree_free_all(pool, &t);
 
-    r->past = (struct px_ptr){0, 0};
-    r->past_levels = 1;
-    r->past_first = r->past_next = 0;
+    log->root = (struct px_ptr){0, 0};
+    log->levels = 1;
+    log->first = log->next = 0;
     return ret;
 }
 
 static int drop_page(struct pool *pool, uint32_t slot)
 {
-    struct px_record *r = catalog_record(pool, slot);
-    struct tree t = past_tree(pool, r), disk = catalog_tree(pool, slot);
+    struct px_record *r = catalog_record(pool, slot), *log = past_log(pool, r);
+    struct tree t = past_tree(pool, log), disk = catalog_tree(pool, slot);
     const struct px_past *page = NULL;
-    int ret = past_page(pool, r, r->past_first, &page);
+    int ret = past_page(pool, log, log->first, &page);
 
     catalog_touch(pool, slot);
+    catalog_touch(pool, r->log - 1);
     disk.cursor = 0;
     for (unsigned i = 0; ret == 0 && i < page->used; i++) {
         const struct px_past_entry *e = &page->entries[i];
@@ -218,9 +223,19 @@ static int drop_page(struct pool *pool, uint32_t slot)
     }
     if (ret < 0)
         return pool_fail(pool, ret, "a history cannot be given back");
-    r->past_first++;
-    ret = past_pages(r) ? tree_zero(pool, &t, 0, r->past_first) : end_log(pool, r);
+    log->first++;
+    ret = past_pages(log) ? tree_zero(pool, &t, 0, log->first) : empty_log(pool, log);
     return ret < 0 ? pool_fail(pool, ret, "a history cannot be given back") : 0;
+}
+
+/* It was ended, and all of it is given back. */
+static void release_log(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    catalog_release(pool, r->log - 1);
+    r->log = 0;
+    catalog_touch(pool, slot);
 }
 
 /* What was deleted and is needed no longer: the snapshot after it is older than all that is kept.
@@ -228,11 +243,12 @@ static int drop_page(struct pool *pool, uint32_t slot)
 static void release_hidden(struct pool *pool, uint32_t slot)
 {
     const struct px_record *r = catalog_record(pool, slot), *after = r;
+    struct px_record *log = past_log(pool, r);
     uint64_t oldest = r->writes;
     const struct px_past *page = NULL;
 
-    if (past_pages(r)) {
-        if (past_page(pool, r, r->past_first, &page) < 0)
+    if (past_pages(log)) {
+        if (past_page(pool, log, log->first, &page) < 0)
             return;
         oldest = page->entries[0].number - 1;
     }
@@ -250,20 +266,20 @@ static void release_hidden(struct pool *pool, uint32_t slot)
  * most @budget. */
 static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *budget)
 {
-    const struct px_record *r = catalog_record(pool, slot);
+    struct px_record *log = past_log(pool, catalog_record(pool, slot));
     uint64_t pinned = past_pinned(pool, slot);
-    bool had = past_has(r), dropped = false;
+    bool dropped = false;
     int ret = 0;
 
-    while (ret == 0 && past_pages(r) && *budget) {
+    while (ret == 0 && past_pages(log) && *budget) {
         const struct px_past_entry *last;
         const struct px_past *page = NULL;
 
-        ret = past_page(pool, r, r->past_first, &page);
+        ret = past_page(pool, log, log->first, &page);
         if (ret < 0)
             return pool_fail(pool, ret, "a history cannot be read");
         last = &page->entries[page->used - 1];
-        if (last->number > pinned || (last->time >= before && last->number > r->past_floor))
+        if (last->number > pinned || (last->time >= before && last->number > log->floor))
             break;
         ret = drop_page(pool, slot);
         dropped = true;
@@ -271,7 +287,6 @@ static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *b
     }
     if (dropped)
         release_hidden(pool, slot);
-    recount(pool, r, had);
     return ret;
 }
 
@@ -281,11 +296,13 @@ int past_drain(struct pool *pool, uint64_t budget)
         const struct px_record *r = catalog_record(pool, slot);
         int ret;
 
-        if (r->past_keep || !past_pages(r))
+        if (r->past_keep || !r->log || r->kind != PX_DISK)
             continue;
         ret = let_go(pool, slot, UINT64_MAX, &budget);
         if (ret < 0 || budget == 0)
             return ret ?: 1;
+        if (past_pages(past_log(pool, r)) == 0)
+            release_log(pool, slot);
     }
     return 0;
 }
@@ -340,7 +357,7 @@ bool past_yield(struct pool *pool, uint32_t slot)
     uint64_t budget = TURN_PAGES, dying = pool->catalog.dying;
     struct dt_error err;
 
-    if (past_pages(r)) {
+    if (past_pages(past_log(pool, r))) {
         (void)let_go(pool, slot, UINT64_MAX, &budget);
     } else if (r->past_keep) {
         if (r->prev && catalog_record(pool, r->prev - 1)->writes < r->writes)
@@ -358,9 +375,9 @@ static void yield(struct pool *pool)
     const struct px_past *page = NULL;
 
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
-        const struct px_record *r = catalog_record(pool, slot);
+        struct px_record *log = past_log(pool, catalog_record(pool, slot));
 
-        if (past_pages(r) && past_page(pool, r, r->past_first, &page) == 0 &&
+        if (past_pages(log) && past_page(pool, log, log->first, &page) == 0 &&
             page->entries[0].number <= past_pinned(pool, slot) && page->entries[0].time < oldest) {
             oldest = page->entries[0].time;
             chosen = slot;
@@ -393,24 +410,19 @@ void past_turn(struct pool *pool)
 
 void past_forget(struct px_record *r)
 {
-    r->past = (struct px_ptr){0, 0};
-    r->past_first = r->past_next = r->past_keep = 0;
-    r->past_floor = 0;
-    r->past_levels = 0;
+    r->log = r->past_keep = 0;
 }
 
 void past_stop(struct pool *pool, uint32_t slot)
 {
     struct px_record *r = catalog_record(pool, slot);
-    bool had = past_has(r);
 
-    if (!had)
+    if (!r->log)
         return;
     r->past_keep = 0;
     for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev)
         if (catalog_record(pool, at - 1)->flags & PX_HIDDEN)
             change_begin_dying(pool, at - 1);
-    recount(pool, r, had);
     catalog_touch(pool, slot);
     pool->reclaim_maybe = true;
 }
@@ -421,25 +433,43 @@ int past_check(struct pool *pool, const struct px_change *c, struct dt_error *er
 
     if (!r || change_staging(r))
         return dt_fail(err, -EINVAL, "only a disk can have a history");
+    if (c->count && !r->log && !change_slot_free(pool, c->slot2))
+        return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->slot2);
     return c->count > UINT32_MAX ? dt_fail(err, -EBADMSG, "a history of that length cannot be") : 0;
 }
 
-/* What was written while there was none is in no log: so states from before are not looked for. */
-void past_apply(struct pool *pool, const struct px_change *c)
+static int begin_log(struct pool *pool, const struct px_change *c)
+{
+    struct px_record log = {
+        .kind = PX_LOG, .parent = c->head.slot, .levels = 1, .created = c->time, .name = "history"};
+    int ret = catalog_claim(pool, c->slot2, &log);
+
+    if (ret == 0)
+        catalog_record(pool, c->head.slot)->log = c->slot2 + 1;
+    return ret;
+}
+
+/* What was written while there was none is in no log: so states from before are not looked for. An earlier
+ * log may not have gone yet, and then it is gone on with. */
+int past_apply(struct pool *pool, const struct px_change *c)
 {
     struct px_record *r = catalog_record(pool, c->head.slot);
-    bool had = past_has(r);
+    int ret = 0;
 
+    catalog_touch(pool, c->head.slot);
     if (c->count == 0) {
         past_stop(pool, c->head.slot);
-        return;
+        return 0;
     }
+    if (!r->log)
+        ret = begin_log(pool, c);
+    if (ret < 0)
+        return ret;
     if (!r->past_keep)
-        r->past_floor = ++r->writes;
+        past_log(pool, r)->floor = ++r->writes;
+    catalog_touch(pool, r->log - 1);
     r->past_keep = (uint32_t)c->count;
-    r->past_levels = MAX(r->past_levels, (uint8_t)1);
-    recount(pool, r, had);
-    catalog_touch(pool, c->head.slot);
+    return 0;
 }
 
 int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err)
@@ -453,10 +483,11 @@ int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_e
         return ret;
     change_begin(&c[0], PX_HISTORY, disk);
     c[0].count = seconds;
+    c[0].slot2 = catalog_free_run(pool, 2);
     change_begin(&c[1], PX_SNAP, disk);
     c[1].hidden = 1;
     c[1].time = change_clock(pool);
-    c[1].slot2 = catalog_free_run(pool, 1);
+    c[1].slot2 = c[0].slot2 + 1;
     snprintf(c[1].name, sizeof(c[1].name), "history");
     return change_commit(pool, c, begins ? 2 : 1, err);
 }

@@ -5,7 +5,7 @@
 
 struct past_view;
 
-#define PX_PAST_PAGES (UINT32_MAX - PX_FANOUT)
+#define PX_PAST_PAGES ((uint64_t)1 << 40)
 
 /** struct past_note - whose and when: of the writes that a tree is being changed by. */
 struct past_note {
@@ -14,14 +14,15 @@ struct past_note {
     char owner[PX_OWNER];
 };
 
-static inline uint32_t past_pages(const struct px_record *r)
+/** past_log() - the record of a disk's log, or NULL. */
+static inline struct px_record *past_log(struct pool *pool, const struct px_record *r)
 {
-    return r->past_next - r->past_first;
+    return r->log ? catalog_record(pool, r->log - 1) : NULL;
 }
-/** past_has() - is there one, or the rest of one? */
-static inline bool past_has(const struct px_record *r)
+/** past_pages() - how many a log has; none where there is no log. */
+static inline uint64_t past_pages(const struct px_record *log)
 {
-    return r->past_keep || past_pages(r);
+    return log ? log->next - log->first : 0;
 }
 /** past_nodes() - how many blocks a change of @count blocks may need for it. */
 static inline uint32_t past_nodes(const struct px_record *r, uint32_t count)
@@ -52,16 +53,17 @@ int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned l
              struct px_ptr old);
 /** past_possible() - could this be a page? */
 bool past_possible(const struct pool *pool, const struct px_past *page);
-/** past_page() - a page, to be read. */
-int past_page(struct pool *pool, const struct px_record *r, uint32_t number,
+/** past_judge() - is this the record of a log? */
+bool past_judge(const struct pool *pool, uint32_t slot);
+/** past_page() - a page of @log, to be read. */
+int past_page(struct pool *pool, struct px_record *log, uint64_t number,
               const struct px_past **page);
 /** past_find() - the last page that begins with write @key, or at time @key, or before. There is
  * one at least. */
-int past_find(struct pool *pool, const struct px_record *r, uint64_t key, bool by_time,
-              uint32_t *page);
+int past_find(struct pool *pool, struct px_record *log, uint64_t key, bool by_time, uint64_t *page);
 
 int past_check(struct pool *pool, const struct px_change *c, struct dt_error *err);
-void past_apply(struct pool *pool, const struct px_change *c);
+int past_apply(struct pool *pool, const struct px_change *c);
 /** past_stop() - no history from now on; what there is goes in the background. */
 void past_stop(struct pool *pool, uint32_t slot);
 /** past_forget() - a snapshot has none. */

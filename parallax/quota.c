@@ -86,6 +86,8 @@ void quota_refuse(struct op *op)
     disk->counters.over_held++;
     disk->pool->over++;
     op_list_add(&disk->over, op);
+    share_stalled(op);
+    share_next(disk->pool);
     pool_kick(disk->pool);
 }
 

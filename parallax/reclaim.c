@@ -50,7 +50,7 @@ static void end_disk(struct pool *pool, uint32_t slot)
     r->root = (struct px_ptr){0, 0};
     r->cursor = 0;
     catalog_touch(pool, slot);
-    if (r->prev == 0 && past_pages(r) == 0) {
+    if (r->prev == 0 && !r->log) {
         catalog_release(pool, slot);
     } else if (r->flags & PX_HEADLESS) {
         r->flags &= ~(uint32_t)PX_DYING;

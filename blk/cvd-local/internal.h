@@ -25,7 +25,7 @@ struct shared {
     struct pool *peek, *pool;
     struct loop *loop;
     struct loop_deferred turn;
-    struct dt_timer timer;
+    struct dt_timer timer, schedules;
     void (*event)(void *arg, const char *event, const char *text);
     void *arg;
     struct list disks;
@@ -35,7 +35,7 @@ struct shared {
 struct cvd {
     const char *path, *name;
     bool read_only;
-    uint64_t cache;
+    uint64_t cache, weight;
 
     struct shared *shared;
     struct dt_layer *layer;

@@ -28,6 +28,14 @@ static const struct dt_param params[] = {
      FIELD(read_only),
      .initial = "off",
      .help = "Refuse writes; a snapshot needs this."},
+    {.name = "weight",
+     .type = DT_PARAM_UINT,
+     .flags = DT_PARAM_LIVE,
+     FIELD(weight),
+     .initial = "0",
+     .max = DISK_MAX_WEIGHT,
+     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+             "'cvd weight' set."},
     {.name = "cache",
      .type = DT_PARAM_SIZE,
      FIELD(cache),
@@ -235,7 +243,20 @@ static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error 
     }
     if (pool_record(d->shared->pool, slot)->size != d->size)
         return dt_fail(err, -ESTALE, "%s was resized while this began: start it again", d->name);
-    return disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+    ret = disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);
+    if (ret == 0)
+        disk_set_weight(d->disk, (unsigned)d->weight);
+    return ret;
+}
+
+/* The weight, which alone is live. */
+static int cvd_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    const struct cvd *d = dt_layer_data(layer);
+
+    if (d->disk)
+        disk_set_weight(d->disk, (unsigned)d->weight);
+    return 0;
 }
 
 static void give_up(struct dt_timer *timer)
@@ -312,5 +333,6 @@ const struct dt_block_ext blk_cvd_local = {
     .info = cvd_info,
     .submit = cvd_submit,
     .quiesce = cvd_quiesce,
+    .set = cvd_set,
     .fence = cvd_fence,
 };

@@ -9,8 +9,11 @@
  */
 #include "blk/cvd-local/internal.h"
 
-#define TURN_EVERY DT_S(1)
-#define LOOKS      5u
+#include <time.h>
+
+#define TURN_EVERY      DT_S(1)
+#define SCHEDULES_EVERY DT_S(1)
+#define LOOKS           5u
 
 static struct shared *all;
 
@@ -42,6 +45,16 @@ static void run_timer(struct dt_timer *timer)
     loop_defer(s->loop, &s->turn);
 }
 
+static void run_schedules(struct dt_timer *timer)
+{
+    struct shared *s = container_of(timer, struct shared, schedules);
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    pool_run_schedules(s->pool, (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec);
+    loop_timer_set(s->loop, timer, loop_now(s->loop) + SCHEDULES_EVERY);
+}
+
 static void kick(void *arg)
 {
     struct shared *s = arg;
@@ -69,6 +82,8 @@ int shared_start(struct shared *s, struct loop *loop, struct dt_error *err)
         return dt_fail(err, ret, "%s: its thread cannot be started: %s", s->path, strerror(-ret));
     }
     loop_timer_set(loop, &s->timer, loop_now(loop) + TURN_EVERY);
+    s->schedules.fire = run_schedules;
+    loop_timer_set(loop, &s->schedules, loop_now(loop) + SCHEDULES_EVERY);
     return 0;
 }
 
@@ -77,6 +92,7 @@ void shared_stop(struct shared *s)
     if (--s->running)
         return;
     loop_timer_cancel(s->loop, &s->timer);
+    loop_timer_cancel(s->loop, &s->schedules);
     loop_defer_cancel(s->loop, &s->turn);
     store_file_loop(s->store, NULL); /* waits for a root that is being written */
     s->loop = NULL;

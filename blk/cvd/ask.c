@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-#define ANSWER_MAX ((size_t)64 << 10)
+#define ANSWER_MAX   ((size_t)64 << 20) /* a table of all disks of a pool */
+#define ANSWER_FIRST ((size_t)64 << 10)
 
 char *cvd_socket(const char *path)
 {
@@ -50,29 +51,35 @@ static int send_line(int sock, const char *line, uint64_t deadline)
     return 0;
 }
 
-/* Until its newline, which is not kept. */
-static int receive_line(int sock, char *line, uint64_t deadline)
+/* Until its newline, which is not kept; @line is the caller's, and grows. */
+static int receive_line(int sock, char **line, uint64_t deadline)
 {
-    size_t have = 0;
+    size_t have = 0, room = ANSWER_FIRST;
 
+    *line = xcalloc(1, room);
     for (;;) {
         int ret = await(sock, POLLIN, deadline);
         ssize_t got;
 
         if (ret < 0)
             return ret;
-        got = ret ? recv(sock, line + have, ANSWER_MAX - have, MSG_DONTWAIT) : 0;
+        got = ret ? recv(sock, *line + have, room - have, MSG_DONTWAIT) : 0;
         if (got < 0 && errno != EAGAIN && errno != EINTR)
             return -errno;
         if (got == 0 && ret)
             return -ECONNRESET;
         have += got > 0 ? (size_t)got : 0;
-        if (have && line[have - 1] == '\n') {
-            line[have - 1] = '\0';
+        if (have && (*line)[have - 1] == '\n') {
+            (*line)[have - 1] = '\0';
             return 0;
         }
         if (have == ANSWER_MAX)
             return -EMSGSIZE;
+        if (have == room) {
+            room *= 2;
+            *line = realloc(*line, room);
+            CHECK(*line);
+        }
     }
 }
 
@@ -114,14 +121,14 @@ int cvd_ask(int sock, json_t *request, int timeout_ms, json_t **result, struct d
 {
     uint64_t deadline = dt_clock_ns() + DT_MS((uint64_t)MAX(timeout_ms, 0));
     _cleanup_free_ char *text = json_dumps(request, JSON_COMPACT), *line = NULL;
-    _cleanup_free_ char *answer = xcalloc(1, ANSWER_MAX);
+    _cleanup_free_ char *answer = NULL;
     int ret;
 
     json_decref(request);
     CHECK(text);
     line = xasprintf("%s\n", text);
     ret = send_line(sock, line, deadline);
-    ret = ret ?: receive_line(sock, answer, deadline);
+    ret = ret ?: receive_line(sock, &answer, deadline);
     if (ret < 0)
         return dt_fail(err, ret, "the process that serves the pool %s",
                        ret == -ECONNRESET || ret == -EPIPE
@@ -130,11 +137,11 @@ int cvd_ask(int sock, json_t *request, int timeout_ms, json_t **result, struct d
     return judge(answer, result, err);
 }
 
-int cvd_ask_disk(int sock, const char *name, bool read_only, const char *owner, int timeout_ms,
-                 struct dt_error *err)
+int cvd_ask_disk(int sock, const char *name, bool read_only, unsigned weight, const char *owner,
+                 int timeout_ms, struct dt_error *err)
 {
     return cvd_ask(sock,
-                   json_pack("{ss ss sb ss}", "verb", "open", "disk", name, "read-only", read_only,
-                             "owner", owner),
+                   json_pack("{ss ss sb si ss}", "verb", "open", "disk", name, "read-only",
+                             read_only, "weight", (int)weight, "owner", owner),
                    timeout_ms, NULL, err);
 }

@@ -14,8 +14,8 @@ char *cvd_socket(const char *path);
  * Return: 0; -errno of the socket; or an errno for the status in the answer, with its text.
  */
 int cvd_ask(int sock, json_t *request, int timeout_ms, json_t **result, struct dt_error *err);
-/** cvd_ask_disk() - ask for a disk: then vhost-user begins on the socket. */
-int cvd_ask_disk(int sock, const char *name, bool read_only, const char *owner, int timeout_ms,
-                 struct dt_error *err);
+/** cvd_ask_disk() - ask for a disk: then vhost-user begins on the socket. @weight: 0: the disk's own. */
+int cvd_ask_disk(int sock, const char *name, bool read_only, unsigned weight, const char *owner,
+                 int timeout_ms, struct dt_error *err);
 
 #endif

@@ -17,6 +17,7 @@ struct cvd {
     struct rear rear;
     const char *pool, *name, *socket;
     bool read_only;
+    uint64_t weight;
     char *path; /* of the socket, unless told */
 };
 _Static_assert(offsetof(struct cvd, rear) == 0, "");
@@ -39,6 +40,13 @@ static const struct dt_param params[] = {
      FIELD(read_only),
      .initial = "off",
      .help = "Refuse writes; a snapshot needs this."},
+    {.name = "weight",
+     .type = DT_PARAM_UINT,
+     FIELD(weight),
+     .initial = "0",
+     .max = 10000,
+     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+             "'cvd weight' set."},
     {.name = "socket",
      .type = DT_PARAM_PATH,
      FIELD(socket),
@@ -74,7 +82,8 @@ static int greet(struct rear *rear, int sock, int timeout_ms, struct dt_error *e
 {
     const struct cvd *d = container_of(rear, struct cvd, rear);
 
-    return cvd_ask_disk(sock, d->name, d->read_only, dt_layer_device(rear->layer), timeout_ms, err);
+    return cvd_ask_disk(sock, d->name, d->read_only, (unsigned)d->weight,
+                        dt_layer_device(rear->layer), timeout_ms, err);
 }
 
 static int cvd_open(struct dt_layer *layer, struct dt_error *err)

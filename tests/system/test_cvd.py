@@ -1,9 +1,16 @@
 """A pool from its making to a guest on a clone, with a snapshot and verified data."""
 
 import json
+import os
+import random
+import subprocess
 
 from devtap_test.load import file_system, fio_verify, kernel_errors
-from devtap_test.pool import cvd
+from devtap_test.pool import PoolProcess, binary, check, cvd
+from devtap_test.process import Process, free_socket_path
+
+MIB = 1 << 20
+
 
 def template(t):
     """A pool with a labelled snapshot of a small image."""
@@ -64,3 +71,86 @@ def test_guest(t):
     cvd("collapse", f"{pool}/vm1@one", "@one", status=2)
     cvd("delete", f"{pool}/vm1@one")
     t.equal(json.loads(cvd("pool", "check", pool, "--json"))["findings"], [])
+
+
+def sparse_image(folder):
+    """A raw image of 48 MiB with 3 MiB of data, the last of it within a block."""
+    raw = folder / "image.raw"
+    data = random.Random(5)
+    with open(raw, "wb") as file:
+        for at, size in ((0, MIB), (20 * MIB, MIB), (47 * MIB, MIB - 1536)):
+            file.seek(at)
+            file.write(data.randbytes(size))
+    return raw
+
+
+def content(pool, name, folder):
+    """The bytes of a disk."""
+    copy = folder / f"copy-{name}"
+    cvd("export", f"{pool}/{name}", copy)
+    return copy.read_bytes()
+
+
+def test_fill(t):
+    """From raw, from qcow2 with a base, from an NBD server; holes stay holes; what is doubtful is refused."""
+    raw, pool = sparse_image(t.folder), t.folder / "pool"
+    expected = raw.read_bytes()
+    expected += bytes(64 * MIB - len(expected))
+    base, top = t.folder / "base.qcow2", t.folder / "top.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, base], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, top], check=True)
+    cvd("pool", "create", pool, "--size", "512M")
+    for name in ("raw", "qcow2", "nbd"):
+        cvd("create", f"{pool}/{name}", "--size", "64M")
+    cvd("fill", f"{pool}/raw", raw)
+    assert "--format qcow2" in cvd("fill", f"{pool}/qcow2", top, status=2)
+    cvd("fill", f"{pool}/qcow2", raw, "--format", "vmdk", status=2)
+    cvd("fill", f"{pool}/qcow2", raw, "--format", "qcow2", status=1)
+    done = json.loads(cvd("fill", f"{pool}/qcow2", top, "--format", "qcow2", "--json"))
+    t.equal(done["name"], "qcow2")
+    socket = free_socket_path(t.folder, "nbd.sock")
+    t.use(Process(["nbdkit", "-f", "-U", socket, "file", raw], t.folder, ready_socket=socket))
+    process = t.use(PoolProcess(pool, t.folder))
+    cvd("fill", f"{pool}/nbd", f"nbd+unix:///?socket={socket}")
+    cvd("fill", f"{pool}/nbd", "nbd+unix:///?socket=/nonexistent", status=3)
+    for name in ("raw", "qcow2", "nbd"):
+        assert content(pool, name, t.folder) == expected, f"{name} differs"
+        mapped = json.loads(cvd("du", f"{pool}/{name}", "--json"))[0]["mapped"]
+        t.equal(mapped, 3 * MIB - 4096 * (1536 // 4096), f"{name}: holes")
+    process.stop()
+    check(pool)
+
+
+def test_pictures(t):
+    """The tree as a picture, and a clear line where nobody can draw it."""
+    pool, _ = template(t)
+    cvd("dup", f"{pool}/base@v1", "vm1")
+    picture = cvd("tree", pool, "--format", "svg")
+    assert "<svg" in picture and "vm1" in picture and "base@v1" in picture, picture[:300]
+    t.equal({row["name"]: row["on"] for row in json.loads(cvd("tree", pool, "--json"))},
+            {"base": "base@v1", "base@v1": None, "vm1": "base@v1"})
+    alone = subprocess.run([binary(), "tree", pool, "--format", "svg"], capture_output=True, text=True,
+                           env=dict(os.environ, PATH="/nonexistent"), check=False, timeout=20)
+    t.equal(alone.returncode, 3)
+    assert "graphviz" in alone.stderr, alone.stderr
+    cvd("tree", pool, "--format", "gif", status=2)
+
+
+def test_other_names(t):
+    """What rbd, zfs, qemu-img and the thesis call things; and every command speaks JSON."""
+    pool, _ = template(t)
+    t.equal(json.loads(cvd("snap", "create", f"{pool}/base", "--name", "v2", "--json")), ["base@v2"])
+    t.equal(json.loads(cvd("snap", "protect", f"{pool}/base@v2", "--json")),
+            {"done": "label", "to": f"{pool}/base@v2"})
+    cvd("clone", f"{pool}/base@v2", "vm")
+    t.equal([s["name"] for s in json.loads(cvd("snap", "ls", f"{pool}/base", "--json"))], ["v2", "v1"])
+    t.equal(sorted(d["name"] for d in json.loads(cvd("ls", pool, "--json"))), ["base", "vm"])
+    assert "no disk needs it" in cvd("flatten", f"{pool}/vm", status=2)
+    assert "usage: cvd dup" in cvd("clone", "--help")
+    process = t.use(PoolProcess(pool, t.folder))  # the same, where it is served
+    cvd("rm", f"{pool}/vm")
+    t.equal(json.loads(cvd("snap", "unprotect", f"{pool}/base@v2", "--json"))["done"], "unlabel")
+    cvd("snap", "rm", f"{pool}/base@v2")
+    t.equal([s["name"] for s in json.loads(cvd("snap_list", f"{pool}/base", "--json"))], ["v1"])
+    process.stop()
+    check(pool)

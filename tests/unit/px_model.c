@@ -790,7 +790,7 @@ uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_err
         const struct px_record *r = pool_record(pool, slot);
         char name[2 * PX_NAME];
 
-        if (!r || (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
+        if (!r || r->kind == PX_LOG || (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
             continue;
         if (read_thing(store, pool, slot, sector, err) < 0)
             return 0;

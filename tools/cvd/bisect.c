@@ -335,7 +335,7 @@ static int find_write(void *arg, const struct pool_write *w)
 
     if (w->number != f->number)
         return 0;
-    time_text(w->time, f->time, sizeof(f->time));
+    print_time(w->time, f->time, sizeof(f->time));
     snprintf(f->owner, sizeof(f->owner), "%s", w->owner);
     json_array_append_new(f->ranges,
                           json_pack("{sI sI}", "offset", (json_int_t)(w->index << PX_BLOCK_SHIFT),

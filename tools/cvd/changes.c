@@ -29,6 +29,7 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
 {
     uint32_t disks[30] = {0}, slots[30] = {0};
     const char *names[30] = {0};
+    json_t *list;
     int ret = 0;
 
     for (int i = 0; i < argc && ret == 0; i++) {
@@ -36,12 +37,18 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
         names[i] = o->name;
     }
     ret = ret ?: pool_snapshot(t->pool, disks, (unsigned)argc, o->name ? names : NULL, slots, err);
+    list = o->json && ret == 0 ? json_array() : NULL;
     for (int i = 0; i < argc && ret == 0; i++) {
         char name[2 * PX_NAME];
 
         pool_full_name(t->pool, slots[i], name);
-        fprintf(t->out, "%s\n", name);
+        if (list)
+            json_array_append_new(list, json_string(name));
+        else
+            fprintf(t->out, "%s\n", name);
     }
+    if (list)
+        print_json_to(t->out, list);
     return ret;
 }
 
@@ -111,6 +118,18 @@ int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **ar
               ? pool_set_quota(t->pool, t->slot, size, (enum px_policy)policy, err)
               : 0;
     return ret ?: print_quota(t, o->json);
+}
+
+int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err)
+{
+    char *end;
+    unsigned long weight = strtoul(argv[1], &end, 10);
+
+    if (*end || !*argv[1] || weight == 0 || weight > DISK_MAX_WEIGHT)
+        return dt_fail(err, -EINVAL, "'%s' is no weight: 1 to %u; 100 is usual", argv[1],
+                       DISK_MAX_WEIGHT);
+    return pool_set_weight(t->pool, t->slot, (unsigned)weight, err);
 }
 
 /* It is deleted when this is durable; the space comes back now, or where the pool is served in the

@@ -4,14 +4,15 @@
 
 static const char *const no_options[] = {NULL};
 static const char *const json_options[] = {"json", NULL};
-static const char *const create_options[] = {"size", "sector", NULL};
+static const char *const create_options[] = {"size", "sector", "json", NULL};
 static const char *const pool_create_options[] = {"size", "journal", NULL};
 static const char *const open_options[] = {"background", "cache", "sandbox", NULL};
 static const char *const check_options[] = {"data", "json", NULL};
-static const char *const grow_options[] = {"size", NULL};
-static const char *const dup_options[] = {"count", "first", NULL};
-static const char *const name_options[] = {"name", NULL};
-static const char *const tree_options[] = {"format", NULL};
+static const char *const grow_options[] = {"size", "json", NULL};
+static const char *const dup_options[] = {"count", "first", "json", NULL};
+static const char *const name_options[] = {"name", "json", NULL};
+static const char *const tree_options[] = {"format", "json", NULL};
+static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
@@ -29,43 +30,51 @@ const struct command cvd_commands[] = {
      true, false, 1, 1, check_options, cmd_pool_check},
     {"pool info", "POOL [--json]", "space, and how much of everything there is", NEEDS_LOOK, true,
      false, 1, 1, json_options, cmd_pool_info},
-    {"pool grow", "POOL [--size SIZE]", "make a pool larger, or use what its device has grown",
-     NEEDS_CHANGE, true, false, 1, 1, grow_options, cmd_pool_grow},
-    {"create", "POOL/DISK --size SIZE", "make an empty disk", NEEDS_CHANGE, false, true, 1, 1,
-     create_options, cmd_create},
-    {"fill", "POOL/DISK FILE", "copy a raw image into a disk", NEEDS_DATA, false, false, 2, 2,
-     no_options, cmd_fill},
-    {"export", "POOL/DISK[@SNAPSHOT] FILE", "copy a disk or snapshot into a sparse raw image",
-     NEEDS_DATA, false, false, 2, 2, no_options, cmd_export, .moments = true},
-    {"dup", "POOL/DISK@SNAPSHOT NAME [--count N]", "make clones of a labelled snapshot",
-     NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup},
-    {"snap", "POOL/DISK... [--name NAME]", "take a snapshot, of several disks at one moment",
+    {"pool grow", "POOL [--size SIZE] [--json]", "make a pool larger, or use what its device has grown",
+     NEEDS_CHANGE, true, false, 1, 1, grow_options, cmd_pool_grow, .plain = true},
+    {"pool stats", "POOL [--json]", "what each disk in use got of the pool", NEEDS_SERVED, true, false,
+     1, 1, json_options, cmd_pool_stats},
+    {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1, 1,
+     create_options, cmd_create, .plain = true},
+    {"fill", "POOL/DISK FILE|NBD-URI [--format raw|qcow2] [--json]",
+     "copy an image or an NBD export into a disk", NEEDS_DATA, false, false, 2, 2, fill_options,
+     cmd_fill},
+    {"export", "POOL/DISK[@SNAPSHOT] FILE [--json]", "copy a disk or snapshot into a sparse raw image",
+     NEEDS_DATA, false, false, 2, 2, json_options, cmd_export, .moments = true},
+    {"dup", "POOL/DISK@SNAPSHOT NAME [--count N] [--json]", "make clones of a labelled snapshot",
+     NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup, .plain = true},
+    {"snap", "POOL/DISK... [--name NAME] [--json]", "take a snapshot, of several disks at one moment",
      NEEDS_CHANGE, false, false, 1, 30, name_options, cmd_snap},
     {"snaps", "POOL/DISK [--json]", "list a disk's snapshots", NEEDS_LOOK, false, false, 1, 1,
      json_options, cmd_snaps},
-    {"label", "POOL/DISK@SNAPSHOT [NAME]", "keep a snapshot, so that it can be cloned",
-     NEEDS_CHANGE, false, false, 1, 2, no_options, cmd_label},
-    {"unlabel", "POOL/DISK@SNAPSHOT", "keep it no longer", NEEDS_CHANGE, false, false, 1, 1,
-     no_options, cmd_unlabel},
-    {"sync", "POOL", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1, no_options,
-     cmd_sync},
+    {"label", "POOL/DISK@SNAPSHOT [NAME] [--json]", "keep a snapshot, so that it can be cloned",
+     NEEDS_CHANGE, false, false, 1, 2, json_options, cmd_label, .plain = true},
+    {"unlabel", "POOL/DISK@SNAPSHOT [--json]", "keep it no longer", NEEDS_CHANGE, false, false, 1, 1,
+     json_options, cmd_unlabel, .plain = true},
+    {"sync", "POOL [--json]", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1, json_options,
+     cmd_sync, .plain = true},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
-    {"tree", "POOL [--format text|dot]", "what stands on what", NEEDS_LOOK, true, false, 1, 1,
-     tree_options, cmd_tree},
-    {"collapse", "POOL/DISK@PARENT @CHILD", "delete the snapshots from PARENT up to CHILD",
-     NEEDS_CHANGE, false, false, 2, 2, no_options, cmd_collapse},
-    {"delete", "POOL/DISK[@SNAPSHOT]", "delete a disk with its unlabelled snapshots, or a snapshot",
-     NEEDS_CHANGE, false, false, 1, 1, no_options, cmd_delete},
-    {"rename", "POOL/DISK[@SNAPSHOT] NAME", "give it another name", NEEDS_CHANGE, false, false, 2,
-     2, no_options, cmd_rename},
-    {"resize", "POOL/DISK SIZE", "make a disk larger or smaller", NEEDS_CHANGE, false, false, 2, 2,
-     no_options, cmd_resize},
+    {"tree", "POOL [--format text|dot|svg|png] [--json]", "what stands on what", NEEDS_LOOK, true, false,
+     1, 1, tree_options, cmd_tree},
+    {"collapse", "POOL/DISK@PARENT @CHILD [--json]", "delete the snapshots from PARENT up to CHILD",
+     NEEDS_CHANGE, false, false, 2, 2, json_options, cmd_collapse, .plain = true},
+    {"delete", "POOL/DISK[@SNAPSHOT] [--json]", "delete a disk with its unlabelled snapshots, or a snapshot",
+     NEEDS_CHANGE, false, false, 1, 1, json_options, cmd_delete, .plain = true},
+    {"rename", "POOL/DISK[@SNAPSHOT] NAME [--json]", "give it another name", NEEDS_CHANGE, false, false, 2,
+     2, json_options, cmd_rename, .plain = true},
+    {"resize", "POOL/DISK SIZE [--json]", "make a disk larger or smaller", NEEDS_CHANGE, false, false, 2, 2,
+     json_options, cmd_resize, .plain = true},
     {"quota", "POOL/DISK [SIZE|off] [--policy hold|fail|drop-oldest] [--json]",
      "limit, or tell, what a disk and its snapshots may occupy", NEEDS_CHANGE, false, false, 1, 2,
      quota_options, cmd_quota},
-    {"rollback", "POOL/DISK@SNAPSHOT", "return to the newest snapshot", NEEDS_CHANGE, false, false,
-     1, 1, no_options, cmd_rollback},
+    {"schedule", "POOL/DISK [every=INTERVAL [keep=AGE:INTERVAL,...] | off] [--json]",
+     "have snapshots taken, and thinned out as they get old", NEEDS_CHANGE, false, false, 1, 3,
+     json_options, cmd_schedule},
+    {"weight", "POOL/DISK N [--json]", "set a disk's share of the pool", NEEDS_CHANGE, false, false, 2, 2,
+     json_options, cmd_weight, .plain = true},
+    {"rollback", "POOL/DISK@SNAPSHOT [--json]", "return to the newest snapshot", NEEDS_CHANGE, false, false,
+     1, 1, json_options, cmd_rollback, .plain = true},
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
      NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
     {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
@@ -122,8 +131,8 @@ const struct dt_param cvd_option_table[] = {
     {"policy", DT_PARAM_STRING, FIELD(policy),
      .help = "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
              "or cost the oldest snapshots that are not labelled (drop-oldest)."},
-    {"format", DT_PARAM_STRING, FIELD(format), .initial = "text",
-     .help = "text, or dot for graphviz."},
+    {"format", DT_PARAM_STRING, FIELD(format),
+     .help = "Of a tree: text, or dot, svg or png by graphviz. Of an image: raw (unless told) or qcow2."},
     {NULL},
 };
 static const struct option_group groups[] = {{"Options", cvd_option_table}, {NULL}};
@@ -148,27 +157,6 @@ void command_help(const struct command *c)
         }
 }
 
-/* "pool create" is two words; the rest one. Advances past them. */
-const struct command *command_find(char ***argv)
-{
-    for (const struct command *c = cvd_commands; c->name; c++) {
-        const char *space = strchr(c->name, ' ');
-        size_t n = space ? (size_t)(space - c->name) : strlen(c->name);
-
-        if (strlen((*argv)[0]) != n || strncmp((*argv)[0], c->name, n))
-            continue;
-        if (!space) {
-            *argv += 1;
-            return c;
-        }
-        if ((*argv)[1] && strcmp((*argv)[1], space + 1) == 0) {
-            *argv += 2;
-            return c;
-        }
-    }
-    return NULL;
-}
-
 static int check_options_taken(const struct command *c, char **argv, struct dt_error *err)
 {
     for (; *argv && strcmp(*argv, "--"); argv++) {
@@ -182,6 +170,17 @@ static int check_options_taken(const struct command *c, char **argv, struct dt_e
                            c->name);
     }
     return 0;
+}
+
+int command_run(const struct command *c, struct target *t, const struct cvd_options *o, int argc,
+                char **argv, struct dt_error *err)
+{
+    _cleanup_free_ char *about = xstrdup(argv[0]);
+    int ret = c->run(t, o, argc, argv, err);
+
+    if (ret == 0 && o->json && c->plain)
+        print_json_to(t->out, json_pack("{ss ss}", "done", c->name, "to", about));
+    return ret;
 }
 
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,

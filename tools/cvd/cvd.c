@@ -37,26 +37,44 @@ void progress_end(void)
 
 /* ---- Running one ---- */
 
+static void print_other_name(void *out, const char *words, const struct command *c)
+{
+    fprintf(out, "\n  %-14s = %s", words, c->name);
+}
+
 static void print_usage(FILE *out)
 {
     fputs("usage: cvd COMMAND ARGUMENT... [OPTION...]\n\n", out);
     for (const struct command *c = cvd_commands; c->name; c++)
         if (c->summary)
             fprintf(out, "  %-12s %s\n", c->name, c->summary);
-    fputs("\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
+    fputs("\nOther names:", out);
+    aliases_each(print_other_name, out);
+    fputs("\n\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
           out);
+}
+
+static void print_completion(const char *words, const struct command *c)
+{
+    printf("%s:--help", words);
+    for (const char *const *o = c->options; *o; o++)
+        printf(" --%s", *o);
+    putchar('\n');
+}
+
+/* Other names of two words would be taken for those of the first. */
+static void print_alias(void *arg, const char *words, const struct command *c)
+{
+    if (!strchr(words, ' '))
+        print_completion(words, c);
 }
 
 static void print_completion_data(void)
 {
-    for (const struct command *c = cvd_commands; c->name; c++) {
-        if (!c->summary)
-            continue;
-        printf("%s:--help", c->name);
-        for (const char *const *o = c->options; *o; o++)
-            printf(" --%s", *o);
-        putchar('\n');
-    }
+    for (const struct command *c = cvd_commands; c->name; c++)
+        if (c->summary)
+            print_completion(c->name, c);
+    aliases_each(print_alias, NULL);
 }
 
 /* As it was written, before the options are taken out of it. */
@@ -97,10 +115,10 @@ static int run(const struct command *c, char **argv)
 
     if (ret == 0) {
         ret = target_open(&t, c, argv[0], &err);
-        if (ret == 0 && t.sock > 0 && c->needs == NEEDS_CHANGE)
+        if (ret == 0 && t.sock > 0 && (c->needs == NEEDS_CHANGE || c->needs == NEEDS_SERVED))
             ret = run_elsewhere(&t, words, &err);
         else if (ret == 0)
-            ret = c->run(&t, &o, argc, argv, &err);
+            ret = command_run(c, &t, &o, argc, argv, &err);
         progress_end();
         ret = target_close(&t, ret, &err);
     }
@@ -135,6 +153,10 @@ int main(int argc, char **argv)
     argv++;
     if (strcmp(argv[0], "pool-worker") == 0)
         return pool_worker_main(argv + 1);
+    if (command_refusal(argv)) {
+        fprintf(stderr, "cvd %s: %s\n", argv[0], command_refusal(argv));
+        return STATUS_USAGE;
+    }
     c = command_find(&argv);
     if (!c) {
         fprintf(stderr, "cvd: no command is named '%.40s' (see cvd --help)\n", argv[0]);

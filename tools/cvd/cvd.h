@@ -21,8 +21,9 @@ struct cvd_options {
  * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
  * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
  * @NEEDS_ALONE:  opens it; nobody may serve it.
+ * @NEEDS_SERVED: asks the process that serves it, and changes nothing.
  */
-enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE };
+enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, NEEDS_SERVED };
 
 /**
  * struct target - a pool that was opened, and what in it was meant.
@@ -48,6 +49,7 @@ struct target {
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
  * @moments:    its first argument may be DISK@{MOMENT}.
+ * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
  */
 struct command {
@@ -59,6 +61,7 @@ struct command {
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
     bool moments;
+    bool plain;
 };
 extern const struct command cvd_commands[];
 
@@ -85,14 +88,25 @@ int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
 void target_turn(struct target *t);
 
+/** command_refusal() - why the command of the first words is none here, or NULL. */
+const char *command_refusal(char **argv);
+/** aliases_each() - all other names of commands. */
+void aliases_each(void (*each)(void *arg, const char *words, const struct command *c), void *arg);
 /** command_find() - the command of the first words; advances past them. */
 const struct command *command_find(char ***argv);
 /** command_parse() - options into @o, which command_free() frees, and arguments: @argv keeps these alone. */
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
                   struct dt_error *err);
+/** command_run() - carry it out, in an open pool if it needs one. */
+int command_run(const struct command *c, struct target *t, const struct cvd_options *o, int argc,
+                char **argv, struct dt_error *err);
 void command_free(struct cvd_options *o);
 void command_help(const struct command *c);
 extern const struct dt_param cvd_option_table[];
+
+/** print_time() - ns since 1970 as text. is_visible() - is it of this kind, and not deleted? (tree.c) */
+void print_time(uint64_t ns, char *text, size_t size);
+bool is_visible(const struct px_record *r, enum px_kind kind);
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);
@@ -124,6 +138,12 @@ int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err);
+int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                 struct dt_error *err);
+int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err);
 int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
               struct dt_error *err);
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,
@@ -150,8 +170,6 @@ int cmd_export(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 /** history_usage() - what the target's history occupies, as a row of `cvd du`. */
 int history_usage(struct target *t, struct table *table, json_t *list, struct dt_error *err);
-/** time_text() - UTC. */
-void time_text(uint64_t ns, char *text, size_t size);
 
 int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **argv,
                 struct dt_error *err);

@@ -2,95 +2,81 @@
 /*
  * data.c - cvd fill and export: whole disks, with several requests under way, holes kept.
  */
+#include "tools/cvd/source.h"
 #include "tools/cvd/transfer.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
 /* ---- fill ---- */
 
-static int fill_range(struct transfer *x, int fd, uint64_t from, uint64_t to, uint64_t total)
+static int fill_range(struct transfer *x, struct source *from, uint64_t at, uint64_t end,
+                      struct dt_error *err)
 {
-    while (from < to) {
+    while (at < end) {
         struct piece *p = transfer_get(x);
-        size_t length = (size_t)MIN(to - from, (uint64_t)TRANSFER_PIECE);
-        ssize_t n = p ? pread(fd, p->buf, length, (off_t)from) : 0;
-
-        if (!p)
-            return transfer_error(x);
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        /* The end of an image may be within a block. */
-        memset((char *)p->buf + n, 0, ALIGN_UP((size_t)n, (size_t)PX_BLOCK) - (size_t)n);
-        transfer_submit(x, p, DISK_WRITE, from, ALIGN_UP((uint64_t)n, (uint64_t)PX_BLOCK));
-        from += (uint64_t)n;
-        progress("fill", from, total);
-    }
-    return 0;
-}
-
-static int fill_all(struct transfer *x, int fd, uint64_t size)
-{
-    uint64_t at = 0;
-
-    while (at < size) {
-        off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+        uint64_t length = MIN(end - at, (uint64_t)TRANSFER_PIECE);
         int ret;
 
-        if (data < 0)
-            return errno == ENXIO ? 0 : -errno; /* nothing but a hole */
-        data &= ~(off_t)(PX_BLOCK - 1);
-        hole = lseek(fd, (off_t)MAX((uint64_t)data, at), SEEK_HOLE);
-        if (hole < 0)
-            return -errno;
-        hole = (off_t)MIN(ALIGN_UP((uint64_t)hole, (uint64_t)PX_BLOCK), size);
-        ret = fill_range(x, fd, MAX((uint64_t)data, at), (uint64_t)hole, size);
+        if (!p)
+            return dt_fail(err, transfer_error(x), "the disk cannot be written: %s",
+                           strerror(-transfer_error(x)));
+        ret = from->read(from, p->buf, at, (size_t)length, err);
         if (ret < 0)
             return ret;
-        at = (uint64_t)hole;
+        transfer_submit(x, p, DISK_WRITE, at, length);
+        at += length;
+        progress("fill", at, from->size);
     }
     return 0;
 }
 
-static int open_image(const char *path, uint64_t *size, struct dt_error *err)
+static int fill_all(struct transfer *x, struct source *from, struct dt_error *err)
 {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    char magic[4] = "";
-    struct stat st;
+    uint64_t at = 0, begin, end, size = ALIGN_UP(from->size, (uint64_t)PX_BLOCK);
+    int ret = 0;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return dt_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return dt_fail(err, -EINVAL, "%s is not a regular file", path);
-    if (pread(fd, magic, 4, 0) == 4 && memcmp(magic, "QFI\xfb", 4) == 0)
-        return dt_fail(err, -EINVAL, "%s is a qcow2 image: 'qemu-img convert -O raw' makes it raw",
-                       path);
-    *size = (uint64_t)st.st_size;
-    return TAKE_FD(fd);
+    while (ret == 0 && at < from->size && (ret = from->extent(from, at, &begin, &end, err)) > 0) {
+        /* In whole blocks; the end of an image may be within one. */
+        begin = MAX(ALIGN_DOWN(begin, (uint64_t)PX_BLOCK), at);
+        end = MIN(ALIGN_UP(end, (uint64_t)PX_BLOCK), size);
+        ret = fill_range(x, from, begin, end, err);
+        at = MAX(end, at + 1);
+    }
+    return ret;
+}
+
+static int fill_disk(struct transfer *x, struct source *from, const char *what,
+                     struct dt_error *err)
+{
+    uint64_t disk = transfer_size(x);
+    int ret;
+
+    if (from->size > disk)
+        return dt_fail(err, -EFBIG, "%s has %llu bytes, the disk only %llu: cvd resize it", what,
+                       (unsigned long long)from->size, (unsigned long long)disk);
+    /* What is not in the image is zero, whatever the disk had. */
+    ret = transfer_zero(x, 0, disk);
+    if (ret < 0)
+        return dt_fail(err, ret, "the disk cannot be emptied: %s", strerror(-ret));
+    return fill_all(x, from, err);
 }
 
 int cmd_fill(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err)
 {
-    uint64_t size = 0, disk;
-    _cleanup_close_ int fd = open_image(argv[1], &size, err);
+    struct source *from;
     struct transfer *x;
-    int ret = fd < 0 ? fd : transfer_open(&x, t, false, NULL, NULL, err);
+    int ret = source_open(&from, argv[1], o->format, err);
 
     if (ret < 0)
         return ret;
-    disk = transfer_size(x);
-    if (size > disk) {
-        ret = dt_fail(err, -EFBIG, "%s has %llu bytes, the disk only %llu: cvd resize it", argv[1],
-                      (unsigned long long)size, (unsigned long long)disk);
-    } else {
-        /* What is not in the image is zero, whatever the disk had. */
-        ret = transfer_zero(x, 0, disk);
-        ret = ret ?: fill_all(x, fd, size);
-        if (ret < 0)
-            dt_fail(err, ret, "%s: %s", argv[1], strerror(-ret));
-    }
-    return transfer_close(x, true, ret, argv[1], err);
+    ret = transfer_open(&x, t, false, NULL, NULL, err);
+    if (ret == 0)
+        ret = transfer_close(x, true, fill_disk(x, from, argv[1], err), argv[1], err);
+    if (ret == 0 && o->json)
+        print_json(json_pack("{ss sI}", "name", t->name, "bytes", (json_int_t)from->size));
+    from->close(from);
+    return ret;
 }
 
 /* ---- export ---- */
@@ -167,5 +153,7 @@ int cmd_export(struct target *t, const struct cvd_options *o, int argc, char **a
         ret = dt_fail(err, -errno, "%s: %s", argv[1], strerror(errno));
     if (ret < 0)
         unlink(argv[1]);
+    else if (o->json)
+        print_json(json_pack("{ss sI}", "name", t->name, "bytes", (json_int_t)e.size));
     return ret;
 }

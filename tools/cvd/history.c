@@ -11,7 +11,7 @@ static void fine_time(uint64_t ns, char *text)
 {
     char whole[32];
 
-    time_text(ns, whole, sizeof(whole));
+    print_time(ns, whole, sizeof(whole));
     snprintf(text, FINE_TIME, "%.*s.%06uZ", (int)strcspn(whole, "Z"), whole,
              (unsigned)(ns % DT_S(1) / 1000));
 }
@@ -78,7 +78,7 @@ int history_usage(struct target *t, struct table *table, json_t *list, struct dt
     struct pool_past past;
     int ret;
 
-    if (r->kind != PX_DISK || (!r->past_keep && r->past_first == r->past_next))
+    if (r->kind != PX_DISK || !r->log)
         return 0;
     ret = pool_past_usage(t->pool, t->slot, &past, err);
     if (ret < 0)

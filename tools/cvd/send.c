@@ -197,7 +197,7 @@ static int pin(const struct target *t, const char *name, struct dt_error *err)
 
     if (sock <= 0)
         return sock;
-    ret = cvd_ask_disk(sock, name, true, "cvd-send", ANSWER_MS, err);
+    ret = cvd_ask_disk(sock, name, true, 0, "cvd-send", ANSWER_MS, err);
     if (ret < 0)
         close(sock);
     return ret < 0 ? ret : sock;

@@ -139,6 +139,8 @@ int target_open(struct target *t, const struct command *c, const char *text, str
                              t->path, t->path)
                    : 0;
     }
+    if (ret == 0 && c->needs == NEEDS_SERVED)
+        return dt_fail(err, -ENOENT, "nobody serves %s: 'cvd pool open %s' does", t->path, t->path);
     if (ret < 0 || c->needs == NEEDS_NOTHING)
         return ret;
     ret = open_pool(t, c, err);

@@ -198,7 +198,7 @@ static int open_remote(struct transfer *x, bool read_only, struct dt_error *err)
                                  .depth = DEPTH,
                                  .bytes = TRANSFER_PIECE,
                                  .timeout_ms = ANSWER_MS};
-    int ret = cvd_ask_disk(x->t->sock, x->t->name, read_only, "cvd", ANSWER_MS, err);
+    int ret = cvd_ask_disk(x->t->sock, x->t->name, read_only, 0, "cvd", ANSWER_MS, err);
 
     if (ret < 0)
         return ret;

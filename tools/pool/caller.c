@@ -25,6 +25,8 @@ struct caller {
     bool parsed;
     struct pool_waiter waiter;
     char *output; /* of a command that is not durable yet: until it is, this stays */
+    char *answer; /* what is left of it, from @sent on */
+    size_t sent;
     bool gone;
     uint64_t give_up;
     struct pool_request request;
@@ -48,29 +50,55 @@ static void caller_free(struct caller *c)
         c->gone = true;
         return;
     }
+    free(c->answer);
     pool_request_free(&c->request);
     list_del(&c->node);
     free(c);
 }
 
-/* Answers are short, and asked for one at a time: the socket has room, or its owner does not read. */
-static bool answer(const struct caller *c, json_t *json)
+/* 1: all of it was sent; 0: there is more; -errno. */
+static int send_more(struct caller *c)
 {
-    _cleanup_free_ char *text = json_dumps(json, JSON_COMPACT), *line = NULL;
-    ssize_t n;
+    size_t n = strlen(c->answer + c->sent);
+    ssize_t sent = send(c->watch.fd, c->answer + c->sent, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+    if (sent < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    c->sent += (size_t)sent;
+    return (size_t)sent == n;
+}
+
+static int answer(struct caller *c, json_t *json)
+{
+    _cleanup_free_ char *text = json_dumps(json, JSON_COMPACT);
 
     json_decref(json);
     CHECK(text);
-    line = xasprintf("%s\n", text);
-    n = send(c->watch.fd, line, strlen(line), MSG_NOSIGNAL | MSG_DONTWAIT);
-    return n == (ssize_t)strlen(line);
+    c->answer = xasprintf("%s\n", text);
+    return send_more(c);
+}
+
+/* The answer, and the end; lists of many disks may take the asker a while to read. */
+static void finish(struct caller *c, json_t *json)
+{
+    if (answer(c, json)) {
+        caller_free(c);
+        return;
+    }
+    loop_watch_remove(c->server->loop, &c->watch);
+    c->watch.events = EPOLLOUT;
+    if (loop_watch_add(c->server->loop, &c->watch) < 0) {
+        close(TAKE_FD(c->watch.fd));
+        caller_free(c);
+        return;
+    }
+    loop_timer_set(c->server->loop, &c->timer, dt_clock_ns() + SPEAK_NS);
 }
 
 static void refuse(struct caller *c, int ret, const struct dt_error *err)
 {
-    answer(c, json_pack("{sb si ss}", "ok", 0, "status", (int)exit_status_of(ret), "error",
+    finish(c, json_pack("{sb si ss}", "ok", 0, "status", (int)exit_status_of(ret), "error",
                         err->text));
-    caller_free(c);
 }
 
 /* ---- What they want ---- */
@@ -84,7 +112,7 @@ static int open_disk(struct caller *c, struct dt_error *err)
     if (ret < 0)
         return ret;
     loop_watch_remove(c->server->loop, &c->watch);
-    if (!answer(c, json_pack("{sb}", "ok", 1)))
+    if (answer(c, json_pack("{sb}", "ok", 1)) <= 0)
         shutdown(sock, SHUT_RDWR); /* the session will find out */
     c->watch.fd = -1;
     caller_free(c);
@@ -104,8 +132,7 @@ static void command_durable(struct pool_waiter *waiter, int error)
         dt_fail(&err, error, "%s cannot be made durable: %s", c->server->path, strerror(-error));
         refuse(c, error, &err);
     } else {
-        answer(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output));
-        caller_free(c);
+        finish(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output));
     }
 }
 
@@ -118,6 +145,11 @@ static int run_command(struct caller *c, struct dt_error *err)
         free(output);
         return ret;
     }
+    if (ret == POOL_RUN_LOOKED) {
+        finish(c, json_pack("{sb s{ss}}", "ok", 1, "result", "output", output));
+        free(output);
+        return 0;
+    }
     c->output = output ?: xstrdup("");
     c->waiter.done = command_durable;
     pool_when_durable(shared_pool(c->server->shared), &c->waiter);
@@ -126,8 +158,7 @@ static int run_command(struct caller *c, struct dt_error *err)
 
 static void close_pool(struct caller *c)
 {
-    answer(c, json_pack("{sb}", "ok", 1));
-    caller_free(c);
+    finish(c, json_pack("{sb}", "ok", 1));
     pool_server_say("close", "asked to");
 }
 
@@ -155,10 +186,10 @@ static void run_again(struct dt_timer *timer)
 {
     struct caller *c = container_of(timer, struct caller, timer);
 
-    if (c->parsed)
+    if (c->parsed && !c->answer)
         attend(c);
     else
-        caller_free(c);
+        caller_free(c); /* it does not speak, or does not read */
 }
 
 /* Now, from the loop: this is called when an export ends. */
@@ -167,7 +198,7 @@ void callers_retry(struct pool_server *s)
     list_for_each_safe (it, &s->callers) {
         struct caller *c = list_entry(it, struct caller, node);
 
-        if (c->parsed && !c->output)
+        if (c->parsed && !c->output && !c->answer)
             loop_timer_set(s->loop, &c->timer, dt_clock_ns());
     }
 }
@@ -194,9 +225,15 @@ static void take_line(struct caller *c, size_t n)
 static void run_caller(struct dt_watch *watch, uint32_t events)
 {
     struct caller *c = container_of(watch, struct caller, watch);
-    ssize_t n = recv(watch->fd, c->line + c->have, sizeof(c->line) - c->have, MSG_DONTWAIT);
+    ssize_t n;
     char *end;
 
+    if (c->answer) {
+        if (send_more(c))
+            caller_free(c);
+        return;
+    }
+    n = recv(watch->fd, c->line + c->have, sizeof(c->line) - c->have, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     /* It hung up, or speaks out of turn, or without an end. */

@@ -19,7 +19,7 @@ static int run(struct pool_server *s, const struct command *c, struct target *t,
 
     ret = ret ?: target_name(t, c, argv[0], err);
     ret = ret ?: target_find(t, c, err);
-    ret = ret ?: c->run(t, &o, argc, argv, err);
+    ret = ret ?: command_run(c, t, &o, argc, argv, err);
     if (ret == 0 && t->slot != NO_SLOT)
         shared_resized(s->shared, t->slot);
     command_free(&o);
@@ -38,7 +38,7 @@ int pool_run(struct pool_server *s, const struct pool_request *request, char **o
 
     memcpy(words, request->words, size);
     c = command_find(&argv);
-    if (!c || c->needs != NEEDS_CHANGE || !argv[0])
+    if (!c || (c->needs != NEEDS_CHANGE && c->needs != NEEDS_SERVED) || !argv[0])
         return dt_fail(err, -EINVAL, "'%.40s' is no command for the process that serves a pool",
                        words[0]);
     t.out = open_memstream(output, &length);
@@ -47,5 +47,5 @@ int pool_run(struct pool_server *s, const struct pool_request *request, char **o
     fclose(t.out);
     free(t.path);
     free(t.name);
-    return ret;
+    return ret ?: c->needs == NEEDS_SERVED ? POOL_RUN_LOOKED : 0;
 }

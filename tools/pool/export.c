@@ -92,11 +92,13 @@ static void make_chain(struct chain_spec *chain, const struct pool_server *s,
                        const struct pool_request *request)
 {
     struct layer_spec *layer = xcalloc(1, sizeof(*layer));
+    _cleanup_free_ char *weight = xasprintf("%u", request->weight);
 
     layer->name = xstrdup("cvd-local");
     add_setting(layer, "pool", s->path);
     add_setting(layer, "name", request->disk);
     add_setting(layer, "read-only", request->read_only ? "on" : "off");
+    add_setting(layer, "weight", weight);
     *chain = (struct chain_spec){.layers = layer, .count = 1};
 }
 

@@ -50,7 +50,7 @@ struct pool_request {
     json_t *json;
     const char *disk, *owner, *pool;
     bool read_only;
-    unsigned count;
+    unsigned weight, count;
     const char **words;
 };
 /** pool_request_parse() - @line without its newline. */
@@ -80,7 +80,9 @@ void exports_end(struct pool_server *s);
 
 /* ---- command.c ---- */
 
-/** pool_run() - carry out a command of cvd, which is not durable yet. @output: what it printed; owned by the caller. */
+/** pool_run() - carry out a command of cvd. @output: what it printed; owned by the caller. Return: 0, and it
+ * is not durable yet; POOL_RUN_LOOKED: it changed nothing; -errno with @err. */
+#define POOL_RUN_LOOKED 1
 int pool_run(struct pool_server *s, const struct pool_request *request, char **output,
              struct dt_error *err);
 

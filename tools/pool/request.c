@@ -17,12 +17,19 @@ static int need_text(json_t *json, const char *key, const char **text, struct dt
 static int parse_open(struct pool_request *r, struct dt_error *err)
 {
     json_t *read_only = json_object_get(r->json, "read-only");
+    json_t *weight = json_object_get(r->json, "weight");
     int ret = need_text(r->json, "disk", &r->disk, err);
 
     ret = ret ?: need_text(r->json, "owner", &r->owner, err);
     if (ret == 0 && read_only && !json_is_boolean(read_only))
         ret = dt_fail(err, -EINVAL, "\"read-only\" is true or false");
     r->read_only = json_is_true(read_only);
+    if (ret == 0 && weight &&
+        (!json_is_integer(weight) || json_integer_value(weight) < 0 ||
+         json_integer_value(weight) > DISK_MAX_WEIGHT))
+        ret = dt_fail(err, -EINVAL, "\"weight\" is a number, 1 to %u, or 0 for the disk's own",
+                      DISK_MAX_WEIGHT);
+    r->weight = (unsigned)json_integer_value(weight);
     return ret;
 }
 
