@@ -233,11 +233,11 @@ static void play(struct past *p, unsigned requests)
 
 static void each_state_is_there(void **state)
 {
-    for (uint64_t seed = 1; seed <= 8; seed++) {
+    for (uint64_t seed = 1; seed <= 5; seed++) {
         struct dt_error err;
         struct past p;
 
-        begin(&p, 16 * POOL_BLOCKS, seed);
+        begin(&p, 2 * POOL_BLOCKS, seed);
         play(&p, 5);
         p.n = 0;
         assert_int_equal(pool_history(p.pool, slot(&p), 100000, &err), 0);
@@ -265,7 +265,7 @@ static void it_is_let_go(void **state)
     struct past p;
     struct disk *view;
 
-    begin(&p, 16 * POOL_BLOCKS, 77);
+    begin(&p, 2 * POOL_BLOCKS, 77);
     assert_int_equal(pool_history(p.pool, slot(&p), 60, &err), 0);
     play(&p, 390); /* 195 s */
     for (unsigned i = 0; i < 40; i++) {
@@ -339,12 +339,12 @@ static void writes_come_first(void **state)
 /* Deleted with its history, in the middle of whatever. */
 static void a_disk_goes_with_it(void **state)
 {
-    for (uint64_t seed = 20; seed < 28; seed++) {
+    for (uint64_t seed = 20; seed < 25; seed++) {
         struct dt_error err;
         struct past p;
         uint32_t at;
 
-        begin(&p, 16 * POOL_BLOCKS, seed);
+        begin(&p, 2 * POOL_BLOCKS, seed);
         assert_int_equal(pool_history(p.pool, slot(&p), 1000, &err), 0);
         play(&p, 60);
         at = slot(&p);
