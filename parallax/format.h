@@ -5,15 +5,15 @@
 
 #include "base/base.h"
 
-#define PX_BLOCK       4096u
-#define PX_BLOCK_SHIFT 12u
-#define PX_FANOUT      256u
-#define PX_FAN_SHIFT   8u
-#define PX_MAX_LEVELS  6u
-#define PX_VERSION     1u /* of the label */
+#define PX_BLOCK        4096u
+#define PX_BLOCK_SHIFT  12u
+#define PX_FANOUT       256u
+#define PX_FAN_SHIFT    8u
+#define PX_MAX_LEVELS   6u
+#define PX_VERSION      1u /* of the label */
 #define PX_ROOT_VERSION 2u /* and all versions before it can be read */
-#define PX_NAME        64u
-#define PX_MAX_SIZE    ((uint64_t)64 << 40) /* of a disk */
+#define PX_NAME         64u
+#define PX_MAX_SIZE     ((uint64_t)64 << 40) /* of a disk */
 
 /* Fixed places, in blocks. */
 #define PX_LABEL_AT     0u
@@ -95,13 +95,20 @@ _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT, PX_LOG };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDULED = 8, PX_HIDDEN = 16, PX_RECORD_FLAGS = 31 };
+enum px_record_flags {
+    PX_LABELLED = 1,
+    PX_DYING = 2,
+    PX_HEADLESS = 4,
+    PX_SCHEDULED = 8,
+    PX_HIDDEN = 16,
+    PX_RECORD_FLAGS = 31
+};
 
 /** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
 struct px_rule {
     uint32_t age, every;
 };
-#define PX_RULES 6u
+#define PX_RULES 4u
 
 struct px_record {
     uint32_t kind, flags;
@@ -124,12 +131,13 @@ struct px_record {
     uint8_t policy;
     uint16_t weight;
     uint64_t quota, charged; /* in blocks */
+    uint32_t every, rules;
+    char name[PX_NAME];
+    struct px_rule rule[PX_RULES];
+    uint64_t writes;    /* of a disk that is being received: how far it got, in bytes */
     uint32_t log;       /* the slot of its history, plus 1 */
     uint32_t past_keep; /* seconds */
-    char name[PX_NAME];
-    uint32_t every, rules;
-    struct px_rule rule[PX_RULES];
-    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
+    uint8_t reserved2[16];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))

@@ -122,7 +122,7 @@ static uint32_t oldest_droppable(const struct disk *disk)
     for (uint32_t at = pool_snapshot_before(disk->pool, disk->slot); at != NO_SLOT;
          at = pool_snapshot_before(disk->pool, at))
         if (!(catalog_record(disk->pool, at)->flags & PX_LABELLED) &&
-            !pool_clones(disk->pool, at) && !pool_mounted(disk->pool, at))
+            !pool_mounted(disk->pool, at) && !pool_clones(disk->pool, at))
             oldest = at;
     return oldest;
 }

@@ -173,6 +173,7 @@ static int do_adopt(struct pool *pool, const struct px_change *c)
     to = catalog_record(pool, c->slot2 - 1);
     t = catalog_tree(pool, c->slot2 - 1);
     ret = tree_free_all(pool, &t);
+    to->charged += r->charged; /* what was received is its own from now on */
     to->root = r->root;
     to->levels = r->levels;
     to->size = r->size;

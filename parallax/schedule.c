@@ -163,7 +163,7 @@ static void thin(struct pool *pool, uint32_t slot, uint64_t seconds)
         const struct px_record *s = catalog_record(pool, at);
         const struct px_record *older = before == NO_SLOT ? NULL : catalog_record(pool, before);
 
-        if (!(s->flags & PX_LABELLED) && !pool_mounted(pool, at) &&
+        if (!(s->flags & PX_LABELLED) && !pool_mounted(pool, at) && !pool_clones(pool, at) &&
             is_one_too_many(disk, s, older, seconds))
             surplus[n++] = at;
         at = before;

@@ -154,3 +154,21 @@ def test_other_names(t):
     t.equal([s["name"] for s in json.loads(cvd("snap_list", f"{pool}/base", "--json"))], ["v1"])
     process.stop()
     check(pool)
+
+
+def test_bench(t):
+    """The measurement of a clone, which is gone afterwards; where the pool is served, and where not."""
+    pool, _ = template(t)
+    for served in (False, True):
+        process = t.use(PoolProcess(pool, t.folder)) if served else None
+        result = json.loads(cvd("bench", f"{pool}/base", "--time", "300ms", "--rw", "randrw", "--json"))
+        t.equal(result["errors"], 0)
+        assert result["requests"] > 0, result
+        t.equal([d["name"] for d in json.loads(cvd("list", pool, "--json"))], ["base"])
+        t.equal([s["name"] for s in json.loads(cvd("snaps", f"{pool}/base", "--json"))], ["v1"])
+        cvd("bench", f"{pool}/base", "--rw", "sideways", status=1)
+        cvd("bench", f"{pool}/none", status=1)
+        t.equal(len(json.loads(cvd("list", pool, "--json"))), 1)
+        if process:
+            process.stop()
+    check(pool)

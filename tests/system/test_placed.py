@@ -1,11 +1,9 @@
 """Extensions in processes of their own under a real guest: killed again and again, and in Python."""
 
-import json
 import os
 import pathlib
 import random
 import signal
-import subprocess
 import time
 
 from devtap_test import paths, wait_for
@@ -120,27 +118,21 @@ def test_python(t):
 def test_hang_and_leak(t):
     """An extension that hangs, or takes memory without end, is ended by its limits and started again; the
     request that does it fails alone, and nobody else notices."""
-    poison = t.folder / "poison.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", poison,
-                    ROOT / "tests/captive/poison.c"], check=True)
+    poison = t.captive("poison")
     for how, why, deadline in (("hang", "it hangs", "300ms"), ("leak", "killed by signal 6", "20s")):
         disk = t.soft_disk(f"{poison} sector=8 {how}=on place=process mem-limit=200M "
                            f"deadline={deadline} tries=1000 | mem size=16M", disk=how)
-        load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
-                               "--range", "32K", "--time", "8", "--depth", "4", "--json"],
-                              stdout=subprocess.PIPE, text=True, timeout=60, check=False)
-        result = json.loads(load.stdout)
-        seen = list(map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines()))
-        died = [e["text"] for e in seen if e["event"] == "extension-died"]
+        result = disk.bench("--rw", "write", "--range", "32K", "--time", "8", "--depth", "4",
+                            check=False)
+        died = [e["text"] for e in disk.events("extension-died")]
         t.log(f"{how}: {len(died)} deaths ({died[0] if died else ''}), {result['errors']} errors, "
               f"{result['requests']} requests")
         assert len(died) >= 2 and all(why in text for text in died), died
         # More than were in flight at once: the intake went on.
         assert result["errors"] >= 1 and result["latency"]["samples"] > 4, result
-        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time",
-                        "200ms"], check=True, stdout=subprocess.DEVNULL)
-        assert [e for e in seen if e["event"] == "request-failed"], seen
-        t.equal([e for e in seen if e["event"] == "worker-died"], [])
+        disk.bench("--rw", "read", "--time", "200ms")
+        assert disk.events("request-failed"), disk.events()
+        t.equal(disk.events("worker-died"), [])
         disk.stop()
 
 
@@ -149,9 +141,7 @@ def test_events(t):
     """What an extension reports from its process is an event of the disk."""
     watchpoint = pathlib.Path(paths.devtap()).resolve().parents[1] / "examples/watchpoint.so"
     disk = t.soft_disk(f"{watchpoint} start=0 count=8 place=process | null size=1M")
-    subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write", "--time",
-                    "200ms", "--json"], check=True, stdout=subprocess.DEVNULL)
-    lines = disk.devtap("events", "--json", disk.disk).splitlines()
-    seen = [e for e in map(json.loads, lines) if e["event"] == "watchpoint"]
-    assert seen and all(e["device"] == disk.disk for e in seen), lines
+    disk.bench("--rw", "write", "--time", "200ms")
+    seen = disk.events("watchpoint")
+    assert seen and all(e["device"] == disk.disk for e in seen), disk.events()
     assert seen[0]["text"].startswith("write of "), seen[0]

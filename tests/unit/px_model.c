@@ -555,8 +555,8 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
     thing.labelled = false;
     thing.disk = disk;
     thing.origin = 0;
-    thing.quota = 0;
     thing.order = ++rig->order;
+    thing.quota = 0;
     snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, what->name);
     add_thing(rig, t, &thing);
     push(rig);

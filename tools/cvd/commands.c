@@ -13,6 +13,7 @@ static const char *const dup_options[] = {"count", "first", "json", NULL};
 static const char *const name_options[] = {"name", "json", NULL};
 static const char *const tree_options[] = {"format", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
+static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
@@ -73,6 +74,9 @@ const struct command cvd_commands[] = {
      json_options, cmd_schedule},
     {"weight", "POOL/DISK N [--json]", "set a disk's share of the pool", NEEDS_CHANGE, false, false, 2, 2,
      json_options, cmd_weight, .plain = true},
+    {"bench", "POOL/DISK [--rw MODE] [--size SIZE] [--depth N] [--time TIME] [--json]",
+     "measure what a VM on a clone of the disk would get", NEEDS_NOTHING, false, false, 1, 1,
+     bench_options, cmd_bench},
     {"rollback", "POOL/DISK@SNAPSHOT [--json]", "return to the newest snapshot", NEEDS_CHANGE, false, false,
      1, 1, json_options, cmd_rollback, .plain = true},
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
@@ -131,6 +135,11 @@ const struct dt_param cvd_option_table[] = {
     {"policy", DT_PARAM_STRING, FIELD(policy),
      .help = "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
              "or cost the oldest snapshots that are not labelled (drop-oldest)."},
+    {"rw", DT_PARAM_STRING, FIELD(rw),
+     .help = "read, write, randread (unless told), randwrite or randrw: see devtap bench --help."},
+    {"depth", DT_PARAM_UINT, FIELD(depth), .initial = "16", .min = 1, .max = 1024,
+     .help = "Requests in flight."},
+    {"time", DT_PARAM_STRING, FIELD(time), .help = "Length of the measurement; 5s unless told."},
     {"format", DT_PARAM_STRING, FIELD(format),
      .help = "Of a tree: text, or dot, svg or png by graphviz. Of an image: raw (unless told) or qcow2."},
     {NULL},

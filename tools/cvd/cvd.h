@@ -11,8 +11,8 @@
 struct cvd_options {
     bool json, data, background, zstd, resume, status;
     unsigned sandbox;
-    uint64_t size, sector, journal, count, first, cache;
-    const char *name, *from, *format, *policy, *token, *output;
+    uint64_t size, sector, journal, count, first, cache, depth;
+    const char *name, *from, *format, *policy, *token, *output, *rw, *time;
 };
 
 /**
@@ -140,6 +140,8 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err);
 int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err);
 int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char **argv,
                  struct dt_error *err);
 int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char **argv,

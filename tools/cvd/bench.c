@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bench.c - cvd bench: what a VM on a disk would get, measured on a clone that is thrown away.
+ *
+ * Everything is done by the programs that users have: this one takes the snapshot and makes the
+ * clone, which works whether the pool is served or not; devtap run serves the clone as it would to a VM, and devtap
+ * bench is the VM. What was made is deleted whatever happens, but for our own death.
+ */
+#include "tools/cvd/cvd.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define READY_NS   DT_S(20)
+#define POLL_US    20000
+#define MAX_WORDS  20u
+
+/** struct run - @folder: where the socket is. @name: of snapshot and clone. */
+struct run {
+    const char *pool, *disk;
+    char folder[32], name[32], self[4096], devtap[4096 + 8];
+    pid_t server;
+};
+
+/* ---- Programs ---- */
+
+static pid_t start(const char *program, const char *const words[], bool quiet)
+{
+    pid_t pid;
+
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+        signal(SIGINT, SIG_DFL);
+        if (quiet && !freopen("/dev/null", "w", stdout))
+            _exit(127);
+        execvp(program, (char *const *)(uintptr_t)words);
+        fprintf(stderr, "%s: %s\n", program, strerror(errno));
+        _exit(127);
+    }
+    return pid;
+}
+
+/* 0, or why not. */
+static int await(pid_t pid, const char *what, struct dt_error *err)
+{
+    int status = -1;
+
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status == 0 ? 0 : dt_fail(err, -EIO, "%s failed", what);
+}
+
+static int cvd_do(struct run *r, const char *command, const char *thing, const char *more,
+                  struct dt_error *err)
+{
+    _cleanup_free_ char *about = xasprintf("%s/%s", r->pool, thing);
+    const char *const words[] = {"cvd", command, about, more, NULL};
+
+    return await(start(r->self, words, true), command, err);
+}
+
+static int find_programs(struct run *r, struct dt_error *err)
+{
+    ssize_t n = readlink("/proc/self/exe", r->self, sizeof(r->self) - 1);
+    char *slash;
+
+    if (n < 0)
+        return dt_fail(err, -errno, "/proc/self/exe: %s", strerror(errno));
+    slash = strrchr(r->self, '/');
+    snprintf(r->devtap, sizeof(r->devtap), "%.*sdevtap", (int)(slash + 1 - r->self), r->self);
+    if (access(r->devtap, X_OK) < 0)
+        strcpy(r->devtap, "devtap");
+    return 0;
+}
+
+/* ---- The clone ---- */
+
+static void remove_clone(struct run *r, unsigned made)
+{
+    _cleanup_free_ char *snapshot = xasprintf("%s@%s", r->disk, r->name);
+    struct dt_error err;
+
+    if (made > 2)
+        cvd_do(r, "delete", r->name, NULL, &err);
+    if (made > 1)
+        cvd_do(r, "unlabel", snapshot, NULL, &err);
+    if (made > 0)
+        cvd_do(r, "delete", snapshot, NULL, &err);
+}
+
+/* Returns how many of the three steps were done. */
+static unsigned make_clone(struct run *r, struct dt_error *err)
+{
+    _cleanup_free_ char *snapshot = xasprintf("%s@%s", r->disk, r->name);
+    _cleanup_free_ char *name = xasprintf("--name=%s", r->name);
+
+    if (cvd_do(r, "snap", r->disk, name, err) < 0)
+        return 0;
+    if (cvd_do(r, "label", snapshot, NULL, err) < 0)
+        return 1;
+    return cvd_do(r, "dup", snapshot, r->name, err) < 0 ? 2 : 3;
+}
+
+/* ---- The measurement ---- */
+
+static int serve(struct run *r, const char *socket, struct dt_error *err)
+{
+    int served = target_served_by(r->pool, err);
+    _cleanup_free_ char *chain = xasprintf("%s pool=%s name=%s", served > 0 ? "cvd" : "cvd-local",
+                                           r->pool, r->name);
+    const char *const words[] = {"devtap", "run",  "--single", "--disk", r->name,
+                                 "--socket", socket, chain,      NULL};
+    uint64_t deadline = dt_clock_ns() + READY_NS;
+    struct stat st;
+
+    if (served < 0)
+        return served;
+    if (served > 0)
+        close(served);
+    r->server = start(r->devtap, words, true);
+    while (stat(socket, &st) < 0) {
+        if (waitpid(r->server, NULL, WNOHANG) != 0) {
+            r->server = 0;
+            return dt_fail(err, -EIO, "devtap run failed");
+        }
+        if (dt_clock_ns() >= deadline)
+            return dt_fail(err, -ETIMEDOUT, "devtap run does not serve the clone");
+        usleep(POLL_US);
+    }
+    return 0;
+}
+
+static int measure(struct run *r, const char *socket, const struct cvd_options *o,
+                   struct dt_error *err)
+{
+    const char *words[MAX_WORDS] = {"devtap", "bench", "--socket", socket};
+    _cleanup_free_ char *size = xasprintf("--size=%llu", (unsigned long long)o->size);
+    _cleanup_free_ char *depth = xasprintf("--depth=%llu", (unsigned long long)o->depth);
+    _cleanup_free_ char *rw = xasprintf("--rw=%s", o->rw ?: "auto");
+    _cleanup_free_ char *time = xasprintf("--time=%s", o->time ?: "5s");
+    unsigned n = 4;
+
+    words[n++] = rw;
+    words[n++] = time;
+    words[n++] = depth;
+    if (o->size)
+        words[n++] = size;
+    if (o->json)
+        words[n++] = "--json";
+    return await(start(r->devtap, words, false), "devtap bench", err);
+}
+
+int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err)
+{
+    struct run r = {.pool = t->path, .disk = t->name, .folder = "/tmp/cvd-bench-XXXXXX"};
+    _cleanup_free_ char *socket = NULL;
+    struct dt_error late;
+    unsigned made;
+    int ret = find_programs(&r, err);
+
+    if (ret < 0)
+        return ret;
+    if (!mkdtemp(r.folder))
+        return dt_fail(err, -errno, "%s: %s", r.folder, strerror(errno));
+    signal(SIGINT, SIG_IGN); /* it ends the measurement, and what was made is deleted all the same */
+    socket = xasprintf("%s/sock", r.folder);
+    snprintf(r.name, sizeof(r.name), "bench-%d", (int)getpid());
+    made = make_clone(&r, err);
+    ret = made < 3 ? -EIO : serve(&r, socket, err) ?: measure(&r, socket, o, err);
+    if (r.server > 0) {
+        kill(r.server, SIGTERM);
+        await(r.server, "devtap run", &late);
+    }
+    remove_clone(&r, made);
+    unlink(socket);
+    rmdir(r.folder);
+    return ret;
+}
