@@ -178,7 +178,6 @@ static int do_adopt(struct pool *pool, const struct px_change *c)
     to->levels = r->levels;
     to->size = r->size;
     to->epoch = MAX(to->epoch, r->epoch);
-    to->charged += r->charged;
     catalog_touch(pool, c->slot2 - 1);
     catalog_release(pool, c->head.slot);
     return ret;
