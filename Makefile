@@ -1,5 +1,5 @@
 # A thin front for Meson: every target here only names what scripts/ and Meson do.
-.PHONY: all deps check demo fuzz bench install uninstall clean format
+.PHONY: all deps check crash demo fuzz bench install uninstall clean format
 BUILD ?= build
 
 all: deps
@@ -11,6 +11,12 @@ deps:
 
 check:
 	@tests/run-all
+
+# Crash states of pools: a quick number of them is in the tests, this is the full one.
+crash: deps
+	@[ -d build-crash ] || meson setup build-crash --buildtype=release
+	@ninja -C build-crash tests/unit/test_parallax_crash
+	@PARALLAX_CRASHES=$${STATES:-100000} build-crash/tests/unit/test_parallax_crash
 
 demo: all
 	@scripts/demo
@@ -31,4 +37,4 @@ format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf build build-asan build-tsan build-fuzz
+	rm -rf build build-asan build-crash build-tsan build-fuzz

@@ -61,7 +61,8 @@ static uint32_t *chain_of(const struct pool *pool, const struct px_record *r)
 
 static bool has_name(const struct px_record *r)
 {
-    return r->kind != PX_FREE && (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
+    return r->kind != PX_FREE && r->kind != PX_LOG && !(r->flags & PX_HIDDEN) &&
+           (!(r->flags & PX_DYING) || (r->flags & PX_HEADLESS));
 }
 
 static void add_name(struct pool *pool, uint32_t slot)
@@ -180,7 +181,7 @@ uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot)
 {
     uint32_t prev = catalog_record(pool, slot)->prev;
 
-    while (prev && (catalog_record(pool, prev - 1)->flags & PX_DYING))
+    while (prev && (catalog_record(pool, prev - 1)->flags & (PX_DYING | PX_HIDDEN)))
         prev = catalog_record(pool, prev - 1)->prev;
     return prev ? prev - 1 : NO_SLOT;
 }
@@ -300,6 +301,7 @@ static void link_up(struct pool *pool, uint32_t slot)
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
     c->dying += !!(r->flags & PX_DYING);
+    pool->pasts += r->kind == PX_LOG;
 }
 
 int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record)
@@ -331,6 +333,7 @@ void catalog_release(struct pool *pool, uint32_t slot)
 
     catalog_unname(pool, slot);
     c->dying -= !!(r->flags & PX_DYING);
+    pool->pasts -= r->kind == PX_LOG;
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones--;
     memset(r, 0, sizeof(*r));
@@ -394,6 +397,10 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
 
     if (r->kind == PX_FREE)
         return 0;
+    if (r->kind == PX_LOG)
+        return past_judge(pool, slot) && name_ends(r)
+                   ? 0
+                   : bad(pool, slot, "a history that cannot be", err);
     if (r->kind > PX_SNAPSHOT || (r->flags & ~PX_RECORD_FLAGS) || !name_ends(r))
         return bad(pool, slot, "no valid kind, flags or name", err);
     if (r->levels == 0 || r->levels > PX_MAX_LEVELS || r->size > PX_MAX_SIZE ||
@@ -408,6 +415,11 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
     if (r->rules > PX_RULES || !schedule_rules_good(r->rule, r->rules) ||
         (r->kind != PX_DISK && (r->every || r->rules)))
         return bad(pool, slot, "a schedule that cannot be", err);
+    p = r->log ? pool_record(pool, r->log - 1) : NULL;
+    if (((r->flags & PX_HIDDEN) && r->kind != PX_SNAPSHOT) ||
+        (r->log && (r->kind != PX_DISK || !p || p->kind != PX_LOG || p->parent != slot)) ||
+        (r->past_keep && !r->log))
+        return bad(pool, slot, "a history that cannot be", err);
     if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
         return bad(pool, slot, "epochs that cannot be", err);
     p = r->prev ? pool_record(pool, r->prev - 1) : NULL;

@@ -36,7 +36,7 @@ const struct px_record *change_live(const struct pool *pool, uint32_t slot, enum
 {
     const struct px_record *r = pool_record(pool, slot);
 
-    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS)) ? r : NULL;
+    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)) ? r : NULL;
 }
 
 bool change_slot_free(const struct pool *pool, uint32_t slot)
@@ -88,7 +88,7 @@ static int check_snapshot(struct pool *pool, const struct px_change *c, struct d
         return dt_fail(err, -EINVAL, "only a disk can have a snapshot taken");
     if (!change_slot_free(pool, c->slot2))
         return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->slot2);
-    return change_new_name(pool, c->head.slot, c->name, err);
+    return c->hidden ? 0 : change_new_name(pool, c->head.slot, c->name, err);
 }
 
 static int check_clone(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -150,7 +150,7 @@ static int check_rename(struct pool *pool, const struct px_change *c, struct dt_
 {
     const struct px_record *r = pool_record(pool, c->head.slot);
 
-    if (!r || ((r->flags & PX_DYING) && !(r->flags & PX_HEADLESS)))
+    if (!r || (r->flags & PX_HIDDEN) || ((r->flags & PX_DYING) && !(r->flags & PX_HEADLESS)))
         return dt_fail(err, -EINVAL, "there is nothing to rename");
     if (change_staging(r))
         return dt_fail(err, -EBUSY, "'%s' is being received", r->name);
@@ -170,7 +170,7 @@ static int check_delete(struct pool *pool, const struct px_change *c, struct dt_
 {
     const struct px_record *r = pool_record(pool, c->head.slot);
 
-    if (!r || (r->flags & (PX_DYING | PX_HEADLESS)) == PX_DYING)
+    if (!r || (r->flags & (PX_DYING | PX_HEADLESS)) == PX_DYING || (r->flags & PX_HIDDEN))
         return dt_fail(err, -EINVAL, "there is nothing to delete");
     if (r->kind == PX_SNAPSHOT && (r->flags & PX_LABELLED))
         return dt_fail(err, -EBUSY, "snapshot '%s' is labelled: cvd unlabel lets it go", r->name);
@@ -186,6 +186,8 @@ static int check_rollback(struct pool *pool, const struct px_change *c, struct d
 
     if (!r)
         return dt_fail(err, -EINVAL, "only a disk can be rolled back");
+    if (r->past_keep)
+        return dt_fail(err, -EBUSY, "'%s' has a history, which a rollback would break off: 'cvd history' turns it off", r->name);
     if (r->prev != c->slot2 + 1 || !change_live(pool, c->slot2, PX_SNAPSHOT))
         return dt_fail(err, -EINVAL, "that is not the newest snapshot of '%s'", r->name);
     return 0;
@@ -245,16 +247,18 @@ int change_check(struct pool *pool, const struct px_change *c, struct dt_error *
         return check_delete(pool, c, err);
     case PX_ROLLBACK:
         return check_rollback(pool, c, err);
+    case PX_STAGE:
+    case PX_PROGRESS:
+    case PX_ADOPT:
+        return receive_check(pool, c, err);
+    case PX_HISTORY:
+        return past_check(pool, c, err);
     case PX_QUOTA:
         return check_quota(pool, c, err);
     case PX_SCHEDULE:
         return check_schedule(pool, c, err);
     case PX_WEIGHT:
         return check_weight(pool, c, err);
-    case PX_STAGE:
-    case PX_PROGRESS:
-    case PX_ADOPT:
-        return receive_check(pool, c, err);
     default:
         return dt_fail(err, -EBADMSG, "an unknown change (%u)", c->op);
     }

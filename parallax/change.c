@@ -30,7 +30,8 @@ static int do_snapshot(struct pool *pool, const struct px_change *c)
     int ret;
 
     s.kind = PX_SNAPSHOT;
-    s.flags = c->count ? PX_SCHEDULED : 0;
+    s.flags = (c->hidden ? PX_HIDDEN : 0) | (c->count ? PX_SCHEDULED : 0);
+    past_forget(&s);
     s.parent = c->head.slot;
     s.since = s.origin_epoch = s.quota = s.charged = 0;
     s.policy = PX_HOLD;
@@ -65,6 +66,7 @@ static int do_clone(struct pool *pool, const struct px_change *c)
 
         r.kind = PX_DISK;
         r.flags = 0;
+        r.writes = 0;
         r.parent = c->head.slot + 1;
         r.prev = 0;
         r.origin_epoch = r.since = snapshot.epoch;
@@ -105,6 +107,7 @@ static int do_resize(struct pool *pool, const struct px_change *c)
     int ret;
 
     catalog_touch(pool, c->head.slot);
+    r->writes += r->past_keep > 0; /* states before and after it differ */
     if (c->size < r->size)
         ret = tree_zero(pool, &t, blocks, tree_span(r->levels));
     else
@@ -114,7 +117,7 @@ static int do_resize(struct pool *pool, const struct px_change *c)
     return ret;
 }
 
-static void begin_dying(struct pool *pool, uint32_t slot)
+void change_begin_dying(struct pool *pool, uint32_t slot)
 {
     struct px_record *r = catalog_record(pool, slot);
 
@@ -122,8 +125,23 @@ static void begin_dying(struct pool *pool, uint32_t slot)
     if (!(r->flags & PX_DYING))
         pool->catalog.dying++;
     r->flags |= PX_DYING;
+    r->flags &= ~(uint32_t)PX_HIDDEN;
     catalog_touch(pool, slot);
     pool->reclaim_maybe = true;
+}
+
+/* What a history needs stays, and is seen no longer. */
+static void do_delete_snapshot(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    if (!catalog_record(pool, r->parent)->past_keep) {
+        change_begin_dying(pool, slot);
+        return;
+    }
+    catalog_unname(pool, slot);
+    r->flags |= PX_HIDDEN;
+    catalog_touch(pool, slot);
 }
 
 static void do_delete_disk(struct pool *pool, uint32_t slot)
@@ -131,10 +149,11 @@ static void do_delete_disk(struct pool *pool, uint32_t slot)
     struct px_record *r = catalog_record(pool, slot);
     uint32_t s;
 
+    past_stop(pool, slot);
     for (s = pool_snapshot_before(pool, slot); s != NO_SLOT; s = pool_snapshot_before(pool, slot)) {
         if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s))
             break;
-        begin_dying(pool, s);
+        change_begin_dying(pool, s);
     }
     catalog_unname(pool, slot);
     if (s != NO_SLOT) {
@@ -211,10 +230,18 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
         if (catalog_record(pool, c->head.slot)->kind == PX_DISK)
             do_delete_disk(pool, c->head.slot);
         else
-            begin_dying(pool, c->head.slot);
+            do_delete_snapshot(pool, c->head.slot);
         break;
     case PX_ROLLBACK:
         ret = do_rollback(pool, c);
+        break;
+    case PX_STAGE:
+    case PX_PROGRESS:
+    case PX_ADOPT:
+        ret = receive_apply(pool, c);
+        break;
+    case PX_HISTORY:
+        ret = past_apply(pool, c);
         break;
     case PX_QUOTA:
         do_quota(pool, c);
@@ -225,11 +252,6 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
     case PX_WEIGHT:
         catalog_record(pool, c->head.slot)->weight = (uint16_t)c->count;
         catalog_touch(pool, c->head.slot);
-        break;
-    case PX_STAGE:
-    case PX_PROGRESS:
-    case PX_ADOPT:
-        ret = receive_apply(pool, c);
         break;
     default:
         do_name(pool, c);

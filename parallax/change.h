@@ -19,8 +19,11 @@ bool change_slot_free(const struct pool *pool, uint32_t slot);
 int change_new_name(struct pool *pool, uint32_t disk, const char *name, struct dt_error *err);
 /** change_live() - the record of @slot if it is of this @kind and not being deleted, or NULL. */
 const struct px_record *change_live(const struct pool *pool, uint32_t slot, enum px_kind kind);
+void change_begin_dying(struct pool *pool, uint32_t slot);
 /** change_begin() - with the present time and a new UUID. */
 void change_begin(struct px_change *c, enum px_change_op op, uint32_t slot);
+/** change_clock() - the time that is written down, ns since 1970. */
+uint64_t change_clock(const struct pool *pool);
 /** change_commit() - carry out @n changes at once, all of them or none. */
 int change_commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err);
 int change_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err);

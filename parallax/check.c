@@ -81,6 +81,8 @@ static void count_charge(struct checking *k, struct px_ptr ptr)
     k->charges[disk]++;
 }
 
+static void check_past(struct checking *k, const struct px_past *page);
+
 static void check_data(struct checking *k, struct px_ptr ptr, uint64_t index)
 {
     int ret;
@@ -126,11 +128,29 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
              (unsigned long long)ptr_addr(ptr));
         return;
     }
-    if (level == 0)
+    if (level == 0) {
+        if (kind == TREE_PAST)
+            check_past(k, &node->past);
         return;
+    }
     memcpy(ptrs, node->ptrs, sizeof(ptrs));
     for (unsigned i = 0; i < PX_FANOUT; i++)
         check_tree(k, ptrs[i], kind, level - 1, index * PX_FANOUT + i);
+}
+
+/* What was replaced belongs to the entry, as far as it was born after the snapshot before it. */
+static void check_past(struct checking *k, const struct px_past *page)
+{
+    struct px_past copy = *page; /* the node may be evicted on the way */
+
+    for (unsigned i = 0; i < copy.used; i++) {
+        const struct px_past_entry *e = &copy.entries[i];
+        unsigned level = past_level(e);
+
+        k->after = e->since;
+        check_tree(k, e->old, TREE_DISK, level, past_index(e) >> (PX_FAN_SHIFT * level));
+    }
+    k->after = 0;
 }
 
 static uint64_t line_begins(const struct pool *pool, const struct px_record *r)
@@ -155,7 +175,7 @@ static void check_disks(struct checking *k, enum pass pass)
     for (uint32_t slot = 0; slot < k->pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(k->pool, slot);
 
-        if (r->kind == PX_FREE || pass_of(r) != pass)
+        if (r->kind == PX_FREE || r->kind == PX_LOG || pass_of(r) != pass)
             continue;
         pool_full_name(k->pool, slot, name);
         k->slot = slot;
@@ -164,6 +184,10 @@ static void check_disks(struct checking *k, enum pass pass)
         k->cursor = pass == LIVE ? 0 : r->cursor;
         k->after = pass == LIVE ? 0 : line_begins(k->pool, r);
         check_tree(k, r->root, TREE_DISK, r->levels, 0);
+        k->cursor = k->after = 0;
+        if (r->log)
+            check_tree(k, catalog_record(k->pool, r->log - 1)->root, TREE_PAST,
+                       catalog_record(k->pool, r->log - 1)->levels, 0);
         if (k->c->progress)
             k->c->progress(k->c->arg, slot + 1, k->pool->catalog.slots);
     }

@@ -33,6 +33,9 @@ static int write_node(struct pool *pool, struct node *node)
     if (node->level > 0)
         for (unsigned i = 0; i < PX_FANOUT; i++)
             resolve(pool, &node->ptrs[i]);
+    else if (node->kind == TREE_PAST)
+        for (unsigned i = 0; i < node->past.used; i++)
+            resolve(pool, &node->past.entries[i].old);
     node->crc = crc32c(0, node->bytes, PX_BLOCK);
     ret = pool->store->put(pool->store, node->bytes, node->addr, 1);
     node_cleaned(pool, node);
@@ -86,6 +89,7 @@ int checkpoint_begin(struct pool *pool)
     ret = ret ?: catalog_checkpoint(pool);
     ret = ret ?: space_checkpoint(pool);
     ret = ret ?: write_nodes(pool, TREE_DISK);
+    ret = ret ?: write_nodes(pool, TREE_PAST);
     ret = ret ?: fill_catalog(pool);
     ret = ret ?: write_nodes(pool, TREE_CATALOG);
     ret = ret ?: write_nodes(pool, TREE_SPACE);

@@ -5,15 +5,15 @@
 
 #include "base/base.h"
 
-#define PX_BLOCK       4096u
-#define PX_BLOCK_SHIFT 12u
-#define PX_FANOUT      256u
-#define PX_FAN_SHIFT   8u
-#define PX_MAX_LEVELS  6u
-#define PX_VERSION     1u /* of the label */
+#define PX_BLOCK        4096u
+#define PX_BLOCK_SHIFT  12u
+#define PX_FANOUT       256u
+#define PX_FAN_SHIFT    8u
+#define PX_MAX_LEVELS   6u
+#define PX_VERSION      1u /* of the label */
 #define PX_ROOT_VERSION 2u /* and all versions before it can be read */
-#define PX_NAME        64u
-#define PX_MAX_SIZE    ((uint64_t)64 << 40) /* of a disk */
+#define PX_NAME         64u
+#define PX_MAX_SIZE     ((uint64_t)64 << 40) /* of a disk */
 
 /* Fixed places, in blocks. */
 #define PX_LABEL_AT     0u
@@ -93,9 +93,16 @@ struct px_root {
 };
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
-enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT };
+enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT, PX_LOG };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };
-enum px_record_flags { PX_LABELLED = 1, PX_DYING = 2, PX_HEADLESS = 4, PX_SCHEDULED = 8, PX_RECORD_FLAGS = 15 };
+enum px_record_flags {
+    PX_LABELLED = 1,
+    PX_DYING = 2,
+    PX_HEADLESS = 4,
+    PX_SCHEDULED = 8,
+    PX_HIDDEN = 16,
+    PX_RECORD_FLAGS = 31
+};
 
 /** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
 struct px_rule {
@@ -108,7 +115,14 @@ struct px_record {
     uint8_t uuid[16];
     uint64_t size;
     struct px_ptr root;
-    uint64_t epoch, since, origin_epoch;
+    union {
+        struct {
+            uint64_t epoch, since, origin_epoch;
+        };
+        struct { /* of a log */
+            uint64_t floor, first, next;
+        };
+    };
     uint32_t parent, prev;
     uint64_t created;
     uint64_t cursor;
@@ -120,8 +134,10 @@ struct px_record {
     uint32_t every, rules;
     char name[PX_NAME];
     struct px_rule rule[PX_RULES];
-    uint64_t writes; /* of a disk that is being received: how far it got, in bytes */
-    uint8_t reserved2[24];
+    uint64_t writes;    /* of a disk that is being received: how far it got, in bytes */
+    uint32_t log;       /* the slot of its history, plus 1 */
+    uint32_t past_keep; /* seconds */
+    uint8_t reserved2[16];
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -137,7 +153,7 @@ struct px_journal {
 };
 _Static_assert(sizeof(struct px_journal) == PX_BLOCK, "");
 
-enum px_entry_type { PX_WRITE = 1, PX_ZERO = 2, PX_CHANGE = 3 };
+enum px_entry_type { PX_WRITE = 1, PX_ZERO = 2, PX_CHANGE = 3, PX_STAMP = 4 };
 struct px_entry {
     uint16_t type, length;
     uint32_t slot;
@@ -151,6 +167,13 @@ struct px_write {
 struct px_zero {
     struct px_entry head;
     uint64_t index, count;
+};
+
+#define PX_OWNER 32u
+struct px_stamp {
+    struct px_entry head;
+    uint64_t time;
+    char owner[PX_OWNER];
 };
 
 enum px_change_op {
@@ -169,17 +192,39 @@ enum px_change_op {
     PX_STAGE = 32,
     PX_PROGRESS,
     PX_ADOPT,
+    PX_HISTORY,
 };
 struct px_change {
     struct px_entry head;
     uint32_t op, slot2;
     uint64_t count, size, time;
-    uint32_t sector, reserved;
+    uint32_t sector;
+    uint32_t hidden; /* of a snapshot */
     uint8_t uuid[16];
     char name[PX_NAME];
 };
 _Static_assert(sizeof(struct px_change) == 128, "");
 _Static_assert(sizeof(((struct px_record *)0)->rule) <= PX_NAME, "");
+
+#define PX_PAST_MAGIC   0x61705850u /* "PXpa" */
+#define PX_PAST_ENTRIES 84u
+/** struct px_past_entry - what was at a place before write @number. @where: index and level. */
+struct px_past_entry {
+    uint64_t number, time, where;
+    struct px_ptr old;
+    uint64_t since;
+};
+#define PX_PAST_LEVEL 56 /* bits of @where below the level */
+
+/** struct px_past - a page of a disk's history. */
+struct px_past {
+    uint32_t magic, used;
+    uint64_t page;
+    char owner[PX_OWNER];
+    uint8_t reserved[16];
+    struct px_past_entry entries[PX_PAST_ENTRIES];
+};
+_Static_assert(sizeof(struct px_past) == PX_BLOCK, "");
 
 /** crc32c() - of @size bytes; @crc is that of what came before, 0 at the start. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);

@@ -10,11 +10,11 @@
 
 /* ---- Nodes in memory (node.c) ---- */
 
-enum tree_kind { TREE_DISK, TREE_CATALOG, TREE_SPACE, TREE_KINDS };
+enum tree_kind { TREE_DISK, TREE_PAST, TREE_CATALOG, TREE_SPACE, TREE_KINDS };
 
 /**
  * struct node - a block of a tree in memory: at level 1 and above, pointers; at level 0 (of
- * catalogue and free maps), what the tree maps.
+ * catalogue, free maps and histories), what the tree maps.
  * @dirty: differs from the store, and was given its address since the last root: may be changed in
  * place by whom it belongs to. A clean one never is: it is moved to another address first.
  * @pins:  held by a walk; not to be evicted.
@@ -31,6 +31,7 @@ struct node {
         struct px_ptr ptrs[PX_FANOUT];
         uint8_t bytes[PX_BLOCK];
         struct px_record records[PX_RECORDS];
+        struct px_past past;
     };
 };
 
@@ -110,6 +111,7 @@ int space_grow(struct pool *pool, uint64_t blocks);
  * @since:  what was born after this is the owner's alone...
  * @cursor, @since_before: ...and, before this index, after that.
  * @charged: of a disk: counts its blocks of data; or NULL.
+ * @note:    what is replaced is kept in the disk's history, and not given back; or NULL.
  */
 struct tree {
     struct px_ptr *root;
@@ -118,6 +120,7 @@ struct tree {
     uint64_t epoch, since;
     uint64_t cursor, since_before;
     uint64_t *charged;
+    const struct past_note *note;
 };
 
 static inline uint64_t tree_span(unsigned level)
@@ -149,6 +152,10 @@ int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned c
              const uint32_t *crc);
 /** tree_zero() - unmap [@from, @to). */
 int tree_zero(struct pool *pool, const struct tree *t, uint64_t from, uint64_t to);
+/** tree_free_below() - give back what is below @ptr, at @level, from index @base on, and it itself, as far as
+ * it is the owner's alone. */
+int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, unsigned level,
+                    uint64_t base);
 /** tree_free_all() - give back all that is the owner's alone. The root pointer is left as it is. */
 int tree_free_all(struct pool *pool, const struct tree *t);
 /** tree_grow() - as many levels as @count indices need. */
@@ -185,6 +192,8 @@ bool journal_has_room(const struct pool *pool, size_t bytes, unsigned spare);
 /** journal_add() - room for a record, its header filled in. journal_has_room() must have been
  * asked. */
 void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, size_t bytes);
+/** journal_together() - the next @bytes of records will be in one block. */
+void journal_together(struct pool *pool, size_t bytes);
 /** journal_put() - hand all records to the store: they outlive this process. */
 int journal_put(struct pool *pool);
 /** journal_seal() - the same, and begin another block. Return: all below this number are sealed. */
@@ -322,6 +331,9 @@ struct pool {
     struct journal journal;
     struct catalog catalog;
     struct list disks;
+    uint64_t past_time; /* of the last stamp: time does not go back */
+    uint64_t past_look; /* when histories were looked at last */
+    uint32_t pasts;     /* disks that have a history */
     int failed; /* a flush or the pool's own structures failed: nothing is changed any more */
     bool recovered, replaying, kicked, full;
 
@@ -376,6 +388,12 @@ void io_turn(struct pool *pool);
 void io_resume(struct pool *pool);
 bool io_stalled(const struct pool *pool);
 
+#include "parallax/past.h"
+
+/** disk_mount() - as disk_open(), hidden snapshots too. */
+int disk_mount(struct disk **disk, struct pool *pool, uint32_t slot, bool read_only,
+               const char *owner, struct dt_error *err);
+
 /* quota.c */
 void quota_turn(struct pool *pool);
 
@@ -392,6 +410,7 @@ void share_next(struct pool *pool);
 
 /**
  * struct disk - a mount.
+ * @past:     of what it was, or NULL; then @slot is the snapshot that this stands on.
  * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
  * @weight:   0: what the catalogue says.
  * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
@@ -402,6 +421,7 @@ struct disk {
     struct pool *pool;
     uint32_t slot;
     bool read_only, over_told;
+    struct past_view *past;
     char owner[64];
     uint64_t in_flight;
     struct request_list over;

@@ -45,9 +45,8 @@ static void read_done(struct op *op)
     }
     wrong = first_wrong(op);
     if (unlikely(wrong < op->count)) {
-        struct tree t = catalog_tree(op->disk->pool, op->disk->slot);
         struct px_ptr now = {0, 0};
-        int ret = tree_lookup(op->disk->pool, &t, op->index + wrong, 1, &now);
+        int ret = disk_lookup(op->disk, op->index + wrong, 1, &now);
 
         op->disk->counters.retried++;
         /* Replaced meanwhile? Then look again. If not, once more all the same: the bus or the cable
@@ -119,8 +118,7 @@ static void read_runs(struct op *op)
 
 void op_read(struct op *op)
 {
-    struct tree t = catalog_tree(op->disk->pool, op->disk->slot);
-    int ret = tree_lookup(op->disk->pool, &t, op->index, op->count, op->ptrs);
+    int ret = disk_lookup(op->disk, op->index, op->count, op->ptrs);
 
     if (ret < 0) {
         op_fail(op, -EIO);

@@ -9,13 +9,13 @@ static uint32_t nodes_for(const struct op *op)
 {
     const struct px_record *r = catalog_record(op->disk->pool, op->disk->slot);
 
-    return r->levels + op->count / PX_FANOUT + 1u;
+    return r->levels + op->count / PX_FANOUT + 1u + past_nodes(r, op->count);
 }
 
 static uint32_t journal_for(const struct op *op)
 {
     /* At worst each block is a run of its own, and so is each hole. */
-    return op->count * (uint32_t)(sizeof(struct px_write) + 8);
+    return op->count * (uint32_t)(sizeof(struct px_write) + 8 + past_journal(op->disk));
 }
 
 bool op_promise(struct op *op, bool data)
@@ -52,11 +52,14 @@ static void abandon(struct op *op)
     op->runs = 0;
 }
 
-static int record_run(struct op *op, const struct tree *t, const struct run *run)
+static int record_run(struct op *op, struct tree *t, const struct run *run)
 {
     struct pool *pool = op->disk->pool;
     uint64_t index = op->index + run->first;
+    struct past_note note;
     int ret;
+
+    past_begin(op->disk, t, &note, sizeof(struct px_write) + run->count * 4 + 8);
 
     if (!run->addr) {
         struct px_zero *z = journal_add(pool, PX_ZERO, op->disk->slot, sizeof(*z));

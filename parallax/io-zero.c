@@ -9,6 +9,7 @@ static bool zero_middle(struct op *op)
     uint64_t from = (op->req->offset + PX_BLOCK - 1) >> PX_BLOCK_SHIFT;
     uint64_t to = (op->req->offset + op->req->length) >> PX_BLOCK_SHIFT;
     struct tree t = catalog_tree(pool, op->disk->slot);
+    struct past_note note;
     struct px_zero *z;
     int ret;
 
@@ -18,6 +19,7 @@ static bool zero_middle(struct op *op)
     if (!op_promise(op, false))
         return false;
     op_redeem(op);
+    past_begin(op->disk, &t, &note, sizeof(*z));
     z = journal_add(pool, PX_ZERO, op->disk->slot, sizeof(*z));
     z->index = from;
     z->count = to - from;

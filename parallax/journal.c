@@ -85,6 +85,16 @@ int journal_seal(struct pool *pool, uint64_t *seq)
     return ret;
 }
 
+void journal_together(struct pool *pool, size_t bytes)
+{
+    struct journal *j = &pool->journal;
+
+    if (j->block->used + bytes <= sizeof(j->block->records))
+        return;
+    journal_put(pool);
+    next_block(j);
+}
+
 void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, size_t bytes)
 {
     struct journal *j = &pool->journal;
@@ -92,10 +102,7 @@ void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, siz
 
     bytes = ALIGN_UP(bytes, (size_t)8);
     CHECK(bytes <= sizeof(j->block->records));
-    if (j->block->used + bytes > sizeof(j->block->records)) {
-        journal_put(pool); /* a failure has stopped the pool: the request will not complete well */
-        next_block(j);
-    }
+    journal_together(pool, bytes); /* a failure has stopped the pool: the request will not complete well */
     CHECK(j->seq - j->start < j->blocks);
     entry = (struct px_entry *)(j->block->records + j->block->used);
     j->block->used += (uint32_t)bytes;

@@ -19,6 +19,11 @@ static uint64_t wall_clock(void)
     return (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
 }
 
+uint64_t change_clock(const struct pool *pool)
+{
+    return pool->o.clock ? pool->o.clock(pool->o.arg) : wall_clock();
+}
+
 void change_begin(struct px_change *c, enum px_change_op op, uint32_t slot)
 {
     uint64_t id[2] = {pool_random(), pool_random()};
@@ -184,6 +189,9 @@ int pool_resize(struct pool *pool, uint32_t disk, uint64_t size, struct dt_error
     /* Writes may be under way behind what would be the end. */
     if (r && size < r->size && pool_mounted(pool, disk))
         return dt_fail(err, -EBUSY, "'%s' cannot get smaller while it is in use", r->name);
+    /* What is cut off is not in the history: a snapshot has it. */
+    if (r && r->past_keep && past_anchor(pool, disk, NULL, err) < 0)
+        return -EIO;
     return change_commit(pool, &c, 1, err);
 }
 
@@ -306,7 +314,7 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
 
     if (!r || r->kind != PX_DISK)
         return dt_fail(err, -EINVAL, "that is no disk");
-    ret = change_not_mounted(pool, disk, err);
+    ret = change_not_mounted(pool, disk, err) ?: past_not_mounted(pool, disk, err);
     for (uint32_t s = pool_snapshot_before(pool, disk); ret == 0 && s != NO_SLOT;
          s = pool_snapshot_before(pool, s)) {
         if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s)) {

@@ -139,7 +139,9 @@ int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned c
         for (unsigned i = 0; ret == 0 && i < n; i++, index++, addr++) {
             struct px_ptr *slot = &leaf->ptrs[at + i];
 
-            if (!ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
+            if (unlikely(t->note != NULL))
+                ret = past_add(pool, t, index, 0, *slot);
+            if (!t->note && !ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
                 ret = space_free(pool, ptr_addr(*slot));
             else if (t->charged)
                 ++*t->charged;
@@ -164,8 +166,8 @@ int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct no
 
 /* What is below @ptr, at @level, from index @base on, and it itself, as far as it is the owner's
  * alone. */
-static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, unsigned level,
-                      uint64_t base)
+int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, unsigned level,
+                    uint64_t base)
 {
     bool alone = tree_owned(t, ptr_birth(ptr), base + tree_span(level));
     struct node *node;
@@ -178,7 +180,7 @@ static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr
     if (level > 0) {
         ret = node_get(pool, ptr, t->kind, level, &node);
         for (unsigned i = 0; ret == 0 && i < PX_FANOUT; i++)
-            ret = free_below(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1));
+            ret = tree_free_below(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1));
         if (ret < 0)
             return ret;
         if (alone)
@@ -188,6 +190,8 @@ static int free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr
         return 0;
     if (level == 0)
         tree_uncharge(t->charged);
+    if (level == 0 && t->kind != TREE_DISK)
+        node_drop(pool, ptr_addr(ptr));
     return space_free(pool, ptr_addr(ptr));
 }
 
@@ -206,7 +210,8 @@ static int zero_in(struct pool *pool, const struct tree *t, struct node *node, u
         if (ptr_hole(node->ptrs[i]))
             continue;
         if (from <= start && start + span <= to) {
-            ret = free_below(pool, t, node->ptrs[i], level - 1, start);
+            ret = t->note ? past_add(pool, t, start, level - 1, node->ptrs[i])
+                          : tree_free_below(pool, t, node->ptrs[i], level - 1, start);
             node->ptrs[i] = (struct px_ptr){0, 0};
         } else {
             ret = own(pool, t, &node->ptrs[i], level - 1, start, &child);
@@ -255,7 +260,7 @@ int tree_zero(struct pool *pool, const struct tree *t, uint64_t from, uint64_t t
 
 int tree_free_all(struct pool *pool, const struct tree *t)
 {
-    return free_below(pool, t, *t->root, *t->levels, 0);
+    return tree_free_below(pool, t, *t->root, *t->levels, 0);
 }
 
 int tree_grow(struct pool *pool, const struct tree *t, uint64_t count)

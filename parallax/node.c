@@ -129,7 +129,9 @@ static int judge(const struct pool *pool, const struct node *node, struct px_ptr
     if (node->crc != ptr_crc(ptr))
         return damaged(pool, node->addr, "a node has another checksum than its pointer tells");
     if (node->level == 0)
-        return 0;
+        return node->kind == TREE_PAST && !past_possible(pool, &node->past)
+                   ? damaged(pool, node->addr, "a page of a history that cannot be")
+                   : 0;
     for (unsigned i = 0; i < PX_FANOUT; i++)
         if (!possible(pool, node->ptrs[i], ptr_birth(ptr)))
             return damaged(pool, node->addr, "a node holds a pointer that cannot be");

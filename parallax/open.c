@@ -347,6 +347,7 @@ bool pool_turn(struct pool *pool)
         quota_turn(pool); /* what was given back may be what they wait for */
     if (io_stalled(pool))
         io_resume(pool);
+    past_turn(pool);
     checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);
     judge_full(pool);
     node_trim(pool);
@@ -413,7 +414,8 @@ void pool_info(const struct pool *pool, struct pool_info *info)
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(pool, slot);
 
-        if (r->kind == PX_FREE || (r->flags & (PX_DYING | PX_HEADLESS)))
+        if (r->kind == PX_FREE || r->kind == PX_LOG ||
+            (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
             continue;
         if (r->kind == PX_DISK)
             info->disks++;
@@ -424,8 +426,18 @@ void pool_info(const struct pool *pool, struct pool_info *info)
 
 /* ---- Mounts ---- */
 
-int disk_open(struct disk **out, struct pool *pool, uint32_t slot, bool read_only,
+int disk_open(struct disk **disk, struct pool *pool, uint32_t slot, bool read_only,
               const char *owner, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, slot);
+
+    if (r && (r->flags & PX_HIDDEN))
+        return dt_fail(err, -ENOENT, "%s is deleted", r->name);
+    return disk_mount(disk, pool, slot, read_only, owner, err);
+}
+
+int disk_mount(struct disk **out, struct pool *pool, uint32_t slot, bool read_only,
+               const char *owner, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, slot);
     struct slot_info *info;
@@ -469,6 +481,7 @@ void disk_close(struct disk *disk)
     else
         info->writer = NULL;
     list_del(&disk->list);
+    past_view_free(disk->past);
     free(disk);
 }
 

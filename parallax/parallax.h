@@ -28,6 +28,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
  * calls the pool calls that, too.
  * @event: something a person should know: "full", "resumed", "damage", "quota".
+ * @clock: ns since 1970 for the history; NULL = the system's.
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
@@ -35,6 +36,7 @@ struct pool_options {
     bool read_only;
     void (*kick)(void *arg);
     void (*event)(void *arg, const char *event, const char *text);
+    uint64_t (*clock)(void *arg);
     void *arg;
     size_t cache;
     const char *holder;
@@ -149,6 +151,47 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
  * is mounted. */
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 
+/* ---- What a disk was: its history ---- */
+
+#define PRESENT UINT64_MAX
+/** pool_history() - keep what is written over for @seconds; 0: no longer. */
+int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err);
+/** pool_history_turn() - let go what is too old. The pool does so itself about each second. */
+void pool_history_turn(struct pool *pool);
+/**
+ * pool_moment() - as pool_find(), and "disk@{write N}", "disk@{2026-11-21T12:00:00}" (UTC), "disk@{-5min}".
+ * @number: after which write; PRESENT if no moment is named.
+ */
+int pool_moment(struct pool *pool, const char *name, uint32_t *slot, uint64_t *number,
+                struct dt_error *err);
+
+/**
+ * struct pool_past - the history of a disk.
+ * @first, @last: the earliest and the latest write after which its state is known. @begin: time of the first.
+ * @entries: how many changes of blocks are kept; @held: blocks kept for nothing else; @maps: and in maps and pages.
+ */
+struct pool_past {
+    uint32_t keep;
+    uint64_t first, last, begin, entries, held, maps;
+};
+/** pool_past() - all but @entries, @held and @maps, which pool_past_usage() counts by reading all of it. */
+int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err);
+int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past,
+                    struct dt_error *err);
+
+/** struct pool_write - a change of @count blocks from @index on: by write @number of @owner at @time. */
+struct pool_write {
+    uint64_t number, time, index, count;
+    const char *owner;
+};
+/** pool_past_writes() - all that the history knows of blocks [@from, @to), oldest first. */
+int pool_past_writes(struct pool *pool, uint32_t disk, uint64_t from, uint64_t to,
+                     int (*tell)(void *arg, const struct pool_write *w), void *arg,
+                     struct dt_error *err);
+/** pool_birth() - the epoch in which a block of a disk or snapshot was written; 0: never. */
+int pool_birth(struct pool *pool, uint32_t slot, uint64_t index, uint64_t *epoch,
+               struct dt_error *err);
+
 /* ---- Questions that read trees. They block. ---- */
 
 /** struct disk_usage - in blocks. @held: what deleting this one alone would give back. */
@@ -166,6 +209,12 @@ int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,
  * Beside a process that writes to the pool: of a snapshot that nobody can delete meanwhile. */
 int pool_read(struct pool *pool, uint32_t slot, uint64_t index, unsigned count, void *buf,
               struct dt_error *err);
+
+/** pool_diff_at() - the same between two states, of which histories may have one or both. */
+int pool_diff_at(struct pool *pool, uint32_t older, uint64_t older_number, uint32_t newer,
+                 uint64_t newer_number,
+                 int (*range)(void *arg, uint64_t index, uint64_t count, bool mapped), void *arg,
+                 struct dt_error *err);
 
 /**
  * struct pool_check - what a check found.
@@ -187,6 +236,10 @@ int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err
 /** disk_open() - mount a disk (one writer at a time), or with @read_only a disk or snapshot. */
 int disk_open(struct disk **disk, struct pool *pool, uint32_t slot, bool read_only,
               const char *owner, struct dt_error *err);
+/** disk_open_at() - what a disk was after write @number; PRESENT: as disk_open(), to read. Where nothing marks that
+ * moment a hidden snapshot is taken, so that it stays as it is. */
+int disk_open_at(struct disk **disk, struct pool *pool, uint32_t slot, uint64_t number,
+                 const char *owner, struct dt_error *err);
 /** disk_close() - nothing may be under way. */
 void disk_close(struct disk *disk);
 uint32_t disk_slot(const struct disk *disk);

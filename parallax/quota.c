@@ -34,8 +34,8 @@ uint32_t quota_need(const struct op *op)
     uint32_t need = 0;
     struct tree t;
 
-    /* Most are far below: then it does not matter what is replaced. */
-    if (likely(!r->quota || r->charged + disk->promised + op->count <= r->quota))
+    /* Most are far below: then it does not matter what is replaced. Where there is a history, what is replaced stays. */
+    if (likely(!r->quota || r->past_keep || r->charged + disk->promised + op->count <= r->quota))
         return r->quota ? op->count : 0;
     t = catalog_tree(disk->pool, disk->slot);
     if (tree_lookup(disk->pool, &t, op->index, op->count, ptrs) < 0)
@@ -159,6 +159,8 @@ static void attend(struct disk *disk)
         disk->over_told = false;
         return;
     }
+    if (past_yield(disk->pool, disk->slot))
+        return;
     now = dt_clock_ns();
     if (r->policy == PX_DROP_OLDEST && now >= disk->over_look) {
         if (drop_oldest(disk))

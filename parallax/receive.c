@@ -90,6 +90,10 @@ static int check_adopt(struct pool *pool, const struct px_change *c, struct dt_e
         return r->parent ? dt_fail(err, -EBADMSG, "what has a base needs a disk")
                          : change_new_name(pool, NO_SLOT, c->name, err);
     to = change_live(pool, c->slot2 - 1, PX_DISK);
+    if (to && to->past_keep)
+        return dt_fail(err, -EBUSY,
+                       "'%s' has a history, which this would break off: 'cvd history' turns it off",
+                       to->name);
     if (!to || !r->parent || to->prev != r->parent || to->sector != r->sector)
         return dt_fail(err, -EINVAL,
                        "the base of what was received is not the newest snapshot of %s",
@@ -243,6 +247,10 @@ static int find_base(struct pool *pool, const char *name, const struct pool_rece
             err, -ENOENT,
             "the stream is based on snapshot '%s', and there is no disk '%s' that has it",
             what->base_name, name);
+    if (catalog_record(pool, *disk)->past_keep)
+        return dt_fail(err, -EBUSY,
+                       "'%s' has a history, which this would break off: 'cvd history' turns it off",
+                       name);
     *base = pool_snapshot_before(pool, *disk);
     if (*base == NO_SLOT || !same(catalog_record(pool, *base)->uuid, what->base))
         return refuse_base(pool, name, what, *base, err);

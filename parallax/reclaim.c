@@ -50,7 +50,7 @@ static void end_disk(struct pool *pool, uint32_t slot)
     r->root = (struct px_ptr){0, 0};
     r->cursor = 0;
     catalog_touch(pool, slot);
-    if (r->prev == 0) {
+    if (r->prev == 0 && !r->log) {
         catalog_release(pool, slot);
     } else if (r->flags & PX_HEADLESS) {
         r->flags &= ~(uint32_t)PX_DYING;
@@ -102,7 +102,7 @@ void reclaim_find(struct pool *pool)
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++)
         if (is_dying(pool, slot) && catalog_record(pool, slot)->cursor)
             pool->reclaiming = slot;
-    pool->reclaim_maybe = pool->catalog.dying > 0;
+    pool->reclaim_maybe = pool->catalog.dying > 0 || pool->pasts > 0;
 }
 
 int reclaim_step(struct pool *pool, uint64_t budget)
@@ -112,6 +112,9 @@ int reclaim_step(struct pool *pool, uint64_t budget)
     uint32_t disk;
     int ret;
 
+    ret = past_drain(pool, budget);
+    if (ret)
+        return ret;
     if (pool->catalog.dying == 0)
         return 0;
     if (pool->reclaiming == NO_SLOT)

@@ -19,6 +19,7 @@ struct replay {
     uint64_t end_n;   /* the journal ends in this block... */
     uint32_t end_at;  /* ...before this byte */
     uint64_t records;
+    struct past_note note; /* of the last stamp */
 };
 
 static int get_block(struct replay *r, uint64_t seq, struct px_journal *block)
@@ -107,6 +108,8 @@ static const struct px_entry *entry_at(const struct px_journal *block, uint32_t 
         return e->length == sizeof(struct px_zero) ? e : NULL;
     case PX_CHANGE:
         return e->length == sizeof(struct px_change) ? e : NULL;
+    case PX_STAMP:
+        return e->length == sizeof(struct px_stamp) ? e : NULL;
     default:
         return NULL;
     }
@@ -178,6 +181,7 @@ static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, st
         return bad(r, n, err);
     t = catalog_tree(pool, e->slot);
     catalog_touch(pool, e->slot);
+    past_replay(pool, &t, &r->note, e->slot);
     if (e->type == PX_WRITE) {
         ret = space_use(pool, w->addr, w->count);
         ret = ret ?: tree_set(pool, &t, w->index, w->count, w->addr, w->crc);
@@ -199,7 +203,9 @@ static int replay_all(struct replay *r, struct dt_error *err)
         for (uint32_t at = 0; at < end && ret == 0;) {
             const struct px_entry *e = entry_at(&r->blocks[n], at);
 
-            if (e->type == PX_CHANGE)
+            if (e->type == PX_STAMP)
+                past_stamped(r->pool, &r->note, (const struct px_stamp *)e);
+            else if (e->type == PX_CHANGE)
                 ret = change_apply(r->pool, (const struct px_change *)e, err);
             else
                 ret = replay_map(r, n, e, err);

@@ -136,11 +136,28 @@ static void cvd_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 static int find_disk(struct cvd *d, struct dt_error *err)
 {
     struct pool *pool = shared_look(d->shared);
-    uint32_t slot = pool_find(pool, d->name, err);
     const struct px_record *r;
+    struct disk *past;
+    uint64_t moment;
+    uint32_t slot;
+    int ret = pool_moment(pool, d->name, &slot, &moment, err);
 
-    if (slot == NO_SLOT)
-        return -ENOENT;
+    if (ret < 0)
+        return ret;
+    if (moment != PRESENT && !d->read_only)
+        return dt_fail(err, -EROFS, "%s is past: read-only=on shows it", d->name);
+    /* Who serves a pool for others is told what they mean, and tells their successors nothing. */
+    if (strstr(d->name, "@{-") && !d->shared->event)
+        return dt_fail(err, -EINVAL,
+                       "%s is another moment each time the disk is opened: name the write or the time",
+                       d->name);
+    if (moment != PRESENT) { /* the disk may have had another size then */
+        ret = disk_open_at(&past, pool, slot, moment, dt_layer_device(d->layer), err);
+        if (ret < 0)
+            return ret;
+        slot = disk_slot(past);
+        disk_close(past);
+    }
     r = pool_record(pool, slot);
     d->size = r->size;
     d->sector = r->sector;
@@ -197,14 +214,21 @@ void cvd_resized(struct cvd *d)
 static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
 {
     struct cvd *d = dt_layer_data(layer);
+    uint64_t moment;
     uint32_t slot;
     int ret = shared_lock(d->shared, (size_t)d->cache, deadline, err);
 
     if (ret < 0)
         return ret;
-    slot = pool_find(d->shared->pool, d->name, err);
-    if (slot == NO_SLOT)
-        return -ENOENT;
+    ret = pool_moment(d->shared->pool, d->name, &slot, &moment, err);
+    if (ret < 0)
+        return ret;
+    if (moment != PRESENT) {
+        ret = disk_open_at(&d->disk, d->shared->pool, slot, moment, dt_layer_device(layer), err);
+        if (ret == 0 && pool_record(d->shared->pool, disk_slot(d->disk))->size != d->size)
+            ret = dt_fail(err, -ESTALE, "%s: its history changed while this began: start it again", d->name);
+        return ret;
+    }
     if (pool_record(d->shared->pool, slot)->size != d->size)
         return dt_fail(err, -ESTALE, "%s was resized while this began: start it again", d->name);
     ret = disk_open(&d->disk, d->shared->pool, slot, d->read_only, dt_layer_device(layer), err);

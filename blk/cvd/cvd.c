@@ -65,6 +65,12 @@ static int cvd_open(struct dt_layer *layer, struct dt_error *err)
     struct cvd *d = dt_layer_data(layer);
     int ret;
 
+    /* A successor of this process would look at another one. */
+    if (strstr(d->name, "@{-"))
+        return dt_fail(err, -EINVAL,
+                       "%s is another moment each time the disk is opened: name the write or the time "
+                       "('cvd history' and 'cvd log' tell them)",
+                       d->name);
     d->path = d->socket ? xstrdup(d->socket) : cvd_socket(d->pool);
     d->rear.path = d->path;
     d->rear.greet = greet;

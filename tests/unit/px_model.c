@@ -502,6 +502,18 @@ static void settle(struct rig *rig)
     }
 }
 
+/* ---- Histories ---- */
+
+static void op_history(struct rig *rig, unsigned t)
+{
+    uint32_t seconds = (uint32_t)dt_rng_below(&rig->rng, 30);
+    struct dt_error err;
+
+    rig->histories += pool_history(rig->pool, slot_of(rig, t), seconds, &err) == 0;
+    if (dt_rng_below(&rig->rng, 2))
+        pool_history_turn(rig->pool);
+}
+
 /* ---- Receiving ---- */
 
 static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
@@ -618,6 +630,7 @@ void rig_step(struct rig *rig)
     unsigned what = (unsigned)dt_rng_below(&rig->rng, 40), disk = pick(rig, false);
     struct dt_error err;
 
+    rig->now += DT_S(1);
     if (disk == RIG_THINGS || what == 0) {
         if (empty(rig) < RIG_THINGS)
             op_create(rig, empty(rig));
@@ -629,6 +642,9 @@ void rig_step(struct rig *rig)
         make_durable(rig);
     } else if (what == 17) {
         op_quota(rig, disk);
+        turn(rig);
+    } else if (what == 18) {
+        op_history(rig, disk);
         turn(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         settle(rig);
@@ -666,13 +682,19 @@ static void said(void *arg, const char *event, const char *text)
         log_warning("%s", text);
 }
 
+static uint64_t now(void *arg)
+{
+    return ((struct rig *)arg)->now;
+}
+
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
+    rig->now = DT_S(1000);
     dt_rng_seed(&rig->rng, seed);
     rig->store = rig_store_new(blocks, seed + 1);
     rig->store->states = &rig->states;
@@ -686,7 +708,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
@@ -768,7 +790,7 @@ uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_err
         const struct px_record *r = pool_record(pool, slot);
         char name[2 * PX_NAME];
 
-        if (!r || (r->flags & (PX_DYING | PX_HEADLESS)))
+        if (!r || r->kind == PX_LOG || (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
             continue;
         if (read_thing(store, pool, slot, sector, err) < 0)
             return 0;

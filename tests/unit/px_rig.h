@@ -89,7 +89,8 @@ struct rig {
     uint64_t hash, order;
     unsigned in_flight, errors;
     bool over; /* something waits for a quota */
-    uint64_t lifted, dropped;
+    uint64_t lifted, dropped, histories;
+    uint64_t now; /* the pool's clock: each step takes a second */
     struct durable *waiting; /* for what they did to be durable */
     struct dt_rng rng;
 };

@@ -14,7 +14,7 @@ int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **a
 {
     if (o->size == 0)
         return dt_fail(err, -EINVAL, "--size is missing");
-    return pool_create_disk(t->pool, t->name, o->size, (uint32_t)o->sector, err);
+    return pool_create_disk(t->pool, t->name, o->size, o->sector == UINT64_MAX ? 512 : (uint32_t)o->sector, err);
 }
 
 int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,

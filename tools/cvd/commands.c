@@ -16,6 +16,7 @@ static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
+static const char *const log_options[] = {"sector", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
@@ -40,7 +41,7 @@ const struct command cvd_commands[] = {
      "copy an image or an NBD export into a disk", NEEDS_DATA, false, false, 2, 2, fill_options,
      cmd_fill},
     {"export", "POOL/DISK[@SNAPSHOT] FILE [--json]", "copy a disk or snapshot into a sparse raw image",
-     NEEDS_DATA, false, false, 2, 2, json_options, cmd_export},
+     NEEDS_DATA, false, false, 2, 2, json_options, cmd_export, .moments = true},
     {"dup", "POOL/DISK@SNAPSHOT NAME [--count N] [--json]", "make clones of a labelled snapshot",
      NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup, .plain = true},
     {"snap", "POOL/DISK... [--name NAME] [--json]", "take a snapshot, of several disks at one moment",
@@ -81,7 +82,13 @@ const struct command cvd_commands[] = {
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
      NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
     {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
-     false, false, 1, 1, from_options, cmd_diff},
+     false, false, 1, 1, from_options, cmd_diff, .moments = true},
+    {"history", "POOL/DISK [AGE|off]", "keep what a disk was for so long; or tell how far that reaches",
+     NEEDS_CHANGE, false, false, 1, 2, json_options, cmd_history},
+    {"log", "POOL/DISK [--sector N]", "when and by whom a sector was changed", NEEDS_LOOK, false, false,
+     1, 1, log_options, cmd_log},
+    {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]", "find the first state in which a probe fails",
+     NEEDS_DATA, false, false, 3, 60, json_options, cmd_bisect, .moments = true},
     {"send", "POOL/DISK@SNAPSHOT [--from @SNAPSHOT] [--zstd] [--token TOKEN] [--output FILE]",
      "write a snapshot, or what differs from an earlier one, as a stream", NEEDS_NOTHING, false,
      false, 1, 1, send_options, cmd_send},
@@ -92,6 +99,7 @@ const struct command cvd_commands[] = {
     {NULL},
 };
 
+#define ANY_SECTOR "18446744073709551615"
 static const char *const off_on[] = {"off", "on", NULL};
 
 #define FIELD(field) .offset = offsetof(struct cvd_options, field)
@@ -107,8 +115,9 @@ const struct dt_param cvd_option_table[] = {
     {"sandbox", DT_PARAM_ENUM, FIELD(sandbox), .initial = "on", .choices = off_on,
      .help = "Confine the process that has the pool to what it needs."},
     {"size", DT_PARAM_SIZE, FIELD(size), .initial = "0", .help = "Size, such as 20G."},
-    {"sector", DT_PARAM_SIZE, FIELD(sector), .initial = "512",
-     .help = "Sector size that guests see: 512 or 4096."},
+    {"sector", DT_PARAM_SIZE, FIELD(sector), .initial = ANY_SECTOR,
+     .help = "Of a new disk: the size of sectors that guests see, 512 (until told otherwise) or 4096. Of a "
+             "log: the number of the sector of 512 bytes; all of them unless told."},
     {"journal", DT_PARAM_SIZE, FIELD(journal), .initial = "0",
      .help = "Size of the journal; 0 takes a 16th of the pool, at most 64M."},
     {"count", DT_PARAM_UINT, FIELD(count), .initial = "0",

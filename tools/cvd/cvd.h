@@ -29,7 +29,7 @@ enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, N
  * struct target - a pool that was opened, and what in it was meant.
  * @pool: NULL where another process has it, which @sock is connected to.
  * @live: disks of it are in use: this is the process that serves it.
- * @slot: of @name, or NO_SLOT where the command makes it.
+ * @slot: of @name, or NO_SLOT where the command makes it. @moment: of its history; else PRESENT.
  * @out:  where the command prints.
  */
 struct target {
@@ -39,6 +39,7 @@ struct target {
     bool live;
     char *path, *name;
     uint32_t slot;
+    uint64_t moment;
     FILE *out;
 };
 
@@ -47,6 +48,7 @@ struct target {
  * @summary:    NULL: not for people.
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
+ * @moments:    its first argument may be DISK@{MOMENT}.
  * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
  */
@@ -58,12 +60,16 @@ struct command {
     const char *const *options;
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+    bool moments;
     bool plain;
 };
 extern const struct command cvd_commands[];
 
 /** target_other() - the slot of another POOL/DISK[@SNAPSHOT] or @SNAPSHOT in the same pool. */
 int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_error *err);
+/** target_other_at() - or @{MOMENT}: @moment is PRESENT where none is named. */
+int target_other_at(struct target *t, const char *text, uint32_t *slot, uint64_t *moment,
+                    struct dt_error *err);
 /** target_split() - "POOL/DISK" into its halves, owned by the caller. */
 int target_split(const char *text, char **path, char **name, struct dt_error *err);
 /** target_name() - what its first argument @text names. */
@@ -163,6 +169,15 @@ int cmd_diff(struct target *t, const struct cvd_options *o, int argc, char **arg
 int cmd_fill(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);
 int cmd_export(struct target *t, const struct cvd_options *o, int argc, char **argv,
+               struct dt_error *err);
+/** history_usage() - what the target's history occupies, as a row of `cvd du`. */
+int history_usage(struct target *t, struct table *table, json_t *list, struct dt_error *err);
+
+int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                struct dt_error *err);
+int cmd_log(struct target *t, const struct cvd_options *o, int argc, char **argv,
+            struct dt_error *err);
+int cmd_bisect(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
 int cmd_send(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);

@@ -129,7 +129,7 @@ static int export_all(struct export *e, struct target *t, const char *path, stru
     e->size = transfer_size(e->x);
     if (ftruncate(e->fd, (off_t)e->size) < 0)
         return dt_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (t->pool)
+    if (t->pool && t->moment == PRESENT)
         return pool_diff(t->pool, NO_SLOT, t->slot, export_range, e, err);
     ret = export_range(e, 0, e->size >> PX_BLOCK_SHIFT, true);
     return ret < 0 ? dt_fail(err, ret, "%s: %s", path, strerror(-ret)) : 0;

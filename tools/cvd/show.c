@@ -123,6 +123,7 @@ int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
     for (uint32_t slot = t->slot; slot != NO_SLOT && ret == 0;
          slot = pool_snapshot_before(t->pool, slot))
         ret = add_usage(table, list, t, slot, err);
+    ret = ret ?: history_usage(t, table, list, err);
     if (ret == 0) {
         const struct px_record *r = pool_record(t->pool, t->slot);
 
@@ -155,10 +156,14 @@ int cmd_diff(struct target *t, const struct cvd_options *o, int argc, char **arg
              struct dt_error *err)
 {
     json_t *list = o->json ? json_array() : NULL;
+    uint64_t moment = PRESENT;
     uint32_t older = NO_SLOT;
-    int ret = o->from ? target_other(t, o->from, &older, err) : 0;
+    int ret = o->from ? target_other_at(t, o->from, &older, &moment, err) : 0;
 
-    ret = ret ?: pool_diff(t->pool, older, t->slot, print_range, list, err);
+    if (moment == PRESENT && t->moment == PRESENT)
+        ret = ret ?: pool_diff(t->pool, older, t->slot, print_range, list, err);
+    else
+        ret = ret ?: pool_diff_at(t->pool, older, moment, t->slot, t->moment, print_range, list, err);
     if (list && ret == 0)
         print_json(list);
     else

@@ -25,6 +25,7 @@ int target_split(const char *text, char **path, char **name, struct dt_error *er
 int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err)
 {
     t->slot = NO_SLOT;
+    t->moment = PRESENT;
     if (!c->whole_pool)
         return target_split(text, &t->path, &t->name, err);
     t->path = xstrdup(text);
@@ -32,6 +33,17 @@ int target_name(struct target *t, const struct command *c, const char *text, str
 }
 
 int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_error *err)
+{
+    uint64_t moment;
+    int ret = target_other_at(t, text, slot, &moment, err);
+
+    if (ret == 0 && moment != PRESENT)
+        return dt_fail(err, -EINVAL, "a snapshot is wanted: %s", text);
+    return ret;
+}
+
+int target_other_at(struct target *t, const char *text, uint32_t *slot, uint64_t *moment,
+                    struct dt_error *err)
 {
     _cleanup_free_ char *path = NULL, *name = NULL;
     int ret = 0;
@@ -47,8 +59,7 @@ int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_e
     }
     if (ret < 0)
         return ret;
-    *slot = pool_find(t->pool, name, err);
-    return *slot == NO_SLOT ? -ENOENT : 0;
+    return pool_moment(t->pool, name, slot, moment, err);
 }
 
 /* Beside a process that writes to the pool, what a root reaches may be gone before it was read:
@@ -100,7 +111,7 @@ static int open_pool(struct target *t, const struct command *c, struct dt_error 
 
 int target_look(struct target *t, struct dt_error *err)
 {
-    const struct command look = {.needs = NEEDS_LOOK};
+    const struct command look = {.needs = NEEDS_LOOK, .moments = true};
     int ret = open_pool(t, &look, err);
 
     return ret ?: target_find(t, &look, err);
@@ -110,8 +121,9 @@ int target_find(struct target *t, const struct command *c, struct dt_error *err)
 {
     if (!t->name || c->makes)
         return 0;
-    t->slot = pool_find(t->pool, t->name, err);
-    return t->slot == NO_SLOT ? -ENOENT : 0;
+    if (strstr(t->name, "@{") && !c->moments)
+        return dt_fail(err, -EINVAL, "what a disk was can be looked at and copied, and no more: %s", t->name);
+    return pool_moment(t->pool, t->name, &t->slot, &t->moment, err);
 }
 
 int target_open(struct target *t, const struct command *c, const char *text, struct dt_error *err)

@@ -178,9 +178,12 @@ int transfer_zero(struct transfer *x, uint64_t offset, uint64_t length)
 
 static int open_local(struct transfer *x, bool read_only, struct dt_error *err)
 {
-    int ret = disk_open(&x->disk, x->t->pool, x->t->slot, read_only, "cvd", err);
+    int ret = x->t->moment == PRESENT
+                  ? disk_open(&x->disk, x->t->pool, x->t->slot, read_only, "cvd", err)
+                  : disk_open_at(&x->disk, x->t->pool, x->t->slot, x->t->moment, "cvd", err);
 
-    ret = ret ?: target_data(x->t, err);
+    if (ret == 0 && !x->t->loop)
+        ret = target_data(x->t, err);
     for (unsigned i = 0; i < DEPTH; i++) {
         x->slots[i].req.done = local_done;
         x->slots[i].piece.buf = xaligned(PX_BLOCK, TRANSFER_PIECE);
@@ -236,7 +239,7 @@ int transfer_open(struct transfer **out, struct target *t, bool read_only,
 uint64_t transfer_size(const struct transfer *x)
 {
     return x->driver ? vblk_info(x->driver)->disk.capacity << DT_SECTOR_SHIFT
-                     : pool_record(x->t->pool, x->t->slot)->size;
+                     : pool_record(x->t->pool, disk_slot(x->disk))->size;
 }
 
 int transfer_settle(struct transfer *x)

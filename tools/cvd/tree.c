@@ -20,7 +20,7 @@ void print_time(uint64_t ns, char *text, size_t size)
 
 bool is_visible(const struct px_record *r, enum px_kind kind)
 {
-    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS));
+    return r && r->kind == kind && !(r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN));
 }
 
 static bool forks(const struct target *t, uint32_t slot)

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* past-moment.c - questions about the history of a disk: what a moment means, how far it reaches,
+ * what it tells. */
+#include "parallax/change.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+/* ---- Moments ---- */
+
+struct moment {
+    bool is_time;
+    uint64_t value; /* ns, or the number of a write */
+};
+
+static bool parse_ago(const char *text, uint64_t *ns)
+{
+    static const struct {
+        const char *name;
+        uint64_t seconds;
+    } units[] = {{"s", 1}, {"min", 60}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+    char *end;
+    uint64_t n;
+
+    if (text[0] != '-' || !isdigit((unsigned char)text[1]))
+        return false;
+    errno = 0;
+    n = strtoull(text + 1, &end, 10);
+    for (unsigned i = 0; i < ARRAY_SIZE(units) && !errno; i++)
+        if (strcmp(end, units[i].name) == 0 && n < (uint64_t)1 << 32) {
+            *ns = n * units[i].seconds * DT_S(1);
+            return true;
+        }
+    return false;
+}
+
+/* UTC, with a fraction or without. */
+static bool parse_time(const char *text, uint64_t *ns)
+{
+    struct tm tm = {0};
+    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    uint64_t digit = DT_S(1) / 10;
+    time_t seconds;
+
+    if (!rest)
+        return false;
+    seconds = timegm(&tm);
+    *ns = (uint64_t)seconds * DT_S(1);
+    if (*rest == '.')
+        for (rest++; isdigit((unsigned char)*rest); rest++, digit /= 10)
+            *ns += (uint64_t)(*rest - '0') * digit;
+    return seconds >= 0 && (*rest == '\0' || strcmp(rest, "Z") == 0);
+}
+
+static int parse(const struct pool *pool, const char *text, struct moment *m, struct dt_error *err)
+{
+    uint64_t now = change_clock(pool), ago;
+    char *end;
+
+    *m = (struct moment){.is_time = true};
+    if (strncmp(text, "write ", 6) == 0 && isdigit((unsigned char)text[6])) {
+        errno = 0;
+        *m = (struct moment){.value = strtoull(text + 6, &end, 10)};
+        if (*end == '\0' && !errno)
+            return 0;
+    } else if (parse_ago(text, &ago) && ago <= now) {
+        m->value = now - ago;
+        return 0;
+    } else if (parse_time(text, &m->value)) {
+        return m->value <= now ? 0 : dt_fail(err, -EINVAL, "%s is not yet past", text);
+    }
+    return dt_fail(err, -EINVAL,
+                   "'%.60s' is no moment: {write 123}, {2026-11-21T12:00:00} (UTC) and {-5min} are",
+                   text);
+}
+
+/* The number of the last write at or before a time. */
+static int number_at(struct pool *pool, uint32_t slot, uint64_t time, uint64_t *number,
+                     struct dt_error *err)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+    const struct px_past *page = NULL;
+    struct px_record *log;
+    struct pool_past past;
+    uint64_t at;
+    int ret = pool_past(pool, slot, &past, err);
+
+    if (ret < 0)
+        return ret;
+    if (!past.keep)
+        return dt_fail(err, -ENOENT, "'%s' has no history (cvd history)", r->name);
+    if (time < past.begin)
+        return dt_fail(err, -ENOENT,
+                       "the history of '%s' does not reach back so far: it begins "
+                       "%" PRIu64 " s later",
+                       r->name, (past.begin - time) / DT_S(1) + 1);
+    log = past_log(pool, r);
+    *number = past_pages(log) ? past.first : past.last;
+    if (!past_pages(log))
+        return 0;
+    ret = past_find(pool, log, time, true, &at) ?: past_page(pool, log, at, &page);
+    for (unsigned i = 0; ret == 0 && i < page->used && page->entries[i].time <= time; i++)
+        *number = page->entries[i].number;
+    return ret < 0 ? dt_fail(err, ret, "%s: a history cannot be read", pool->store->name) : 0;
+}
+
+int pool_moment(struct pool *pool, const char *name, uint32_t *slot, uint64_t *number,
+                struct dt_error *err)
+{
+    const char *brace = strstr(name, "@{");
+    char disk[PX_NAME], text[PX_NAME];
+    struct moment m;
+    int ret;
+
+    *number = PRESENT;
+    if (!brace) {
+        *slot = pool_find(pool, name, err);
+        return *slot == NO_SLOT ? -ENOENT : 0;
+    }
+    if (brace - name >= PX_NAME || strlen(brace) > sizeof(text) || brace[strlen(brace) - 1] != '}')
+        return dt_fail(err, -EINVAL, "'%.100s' names no moment: DISK@{...} does", name);
+    snprintf(disk, sizeof(disk), "%.*s", (int)(brace - name), name);
+    snprintf(text, sizeof(text), "%.*s", (int)strlen(brace) - 3, brace + 2);
+    *slot = pool_find(pool, disk, err);
+    if (*slot == NO_SLOT)
+        return -ENOENT;
+    ret = parse(pool, text, &m, err);
+    if (ret == 0 && m.is_time)
+        return number_at(pool, *slot, m.value, number, err);
+    *number = m.value;
+    return ret;
+}
+
+/* ---- How far it reaches, what it occupies ---- */
+
+static uint64_t count_below(struct pool *pool, struct px_ptr ptr, unsigned level, uint64_t since,
+                            uint64_t *maps, int *ret)
+{
+    uint64_t n = 0;
+    struct node *node;
+
+    if (ptr_hole(ptr) || ptr_birth(ptr) <= since || *ret < 0)
+        return 0;
+    if (level == 0)
+        return 1;
+    ++*maps;
+    *ret = node_get(pool, ptr, TREE_DISK, level, &node);
+    for (unsigned i = 0; i < PX_FANOUT && *ret == 0; i++)
+        n += count_below(pool, node->ptrs[i], level - 1, since, maps, ret);
+    return n;
+}
+
+static int add_hidden(struct pool *pool, const struct px_record *r, struct pool_past *past,
+                      struct dt_error *err)
+{
+    struct disk_usage u;
+    int ret = 0;
+
+    for (uint32_t at = r->prev; at && ret == 0; at = catalog_record(pool, at - 1)->prev)
+        if (catalog_record(pool, at - 1)->flags & PX_HIDDEN) {
+            ret = pool_usage(pool, at - 1, &u, err);
+            past->held += ret ? 0 : u.held;
+            past->maps += ret ? 0 : u.held_nodes;
+        }
+    return ret;
+}
+
+int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, r);
+    int ret = pool_past(pool, disk, past, err);
+
+    for (uint64_t at = log ? log->first : 0; log && at < log->next && ret == 0; at++) {
+        const struct px_past *page = NULL;
+
+        ret = past_page(pool, log, at, &page);
+        for (unsigned i = 0; ret == 0 && i < page->used; i++)
+            past->held += count_below(pool, page->entries[i].old, past_level(&page->entries[i]),
+                                      page->entries[i].since, &past->maps, &ret);
+        past->entries += ret ? 0 : page->used;
+        past->maps++;
+        node_trim(pool);
+    }
+    if (ret < 0)
+        return dt_fail(err, ret, "%s: a history cannot be read", pool->store->name);
+    return add_hidden(pool, r, past, err);
+}
+
+/* Nothing was written since it was turned on, or nothing of it was let go yet: then its first
+ * anchor tells when. */
+static uint64_t begin_of(struct pool *pool, const struct px_record *r, uint64_t otherwise)
+{
+    uint64_t floor = past_log(pool, r)->floor;
+    uint64_t begin = otherwise;
+
+    for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev) {
+        const struct px_record *s = catalog_record(pool, at - 1);
+
+        if (s->writes < floor)
+            break;
+        if (s->writes == floor)
+            begin = s->created;
+    }
+    return begin;
+}
+
+int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, r);
+    const struct px_past *page = NULL;
+    int ret = 0;
+
+    *past = (struct pool_past){
+        .keep = r->past_keep, .first = r->writes, .last = r->writes, .begin = change_clock(pool)};
+    if (!log)
+        return 0;
+    if (past_pages(log)) {
+        ret = past_page(pool, log, log->first, &page);
+        if (ret < 0)
+            return dt_fail(err, ret, "%s: a history cannot be read", pool->store->name);
+        past->first = MAX(log->floor, page->entries[0].number - 1);
+        past->begin = page->entries[0].time;
+    }
+    if (past->first == log->floor)
+        past->begin = begin_of(pool, r, past->begin);
+    return 0;
+}
+
+/* ---- What it tells ---- */
+
+/* Entries of one write for consecutive blocks are one change. */
+static int tell_all(const struct px_past *page, uint64_t from, uint64_t to, struct pool_write *w,
+                    int (*tell)(void *arg, const struct pool_write *w), void *arg)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < page->used; i++) {
+        const struct px_past_entry *e = &page->entries[i];
+        uint64_t index = past_index(e), end = index + tree_span(past_level(e));
+
+        if (index >= to || end <= from)
+            continue;
+        if (w->count && w->number == e->number && w->index + w->count == index) {
+            w->count = end - w->index;
+            continue;
+        }
+        if (w->count)
+            ret = tell(arg, w);
+        *w = (struct pool_write){e->number, e->time, index, end - index, page->owner};
+    }
+    /* The owner's name is in the page. */
+    if (ret == 0 && w->count)
+        ret = tell(arg, w);
+    w->count = 0;
+    return ret;
+}
+
+int pool_past_writes(struct pool *pool, uint32_t disk, uint64_t from, uint64_t to,
+                     int (*tell)(void *arg, const struct pool_write *w), void *arg,
+                     struct dt_error *err)
+{
+    struct px_record *log = past_log(pool, pool_record(pool, disk));
+    struct pool_write w = {0};
+    int ret = 0;
+
+    for (uint64_t at = log ? log->first : 0; log && at < log->next && ret == 0; at++) {
+        const struct px_past *page = NULL;
+
+        ret = past_page(pool, log, at, &page);
+        ret = ret ?: tell_all(page, from, to, &w, tell, arg);
+        node_trim(pool);
+    }
+    return ret < 0 ? dt_fail(err, ret, "%s: a history cannot be read", pool->store->name) : 0;
+}
+
+int pool_birth(struct pool *pool, uint32_t slot, uint64_t index, uint64_t *epoch,
+               struct dt_error *err)
+{
+    struct tree t = catalog_tree(pool, slot);
+    struct px_ptr ptr;
+    int ret = tree_lookup(pool, &t, index, 1, &ptr);
+
+    *epoch = ret ? 0 : ptr_birth(ptr);
+    return ret < 0 ? dt_fail(err, ret, "%s: a map cannot be read", pool->store->name) : 0;
+}

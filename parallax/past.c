@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * past.c - the history of a disk: what was written over is kept for some time.
+ *
+ * Theory of operation: where a disk has a history, a change of its map adds an entry to a log:
+ * which write at what time, which place, and the pointer that was there. The log is a tree of pages
+ * of its own (devtap-pool(5), History). It needs nothing in the journal but the time, because
+ * replaying a write makes the same entry again.
+ *
+ * Who owns what was replaced? If it was born after the disk's last snapshot, nobody else has it: it
+ * is the entry's, and is given back when the entry goes. Otherwise some snapshot has it. So that
+ * this snapshot lives as long as the entry, one that is deleted while there is a history is only
+ * hidden, until all entries up to the next snapshot have gone. And so that there is a next
+ * snapshot, a hidden one is taken now and then (an anchor).
+ *
+ * Therefore the newest snapshot of a disk with a history is never being given back, and each state
+ * between two snapshots is the later one (or the disk) with the entries since undone: past-view.c.
+ */
+#include "parallax/change.h"
+
+#include <stdio.h>
+
+#define LOOK_EVERY   DT_S(1)
+#define TURN_PAGES   64u
+#define ANCHOR_PARTS 8u     /* of the time that is kept */
+#define ANCHOR_EVERY 65536u /* writes */
+
+static struct tree past_tree(struct pool *pool, struct px_record *log)
+{
+    return (struct tree){.root = &log->root,
+                         .levels = &log->levels,
+                         .kind = TREE_PAST,
+                         .epoch = pool->root.seq + 1};
+}
+
+/* ---- Writing it ---- */
+
+uint32_t past_journal(const struct disk *disk)
+{
+    return catalog_record(disk->pool, disk->slot)->past_keep ? sizeof(struct px_stamp) : 0;
+}
+
+void past_begin(const struct disk *disk, struct tree *t, struct past_note *note, size_t bytes)
+{
+    struct pool *pool = disk->pool;
+    struct px_record *r = catalog_record(pool, disk->slot);
+    struct px_stamp *stamp;
+
+    if (likely(!r->past_keep))
+        return;
+    pool->past_time = MAX(pool->past_time, change_clock(pool));
+    *note = (struct past_note){.slot = disk->slot, .time = pool->past_time};
+    snprintf(note->owner, sizeof(note->owner), "%.*s", (int)sizeof(note->owner) - 1, disk->owner);
+    journal_together(pool, sizeof(*stamp) + ALIGN_UP(bytes, (size_t)8));
+    stamp = journal_add(pool, PX_STAMP, disk->slot, sizeof(*stamp));
+    stamp->time = note->time;
+    memcpy(stamp->owner, note->owner, sizeof(stamp->owner));
+    r->writes++;
+    t->note = note;
+}
+
+void past_stamped(struct pool *pool, struct past_note *note, const struct px_stamp *stamp)
+{
+    *note = (struct past_note){.slot = stamp->head.slot, .time = stamp->time};
+    memcpy(note->owner, stamp->owner, sizeof(note->owner) - 1);
+    pool->past_time = MAX(pool->past_time, stamp->time);
+}
+
+void past_replay(struct pool *pool, struct tree *t, struct past_note *note, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    if (!r->past_keep)
+        return;
+    note->slot = slot;
+    r->writes++;
+    t->note = note;
+}
+
+/* The page to add to: the last one, if it is of the same owner and has room. */
+static int last_page(struct pool *pool, struct px_record *log, const char *owner,
+                     struct node **page)
+{
+    struct tree t = past_tree(pool, log);
+    struct px_past *p;
+    int ret;
+
+    if (past_pages(log)) {
+        ret = tree_page(pool, &t, log->next - 1, page);
+        p = &(*page)->past;
+        if (ret < 0 || (p->used < PX_PAST_ENTRIES && strcmp(p->owner, owner) == 0))
+            return ret;
+    }
+    if (log->next >= PX_PAST_PAGES - 1)
+        return -EFBIG;
+    ret = tree_grow(pool, &t, log->next + 1);
+    ret = ret ?: tree_page(pool, &t, log->next, page);
+    if (ret < 0)
+        return ret;
+    p = &(*page)->past;
+    *p = (struct px_past){.magic = PX_PAST_MAGIC, .page = log->next};
+    memcpy(p->owner, owner, strlen(owner));
+    log->next++;
+    return 0;
+}
+
+int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
+             struct px_ptr old)
+{
+    struct px_record *r = catalog_record(pool, t->note->slot);
+    struct node *page;
+    int ret = last_page(pool, past_log(pool, r), t->note->owner, &page);
+
+    catalog_touch(pool, r->log - 1);
+    if (ret < 0)
+        return ret;
+    page->past.entries[page->past.used++] =
+        (struct px_past_entry){.number = r->writes,
+                               .time = t->note->time,
+                               .where = index | (uint64_t)level << PX_PAST_LEVEL,
+                               .old = old,
+                               .since = t->since};
+    return 0;
+}
+
+/* ---- Reading it ---- */
+
+bool past_possible(const struct pool *pool, const struct px_past *page)
+{
+    if (page->magic != PX_PAST_MAGIC || page->used == 0 || page->used > PX_PAST_ENTRIES ||
+        page->page >= PX_PAST_PAGES || !memchr(page->owner, 0, sizeof(page->owner)))
+        return false;
+    for (unsigned i = 0; i < page->used; i++) {
+        const struct px_past_entry *e = &page->entries[i];
+        bool hole = ptr_hole(e->old);
+
+        if (past_level(e) > PX_MAX_LEVELS || past_index(e) > PX_MAX_SIZE >> PX_BLOCK_SHIFT ||
+            past_index(e) % tree_span(past_level(e)) || (i && e->number < e[-1].number))
+            return false;
+        if (hole ? e->old.lo || e->old.hi
+                 : ptr_flags(e->old) || ptr_addr(e->old) < pool->space.first ||
+                       ptr_addr(e->old) >= pool->space.blocks || ptr_birth(e->old) == 0)
+            return false;
+    }
+    return true;
+}
+
+bool past_judge(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *log = catalog_record(pool, slot), *r = pool_record(pool, log->parent);
+
+    return log->flags == 0 && log->prev == 0 && log->first <= log->next &&
+           log->next < PX_PAST_PAGES && log->levels > 0 && log->levels <= PX_MAX_LEVELS && r &&
+           r->kind == PX_DISK && r->log == slot + 1;
+}
+
+int past_page(struct pool *pool, struct px_record *log, uint64_t number,
+              const struct px_past **page)
+{
+    struct tree t = past_tree(pool, log);
+    struct px_ptr ptr;
+    struct node *node;
+    int ret = tree_lookup(pool, &t, number, 1, &ptr);
+
+    if (ret == 0 && ptr_hole(ptr))
+        ret = -EBADMSG;
+    ret = ret ?: node_get(pool, ptr, TREE_PAST, 0, &node);
+    if (ret == 0)
+        *page = &node->past;
+    return ret;
+}
+
+int past_find(struct pool *pool, struct px_record *log, uint64_t key, bool by_time, uint64_t *found)
+{
+    uint64_t low = log->first, high = log->next; /* the one looked for is in [low, high) */
+
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        const struct px_past *page = NULL;
+        int ret = past_page(pool, log, middle, &page);
+
+        if (ret < 0)
+            return ret;
+        if ((by_time ? page->entries[0].time : page->entries[0].number) <= key)
+            low = middle;
+        else
+            high = middle;
+        node_trim(pool);
+    }
+    *found = low;
+    return 0;
+}
+
+/* ---- Letting it go ---- */
+
+/* It is empty: so is its tree. */
+static int empty_log(struct pool *pool, struct px_record *log)
+{
+    struct tree t = past_tree(pool, log);
+    int ret = tree_free_all(pool, &t);
+
+    log->root = (struct px_ptr){0, 0};
+    log->levels = 1;
+    log->first = log->next = 0;
+    return ret;
+}
+
+static int drop_page(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot), *log = past_log(pool, r);
+    struct tree t = past_tree(pool, log), disk = catalog_tree(pool, slot);
+    const struct px_past *page = NULL;
+    int ret = past_page(pool, log, log->first, &page);
+
+    catalog_touch(pool, slot);
+    catalog_touch(pool, r->log - 1);
+    disk.cursor = 0;
+    for (unsigned i = 0; ret == 0 && i < page->used; i++) {
+        const struct px_past_entry *e = &page->entries[i];
+
+        disk.since = disk.since_before = e->since;
+        ret = tree_free_below(pool, &disk, e->old, past_level(e), past_index(e));
+    }
+    if (ret < 0)
+        return pool_fail(pool, ret, "a history cannot be given back");
+    log->first++;
+    ret = past_pages(log) ? tree_zero(pool, &t, 0, log->first) : empty_log(pool, log);
+    return ret < 0 ? pool_fail(pool, ret, "a history cannot be given back") : 0;
+}
+
+/* It was ended, and all of it is given back. */
+static void release_log(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    catalog_release(pool, r->log - 1);
+    r->log = 0;
+    catalog_touch(pool, slot);
+}
+
+/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept.
+ */
+static void release_hidden(struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot), *after = r;
+    struct px_record *log = past_log(pool, r);
+    uint64_t oldest = r->writes;
+    const struct px_past *page = NULL;
+
+    if (past_pages(log)) {
+        if (past_page(pool, log, log->first, &page) < 0)
+            return;
+        oldest = page->entries[0].number - 1;
+    }
+    for (uint32_t at = r->prev; at; at = after->prev) {
+        const struct px_record *s = catalog_record(pool, at - 1);
+
+        if ((s->flags & PX_HIDDEN) && after != r && after->writes <= oldest &&
+            !pool_mounted(pool, at - 1))
+            change_begin_dying(pool, at - 1);
+        after = s;
+    }
+}
+
+/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX; at
+ * most @budget. */
+static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *budget)
+{
+    struct px_record *log = past_log(pool, catalog_record(pool, slot));
+    uint64_t pinned = past_pinned(pool, slot);
+    bool dropped = false;
+    int ret = 0;
+
+    while (ret == 0 && past_pages(log) && *budget) {
+        const struct px_past_entry *last;
+        const struct px_past *page = NULL;
+
+        ret = past_page(pool, log, log->first, &page);
+        if (ret < 0)
+            return pool_fail(pool, ret, "a history cannot be read");
+        last = &page->entries[page->used - 1];
+        if (last->number > pinned || (last->time >= before && last->number > log->floor))
+            break;
+        ret = drop_page(pool, slot);
+        dropped = true;
+        --*budget;
+    }
+    if (dropped)
+        release_hidden(pool, slot);
+    return ret;
+}
+
+int past_drain(struct pool *pool, uint64_t budget)
+{
+    for (uint32_t slot = 0; pool->pasts && slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+        int ret;
+
+        if (r->past_keep || !r->log || r->kind != PX_DISK)
+            continue;
+        ret = let_go(pool, slot, UINT64_MAX, &budget);
+        if (ret < 0 || budget == 0)
+            return ret ?: 1;
+        if (past_pages(past_log(pool, r)) == 0)
+            release_log(pool, slot);
+    }
+    return 0;
+}
+
+int past_anchor(struct pool *pool, uint32_t slot, uint32_t *snapshot, struct dt_error *err)
+{
+    struct px_change c;
+
+    change_begin(&c, PX_SNAP, slot);
+    c.hidden = 1;
+    c.time = change_clock(pool);
+    c.slot2 = catalog_free_run(pool, 1);
+    snprintf(c.name, sizeof(c.name), "history");
+    if (snapshot)
+        *snapshot = c.slot2;
+    return change_commit(pool, &c, 1, err);
+}
+
+static void anchor_now_and_then(struct pool *pool, uint32_t slot, uint64_t now)
+{
+    const struct px_record *r = catalog_record(pool, slot), *s;
+    struct dt_error err;
+
+    s = r->prev ? catalog_record(pool, r->prev - 1) : NULL;
+    if (s && s->writes == r->writes)
+        return;
+    if (!s || r->writes - s->writes > ANCHOR_EVERY ||
+        now > s->created + (uint64_t)r->past_keep * DT_S(1) / ANCHOR_PARTS)
+        (void)past_anchor(pool, slot, NULL, &err); /* a busy journal: next time */
+}
+
+void pool_history_turn(struct pool *pool)
+{
+    uint64_t now = change_clock(pool);
+
+    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+        const struct px_record *r = catalog_record(pool, slot);
+        uint64_t keep = (uint64_t)r->past_keep * DT_S(1), budget = TURN_PAGES;
+
+        if (!keep || pool->failed)
+            continue;
+        (void)let_go(pool, slot, now > keep ? now - keep : 0, &budget);
+        release_hidden(pool, slot);
+        anchor_now_and_then(pool, slot, now);
+    }
+}
+
+/* What hidden snapshots alone hold goes back when there is a later one. */
+bool past_yield(struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = catalog_record(pool, slot);
+    uint64_t budget = TURN_PAGES, dying = pool->catalog.dying;
+    struct dt_error err;
+
+    if (past_pages(past_log(pool, r))) {
+        (void)let_go(pool, slot, UINT64_MAX, &budget);
+    } else if (r->past_keep) {
+        if (r->prev && catalog_record(pool, r->prev - 1)->writes < r->writes)
+            (void)past_anchor(pool, slot, NULL, &err);
+        release_hidden(pool, slot);
+    }
+    return budget < TURN_PAGES || pool->catalog.dying > dying;
+}
+
+/* Writes wait for space: the oldest of all histories goes first. */
+static void yield(struct pool *pool)
+{
+    uint64_t oldest = UINT64_MAX;
+    uint32_t chosen = NO_SLOT;
+    const struct px_past *page = NULL;
+
+    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+        struct px_record *log = past_log(pool, catalog_record(pool, slot));
+
+        if (past_pages(log) && past_page(pool, log, log->first, &page) == 0 &&
+            page->entries[0].number <= past_pinned(pool, slot) && page->entries[0].time < oldest) {
+            oldest = page->entries[0].time;
+            chosen = slot;
+        }
+    }
+    if (chosen != NO_SLOT)
+        (void)past_yield(pool, chosen);
+    for (uint32_t slot = 0; chosen == NO_SLOT && slot < pool->catalog.slots; slot++)
+        (void)past_yield(pool, slot);
+}
+
+void past_turn(struct pool *pool)
+{
+    uint64_t now;
+
+    if (likely(pool->pasts == 0) || pool->failed || pool->o.read_only)
+        return;
+    if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe &&
+        pool->ckpt == CKPT_IDLE && pool->space.promised == 0 &&
+        journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
+        yield(pool);
+    now = dt_clock_ns();
+    if (now < pool->past_look + LOOK_EVERY)
+        return;
+    pool->past_look = now;
+    pool_history_turn(pool);
+}
+
+/* ---- Turning it on and off ---- */
+
+void past_forget(struct px_record *r)
+{
+    r->log = r->past_keep = 0;
+}
+
+void past_stop(struct pool *pool, uint32_t slot)
+{
+    struct px_record *r = catalog_record(pool, slot);
+
+    if (!r->log)
+        return;
+    r->past_keep = 0;
+    for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev)
+        if (catalog_record(pool, at - 1)->flags & PX_HIDDEN)
+            change_begin_dying(pool, at - 1);
+    catalog_touch(pool, slot);
+    pool->reclaim_maybe = true;
+}
+
+int past_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
+{
+    const struct px_record *r = change_live(pool, c->head.slot, PX_DISK);
+
+    if (!r || change_staging(r))
+        return dt_fail(err, -EINVAL, "only a disk can have a history");
+    if (c->count && !r->log && !change_slot_free(pool, c->slot2))
+        return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->slot2);
+    return c->count > UINT32_MAX ? dt_fail(err, -EBADMSG, "a history of that length cannot be") : 0;
+}
+
+static int begin_log(struct pool *pool, const struct px_change *c)
+{
+    struct px_record log = {
+        .kind = PX_LOG, .parent = c->head.slot, .levels = 1, .created = c->time, .name = "history"};
+    int ret = catalog_claim(pool, c->slot2, &log);
+
+    if (ret == 0)
+        catalog_record(pool, c->head.slot)->log = c->slot2 + 1;
+    return ret;
+}
+
+/* What was written while there was none is in no log: so states from before are not looked for. An earlier
+ * log may not have gone yet, and then it is gone on with. */
+int past_apply(struct pool *pool, const struct px_change *c)
+{
+    struct px_record *r = catalog_record(pool, c->head.slot);
+    int ret = 0;
+
+    catalog_touch(pool, c->head.slot);
+    if (c->count == 0) {
+        past_stop(pool, c->head.slot);
+        return 0;
+    }
+    if (!r->log)
+        ret = begin_log(pool, c);
+    if (ret < 0)
+        return ret;
+    if (!r->past_keep)
+        past_log(pool, r)->floor = ++r->writes;
+    catalog_touch(pool, r->log - 1);
+    r->past_keep = (uint32_t)c->count;
+    return 0;
+}
+
+int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, disk);
+    bool begins = r && seconds && !r->past_keep;
+    struct px_change c[2];
+    int ret = seconds ? 0 : past_not_mounted(pool, disk, err);
+
+    if (ret < 0)
+        return ret;
+    change_begin(&c[0], PX_HISTORY, disk);
+    c[0].count = seconds;
+    c[0].slot2 = catalog_free_run(pool, 2);
+    change_begin(&c[1], PX_SNAP, disk);
+    c[1].hidden = 1;
+    c[1].time = change_clock(pool);
+    c[1].slot2 = c[0].slot2 + 1;
+    snprintf(c[1].name, sizeof(c[1].name), "history");
+    return change_commit(pool, c, begins ? 2 : 1, err);
+}
