@@ -22,7 +22,7 @@
 
 /* Sanitizers slow this down by an order of magnitude. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define EXCHANGES 400000u
+#define EXCHANGES 100000u
 #else
 #define EXCHANGES 5000000u
 #endif
