@@ -9,6 +9,7 @@ from . import paths
 from .case import Skip
 from .process import Process, free_socket_path, wait_for
 
+MAC = "52:54:00:00:00:01"
 INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0"
 
 
@@ -85,17 +86,21 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
+def arguments(card, packed=False, queues=1):
+    """QEMU's, for a guest on the card."""
+    # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
+    device = f"virtio-net-pci,netdev=n0,mac={MAC}" + (",packed=on" if packed else "") + \
+        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
+    return ["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
+            "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
+
+
 def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root="initramfs"):
     """A namespace, a card in it, and a guest on the card."""
     require()
     space = t.use(Namespace(t.folder, queues > 1))
     card = t.use(Card(chain, t.folder, space.enter, options))
-    # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
-    device = "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01" + (",packed=on" if packed else "") + \
-        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
-    guest = t.guest(root=root, smp=queues,
-                    extra=["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
-                           "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device])
+    guest = t.guest(root=root, smp=queues, extra=arguments(card, packed, queues))
     guest.check(INIT)
     return space, card, guest
 
