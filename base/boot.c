@@ -34,3 +34,10 @@ void boot_id(uint8_t id[BOOT_ID_SIZE])
     if (f)
         fclose(f);
 }
+
+bool boot_is(const uint8_t stored[BOOT_ID_SIZE], const uint8_t boot[BOOT_ID_SIZE])
+{
+    static const uint8_t none[BOOT_ID_SIZE];
+
+    return memcmp(stored, boot, BOOT_ID_SIZE) == 0 && memcmp(boot, none, BOOT_ID_SIZE) != 0;
+}

@@ -3,6 +3,7 @@
 #ifndef BASE_BOOT_H
 #define BASE_BOOT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define BOOT_ID_SIZE 16u
@@ -14,5 +15,7 @@
  * same, and may be gone, in part and in any order, when it differs. Call it before the sandbox is closed.
  */
 void boot_id(uint8_t id[BOOT_ID_SIZE]);
+/** boot_is() - is this stored identity the one of @boot? Zeroes are nobody's. */
+bool boot_is(const uint8_t stored[BOOT_ID_SIZE], const uint8_t boot[BOOT_ID_SIZE]);
 
 #endif

@@ -237,11 +237,14 @@ static int wait_for(const struct filelock *l, const struct wanted *w, uint64_t d
         uint64_t now = dt_clock_ns();
         struct holder h;
 
-        if (ret != -EAGAIN) {
-            if (ret == 0 && now - started > DT_MS(10))
+        if (ret < 0 && ret != -EAGAIN)
+            return dt_fail(err, ret, "%s: its file system cannot lock it: %s", l->path,
+                           strerror(-ret));
+        if (ret == 0) {
+            if (now - started > DT_MS(10))
                 log_info("%s: waited %llu ms for I/O of its last user", l->path,
                          (unsigned long long)((now - started) / DT_MS(1)));
-            return ret;
+            return 0;
         }
         if (now >= deadline)
             return refused(l, w, err);
@@ -295,9 +298,5 @@ int filelock_own(const struct filelock *l, const char *device, uint64_t deadline
 {
     int ret = filelock_image(l, deadline, err);
 
-    if (ret == 0)
-        ret = filelock_fence(l, device, deadline, err);
-    if (ret == 0 || ret == -EBUSY)
-        return ret;
-    return dt_fail(err, ret, "%s: its file system cannot lock it: %s", l->path, strerror(-ret));
+    return ret ?: filelock_fence(l, device, deadline, err);
 }

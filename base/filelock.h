@@ -28,8 +28,7 @@ struct filelock {
  * @deadline: ns of dt_clock_ns(), until which holders that are being killed are waited for; a
  *            holder that lives is given a moment.
  *
- * Return: 0; -EBUSY with who has it in @err; another -errno, without a text, where the file system
- * has no locks.
+ * Return: 0; -EBUSY with who has it in @err; another -errno where the file system has no locks.
  */
 int filelock_image(const struct filelock *l, uint64_t deadline, struct dt_error *err);
 /** filelock_fence() - wait until no I/O can land of an earlier process that served the file as
@@ -39,8 +38,7 @@ int filelock_fence(const struct filelock *l, const char *device, uint64_t deadli
 /** filelock_fence_holder() - the living process that has the fence, if one is seen. */
 bool filelock_fence_holder(const struct filelock *l, const char *device, int *pid,
                            char command[FILELOCK_COMMAND]);
-/** filelock_own() - both, for a file that no other program may share: any failure is one, with
- *  its text in @err. */
+/** filelock_own() - both, for a file that no other program may share. */
 int filelock_own(const struct filelock *l, const char *device, uint64_t deadline,
                  struct dt_error *err);
 

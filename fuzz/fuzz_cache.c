@@ -7,12 +7,9 @@
  * Invariants: what is taken for a superblock is within the file; where nothing is damaged, every
  * entry is good, in its set, on the disk, and alone with its block.
  */
-#include "base/base.h"
 #include "blk/cache/format.h"
+#include "fuzz/input.h"
 
-#include <sys/mman.h>
-
-#define INPUT_MAX  (64u << 10)
 #define FILE_BYTES (64u << 20) /* sparse: room for what the superblock may claim */
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -79,22 +76,16 @@ static void repair(uint8_t *bytes, size_t size)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+static void check_file(const uint8_t *bytes, size_t n)
 {
-    static uint8_t copy[INPUT_MAX];
-    int fd;
+    char path[64];
+    _cleanup_close_ int fd = input_file(bytes, n, FILE_BYTES, path);
 
-    if (size > INPUT_MAX)
-        return 0;
-    fd = memfd_create("cache", MFD_CLOEXEC);
-    CHECK(fd >= 0 && ftruncate(fd, FILE_BYTES) == 0);
-    CHECK(pwrite(fd, bytes, size, 0) == (ssize_t)size);
-    judge(fd, true);
-    memcpy(copy, bytes, size);
-    repair(copy, size);
-    CHECK(pwrite(fd, copy, size, 0) == (ssize_t)size);
     judge(fd, true);
     judge(fd, false);
-    close(fd);
-    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    return input_twice(bytes, size, check_file, repair);
 }

@@ -42,7 +42,7 @@ static void check_file(const uint8_t *bytes, size_t n)
 {
     uint64_t size = data_offset() + (n > FRONT ? ALIGN_UP(n - FRONT, (size_t)4096) : 0);
     char path[64], chain[160];
-    _cleanup_close_ int fd = stored_file(bytes, MIN(n, (size_t)FRONT), size, path);
+    _cleanup_close_ int fd = input_file(bytes, MIN(n, (size_t)FRONT), size, path);
 
     if (n > FRONT)
         CHECK(pwrite(fd, bytes + FRONT, n - FRONT, (off_t)data_offset()) == (ssize_t)(n - FRONT));
@@ -89,18 +89,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static bool registered;
-    _cleanup_free_ uint8_t *copy = NULL;
     struct dt_error err;
 
     if (!registered)
         CHECK(registry_add(&blk_compress, &err) == 0);
     registered = true;
-    if (size > STORED_INPUT_MAX)
-        return 0;
-    check_file(bytes, size);
-    copy = xcalloc(1, size + 1);
-    memcpy(copy, bytes, size);
-    repair(copy, size);
-    check_file(copy, size);
-    return 0;
+    return input_twice(bytes, size, check_file, repair);
 }

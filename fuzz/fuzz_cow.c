@@ -32,7 +32,7 @@ static void check_offline(const char *path)
 static void check_file(const uint8_t *bytes, size_t n)
 {
     char path[64], chain[160];
-    _cleanup_close_ __attribute__((unused)) int fd = stored_file(bytes, n, FILE_BYTES, path);
+    _cleanup_close_ __attribute__((unused)) int fd = input_file(bytes, n, FILE_BYTES, path);
 
     check_offline(path);
     snprintf(chain, sizeof(chain), "cow overlay=%s | readonly | mem size=64K", path);
@@ -63,5 +63,5 @@ static void repair(uint8_t *bytes, size_t n)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    return stored_twice(bytes, size, check_file, repair);
+    return input_twice(bytes, size, check_file, repair);
 }

@@ -21,7 +21,7 @@ static void check_offline(const char *path)
     struct integrity_file file;
     struct dt_error err = {""};
     char disk[64];
-    _cleanup_close_ __attribute__((unused)) int fd = stored_file(NULL, 0, STORED_DISK, disk);
+    _cleanup_close_ __attribute__((unused)) int fd = input_file(NULL, 0, STORED_DISK, disk);
 
     if (integrity_file_open(&file, path, &err) < 0) {
         CHECK(err.text[0] != '\0');
@@ -36,7 +36,8 @@ static void check_offline(const char *path)
 static void check_file(const uint8_t *bytes, size_t n)
 {
     char path[64], chain[160];
-    _cleanup_close_ __attribute__((unused)) int fd = stored_file(bytes, n, MAX(n, (size_t)FILE_BYTES), path);
+    _cleanup_close_ __attribute__((unused)) int fd =
+        input_file(bytes, n, MAX(n, (size_t)FILE_BYTES), path);
 
     check_offline(path);
     snprintf(chain, sizeof(chain), "integrity sums=%s | mem size=64K", path);
@@ -59,5 +60,5 @@ static void repair(uint8_t *bytes, size_t n)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    return stored_twice(bytes, size, check_file, repair);
+    return input_twice(bytes, size, check_file, repair);
 }

@@ -4,53 +4,9 @@
  * how many descriptors, how long the payload is, and the payload. Guest memory is a real file
  * and eventfds are real, so that hand-overs go far.
  */
-#include "../tests/unit/link_device.h"
-
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
+#include "fuzz/keeper.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct loop *loop;
-static int memory, event;
-
-static void nothing(void *arg)
-{
-}
-
-static void ignore_lost(void *arg, const char *reason)
-{
-}
-
-static void ignore_recovered(void *arg, const struct vhost_recovery *recovery)
-{
-}
-
-static const struct vhost_proxy_ops proxy_ops = {.ready = nothing,
-                                                 .lost = ignore_lost,
-                                                 .recovered = ignore_recovered,
-                                                 .released = nothing,
-                                                 .closed = ignore_lost};
-
-static void turn(void)
-{
-    for (unsigned idle = 0; idle < 2;)
-        idle = loop_turn(loop, false) ? 0 : idle + 1;
-}
-
-static void begin(void)
-{
-    const struct loop_config config = {.engine = LOOP_EPOLL};
-
-    if (loop)
-        return;
-    log_set_level(DT_LOG_ERROR);
-    CHECK(loop_new(&loop, &config, NULL) == 0);
-    memory = memfd_create("fuzz", 0);
-    event = eventfd(0, EFD_NONBLOCK);
-    CHECK(memory >= 0 && event >= 0 && ftruncate(memory, 1 << 20) == 0);
-}
 
 /* One packet of the input; returns how much of it was used. */
 static size_t send_one(int sock, const uint8_t *data, size_t size)
@@ -88,7 +44,7 @@ static void send_all(int sock, const uint8_t *data, size_t size)
     while (size > 3) {
         size_t used = send_one(sock, data, size);
 
-        turn();
+        keeper_turn();
         data += used;
         size -= used;
     }
@@ -101,18 +57,18 @@ static void lie_to_worker(int fds[2], const uint8_t *data, size_t size)
     CHECK(link_device_new(&device, loop, fds[0], NULL) == 0);
     send_all(fds[1], data, size);
     close(fds[1]);
-    turn();
+    keeper_turn();
     vhost_remote_free(device.remote);
 }
 
 static void lie_to_keeper(int fds[2], const uint8_t *data, size_t size)
 {
-    struct vhost_proxy *proxy = vhost_proxy_new(loop, "fuzz", DT_MS(1), &proxy_ops, NULL);
+    struct vhost_proxy *proxy = keeper_new();
 
     CHECK(vhost_proxy_link(proxy, fds[0], false, NULL) == 0);
     send_all(fds[1], data, size);
     close(fds[1]);
-    turn();
+    keeper_turn();
     vhost_proxy_free(proxy);
 }
 
@@ -120,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     int fds[2];
 
-    begin();
+    keeper_begin();
     if (size < 4 ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
         return 0;
@@ -128,6 +84,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         lie_to_keeper(fds, data + 1, size - 1);
     else
         lie_to_worker(fds, data + 1, size - 1);
-    turn();
+    keeper_turn();
     return 0;
 }

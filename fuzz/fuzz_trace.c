@@ -7,24 +7,11 @@
  * and with the summary; every byte is accounted for within the file's size; the summary becomes
  * JSON.
  */
-#include "base/base.h"
 #include "blk/trace/summary.h"
+#include "fuzz/input.h"
 
-#include <sys/mman.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-#define INPUT_MAX (64u << 10)
-
-static int file_of(const uint8_t *bytes, size_t size)
-{
-    int fd = memfd_create("trace", MFD_CLOEXEC);
-
-    CHECK(fd >= 0);
-    CHECK(write(fd, bytes, size) == (ssize_t)size);
-    CHECK(lseek(fd, 0, SEEK_SET) == 0);
-    return fd;
-}
 
 static void check_entry(const struct trace_entry *e)
 {
@@ -88,7 +75,8 @@ static void sum_up(int fd, uint64_t records)
 
 static void check_file(const uint8_t *bytes, size_t size)
 {
-    _cleanup_close_ int fd = file_of(bytes, size);
+    char path[64];
+    _cleanup_close_ int fd = input_file(bytes, size, size, path);
     int64_t records = read_all(fd, size);
 
     if (records >= 0)
@@ -125,14 +113,5 @@ static void repair(uint8_t *bytes, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    _cleanup_free_ uint8_t *copy = NULL;
-
-    if (size > INPUT_MAX)
-        return 0;
-    check_file(bytes, size);
-    copy = xcalloc(1, size + 1);
-    memcpy(copy, bytes, size);
-    repair(copy, size);
-    check_file(copy, size);
-    return 0;
+    return input_twice(bytes, size, check_file, repair);
 }

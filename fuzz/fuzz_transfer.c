@@ -5,60 +5,14 @@
  * and then chooses for each descriptor in turn which kind it claims to be. Memory, eventfds and
  * sockets are real, so that lies go far.
  */
-#include "../tests/unit/link_device.h"
+#include "fuzz/keeper.h"
 
 #include "base/packet.h"
 #include "vhost/transfer.h"
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define UVA    0x7f0000000000ull
-#define MEMORY 0x100000u
-
-static struct loop *loop;
-static int memory, log_file, event;
-
-static void nothing(void *arg)
-{
-}
-
-static void ignore_text(void *arg, const char *reason)
-{
-}
-
-static void ignore_recovered(void *arg, const struct vhost_recovery *recovery)
-{
-}
-
-static const struct vhost_proxy_ops proxy_ops = {.ready = nothing,
-                                                 .lost = ignore_text,
-                                                 .recovered = ignore_recovered,
-                                                 .released = nothing,
-                                                 .closed = ignore_text};
-
-static void turn(void)
-{
-    for (unsigned idle = 0; idle < 2;)
-        idle = loop_turn(loop, false) ? 0 : idle + 1;
-}
-
-static void begin(void)
-{
-    const struct loop_config config = {.engine = LOOP_EPOLL};
-
-    if (loop)
-        return;
-    log_set_level(DT_LOG_ERROR);
-    CHECK(loop_new(&loop, &config, NULL) == 0);
-    memory = memfd_create("fuzz", 0);
-    log_file = memfd_create("log", 0);
-    event = eventfd(0, EFD_NONBLOCK);
-    CHECK(memory >= 0 && event >= 0 && ftruncate(memory, MEMORY) == 0 &&
-          ftruncate(log_file, MEMORY) == 0);
-}
+#define UVA 0x7f0000000000ull
 
 /* A session with one ring that runs. */
 static void right_state(struct transfer_state *s)
@@ -70,30 +24,25 @@ static void right_state(struct transfer_state *s)
         .attached = 1,
         .have_floor = 1,
         .lost_at = 1,
-        .floor = {.version = LINK_VERSION,
-                  .queues = LINK_DEVICE_QUEUES,
-                  .features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_RING_PACKED,
-                  .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ},
-        .session = {.magic = VHOST_STATE_MAGIC,
-                    .version = VHOST_STATE_VERSION,
-                    .features = 1ull << VIRTIO_F_VERSION_1,
-                    .features_set = 1,
-                    .region_count = 1,
-                    .region_uses = {1},
-                    .regions = {{0x10000, MEMORY, UVA, 0}},
-                    .inflight = {.mmap_size = MEMORY / 2, .num_queues = 1, .queue_size = 256},
-                    .log_size = 4096,
-                    .queues = {{.size = 16,
-                                .have_addr = 1,
-                                .have_kick = 1,
-                                .enabled = 1,
-                                .started = 1,
-                                .desc = UVA,
-                                .avail = UVA + 0x1000,
-                                .used = UVA + 0x2000}}}};
-    memset(s->floor.config, 7, sizeof(s->floor.config));
-    memset(s->floor.writable, LINK_CONFIG_LIVE, 8);
-    s->floor.writable[LINK_DEVICE_MODE] = 1;
+        .floor = link_device_floor(7),
+        .session = {
+            .magic = VHOST_STATE_MAGIC,
+            .version = VHOST_STATE_VERSION,
+            .features = 1ull << VIRTIO_F_VERSION_1,
+            .features_set = 1,
+            .region_count = 1,
+            .region_uses = {1},
+            .regions = {{0x10000, KEEPER_MEMORY, UVA, 0}},
+            .inflight = {.mmap_size = KEEPER_MEMORY / 2, .num_queues = 1, .queue_size = 256},
+            .log_size = 4096,
+            .queues = {{.size = 16,
+                        .have_addr = 1,
+                        .have_kick = 1,
+                        .enabled = 1,
+                        .started = 1,
+                        .desc = UVA,
+                        .avail = UVA + 0x1000,
+                        .used = UVA + 0x2000}}}};
 }
 
 static size_t spoil(struct transfer_state *s, const uint8_t *data, size_t size)
@@ -122,8 +71,9 @@ static void send_fd(int sock, uint32_t kind, uint32_t index, int fd)
 static void send_state(int sock, const struct transfer_state *state, const uint8_t *data,
                        size_t size)
 {
-    int front[2], fd = memfd_create("state", 0);
+    int front[2], fd = memfd_create("state", 0), log_file = memfd_create("log", 0);
 
+    CHECK(fd >= 0 && log_file >= 0 && ftruncate(log_file, KEEPER_MEMORY) == 0);
     CHECK(write(fd, state, sizeof(*state)) == sizeof(*state));
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, front) == 0);
     const struct {
@@ -142,6 +92,7 @@ static void send_state(int sock, const struct transfer_state *state, const uint8
     close(front[1]);
     close(front[0]);
     close(fd);
+    close(log_file);
 }
 
 static void serve(struct vhost_proxy *proxy)
@@ -152,13 +103,13 @@ static void serve(struct vhost_proxy *proxy)
     CHECK(packet_pair(fds) == 0);
     CHECK(link_device_new(&device, loop, fds[0], NULL) == 0);
     CHECK(vhost_proxy_link(proxy, fds[1], true, NULL) == 0);
-    turn();
+    keeper_turn();
     vhost_proxy_thaw(proxy);
-    turn();
+    keeper_turn();
     vhost_proxy_close(proxy);
-    turn();
+    keeper_turn();
     vhost_proxy_free(proxy);
-    turn();
+    keeper_turn();
     vhost_remote_free(device.remote);
 }
 
@@ -171,12 +122,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t used;
     int fds[2];
 
-    begin();
+    keeper_begin();
     right_state(&state);
     used = spoil(&state, data, size);
     CHECK(packet_pair(fds) == 0);
     send_state(fds[0], &state, data + used, size - used);
-    proxy = vhost_proxy_new(loop, "fuzz", DT_MS(1), &proxy_ops, NULL);
+    proxy = keeper_new();
     t = transfer_new();
     if (transfer_receive(fds[1], t, &err) == 1 && vhost_proxy_adopt(proxy, t, &err) == 0)
         serve(proxy);

@@ -1,45 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* stored.h - any bytes as the beginning of a file that a layer keeps, and a chain that opens it. */
+/* stored.h - a chain that opens a file which a layer keeps, made of any bytes. */
 #ifndef FUZZ_STORED_H
 #define FUZZ_STORED_H
 
 #include "blk/blk.h"
 #include "core/core.h"
+#include "fuzz/input.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <sys/mman.h>
-
-#define STORED_INPUT_MAX (64u << 10)
-#define STORED_DISK      (64u << 10)
-
-/* A file of @size bytes that begins with the input; @path is how others open it. */
-static inline int stored_file(const uint8_t *bytes, size_t n, uint64_t size, char path[64])
-{
-    int fd = memfd_create("stored", MFD_CLOEXEC);
-
-    CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
-    CHECK(pwrite(fd, bytes, n, 0) == (ssize_t)n);
-    snprintf(path, 64, "/proc/self/fd/%d", fd);
-    return fd;
-}
-
-/* The input as it is, and once more repaired: no mutation would ever find checksums and sizes that are right. */
-static inline int stored_twice(const uint8_t *bytes, size_t size,
-                               void (*check)(const uint8_t *bytes, size_t n),
-                               void (*repair)(uint8_t *bytes, size_t n))
-{
-    _cleanup_free_ uint8_t *copy = NULL;
-
-    if (size > STORED_INPUT_MAX)
-        return 0;
-    check(bytes, size);
-    copy = xcalloc(1, size + 1);
-    memcpy(copy, bytes, size);
-    repair(copy, size);
-    check(copy, size);
-    return 0;
-}
+#define STORED_DISK (64u << 10)
 
 static inline void stored_complete(struct lane *lane, struct request **reqs, unsigned n)
 {

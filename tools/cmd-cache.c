@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd-cache.c - devtap cache: what is in a file of the extension cache, and whether it is whole. */
-#include "base/boot.h"
 #include "blk/cache/format.h"
 #include "tools/tools.h"
 
@@ -26,7 +25,7 @@ static int look(const char *path, struct found *f, struct dt_error *err)
         return ret;
     boot_id(boot);
     f->closed = cache_super_closed(&f->super);
-    f->live_counts = f->closed || memcmp(boot, f->super.boot, sizeof(boot)) == 0;
+    f->live_counts = cache_live_counts(&f->super, boot);
     return cache_maps_read(fd, &f->super, f->live_counts, &f->maps, err);
 }
 
@@ -72,14 +71,11 @@ static void print_found(const struct found *f)
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct json_options *o = options;
-    bool check = strcmp(argv[0], "check") == 0;
     struct found f = {0};
     struct dt_error err;
-    int ret = 0;
+    int checks = verb_checks(argv[0], &err), ret = checks;
 
-    if (!check && strcmp(argv[0], "info") != 0)
-        ret = dt_fail(&err, -EINVAL, "'%.40s': check or info was expected", argv[0]);
-    if (ret == 0) {
+    if (checks >= 0) {
         ret = look(argv[1], &f, &err);
         if (ret < 0)
             dt_fail_prefix(&err, "%s", argv[1]);
@@ -88,7 +84,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         else
             print_found(&f);
     }
-    if (ret == 0 && check && f.maps.damaged)
+    if (ret == 0 && checks && f.maps.damaged)
         ret = dt_fail(&err, -EBADMSG, "%s: %s", argv[1], f.maps.first);
     cache_maps_free(&f.maps);
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;

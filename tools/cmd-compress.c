@@ -61,14 +61,11 @@ static int look(const struct compress_file *f, bool checks, bool json, struct dt
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct json_options *o = options;
-    bool checks = strcmp(argv[0], "check") == 0;
     struct compress_file file;
     struct dt_error err;
-    int ret = 0;
+    int checks = verb_checks(argv[0], &err);
+    int ret = checks < 0 ? checks : compress_file_open(&file, argv[1], &err);
 
-    if (!checks && strcmp(argv[0], "info") != 0)
-        ret = dt_fail(&err, -EINVAL, "'%.40s': info or check was expected", argv[0]);
-    ret = ret ?: compress_file_open(&file, argv[1], &err);
     if (ret < 0)
         return verb_fail(verb, ret, &err);
     ret = look(&file, checks, o->json, &err);

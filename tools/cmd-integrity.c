@@ -50,14 +50,11 @@ static int check(const struct integrity_file *f, const char *disk, bool json, st
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct json_options *o = options;
-    bool checks = strcmp(argv[0], "check") == 0;
     struct integrity_file file;
     struct dt_error err;
-    int ret = 0;
+    int checks = verb_checks(argv[0], &err), ret = MIN(checks, 0);
 
-    if (!checks && strcmp(argv[0], "info") != 0)
-        ret = dt_fail(&err, -EINVAL, "'%.40s': info or check was expected", argv[0]);
-    else if (argc != 2 + checks)
+    if (checks >= 0 && argc != 2 + checks)
         ret = dt_fail(&err, -EINVAL, checks ? "check takes the file of checksums and the disk"
                                             : "info takes the file of checksums");
     ret = ret ?: integrity_file_open(&file, argv[1], &err);

@@ -7,6 +7,13 @@ const struct dt_param json_only[] = {
     {NULL},
 };
 
+int verb_checks(const char *word, struct dt_error *err)
+{
+    if (strcmp(word, "check") != 0 && strcmp(word, "info") != 0)
+        return dt_fail(err, -EINVAL, "'%.40s': info or check was expected", word);
+    return strcmp(word, "check") == 0;
+}
+
 enum exit_status exit_status_of(int error)
 {
     switch (-error) {

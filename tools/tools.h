@@ -145,6 +145,8 @@ struct json_options {
     bool json;
 };
 extern const struct dt_param json_only[];
+/** verb_checks() - the first word of verbs about files. Return: 1: `check`; 0: `info`; an error. */
+int verb_checks(const char *word, struct dt_error *err);
 
 /* ---- Output (output.c) --------------------------------------------------------------------- */
 

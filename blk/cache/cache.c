@@ -8,7 +8,6 @@
  * else is a job (job.c): read.c, write.c. Flushes are passes of commit.c; destage.c works in the
  * background.
  */
-#include "base/filelock.h"
 #include "blk/cache/internal.h"
 
 static const char *const modes[] = {
@@ -19,7 +18,7 @@ static const struct dt_param params[] = {
     {.name = "path",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(path),
+     FIELD(file.path),
      .help = "Regular file that is the cache, on a fast local disk."},
     {.name = "size",
      .type = DT_PARAM_SIZE,
@@ -180,13 +179,13 @@ static void hit_start(struct cache *k, struct dt_req *req, uint32_t slot, uint32
     }
     if (req->op == DT_OP_READ) {
         dt_count(k->c, READ_HITS, 1);
-        dt_io_readv(k->c, &fr->io, k->fd, iov, n, offset);
+        dt_io_readv(k->c, &fr->io, k->file.fd, iov, n, offset);
         return;
     }
     dt_count(k->c, WRITE_HITS, 1);
     for (uint32_t i = slot; i < slot + count; i++)
         index_dirty(k, i); /* before the first byte: half a write is no copy of what is below */
-    dt_io_writev(k->c, &fr->io, k->fd, iov, n, offset);
+    dt_io_writev(k->c, &fr->io, k->file.fd, iov, n, offset);
 }
 
 /* The slots of all its blocks, if they follow each other: the first of @count. */
@@ -287,7 +286,6 @@ static int cache_open(struct dt_layer *layer, struct dt_error *err)
     const struct dt_block_info *info = dt_layer_info(layer);
 
     k->layer = layer;
-    k->fd = k->map_fd = -1;
     k->id = k->id_given ?: dt_layer_device(layer);
     if (strlen(k->id) >= sizeof(k->super.disk))
         return dt_fail(err, -EINVAL, "id=%.20s... is longer than %zu bytes", k->id,
@@ -300,13 +298,8 @@ static int cache_open(struct dt_layer *layer, struct dt_error *err)
 static int cache_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
 {
     struct cache *k = dt_layer_data(layer);
-    struct filelock data = {.path = k->path, .fd = k->fd};
-    struct filelock map = {.path = k->path, .fd = k->map_fd};
-    _cleanup_free_ char *name = xasprintf("%s map", dt_layer_device(layer));
-    int ret = filelock_own(&data, dt_layer_device(layer), deadline, err);
+    int ret = storefile_fence(&k->file, dt_layer_device(layer), deadline, err);
 
-    if (ret == 0)
-        ret = filelock_fence(&map, name, deadline, err);
     return ret ?: k->serving ? 0 : cache_load(k, err);
 }
 

@@ -90,7 +90,7 @@ static void lost(struct cache *k, int error)
         return;
     k->failed = true;
     dt_layer_event(k->layer, "cache-failed",
-                   "%s: %s; no flush will succeed until it is opened again", k->path,
+                   "%s: %s; no flush will succeed until it is opened again", k->file.path,
                    strerror(-error));
 }
 
@@ -132,7 +132,7 @@ static void pages_done(struct cache *k)
         return;
     }
     k->commit.sync.done = second_sync_done;
-    dt_io_fdatasync(k->c, &k->commit.sync, k->fd);
+    dt_io_fdatasync(k->c, &k->commit.sync, k->file.fd);
 }
 
 static void page_done(struct dt_io *io, int result)
@@ -156,7 +156,7 @@ static void pages_write(struct cache *k)
 
         page_build(k, m->pages[i], cio->iov.iov_base);
         cio->io.done = page_done;
-        dt_io_writev(k->c, &cio->io, k->map_fd, &cio->iov, 1,
+        dt_io_writev(k->c, &cio->io, k->file.map_fd, &cio->iov, 1,
                      k->super.map_offset + m->pages[i] * CACHE_PAGE_BYTES);
     }
 }
@@ -224,7 +224,7 @@ static void round_begin(struct cache *k)
         m->unsynced = false;
         m->pending++;
         m->sync.done = first_sync_done;
-        dt_io_fdatasync(k->c, &m->sync, k->fd);
+        dt_io_fdatasync(k->c, &m->sync, k->file.fd);
     }
     first_half_done(k);
 }
@@ -266,17 +266,17 @@ int commit_now(struct cache *k)
 {
     _cleanup_free_ uint64_t *entries = xaligned(PAGE_SIZE_4K, CACHE_PAGE_BYTES);
 
-    if (fdatasync(k->map_fd) < 0)
+    if (fdatasync(k->file.map_fd) < 0)
         return -errno;
     for (uint64_t page = 0; page < k->pages; page++) {
         if (!page_changes(k, page))
             continue;
         page_build(k, page, entries);
-        if (pwrite(k->map_fd, entries, CACHE_PAGE_BYTES,
-                   (off_t)(k->super.map_offset + page * CACHE_PAGE_BYTES)) != CACHE_PAGE_BYTES)
+        if (storefile_write(k->file.map_fd, entries, CACHE_PAGE_BYTES,
+                            k->super.map_offset + page * CACHE_PAGE_BYTES) < 0)
             return -EIO;
     }
-    return fdatasync(k->map_fd) < 0 ? -errno : 0;
+    return fdatasync(k->file.map_fd) < 0 ? -errno : 0;
 }
 
 void commit_init(struct cache *k)

@@ -7,7 +7,6 @@
  * one at a time; what was found is looked up again after the data was read, because the slot may
  * have been given to another block meanwhile.
  */
-#include "base/boot.h"
 #include "blk/cache/internal.h"
 
 #define TRIES 100u
@@ -18,10 +17,10 @@ static int find(const struct cache *k, const struct cache_super *s, uint64_t map
 {
     uint64_t entries[CACHE_WAYS], first = cache_set_of(s->slots / CACHE_WAYS, block) * CACHE_WAYS;
     ssize_t n =
-        pread(k->map_fd, entries, sizeof(entries), (off_t)(maps + first * sizeof(uint64_t)));
+        pread(k->file.map_fd, entries, sizeof(entries), (off_t)(maps + first * sizeof(uint64_t)));
 
     if (n != sizeof(entries))
-        return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read its map", k->path);
+        return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read its map", k->file.path);
     *slot = SLOT_NONE;
     for (unsigned i = 0; i < CACHE_WAYS; i++)
         if ((entries[i] & CACHE_ENTRY_KEY) == (block | CACHE_ENTRY_VALID) &&
@@ -44,9 +43,9 @@ static int read_block(const struct cache *k, const struct cache_super *s, uint64
             return ret;
         if (slot == SLOT_NONE)
             return 1;
-        if (pread(k->fd, bounce, s->block_bytes, (off_t)(s->data_offset + slot * s->block_bytes)) !=
-            (ssize_t)s->block_bytes)
-            return dt_fail(err, -EIO, "%s: cannot read its slot %llu", k->path,
+        if (pread(k->file.fd, bounce, s->block_bytes,
+                  (off_t)(s->data_offset + slot * s->block_bytes)) != (ssize_t)s->block_bytes)
+            return dt_fail(err, -EIO, "%s: cannot read its slot %llu", k->file.path,
                            (unsigned long long)slot);
         ret = find(k, s, maps, block, &again, err);
         if (ret < 0)
@@ -56,7 +55,7 @@ static int read_block(const struct cache *k, const struct cache_super *s, uint64
             return 0;
         }
     }
-    return dt_fail(err, -EAGAIN, "%s: a block of it does not stay in its place", k->path);
+    return dt_fail(err, -EAGAIN, "%s: a block of it does not stay in its place", k->file.path);
 }
 
 /* From below: @sectors that end before @end, into the memory before @to. */
@@ -76,7 +75,7 @@ int cache_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, 
     struct cache_super s;
     uint64_t maps, end = sector + sectors;
     uint32_t per_block, n, absent = 0; /* sectors before @sector that are to be read below */
-    int ret = cache_super_read(k->map_fd, &s, err);
+    int ret = cache_super_read(k->file.map_fd, &s, err);
 
     if (ret < 0)
         return ret;

@@ -36,6 +36,11 @@ bool cache_super_closed(const struct cache_super *super)
     return memcmp(super->boot, none, sizeof(none)) == 0;
 }
 
+bool cache_live_counts(const struct cache_super *super, const uint8_t boot[BOOT_ID_SIZE])
+{
+    return cache_super_closed(super) || boot_is(super->boot, boot);
+}
+
 static bool layout_possible(const struct cache_super *s, uint64_t file_bytes)
 {
     uint64_t maps;

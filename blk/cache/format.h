@@ -3,6 +3,7 @@
 #ifndef CACHE_FORMAT_H
 #define CACHE_FORMAT_H
 
+#include "base/boot.h"
 #include <devtap/base.h>
 
 #include <stddef.h>
@@ -28,7 +29,7 @@ struct cache_super {
     uint32_t size;
     uint64_t generation;
     uint64_t salt;
-    uint8_t boot[16]; /* of the host that has it open; zeroes: closed in good order */
+    uint8_t boot[BOOT_ID_SIZE]; /* of the host that has it open; zeroes: closed in good order */
     uint64_t disk_sectors;
     uint32_t block_bytes;
     uint32_t ways;
@@ -71,6 +72,8 @@ int cache_super_judge(const struct cache_super *super, uint64_t file_bytes, stru
 int cache_super_read(int fd, struct cache_super *super, struct dt_error *err);
 /** cache_super_closed() - was it closed in good order? */
 bool cache_super_closed(const struct cache_super *super);
+/** cache_live_counts() - is the live map to be believed, in this boot? */
+bool cache_live_counts(const struct cache_super *super, const uint8_t boot[BOOT_ID_SIZE]);
 
 /**
  * struct cache_maps - both maps of a file, read, and what is wrong with them.

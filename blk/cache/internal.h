@@ -20,6 +20,7 @@
 
 #include "base/fifo.h"
 #include "blk/cache/format.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 enum cache_mode { CACHE_WRITETHROUGH, CACHE_WRITEBACK };
@@ -157,14 +158,14 @@ struct stream {
 
 /** struct cache - the layer. All of it belongs to the device's only thread. */
 struct cache {
-    const char *path, *id_given, *id;
+    struct storefile file;
+    const char *id_given, *id;
     uint64_t size, block_bytes, destage_rate, sequential;
     unsigned mode;
     double keep_dirty;
 
     struct dt_layer *layer;
-    struct dt_ctx *c; /* NULL before start() */
-    int fd, map_fd;
+    struct dt_ctx *c;     /* NULL before start() */
     bool serving, failed; /* a flush of the file failed: nothing can be promised any more */
     uint32_t align;
     unsigned shift; /* sectors of a block, as a power of two */
@@ -189,7 +190,7 @@ struct cache {
 
 static inline struct dt_req *frame_req(const struct cache_frame *fr)
 {
-    return (struct dt_req *)((char *)fr - fr->k->c->frame_offset);
+    return dt_frame_req(fr->k->c, fr);
 }
 
 /* ---- index.c: what is where ---- */
@@ -233,8 +234,6 @@ void index_drop(struct cache *k, uint32_t slot);
 
 int cache_open_file(struct cache *k, struct dt_error *err);
 int cache_load(struct cache *k, struct dt_error *err);
-/** cache_live_counts() - is the live map to be believed, in this boot? */
-bool cache_live_counts(const struct cache_super *super, const uint8_t *boot);
 /** cache_live_write() - entries of the live map from @slot on are as in the index. */
 void cache_live_write(struct cache *k, uint32_t slot);
 /** cache_resized() - the disk below has this size now. */

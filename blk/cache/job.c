@@ -169,9 +169,9 @@ static void io_start(struct job_io *jio)
 
     jio->io.done = io_done;
     if (jio->write)
-        dt_io_writev(k->c, &jio->io, k->fd, jio->iov, jio->niov, jio->offset);
+        dt_io_writev(k->c, &jio->io, k->file.fd, jio->iov, jio->niov, jio->offset);
     else
-        dt_io_readv(k->c, &jio->io, k->fd, jio->iov, jio->niov, jio->offset);
+        dt_io_readv(k->c, &jio->io, k->file.fd, jio->iov, jio->niov, jio->offset);
 }
 
 /* struct run - blocks @from..@to of the piece in slots that follow each other; sectors of the disk.

@@ -6,8 +6,6 @@
  * started since (so that what a process wrote is there, flushed or not), the live map. Else power
  * was lost: only the dirty blocks that the map names, and nothing clean.
  */
-#include "base/boot.h"
-#include "base/filelock.h"
 #include "blk/cache/internal.h"
 
 #include <fcntl.h>
@@ -16,23 +14,7 @@
 
 static int failed(const struct cache *k, int error, const char *what, struct dt_error *err)
 {
-    return dt_fail(err, error, "%s: %s: %s", k->path, what, strerror(-error));
-}
-
-static int write_at(int fd, const void *data, size_t n, uint64_t offset)
-{
-    while (n) {
-        ssize_t done = pwrite(fd, data, n, (off_t)offset);
-
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return done < 0 ? -errno : -EIO;
-        data = (const char *)data + done;
-        n -= (size_t)done;
-        offset += (uint64_t)done;
-    }
-    return 0;
+    return dt_fail(err, error, "%s: %s: %s", k->file.path, what, strerror(-error));
 }
 
 static int write_super(const struct cache *k, int fd, struct cache_super *super)
@@ -41,7 +23,7 @@ static int write_super(const struct cache *k, int fd, struct cache_super *super)
 
     super->generation++;
     cache_super_seal(super);
-    ret = write_at(fd, super, sizeof(*super), super->generation % 2 * CACHE_SUPER_SIZE);
+    ret = storefile_write(fd, super, sizeof(*super), super->generation % 2 * CACHE_SUPER_SIZE);
     return ret ?: fdatasync(fd) < 0 ? -errno : 0;
 }
 
@@ -87,7 +69,7 @@ static int format(const struct cache *k, int fd, struct dt_error *err)
     if (ret < 0)
         return ret;
     if (posix_fallocate(fd, 0, (off_t)(s.data_offset + s.slots * s.block_bytes)) != 0)
-        return dt_fail(err, -ENOSPC, "%s: there is no room for %llu bytes", k->path,
+        return dt_fail(err, -ENOSPC, "%s: there is no room for %llu bytes", k->file.path,
                        (unsigned long long)(s.data_offset + s.slots * s.block_bytes));
     ret = fdatasync(fd) < 0 ? -errno : write_super(k, fd, &s);
     return ret < 0 ? failed(k, ret, "cannot be written", err) : 0;
@@ -96,22 +78,23 @@ static int format(const struct cache *k, int fd, struct dt_error *err)
 /* Under another name until it is whole: a crash leaves either a cache or no file. */
 static int make_file(const struct cache *k, struct dt_error *err)
 {
-    _cleanup_free_ char *path = xasprintf("%s.new", k->path);
+    _cleanup_free_ char *path = xasprintf("%s.new", k->file.path);
     _cleanup_close_ int fd = -1;
     int ret;
 
-    if (!k->size)
-        return dt_fail(err, -ENOENT, "%s does not exist: size= would make it", k->path);
     unlink(path);
     fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return failed(k, -errno, "cannot be made", err);
     ret = format(k, fd, err);
-    if (ret == 0 && rename(path, k->path) < 0)
+    if (ret == 0 && rename(path, k->file.path) < 0)
         ret = failed(k, -errno, "cannot be made", err);
-    if (ret < 0)
+    if (ret < 0) {
         unlink(path);
-    return ret;
+        return ret;
+    }
+    ret = storefile_sync_directory(k->file.path);
+    return ret < 0 ? failed(k, ret, "cannot be made", err) : 0;
 }
 
 /* ---- Opening ---- */
@@ -122,42 +105,42 @@ static void find_alignment(struct cache *k)
     uint32_t logical = dt_layer_info(k->layer)->logical_block;
 
     k->align = PAGE_SIZE_4K;
-    if (statx(k->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && stx.stx_mask & STATX_DIOALIGN)
+    if (statx(k->file.fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        stx.stx_mask & STATX_DIOALIGN)
         k->align = MAX(stx.stx_dio_mem_align, stx.stx_dio_offset_align);
-    else if (pread(k->fd, (void *)ALIGN_UP((uintptr_t)k->super.reserved, (uintptr_t)DT_SECTOR_SIZE),
+    else if (pread(k->file.fd,
+                   (void *)ALIGN_UP((uintptr_t)k->super.reserved, (uintptr_t)DT_SECTOR_SIZE),
                    DT_SECTOR_SIZE, DT_SECTOR_SIZE) >= 0)
         k->align = DT_SECTOR_SIZE;
     if (k->align && k->align <= logical)
         return;
     log_warning("%s: its device wants transfers of %u bytes, and the disk has blocks of %u: it is "
                 "used through the page cache",
-                k->path, k->align, logical);
-    fcntl(k->fd, F_SETFL, 0);
+                k->file.path, k->align, logical);
+    fcntl(k->file.fd, F_SETFL, 0);
     k->align = 1;
 }
 
-static int open_both(struct cache *k, struct dt_error *err)
+static int open_map(struct cache *k, struct dt_error *err)
 {
-    const int flags = O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    int ret = storefile_open(&k->file, false, "size= makes it", err);
 
-    k->map_fd = open(k->path, flags);
-    if (k->map_fd < 0 && errno == ENOENT) {
-        int ret = make_file(k, err);
+    if (ret != -ENOENT || !k->size)
+        return ret;
+    ret = make_file(k, err);
+    return ret ?: storefile_open(&k->file, false, "size= makes it", err);
+}
 
-        if (ret < 0)
-            return ret;
-        k->map_fd = open(k->path, flags);
-    }
-    if (k->map_fd < 0)
-        return failed(k, -errno, "cannot be opened", err);
-    k->fd = open(k->path, flags | O_DIRECT);
-    if (k->fd >= 0) {
-        find_alignment(k);
-        return 0;
-    }
+static int open_data(struct cache *k, struct dt_error *err)
+{
+    int ret = storefile_open_data(&k->file, err);
+
+    if (ret < 0)
+        return ret;
     k->align = 1;
-    k->fd = open(k->path, flags);
-    return k->fd < 0 ? failed(k, -errno, "cannot be opened", err) : 0;
+    if (fcntl(k->file.fd, F_SETFL, O_DIRECT) == 0)
+        find_alignment(k);
+    return 0;
 }
 
 /* A cache of another disk would give its blocks to this one. */
@@ -166,22 +149,22 @@ static int judge_disk(const struct cache *k, struct dt_error *err)
     uint64_t sectors = dt_layer_info(k->layer)->sectors;
 
     if (strcmp(k->super.disk, k->id) != 0)
-        return dt_fail(err, -EMEDIUMTYPE, "%s is the cache of '%s', not of '%s'", k->path,
+        return dt_fail(err, -EMEDIUMTYPE, "%s is the cache of '%s', not of '%s'", k->file.path,
                        k->super.disk, k->id);
     if (k->super.disk_sectors != sectors)
         return dt_fail(err, -EMEDIUMTYPE,
                        "%s is the cache of a disk of %llu sectors, and the one below has %llu",
-                       k->path, (unsigned long long)k->super.disk_sectors,
+                       k->file.path, (unsigned long long)k->super.disk_sectors,
                        (unsigned long long)sectors);
     return 0;
 }
 
 static int read_super(struct cache *k, struct dt_error *err)
 {
-    int ret = cache_super_read(k->map_fd, &k->super, err);
+    int ret = cache_super_read(k->file.map_fd, &k->super, err);
 
     if (ret < 0) {
-        dt_fail_prefix(err, "%s", k->path);
+        dt_fail_prefix(err, "%s", k->file.path);
         return ret;
     }
     return judge_disk(k, err);
@@ -189,11 +172,9 @@ static int read_super(struct cache *k, struct dt_error *err)
 
 int cache_open_file(struct cache *k, struct dt_error *err)
 {
-    struct stat st;
-    int ret = open_both(k, err);
+    int ret = open_map(k, err);
 
-    if (ret == 0 && (fstat(k->fd, &st) < 0 || !S_ISREG(st.st_mode)))
-        ret = dt_fail(err, -EINVAL, "%s is not a regular file", k->path);
+    ret = ret ?: open_data(k, err);
     ret = ret ?: read_super(k, err);
     if (ret < 0)
         cache_close_file(k);
@@ -204,13 +185,13 @@ int cache_open_file(struct cache *k, struct dt_error *err)
 
 void cache_live_write(struct cache *k, uint32_t slot)
 {
-    int ret = write_at(k->map_fd, &k->index[slot], sizeof(k->index[slot]),
-                       k->super.live_offset + slot * sizeof(uint64_t));
+    int ret = storefile_write(k->file.map_fd, &k->index[slot], sizeof(k->index[slot]),
+                              k->super.live_offset + slot * sizeof(uint64_t));
 
     if (likely(ret == 0) || k->failed)
         return;
     k->failed = true;
-    dt_layer_event(k->layer, "cache-failed", "%s: its live map cannot be written: %s", k->path,
+    dt_layer_event(k->layer, "cache-failed", "%s: its live map cannot be written: %s", k->file.path,
                    strerror(-ret));
 }
 
@@ -256,9 +237,10 @@ static int claim(struct cache *k, const uint8_t *boot, bool live_counts, struct 
     int ret = 0;
 
     if (!live_counts)
-        ret = write_at(k->map_fd, k->index, k->slots * sizeof(uint64_t), k->super.live_offset);
+        ret = storefile_write(k->file.map_fd, k->index, k->slots * sizeof(uint64_t),
+                              k->super.live_offset);
     memcpy(k->super.boot, boot, sizeof(k->super.boot));
-    ret = ret ?: write_super(k, k->map_fd, &k->super);
+    ret = ret ?: write_super(k, k->file.map_fd, &k->super);
     if (ret < 0)
         return failed(k, ret, "cannot be written", err);
     k->serving = true;
@@ -267,11 +249,6 @@ static int claim(struct cache *k, const uint8_t *boot, bool live_counts, struct 
         if (k->flags[i] & SLOT_KEPT && !slot_dirty(k, (uint32_t)i))
             index_dirty(k, (uint32_t)i);
     return 0;
-}
-
-bool cache_live_counts(const struct cache_super *super, const uint8_t *boot)
-{
-    return cache_super_closed(super) || memcmp(boot, super->boot, BOOT_ID_SIZE) == 0;
 }
 
 int cache_load(struct cache *k, struct dt_error *err)
@@ -289,11 +266,11 @@ int cache_load(struct cache *k, struct dt_error *err)
         return dt_fail(err, -ENOTSUP, "the kernel does not tell which boot this is");
     closed = cache_super_closed(&k->super);
     live_counts = cache_live_counts(&k->super, boot);
-    ret = cache_maps_read(k->map_fd, &k->super, live_counts, &maps, err);
+    ret = cache_maps_read(k->file.map_fd, &k->super, live_counts, &maps, err);
     if (ret == 0 && maps.damaged)
         ret = dt_fail(err, -EUCLEAN, "it is damaged (%s): see 'devtap cache check'", maps.first);
     if (ret < 0) {
-        dt_fail_prefix(err, "%s", k->path);
+        dt_fail_prefix(err, "%s", k->file.path);
         cache_maps_free(&maps);
         return ret;
     }
@@ -301,7 +278,7 @@ int cache_load(struct cache *k, struct dt_error *err)
     adopt(k, &maps, live_counts);
     cache_maps_free(&maps);
     if (!closed)
-        log_info("%s: it was not closed in good order%s: %llu dirty blocks", k->path,
+        log_info("%s: it was not closed in good order%s: %llu dirty blocks", k->file.path,
                  live_counts ? "" : ", and the machine was started since",
                  (unsigned long long)k->dirty);
     return claim(k, boot, live_counts, err);
@@ -316,7 +293,7 @@ int cache_resized(struct cache *k, uint64_t sectors, struct dt_error *err)
     if (sectors < k->super.disk_sectors)
         return dt_fail(err, -EINVAL, "the disk below has shrunk: its cache may hold what is gone");
     k->super.disk_sectors = sectors;
-    ret = write_super(k, k->map_fd, &k->super);
+    ret = write_super(k, k->file.map_fd, &k->super);
     if (ret < 0)
         return failed(k, ret, "cannot be written", err);
     k->blocks = sectors >> k->shift;
@@ -332,18 +309,14 @@ void cache_close_file(struct cache *k)
     /* A clean block is trusted after a loss of power only if the disk below has it durably. */
     if (k->serving && !k->failed && commit_now(k) == 0 && flushed) {
         memset(k->super.boot, 0, sizeof(k->super.boot));
-        if (write_super(k, k->map_fd, &k->super) < 0)
-            log_warning("%s: it could not be closed in good order", k->path);
+        if (write_super(k, k->file.map_fd, &k->super) < 0)
+            log_warning("%s: it could not be closed in good order", k->file.path);
     }
-    if (k->fd >= 0)
-        close(k->fd);
-    if (k->map_fd >= 0)
-        close(k->map_fd);
+    storefile_close(&k->file);
     free(k->index);
     free(k->flags);
     free(k->users);
     free(k->hands);
     free(k->page_dirty);
     free(k->page_touched);
-    k->fd = k->map_fd = -1;
 }

@@ -96,7 +96,7 @@ static void punch(struct compress_ctx *cc)
     }
     e = &cc->ending.at[cc->punch_next];
     cc->sync.done = punched;
-    dt_io_fallocate(cc->c, &cc->sync, w->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+    dt_io_fallocate(cc->c, &cc->sync, w->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                     w->at.data_offset + (e->block << COMPRESS_BLOCK_SHIFT),
                     (uint64_t)e->count << COMPRESS_BLOCK_SHIFT);
 }
@@ -178,7 +178,7 @@ static void write_sector(struct compress_map_io *mio)
     mio->iov = (struct iovec){&s->stored, sizeof(s->stored)};
     mio->io.done = sector_written;
     cc->commit_pending++;
-    dt_io_writev(cc->c, &mio->io, w->map_fd, &mio->iov, 1,
+    dt_io_writev(cc->c, &mio->io, w->file.map_fd, &mio->iov, 1,
                  w->at.map_offset + s->index * sizeof(s->stored));
 }
 
@@ -201,7 +201,7 @@ static void sector_written(struct dt_io *io, int result)
         fail(cc, cc->commit_error);
     } else {
         cc->sync.done = map_synced;
-        dt_io_fdatasync(cc->c, &cc->sync, w->map_fd);
+        dt_io_fdatasync(cc->c, &cc->sync, w->file.map_fd);
     }
 }
 
@@ -258,7 +258,7 @@ static void round_begin(struct compress_ctx *cc)
     dt_busy_begin(cc->c);
     snapshot(cc);
     cc->sync.done = blocks_synced;
-    dt_io_fdatasync(cc->c, &cc->sync, w->fd);
+    dt_io_fdatasync(cc->c, &cc->sync, w->file.fd);
 }
 
 void compress_commit(struct compress_io *cio)

@@ -26,11 +26,11 @@ static const struct dt_param params[] = {
     {.name = "path",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(path),
+     FIELD(file.path),
      .help = "Regular file or block device that holds the store."},
     {.name = "create",
      .type = DT_PARAM_BOOL,
-     FIELD(create),
+     FIELD(file.create),
      .initial = "off",
      .help = "If the file is missing or empty, make a store for a disk of size=."},
     {.name = "size",
@@ -49,7 +49,7 @@ static const struct dt_param params[] = {
      .help = "Of zstd's, for what is written from now on: 1 is fast, 19 small and very slow."},
     {.name = "read-only",
      .type = DT_PARAM_BOOL,
-     FIELD(read_only),
+     FIELD(file.read_only),
      .initial = "off",
      .help = "Only read the store: for one that several disks share."},
     {.name = "cache",
@@ -66,13 +66,7 @@ static const struct dt_param params[] = {
      .min = 8192,
      .max = (uint64_t)1 << 32,
      .help = "Memory for the map: 8M is enough for 12 GiB of the disk at a time."},
-    {.name = "on-full",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     FIELD(on_full),
-     .initial = "hold",
-     .choices = shortage_policies,
-     .help = "When there is no space left: hold writes until there is, or let them fail."},
+    SHORTAGE_PARAM(offsetof(struct compress, on_full)),
     {NULL},
 };
 
@@ -118,7 +112,7 @@ void compress_fail(struct compress_ctx *cc, const char *what, int error)
         dt_layer_event(w->layer, "failed",
                        "%s: %s failed (%s): no more writes; a restart goes on from the last flush "
                        "that succeeded",
-                       w->path, what, strerror(-error));
+                       w->file.path, what, strerror(-error));
     w->failed = true;
     compress_distrust(w);
     compress_map_give_up(cc, -EIO);
@@ -222,15 +216,15 @@ static enum dt_verdict compress_request(struct dt_ctx *c, struct dt_req *req)
 
     cio->c = c;
     if (req->op == DT_OP_FLUSH) {
-        if (w->read_only)
+        if (w->file.read_only)
             return DT_DONE;
         compress_commit(cio);
         return DT_HELD;
     }
     if (req->sectors == 0)
         return DT_DONE;
-    if (req->op != DT_OP_READ && (w->failed || w->read_only)) {
-        req->error = w->read_only ? -EROFS : -EIO;
+    if (req->op != DT_OP_READ && (w->failed || w->file.read_only)) {
+        req->error = w->file.read_only ? -EROFS : -EIO;
         return DT_DONE;
     }
     compress_ios_add(&cc->part_wait, cio);
@@ -287,13 +281,6 @@ static int compress_start_ctx(struct dt_ctx *c, struct dt_error *err)
     return 0;
 }
 
-static void compress_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    struct compress_ctx *cc = c->data;
-
-    shortage_quiesce(&cc->shortage, deadline);
-}
-
 static int compress_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct compress_ctx *cc = c->data;
@@ -302,17 +289,6 @@ static int compress_cancel(struct dt_ctx *c, struct dt_req *req)
     if (!compress_ios_remove(&cc->part_wait, cio) && !compress_ios_remove(&cc->commit_wait, cio))
         return -EBUSY;
     compress_finish(cio, -ECANCELED);
-    return 0;
-}
-
-/* There is no reason to hold any more: look at once. */
-static int compress_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
-{
-    struct dt_ctx *c = dt_layer_ctx(layer, 0);
-    struct compress_ctx *cc = c ? c->data : NULL;
-
-    if (cc)
-        shortage_look(&cc->shortage);
     return 0;
 }
 
@@ -329,11 +305,11 @@ static int compress_info(struct dt_layer *layer, struct dt_block_info *info, str
         .discard_align = COMPRESS_UNIT >> DT_SECTOR_SHIFT,
         .max_discard = 1u << 21,
         .max_write_zeroes = 1u << 21,
-        .read_only = w->read_only,
+        .read_only = w->file.read_only,
         .can_flush = true,
-        .can_discard = !w->read_only,
-        .can_write_zeroes = !w->read_only,
-        .write_zeroes_unmaps = !w->read_only,
+        .can_discard = !w->file.read_only,
+        .can_write_zeroes = !w->file.read_only,
+        .write_zeroes_unmaps = !w->file.read_only,
     };
     return 0;
 }
@@ -362,9 +338,9 @@ const struct dt_block_ext blk_compress = {
     .stop = compress_stop,
     .info = compress_info,
     .request = compress_request,
-    .quiesce = compress_quiesce,
+    .quiesce = shortage_layer_quiesce,
     .cancel = compress_cancel,
-    .set = compress_set,
+    .set = shortage_layer_set,
     .fence = compress_fence,
     .read_early = compress_read_early,
 };

@@ -13,18 +13,19 @@ static int find(const struct compress *w, const struct compress_header *header, 
     uint64_t index = unit / COMPRESS_ENTRIES, generation = header->generation, size;
     uint64_t at = index * sizeof(struct compress_map_sector);
     struct compress_map_sector s = {0};
-    int ret = compress_store_size(w->map_fd, w->path, &size, err);
+    int ret = storefile_size(w->file.map_fd, w->file.path, &size, err);
 
-    if (ret == 0 && compress_header_is_ours(header, w->boot) &&
-        pread(w->map_fd, &s, sizeof(s), (off_t)(w->at.live_offset + at)) != sizeof(s))
-        ret = dt_fail(err, -EIO, "%s: cannot read the map", w->path);
+    if (ret == 0 && boot_is(header->boot, w->boot) &&
+        pread(w->file.map_fd, &s, sizeof(s), (off_t)(w->at.live_offset + at)) != sizeof(s))
+        ret = dt_fail(err, -EIO, "%s: cannot read the map", w->file.path);
     if (ret == 0 && s.generation != generation) {
         generation = 0;
-        if (pread(w->map_fd, &s, sizeof(s), (off_t)(w->at.map_offset + at)) != sizeof(s))
-            ret = dt_fail(err, -EIO, "%s: cannot read the map", w->path);
+        if (pread(w->file.map_fd, &s, sizeof(s), (off_t)(w->at.map_offset + at)) != sizeof(s))
+            ret = dt_fail(err, -EIO, "%s: cannot read the map", w->file.path);
     }
-    ret = ret ?: compress_map_check(&s, index, generation, &w->at,
-                                    compress_store_blocks(&w->at, size), w->path, err);
+    ret = ret
+              ?: compress_map_check(&s, index, generation, &w->at,
+                                    compress_store_blocks(&w->at, size), w->file.path, err);
     *entry = s.entries[unit % COMPRESS_ENTRIES];
     return ret;
 }
@@ -40,7 +41,7 @@ static bool read_unit(const struct compress *w, struct compress_packer *packer, 
         memset(data, 0, COMPRESS_UNIT);
         return true;
     }
-    return pread(w->fd, to, (size_t)compress_blocks(e) << COMPRESS_BLOCK_SHIFT,
+    return pread(w->file.fd, to, (size_t)compress_blocks(e) << COMPRESS_BLOCK_SHIFT,
                  (off_t)(w->at.data_offset + (e->block << COMPRESS_BLOCK_SHIFT))) >= e->length &&
            compress_sum(unit, to, e->length) == e->sum &&
            (raw || compress_unpack(packer, packed, e->length, data));
@@ -54,14 +55,15 @@ static int fetch(const struct compress *w, struct compress_packer *packer, uint6
     int ret = 0;
 
     for (unsigned i = 0; i < TRIES && ret == 0; i++) {
-        if (pread(w->map_fd, &header, sizeof(header), 0) != sizeof(header))
-            return dt_fail(err, -EIO, "%s: cannot read the header", w->path);
+        if (pread(w->file.map_fd, &header, sizeof(header), 0) != sizeof(header))
+            return dt_fail(err, -EIO, "%s: cannot read the header", w->file.path);
         ret = find(w, &header, unit, &entry, err);
         if (ret == 0 && read_unit(w, packer, unit, &entry, memory + COMPRESS_UNIT, memory))
             return 0;
     }
-    return ret ?: dt_fail(err, -EIO, "%s: the unit at byte %llu of the disk is damaged", w->path,
-                          (unsigned long long)(unit << COMPRESS_UNIT_SHIFT));
+    return ret
+               ?: dt_fail(err, -EIO, "%s: the unit at byte %llu of the disk is damaged",
+                          w->file.path, (unsigned long long)(unit << COMPRESS_UNIT_SHIFT));
 }
 
 int compress_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,

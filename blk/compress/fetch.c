@@ -11,7 +11,7 @@ static void damaged(struct compress_unit *u)
         w->layer, "damaged",
         "%s: the unit at byte %llu of the disk, which is stored at byte %llu, is not "
         "what was stored: reads of it fail until all of it is written",
-        w->path, (unsigned long long)(u->index << COMPRESS_UNIT_SHIFT),
+        w->file.path, (unsigned long long)(u->index << COMPRESS_UNIT_SHIFT),
         (unsigned long long)(w->at.data_offset + (u->entry.block << COMPRESS_BLOCK_SHIFT)));
 }
 
@@ -51,7 +51,7 @@ static void begin(struct compress_unit *u)
     u->iov = (struct iovec){e->length == COMPRESS_UNIT ? u->data : u->packed,
                             (size_t)compress_blocks(e) << COMPRESS_BLOCK_SHIFT};
     u->io.done = fetched;
-    dt_io_readv(u->cc->c, &u->io, w->fd, &u->iov, 1,
+    dt_io_readv(u->cc->c, &u->io, w->file.fd, &u->iov, 1,
                 w->at.data_offset + (e->block << COMPRESS_BLOCK_SHIFT));
 }
 

@@ -2,14 +2,10 @@
 /* format.c - header and maps of a compressed store: made, sealed and judged. */
 #include "blk/compress/format.h"
 
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #define DATA_ALIGN ((uint64_t)1 << 20)
-#define LOAD_BYTES (256u << 10)
 
 void compress_layout(struct compress_layout *l, uint64_t size)
 {
@@ -21,18 +17,6 @@ void compress_layout(struct compress_layout *l, uint64_t size)
     l->map_offset = COMPRESS_MAP_OFFSET;
     l->live_offset = l->map_offset + map_bytes;
     l->data_offset = ALIGN_UP(l->live_offset + map_bytes, DATA_ALIGN);
-}
-
-int compress_store_size(int fd, const char *path, uint64_t *size, struct dt_error *err)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) < 0)
-        return dt_fail(err, -errno, "%s: %s", path, strerror(errno));
-    *size = (uint64_t)st.st_size;
-    if (S_ISREG(st.st_mode) || (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, size) == 0))
-        return 0;
-    return dt_fail(err, -EINVAL, "%s is neither a regular file nor a block device", path);
 }
 
 /* ---- The header ---- */
@@ -76,13 +60,6 @@ int compress_header_check(const struct compress_header *h, uint64_t store_size, 
                        "%s was cut: it has %llu bytes, and its maps alone end at %llu", path,
                        (unsigned long long)store_size, (unsigned long long)layout.data_offset);
     return 0;
-}
-
-bool compress_header_is_ours(const struct compress_header *h, const uint8_t boot[BOOT_ID_SIZE])
-{
-    static const uint8_t none[BOOT_ID_SIZE];
-
-    return memcmp(h->boot, boot, BOOT_ID_SIZE) == 0 && memcmp(boot, none, BOOT_ID_SIZE) != 0;
 }
 
 /* ---- Maps ---- */
@@ -138,38 +115,4 @@ int compress_map_check(const struct compress_map_sector *sector, uint64_t index,
                            "%s: the map has unit %llu where none can be (was the file cut?)", path,
                            (unsigned long long)first + i);
     return 0;
-}
-
-/* The next part of the map that is not a hole, from @at on; @end if there is none. */
-static uint64_t next_data(int fd, uint64_t at, uint64_t end)
-{
-    off_t found = lseek(fd, (off_t)at, SEEK_DATA);
-
-    if (found < 0)
-        return errno == ENXIO ? end : at;
-    return MIN(MAX(at, ALIGN_DOWN((uint64_t)found, (uint64_t)512)), end);
-}
-
-int compress_map_walk(int fd, const char *path, const struct compress_layout *layout,
-                      uint64_t offset,
-                      int (*each)(void *arg, uint64_t index,
-                                  const struct compress_map_sector *sector, struct dt_error *err),
-                      void *arg, struct dt_error *err)
-{
-    _cleanup_free_ struct compress_map_sector *piece = xcalloc(1, LOAD_BYTES);
-    uint64_t end = offset + layout->map_sectors * sizeof(*piece);
-    int ret = 0;
-
-    for (uint64_t at = next_data(fd, offset, end); at < end && ret == 0;) {
-        ssize_t n = pread(fd, piece, MIN((uint64_t)LOAD_BYTES, end - at), (off_t)at);
-
-        if (n <= 0 || n % 512)
-            return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read the map: %s", path,
-                           n < 0 ? strerror(errno) : "it ends early");
-        for (ssize_t i = 0; i < n / 512 && ret == 0; i++)
-            if (!is_empty(&piece[i]))
-                ret = each(arg, (at - offset) / 512 + (uint64_t)i, &piece[i], err);
-        at = next_data(fd, at + (uint64_t)n, end);
-    }
-    return ret;
 }

@@ -55,9 +55,6 @@ void compress_header_seal(struct compress_header *header);
 /** compress_header_check() - is this the header of a store of @store_size bytes? */
 int compress_header_check(const struct compress_header *header, uint64_t store_size,
                           const char *path, struct dt_error *err);
-/** compress_header_is_ours() - does the live map count under @boot? */
-bool compress_header_is_ours(const struct compress_header *header,
-                             const uint8_t boot[BOOT_ID_SIZE]);
 
 /** compress_sum() - of what is stored of a unit. */
 uint32_t compress_sum(uint64_t unit, const void *stored, uint32_t length);
@@ -68,18 +65,6 @@ void compress_map_seal(struct compress_map_sector *sector, uint64_t index, uint6
 int compress_map_check(const struct compress_map_sector *sector, uint64_t index,
                        uint64_t generation, const struct compress_layout *layout, uint64_t blocks,
                        const char *path, struct dt_error *err);
-
-/**
- * compress_map_walk() - call @each for the sectors of the map at @offset, those of zeroes left out.
- * Holes cost no time. It ends with the first error of @each.
- */
-int compress_map_walk(int fd, const char *path, const struct compress_layout *layout,
-                      uint64_t offset,
-                      int (*each)(void *arg, uint64_t index,
-                                  const struct compress_map_sector *sector, struct dt_error *err),
-                      void *arg, struct dt_error *err);
-/** compress_store_size() - of the file or device, in bytes. */
-int compress_store_size(int fd, const char *path, uint64_t *size, struct dt_error *err);
 
 static inline bool compress_is_hole(const struct compress_entry *e)
 {

@@ -7,6 +7,7 @@
 #include "blk/compress/format.h"
 #include "blk/compress/space.h"
 #include "blk/shortage/shortage.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 #define COMPRESS_PARTS       1024u
@@ -30,21 +31,18 @@ enum compress_counter {
 
 /**
  * struct compress - the layer.
- * @fd:     the data, past the page cache where it can be; @map_fd: header and maps, through it.
  * @mapped: units that are not zeroes, and @stored their bytes before they were rounded up to
  * blocks.
  * @failed: a flush or the live map failed, so what is on the disk is not known: no more writes.
  */
 struct compress {
-    const char *path;
+    struct storefile file;
     uint64_t size, level, cache, map_cache;
     unsigned on_full;
     struct shortage shortage;
-    bool create, read_only;
 
     struct dt_layer *layer;
-    int fd, map_fd;
-    bool failed, no_punch, is_device;
+    bool failed, no_punch;
     struct compress_header header;
     struct compress_layout at;
     uint8_t boot[BOOT_ID_SIZE];
@@ -137,6 +135,7 @@ struct compress_map_io {
 
 /** struct compress_ctx - the layer on its thread. */
 struct compress_ctx {
+    struct shortage_ctx shortage; /* first, for its callbacks */
     struct dt_ctx *c;
     struct compress_packer *packer;
 
@@ -197,12 +196,11 @@ struct compress_ctx {
 
     /* Parts for which there is no space: until a commit has freed some, or until there is some. */
     struct compress_parts starved, held;
-    struct shortage_ctx shortage;
 };
 
 static inline struct dt_req *compress_req(const struct compress_io *cio)
 {
-    return (struct dt_req *)((char *)cio - cio->c->frame_offset);
+    return dt_frame_req(cio->c, cio);
 }
 static inline uint64_t compress_start(const struct dt_req *req)
 {

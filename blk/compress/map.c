@@ -123,8 +123,8 @@ static void sector_read(struct dt_io *io, int result)
         begin(s);
     } else if (result != (int)sizeof(s->now)) {
         loaded(s, result < 0 ? result : -EIO);
-    } else if (compress_map_check(&s->now, s->index, 0, &w->at, w->space.limit, w->path, &err) <
-               0) {
+    } else if (compress_map_check(&s->now, s->index, 0, &w->at, w->space.limit, w->file.path,
+                                  &err) < 0) {
         dt_layer_event(w->layer, "damaged", "%s", err.text);
         loaded(s, -EIO);
     } else {
@@ -138,7 +138,7 @@ static void begin(struct compress_sector *s)
 
     s->iov = (struct iovec){&s->now, sizeof(s->now)};
     s->io.done = sector_read;
-    dt_io_readv(s->cc->c, &s->io, w->map_fd, &s->iov, 1,
+    dt_io_readv(s->cc->c, &s->io, w->file.map_fd, &s->iov, 1,
                 w->at.map_offset + s->index * sizeof(s->now));
 }
 

@@ -6,43 +6,23 @@
  * is gone through first, and those of the stored map that it has are left out then.
  */
 #include "blk/compress/offline.h"
-#include "base/filelock.h"
 #include "blk/compress/space.h"
+#include "blk/storefile/storefile.h"
 
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
-
-static int failed(const char *path, const char *what, struct dt_error *err)
-{
-    int error = errno ? errno : EIO;
-
-    return dt_fail(err, -error, "cannot %s %s: %s", what, path, strerror(error));
-}
-
-static int lock(const struct compress_file *f, struct dt_error *err)
-{
-    struct filelock l = {.path = f->path, .fd = f->fd, .read_only = true};
-    int ret = filelock_image(&l, 0, err);
-
-    if (ret == -EBUSY || ret == 0)
-        return ret;
-    return dt_fail(err, ret, "%s: its file system cannot lock it: %s", f->path, strerror(-ret));
-}
 
 int compress_file_open(struct compress_file *f, const char *path, struct dt_error *err)
 {
     uint8_t boot[BOOT_ID_SIZE];
     int ret;
 
-    *f = (struct compress_file){.path = path};
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    *f = (struct compress_file){.path = path, .fd = storefile_open_unused(path, false, err)};
     if (f->fd < 0)
-        return failed(path, "open", err);
-    ret = lock(f, err);
-    ret = ret ?: compress_store_size(f->fd, path, &f->size, err);
+        return f->fd;
+    ret = storefile_size(f->fd, path, &f->size, err);
     if (ret == 0 && pread(f->fd, &f->header, sizeof(f->header), 0) < 0)
-        ret = failed(path, "read", err);
+        ret = storefile_failed(path, "read", err);
     ret = ret ?: compress_header_check(&f->header, f->size, path, err);
     if (ret < 0) {
         compress_file_close(f);
@@ -51,7 +31,7 @@ int compress_file_open(struct compress_file *f, const char *path, struct dt_erro
     compress_layout(&f->at, f->header.size);
     f->blocks = compress_store_blocks(&f->at, f->size);
     boot_id(boot);
-    f->ours = compress_header_is_ours(&f->header, boot);
+    f->ours = boot_is(f->header.boot, boot);
     return 0;
 }
 
@@ -119,9 +99,9 @@ static void check_unit(struct check *c, uint64_t unit, const struct compress_ent
         check_content(c, unit, e);
 }
 
-static int check_sector(void *arg, uint64_t index, const struct compress_map_sector *sector,
-                        struct dt_error *err)
+static int check_sector(void *arg, uint64_t index, const void *bytes, struct dt_error *err)
 {
+    const struct compress_map_sector *sector = bytes;
     struct check *c = arg;
     const struct compress_file *f = c->f;
     uint64_t generation = c->live ? f->header.generation : 0;
@@ -155,10 +135,12 @@ int compress_file_check(const struct compress_file *f, bool content, struct comp
     if (ret < 0)
         return dt_fail(err, ret, "no address space for the blocks of %s", f->path);
     if (f->ours)
-        ret = compress_map_walk(f->fd, f->path, &f->at, f->at.live_offset, check_sector, &c, err);
+        ret = storefile_walk(f->fd, f->path, f->at.live_offset, f->at.map_sectors, check_sector, &c,
+                             err);
     c.live = false;
     if (ret == 0)
-        ret = compress_map_walk(f->fd, f->path, &f->at, f->at.map_offset, check_sector, &c, err);
+        ret = storefile_walk(f->fd, f->path, f->at.map_offset, f->at.map_sectors, check_sector, &c,
+                             err);
     compress_space_fini(&c.space);
     return ret;
 }

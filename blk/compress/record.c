@@ -99,7 +99,7 @@ static void write_sector(struct compress_map_io *mio)
     mio->iov = (struct iovec){&mio->copy, sizeof(mio->copy)};
     mio->io.done = sector_written;
     cc->record_pending++;
-    dt_io_writev(cc->c, &mio->io, w->map_fd, &mio->iov, 1,
+    dt_io_writev(cc->c, &mio->io, w->file.map_fd, &mio->iov, 1,
                  w->at.live_offset + s->index * sizeof(mio->copy));
 }
 

@@ -117,7 +117,7 @@ static void begin(struct compress_unit *u)
     const struct compress *w = u->cc->c->layer_data;
 
     u->io.done = written;
-    dt_io_writev(u->cc->c, &u->io, w->fd, &u->iov, 1,
+    dt_io_writev(u->cc->c, &u->io, w->file.fd, &u->iov, 1,
                  w->at.data_offset + (u->entry.block << COMPRESS_BLOCK_SHIFT));
 }
 

@@ -40,7 +40,7 @@ static void fail(struct cow_ctx *cc, int error)
         dt_layer_event(w->layer, "failed",
                        "%s: a flush failed (%s): no more writes; a restart goes on from the last "
                        "flush that succeeded",
-                       w->overlay, strerror(-error));
+                       w->file.path, strerror(-error));
     w->failed = true;
     cow_distrust(w);
     round_end(cc, -EIO);
@@ -81,7 +81,7 @@ static void write_sector(struct cow_map_io *mio)
     mio->iov = (struct iovec){&w->stored[sector], sizeof(w->stored[sector])};
     mio->io.done = sector_written;
     cc->commit_pending++;
-    dt_io_writev(cc->c, &mio->io, w->map_fd, &mio->iov, 1,
+    dt_io_writev(cc->c, &mio->io, w->file.map_fd, &mio->iov, 1,
                  w->at.map_offset + sector * sizeof(w->stored[sector]));
 }
 
@@ -102,7 +102,7 @@ static void sector_written(struct dt_io *io, int result)
         map_refused(cc);
     } else {
         cc->sync.done = map_synced;
-        dt_io_fdatasync(cc->c, &cc->sync, w->map_fd);
+        dt_io_fdatasync(cc->c, &cc->sync, w->file.map_fd);
     }
 }
 
@@ -161,7 +161,7 @@ static void round_begin(struct cow_ctx *cc)
     }
     snapshot(w);
     cc->sync.done = data_synced;
-    dt_io_fdatasync(cc->c, &cc->sync, w->fd);
+    dt_io_fdatasync(cc->c, &cc->sync, w->file.fd);
 }
 
 void cow_commit(struct cow_io *cio)

@@ -21,29 +21,24 @@ static const struct dt_param params[] = {
     {.name = "overlay",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(overlay),
+     FIELD(file.path),
      .help = "The file that takes the writes."},
     {.name = "create",
      .type = DT_PARAM_BOOL,
-     FIELD(create),
+     FIELD(file.create),
      .initial = "off",
      .help = "If the file is missing or empty, make an overlay of this base."},
     {.name = "base-id",
      .type = DT_PARAM_STRING,
      FIELD(base_id),
-     .help = "A name of the base's content, kept when the overlay is made and compared ever after."},
+     .help =
+         "A name of the base's content, kept when the overlay is made and compared ever after."},
     {.name = "read-only",
      .type = DT_PARAM_BOOL,
-     FIELD(read_only),
+     FIELD(file.read_only),
      .initial = "off",
      .help = "Only read the overlay: for one that is itself the base of another."},
-    {.name = "on-full",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     FIELD(on_full),
-     .initial = "hold",
-     .choices = shortage_policies,
-     .help = "When there is no space left: hold writes until there is, or let them fail."},
+    SHORTAGE_PARAM(offsetof(struct cow, on_full)),
     {NULL},
 };
 
@@ -108,9 +103,9 @@ static void move(struct cow_io *cio, struct dt_req *req)
     if (unlikely(!cow_aligned(w, iov, n)))
         cow_job_begin(cio);
     else if (req->op == DT_OP_READ)
-        dt_io_readv(cio->c, &cio->io, w->fd, iov, n, offset);
+        dt_io_readv(cio->c, &cio->io, w->file.fd, iov, n, offset);
     else
-        dt_io_writev(cio->c, &cio->io, w->fd, iov, n, offset);
+        dt_io_writev(cio->c, &cio->io, w->file.fd, iov, n, offset);
 }
 
 /* Is nothing of it the overlay's? Then the base serves the read. */
@@ -129,15 +124,15 @@ static enum dt_verdict cow_request(struct dt_ctx *c, struct dt_req *req)
 
     cio->c = c;
     if (req->op == DT_OP_FLUSH) {
-        if (w->read_only)
+        if (w->file.read_only)
             return DT_DONE;
         cow_commit(cio);
     } else if (req->sectors == 0) {
         return DT_DONE;
     } else if (req->op == DT_OP_READ && is_base(w, req)) {
         return DT_PASS;
-    } else if (req->op != DT_OP_READ && (w->failed || w->read_only)) {
-        req->error = w->read_only ? -EROFS : -EIO;
+    } else if (req->op != DT_OP_READ && (w->failed || w->file.read_only)) {
+        req->error = w->file.read_only ? -EROFS : -EIO;
         return DT_DONE;
     } else if (dt_req_has_data(req) && cow_all(w, req)) {
         move(cio, req);
@@ -174,13 +169,6 @@ static void cow_stop(struct dt_ctx *c)
     cow_jobs_stop(cc);
 }
 
-static void cow_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    struct cow_ctx *cc = c->data;
-
-    shortage_quiesce(&cc->shortage, deadline);
-}
-
 static int cow_cancel(struct dt_ctx *c, struct dt_req *req)
 {
     struct cow_ctx *cc = c->data;
@@ -192,26 +180,15 @@ static int cow_cancel(struct dt_ctx *c, struct dt_req *req)
     return 0;
 }
 
-/* There is no reason to hold any more: look at once. */
-static int cow_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
-{
-    struct dt_ctx *c = dt_layer_ctx(layer, 0);
-    struct cow_ctx *cc = c ? c->data : NULL;
-
-    if (cc)
-        shortage_look(&cc->shortage);
-    return 0;
-}
-
 static int cow_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
 {
     const struct cow *w = dt_layer_data(layer);
 
     if (info->sectors != w->header.size >> DT_SECTOR_SHIFT)
         return dt_fail(err, -EINVAL, "the base has %llu bytes now; %s is for a base of %llu",
-                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), w->overlay,
+                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), w->file.path,
                        (unsigned long long)w->header.size);
-    info->read_only = w->read_only;
+    info->read_only = w->file.read_only;
     info->physical_block = MAX(info->physical_block, COW_GRANULE);
     info->max_sectors = MIN(info->max_sectors ? info->max_sectors : UINT32_MAX, COW_MAX_SECTORS);
     info->max_segments = MIN(info->max_segments ? info->max_segments : UINT32_MAX, COW_SEGMENTS);
@@ -219,7 +196,7 @@ static int cow_info(struct dt_layer *layer, struct dt_block_info *info, struct d
     info->max_discard = info->max_write_zeroes = 1u << 21;
     info->can_flush = true;
     info->can_discard = info->can_write_zeroes = info->write_zeroes_unmaps =
-        !w->read_only && !w->no_punch;
+        !w->file.read_only && !w->no_punch;
     return 0;
 }
 
@@ -246,9 +223,9 @@ const struct dt_block_ext blk_cow = {
     .stop = cow_stop,
     .info = cow_info,
     .request = cow_request,
-    .quiesce = cow_quiesce,
+    .quiesce = shortage_layer_quiesce,
     .cancel = cow_cancel,
-    .set = cow_set,
+    .set = shortage_layer_set,
     .fence = cow_fence,
     .read_early = cow_read_early,
 };

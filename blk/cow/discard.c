@@ -43,7 +43,7 @@ void cow_discard_run(struct cow_job *job)
             job->length = run << COW_SHIFT;
             part->job = job;
             part->io.done = punched;
-            dt_io_fallocate(c, &part->io, w->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+            dt_io_fallocate(c, &part->io, w->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                             w->at.data_offset + job->at, job->length);
             return;
         }

@@ -14,12 +14,12 @@ static int load(const struct cow *w, struct cow_map_sector *map, struct dt_error
     struct cow_header header;
     int ret;
 
-    if (pread(w->map_fd, &header, sizeof(header), 0) != sizeof(header))
-        return dt_fail(err, -EIO, "%s: cannot read the header", w->overlay);
-    ret = cow_header_check(&header, w->at.file_size, w->overlay, err);
-    ret = ret ?: cow_map_load(w->map_fd, w->overlay, &w->at, w->at.map_offset, map, err);
-    if (ret == 0 && cow_boot_is(&header, w->boot))
-        ret = cow_map_load(w->map_fd, w->overlay, &w->at, w->at.live_offset, map, err);
+    if (pread(w->file.map_fd, &header, sizeof(header), 0) != sizeof(header))
+        return dt_fail(err, -EIO, "%s: cannot read the header", w->file.path);
+    ret = cow_header_check(&header, w->at.file_size, w->file.path, err);
+    ret = ret ?: cow_map_load(w->file.map_fd, w->file.path, &w->at, w->at.map_offset, map, err);
+    if (ret == 0 && boot_is(header.boot, w->boot))
+        ret = cow_map_load(w->file.map_fd, w->file.path, &w->at, w->at.live_offset, map, err);
     return ret;
 }
 
@@ -28,11 +28,12 @@ static int read_ours(const struct cow *w, uint64_t granule, uint64_t from, uint6
                      uint8_t *bounce, struct dt_error *err)
 {
     uint64_t at = w->at.data_offset + (granule << COW_SHIFT);
-    ssize_t got = pread(w->fd, bounce, COW_GRANULE, (off_t)at);
+    ssize_t got = pread(w->file.fd, bounce, COW_GRANULE, (off_t)at);
 
     if (got != COW_GRANULE)
-        return dt_fail(err, got < 0 ? -errno : -EIO, "%s: cannot read at byte %llu: %s", w->overlay,
-                       (unsigned long long)at, got < 0 ? strerror(errno) : "it ends early");
+        return dt_fail(err, got < 0 ? -errno : -EIO, "%s: cannot read at byte %llu: %s",
+                       w->file.path, (unsigned long long)at,
+                       got < 0 ? strerror(errno) : "it ends early");
     memcpy(data, bounce + from, n);
     return 0;
 }
@@ -68,7 +69,7 @@ int cow_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, vo
     int ret;
 
     if (!map)
-        return dt_fail(err, -ENOMEM, "no address space for the map of %s", w->overlay);
+        return dt_fail(err, -ENOMEM, "no address space for the map of %s", w->file.path);
     ret = load(w, map, err);
     ret = ret ?: read_granules(layer, map, sector, sectors, data, err);
     cow_map_free(map, w->at.map_sectors);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "blk/cow/format.h"
+#include "blk/storefile/storefile.h"
 
 #include <sys/mman.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #define DATA_ALIGN ((uint64_t)1 << 20)
-#define LOAD_BYTES (256u << 10)
 
 void cow_layout(struct cow_layout *l, uint64_t size)
 {
@@ -78,16 +78,11 @@ void cow_map_seal(struct cow_map_sector *sector, uint64_t index)
     sector->sum = map_sum(sector, index);
 }
 
-static bool is_empty(const struct cow_map_sector *sector)
+bool cow_map_ok(const struct cow_map_sector *sector, uint64_t index)
 {
     static const struct cow_map_sector empty;
 
-    return memcmp(sector, &empty, sizeof(empty)) == 0;
-}
-
-bool cow_map_ok(const struct cow_map_sector *sector, uint64_t index)
-{
-    return is_empty(sector) || sector->sum == map_sum(sector, index);
+    return memcmp(sector, &empty, sizeof(empty)) == 0 || sector->sum == map_sum(sector, index);
 }
 
 struct cow_map_sector *cow_map_new(uint64_t n)
@@ -104,53 +99,37 @@ void cow_map_free(struct cow_map_sector *map, uint64_t n)
         munmap(map, n * sizeof(*map));
 }
 
-static int add_sector(const struct cow_map_sector *from, uint64_t index,
-                      const struct cow_layout *layout, const char *path, struct cow_map_sector *map,
-                      struct dt_error *err)
+struct load {
+    const char *path;
+    const struct cow_layout *layout;
+    struct cow_map_sector *map;
+};
+
+static int add_sector(void *arg, uint64_t index, const void *sector, struct dt_error *err)
 {
-    if (is_empty(from))
-        return 0;
+    const struct load *l = arg;
+    const struct cow_map_sector *from = sector;
+
     if (!cow_map_ok(from, index))
         return dt_fail(err, -EBADMSG,
                        "%s: the map of granules %llu to %llu is damaged: its checksum is wrong "
                        "(see 'devtap cow check')",
-                       path, (unsigned long long)(index * COW_BITS),
+                       l->path, (unsigned long long)(index * COW_BITS),
                        (unsigned long long)(index * COW_BITS + COW_BITS - 1));
     for (unsigned i = 0; i < sizeof(from->bits); i++)
-        map[index].bits[i] |= from->bits[i];
-    if (index == layout->map_sectors - 1)
-        for (uint64_t g = layout->granules; g < layout->map_sectors * COW_BITS; g++)
-            if (cow_map_test(map, g))
-                return dt_fail(err, -EBADMSG, "%s: the map goes beyond the end of the disk", path);
+        l->map[index].bits[i] |= from->bits[i];
+    if (index == l->layout->map_sectors - 1)
+        for (uint64_t g = l->layout->granules; g < l->layout->map_sectors * COW_BITS; g++)
+            if (cow_map_test(l->map, g))
+                return dt_fail(err, -EBADMSG, "%s: the map goes beyond the end of the disk",
+                               l->path);
     return 0;
-}
-
-/* The next part of the map that is not a hole, from @at on; @end if there is none. */
-static uint64_t next_data(int fd, uint64_t at, uint64_t end)
-{
-    off_t found = lseek(fd, (off_t)at, SEEK_DATA);
-
-    if (found < 0)
-        return errno == ENXIO ? end : at;
-    return MIN(MAX(at, ALIGN_DOWN((uint64_t)found, (uint64_t)512)), end);
 }
 
 int cow_map_load(int fd, const char *path, const struct cow_layout *layout, uint64_t offset,
                  struct cow_map_sector *map, struct dt_error *err)
 {
-    _cleanup_free_ struct cow_map_sector *piece = xcalloc(1, LOAD_BYTES);
-    uint64_t end = offset + layout->map_sectors * sizeof(*map);
-    int ret = 0;
+    struct load l = {path, layout, map};
 
-    for (uint64_t at = next_data(fd, offset, end); at < end && ret == 0;) {
-        ssize_t n = pread(fd, piece, MIN((uint64_t)LOAD_BYTES, end - at), (off_t)at);
-
-        if (n <= 0 || n % 512)
-            return dt_fail(err, n < 0 ? -errno : -EIO, "%s: cannot read the map: %s", path,
-                           n < 0 ? strerror(errno) : "it ends early");
-        for (ssize_t i = 0; i < n / 512 && ret == 0; i++)
-            ret = add_sector(&piece[i], (at - offset) / 512 + (uint64_t)i, layout, path, map, err);
-        at = next_data(fd, at + (uint64_t)n, end);
-    }
-    return ret;
+    return storefile_walk(fd, path, offset, layout->map_sectors, add_sector, &l, err);
 }

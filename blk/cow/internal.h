@@ -6,6 +6,7 @@
 #include "base/fifo.h"
 #include "blk/cow/format.h"
 #include "blk/shortage/shortage.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 #define COW_JOBS        32u
@@ -17,20 +18,19 @@ enum cow_counter { ALLOCATED, COPIED_UP, MIXED_READS, BOUNCED, HELD, COMMITS };
 
 /**
  * struct cow - the layer.
- * @fd:     the data, past the page cache where it can be (@direct); @map_fd: header and maps, through it.
+ * @direct: data go past the page cache.
  * @now:    which granules the overlay holds.
  * @live:   the live map as it is in the file or on its way there; @stored: the stored one.
  * @flags:  of each sector of the maps: enum cow_flag. @dirty_list, @record_list: which have them.
  * @failed: a flush failed, so what is on the disk is not known: no more writes.
  */
 struct cow {
-    const char *overlay, *base_id;
+    struct storefile file;
+    const char *base_id;
     unsigned on_full;
     struct shortage shortage;
-    bool create, read_only;
 
     struct dt_layer *layer;
-    int fd, map_fd;
     bool direct, failed, no_punch;
     uint64_t mem_align;
     struct cow_header header;
@@ -94,6 +94,7 @@ struct cow_map_io {
 
 /** struct cow_ctx - the layer on its thread. */
 struct cow_ctx {
+    struct shortage_ctx shortage; /* first, for its callbacks */
     struct dt_ctx *c;
     struct cow_job *job_memory, *job_free;
     uint8_t *edge_memory;
@@ -114,14 +115,12 @@ struct cow_ctx {
     int commit_error;
     bool committing;
 
-    /* The overlay's file system is full. */
-    struct shortage_ctx shortage;
-    struct cow_jobs held;
+    struct cow_jobs held; /* the overlay's file system is full */
 };
 
 static inline struct dt_req *cow_req(const struct cow_io *cio)
 {
-    return (struct dt_req *)((char *)cio - cio->c->frame_offset);
+    return dt_frame_req(cio->c, cio);
 }
 static inline uint64_t cow_offset(const struct dt_req *req)
 {
@@ -193,8 +192,6 @@ void cow_close(struct dt_layer *layer);
 int cow_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 /** cow_load() - read the maps, and make the live one ours. After the fence. */
 int cow_load(struct cow *w, struct dt_error *err);
-/** cow_boot_is() - of a predecessor of this boot, whose live map is to be believed? */
-bool cow_boot_is(const struct cow_header *header, const uint8_t *boot);
 /** cow_distrust() - a successor must not believe the live map. */
 void cow_distrust(struct cow *w);
 

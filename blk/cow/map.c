@@ -92,7 +92,7 @@ static void write_sector(struct cow_map_io *mio)
     mio->iov = (struct iovec){&w->live[sector], sizeof(w->live[sector])};
     mio->io.done = sector_written;
     cc->record_pending++;
-    dt_io_writev(cc->c, &mio->io, w->map_fd, &mio->iov, 1,
+    dt_io_writev(cc->c, &mio->io, w->file.map_fd, &mio->iov, 1,
                  w->at.live_offset + sector * sizeof(w->live[sector]));
 }
 

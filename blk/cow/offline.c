@@ -7,32 +7,12 @@
  * by running it again.
  */
 #include "blk/cow/offline.h"
-#include "base/filelock.h"
+#include "blk/storefile/storefile.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 
 #define COPY_GRANULES 256u
-
-static int failed(const char *path, const char *what, struct dt_error *err)
-{
-    int error = errno ? errno : EIO;
-
-    return dt_fail(err, -error, "cannot %s %s: %s", what, path, strerror(error));
-}
-
-static int lock(const char *path, int fd, bool write, struct dt_error *err)
-{
-    struct filelock l = {.path = path, .fd = fd, .read_only = !write};
-    int ret = filelock_image(&l, 0, err);
-
-    if (ret == -EBUSY || ret == 0)
-        return ret;
-    return dt_fail(err, ret, "%s: its file system cannot lock it: %s", path, strerror(-ret));
-}
 
 /* ---- Opening ---- */
 
@@ -45,7 +25,7 @@ static int load(struct cow_file *f, uint64_t offset, uint64_t *bad, struct dt_er
     for (uint64_t s = 0; s < f->at.map_sectors; s++) {
         if (pread(f->fd, &sector, sizeof(sector), (off_t)(offset + s * sizeof(sector))) !=
             (ssize_t)sizeof(sector))
-            return failed(f->path, "read the map of", err);
+            return storefile_failed(f->path, "read the map of", err);
         if (!cow_map_ok(&sector, s)) {
             (*bad)++;
             continue;
@@ -70,10 +50,9 @@ static int store(struct cow_file *f, uint64_t from, uint64_t to, struct dt_error
         if (memcmp(f->map[s].bits, empty.bits, sizeof(empty.bits)) == 0)
             continue;
         cow_map_seal(&f->map[s], s);
-        if (pwrite(f->fd, &f->map[s], sizeof(f->map[s]),
-                   (off_t)(f->at.map_offset + s * sizeof(f->map[s]))) !=
-            (ssize_t)sizeof(f->map[s]))
-            return failed(f->path, "write the map of", err);
+        if (storefile_write(f->fd, &f->map[s], sizeof(f->map[s]),
+                            f->at.map_offset + s * sizeof(f->map[s])) < 0)
+            return storefile_failed(f->path, "write the map of", err);
     }
     return 0;
 }
@@ -81,9 +60,8 @@ static int store(struct cow_file *f, uint64_t from, uint64_t to, struct dt_error
 static int put_header(struct cow_file *f, struct dt_error *err)
 {
     cow_header_seal(&f->header);
-    if (pwrite(f->fd, &f->header, sizeof(f->header), 0) != (ssize_t)sizeof(f->header) ||
-        fsync(f->fd) < 0)
-        return failed(f->path, "write the header of", err);
+    if (storefile_write(f->fd, &f->header, sizeof(f->header), 0) < 0 || fsync(f->fd) < 0)
+        return storefile_failed(f->path, "write the header of", err);
     return 0;
 }
 
@@ -94,10 +72,10 @@ static int settle(struct cow_file *f, struct dt_error *err)
 
     if (f->ours) {
         if (fsync(f->fd) < 0)
-            return failed(f->path, "flush", err);
+            return storefile_failed(f->path, "flush", err);
         ret = store(f, 0, f->at.map_sectors, err);
         if (ret == 0 && fsync(f->fd) < 0)
-            ret = failed(f->path, "flush", err);
+            ret = storefile_failed(f->path, "flush", err);
     }
     if (ret < 0)
         return ret;
@@ -109,12 +87,13 @@ static int settle(struct cow_file *f, struct dt_error *err)
 static int read_in(struct cow_file *f, uint64_t *bad, struct dt_error *err)
 {
     uint8_t boot[BOOT_ID_SIZE];
-    struct stat st;
+    uint64_t size;
     int ret;
 
-    if (pread(f->fd, &f->header, sizeof(f->header), 0) < 0 || fstat(f->fd, &st) < 0)
-        return failed(f->path, "read", err);
-    ret = cow_header_check(&f->header, (uint64_t)st.st_size, f->path, err);
+    if (pread(f->fd, &f->header, sizeof(f->header), 0) < 0)
+        return storefile_failed(f->path, "read", err);
+    ret = storefile_size(f->fd, f->path, &size, err);
+    ret = ret ?: cow_header_check(&f->header, size, f->path, err);
     if (ret < 0)
         return ret;
     cow_layout(&f->at, f->header.size);
@@ -122,7 +101,7 @@ static int read_in(struct cow_file *f, uint64_t *bad, struct dt_error *err)
     if (!f->map)
         return dt_fail(err, -ENOMEM, "no memory for the map of %s", f->path);
     boot_id(boot);
-    f->ours = f->header.boot[0] && memcmp(f->header.boot, boot, sizeof(boot)) == 0;
+    f->ours = boot_is(f->header.boot, boot);
     ret = load(f, f->at.map_offset, bad, err);
     if (ret == 0 && f->ours)
         ret = load(f, f->at.live_offset, bad, err);
@@ -134,12 +113,11 @@ int cow_file_open(struct cow_file *f, const char *path, bool write, uint64_t *ba
 {
     int ret;
 
-    *f = (struct cow_file){.path = path, .writable = write};
-    f->fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    *f = (struct cow_file){
+        .path = path, .writable = write, .fd = storefile_open_unused(path, write, err)};
     if (f->fd < 0)
-        return failed(path, "open", err);
-    ret = lock(path, f->fd, write, err);
-    ret = ret ?: read_in(f, bad, err);
+        return f->fd;
+    ret = read_in(f, bad, err);
     if (ret == 0 && write)
         ret = settle(f, err);
     if (ret < 0)
@@ -171,39 +149,14 @@ uint64_t cow_file_count(const struct cow_file *f)
 /* Returns a descriptor. */
 static int open_base(const struct cow_file *f, const char *path, bool write, struct dt_error *err)
 {
-    int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC), ret;
-    uint64_t size = 0;
-    struct stat st;
+    _cleanup_close_ int fd = storefile_open_unused(path, write, err);
+    uint64_t size;
+    int ret = fd < 0 ? fd : storefile_size(fd, path, &size, err);
 
-    if (fd < 0)
-        return failed(path, "open", err);
-    if (fstat(fd, &st) == 0)
-        size = (uint64_t)st.st_size;
-    if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &size) < 0)
-        size = 0;
-    ret = lock(path, fd, write, err);
     if (ret == 0 && size != f->header.size)
         ret = dt_fail(err, -EINVAL, "%s has %llu bytes; %s is for a base of %llu", path,
                       (unsigned long long)size, f->path, (unsigned long long)f->header.size);
-    if (ret < 0)
-        close(fd);
-    return ret < 0 ? ret : fd;
-}
-
-static bool move(int fd, uint8_t *data, uint64_t length, uint64_t at, bool write)
-{
-    while (length) {
-        ssize_t n = write ? pwrite(fd, data, length, (off_t)at) : pread(fd, data, length, (off_t)at);
-
-        if (n <= 0) {
-            errno = n < 0 ? errno : EIO;
-            return false;
-        }
-        data += n;
-        at += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
-    return true;
+    return ret < 0 ? ret : TAKE_FD(fd);
 }
 
 /* The bytes of @n granules: the last one of the disk may be shorter. */
@@ -226,12 +179,12 @@ int cow_file_commit(const struct cow_file *f, const char *base, struct dt_error 
 
         n = cow_map_run(f->map, g, end, &set);
         length = bytes_of(f, g, n);
-        if (set && !move(f->fd, data, length, f->at.data_offset + at, false))
-            return failed(f->path, "read", err);
-        if (set && !move(fd, data, length, at, true))
-            return failed(base, "write", err);
+        if (set && storefile_read(f->fd, data, length, f->at.data_offset + at) < 0)
+            return storefile_failed(f->path, "read", err);
+        if (set && storefile_write(fd, data, length, at) < 0)
+            return storefile_failed(base, "write", err);
     }
-    return fsync(fd) < 0 ? failed(base, "flush", err) : 0;
+    return fsync(fd) < 0 ? storefile_failed(base, "flush", err) : 0;
 }
 
 /* ---- Reset ---- */
@@ -241,7 +194,7 @@ static int punch(const struct cow_file *f, uint64_t from, uint64_t to, struct dt
     if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
                   (off_t)(to - from)) < 0 ||
         fsync(f->fd) < 0)
-        return failed(f->path, "empty", err);
+        return storefile_failed(f->path, "empty", err);
     return 0;
 }
 
@@ -269,17 +222,17 @@ static int copy_run(struct cow_file *f, const struct bases *b, uint64_t g, uint6
 {
     uint64_t at = g << COW_SHIFT, length = bytes_of(f, g, n);
 
-    if (!move(b->old_fd, b->old_data, length, at, false))
-        return failed(b->old, "read", err);
-    if (!move(b->new_fd, b->new_data, length, at, false))
-        return failed(b->new, "read", err);
+    if (storefile_read(b->old_fd, b->old_data, length, at) < 0)
+        return storefile_failed(b->old, "read", err);
+    if (storefile_read(b->new_fd, b->new_data, length, at) < 0)
+        return storefile_failed(b->new, "read", err);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t from = i << COW_SHIFT, bytes = bytes_of(f, g + i, 1);
 
         if (memcmp(b->old_data + from, b->new_data + from, bytes) == 0)
             continue;
-        if (!move(f->fd, b->old_data + from, bytes, f->at.data_offset + at + from, true))
-            return failed(f->path, "write", err);
+        if (storefile_write(f->fd, b->old_data + from, bytes, f->at.data_offset + at + from) < 0)
+            return storefile_failed(f->path, "write", err);
         cow_map_set(f->map, g + i);
         (*copied)++;
     }
@@ -301,10 +254,10 @@ static int copy_differences(struct cow_file *f, const struct bases *b, uint64_t 
             ret = copy_run(f, b, g, n, copied, err);
     }
     if (ret == 0 && fsync(f->fd) < 0)
-        ret = failed(f->path, "flush", err);
+        ret = storefile_failed(f->path, "flush", err);
     ret = ret ?: store(f, 0, f->at.map_sectors, err);
     if (ret == 0 && fsync(f->fd) < 0)
-        ret = failed(f->path, "flush", err);
+        ret = storefile_failed(f->path, "flush", err);
     return ret;
 }
 

@@ -65,14 +65,14 @@ static void read_overlay(struct cow_job *job, unsigned n)
     part->wanted = (int)job->length;
     part->iov = (struct iovec){0};
     if (cow_aligned(w, job->iov, n)) {
-        dt_io_readv(c, &part->io, w->fd, job->iov, n, offset);
+        dt_io_readv(c, &part->io, w->file.fd, job->iov, n, offset);
         return;
     }
     dt_count(c, BOUNCED, 1);
     if (!job->bounce)
         job->bounce = xaligned(COW_GRANULE, COW_MAX_SECTORS * DT_SECTOR_SIZE);
     part->iov = (struct iovec){job->bounce, job->length};
-    dt_io_readv(c, &part->io, w->fd, &part->iov, 1, offset);
+    dt_io_readv(c, &part->io, w->file.fd, &part->iov, 1, offset);
 }
 
 static void next_run(struct cow_job *job)

@@ -70,7 +70,7 @@ static void write_part(struct cow_job *job, enum part which, const uint8_t *from
     struct cow_part *part = part_begin(job, which, length);
 
     part->iov = (struct iovec){(void *)(uintptr_t)from, length};
-    dt_io_writev(c, &part->io, w->fd, &part->iov, 1, w->at.data_offset + at);
+    dt_io_writev(c, &part->io, w->file.fd, &part->iov, 1, w->at.data_offset + at);
 }
 
 /* ---- The parts ---- */
@@ -103,7 +103,7 @@ static void write_body(struct cow_job *job)
         return;
     }
     part = part_begin(job, BODY, dt_req_bytes(req));
-    dt_io_writev(c, &part->io, w->fd, iov, n, w->at.data_offset + cow_offset(req));
+    dt_io_writev(c, &part->io, w->file.fd, iov, n, w->at.data_offset + cow_offset(req));
 }
 
 /* Whole granules become a hole; at the ends zeroes are written, into what was copied up or in place. */
@@ -128,7 +128,7 @@ static void zero_body(struct cow_job *job)
     if (inner < outer) {
         struct cow_part *part = part_begin(job, BODY, 0);
 
-        dt_io_fallocate(c, &part->io, w->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        dt_io_fallocate(c, &part->io, w->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                         w->at.data_offset + inner, outer - inner);
     }
 }

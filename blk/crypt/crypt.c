@@ -188,7 +188,7 @@ static void prepare(struct dt_ctx *c, struct dt_req *req)
 static void granted(struct dt_ctx *c, struct dt_range *range)
 {
     struct crypt_frame *frame = container_of(range, struct crypt_frame, range);
-    struct dt_req *req = (struct dt_req *)((char *)frame - c->frame_offset);
+    struct dt_req *req = dt_frame_req(c, frame);
 
     prepare(c, req);
     dt_forward_one(c, req);

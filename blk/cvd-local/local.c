@@ -7,6 +7,7 @@
  * the store, and what is read is verified before the guest gets it.
  */
 #include "blk/cvd-local/internal.h"
+#include "blk/cvd/params.h"
 
 #define MAX_UNMAP \
     ((uint32_t)((uint64_t)1 << 30 >> DT_SECTOR_SHIFT)) /* bounds what one request frees */
@@ -18,16 +19,8 @@ static const struct dt_param params[] = {
      .flags = DT_PARAM_REQUIRED,
      FIELD(path),
      .help = "The pool: a regular file or block device that cvd pool create made."},
-    {.name = "name",
-     .type = DT_PARAM_STRING,
-     .flags = DT_PARAM_REQUIRED,
-     FIELD(name),
-     .help = "DISK, or DISK@SNAPSHOT to look at a snapshot."},
-    {.name = "read-only",
-     .type = DT_PARAM_BOOL,
-     FIELD(read_only),
-     .initial = "off",
-     .help = "Refuse writes; a snapshot needs this."},
+    CVD_PARAM_NAME(offsetof(struct cvd, name)),
+    CVD_PARAM_READ_ONLY(offsetof(struct cvd, read_only)),
     {.name = "cache",
      .type = DT_PARAM_SIZE,
      FIELD(cache),
@@ -52,11 +45,6 @@ static const struct dt_counter counters[] = {
 
 /* ---- Requests ---- */
 
-static struct dt_req *request_of(const struct cvd_io *io)
-{
-    return (struct dt_req *)((char *)io - io->c->frame_offset);
-}
-
 static void add_counters(struct dt_ctx *c, struct cvd *d)
 {
     const struct disk_counters *now = disk_counters(d->disk);
@@ -74,7 +62,7 @@ static void add_counters(struct dt_ctx *c, struct cvd *d)
 static void cvd_done(struct disk_req *dreq)
 {
     struct cvd_io *io = container_of(dreq, struct cvd_io, req);
-    struct dt_req *req = request_of(io);
+    struct dt_req *req = dt_frame_req(io->c, io);
     struct dt_ctx *c = io->c;
     const struct iovec *iov;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* verbs.c - snapshots, a larger disk, and what it occupies, while the VM runs. */
 #include "blk/cvd-local/internal.h"
+#include "blk/cvd/params.h"
 
 static int snapshot(struct dt_layer *layer, int argc, const char *const *argv,
                     struct dt_reply *reply, struct dt_error *err)
@@ -113,12 +114,12 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
 }
 
 const struct dt_verb cvd_verbs[] = {
-    {"snapshot", "[NAME]", "Take a snapshot; durable when this returns.", snapshot},
+    CVD_VERB_SNAPSHOT(snapshot),
     {"snapshots", "", "How many there are, and the newest.", snapshots},
     {"label", "DISK@SNAPSHOT [NAME]", "Keep a snapshot of the pool, so that it can be cloned.",
      label},
     {"delete", "DISK@SNAPSHOT", "Delete a snapshot of the pool.", delete_snapshot},
-    {"resize", "SIZE", "Make the disk larger; the guest sees it.", resize},
+    CVD_VERB_RESIZE(resize),
     {"info", "", "The pool's space and contents.", info},
     {NULL},
 };

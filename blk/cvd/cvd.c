@@ -8,6 +8,7 @@
  * to say which disk, and to pass commands on.
  */
 #include "blk/cvd/ask.h"
+#include "blk/cvd/params.h"
 #include "blk/rear/internal.h"
 
 #include <stdio.h>
@@ -21,50 +22,23 @@ struct cvd {
 };
 _Static_assert(offsetof(struct cvd, rear) == 0, "");
 
-#define FIELD(field)      .offset = offsetof(struct cvd, field)
-#define REAR_FIELD(field) .offset = offsetof(struct cvd, rear.field)
+#define FIELD(field) .offset = offsetof(struct cvd, field)
 static const struct dt_param params[] = {
     {.name = "pool",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
      FIELD(pool),
      .help = "The pool, which 'cvd pool open' serves."},
-    {.name = "name",
-     .type = DT_PARAM_STRING,
-     .flags = DT_PARAM_REQUIRED,
-     FIELD(name),
-     .help = "DISK, or DISK@SNAPSHOT to look at a snapshot."},
-    {.name = "read-only",
-     .type = DT_PARAM_BOOL,
-     FIELD(read_only),
-     .initial = "off",
-     .help = "Refuse writes; a snapshot needs this."},
+    CVD_PARAM_NAME(offsetof(struct cvd, name)),
+    CVD_PARAM_READ_ONLY(offsetof(struct cvd, read_only)),
     {.name = "socket",
      .type = DT_PARAM_PATH,
      FIELD(socket),
      .help = "Where that process listens, if it is not POOL.sock."},
-    {.name = "on-loss",
-     .type = DT_PARAM_ENUM,
-     .flags = DT_PARAM_LIVE,
-     REAR_FIELD(on_loss),
-     .initial = "hold",
-     .choices = rear_losses,
-     .help = "While that process is gone: hold requests until it is back, or let them fail."},
-    {.name = "queue-size",
-     .type = DT_PARAM_UINT,
-     REAR_FIELD(queue_size),
-     .initial = "256",
-     .min = 16,
-     .max = 1024,
-     .unit = "entries",
-     .help = "Size of each ring shared with it: a power of two."},
-    {.name = "timeout",
-     .type = DT_PARAM_DURATION,
-     REAR_FIELD(timeout),
-     .initial = "5s",
-     .min = DT_MS(10),
-     .max = DT_S(600),
-     .help = "Longest wait for an answer on its socket; then it counts as gone."},
+    REAR_PARAM_LOSS(
+        "on-loss", "While that process is gone: hold requests until it is back, or let them fail."),
+    REAR_PARAM_QUEUE_SIZE,
+    REAR_PARAM_TIMEOUT("Longest wait for an answer on its socket; then it counts as gone."),
     {NULL},
 };
 
@@ -176,8 +150,8 @@ static int resize(struct dt_layer *layer, int argc, const char *const *argv, str
 }
 
 static const struct dt_verb verbs[] = {
-    {"snapshot", "[NAME]", "Take a snapshot; durable when this returns.", snapshot},
-    {"resize", "SIZE", "Make the disk larger; the guest sees it.", resize},
+    CVD_VERB_SNAPSHOT(snapshot),
+    CVD_VERB_RESIZE(resize),
     {"mode", "passthrough|interpose",
      "Give the guest's rings to the pool's process, or take them back; see devtap-mode(1).",
      rear_mode},
@@ -188,30 +162,16 @@ const struct dt_block_ext blk_cvd = {
     DT_BLOCK_EXT_HEADER,
     .name = "cvd",
     .summary = "A disk of a pool, with snapshots and clones in constant time",
-    .help = "A pool holds thousands of disks that share what they have in common. Each block has a "
-            "checksum that is compared when it is read. 'cvd pool open' serves a pool; this back is "
-            "a client of that process, and waits when it dies until it is back. The program "
-            "cvd takes snapshots and makes clones meanwhile.",
+    .help =
+        "A pool holds thousands of disks that share what they have in common. Each block has a "
+        "checksum that is compared when it is read. 'cvd pool open' serves a pool; this back is "
+        "a client of that process, and waits when it dies until it is back. The program "
+        "cvd takes snapshots and makes clones meanwhile.",
     .flags = DT_BACK | DT_PER_QUEUE | DT_CONTENT_BEARING,
-    .read_data = DT_DATA_PEEK,
-    .write_data = DT_DATA_PEEK,
     .params = params,
-    .counters = rear_counters,
     .verbs = verbs,
-    .state_version = 1,
     .layer_size = sizeof(struct cvd),
-    .ctx_size = sizeof(struct rear_ctx),
-    .frame_size = sizeof(struct dt_req *),
     .open = cvd_open,
     .close = cvd_close,
-    .start = rear_start,
-    .stop = rear_stop,
-    .info = rear_info,
-    .submit = rear_submit,
-    .quiesce = rear_quiesce,
-    .cancel = rear_cancel,
-    .set = rear_set,
-    .save = rear_save,
-    .load = rear_load,
-    .fence = rear_fence,
+    REAR_EXTENSION,
 };

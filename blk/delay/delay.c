@@ -65,11 +65,6 @@ static void restart(struct delay *d)
         dt_rng_seed(&d->generators[t].rng, d->seed + t * 0x9e3779b97f4a7c15u);
 }
 
-static struct dt_req *req_of(const struct dt_ctx *c, struct heap_node *node)
-{
-    return (struct dt_req *)((char *)node - c->frame_offset);
-}
-
 static void arm(struct delay_ctx *dc)
 {
     if (!dc->heap)
@@ -105,7 +100,7 @@ static void release(struct delay_ctx *dc, struct heap_node **heap, uint64_t unti
         unsigned n = 0;
 
         while (n < BURST && *heap && (*heap)->due <= until)
-            reqs[n++] = req_of(dc->c, heap_pop(heap));
+            reqs[n++] = dt_frame_req(dc->c, heap_pop(heap));
         dt_forward(dc->c, reqs, n);
     }
 }

@@ -72,7 +72,7 @@ struct file_ctx {
 
 static inline struct dt_req *file_req(const struct file_io *fio)
 {
-    return (struct dt_req *)((char *)fio - fio->c->frame_offset);
+    return dt_frame_req(fio->c, fio);
 }
 static inline struct file_io *file_io_of(struct dt_io *io)
 {

@@ -8,7 +8,7 @@ static void lost(struct integrity *w, int error)
         dt_layer_event(w->layer, "failed",
                        "%s: a flush failed (%s): no flush succeeds until a restart, and blocks "
                        "written since the last one are taken as they are",
-                       w->sums, strerror(-error));
+                       w->file.path, strerror(-error));
     w->failed = true;
     integrity_suspect_open(w);
 }
@@ -51,7 +51,7 @@ void integrity_flush(struct integrity_io *iio)
     iio->pending = 2;
     iio->error = 0;
     iio->io.done = synced;
-    dt_io_fdatasync(iio->c, &iio->io, w->fd);
+    dt_io_fdatasync(iio->c, &iio->io, w->file.map_fd);
     dt_forward_one(iio->c, integrity_req(iio));
 }
 
@@ -99,6 +99,6 @@ void integrity_flush_own(struct integrity_ctx *ic)
     ic->own_pending = 2;
     ic->own_error = 0;
     ic->own_sync.done = own_synced;
-    dt_io_fdatasync(ic->c, &ic->own_sync, w->fd);
+    dt_io_fdatasync(ic->c, &ic->own_sync, w->file.map_fd);
     dt_sub_submit(ic->c, sub);
 }

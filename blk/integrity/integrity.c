@@ -20,13 +20,14 @@ static const struct dt_param params[] = {
     {.name = "sums",
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
-     FIELD(sums),
+     FIELD(file.path),
      .help = "The file of checksums."},
     {.name = "create",
      .type = DT_PARAM_BOOL,
-     FIELD(create),
+     FIELD(file.create),
      .initial = "off",
-     .help = "If the file is missing or empty, make one for this disk; nothing is known of it yet."},
+     .help =
+         "If the file is missing or empty, make one for this disk; nothing is known of it yet."},
     {.name = "region",
      .type = DT_PARAM_SIZE,
      FIELD(region_size),
@@ -125,7 +126,7 @@ static int integrity_info(struct dt_layer *layer, struct dt_block_info *info, st
 
     if (info->sectors != w->header.size >> DT_SECTOR_SHIFT)
         return dt_fail(err, -EINVAL, "the disk has %llu bytes now; %s is for one of %llu",
-                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), w->sums,
+                       (unsigned long long)(info->sectors << DT_SECTOR_SHIFT), w->file.path,
                        (unsigned long long)w->header.size);
     info->physical_block = MAX(info->physical_block, INTEGRITY_BLOCK);
     info->max_sectors =

@@ -5,6 +5,7 @@
 
 #include "base/fifo.h"
 #include "blk/integrity/format.h"
+#include "blk/storefile/storefile.h"
 #include <devtap/block.h>
 
 #define INTEGRITY_JOBS        64u
@@ -27,12 +28,10 @@ enum integrity_flag { REGION_OPEN = 1, REGION_SUSPECT = 2 };
  * @failed:  a flush of the checksums failed.
  */
 struct integrity {
-    const char *sums;
+    struct storefile file; /* opened once: checksums and map are all there is in it */
     uint64_t region_size, open_max, scrub_rate;
-    bool create;
 
     struct dt_layer *layer;
-    int fd;
     struct integrity_header header;
     struct integrity_layout at;
     struct integrity_map_sector *map;
@@ -130,7 +129,7 @@ struct integrity_ctx {
 
 static inline struct dt_req *integrity_req(const struct integrity_io *iio)
 {
-    return (struct dt_req *)((char *)iio - iio->c->frame_offset);
+    return dt_frame_req(iio->c, iio);
 }
 static inline uint64_t integrity_offset(const struct dt_req *req)
 {

@@ -148,7 +148,7 @@ void integrity_gather(struct integrity_job *job)
     const struct integrity *w = c->layer_data;
 
     job->pending += 1u + job->partial[0] + job->partial[1];
-    dt_io_readv(c, sums_begin(job), w->fd, &job->iov, 1, integrity_sum_at(w, job->first));
+    dt_io_readv(c, sums_begin(job), w->file.map_fd, &job->iov, 1, integrity_sum_at(w, job->first));
     for (unsigned i = 0; i < 2; i++)
         if (job->partial[i])
             read_edge(job, i);
@@ -161,5 +161,5 @@ void integrity_put_sums(struct integrity_job *job, void (*then)(struct integrity
 
     job->then = then;
     job->pending = 1;
-    dt_io_writev(c, sums_begin(job), w->fd, &job->iov, 1, integrity_sum_at(w, job->first));
+    dt_io_writev(c, sums_begin(job), w->file.map_fd, &job->iov, 1, integrity_sum_at(w, job->first));
 }

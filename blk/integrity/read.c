@@ -15,11 +15,12 @@ bool integrity_judge(struct dt_ctx *c, uint64_t block)
         return true;
     }
     dt_count(c, DAMAGED, 1);
-    dt_layer_event(w->layer, "damaged",
-                   "the block at byte %llu of the disk (sector %llu) does not fit its checksum: it, "
-                   "or its checksum in %s, has changed",
-                   (unsigned long long)(block << INTEGRITY_SHIFT),
-                   (unsigned long long)(block << (INTEGRITY_SHIFT - DT_SECTOR_SHIFT)), w->sums);
+    dt_layer_event(
+        w->layer, "damaged",
+        "the block at byte %llu of the disk (sector %llu) does not fit its checksum: it, "
+        "or its checksum in %s, has changed",
+        (unsigned long long)(block << INTEGRITY_SHIFT),
+        (unsigned long long)(block << (INTEGRITY_SHIFT - DT_SECTOR_SHIFT)), w->file.path);
     return false;
 }
 

@@ -136,7 +136,7 @@ static void write_sector(struct integrity_map_io *mio)
     mio->iov = (struct iovec){&w->map[sector], sizeof(w->map[sector])};
     mio->io.done = sector_written;
     ic->map_pending++;
-    dt_io_writev(ic->c, &mio->io, w->fd, &mio->iov, 1,
+    dt_io_writev(ic->c, &mio->io, w->file.map_fd, &mio->iov, 1,
                  INTEGRITY_MAP_OFFSET + sector * sizeof(w->map[sector]));
 }
 
@@ -149,7 +149,7 @@ static void map_written(struct integrity_ctx *ic)
         return;
     }
     ic->sync.done = synced;
-    dt_io_fdatasync(ic->c, &ic->sync, w->fd);
+    dt_io_fdatasync(ic->c, &ic->sync, w->file.map_fd);
 }
 
 static void sector_written(struct dt_io *io, int result)
@@ -248,9 +248,8 @@ void integrity_regions_stop(struct integrity_ctx *ic)
         uint32_t sector = ic->sectors[i];
 
         integrity_map_seal(&w->map[sector], sector);
-        good = pwrite(w->fd, &w->map[sector], sizeof(w->map[sector]),
-                      (off_t)(INTEGRITY_MAP_OFFSET + sector * sizeof(w->map[sector]))) ==
-               (ssize_t)sizeof(w->map[sector]);
+        good = storefile_write(w->file.map_fd, &w->map[sector], sizeof(w->map[sector]),
+                               INTEGRITY_MAP_OFFSET + sector * sizeof(w->map[sector])) == 0;
     }
     free(ic->sectors);
 }

@@ -93,7 +93,7 @@ static void part_done(struct integrity_ctx *ic, int error)
         return;
     }
     s->io.done = sums_put;
-    dt_io_writev(ic->c, &s->io, w->fd, &s->sums_iov, 1,
+    dt_io_writev(ic->c, &s->io, w->file.map_fd, &s->sums_iov, 1,
                  integrity_sum_at(w, s->at >> INTEGRITY_SHIFT));
 }
 
@@ -128,7 +128,8 @@ static void locked(struct dt_ctx *c, struct dt_range *range)
                      (uint32_t)(s->length >> DT_SECTOR_SHIFT), &s->data_iov, 1, data_got, ic);
     CHECK(sub);
     s->io.done = sums_got;
-    dt_io_readv(c, &s->io, w->fd, &s->sums_iov, 1, integrity_sum_at(w, s->at >> INTEGRITY_SHIFT));
+    dt_io_readv(c, &s->io, w->file.map_fd, &s->sums_iov, 1,
+                integrity_sum_at(w, s->at >> INTEGRITY_SHIFT));
     dt_sub_submit(c, sub);
 }
 

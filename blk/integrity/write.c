@@ -27,7 +27,7 @@ static void sums_written(struct integrity_job *job)
         integrity_job_finish(job, job->error);
     } else if (integrity_req(job->iio)->flags & DT_REQ_FUA) {
         job->io.done = sums_synced;
-        dt_io_fdatasync(c, &job->io, w->fd);
+        dt_io_fdatasync(c, &job->io, w->file.map_fd);
     } else {
         integrity_job_finish(job, 0);
     }

@@ -106,7 +106,7 @@ struct remote_ctx {
 
 static inline struct dt_req *remote_req(const struct remote_io *io)
 {
-    return (struct dt_req *)((char *)io - io->rc->c->frame_offset);
+    return dt_frame_req(io->rc->c, io);
 }
 static inline void io_list_add(struct io_list *list, struct remote_io *io)
 {

@@ -300,4 +300,31 @@ static inline struct dt_req *rear_list_take(struct rear_ctx *rc, struct rear_lis
     return req;
 }
 
+/* Parameters of the backs that begin with a struct rear. */
+#define REAR_FIELD(field) .offset = offsetof(struct rear, field)
+#define REAR_PARAM_LOSS(param, text)                                                       \
+    {                                                                                      \
+        .name = param, .type = DT_PARAM_ENUM, .flags = DT_PARAM_LIVE, REAR_FIELD(on_loss), \
+        .initial = "hold", .choices = rear_losses, .help = text                            \
+    }
+#define REAR_PARAM_QUEUE_SIZE                                                                  \
+    {                                                                                          \
+        .name = "queue-size", .type = DT_PARAM_UINT, REAR_FIELD(queue_size), .initial = "256", \
+        .min = 16, .max = 1024, .unit = "entries",                                             \
+        .help = "Size of each ring shared with it: a power of two."                            \
+    }
+#define REAR_PARAM_TIMEOUT(text)                                                            \
+    {                                                                                       \
+        .name = "timeout", .type = DT_PARAM_DURATION, REAR_FIELD(timeout), .initial = "5s", \
+        .min = DT_MS(10), .max = DT_S(600), .help = text                                    \
+    }
+
+/* All of their struct dt_block_ext but names, content, parameters, verbs, open() and close(). */
+#define REAR_EXTENSION                                                                        \
+    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK, .counters = rear_counters,         \
+    .state_version = 1, .ctx_size = sizeof(struct rear_ctx),                                  \
+    .frame_size = sizeof(struct dt_req *), .start = rear_start, .stop = rear_stop,            \
+    .info = rear_info, .submit = rear_submit, .quiesce = rear_quiesce, .cancel = rear_cancel, \
+    .set = rear_set, .save = rear_save, .load = rear_load, .fence = rear_fence
+
 #endif

@@ -88,3 +88,20 @@ void shortage_quiesce(struct shortage_ctx *s, uint64_t deadline)
     patience_begin(&s->patience, dt_clock_ns(), deadline);
     shortage_look(s);
 }
+
+void shortage_layer_quiesce(struct dt_ctx *c, uint64_t deadline)
+{
+    shortage_quiesce(c->data, deadline);
+}
+
+/* There may be no reason to hold any more. */
+int shortage_layer_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
+{
+    for (unsigned i = 0; i < dt_layer_threads(layer); i++) {
+        struct dt_ctx *c = dt_layer_ctx(layer, i);
+
+        if (c && c->data)
+            shortage_look(c->data);
+    }
+    return 0;
+}

@@ -16,6 +16,14 @@
 enum shortage_policy { SHORTAGE_HOLD, SHORTAGE_FAIL };
 extern const char *const shortage_policies[];
 
+/* The parameter; @at: where the layer has it. */
+#define SHORTAGE_PARAM(at)                                                                   \
+    {                                                                                        \
+        .name = "on-full", .type = DT_PARAM_ENUM, .flags = DT_PARAM_LIVE, .offset = at,      \
+        .initial = "hold", .choices = shortage_policies,                                     \
+        .help = "When there is no space left: hold writes until there is, or let them fail." \
+    }
+
 /**
  * struct shortage - of a layer: zero, then by its open().
  * @path:    the file, for the events.
@@ -66,5 +74,10 @@ int shortage_error(const struct shortage_ctx *s, int error);
 void shortage_look(struct shortage_ctx *s);
 /** shortage_quiesce() - from the layer's quiesce(). */
 void shortage_quiesce(struct shortage_ctx *s, uint64_t deadline);
+
+/** shortage_layer_quiesce(), shortage_layer_set() - quiesce() and set() of a layer that does
+ * nothing else there and whose data of a thread begin with the struct shortage_ctx. */
+void shortage_layer_quiesce(struct dt_ctx *c, uint64_t deadline);
+int shortage_layer_set(struct dt_layer *layer, unsigned index, struct dt_error *err);
 
 #endif

@@ -164,6 +164,40 @@ int twin_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t ver
               struct dt_error *err);
 extern const struct dt_counter twin_counters[];
 
+/* Parameters of both, whose help speaks of a copy or of a shadow. */
+#define TWIN_FIELD(field) .offset = offsetof(struct twin, field)
+#define TWIN_PARAM_TO(text)                                                                \
+    {                                                                                      \
+        .name = "to", .type = DT_PARAM_STRING, .flags = DT_PARAM_REQUIRED, TWIN_FIELD(to), \
+        .help = text                                                                       \
+    }
+#define TWIN_PARAM_RATE(preset, text)                                                    \
+    {                                                                                    \
+        .name = "rate", .type = DT_PARAM_SIZE, .flags = DT_PARAM_LIVE, TWIN_FIELD(rate), \
+        .initial = preset, .unit = "bytes/s", .help = text                               \
+    }
+#define TWIN_PARAM_BUFFER(text)                                                             \
+    {                                                                                       \
+        .name = "buffer", .type = DT_PARAM_SIZE, TWIN_FIELD(buffer_bytes), .initial = "8M", \
+        .min = 2 << 20, .max = 1 << 30, .help = text                                        \
+    }
+#define TWIN_PARAM_TIMEOUT(text)                                                                   \
+    {                                                                                              \
+        .name = "timeout", .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE, TWIN_FIELD(timeout), \
+        .initial = "5s", .min = DT_MS(1), .max = DT_S(3600), .help = text                          \
+    }
+
+/* All of a struct dt_block_ext but its names, its parameters, what it does with reads, and open().
+ */
+#define TWIN_EXTENSION                                                                         \
+    .flags = DT_STATE_OF_RUN, .write_data = DT_DATA_STABLE, .counters = twin_counters,         \
+    .verbs = twin_verbs, .layer_size = sizeof(struct twin),                                    \
+    .frame_size = sizeof(struct twin_frame), .sub_requests = TWIN_COPIERS, .state_version = 1, \
+    .close = twin_close, .start = twin_start, .stop = twin_stop, .info = twin_info,            \
+    .submit = twin_submit, .complete = twin_complete, .admit = twin_admit,                     \
+    .quiesce = twin_quiesce, .cancel = twin_cancel, .set = twin_set, .save = twin_save,        \
+    .load = twin_load, .fence = twin_fence
+
 /* seal.c */
 extern const struct handover_ops twin_handover;
 /** twin_judge_store() - would another process find there what this one wrote? */

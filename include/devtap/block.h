@@ -105,6 +105,11 @@ static inline void *dt_frame(struct dt_ctx *c, struct dt_req *req)
 {
     return (char *)req + c->frame_offset;
 }
+/** dt_frame_req() - the request that has these private bytes of this layer. */
+static inline struct dt_req *dt_frame_req(const struct dt_ctx *c, const void *frame)
+{
+    return (struct dt_req *)((uintptr_t)frame - c->frame_offset);
+}
 /** dt_forward() - hand @n requests down to the next layer. Not for backs. */
 DT_PUBLIC void dt_forward(struct dt_ctx *c, struct dt_req **reqs, unsigned n);
 /** dt_complete() - hand @n finished requests up, @error set in each. */

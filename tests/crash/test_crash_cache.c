@@ -20,8 +20,7 @@ static void make_files(const char *dir)
     assert_int_equal(ftruncate(fd, 1024 * 512), 0);
     close(fd);
     disk_open("cache path=%s/cache size=4M id=crash | file path=%s/disk cache=writeback", dir, dir);
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
+    disk_rest_and_close();
 }
 
 static struct crash_setup setup(const char *name, const char *chain)

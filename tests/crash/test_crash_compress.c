@@ -17,8 +17,7 @@ static const char *const files[] = {"store", NULL};
 static void make_store(const char *dir)
 {
     disk_open("compress path=%s/store create=on size=512K", dir);
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
+    disk_rest_and_close();
 }
 
 /* Some units in use, one of which no frame can be made of. */
@@ -32,8 +31,7 @@ static void make_used(const char *dir)
     assert_int_equal(disk_submit(DT_OP_WRITE, DT_REQ_FUA, 0, SECTORS, data)->error, 0);
     while (crash_pump() || loop_turn(disk.loop, false))
         ;
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
+    disk_rest_and_close();
 }
 
 /* Units of 64 sectors of the map: five. They do not fit into the memory for it. */
@@ -42,8 +40,7 @@ static void make_used(const char *dir)
 static void make_many(const char *dir)
 {
     disk_open("compress path=%s/store create=on size=%u", dir, MANY_SECTORS * 512u);
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
+    disk_rest_and_close();
 }
 
 static struct crash_setup setup(const char *name, const char *chain, void (*prepare)(const char *))

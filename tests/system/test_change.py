@@ -4,18 +4,16 @@ DEVTAP_CHANGE_OPERATIONS says how many random operations run under verified load
 1000); DEVTAP_CHANGE_KILLS how many workers are killed between them.
 """
 
-import json
 import os
 import random
 import re
-import signal
 import subprocess
 import time
 
 from devtap_test import Disk, wait_for
 from devtap_test.case import limit
-from devtap_test.change import LAYERS, Load, change, names, report, show, step
-from devtap_test.load import VerifiedLoad, kernel_errors
+from devtap_test.change import LAYERS, change, names, report, show, step
+from devtap_test.load import Load, VerifiedLoad, kernel_errors
 
 MIB = 1 << 20
 OPERATIONS = int(os.environ.get("DEVTAP_CHANGE_OPERATIONS", "60"))
@@ -41,7 +39,7 @@ def operate(t, disk, depth, operations, kills=0, extensions=LAYERS):
                 t.log(f"operation {done}: {error}")
             done += 1
             if killed < kills and done % max(1, operations // kills) == 0:
-                os.kill(show(disk)["worker"], signal.SIGKILL)
+                disk.kill_worker()
                 killed += 1
         load.judge(t)
     t.log(f"depth {depth}: {done} operations, {killed} kills, chain at the end: {names(disk)}")
@@ -109,7 +107,7 @@ def test_outside(t):
     disk.set("error", after=5)
     change(disk, "change", "remove trace", "insert bottom delay time=100us")
     t.equal(names(disk), ["error", "delay", "file"])
-    os.kill(show(disk)["worker"], signal.SIGKILL)
+    disk.kill_worker()
     wait_for("the chain after a kill", lambda: names(disk) == ["error", "delay", "file"])
     disk.devtap("upgrade", "vm1")
     t.equal(names(disk), ["error", "delay", "file"])

@@ -6,35 +6,15 @@ import os
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
-import time
 
-from devtap_test import Disk, wait_for
+from devtap_test import Disk
 from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
-from devtap_test.softdisk import SoftDisk
+from devtap_test.softdisk import SoftDisk, conforms, tool
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_COMPRESS_KILLS", "5"))
-
-
-def tool(*arguments, status=0):
-    """Runs devtap without a running disk; returns what it says."""
-    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=60,
-                          capture_output=True, check=False)
-    assert done.returncode == status, f"{arguments}: status {done.returncode}: {done.stderr}"
-    return done.stdout + done.stderr
-
-
-def worker(disk):
-    """The process id of the worker, once it serves."""
-    def ask():
-        try:
-            return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
-        except RuntimeError:
-            return None
-    return wait_for("a worker", ask)
 
 
 @limit(300)
@@ -44,12 +24,7 @@ def test_killed(t):
     disk = t.soft_disk(f"compress path={store} create=on size=64M level=1 cache=1M map-cache=16K")
     guest = t.guest([Disk(disk.socket)])
     load = VerifiedLoad(guest)
-    generator = random.Random(1)
-    for _ in range(KILLS):
-        time.sleep(generator.uniform(0.05, 0.5))
-        os.kill(worker(disk), signal.SIGKILL)
-        load.goes_on()
-        load.check("after a kill")
+    load.survives_kills(disk, KILLS)
     load.finish()
     guest.check("blkdiscard -o 33554432 -l 33554432 /dev/vda; sync")
     t.equal(kernel_errors(guest), "")
@@ -102,9 +77,5 @@ def test_template(t):
 
 @limit(180)
 def test_conformance(t):
-    """What devtap promises of every layer, each property with a store of its own."""
-    skipped = ("state", "threads", "kill")  # nothing to save, one thread, disks of two sizes
-    listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
-    for number, name in enumerate(n for n in listed if n not in skipped):
-        tool("test", "--duration", "200ms", "--property", name,
-             f"compress path={t.folder}/{number}.dtz create=on size=64M")
+    """What devtap promises of every layer."""
+    conforms(f"compress path={t.folder}/{{}}.dtz create=on size=64M")

@@ -22,7 +22,7 @@ def open_folder(t):
 
 def processes(disk):
     """Supervisor, keeper and worker."""
-    show = json.loads(disk.devtap("show", "--json", disk.address))
+    show = disk.show()
     return [show["pid"], show["keeper"], show["worker"]]
 
 
@@ -38,12 +38,11 @@ def test_hosted(t):
     """A shared object in a process: it keeps what it has open, and can reach nothing else."""
     if os.geteuid() != 0:
         t.skip("the whole sandbox needs root")
-    captured = open_folder(t) / "captured.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{paths.SOURCE}/include", "-o",
-                    captured, paths.SOURCE / "tests/captive/captured.c"], check=True)
+    open_folder(t)
+    captured = t.captive("captured")
     disk = t.soft_disk(f"{captured} place=process | file path={t.sparse_file(16 * MIB)}")
     _, _, worker = processes(disk)
-    reply = json.loads(disk.devtap("do", "--json", disk.address, "captured", "attack", str(worker)))
+    reply = disk.do_json("captured", "attack", str(worker))
     judge(t, reply, 25)
     # The log, twice, and the shared memory of the channel.
     t.equal([int(reply[what]) for what in ("directories", "listening-sockets", "block-devices")],
@@ -63,21 +62,18 @@ def test_not_root(t):
     if subprocess.run([*prefix, "unshare", "-Urn", paths.devtap(), "--version"], check=False,
                       stdout=subprocess.DEVNULL).returncode:
         t.skip("no namespaces of users here")
-    captured = open_folder(t) / "captured.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{paths.SOURCE}/include", "-o",
-                    captured, paths.SOURCE / "tests/captive/captured.c"], check=True)
+    open_folder(t)
+    captured = t.captive("captured")
     image = t.sparse_file(16 * MIB)
     for path in (image, t.folder):
         os.chown(path, user, user)
     for place in ("in", "process"):
         disk = t.soft_disk(f"{captured} place={place} | file path={image}", prefix=prefix)
-        reply = json.loads(disk.devtap("do", "--json", disk.address, "captured", "attack", "1"))
+        reply = disk.do_json("captured", "attack", "1")
         judge(t, reply, 25)
-        lines = disk.devtap("events", "--json", disk.disk).splitlines()
-        lacks = [e["text"] for e in map(json.loads, lines) if e["event"] == "sandbox-lacks"]
+        lacks = [e["text"] for e in disk.events("sandbox-lacks")]
         assert len(lacks) == 1 and lacks[0].startswith("the sandbox lacks a user of its own ("), lacks
-        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--verify", "--time", "1"],
-                       stdout=subprocess.DEVNULL, check=True)
+        disk.bench("--verify", "--time", "1")
         t.equal(disk.stop(), 0, "exit status")
 
 
@@ -99,8 +95,8 @@ def test_program(t):
     disk = t.soft_disk(f"{paths.SOURCE}/tests/captive/captured.py | file path={image}")
     # In its own process-id namespace the worker is 1; from outside they have other numbers.
     pids = [str(pid) for pid in [1, *processes(disk)]]
-    reply = json.loads(disk.devtap("do", "--json", disk.address, "captured", "attack",
-                                   str(server.getsockname()[1]), str(path), str(image), *pids))
+    reply = disk.do_json("captured", "attack", str(server.getsockname()[1]), str(path), str(image),
+                         *pids)
     judge(t, reply, 8 + 3 * len(pids))
     t.equal(len(processes(disk)), 3, "the others live")
     assert int(reply["user"]) not in (0, os.stat(f"/proc/{processes(disk)[2]}").st_uid), reply

@@ -1,8 +1,5 @@
 """Connections that a layer makes from inside its sandbox, and makes again."""
 
-import json
-import os
-import signal
 import socket
 import subprocess
 
@@ -32,7 +29,7 @@ def serve(t, server, address, options=()):
     disk = t.soft_disk(f"{build(t)} to={address} | null size=1M", options=options)
 
     def state():
-        return json.loads(disk.devtap("do", "--json", disk.address, "connects", "state"))
+        return disk.do_json("connects", "state")
 
     greeted(server).close()
     greeted(server).close()
@@ -51,8 +48,7 @@ def test_unix(t):
     server.bind(str(path))
     server.listen(8)
     disk, state, peer = serve(t, server, f"unix:{path}")
-    show = json.loads(disk.devtap("show", "--json", disk.address))
-    os.kill(show["worker"], signal.SIGKILL)
+    disk.kill_worker()
     peer.settimeout(20)
     t.equal(peer.recv(1), b"", "what comes from the dead")
     peer = greeted(server)

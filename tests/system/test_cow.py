@@ -4,37 +4,14 @@ import hashlib
 import json
 import os
 import random
-import signal
-import subprocess
-import time
 
 from devtap_test import Disk, wait_for
 from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
-from devtap_test.softdisk import SoftDisk
+from devtap_test.softdisk import conforms, tool
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_COW_KILLS", "5"))
-
-
-def worker(disk):
-    """The process id of the worker, once it serves."""
-    def ask():
-        try:
-            return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
-        except RuntimeError:
-            return None
-    return wait_for("a worker", ask)
-
-
-def kill_workers(disk, load, kills):
-    """At random moments of a guest's load, which must go on each time."""
-    generator = random.Random(1)
-    for _ in range(kills):
-        time.sleep(generator.uniform(0.05, 0.5))
-        os.kill(worker(disk), signal.SIGKILL)
-        load.goes_on()
-        load.check("after a kill")
 
 
 def base_image(t, size):
@@ -45,14 +22,6 @@ def base_image(t, size):
     return path, hashlib.sha256(content).hexdigest()
 
 
-def tool(*arguments, status=0):
-    """Runs devtap without a running disk; returns what it says."""
-    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=60,
-                          capture_output=True, check=False)
-    assert done.returncode == status, f"{arguments}: status {done.returncode}: {done.stderr}"
-    return done.stdout + done.stderr
-
-
 @limit(300)
 def test_cow_killed(t):
     """fio verifies on an overlay while workers die; the base stays, and a commit has it all."""
@@ -61,7 +30,7 @@ def test_cow_killed(t):
     disk = t.soft_disk(f"cow overlay={overlay} create=on base-id=b1 | file path={base} read-only=on")
     guest = t.guest([Disk(disk.socket)])
     load = VerifiedLoad(guest, offset=4096)
-    kill_workers(disk, load, KILLS)
+    load.survives_kills(disk, KILLS)
     load.finish()
     t.equal(kernel_errors(guest), "")
     guest.check("dd if=/dev/vda bs=1M of=/tmp/all iflag=direct && blockdev --flushbufs /dev/vda")
@@ -85,7 +54,7 @@ def test_integrity_killed(t):
     disk = t.soft_disk(f"integrity sums={sums} create=on regions=4 | file path={image}")
     guest = t.guest([Disk(disk.socket)])
     load = VerifiedLoad(guest)
-    kill_workers(disk, load, KILLS)
+    load.survives_kills(disk, KILLS)
     load.finish()
     guest.check("dd if=/dev/urandom of=/dev/vda bs=1M count=1 seek=60 oflag=direct conv=fsync")
     t.equal(kernel_errors(guest), "")
@@ -106,11 +75,6 @@ def test_integrity_killed(t):
 
 @limit(120)
 def test_conformance(t):
-    """What devtap promises of every layer, each property with files of its own."""
-    skipped = ("state", "threads", "kill")  # nothing to save, one thread, disks of two sizes
-    listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
-    for number, name in enumerate(n for n in listed if n not in skipped):
-        tool("test", "--duration", "200ms", "--property", name,
-             f"cow overlay={t.folder}/{number}.cow create=on | readonly")
-        tool("test", "--duration", "200ms", "--property", name,
-             f"integrity sums={t.folder}/{number}.sums create=on")
+    """What devtap promises of every layer."""
+    conforms(f"cow overlay={t.folder}/{{}}.cow create=on | readonly",
+             f"integrity sums={t.folder}/{{}}.sums create=on")

@@ -1,9 +1,7 @@
 """Encrypted disks: what devtap writes opens elsewhere, and the other way round."""
 
-import json
 import os
 import pty
-import signal
 import subprocess
 import termios
 
@@ -23,21 +21,10 @@ def refused(t, chain):
     return done.returncode, done.stderr.strip().splitlines()[-1]
 
 
-def worker(disk):
-    """The worker's process id, once there is one."""
-    def ask():
-        try:
-            return json.loads(disk.devtap("show", "--json", disk.disk)).get("worker")
-        except RuntimeError:
-            return None
-    return wait_for("a worker", ask)
-
-
 def kill_worker(disk):
     """Kills it; returns when another serves."""
-    old = worker(disk)
-    os.kill(old, signal.SIGKILL)
-    wait_for("a successor", lambda: worker(disk) != old)
+    old = disk.kill_worker()
+    wait_for("a successor", lambda: disk.worker() != old)
 
 
 def give_key(guest):
@@ -160,7 +147,7 @@ def test_rekey_online(t):
     guest.check(fio + " --verify_only", 60)
 
     def done():
-        return "rekey-done" in disk.devtap("events", "--json", disk.disk)
+        return disk.events("rekey-done")
     wait_for("the new key", done, timeout=60)
     guest.check(fio + " --verify_only", 60)
     disk.stop()

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import time
 
@@ -56,7 +55,7 @@ def kill_in_turn(t, disk, servers, load, between):
         load.goes_on()
         server.restart()
         time.sleep(generator.uniform(0, 0.7))
-        os.kill(disk.show()["worker"], signal.SIGKILL)
+        disk.kill_worker()
         load.goes_on()
         load.check(f"after {number + 1} rounds")
     mirror_complete(disk)

@@ -1,7 +1,6 @@
 """A file system that fills up below a VM: its writes wait, and it hears of no error."""
 
 import ctypes
-import json
 import os
 import signal
 import time
@@ -186,21 +185,13 @@ def test_paused_with_two_queues(t):
     assert "queue 1: requests that were not served stay" in disk.output(), disk.output()
 
 
-def serves(disk):
-    """Is there a worker, with a VM attached?"""
-    try:
-        return json.loads(disk.devtap("show", "--json", disk.disk))["front"]["attached"]
-    except RuntimeError:
-        return False
-
-
 def test_paused_then_killed_while_full(t):
     """What went back to the ring is not in any log, and who takes over finds it all the same."""
     disk, guest, ballast = full_disk(t)
 
     def kill(disk):
-        os.kill(json.loads(disk.devtap("show", "--json", disk.disk))["worker"], signal.SIGKILL)
-        wait_for("a successor", lambda: serves(disk))
+        disk.kill_worker()
+        wait_for("a successor", disk.attached)
         holds_again(disk)
     paused(t, disk, guest, ballast, kill)
 

@@ -1,7 +1,5 @@
 """Guests with an IOMMU: we reach what they map, and no more."""
 
-import os
-import signal
 import time
 
 from devtap_test import Disk, StorageDaemon, wait_for
@@ -50,25 +48,14 @@ def test_lazy_packed_two_threads(t):
     t.equal(kernel_errors(guest), "")
 
 
-def worker_of(disk):
-    """Process id of the disk's worker."""
-    with open(f"/proc/{disk.pid}/task/{disk.pid}/children", encoding="ascii") as file:
-        for pid in file.read().split():
-            with open(f"/proc/{pid}/cmdline", "rb") as line:
-                if b"worker" in line.read():
-                    return int(pid)
-    raise RuntimeError("no worker")
-
-
 def test_workers_killed(t):
     """A successor knows no translation, and asks for each that it needs."""
     disk, guest = start(t, f"file path={t.sparse_file(64 * MIB)}", append="iommu.strict=1")
     load = VerifiedLoad(guest, jobs=2)
     for _ in range(5):
         load.goes_on()
-        old = worker_of(disk)
-        os.kill(old, signal.SIGKILL)
-        wait_for("another worker", lambda: worker_of_or_none(disk) not in (None, old))
+        old = disk.kill_worker()
+        wait_for("another worker", lambda: disk.worker() != old)
     load.goes_on()
     load.finish()
     guest.qmp.command("stop")
@@ -77,25 +64,13 @@ def test_workers_killed(t):
     t.equal(kernel_errors(guest), "")
 
 
-def worker_of_or_none(disk):
-    """The same, between two workers."""
-    try:
-        return worker_of(disk)
-    except (RuntimeError, FileNotFoundError):
-        return None
-
-
 def test_rear(t):
     """Before another back end: it serves in interpose, and passthrough is refused."""
     daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2))
     disk, guest = start(t, f"vhost-user path={daemon.socket} on-rear-loss=fail",
                         append="iommu.strict=1")
     fio_verify(guest, size="2m")
-    try:
-        disk.devtap("mode", disk.address, "passthrough")
-        raise AssertionError("not refused")
-    except RuntimeError as error:
-        assert "IOMMU" in str(error), error
+    disk.refuses("IOMMU", "mode", disk.address, "passthrough")
     fio_verify(guest, size="2m")
     t.equal(kernel_errors(guest), "")
 

@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import time
 
@@ -36,7 +35,7 @@ def test_legs_and_workers_killed(t):
         t.equal(mirror_status(disk)["state"], "degraded")
         server.restart()
         time.sleep(generator.uniform(0, 0.7))
-        os.kill(disk.show()["worker"], signal.SIGKILL)
+        disk.kill_worker()
         load.goes_on()
         load.check(f"after {number} rounds")
     mirror_complete(disk)

@@ -1,8 +1,6 @@
 """Passthrough and back, under a guest that works on."""
 
-import os
 import random
-import signal
 import time
 
 from devtap_test import Disk, StorageDaemon, wait_for
@@ -74,11 +72,7 @@ def test_refused(t):
     daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder))
     disk = t.soft_disk(f"vhost-user path={daemon.socket}", disk="tap")
     guest = t.guest([Disk(disk.socket)], smp=2)
-    try:
-        disk.devtap("mode", disk.address, "passthrough")
-        raise AssertionError("not refused")
-    except RuntimeError as error:
-        assert "on-rear-loss=fail" in str(error), error
+    disk.refuses("on-rear-loss=fail", "mode", disk.address, "passthrough")
     t.equal(front(disk)["mode_wanted"], "interpose")
     disk.set("vhost-user", **{"on-rear-loss": "fail"})
     mode(disk, "passthrough")
@@ -91,22 +85,8 @@ def test_two_queues_one_queue(t):
     disk = t.soft_disk(f"vhost-user path={daemon.socket} on-rear-loss=fail", disk="tap")
     guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
     fio_verify(guest, size="2m", jobs=2)
-    try:
-        disk.devtap("mode", disk.address, "passthrough")
-        raise AssertionError("not refused")
-    except RuntimeError as error:
-        assert "queue" in str(error), error
+    disk.refuses("queue", "mode", disk.address, "passthrough")
     fio_verify(guest, size="2m", jobs=2)
-
-
-def worker_of(disk):
-    """Process id of the disk's worker."""
-    with open(f"/proc/{disk.pid}/task/{disk.pid}/children", encoding="ascii") as file:
-        for pid in file.read().split():
-            with open(f"/proc/{pid}/cmdline", "rb") as line:
-                if b"worker" in line.read():
-                    return int(pid)
-    raise RuntimeError("no worker")
 
 
 def test_killed_in_passthrough(t):
@@ -122,7 +102,7 @@ def test_killed_in_passthrough(t):
         if number % 3 != 1:
             rear.kill()
         if number % 3 != 0:
-            os.kill(worker_of(disk), signal.SIGKILL)
+            disk.kill_worker()
         if number % 3 != 1:
             rear.restart()
         load.check(f"after kill {number}")

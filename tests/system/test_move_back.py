@@ -1,15 +1,13 @@
 """A running disk moves to another back; a shadow works beside it; a rear is detached and attached again."""
 
 import json
-import os
-import signal
 import subprocess
 import time
 
 from devtap_test import Disk, SoftDisk, StorageDaemon, wait_for
 from devtap_test.case import limit
-from devtap_test.change import Load, show
-from devtap_test.load import VerifiedLoad, kernel_errors
+from devtap_test.change import show
+from devtap_test.load import Load, VerifiedLoad, kernel_errors
 
 MIB = 1 << 20
 SIZE = 96 * MIB
@@ -32,7 +30,7 @@ def status(disk, kind):
     """Of the copy or shadow, once there is a worker to tell."""
     def ask():
         try:
-            return json.loads(disk.devtap("do", "--json", disk.disk, kind, "status"))
+            return disk.do_json(kind, "status")
         except RuntimeError:
             return None
     return wait_for("a status", ask)
@@ -90,19 +88,19 @@ def test_kills(t):
     for _ in range(4):
         time.sleep(0.4)
         t.equal(back(disk)["name"], "file")
-        os.kill(show(disk)["worker"], signal.SIGKILL)
+        disk.kill_worker()
     mover = subprocess.Popen([disk.binary(), "move-back", "--rate", "0", "--json", "vm1"],
                              env=disk.environment, stdout=subprocess.PIPE, text=True)
     while mover.poll() is None:
         time.sleep(0.9)
-        os.kill(show(disk)["worker"], signal.SIGKILL)
+        disk.kill_worker()
         if status_or_none(disk) is None:
             break
         time.sleep(1.5)
     said, _ = mover.communicate(timeout=60)
     t.equal(mover.returncode, 0, said)
     t.equal(back(disk)["parameters"]["path"], str(new))
-    os.kill(show(disk)["worker"], signal.SIGKILL)
+    disk.kill_worker()
     t.equal(back(disk)["parameters"]["path"], str(new))
     load.judge(t)
 
@@ -110,7 +108,7 @@ def test_kills(t):
 def status_or_none(disk):
     """Of a copy that may be over."""
     try:
-        return json.loads(disk.devtap("do", "--json", disk.disk, "copy", "status"))
+        return disk.do_json("copy", "status")
     except RuntimeError:
         return None
 
@@ -199,7 +197,7 @@ def test_intercept(t):
     t.equal(show(disk)["rear"], rear)
     t.equal(show(disk)["front"]["mode"], "intercept")
     load.goes_on()
-    os.kill(show(disk)["worker"], signal.SIGKILL)
+    disk.kill_worker()
     t.equal(show(disk)["front"]["mode"], "intercept")
     assert "detached" in refused(disk, "mode", "vm1", "passthrough")
     assert "--copy" in refused(disk, "mode", "vm1", "interpose")

@@ -1,7 +1,6 @@
 """The back `nbd` on real servers: killed, away for long, qcow2 behind qemu-storage-daemon, TLS."""
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -42,16 +41,6 @@ def slow_server(t):
     return file_server(t, "--filter=delay", parameters=["rdelay=5ms", "wdelay=5ms"])
 
 
-def worker(disk):
-    """The process id of the worker, once it serves."""
-    def ask():
-        try:
-            return disk.show().get("worker")
-        except RuntimeError:
-            return None
-    return wait_for("a worker", ask)
-
-
 @limit(300)
 def test_server_killed(t):
     """kill -9 of the server under verified load, and a longer absence; the worker is confined."""
@@ -86,7 +75,7 @@ def test_worker_killed(t):
     load = VerifiedLoad(guest, jobs=2)
     for number in range(1, 11):
         load.goes_on()
-        os.kill(worker(disk), signal.SIGKILL)
+        disk.kill_worker()
         if number % 3 == 0:
             server.kill()
             server.restart()
@@ -201,8 +190,8 @@ def test_tls_confined(t):
     load.goes_on()
     server.kill()
     server.restart()
-    wait_for("the event", lambda: "tls-confined" in disk.devtap("events", disk.disk), 20.0)
-    os.kill(worker(disk), signal.SIGKILL)
+    wait_for("the event", lambda: disk.events("tls-confined"), 20.0)
+    disk.kill_worker()
     load.goes_on()
     load.finish()
     t.equal(kernel_errors(guest), "")

@@ -1,12 +1,10 @@
 """Extensions in processes of their own under a real guest: killed again and again, and in Python."""
 
 import itertools
-import json
 import os
 import pathlib
 import random
 import signal
-import subprocess
 import time
 
 from devtap_test import paths, wait_for
@@ -108,7 +106,7 @@ def test_killed_threads(t):
     (pid,) = extensions(disk.pid)
     names = [task.read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
     t.equal(sorted(name for name in names if name[-1].isdigit()), ["ext-host0", "ext-host1"])
-    assert "after" in disk.devtap("events", disk.disk), "no event of a restart"
+    assert disk.events("extension-restarted"), "no event of a restart"
 
 
 def deleted(guest, device):
@@ -134,8 +132,7 @@ def test_trusted(t):
 
     disk = killed(t, 5, settings="trust=memory", extra=["-m", "size=512M,slots=4,maxmem=2G"], between=plug)
     assert "trust=memory" in disk.devtap("show", disk.disk), disk.devtap("show", disk.disk)
-    seen = map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines())
-    grants = [e["text"] for e in seen if e["event"] == "memory-granted"]
+    grants = [e["text"] for e in disk.events("memory-granted")]
     t.log(f"{len(grants)} grants; {grants[-1]}")
     assert any("640 MiB" in text for text in grants) and "512 MiB" in grants[-1], grants
 
@@ -170,29 +167,21 @@ def test_python(t):
 def test_hang_and_leak(t):
     """An extension that hangs, or takes memory without end, is ended by its limits and started again; the
     request that does it fails alone, and nobody else notices."""
-    poison = t.folder / "poison.so"
-    for folder in (t.folder, t.folder.parent):
-        folder.chmod(0o755)  # what runs in the process is read by a user of its own
-    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", poison,
-                    ROOT / "tests/captive/poison.c"], check=True)
+    poison = t.captive("poison")
     for how, why, deadline in (("hang", "it hangs", "300ms"), ("leak", "killed by signal 6", "20s")):
         disk = t.soft_disk(f"{poison} sector=8 {how}=on place=process mem-limit=200M "
                            f"deadline={deadline} tries=1000 | mem size=16M", disk=how)
-        load = subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write",
-                               "--range", "32K", "--time", "8", "--depth", "4", "--json"],
-                              stdout=subprocess.PIPE, text=True, timeout=60, check=False)
-        result = json.loads(load.stdout)
-        seen = list(map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines()))
-        died = [e["text"] for e in seen if e["event"] == "extension-died"]
+        result = disk.bench("--rw", "write", "--range", "32K", "--time", "8", "--depth", "4",
+                            check=False)
+        died = [e["text"] for e in disk.events("extension-died")]
         t.log(f"{how}: {len(died)} deaths ({died[0] if died else ''}), {result['errors']} errors, "
               f"{result['requests']} requests")
         assert len(died) >= 2 and all(why in text for text in died), died
         # More than were in flight at once: the intake went on.
         assert result["errors"] >= 1 and result["latency"]["samples"] > 4, result
-        subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "read", "--time",
-                        "200ms"], check=True, stdout=subprocess.DEVNULL)
-        assert [e for e in seen if e["event"] == "request-failed"], seen
-        t.equal([e for e in seen if e["event"] == "worker-died"], [])
+        disk.bench("--rw", "read", "--time", "200ms")
+        assert disk.events("request-failed"), disk.events()
+        t.equal(disk.events("worker-died"), [])
         disk.stop()
 
 
@@ -201,9 +190,7 @@ def test_events(t):
     """What an extension reports from its process is an event of the disk."""
     watchpoint = pathlib.Path(paths.devtap()).resolve().parents[1] / "examples/watchpoint.so"
     disk = t.soft_disk(f"{watchpoint} start=0 count=8 place=process | null size=1M")
-    subprocess.run([disk.binary(), "bench", "--socket", disk.socket, "--rw", "write", "--time",
-                    "200ms", "--json"], check=True, stdout=subprocess.DEVNULL)
-    lines = disk.devtap("events", "--json", disk.disk).splitlines()
-    seen = [e for e in map(json.loads, lines) if e["event"] == "watchpoint"]
-    assert seen and all(e["device"] == disk.disk for e in seen), lines
+    disk.bench("--rw", "write", "--time", "200ms")
+    seen = disk.events("watchpoint")
+    assert seen and all(e["device"] == disk.disk for e in seen), disk.events()
     assert seen[0]["text"].startswith("write of "), seen[0]

@@ -1,7 +1,6 @@
 """A guest's disk behind other people's back ends: qemu-storage-daemon, and devtap itself."""
 
 import os
-import signal
 import time
 
 from devtap_test import Disk, SoftDisk, StorageDaemon, wait_for
@@ -18,17 +17,6 @@ def tap(t, rear, extensions=""):
 def counters(disk):
     """Those of the rear."""
     return disk.stats()["vhost-user"]["counters"]
-
-
-def workers(disk):
-    """Process ids of the disk's sandboxed worker."""
-    with open(f"/proc/{disk.pid}/task/{disk.pid}/children", encoding="ascii") as file:
-        children = file.read().split()
-    names = {}
-    for pid in children:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            names[int(pid)] = file.read()
-    return [pid for pid, name in names.items() if b"worker" in name]
 
 
 def test_storage_daemon(t):
@@ -114,8 +102,7 @@ def test_all_killed(t):
         if number % 3 != 1:
             rear.kill()
         if number % 3 != 0:
-            for pid in workers(disk):
-                os.kill(pid, signal.SIGKILL)
+            disk.kill_worker()
         if number % 3 != 1:
             rear.restart()
         load.check(f"after kill {number}")

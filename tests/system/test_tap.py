@@ -5,12 +5,12 @@ DEVTAP_CHANGE_OPERATIONS says how many random operations are done at each depth 
 
 import os
 import random
-import signal
 import time
 
 from devtap_test import StorageDaemon, wait_for
 from devtap_test.case import limit
-from devtap_test.change import LAYERS, Load, change, names, report, show, step
+from devtap_test.change import LAYERS, change, names, report, show, step
+from devtap_test.load import Load
 
 MIB = 1 << 20
 OPERATIONS = int(os.environ.get("DEVTAP_CHANGE_OPERATIONS", "60"))
@@ -89,7 +89,7 @@ def test_front_killed(t):
         if number % 3 == 1:
             rear.kill()
         if number % 3 == 2:
-            os.kill(show(disk)["worker"], signal.SIGKILL)
+            disk.kill_worker()
         load.child.wait()
         if number % 3 == 1:
             rear.restart()

@@ -4,34 +4,19 @@
 #define CRYPT_IMAGE_H
 
 #include "ext_disk.h"
+#include "scratch.h"
 
-#include <fcntl.h>
 #include <libcryptsetup.h>
 #include <sys/stat.h>
 
 #define PASSPHRASE "a passphrase\nof two lines"
 
-static char dir[] = "/tmp/dt-crypt-XXXXXX", image[64], header[64], key_file[64], bad_file[64];
+static char image[64], header[64], key_file[64], bad_file[64];
 static uint8_t volume_key[64];
-
-static inline void put_file(const char *path, const void *bytes, size_t n)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-    assert_true(fd >= 0 && write(fd, bytes, n) == (ssize_t)n);
-    close(fd);
-}
-
-static inline void empty_file(const char *path, off_t size)
-{
-    unlink(path);
-    put_file(path, "", 0);
-    assert_int_equal(truncate(path, size), 0);
-}
 
 static inline int image_setup(void **state)
 {
-    assert_non_null(mkdtemp(dir));
+    scratch_make();
     snprintf(image, sizeof(image), "%s/image", dir);
     snprintf(header, sizeof(header), "%s/header", dir);
     snprintf(key_file, sizeof(key_file), "%s/key", dir);

@@ -227,6 +227,44 @@ static inline int disk_quiesce(uint64_t ns)
     return done < 0 ? done : 0;
 }
 
+/* For layers that work in the background, where no request waits: first they rest. */
+static inline void disk_rest_and_close(void)
+{
+    assert_int_equal(disk_quiesce(DT_S(10)), 0);
+    disk_close();
+}
+
+/* What the command `status` of a layer says; the text lives until the fourth call from now. */
+static inline const char *disk_status(const char *layer, const char *key)
+{
+    static char text[4][512];
+    static unsigned n;
+    json_t *reply = NULL, *value;
+    char *out = text[n++ % 4];
+
+    assert_int_equal(device_do(disk.dev, layer, "status", 0, NULL, &reply, &disk.err), 0);
+    value = json_object_get(reply, key);
+    if (json_is_integer(value))
+        snprintf(out, 512, "%lld", (long long)json_integer_value(value));
+    else
+        snprintf(out, 512, "%s", json_string_value(value) ?: "");
+    json_decref(reply);
+    return out;
+}
+
+/* Turn until the status begins with this, for twenty seconds at most. */
+static inline void disk_until(const char *layer, const char *key, const char *begins)
+{
+    uint64_t deadline = dt_clock_ns() + DT_S(20);
+
+    while (strncmp(disk_status(layer, key), begins, strlen(begins)) != 0) {
+        if (dt_clock_ns() > deadline)
+            fail_msg("%s is '%s', not '%s'; failure: '%s'", key, disk_status(layer, key), begins,
+                     disk_status(layer, "failure"));
+        loop_turn(disk.loop, false);
+    }
+}
+
 /* Is every byte of it @value? */
 static inline bool all_bytes(const void *data, size_t n, int value)
 {

@@ -122,6 +122,21 @@ static void device_lost(void *dev, const char *reason)
     snprintf(d->reason, sizeof(d->reason), "%s", reason);
 }
 
+/** link_device_floor() - what it promises; @mode: the byte that a driver may write. */
+static inline struct link_floor link_device_floor(uint8_t mode)
+{
+    struct link_floor floor = {.version = LINK_VERSION,
+                               .queues = LINK_DEVICE_QUEUES,
+                               .features = device_features(NULL),
+                               .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ};
+
+    memset(floor.config, 7, sizeof(floor.config));
+    memset(floor.writable, LINK_CONFIG_LIVE, 8);
+    floor.writable[LINK_DEVICE_MODE] = 1;
+    floor.config[LINK_DEVICE_MODE] = mode;
+    return floor;
+}
+
 /** link_device_new() - serve what comes over @sock, which it takes; @mode as it promises it. */
 static inline int link_device_new_mode(struct link_device *d, struct loop *loop, int sock,
                                        uint8_t mode, struct dt_error *err)
@@ -134,13 +149,8 @@ static inline int link_device_new_mode(struct link_device *d, struct loop *loop,
                                                .dev = d,
                                                .attached = device_attached,
                                                .lost = device_lost};
-    struct link_floor floor = {.features = device_features(d),
-                               .protocol_features = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_MQ};
+    const struct link_floor floor = link_device_floor(mode);
 
-    memset(floor.config, 7, sizeof(floor.config));
-    memset(floor.writable, LINK_CONFIG_LIVE, 8);
-    floor.writable[LINK_DEVICE_MODE] = 1;
-    floor.config[LINK_DEVICE_MODE] = mode;
     *d = (struct link_device){.mode = mode};
     return vhost_remote_new(&d->remote, &config, &floor, err);
 }

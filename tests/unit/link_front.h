@@ -204,6 +204,19 @@ static inline uint8_t get_mode(void)
     return m.config.data[LINK_DEVICE_MODE];
 }
 
+/* The device stops its rings at 11. Its session ends with the front end. */
+static inline void stop_and_detach(struct link_device *device)
+{
+    struct vhost_message m;
+
+    say_vring(VHOST_GET_VRING_BASE, 0, 0);
+    assert_true(answered(&m));
+    assert_int_equal(m.vring.num, 11);
+    detach();
+    assert_int_equal(device->closed, 1);
+    vhost_remote_free(device->remote);
+}
+
 static inline int teardown(void **state)
 {
     if (vhost_proxy_attached(proxy)) /* a test failed half-way */

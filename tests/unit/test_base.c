@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_base.c - errors, the log, vectors against a naive model, and the generator. */
 #include "base/base.h"
+#include "base/boot.h"
 #include "base/packet.h"
 
 #include <fcntl.h>
@@ -368,12 +369,22 @@ static void test_packet_last_words(void **state)
     close(fds[0]);
 }
 
+static void test_boot(void **state)
+{
+    const uint8_t none[BOOT_ID_SIZE] = {0}, one[BOOT_ID_SIZE] = {[7] = 1}, other[BOOT_ID_SIZE] = {2};
+
+    assert_true(boot_is(one, one)); /* whatever it begins with */
+    assert_false(boot_is(one, other));
+    assert_false(boot_is(none, one));
+    assert_false(boot_is(none, none));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_iov),  cmocka_unit_test(test_rng),   cmocka_unit_test(test_errors),
         cmocka_unit_test(test_log), cmocka_unit_test(test_log_limited), cmocka_unit_test(test_packet_last_words),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
-        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_list), cmocka_unit_test(test_boot),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

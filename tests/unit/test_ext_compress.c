@@ -38,13 +38,6 @@ static int teardown(void **state)
     return 0;
 }
 
-/* It may be giving space back, for which no request waits. */
-static void close_disk(void)
-{
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
-}
-
 static void assert_reads_as_model(void)
 {
     for (uint32_t at = 0, n; at < SECTORS; at += n) {
@@ -123,12 +116,12 @@ static void reads_what_was_written(void **state)
     assert_reads_as_model();
     random_writes(200, 7);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
     assert_whole();
     disk_open(CHAIN);
     assert_reads_as_model();
     assert_int_equal(disk_counter("compress", "damaged"), 0);
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void evicts(void **state)
@@ -136,10 +129,10 @@ static void evicts(void **state)
     disk_open(CREATE " cache=1M map-cache=8K");
     random_writes(300, 11);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
     disk_open(CHAIN "map-cache=8K");
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
     assert_whole();
 }
 
@@ -151,7 +144,7 @@ static void takes_less(void **state)
     for (unsigned at = 0; at < 8192; at += 128)
         put(DT_OP_WRITE, 0, at, 128, 2); /* two bits in eight */
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
-    close_disk();
+    disk_rest_and_close();
     found(&what);
     assert_int_equal(what.units, 64);
     assert_int_equal(what.raw, 0);
@@ -163,7 +156,7 @@ static void takes_less(void **state)
            (size_t)(4096 - 128) * 512); /* the first is not all its */
     assert_reads_as_model();
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
-    close_disk();
+    disk_rest_and_close();
     found(&what);
     assert_int_equal(what.units, 1);
 }
@@ -188,7 +181,7 @@ static void gives_back(void **state)
     assert_int_equal(stat(STORE, &after), 0);
     assert_in_range(before.st_blocks - after.st_blocks, 4 * MIB / 512, 5 * MIB / 512);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* Small writes that are under way together are packed together. */
@@ -204,7 +197,7 @@ static void packs_together(void **state)
         assert_int_equal(disk_wait(slots[i]), 0);
     assert_in_range(disk_counter("compress", "packed"), 1, 4);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void overlapping_requests(void **state)
@@ -230,7 +223,7 @@ static void overlapping_requests(void **state)
         for (unsigned i = 0; i < 200; i++)
             assert_int_equal(disk_wait(slots[i]), 0);
     }
-    close_disk();
+    disk_rest_and_close();
     assert_whole();
 }
 
@@ -267,7 +260,7 @@ static void refuses_what_is_none(void **state)
     saved = disk;
     refuses("compress path=" STORE " read-only=on", "in use");
     disk = saved;
-    close_disk();
+    disk_rest_and_close();
     poke(20, "x", 1);
     refuses(CHAIN, "header is damaged");
 }
@@ -292,7 +285,7 @@ static void refuses_damaged_maps(void **state)
 
     disk_open(CREATE);
     put(DT_OP_WRITE, DT_REQ_FUA, 0, 128 * 40, 1);
-    close_disk();
+    disk_rest_and_close();
     poke(COMPRESS_MAP_OFFSET + 512 + 100, "xyz", 3);
     assert_whole(); /* by the live map */
     boot_again();
@@ -316,11 +309,11 @@ static void loses_what_was_not_flushed(void **state)
     disk_open(CREATE);
     put(DT_OP_WRITE, DT_REQ_FUA, 0, 128 * 40, 1);
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 5, 400, data), 0);
-    close_disk();
+    disk_rest_and_close();
     boot_again();
     disk_open(CHAIN);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void finds_damage(void **state)
@@ -331,7 +324,7 @@ static void finds_damage(void **state)
     disk_open(CREATE);
     put(DT_OP_WRITE, DT_REQ_FUA, 0, 128, 2);
     put(DT_OP_WRITE, DT_REQ_FUA, 128, 128, 2);
-    close_disk();
+    disk_rest_and_close();
     compress_layout(&at, BYTES);
     poke((off_t)at.data_offset + 77, "?", 1);
     found(&what);
@@ -343,7 +336,7 @@ static void finds_damage(void **state)
     assert_int_equal(disk_do(DT_OP_READ, 0, 128, 128, data), 0);
     put(DT_OP_WRITE, 0, 0, 128, 4); /* all of it: heals */
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
     assert_whole();
 }
 
@@ -352,13 +345,13 @@ static void many_read_one(void **state)
     disk_open(CREATE);
     put(DT_OP_WRITE, 0, 0, 2048, 2);
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
-    close_disk();
+    disk_rest_and_close();
     disk_open(CHAIN "read-only=on");
     assert_true(device_info(disk.dev)->read_only);
     assert_reads_as_model();
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 0, 8, model), -EROFS);
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* What was never flushed is the next writer's to settle. */
@@ -366,13 +359,13 @@ static void unsettled_is_not_shared(void **state)
 {
     disk_open(CREATE);
     put(DT_OP_WRITE, 0, 0, 2048, 2);
-    close_disk();
+    disk_rest_and_close();
     refuses(CHAIN "read-only=on", "was killed before a flush");
     disk_open(CHAIN);
-    close_disk();
+    disk_rest_and_close();
     disk_open(CHAIN "read-only=on");
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* For a layer above that is being opened: before the fence, and changing nothing. */
@@ -400,7 +393,7 @@ static void is_read_early(void **state)
     chain_spec_free(&spec);
     put(DT_OP_WRITE, 0, 90, 20, 5);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void level_is_live(void **state)
@@ -414,7 +407,7 @@ static void level_is_live(void **state)
     put(DT_OP_WRITE, 0, 128, 128, 2);
     assert_true(disk_counter("compress", "packed-bytes") - fast < fast);
     assert_int_equal(disk_verb("compress", "space", 0, NULL), 0);
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* ---- A full file system ---- */
@@ -447,24 +440,34 @@ static void turn_until_held(void)
     assert_true(disk_counter("compress", "held") > 0);
 }
 
+static void open_full(const char *more)
+{
+    small_file_system();
+    make_ballast(2);
+    disk_open("compress path=small.tmp/store create=on size=4206080%s", more);
+    fill(model, HELD << 16, 3);
+}
+
+static void write_until_held(struct disk_slot *slots[HELD])
+{
+    for (unsigned i = 0; i < HELD; i++)
+        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
+    turn_until_held();
+}
+
 static void holds_when_full(void **state)
 {
     struct disk_slot *slots[HELD];
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080");
-    fill(model, HELD << 16, 3);
-    for (unsigned i = 0; i < HELD; i++)
-        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
-    turn_until_held();
+    open_full("");
+    write_until_held(slots);
     assert_int_equal(disk_do(DT_OP_READ, 0, 4096, 64, data), 0); /* is not stuck behind them */
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
     assert_int_equal(unlink("small.tmp/ballast"), 0);
     for (unsigned i = 0; i < HELD; i++)
         assert_int_equal(disk_wait(slots[i]), 0);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void discards_make_space(void **state)
@@ -483,22 +486,19 @@ static void discards_make_space(void **state)
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
     assert_int_equal(disk_wait(held), 0);
     assert_reads_as_model();
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void fails_when_told_to(void **state)
 {
     int failed = 0;
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080 on-full=fail");
-    fill(model, HELD << 16, 3);
+    open_full(" on-full=fail");
     for (unsigned i = 0; i < HELD; i++)
         failed += disk_do(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16)) == -ENOSPC;
     assert_in_range(failed, 1, HELD - 1);
     assert_int_equal(disk_do(DT_OP_READ, 0, 0, 64, data), 0);
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* A stop cannot wait for space: what is held is not served. */
@@ -507,18 +507,13 @@ static void rests_when_full(void **state)
     struct disk_slot *slots[HELD];
     unsigned canceled = 0;
 
-    small_file_system();
-    make_ballast(2);
-    disk_open("compress path=small.tmp/store create=on size=4206080");
-    fill(model, HELD << 16, 3);
-    for (unsigned i = 0; i < HELD; i++)
-        slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + ((size_t)i << 16));
-    turn_until_held();
+    open_full("");
+    write_until_held(slots);
     assert_int_equal(disk_quiesce(DT_S(1)), 0);
     for (unsigned i = 0; i < HELD; i++)
         canceled += slots[i]->error == -ECANCELED;
     assert_in_range(canceled, 1, HELD - 1);
-    close_disk();
+    disk_rest_and_close();
 }
 
 #define test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -6,6 +6,7 @@
  */
 #include "blk/cow/offline.h"
 #include "ext_disk.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -18,24 +19,6 @@
 #define CHAIN   "cow overlay=cow.tmp %s | file path=cow-base.tmp read-only=on"
 
 static uint8_t *model, *base, *data;
-
-static void put_file(const char *path, const void *bytes, size_t n)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-
-    assert_true(fd >= 0);
-    assert_int_equal(pwrite(fd, bytes, n, 0), (ssize_t)n);
-    close(fd);
-}
-
-static void get_file(const char *path, void *bytes, size_t n)
-{
-    int fd = open(path, O_RDONLY);
-
-    assert_true(fd >= 0);
-    assert_int_equal(pread(fd, bytes, n, 0), (ssize_t)n);
-    close(fd);
-}
 
 static int setup(void **state)
 {

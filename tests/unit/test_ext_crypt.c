@@ -90,14 +90,12 @@ static void opens_on(const char *below)
     for (uint64_t at = 0; (n = pread(fd, back, sizeof(back), (off_t)at)) > 0; at += (uint64_t)n)
         assert_int_equal(disk_do(DT_OP_WRITE, 0, at / 512, (uint32_t)n / 512, back), 0);
     close(fd);
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
+    disk_rest_and_close();
     for (unsigned i = 0; i < 2; i++) {
         disk_open("crypt key-file=%s | throttle | %s", key_file, below);
         assert_int_equal(disk_do(DT_OP_READ, 0, 64, 128, back), 0);
         assert_memory_equal(back, data, sizeof(data));
-        assert_int_equal(disk_quiesce(DT_S(5)), 0);
-        disk_close();
+        disk_rest_and_close();
     }
 }
 

@@ -20,13 +20,6 @@ static void hear(const char *device, const char *event, const char *text)
     snprintf(heard, sizeof(heard), "%s: %s", event, text);
 }
 
-/* Regions may be being closed in the background. */
-static void close_disk(void)
-{
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
-}
-
 static int setup(void **state)
 {
     int fd = open("sums-disk.tmp", O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -107,18 +100,18 @@ static void good_data_are_good(void **state)
     assert_reads_as_model();
     assert_int_equal(disk_counter("integrity", "damaged"), 0);
     assert_int_equal(disk_counter("integrity", "taken"), 0);
-    close_disk();
+    disk_rest_and_close();
     disk_open(CHAIN, "");
     assert_reads_as_model();
     assert_int_equal(disk_counter("integrity", "unknown"), 0);
     assert_true(disk_counter("integrity", "verified") >= SECTORS / 8);
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void damage_is_found(void **state)
 {
     write_all();
-    close_disk();
+    disk_rest_and_close();
     flip(5 * 4096 + 700);
     flip(BYTES - 1);
     disk_open(CHAIN, "");
@@ -135,7 +128,7 @@ static void damage_is_found(void **state)
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 40, 8, model + 40 * 512), 0);
     assert_int_equal(disk_do(DT_OP_READ, 0, 40, 8, data), 0);
     assert_memory_equal(data, model + 40 * 512, 4096);
-    close_disk();
+    disk_rest_and_close();
 }
 
 /* Sectors of one block, written and read at once: never a false alarm. */
@@ -157,7 +150,7 @@ static void neighbours_are_no_damage(void **state)
         assert_memory_equal(data, model + 4 * 512, 4 * 512);
     }
     assert_int_equal(disk_counter("integrity", "damaged"), 0);
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void spend_until(const char *what)
@@ -186,7 +179,7 @@ static void scrub_finds_and_learns(void **state)
     assert_int_equal(disk_verb("integrity", "scrub", 1, start), 0);
     spend_until("scrubbed: the whole disk was read: 1 blocks damaged");
     assert_int_equal(disk_counter("integrity", "damaged"), 1);
-    close_disk();
+    disk_rest_and_close();
 }
 
 static void discarded_is_unknown(void **state)
@@ -195,7 +188,7 @@ static void discarded_is_unknown(void **state)
     assert_int_equal(disk_do(DT_OP_DISCARD, 0, 16, 32, NULL), 0);
     assert_int_equal(disk_do(DT_OP_READ, 0, 16, 32, data), 0);
     assert_int_equal(disk_counter("integrity", "unknown"), 4);
-    close_disk();
+    disk_rest_and_close();
 }
 
 static unsigned damage_seen;
@@ -214,7 +207,7 @@ static void is_compared_without_a_vm(void **state)
 
     write_all();
     assert_int_equal(integrity_file_open(&file, "sums.tmp", &err), -EBUSY);
-    close_disk();
+    disk_rest_and_close();
     flip(9 * 4096 + 1);
     assert_int_equal(integrity_file_open(&file, "sums.tmp", &err), 0);
     assert_int_equal(integrity_file_open_regions(&file), 0);
@@ -239,7 +232,7 @@ static void others_are_refused(void **state)
          "region is a power of two"},
     };
 
-    close_disk();
+    disk_rest_and_close();
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         assert_int_equal(disk_try("%s", cases[i].chain), cases[i].error);
         assert_error_says(cases[i].says);

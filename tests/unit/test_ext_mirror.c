@@ -2,6 +2,7 @@
 /* test_ext_mirror.c - the back `mirror`: legs that fail, come back, are old, foreign or at odds. */
 #include "blk/mirror/meta.h"
 #include "ext_disk.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -10,51 +11,28 @@
 #define LEG     (DATA + META_SECTORS)
 #define REGIONS (DATA / 8)
 
-static char dir[64];
 static uint8_t data[64 << 10] __attribute__((aligned(4096)));
 static uint8_t back[64 << 10] __attribute__((aligned(4096)));
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static unsigned n;
-    char *p = path[n++ % 4];
-
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
-    return p;
-}
-
 static void make_leg(const char *name, uint64_t sectors)
 {
-    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-    assert_true(fd >= 0 && ftruncate(fd, (off_t)(sectors * 512)) == 0);
-    close(fd);
+    empty_file(path_of(name), (off_t)(sectors * 512));
 }
 
 static void copy_file(const char *from, const char *to)
 {
     static uint8_t all[LEG * 512];
-    int in = open(path_of(from), O_RDONLY | O_CLOEXEC);
-    int out = open(path_of(to), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-    assert_int_equal(read(in, all, sizeof(all)), sizeof(all));
-    assert_int_equal(write(out, all, sizeof(all)), sizeof(all));
-    close(in);
-    close(out);
+    get_file(path_of(from), all, sizeof(all));
+    put_file(path_of(to), all, sizeof(all));
 }
 
 static bool same_data(const char *a, const char *b)
 {
     static uint8_t bytes[2][DATA * 512];
-    const char *names[] = {a, b};
 
-    for (unsigned i = 0; i < 2; i++) {
-        int fd = open(path_of(names[i]), O_RDONLY | O_CLOEXEC);
-
-        assert_int_equal(read(fd, bytes[i], sizeof(bytes[i])), sizeof(bytes[i]));
-        close(fd);
-    }
+    get_file(path_of(a), bytes[0], sizeof(bytes[0]));
+    get_file(path_of(b), bytes[1], sizeof(bytes[1]));
     return memcmp(bytes[0], bytes[1], sizeof(bytes[0])) == 0;
 }
 
@@ -71,41 +49,6 @@ static void open_mirror(const char *a, const char *b, const char *more)
 {
     if (try_mirror(a, b, more) < 0)
         fail_msg("%s", disk.err.text);
-}
-
-static void close_mirror(void)
-{
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
-}
-
-static const char *status_of(const char *key)
-{
-    static char text[4][512];
-    static unsigned n;
-    json_t *reply = NULL, *value;
-    char *out = text[n++ % 4];
-
-    assert_int_equal(device_do(disk.dev, "mirror", "status", 0, NULL, &reply, &disk.err), 0);
-    value = json_object_get(reply, key);
-    if (json_is_integer(value))
-        snprintf(out, 512, "%lld", (long long)json_integer_value(value));
-    else
-        snprintf(out, 512, "%s", json_string_value(value) ?: "");
-    json_decref(reply);
-    return out;
-}
-
-/* Turns until the status has it. */
-static void until(const char *key, const char *begins)
-{
-    uint64_t deadline = dt_clock_ns() + DT_S(10);
-
-    while (strncmp(status_of(key), begins, strlen(begins)) != 0) {
-        if (dt_clock_ns() > deadline)
-            fail_msg("%s is '%s', not '%s'", key, status_of(key), begins);
-        loop_turn(disk.loop, false);
-    }
 }
 
 static int leg_verb(const char *verb, const char *leg)
@@ -131,14 +74,14 @@ static void make_mirror(void)
 {
     open_mirror("a", "b", "create=clean");
     fill(0x11, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
 }
 
 /* In the end all legs have the same. */
 static void end_complete(const char *a, const char *b)
 {
-    until("state", "complete");
-    close_mirror();
+    disk_until("mirror", "state", "complete");
+    disk_rest_and_close();
     assert_true(same_data(a, b));
 }
 
@@ -154,8 +97,7 @@ static void put_on_leg(const char *name, int value)
 
 static int setup(void **state)
 {
-    snprintf(dir, sizeof(dir), "/tmp/mirror-test-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    scratch_make();
     make_leg("a", LEG);
     make_leg("b", LEG);
     return 0;
@@ -182,12 +124,12 @@ static void both_legs_have_it(void **state)
     assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
     expect(0, 8, 8);
     expect(0x11, 16, 100);
-    assert_string_equal(status_of("state"), "complete");
-    close_mirror();
+    assert_string_equal(disk_status("mirror", "state"), "complete");
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
     open_mirror("a", "b", "");
     expect(0x11, 16, 100);
-    close_mirror();
+    disk_rest_and_close();
 }
 
 static void a_new_mirror_copies_the_first_leg(void **state)
@@ -195,9 +137,9 @@ static void a_new_mirror_copies_the_first_leg(void **state)
     put_on_leg("a", 0x22);
     open_mirror("a", "b", "create=sync");
     expect(0x22, 8, 128);
-    until("state", "complete");
+    disk_until("mirror", "state", "complete");
     assert_true(disk_counter("mirror", "resynced") >= DATA * 512);
-    close_mirror();
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
 }
 
@@ -207,7 +149,7 @@ static void a_first_copy_that_was_cut_short_is_made_again(void **state)
     put_on_leg("a", 0x23);
     open_mirror("a", "b", "create=sync resync-rate=4K");
     expect(0x23, 8, 128);
-    close_mirror();
+    disk_rest_and_close();
     assert_false(same_data("a", "b"));
     open_mirror("a", "b", "create=sync");
     end_complete("a", "b");
@@ -218,9 +160,9 @@ static void bits_are_there_before_and_go_later(void **state)
     open_mirror("a", "b", "create=clean");
     fill(0x11, 0, 8);
     fill(0x11, 800, 8);
-    assert_string_equal(status_of("regions-marked"), "2");
-    until("regions-marked", "0");
-    close_mirror();
+    assert_string_equal(disk_status("mirror", "regions-marked"), "2");
+    disk_until("mirror", "regions-marked", "0");
+    disk_rest_and_close();
 }
 
 /* Each leg does two writes in an order of its own; in the end both must have the same. */
@@ -240,7 +182,7 @@ static void overlapping_writes_leave_equal_legs(void **state)
         assert_int_equal(disk_wait(slots[0]), 0);
         assert_int_equal(disk_wait(slots[1]), 0);
     }
-    close_mirror();
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
 }
 
@@ -283,16 +225,16 @@ static void a_lost_leg_is_recorded_first_and_caught_up(void **state)
                          "times=1 | file path=%s' region=4K retry=1s settle=10ms create=clean",
                          path_of("a"), path_of("b")) == 0);
     fill(0x33, 0, 8);
-    assert_string_equal(status_of("state"), "complete");
+    assert_string_equal(disk_status("mirror", "state"), "complete");
     memset(data, 0x44, sizeof(data));
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 8, data), 0);
     assert_int_equal(recorded("a", 1), RECORD_STALE); /* by the time it was acknowledged */
     assert_int_equal(disk_counter("mirror", "legs-lost"), 1);
     expect(0x44, 64, 8);
-    until("state", "complete");
+    disk_until("mirror", "state", "complete");
     until_recorded("a", 1, RECORD_IN_SYNC);
     assert_true(disk_counter("mirror", "resynced") <= 16 * 4096); /* not all of it */
-    close_mirror();
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
 }
 
@@ -305,7 +247,7 @@ static void the_last_leg_is_not_given_up(void **state)
     assert_error_says("the only one in sync");
     fill(0x22, 0, 8);
     expect(0x22, 0, 8);
-    assert_string_equal(status_of("state"), "degraded");
+    assert_string_equal(disk_status("mirror", "state"), "degraded");
     assert_int_equal(leg_verb("add", "leg1"), 0);
     end_complete("a", "b");
 }
@@ -317,10 +259,10 @@ static void errors_of_all_legs_are_the_guests(void **state)
                          "create=clean",
                          path_of("a"), path_of("b")) == 0);
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 64, 8, data), -EIO);
-    assert_string_equal(status_of("state"), "complete");
+    assert_string_equal(disk_status("mirror", "state"), "complete");
     assert_int_equal(disk_counter("mirror", "legs-lost"), 0);
     fill(0x11, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
 }
 
 static void a_read_error_is_not_the_guests(void **state)
@@ -332,7 +274,7 @@ static void a_read_error_is_not_the_guests(void **state)
     for (unsigned i = 0; i < 8; i++)
         expect(0x55, 64, 8);
     assert_int_equal(disk_counter("mirror", "read-retries"), 1);
-    close_mirror();
+    disk_rest_and_close();
 }
 
 static void reads_go_to_the_fastest(void **state)
@@ -344,10 +286,10 @@ static void reads_go_to_the_fastest(void **state)
                          path_of("a"), path_of("b")) == 0);
     for (unsigned i = 0; i < 100; i++)
         expect(0, 64, 8);
-    assert_int_equal(sscanf(strstr(status_of("leg1"), ", ") + 2, "%llu", &slow), 1);
-    assert_int_equal(sscanf(strstr(status_of("leg2"), ", ") + 2, "%llu", &fast), 1);
+    assert_int_equal(sscanf(strstr(disk_status("mirror", "leg1"), ", ") + 2, "%llu", &slow), 1);
+    assert_int_equal(sscanf(strstr(disk_status("mirror", "leg2"), ", ") + 2, "%llu", &fast), 1);
     assert_true(fast > 5 * slow);
-    close_mirror();
+    disk_rest_and_close();
 }
 
 /* ---- Judgement
@@ -359,14 +301,14 @@ static void an_old_copy_is_found_out(void **state)
     copy_file("b", "old");
     open_mirror("a", "b", "");
     fill(0x22, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
     copy_file("old", "b");
     open_mirror("a", "b", "");
     for (unsigned i = 0; i < 10; i++)
         expect(0x22, 0, 8);
-    until("state", "complete");
+    disk_until("mirror", "state", "complete");
     assert_true(disk_counter("mirror", "resynced") >= DATA * 512);
-    close_mirror();
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
 }
 
@@ -377,12 +319,12 @@ static void split_brain_is_refused_and_resolved(void **state)
     make_mirror();
     open_mirror("a", "none", "missing=any");
     fill(0x22, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
     open_mirror("none", "b", "missing=any");
     fill(0x33, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
     open_mirror("a", "b", "");
-    until("state", "split brain");
+    disk_until("mirror", "state", "split brain");
     s = disk_submit(DT_OP_READ, 0, 0, 8, back);
     assert_true(s->busy);
     assert_int_equal(leg_verb("use", "leg2"), 0);
@@ -397,7 +339,7 @@ static void what_may_be_newer_is_waited_for(void **state)
 
     make_mirror();
     open_mirror("none", "b", "");
-    until("state", "leg1 is not there and may have newer data");
+    disk_until("mirror", "state", "leg1 is not there and may have newer data");
     s = disk_submit(DT_OP_READ, 0, 0, 8, back);
     assert_int_equal(disk_quiesce(DT_MS(100)), 0);
     assert_int_equal(s->error, -ECANCELED);
@@ -405,15 +347,15 @@ static void what_may_be_newer_is_waited_for(void **state)
     /* That leg 2 is behind is known to leg 1: it needs nobody's leave. */
     open_mirror("a", "none", "missing=any");
     fill(0x22, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
     open_mirror("a", "none", "");
     expect(0x22, 0, 8);
-    close_mirror();
+    disk_rest_and_close();
     open_mirror("a", "b", "");
     expect(0x22, 0, 8);
-    until("state", "complete");
+    disk_until("mirror", "state", "complete");
     assert_true(disk_counter("mirror", "resynced") < DATA * 512);
-    close_mirror();
+    disk_rest_and_close();
     assert_true(same_data("a", "b"));
 }
 
@@ -422,12 +364,12 @@ static void foreign_legs_are_not_overwritten(void **state)
     make_mirror();
     make_leg("c", LEG);
     open_mirror("a", "c", "missing=any create=clean");
-    until("leg2", "stale (removed)");
+    disk_until("mirror", "leg2", "stale (removed)");
     fill(0x22, 0, 8);
     assert_int_equal(leg_verb("add", "leg2"), 0);
     end_complete("a", "c");
     open_mirror("c", "a", "");
-    until("state", "leg1 is leg2 of 2");
+    disk_until("mirror", "state", "leg1 is leg2 of 2");
     disk_close();
 }
 
@@ -440,7 +382,7 @@ static void the_start_says_what_is_wrong(void **state)
     assert_true(disk_try("mirror leg1='mem size=1M' leg2='mem size=1M' leg4='null'") < 0);
     assert_error_says("leg3 is missing before leg4");
     open_mirror("a", "b", "");
-    until("state", "no leg has metadata");
+    disk_until("mirror", "state", "no leg has metadata");
     disk_close();
 }
 

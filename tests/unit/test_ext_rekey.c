@@ -192,8 +192,7 @@ static void stops_between_zones(void **state)
         open_it();
         while (disk_counter("crypt", "rekeyed-bytes") == 0)
             loop_turn(disk.loop, true);
-        assert_int_equal(disk_quiesce(DT_S(10)), 0);
-        disk_close();
+        disk_rest_and_close();
     }
     open_it();
     assert_content();

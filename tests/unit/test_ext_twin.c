@@ -4,6 +4,7 @@
  * whatever fails there; what differs is told; and it takes the disk's place with nothing lost.
  */
 #include "ext_disk.h"
+#include "scratch.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,43 +16,20 @@
 #define BYTES   (SECTORS * DT_SECTOR_SIZE)
 #define DEPTH   64u
 
-static char dir[64];
 static uint8_t data[64 << 10] __attribute__((aligned(4096)));
 static uint8_t image[2][BYTES];
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static unsigned n;
-    char *p = path[n++ % 4];
-
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
-    return p;
-}
-
 static void make_file(const char *name, uint64_t bytes, int value)
 {
-    int fd = open(path_of(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-    assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
     memset(image[0], value, BYTES);
-    if (value)
-        assert_int_equal(pwrite(fd, image[0], BYTES / 2, 0), BYTES / 2);
-    close(fd);
-}
-
-static void read_file(const char *name, uint8_t *into)
-{
-    int fd = open(path_of(name), O_RDONLY | O_CLOEXEC);
-
-    assert_int_equal(read(fd, into, BYTES), BYTES);
-    close(fd);
+    put_file(path_of(name), image[0], value ? BYTES / 2 : 0);
+    assert_int_equal(truncate(path_of(name), (off_t)bytes), 0);
 }
 
 static bool same_files(void)
 {
-    read_file("old", image[0]);
-    read_file("new", image[1]);
+    get_file(path_of("old"), image[0], BYTES);
+    get_file(path_of("new"), image[1], BYTES);
     return memcmp(image[0], image[1], BYTES) == 0;
 }
 
@@ -61,41 +39,6 @@ static void open_twin(const char *kind, const char *more, const char *above_new,
 {
     disk_open("%s to='%sfile path=%s' %s | %sfile path=%s", kind, above_new, path_of("new"), more,
               above_old, path_of("old"));
-}
-
-static void close_twin(void)
-{
-    assert_int_equal(disk_quiesce(DT_S(5)), 0);
-    disk_close();
-}
-
-static char *status_of(const char *layer, const char *key)
-{
-    static char text[4][512];
-    static unsigned n;
-    json_t *reply = NULL, *value;
-    char *out = text[n++ % 4];
-
-    assert_int_equal(device_do(disk.dev, layer, "status", 0, NULL, &reply, &disk.err), 0);
-    value = json_object_get(reply, key);
-    if (json_is_integer(value))
-        snprintf(out, 512, "%lld", (long long)json_integer_value(value));
-    else
-        snprintf(out, 512, "%s", json_string_value(value) ?: "");
-    json_decref(reply);
-    return out;
-}
-
-static void until(const char *layer, const char *state)
-{
-    uint64_t deadline = dt_clock_ns() + DT_S(20);
-
-    while (strcmp(status_of(layer, "state"), state) != 0) {
-        if (dt_clock_ns() > deadline)
-            fail_msg("it is '%s' and not '%s': %s left, %s", status_of(layer, "state"), state,
-                     status_of(layer, "bytes-left"), status_of(layer, "failure"));
-        loop_turn(disk.loop, false);
-    }
 }
 
 static int write_at(int value, uint64_t sector, uint32_t sectors)
@@ -168,13 +111,13 @@ static void test_copy(void **state)
     make_file("new", BYTES, 3);
     open_twin("copy", "", "", "");
     run_load(3000, 1, true);
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_true(same_files());
     run_load(2000, 2, true);
-    until("copy", "in step"); /* discards made some of it dirty again */
+    disk_until("copy", "state", "in step"); /* discards made some of it dirty again */
     assert_true(same_files());
     assert_true(disk_counter("copy", "both") > 500);
-    close_twin();
+    disk_rest_and_close();
 }
 
 /* Zeroes are not stored. */
@@ -185,10 +128,10 @@ static void test_sparse(void **state)
     make_file("old", BYTES, 0);
     make_file("new", BYTES, 0);
     open_twin("copy", "", "", "");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_int_equal(stat(path_of("new"), &st), 0);
     assert_true(st.st_blocks * 512 < BYTES / 4);
-    close_twin();
+    disk_rest_and_close();
 }
 
 static void test_failing(void **state)
@@ -199,13 +142,13 @@ static void test_failing(void **state)
     run_load(4000, 3, true);
     assert_true(disk_counter("copy", "failures") > 0);
     disk_set("copy", "rate", "0");
-    close_twin();
+    disk_rest_and_close();
     /* It is never told to be equal while it is not. */
     open_twin("copy", "", "error probability=100% times=8 ops=write | ", "");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_true(same_files());
     assert_true(disk_counter("copy", "failures") > 0);
-    close_twin();
+    disk_rest_and_close();
 }
 
 static void test_first_fails(void **state)
@@ -213,13 +156,13 @@ static void test_first_fails(void **state)
     make_file("old", BYTES, 7);
     make_file("new", BYTES, 3);
     open_twin("copy", "", "", "error probability=0% ops=write | ");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     disk_set("error", "probability", "100%");
     assert_int_equal(write_at(9, 64, 8), -EIO);
     disk_set("error", "probability", "0%");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_true(same_files());
-    close_twin();
+    disk_rest_and_close();
 }
 
 /* A second chain that hangs holds the guest for `timeout`, and not longer. */
@@ -230,11 +173,11 @@ static void test_hanging(void **state)
     make_file("old", BYTES, 7);
     make_file("new", BYTES, 3);
     open_twin("copy", "timeout=100ms", "", "");
-    until("copy", "in step");
-    close_twin();
+    disk_until("copy", "state", "in step");
+    disk_rest_and_close();
     open_twin("copy", "timeout=100ms", "delay probability=20% time=2s ops=write | ", "");
     start = dt_clock_ns();
-    for (unsigned i = 0; strcmp(status_of("copy", "state"), "left behind") != 0; i++) {
+    for (unsigned i = 0; strcmp(disk_status("copy", "state"), "left behind") != 0; i++) {
         assert_int_equal(write_at((int)i, 8 * (i % 64), 8), 0);
         assert_true(dt_clock_ns() < start + DT_S(20));
     }
@@ -242,7 +185,7 @@ static void test_hanging(void **state)
     for (unsigned i = 0; i < 100; i++)
         assert_int_equal(write_at((int)i, 8 * i, 8), 0);
     assert_true(dt_clock_ns() < start + DT_S(1));
-    close_twin();
+    disk_rest_and_close();
 }
 
 static void test_absent(void **state)
@@ -250,17 +193,17 @@ static void test_absent(void **state)
     make_file("old", BYTES, 7);
     make_file("new", BYTES / 2, 0);
     open_twin("copy", "", "", "");
-    assert_string_equal(status_of("copy", "state"), "absent");
-    assert_non_null(strstr(status_of("copy", "reason"), "2097152 bytes"));
+    assert_string_equal(disk_status("copy", "state"), "absent");
+    assert_non_null(strstr(disk_status("copy", "reason"), "2097152 bytes"));
     assert_int_equal(write_at(5, 0, 8), 0);
-    close_twin();
+    disk_rest_and_close();
     unlink(path_of("new"));
     open_twin("copy", "", "", "");
-    assert_string_equal(status_of("copy", "state"), "absent");
-    close_twin();
+    assert_string_equal(disk_status("copy", "state"), "absent");
+    disk_rest_and_close();
     disk_open("copy to='mem size=4M' | file path=%s", path_of("old"));
-    assert_non_null(strstr(status_of("copy", "reason"), "is gone"));
-    close_twin();
+    assert_non_null(strstr(disk_status("copy", "reason"), "is gone"));
+    disk_rest_and_close();
     assert_true(disk_try("copy to='nobody |' | file path=%s", path_of("old")) < 0);
 }
 
@@ -275,8 +218,8 @@ static void test_rate(void **state)
         loop_turn(disk.loop, false);
     assert_true(disk_counter("copy", "copied") < BYTES / 2);
     disk_set("copy", "rate", "0");
-    until("copy", "in step");
-    close_twin();
+    disk_until("copy", "state", "in step");
+    disk_rest_and_close();
 }
 
 /* ---- Shadows -----------------------------------------------------------------------------------
@@ -291,12 +234,12 @@ static void test_shadow(void **state)
     assert_true(disk_counter("shadow", "compared") > 100);
     assert_true(disk_counter("shadow", "both") > 100);
     assert_int_equal(disk_counter("shadow", "mismatches"), 0);
-    assert_true(atoll(status_of("shadow", "shadow-read-p99-ns")) > 0);
-    assert_true(atoll(status_of("shadow", "disk-write-p50-ns")) > 0);
+    assert_true(atoll(disk_status("shadow", "shadow-read-p99-ns")) > 0);
+    assert_true(atoll(disk_status("shadow", "disk-write-p50-ns")) > 0);
     disk_set("shadow", "sync", "on");
-    until("shadow", "in step");
+    disk_until("shadow", "state", "in step");
     assert_true(same_files());
-    close_twin();
+    disk_rest_and_close();
 }
 
 /* Slow, with little room: it misses, the guest does not wait, and nobody is accused. */
@@ -315,7 +258,7 @@ static void test_slow_shadow(void **state)
     run_load(1000, 6, false);
     assert_int_equal(disk_counter("shadow", "mismatches"), 0);
     assert_int_equal(disk_counter("shadow", "different-errors"), 0);
-    close_twin();
+    disk_rest_and_close();
 }
 
 static void test_lying_shadow(void **state)
@@ -332,7 +275,7 @@ static void test_lying_shadow(void **state)
     assert_int_equal(disk_quiesce(DT_S(5)), 0);
     assert_int_equal(disk_counter("shadow", "compared"), 2);
     assert_int_equal(disk_counter("shadow", "mismatches"), 1);
-    assert_string_equal(status_of("shadow", "first-mismatch-sector"), "128");
+    assert_string_equal(disk_status("shadow", "first-mismatch-sector"), "128");
     disk_close();
     make_file("new", BYTES, 7);
     open_twin("shadow", "", "error probability=100% ops=read | ", "");
@@ -380,15 +323,15 @@ static void test_adopt(void **state)
     assert_int_equal(change_chain("adopt copy", false, false), -EBUSY);
     assert_error_says("still to be copied");
     disk_set("copy", "rate", "0");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_int_equal(write_at(2, 4096, 8), 0);
     assert_int_equal(change_chain("adopt copy", false, false), 0);
     assert_int_equal(write_at(3, 2048, 8), 0);
     assert_int_equal(disk_do(DT_OP_READ, 0, 4096, 8, data), 0);
     assert_true(all_bytes(data, 4096, 2));
     disk_close();
-    read_file("old", image[0]);
-    read_file("new", image[1]);
+    get_file(path_of("old"), image[0], BYTES);
+    get_file(path_of("new"), image[1], BYTES);
     assert_int_equal(image[1][2048 * 512], 3);
     assert_int_equal(image[0][2048 * 512], 7);
 }
@@ -399,11 +342,11 @@ static void test_adopt_fails(void **state)
     make_file("old", BYTES, 7);
     make_file("new", BYTES, 3);
     open_twin("copy", "", "", "");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     unlink(path_of("new"));
     assert_true(change_chain("adopt copy", false, false) < 0);
     assert_int_equal(write_at(3, 2048, 8), 0);
-    assert_string_equal(status_of("copy", "state"), "absent");
+    assert_string_equal(disk_status("copy", "state"), "absent");
     assert_int_equal(change_chain("remove copy", false, false), 0);
     assert_int_equal(write_at(4, 2048, 8), 0);
     disk_close();
@@ -418,18 +361,18 @@ static void test_seal(void **state)
     make_file("old", BYTES, 7);
     make_file("new", BYTES, 3);
     open_twin("copy", "", "", "");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     assert_int_equal(change_chain("adopt copy", true, false), 1); /* a successor has to do it */
-    assert_string_equal(status_of("copy", "state"), "handing over");
+    assert_string_equal(disk_status("copy", "state"), "handing over");
     assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), 0);
-    assert_string_equal(status_of("copy", "state"), "handing over");
+    assert_string_equal(disk_status("copy", "state"), "handing over");
     assert_int_equal(write_at(3, 8, 8), 0);
-    close_twin();
+    disk_rest_and_close();
     assert_true(same_files());
 
     make_file("new", BYTES, 3);
     open_twin("copy", "", "error probability=100% after=1 start=256 sectors=8 ops=write | ", "");
-    until("copy", "in step"); /* the one that was let through was the copying */
+    disk_until("copy", "state", "in step"); /* the one that was let through was the copying */
     assert_int_equal(change_chain("adopt copy", true, false), 1);
     memset(data, 9, sizeof(data));
     slot = disk_submit(DT_OP_WRITE, 0, 256, 8, data);
@@ -452,14 +395,14 @@ static void test_promote(void **state)
     assert_int_equal(change_chain("adopt shadow", false, false), -EBUSY);
     assert_error_says("sync=on");
     disk_set("shadow", "sync", "on");
-    until("shadow", "in step");
+    disk_until("shadow", "state", "in step");
     assert_int_equal(change_chain("adopt shadow", false, false), 0);
     disk_close();
     assert_true(same_files());
 
     make_file("new", BYTES, 8);
     open_twin("shadow", "sync=on", "", "");
-    until("shadow", "in step");
+    disk_until("shadow", "state", "in step");
     assert_int_equal(disk_do(DT_OP_READ, 0, 256, 8, data), 0);
     assert_int_equal(change_chain("adopt shadow", false, false), -EPERM);
     assert_error_says("answered differently");
@@ -473,7 +416,7 @@ static void test_self(void **state)
 {
     make_file("old", BYTES, 7);
     disk_open("copy to='file path=%s' | file path=%s", path_of("old"), path_of("old"));
-    assert_string_equal(status_of("copy", "state"), "absent");
+    assert_string_equal(disk_status("copy", "state"), "absent");
     assert_int_equal(change_chain("remove copy", false, false), 0);
     disk_close();
 }
@@ -484,14 +427,14 @@ static void test_not_vouched(void **state)
     make_file("new", BYTES, 3);
     make_file("other", BYTES, 3);
     open_twin("copy", "", "", "");
-    until("copy", "in step");
+    disk_until("copy", "state", "in step");
     {
         _cleanup_free_ char *step = xasprintf("replace file file path=%s", path_of("other"));
 
         assert_int_equal(change_chain(step, false, false), -EPERM);
     }
     assert_error_says("could read other data");
-    close_twin();
+    disk_rest_and_close();
 }
 
 /* Threads take turns with the loop, which io_uring does not allow. */
@@ -509,8 +452,8 @@ static int use_best(void **state)
 
 static int make_dir(void **state)
 {
-    snprintf(dir, sizeof(dir), "/tmp/devtap-twin.XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_make();
+    return 0;
 }
 
 static int remove_dir(void **state)

@@ -40,6 +40,18 @@ static void end_keeper(void)
     vhost_proxy_free(proxy);
 }
 
+static void change_keeper(void)
+{
+    struct vhost_proxy *next = vhost_proxy_new(loop, "next", PATIENT, &ops, NULL);
+    struct transfer *t = sent(proxy);
+    struct dt_error err = {""};
+
+    assert_int_equal(vhost_proxy_adopt(next, t, &err), 0);
+    transfer_free(t, true);
+    end_keeper();
+    proxy = next;
+}
+
 static unsigned open_files(void)
 {
     unsigned n = 0;
@@ -54,22 +66,14 @@ static unsigned open_files(void)
 
 static void test_session_goes_on(void **state)
 {
-    struct vhost_proxy *next = vhost_proxy_new(loop, "next", PATIENT, &ops, NULL);
     struct link_device first, second;
-    struct dt_error err = {""};
-    struct transfer *t;
-    struct vhost_message m;
 
     new_worker(&first);
     attach();
     start_ring();
     set_mode(0);
     let_worker_go(&first);
-    t = sent(proxy);
-    assert_int_equal(vhost_proxy_adopt(next, t, &err), 0);
-    transfer_free(t, true);
-    end_keeper();
-    proxy = next;
+    change_keeper();
     say_vring(VHOST_SET_VRING_ENABLE, 1, 1); /* waits in the socket */
     new_worker(&second);                     /* serves before the front end is heard again */
     assert_int_equal(second.starts, 1);
@@ -79,32 +83,20 @@ static void test_session_goes_on(void **state)
     vhost_proxy_thaw(proxy);
     turn();
     assert_int_equal(get_mode(), 0);
-    say_vring(VHOST_GET_VRING_BASE, 0, 0);
-    assert_true(answered(&m));
-    assert_int_equal(m.vring.num, 11);
-    detach();
-    assert_int_equal(second.closed, 1);
-    vhost_remote_free(second.remote);
+    stop_and_detach(&second);
 }
 
 /* Without a VM it is the promise alone that goes on. */
 static void test_nobody_attached(void **state)
 {
-    struct vhost_proxy *next = vhost_proxy_new(loop, "next", PATIENT, &ops, NULL);
     struct link_device first, second;
-    struct dt_error err = {""};
-    struct transfer *t;
 
     new_worker(&first);
     attach();
     set_mode(0);
     detach();
     let_worker_go(&first);
-    t = sent(proxy);
-    assert_int_equal(vhost_proxy_adopt(next, t, &err), 0);
-    transfer_free(t, true);
-    end_keeper();
-    proxy = next;
+    change_keeper();
     assert_true(vhost_proxy_ready(proxy));
     new_worker(&second);
     assert_int_equal(losses, 0);

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import pathlib
+import re
 import subprocess
 
 from . import paths
@@ -45,6 +46,15 @@ class Case:
         """A disk served by `devtap run` with its logs in the test's folder."""
         return self.use(SoftDisk(chain, self.folder, **options))
 
+    def no_soft_disk(self, why, chain, **options):
+        """A disk that `devtap run` must refuse to serve, and say why (a regular expression)."""
+        try:
+            SoftDisk(chain, self.folder, **options).kill()
+        except RuntimeError as error:
+            assert re.search(why, str(error)), error
+        else:
+            raise AssertionError(f"{chain} is served")
+
     def sparse_file(self, size, name="disk.img"):
         """A new file of `size` bytes without blocks."""
         path = self.folder / name
@@ -63,6 +73,15 @@ class Case:
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", paths.image("disk"), path],
                        check=True)
         return path
+
+    def captive(self, name):
+        """The extension tests/captive/NAME.c, built as a user would."""
+        out = self.folder / f"{name}.so"
+        for folder in (self.folder, self.folder.parent):
+            folder.chmod(0o755)  # a process of its own that runs it has a user of its own
+        subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{paths.SOURCE}/include", "-o", out,
+                        paths.SOURCE / f"tests/captive/{name}.c"], check=True)
+        return out
 
     def log(self, *words):
         """Prints to the test's log."""

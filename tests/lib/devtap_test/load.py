@@ -1,6 +1,55 @@
-"""Loads that a guest puts on a disk."""
+"""Loads on a disk: of devtap's own driver, and of a guest."""
+
+import json
+import random
+import subprocess
+import time
 
 from .process import wait_for
+
+
+class Load:
+    """`devtap bench --verify` in the background.
+
+    name: of another disk of the same process. inflight: with the back end's in-flight log.
+    """
+
+    def __init__(self, t, disk, seconds, *options, name=None, inflight=False):
+        self.out = open(t.folder / f"bench{time.monotonic()}.json", "w+", encoding="utf-8")
+        log = [] if inflight else ["--no-inflight"]
+        self.child = subprocess.Popen(
+            [disk.binary(), "bench", "--socket", disk.sockets[name or disk.disk], "--verify", "--json",
+             "--time", str(seconds), *log, *options], stdout=self.out, stderr=subprocess.STDOUT)
+
+    def running(self):
+        """Is it?"""
+        return self.child.poll() is None
+
+    def judge(self, t, more_than=100):
+        """Waits for the end: so many requests, no error, no mismatch, nothing lost or returned twice."""
+        self.child.wait()
+        self.out.seek(0)
+        text = self.out.read()
+        t.equal(self.child.returncode, 0, text)
+        result = json.loads(text)
+        for key in ("errors", "mismatches", "twice", "lost"):
+            t.equal(result[key], 0, key)
+        assert result["requests"] > more_than, text
+        return result
+
+    def stop(self, t):
+        """Ends it before its time, and judges."""
+        self.child.terminate()
+        return self.judge(t)
+
+
+def percentiles(t, name, values):
+    """Prints those of so many milliseconds each; returns the 99th."""
+    values = sorted(values)
+    at = [values[min(len(values) - 1, int(len(values) * p))] for p in (.5, .99)]
+    t.log(f"{name}: p50 {at[0]:.2f} ms, p99 {at[1]:.2f} ms, max {values[-1]:.2f} ms")
+    return at[1]
+
 
 # Passes of fio, each of which writes and verifies an area, until told to stop.
 PASSES = """
@@ -46,6 +95,15 @@ class VerifiedLoad:
         """Fails with fio's words if fio has found fault."""
         found = self.guest.run("test -e /tmp/bad && cat /tmp/bad")
         assert found == (1, ""), f"fio {when}: {found[1]}"
+
+    def survives_kills(self, disk, kills):
+        """Kills the disk's worker at random moments; the load must go on each time."""
+        generator = random.Random(1)
+        for _ in range(kills):
+            time.sleep(generator.uniform(0.05, 0.5))
+            disk.kill_worker()
+            self.goes_on()
+            self.check("after a kill")
 
     def finish(self):
         """Ends the load after the pass it is at; returns the number of passes."""

@@ -5,10 +5,12 @@ All knowledge of devtap's command line that the tests need is in this file.
 
 import json
 import os
+import re
+import signal
 import subprocess
 
 from . import paths
-from .process import Process, free_socket_path
+from .process import Process, free_socket_path, wait_for
 
 
 class SoftDisk(Process):
@@ -71,14 +73,40 @@ class SoftDisk(Process):
         """What `devtap show` tells of the disk."""
         return json.loads(self.devtap("show", "--json", self.address))
 
+    def answer(self):
+        """The same, or None while nobody can be asked: one worker takes over from another."""
+        try:
+            return self.show()
+        except RuntimeError:
+            return None
+
+    def attached(self):
+        """Is there a worker, with a VM attached?"""
+        return bool((self.answer() or {}).get("front", {}).get("attached"))
+
+    def worker(self):
+        """The process id of the worker, once it serves."""
+        return wait_for("a worker", lambda: (self.answer() or {}).get("worker"))
+
+    def keeper(self):
+        """The process id of the disk's keeper."""
+        return self.show()["keeper"]
+
+    def kill_worker(self):
+        """SIGKILL to the worker, once it serves; returns its process id."""
+        pid = self.worker()
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def events(self, kind=None):
+        """All events so far, or those of one kind."""
+        lines = self.devtap("events", "--json", self.address).splitlines()
+        return [e for e in map(json.loads, lines) if kind in (None, e["event"])]
+
     def stats(self):
         """The counters since the start, by layer name."""
         stats = json.loads(self.devtap("stats", "--json", self.address))
         return {layer["name"]: layer for layer in stats["layers"]}
-
-    def show(self):
-        """What `devtap show` tells."""
-        return json.loads(self.devtap("show", "--json", self.address))
 
     def operations(self, layer, operation):
         """How many requests of an operation ("read", "flush", ...) a layer has seen."""
@@ -91,3 +119,39 @@ class SoftDisk(Process):
     def do(self, layer, *words):
         """Gives a layer one of its own commands."""
         return self.devtap("do", self.address, layer, *words)
+
+    def do_json(self, layer, *words):
+        """The same; returns the values that it answers."""
+        return json.loads(self.devtap("do", "--json", self.address, layer, *words))
+
+    def refuses(self, why, *arguments):
+        """Runs another devtap command, which must fail and say why (a regular expression)."""
+        try:
+            self.devtap(*arguments, timeout=60)
+        except RuntimeError as error:
+            assert re.search(why, str(error)), f"{arguments}: {error}"
+        else:
+            raise AssertionError(f"{arguments}: not refused")
+
+    def bench(self, *options, check=True):
+        """A load of `devtap bench` on the disk, to its end; returns the figures."""
+        done = subprocess.run([self.binary(), "bench", "--socket", self.socket, "--json", *options],
+                              stdout=subprocess.PIPE, text=True, timeout=60, check=check)
+        return json.loads(done.stdout)
+
+
+def tool(*arguments, status=0):
+    """Runs devtap without a running disk; returns what it says."""
+    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=60,
+                          capture_output=True, check=False)
+    assert done.returncode == status, f"{arguments}: status {done.returncode}: {done.stderr}"
+    return done.stdout + done.stderr
+
+
+def conforms(*chains):
+    """What devtap promises of every layer. Each property has files of its own, named with {}."""
+    skipped = ("state", "threads", "kill")  # nothing to save, one thread, disks of two sizes
+    listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
+    for number, name in enumerate(n for n in listed if n not in skipped):
+        for chain in chains:
+            tool("test", "--duration", "200ms", "--property", name, chain.format(number))

@@ -1,6 +1,5 @@
 """What chains stand on: encrypted images, NBD servers, mirrors."""
 
-import json
 import os
 import subprocess
 
@@ -44,7 +43,7 @@ class NbdServer(Process):
 def mirror_status(disk):
     """What the mirror says of itself; {} while nobody can be asked."""
     try:
-        return json.loads(disk.devtap("do", "--json", disk.address, "mirror", "status"))
+        return disk.do_json("mirror", "status")
     except RuntimeError:
         return {}
 
