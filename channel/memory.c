@@ -3,7 +3,8 @@
  * memory.c - the guest's memory in an extension's process: mapped as the worker says, and looked up for vectors
  * that are judged as all else that comes from there.
  *
- * It changes only while no request is in the process, so the threads that look need no lock.
+ * It changes only while no request is in the process, so the threads that look need no lock: the number of regions
+ * is stored last, and read first.
  */
 #include "channel/channel.h"
 
@@ -28,9 +29,11 @@ static bool number(const char *text, const char *name, uint64_t *value)
 
 void memory_forget(struct channel_memory *m)
 {
-    for (unsigned i = 0; i < m->regions; i++)
+    unsigned n = m->regions;
+
+    __atomic_store_n(&m->regions, 0, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < n; i++)
         munmap(m->region[i].map, m->region[i].map_size);
-    m->regions = 0;
 }
 
 static int map_region(struct channel_memory *m, int fd, uint64_t offset, uint64_t size, bool writable)
@@ -51,7 +54,7 @@ static int map_region(struct channel_memory *m, int fd, uint64_t offset, uint64_
     m->region[m->regions].map_size = size + (offset - start);
     m->region[m->regions].base = (uint8_t *)map + (offset - start);
     m->region[m->regions].size = size;
-    m->regions++;
+    __atomic_store_n(&m->regions, m->regions + 1, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -76,12 +79,13 @@ int memory_take(struct channel_memory *m, const struct control_frame *f)
 bool memory_vectors(const struct channel_memory *m, const struct channel_vector *list, unsigned n,
                     uint64_t bytes, struct iovec *iov)
 {
+    unsigned regions = __atomic_load_n(&m->regions, __ATOMIC_ACQUIRE);
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < n; i++) {
         const struct channel_vector v = *(const volatile struct channel_vector *)&list[i];
 
-        if (v.region >= m->regions || v.offset > m->region[v.region].size ||
+        if (v.region >= regions || v.offset > m->region[v.region].size ||
             v.length > m->region[v.region].size - v.offset)
             return false;
         iov[i] = (struct iovec){m->region[v.region].base + v.offset, v.length};

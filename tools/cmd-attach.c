@@ -8,7 +8,7 @@
 struct attach_options {
     const char *disk, *layers, *rear, *rear_options;
     uint64_t timeout;
-    bool dry_run, json;
+    bool replug, force, dry_run, json;
 };
 
 static volatile sig_atomic_t serving;
@@ -54,8 +54,8 @@ static void tell(const struct attach *a, const struct attach_options *o)
         return;
     }
     if (a->child)
-        printf("%s stands before %s; its requests waited for %s\n", a->disk, a->rear,
-               human_ns(a->pause));
+        printf("%s stands before %s; %s for %s\n", a->disk, a->rear,
+               a->replug ? "the disk was unplugged" : "its requests waited", human_ns(a->pause));
     else
         json_array_foreach(json_object_get(about, "steps"), i, step)
             printf("%zu. %s\n", i + 1, json_string_value(step));
@@ -69,7 +69,9 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     struct attach a = {.disk = o->disk ?: argv[1],
                        .layers = o->layers,
                        .rear_options = o->rear_options,
-                       .timeout = o->timeout};
+                       .timeout = o->timeout,
+                       .replug = o->replug,
+                       .force = o->force};
     struct dt_error err;
     int ret = vm_open(&a.vm, argv[0], argv[1], &err), status = STATUS_DONE;
 
@@ -81,6 +83,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
         ret = attach_run(&a, &err);
     if (ret == 0)
         tell(&a, o);
+    plug_free(&a.plug);
     vm_close(&a.vm); /* QMP serves one client: who manages the VM wants it */
     free(a.rear);
     if (ret < 0)
@@ -102,6 +105,9 @@ static const struct dt_param options[] = {
      .help = "Parameters of the back vhost-user, such as on-rear-loss=fail."},
     {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1), .max = DT_S(600),
      .help = "How long QEMU may take to connect again."},
+    {OPTION("replug", DT_PARAM_BOOL, replug),
+     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees it go."},
+    {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
     {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
     {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},
     {NULL},
@@ -112,7 +118,8 @@ const struct verb verb_attach = {
     .args = "[OPTION...] QMP-SOCKET CHARDEV",
     .summary = "put a soft disk before the back end of a running QEMU",
     .help = "Takes the place of the socket of a vhost-user-blk back end, while the guest's requests wait for about "
-            "a second, and serves in the foreground. QEMU's chardev must have reconnect=.",
+            "a second, and serves in the foreground. QEMU's chardev must have reconnect=, or "
+            "the disk be unplugged meanwhile (--replug).",
     .groups = {{"Options", options}},
     .options_size = sizeof(struct attach_options),
     .min_args = 2,

@@ -12,7 +12,7 @@
 
 struct detach_options {
     uint64_t timeout;
-    bool dry_run, json;
+    bool replug, force, dry_run, json;
 };
 
 /** struct served - the soft disk, and who serves it. @rear: the back end's socket. */
@@ -70,8 +70,9 @@ static int find(const char *device, struct served *s, struct dt_error *err)
     return ret;
 }
 
-static int judge(struct vm *vm, const struct served *s, struct dt_error *err)
+static int judge(struct attach *a, const struct served *s, struct dt_error *err)
 {
+    struct vm *vm = &a->vm;
     struct stat st;
 
     if (strcmp(vm->socket, s->socket) != 0)
@@ -79,7 +80,7 @@ static int judge(struct vm *vm, const struct served *s, struct dt_error *err)
                        vm->socket, s->socket);
     if (stat(s->rear, &st) < 0 || !S_ISSOCK(st.st_mode))
         return dt_fail(err, -ENOENT, "%s: the back end's socket is not there", s->rear);
-    return vm_judge(vm, err);
+    return vm_judge(vm, a->replug, err) ?: attach_find_plug(a, err);
 }
 
 /* In good order: requests are finished, its socket goes. */
@@ -97,32 +98,47 @@ static int end_process(const struct served *s, uint64_t timeout, struct dt_error
 
 static int change(struct attach *a, const struct served *s, struct dt_error *err)
 {
-    int ret = end_process(s, a->timeout, err);
+    int ret = a->replug ? plug_out(&a->plug, &a->vm, a->timeout, err) : 0;
+    struct dt_error worse;
 
+    if (ret < 0)
+        return ret;
+    ret = end_process(s, a->timeout, err);
+    if (ret < 0 && a->replug && attach_put_in(a, ATTACH_RECONNECT, &worse) < 0)
+        log_error("%s is not plugged in again: %s", a->plug.id, worse.text);
     if (ret == 0 && rename(s->rear, a->vm.socket) < 0)
         ret = dt_fail(err, -errno, "cannot rename %s to %s: %s; do it by hand", s->rear, a->vm.socket,
                       strerror(errno));
-    return ret ?: attach_await_vm(a, err);
+    if (ret < 0 || !a->replug)
+        return ret ?: attach_await_vm(a, err);
+    return attach_put_in(a, a->vm.reconnect, err);
 }
 
-static void tell(const struct served *s, const struct detach_options *o, const struct vm *vm,
+static void tell(const struct served *s, const struct detach_options *o, const struct attach *a,
                  uint64_t pause)
 {
+    const struct vm *vm = &a->vm;
+
     if (o->json)
         print_json(json_pack("{ss ss ss si sb sI}", "chardev", vm->chardev, "socket", vm->socket,
                              "rear", s->rear, "pid", (int)s->pid, "detached", !o->dry_run, "pause_ms",
                              (json_int_t)(pause / DT_MS(1))));
+    else if (o->dry_run && o->replug)
+        printf("1. unplug device %s, which the guest sees, and remove chardev %s\n2. end process %d\n"
+               "3. rename %s to %s\n4. plug %s in again\n",
+               a->plug.id, vm->chardev, s->pid, s->rear, vm->socket, a->plug.id);
     else if (o->dry_run)
         printf("1. end process %d\n2. rename %s to %s\n3. wait for QEMU, which tries every %u s\n",
                s->pid, s->rear, vm->socket, vm->reconnect);
     else
-        printf("%s has its back end again; its requests waited for %s\n", vm->chardev, human_ns(pause));
+        printf("%s has its back end again; %s for %s\n", vm->chardev,
+               o->replug ? "the disk was unplugged" : "its requests waited", human_ns(pause));
 }
 
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct detach_options *o = options;
-    struct attach a = {.timeout = o->timeout};
+    struct attach a = {.timeout = o->timeout, .replug = o->replug, .force = o->force};
     struct served s = {0};
     struct dt_error err;
     uint64_t began = 0;
@@ -130,12 +146,13 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 
     if (ret < 0)
         return verb_fail(verb, ret, &err);
-    ret = find(argv[2], &s, &err) ?: judge(&a.vm, &s, &err);
+    ret = find(argv[2], &s, &err) ?: judge(&a, &s, &err);
     began = dt_clock_ns();
     if (ret == 0 && !o->dry_run)
         ret = change(&a, &s, &err);
     if (ret == 0)
-        tell(&s, o, &a.vm, o->dry_run ? 0 : dt_clock_ns() - began);
+        tell(&s, o, &a, o->dry_run ? 0 : dt_clock_ns() - began);
+    plug_free(&a.plug);
     vm_close(&a.vm);
     free(s.socket);
     free(s.rear);
@@ -147,6 +164,9 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 static const struct dt_param options[] = {
     {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1), .max = DT_S(600),
      .help = "How long the process may take to end, and QEMU to connect again."},
+    {OPTION("replug", DT_PARAM_BOOL, replug),
+     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees it go."},
+    {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
     {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
     {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},
     {NULL},

@@ -260,6 +260,7 @@ struct proxy {
 
     /* Deaths. */
     bool ended, own, lived;
+    bool wanted; /* this end was asked for, and is no failure */
     char cause[200];
     uint64_t died_at;
     uint64_t failing_since;

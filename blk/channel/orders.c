@@ -130,10 +130,11 @@ static void fallen(struct proxy *p)
         had += p->links[i]->had;
     p->state = PROXY_WAITING;
     dt_layer_event(p->layer, "extension-died", "%s; %u requests held", p->cause, had);
-    if (count_failure(p, dt_clock_ns())) {
+    if (!p->wanted && count_failure(p, dt_clock_ns())) {
         give_up(p);
         return;
     }
+    p->wanted = false;
     /* One that served is replaced at once; one that never came up may need time. */
     p->delay_ms = p->lived ? 0 : MIN(MAX(p->delay_ms * 2, DELAY_MIN_MS), DELAY_MAX_MS);
     dt_timer_set(p->c, &p->timer, dt_clock_ns() + DT_MS(p->delay_ms));
@@ -217,6 +218,7 @@ void proxy_restart(struct proxy *p)
         p->state = PROXY_WAITING;
         dt_timer_set(p->c, &p->timer, dt_clock_ns());
     } else {
+        p->wanted = true;
         proxy_break(p, "replaced on request");
     }
 }

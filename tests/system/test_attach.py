@@ -5,16 +5,18 @@ import os
 import pathlib
 import subprocess
 
-from devtap_test import Disk, StorageDaemon
+from devtap_test import Disk, StorageDaemon, wait_for
+from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, fio_verify, kernel_errors
 from devtap_test.process import Process
 from devtap_test.qmp import Qmp
 from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
+PATIENT = ("--timeout", "60s")  # a guest takes its time to let go of a disk, on a busy machine more
 
 
-def tool(t, *arguments, timeout=60):
+def tool(t, *arguments, timeout=100):
     """Runs devtap; returns its status, and what it printed."""
     done = subprocess.run([SoftDisk.binary(), *arguments], text=True, capture_output=True,
                           timeout=timeout, check=False,
@@ -30,11 +32,11 @@ def must(t, *arguments):
     return out
 
 
-def attach(t, guest, *options, chardev="chr0"):
+def attach(t, guest, *options, chardev="chr0", timeout=20):
     """`devtap attach`, until it serves."""
     return t.use(Process([SoftDisk.binary(), "attach", "--disk", "tap", *options,
                           str(guest.folder / f"{guest.name}-qmp"), chardev],
-                         t.folder, name="attach", ready_line="stands before",
+                         t.folder, name="attach", ready_line="stands before", timeout=timeout,
                          env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder))))
 
 
@@ -121,6 +123,71 @@ def test_undone(t):
     load.goes_on()
     load.finish()
     t.equal(kernel_errors(guest), "")
+
+
+def await_disk(guest, path, digest):
+    """The disk is in its slot again, with its contents."""
+    wait_for("the guest's disk", lambda: guest.run(f"test -b /dev/vda && test -e {path}/block/vda")[0] == 0,
+             30.0, 0.2)
+    assert guest.check("dd if=/dev/vda bs=1M count=4 iflag=direct status=none | md5sum").split()[0] == digest
+
+
+@limit(120)
+def test_replug(t):
+    """A chardev that does not connect again: the disk is unplugged, and comes back in its slot behind the tap; and
+    once more on the way back."""
+    daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2))
+    guest = t.guest([Disk(daemon.socket, queues=2, extra="bus=rp0")], smp=2,
+                    before=["-device", "pcie-root-port,id=rp0,chassis=1"])
+    guest.check("dd if=/dev/urandom of=/dev/vda bs=1M count=4 oflag=direct status=none")
+    digest = guest.check("dd if=/dev/vda bs=1M count=4 iflag=direct status=none | md5sum").split()[0]
+    path = guest.check("readlink -f /sys/block/vda/device").strip()
+    qmp = qmp_free(guest)
+    plan = must(t, "attach", "--dry-run", "--replug", qmp, "chr0")
+    assert "unplug device disk0, which the guest sees" in plan and "at rp0, slot 0.0" in plan, plan
+    await_disk(guest, path, digest)
+    tap = attach(t, guest, "--replug", *PATIENT, timeout=60)
+    await_disk(guest, path, digest)
+    must(t, "insert", "tap", "top", "throttle", "iops=100000")
+    fio_verify(guest, size="8m", options="--offset=16m")
+    status, _, said = tool(t, "detach", qmp, "chr0", "tap")
+    assert status == 4 or "--replug" in said, (status, said)
+    said = json.loads(must(t, "detach", "--json", "--replug", *PATIENT, qmp, "chr0", "tap"))
+    assert said["detached"] and not os.path.exists(daemon.socket + ".rear"), said
+    t.equal(tap.child.wait(20), 0, "exit status of attach")
+    await_disk(guest, path, digest)
+    fio_verify(guest, size="8m", options="--offset=16m")
+
+
+@limit(120)
+def test_replug_undone(t):
+    """What fails when the disk is out already: it comes back, with its own back end."""
+    daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=2))
+    guest = t.guest([Disk(daemon.socket, queues=2, extra="bus=rp0")], smp=2,
+                    before=["-device", "pcie-root-port,id=rp0,chassis=1"])
+    path = guest.check("readlink -f /sys/block/vda/device").strip()
+    digest = guest.check("dd if=/dev/vda bs=1M count=4 iflag=direct status=none | md5sum").split()[0]
+    qmp = qmp_free(guest)
+    status, _, said = tool(t, "attach", "--disk", "tap", "--replug", *PATIENT, "--rear-options", "queue-size=17", qmp,
+                           "chr0")
+    assert status == 1 and "power of two" in said and "ended" in said, (status, said)
+    await_disk(guest, path, digest)
+    fio_verify(guest, size="8m")
+
+
+@limit(120)
+def test_replug_refused(t):
+    """What cannot or should not be unplugged is left alone."""
+    daemons = [t.use(StorageDaemon(t.sparse_file(64 * MIB, name=f"{n}.img"), t.folder))
+               for n in range(2)]
+    guest = t.guest([Disk(daemons[0].socket), Disk(daemons[1].socket, bootindex=9, extra="bus=rp0")],
+                    before=["-device", "pcie-root-port,id=rp0,chassis=1"])
+    qmp = qmp_free(guest)
+    for chardev, expected, word in (("chr0", 1, "hotplug"), ("chr1", 5, "boot")):
+        status, _, said = tool(t, "attach", "--disk", "tap", "--replug", qmp, chardev)
+        assert status == expected and word in said, (chardev, status, said)
+    fio_verify(guest, size="1m")
+    fio_verify(guest, device="/dev/vdb", size="1m")
 
 
 def test_no_reconnect(t):

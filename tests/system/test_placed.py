@@ -107,7 +107,7 @@ def test_killed_threads(t):
     (pid,) = extensions(disk.pid)
     names = [task.read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
     t.equal(sorted(name for name in names if name[-1].isdigit()), ["ext-host0", "ext-host1"])
-    assert "after" in disk.devtap("events", disk.disk), "no event of a restart"
+    assert disk.events("extension-restarted"), "no event of a restart"
 
 
 def deleted(guest, device):
@@ -133,8 +133,7 @@ def test_trusted(t):
 
     disk = killed(t, 5, settings="trust=memory", extra=["-m", "size=512M,slots=4,maxmem=2G"], between=plug)
     assert "trust=memory" in disk.devtap("show", disk.disk), disk.devtap("show", disk.disk)
-    seen = map(json.loads, disk.devtap("events", "--json", disk.disk).splitlines())
-    grants = [e["text"] for e in seen if e["event"] == "memory-granted"]
+    grants = [e["text"] for e in disk.events("memory-granted")]
     t.log(f"{len(grants)} grants; {grants[-1]}")
     assert any("640 MiB" in text for text in grants) and "512 MiB" in grants[-1], grants
 

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -108,6 +109,23 @@ struct driver {
     bool run;
 } CACHE_ALIGNED;
 static struct driver drivers[THREADS];
+
+/* The slots are in the guest's memory, which processes may be trusted with. */
+#define MEMORY_BYTES (THREADS * SLOTS * sizeof(struct slot))
+static struct device_region memory = {.size = MEMORY_BYTES, .fd = -1};
+
+static void set_memory(void *arg)
+{
+    device_set_memory(dev, &memory, 1);
+}
+
+static void new_memory(void)
+{
+    memory.fd = memfd_create("guest", MFD_CLOEXEC);
+    CHECK(memory.fd >= 0 && ftruncate(memory.fd, MEMORY_BYTES) == 0);
+    memory.host = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory.fd, 0);
+    CHECK(memory.host != MAP_FAILED);
+}
 
 static void fill(struct slot *s, const struct driver *d)
 {
@@ -284,9 +302,11 @@ static void start(const char *fmt, ...)
     }
     if (device_start(dev, &front, NULL, &err) < 0)
         fail_msg("%s", err.text);
+    new_memory();
+    loop_call(loops[0], set_memory, NULL);
     for (unsigned t = 0; t < THREADS; t++) {
         drivers[t] = (struct driver){.again.run = drive, .lane = device_lane(dev, t)};
-        drivers[t].slots = xaligned(CACHE_LINE, SLOTS * sizeof(struct slot));
+        drivers[t].slots = (struct slot *)(void *)memory.host + t * SLOTS;
     }
 }
 
@@ -298,9 +318,10 @@ static void stop(void)
     for (unsigned t = 0; t < THREADS; t++) {
         loop_stop(loops[t]);
         pthread_join(threads[t], NULL);
-        free(drivers[t].slots);
         loop_free(loops[t]);
     }
+    munmap(memory.host, MEMORY_BYTES);
+    close(memory.fd);
     assert_int_equal(TOTAL(mismatches), 0);
 }
 
@@ -352,15 +373,15 @@ static uint64_t counter(const char *name)
 
 static void every_kind_works(void **state)
 {
-    static const char *const names[] = {"down", "both", "plus", "stable", "hold", "guard"};
+    static const char *const names[] = {"down", "both", "plus", "stable", "hold", "guard", "peek"};
 
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        start("%s place=process | later", names[i]);
+    for (unsigned i = 0; i < 2 * ARRAY_SIZE(names); i++) {
+        start("%s place=process %s | later", names[i / 2], i % 2 ? "trust=memory" : "");
         load(true);
         goes_on();
         drain();
         assert_int_equal(TOTAL(errors), 0);
-        if (i < 2)
+        if (i < 4)
             for (uint64_t end = dt_clock_ns() + DT_S(10); counter("seen") != TOTAL(completed);) {
                 assert_true(dt_clock_ns() < end);
                 usleep(1000);
@@ -423,11 +444,11 @@ static void it_comes_and_goes_live(void **state)
 
 static void killed_processes_lose_nothing(void **state)
 {
-    static const char *const names[] = {"down", "both", "plus", "hold", "guard"};
+    static const char *const names[] = {"down", "both", "plus", "hold", "guard", "peek", "plus"};
     unsigned restarts;
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        start("%s place=process tries=100000 | later", names[i]);
+        start("%s place=process tries=100000 %s | later", names[i], i > 4 ? "trust=memory" : "");
         load(true);
         for (unsigned k = 0; k < 20; k++) {
             pid_t pid = the_pid(&restarts);

@@ -13,6 +13,9 @@
  * process listens only after its back end took it. So whatever the rings and the in-flight log say when
  * QEMU comes, nobody writes to them any more.
  *
+ * A chardev that does not connect again has to be made anew, and for that its device be unplugged (plug.c). The rest is
+ * the same; nothing is in flight then.
+ *
  * Every step has its undoing, in reverse: our process ends, the socket gets its name back, QEMU connects to its
  * back end again. Where that back end keeps no in-flight log, this is not safe for what was in flight at the cut: QEMU
  * says where the ring stood then, and the back end has gone on since. So all that can be judged is judged before.
@@ -77,12 +80,25 @@ static int judge_chain(const struct attach *a, struct dt_error *err)
     return ret;
 }
 
+int attach_find_plug(struct attach *a, struct dt_error *err)
+{
+    int ret = a->replug ? plug_find(&a->plug, &a->vm, err) : 0;
+
+    if (ret == 0 && a->replug && a->plug.boots && !a->force)
+        ret = dt_fail(err, -EPERM,
+                      "the VM may boot from %s (it has a bootindex): unplugged under a running system, it "
+                      "is lost to it; --force if that is no harm",
+                      a->plug.id);
+    return ret;
+}
+
 int attach_judge(struct attach *a, struct dt_error *err)
 {
     struct stat st;
-    int ret = vm_judge(&a->vm, err);
+    int ret = vm_judge(&a->vm, a->replug, err);
 
     ret = ret ?: judge_chain(a, err);
+    ret = ret ?: attach_find_plug(a, err);
     if (ret < 0)
         return ret;
     if (stat(a->vm.socket, &st) < 0)
@@ -101,12 +117,21 @@ json_t *attach_plan(const struct attach *a)
     _cleanup_free_ char *chain = chain_of(a);
     json_t *plan = json_array();
 
+    if (a->replug)
+        json_array_append_new(plan, json_sprintf("unplug device %s, which the guest sees, and remove chardev %s",
+                                                 a->plug.id, a->vm.chardev));
     json_array_append_new(plan, json_sprintf("rename %s to %s", a->vm.socket, a->rear));
-    json_array_append_new(plan, json_sprintf("end QEMU's connection (chardev %s)", a->vm.chardev));
+    if (!a->replug)
+        json_array_append_new(plan, json_sprintf("end QEMU's connection (chardev %s)", a->vm.chardev));
     json_array_append_new(
         plan, json_sprintf("devtap run --disk %s --socket %s --memory-slots off '%s'", a->disk, a->vm.socket, chain));
-    json_array_append_new(
-        plan, json_sprintf("wait for QEMU, which tries every %u s", a->vm.reconnect));
+    if (a->replug)
+        json_array_append_new(plan, json_sprintf("plug %s in again, at %s, slot %s", a->plug.id,
+                                                 json_string_value(json_object_get(a->plug.options, "bus")),
+                                                 json_string_value(json_object_get(a->plug.options, "addr"))));
+    else
+        json_array_append_new(
+            plan, json_sprintf("wait for QEMU, which tries every %u s", a->vm.reconnect));
     return plan;
 }
 
@@ -164,32 +189,53 @@ static void end_child(struct attach *a)
     a->child = 0;
 }
 
+int attach_put_in(struct attach *a, unsigned reconnect, struct dt_error *err)
+{
+    int ret = plug_chardev(&a->plug, &a->vm, reconnect, err);
+
+    ret = ret ?: attach_await_vm(a, err);
+    return ret ?: plug_in(&a->plug, &a->vm, err);
+}
+
 static void undo(struct attach *a)
 {
     struct dt_error err;
 
+    if (a->plug.out && !a->plug.bare)
+        plug_drop_chardev(&a->plug, &a->vm);
     end_child(a);
     if (a->moved && rename(a->rear, a->vm.socket) < 0)
         log_error("cannot rename %s back to %s: %m: do it by hand", a->rear, a->vm.socket);
-    if (a->cut && attach_await_vm(a, &err) < 0)
+    if ((a->plug.out && attach_put_in(a, a->vm.reconnect, &err) < 0) ||
+        (a->cut && attach_await_vm(a, &err) < 0))
         log_error("%s", err.text);
+}
+
+/* From the VM's side: with the disk out, or its connection cut. */
+static int let_go(struct attach *a, struct dt_error *err)
+{
+    int ret = a->replug ? 0 : vm_cut(&a->vm, err);
+
+    a->cut = ret == 0 && !a->replug;
+    return ret;
 }
 
 static int change(struct attach *a, struct dt_error *err)
 {
     struct stat st;
-    int ret;
+    int ret = a->replug ? plug_out(&a->plug, &a->vm, a->timeout, err) : 0;
 
+    if (ret < 0)
+        return ret;
     if (stat(a->vm.socket, &st) < 0 || rename(a->vm.socket, a->rear) < 0)
         return dt_fail(err, -errno, "cannot rename %s to %s: %s", a->vm.socket, a->rear,
                        strerror(errno));
     a->moved = true;
-    ret = vm_cut(&a->vm, err);
+    ret = let_go(a, err);
+    ret = ret ?: serve(a, st.st_mode, err);
     if (ret < 0)
         return ret;
-    a->cut = true;
-    ret = serve(a, st.st_mode, err);
-    return ret ?: attach_await_vm(a, err);
+    return a->replug ? attach_put_in(a, ATTACH_RECONNECT, err) : attach_await_vm(a, err);
 }
 
 int attach_run(struct attach *a, struct dt_error *err)

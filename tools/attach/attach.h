@@ -3,12 +3,15 @@
 #ifndef TOOLS_ATTACH_H
 #define TOOLS_ATTACH_H
 
-#include "tools/attach/vm.h"
+#include "tools/attach/plug.h"
+
+#define ATTACH_RECONNECT 1u /* s: of a chardev that we make for the tap, which may be restarted */
 
 /**
  * struct attach - what is asked for, and how far it is.
  * @disk: name of the soft disk. @layers: what stands before the back, or NULL. @rear_options: of the back, or NULL.
  * @rear: where the back end's socket goes. @timeout: for QEMU to connect again, ns.
+ * @replug: the disk is taken out of the VM meanwhile, and put in again; @force: even if it may boot from it.
  * @child: the process that serves, 0 = none. @pause: how long the disk was without a back end, ns.
  */
 struct attach {
@@ -16,6 +19,8 @@ struct attach {
     const char *disk, *layers, *rear_options;
     char *rear;
     uint64_t timeout;
+    bool replug, force;
+    struct plug plug;
     bool moved, cut;
     pid_t child;
     uint64_t pause;
@@ -27,6 +32,10 @@ int attach_judge(struct attach *a, struct dt_error *err);
 json_t *attach_plan(const struct attach *a);
 /** attach_run() - do it. What fails is undone: the VM has its back end again. */
 int attach_run(struct attach *a, struct dt_error *err);
+/** attach_find_plug() - where the disk is to be taken out: can it be? */
+int attach_find_plug(struct attach *a, struct dt_error *err);
+/** attach_put_in() - the disk that was taken out, with what now listens at its socket. @reconnect: as plug_chardev(). */
+int attach_put_in(struct attach *a, unsigned reconnect, struct dt_error *err);
 /** attach_await_vm() - until QEMU has a connection to its socket again. */
 int attach_await_vm(struct attach *a, struct dt_error *err);
 

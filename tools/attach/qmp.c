@@ -11,17 +11,57 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
-#define ANSWER_SECONDS 20
+#define ANSWER_NS DT_S(20)
 
 struct qmp {
     int sock;
     FILE *in;
     pid_t pid;
+    char *deleted; /* the device that went last */
 };
 
 static json_t *read_one(struct qmp *q)
 {
     return json_loadf(q->in, JSON_DISABLE_EOF_CHECK, NULL);
+}
+
+static void note_event(struct qmp *q, json_t *message)
+{
+    const char *event = json_string_value(json_object_get(message, "event"));
+    const char *device =
+        json_string_value(json_object_get(json_object_get(message, "data"), "device"));
+
+    if (!event || strcmp(event, "DEVICE_DELETED") != 0 || !device)
+        return;
+    free(q->deleted);
+    q->deleted = xstrdup(device);
+}
+
+static void set_patience(int sock, uint64_t ns)
+{
+    const struct timeval patience = {.tv_sec = (time_t)(ns / DT_S(1)),
+                                     .tv_usec = (suseconds_t)(ns % DT_S(1) / DT_US(1)) + 1};
+
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+}
+
+/* By reading, not by a look at the socket: the event may be in the stream's buffer already. */
+int qmp_await_deleted(struct qmp *q, const char *id, uint64_t timeout)
+{
+    uint64_t end = dt_clock_ns() + timeout, now;
+    json_t *message = NULL;
+
+    while ((!q->deleted || strcmp(q->deleted, id) != 0) && (now = dt_clock_ns()) < end) {
+        set_patience(q->sock, end - now);
+        message = read_one(q);
+        if (!message)
+            break;
+        note_event(q, message);
+        json_decref(message);
+    }
+    clearerr(q->in);
+    set_patience(q->sock, ANSWER_NS);
+    return q->deleted && strcmp(q->deleted, id) == 0 ? 0 : -ETIMEDOUT;
 }
 
 int qmp_call(struct qmp *q, const char *command, json_t *arguments, json_t **result,
@@ -44,6 +84,7 @@ int qmp_call(struct qmp *q, const char *command, json_t *arguments, json_t **res
             return dt_fail(err, -ETIMEDOUT, "QMP %s: no answer", command);
         if (json_object_get(reply, "return") || json_object_get(reply, "error"))
             break;
+        note_event(q, reply);
         json_decref(reply);
     } while (true);
     failure = json_object_get(reply, "error");
@@ -58,7 +99,6 @@ int qmp_call(struct qmp *q, const char *command, json_t *arguments, json_t **res
 
 int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
 {
-    const struct timeval patience = {.tv_sec = ANSWER_SECONDS};
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct ucred peer = {0};
     socklen_t len = sizeof(peer);
@@ -71,7 +111,7 @@ int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
     strcpy(addr.sun_path, path);
     q = xcalloc(1, sizeof(*q));
     q->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(q->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    set_patience(q->sock, ANSWER_NS);
     if (connect(q->sock, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
         getsockopt(q->sock, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
         ret = dt_fail(err, -errno, "%s: %s", path, strerror(errno));
@@ -107,5 +147,6 @@ void qmp_close(struct qmp *q)
     if (q->in)
         fclose(q->in);
     close(q->sock);
+    free(q->deleted);
     free(q);
 }

@@ -15,9 +15,11 @@ void qmp_close(struct qmp *qmp);
 pid_t qmp_pid(const struct qmp *qmp);
 /**
  * qmp_call() - @arguments, a reference of which is taken over, may be NULL; @result: a new reference, unless NULL.
- * Events that come meanwhile are dropped. Return: 0, -EREMOTEIO with QEMU's words, or another -errno.
+ * Of events that come meanwhile DEVICE_DELETED alone is remembered. Return: 0, -EREMOTEIO with QEMU's words, or another -errno.
  */
 int qmp_call(struct qmp *qmp, const char *command, json_t *arguments, json_t **result,
              struct dt_error *err);
+/** qmp_await_deleted() - until QEMU says that device @id is gone. -ETIMEDOUT. */
+int qmp_await_deleted(struct qmp *qmp, const char *id, uint64_t timeout);
 
 #endif

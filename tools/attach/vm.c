@@ -66,16 +66,24 @@ static unsigned reconnect_in(const char *options, const char *id)
     return ours ? seconds : 0;
 }
 
-static void learn_reconnect(struct vm *vm)
+size_t vm_command_line(struct vm *vm, char **line)
 {
     _cleanup_free_ char *path = xasprintf("/proc/%d/cmdline", qmp_pid(vm->qmp));
-    _cleanup_free_ char *line = xcalloc(1, CMDLINE_MAX + 1);
     _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t have = 0;
     ssize_t n;
 
-    while (fd >= 0 && have < CMDLINE_MAX && (n = read(fd, line + have, CMDLINE_MAX - have)) > 0)
+    *line = xcalloc(1, CMDLINE_MAX + 1);
+    while (fd >= 0 && have < CMDLINE_MAX && (n = read(fd, *line + have, CMDLINE_MAX - have)) > 0)
         have += (size_t)n;
+    return have;
+}
+
+static void learn_reconnect(struct vm *vm)
+{
+    _cleanup_free_ char *line = NULL;
+    size_t have = vm_command_line(vm, &line);
+
     for (size_t at = 0; at < have && vm->reconnect == 0; at += strlen(line + at) + 1)
         vm->reconnect = reconnect_in(line + at, vm->chardev);
 }
@@ -114,16 +122,21 @@ int vm_cut(struct vm *vm, struct dt_error *err)
     if (shutdown(vm->link, SHUT_RDWR) < 0)
         return dt_fail(err, -errno, "cannot end the connection to %s: %s", vm->socket,
                        strerror(errno));
+    vm_let_go(vm);
+    return 0;
+}
+
+void vm_let_go(struct vm *vm)
+{
     close(vm->link);
     vm->link = -1;
-    return 0;
 }
 
 /*
  * QEMU 7.2 forgets a disconnection that happens while the VM is stopped, and never uses the chardev again:
  * vhost_user_async_close_bh() does nothing for a device that is not started.
  */
-int vm_judge(struct vm *vm, struct dt_error *err)
+int vm_judge(struct vm *vm, bool replug, struct dt_error *err)
 {
     json_t *status = NULL;
     int ret = qmp_call(vm->qmp, "query-status", NULL, &status, err);
@@ -134,10 +147,10 @@ int vm_judge(struct vm *vm, struct dt_error *err)
                       "it run",
                       json_string_value(json_object_get(status, "status")) ?: "?");
     json_decref(status);
-    if (ret == 0 && vm->reconnect == 0)
+    if (ret == 0 && vm->reconnect == 0 && !replug)
         ret = dt_fail(err, -ENOTSUP,
                       "chardev %s does not connect again (its options lack reconnect=1): only a "
-                      "re-plug by hand is possible, see devtap-attach(1)",
+                      "re-plug is possible, which the guest sees: --replug, see devtap-attach(1)",
                       vm->chardev);
     return ret;
 }

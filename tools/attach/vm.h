@@ -20,10 +20,14 @@ struct vm {
 /** vm_open() - connect to QEMU and learn all of it. It must have a back end. */
 int vm_open(struct vm *vm, const char *qmp, const char *chardev, struct dt_error *err);
 void vm_close(struct vm *vm);
-/** vm_judge() - can the connection be cut, and will QEMU take it up again? */
-int vm_judge(struct vm *vm, struct dt_error *err);
+/** vm_command_line() - of QEMU's process, each word with its zero; free @line. Return: bytes. */
+size_t vm_command_line(struct vm *vm, char **line);
+/** vm_judge() - can the connection be cut, and will QEMU take it up again? @replug: it need not. */
+int vm_judge(struct vm *vm, bool replug, struct dt_error *err);
 /** vm_cut() - end the connection to the back end. */
 int vm_cut(struct vm *vm, struct dt_error *err);
+/** vm_let_go() - hold the connection open no longer: QEMU ends it. */
+void vm_let_go(struct vm *vm);
 /** vm_connected() - does the chardev have a back end? */
 bool vm_connected(struct vm *vm);
 

@@ -77,6 +77,8 @@ class Case:
     def captive(self, name):
         """The extension tests/captive/NAME.c, built as a user would."""
         out = self.folder / f"{name}.so"
+        for folder in (self.folder, self.folder.parent):
+            folder.chmod(0o755)  # a process of its own that runs it has a user of its own
         subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{paths.SOURCE}/include", "-o", out,
                         paths.SOURCE / f"tests/captive/{name}.c"], check=True)
         return out
