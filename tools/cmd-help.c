@@ -3,6 +3,16 @@
 #include "blk/channel/placed.h"
 #include "tools/describe.h"
 
+struct help_options {
+    bool json, net;
+};
+static const struct dt_param options[] = {
+    {"net", DT_PARAM_BOOL, .offset = offsetof(struct help_options, net),
+     .help = "Explain the layer of network cards, where one of disks has the same name."},
+    {"json", DT_PARAM_BOOL, .offset = offsetof(struct help_options, json), .help = "Print JSON."},
+    {NULL},
+};
+
 static void print_verbs(bool json)
 {
     if (json) {
@@ -31,9 +41,9 @@ static void print_placement(void)
     describe_print_params(placed_params, stdout);
 }
 
-static int run(const struct verb *verb, void *options, int argc, char **argv)
+static int run(const struct verb *verb, void *opts, int argc, char **argv)
 {
-    const struct json_options *o = options;
+    const struct help_options *o = opts;
     const struct dt_block_ext *ext, *net;
     const struct verb *other;
     struct dt_error err;
@@ -49,11 +59,10 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     other = verb_find(argv[0]);
     net = registry_find_kind(DEVICE_NET, argv[0], NULL);
     ext = registry_find(argv[0], &err);
-    if (net && ext && !o->json) { /* `null` is both */
-        describe_print(net, stdout);
-        putchar('\n');
-    }
-    ext = ext ?: net;
+    if (net && (o->net || !ext))
+        ext = net;
+    else if (net && !o->json) /* `null` is both */
+        printf("`devtap help --net %s` explains that of network cards.\n\n", argv[0]);
     if (!ext && !other)
         return verb_fail(verb, -ENOENT, &err);
     if (ext && o->json)
@@ -71,10 +80,10 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 
 const struct verb verb_help = {
     .name = "help",
-    .args = "[--json] [NAME]",
+    .args = "[--net] [--json] [NAME]",
     .summary = "explain an extension, a back or a verb",
-    .groups = {{"Options", json_only}},
-    .options_size = sizeof(struct json_options),
+    .groups = {{"Options", options}},
+    .options_size = sizeof(struct help_options),
     .max_args = 1,
     .completes = COMPLETES_EXTENSION,
     .run = run,
