@@ -12,33 +12,33 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ARRAY_SIZE(a)    (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 /* Each argument is evaluated once: some of them are read from memory that others write. */
-#define MIN(a, b)                                                                                 \
-    ({                                                                                            \
-        __typeof__((a) + (b)) min_a_ = (a), min_b_ = (b);                                         \
-        min_a_ < min_b_ ? min_a_ : min_b_;                                                        \
+#define MIN(a, b)                                         \
+    ({                                                    \
+        __typeof__((a) + (b)) min_a_ = (a), min_b_ = (b); \
+        min_a_ < min_b_ ? min_a_ : min_b_;                \
     })
-#define MAX(a, b)                                                                                 \
-    ({                                                                                            \
-        __typeof__((a) + (b)) max_a_ = (a), max_b_ = (b);                                         \
-        max_a_ > max_b_ ? max_a_ : max_b_;                                                        \
+#define MAX(a, b)                                         \
+    ({                                                    \
+        __typeof__((a) + (b)) max_a_ = (a), max_b_ = (b); \
+        max_a_ > max_b_ ? max_a_ : max_b_;                \
     })
-#define ALIGN_UP(x, a)   (((x) + ((a)-1)) & ~((__typeof__(x))(a)-1))
-#define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a)-1))
-#define likely(x)        __builtin_expect(!!(x), 1)
-#define unlikely(x)      __builtin_expect(!!(x), 0)
+#define ALIGN_UP(x, a)                  (((x) + ((a)-1)) & ~((__typeof__(x))(a)-1))
+#define ALIGN_DOWN(x, a)                ((x) & ~((__typeof__(x))(a)-1))
+#define likely(x)                       __builtin_expect(!!(x), 1)
+#define unlikely(x)                     __builtin_expect(!!(x), 0)
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-#define CACHE_LINE    64
-#define CACHE_ALIGNED __attribute__((aligned(CACHE_LINE)))
-#define PAGE_SIZE_4K  4096u
+#define CACHE_LINE                      64
+#define CACHE_ALIGNED                   __attribute__((aligned(CACHE_LINE)))
+#define PAGE_SIZE_4K                    4096u
 
 /* Checks stay in release builds: a bug of ours ends this process, which is replaced. */
 _Noreturn void check_failed(const char *file, int line, const char *what);
-#define CHECK(cond)                                                                               \
-    do {                                                                                          \
-        if (unlikely(!(cond)))                                                                    \
-            check_failed(__FILE__, __LINE__, #cond);                                              \
+#define CHECK(cond)                                  \
+    do {                                             \
+        if (unlikely(!(cond)))                       \
+            check_failed(__FILE__, __LINE__, #cond); \
     } while (0)
 /* An object's first field is `uint32_t magic`; entry points verify it. */
 #define CHECK_MAGIC(obj, value) CHECK((obj) != NULL && (obj)->magic == (value))
@@ -57,17 +57,17 @@ static inline void cleanup_close(const int *fd)
 #define _cleanup_close_ __attribute__((cleanup(cleanup_close)))
 
 /* Moves a value out of a guarded variable. */
-#define TAKE_FD(fd)                                                                               \
-    ({                                                                                            \
-        int fd_ = (fd);                                                                           \
-        (fd) = -1;                                                                                \
-        fd_;                                                                                      \
+#define TAKE_FD(fd)     \
+    ({                  \
+        int fd_ = (fd); \
+        (fd) = -1;      \
+        fd_;            \
     })
-#define TAKE_PTR(p)                                                                               \
-    ({                                                                                            \
-        __typeof__(p) p_ = (p);                                                                   \
-        (p) = NULL;                                                                               \
-        p_;                                                                                       \
+#define TAKE_PTR(p)             \
+    ({                          \
+        __typeof__(p) p_ = (p); \
+        (p) = NULL;             \
+        p_;                     \
     })
 
 /* Allocation at start-up or on the control path only: failure ends the process. */
@@ -92,12 +92,12 @@ struct log_limit {
 bool log_limit_allows(struct log_limit *limit);
 /* log_limited() - like dt_log(), but from each place in the code at most LOG_LIMIT lines a second. */
 #define LOG_LIMIT 10u
-#define log_limited(level, ...)                                                                   \
-    do {                                                                                          \
-        static struct log_limit limit_;                                                           \
-                                                                                                  \
-        if (log_limit_allows(&limit_))                                                            \
-            dt_log(level, __VA_ARGS__);                                                           \
+#define log_limited(level, ...)         \
+    do {                                \
+        static struct log_limit limit_; \
+                                        \
+        if (log_limit_allows(&limit_))  \
+            dt_log(level, __VA_ARGS__); \
     } while (0)
 
 /* Doubly linked intrusive list; an unlinked node points to itself. */
@@ -127,8 +127,8 @@ static inline void list_del(struct list *node)
 }
 #define list_entry(node, type, member) container_of(node, type, member)
 #define list_for_each(it, head)        for (struct list *it = (head)->next; it != (head); it = it->next)
-#define list_for_each_safe(it, head)                                                              \
-    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                     \
+#define list_for_each_safe(it, head)                                          \
+    for (struct list *it = (head)->next, *it##_next = it->next; it != (head); \
          it = it##_next, it##_next = it->next)
 
 /* Little-endian loads and stores for virtio and for our formats (the supported hosts are LE). */

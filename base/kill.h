@@ -11,7 +11,7 @@
 #ifdef DEVTAP_KILL_POINTS
 void kill_point(const char *name);
 /* With this status, where a process cannot kill itself: the first one of a namespace. */
-#define KILL_STATUS 137
+#define KILL_STATUS      137
 #define KILL_POINT(name) kill_point(name)
 #else
 #define KILL_STATUS      (-1)

@@ -13,7 +13,7 @@ union packet_control {
 int packet_pair(int fds[2])
 {
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0 ? -errno
-                                                                                         : 0;
+                                                                                          : 0;
 }
 
 int packet_send(int sock, const void *data, size_t size, int fd)

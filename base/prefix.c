@@ -27,8 +27,7 @@ static int add(char *word, struct prefixes *v4, struct prefixes *v6, struct dt_e
     return 0;
 }
 
-int prefixes_parse(const char *text, struct prefixes *v4, struct prefixes *v6,
-                   struct dt_error *err)
+int prefixes_parse(const char *text, struct prefixes *v4, struct prefixes *v6, struct dt_error *err)
 {
     _cleanup_free_ char *copy = xstrdup(text);
     char *rest = copy, *word;

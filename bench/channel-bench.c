@@ -12,10 +12,9 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#define ROUND_NS DT_MS(5)
-#define ROUNDS   200
+#define ROUND_NS  DT_MS(5)
+#define ROUNDS    200
 #define BYTES_MAX (128u << 10)
-
 
 /* ---- Extensions of each kind, and a back ---- */
 

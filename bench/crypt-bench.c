@@ -14,8 +14,8 @@
 #include <stdio.h>
 #include <time.h>
 
-#define BYTES    65536u
-#define ROUND_NS DT_MS(2)
+#define BYTES      65536u
+#define ROUND_NS   DT_MS(2)
 #define MAX_ROUNDS 2001u
 
 static uint8_t *plain, *cipher, *out;
@@ -90,8 +90,8 @@ static void compare(const uint8_t *key, size_t bytes, uint32_t unit, unsigned ro
         qsort(ratios[way], rounds, sizeof(double), by_size);
     }
     printf("| %zu | %u | %.2f | %.2f | %.2f | %.2f | %.2f |\n", bytes * 4, unit,
-           values[WHOLE][rounds / 2], values[ENCRYPT][rounds / 2],
-           ratios[ENCRYPT][rounds / 2], values[DECRYPT][rounds / 2], ratios[DECRYPT][rounds / 2]);
+           values[WHOLE][rounds / 2], values[ENCRYPT][rounds / 2], ratios[ENCRYPT][rounds / 2],
+           values[DECRYPT][rounds / 2], ratios[DECRYPT][rounds / 2]);
     EVP_CIPHER_CTX_free(ctx);
     xts_free(xts);
 }

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-static int accept_packet(struct nfq_q_handle *queue, struct nfgenmsg *message, struct nfq_data *data,
-                         void *arg)
+static int accept_packet(struct nfq_q_handle *queue, struct nfgenmsg *message,
+                         struct nfq_data *data, void *arg)
 {
     const struct nfqnl_msg_packet_hdr *header = nfq_get_msg_packet_hdr(data);
 

@@ -45,8 +45,9 @@ static void reader_open(struct reader *r, const char *path)
     r->blocks = (uint64_t)st.st_size / BLOCK;
     r->buffer = xaligned(BLOCK, BLOCK);
     dt_rng_seed(&r->rng, 1);
-    CHECK(io_uring_queue_init(8, &r->ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-                                               IORING_SETUP_TASKRUN_FLAG) == 0);
+    CHECK(io_uring_queue_init(8, &r->ring,
+                              IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                  IORING_SETUP_TASKRUN_FLAG) == 0);
 }
 
 static void wait_for_completion(struct reader *r, bool sleep, struct io_uring_cqe **cqe)

@@ -4,24 +4,24 @@
 #include "core/core.h"
 
 /* One line each, extensions first: `extern` and the entry of the table come from it. */
-#define BUILTIN(X) \
-    X(blk_trace) \
-    X(blk_cache) \
-    X(blk_throttle) \
-    X(blk_delay) \
-    X(blk_error) \
-    X(blk_readonly) \
-    X(blk_cow) \
+#define BUILTIN(X)   \
+    X(blk_trace)     \
+    X(blk_cache)     \
+    X(blk_throttle)  \
+    X(blk_delay)     \
+    X(blk_error)     \
+    X(blk_readonly)  \
+    X(blk_cow)       \
     X(blk_integrity) \
-    X(blk_zero) \
-    X(blk_copy) \
-    X(blk_shadow) \
-    X(blk_file) \
-    X(blk_cvd) \
+    X(blk_zero)      \
+    X(blk_copy)      \
+    X(blk_shadow)    \
+    X(blk_file)      \
+    X(blk_cvd)       \
     X(blk_cvd_local) \
-    X(blk_rear) \
-    X(blk_mem) \
-    X(blk_mirror) \
+    X(blk_rear)      \
+    X(blk_mem)       \
+    X(blk_mirror)    \
     X(blk_null)
 
 #define DECLARE(ext) extern const struct dt_block_ext ext;

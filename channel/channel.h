@@ -62,7 +62,8 @@ struct channel_msg {
     int32_t error;
     uint32_t data; /* first page within the data area, or CHANNEL_NO_DATA */
     uint16_t queue;
-    uint16_t vectors; /* so many, in the first page at @data, are the first buffer; 0 = it lies there itself */
+    uint16_t
+        vectors; /* so many, in the first page at @data, are the first buffer; 0 = it lies there itself */
 };
 _Static_assert(sizeof(struct channel_msg) == 32, "two messages in a cache line");
 
@@ -182,16 +183,16 @@ bool channel_arm(struct channel_consumer *c);
 enum control_type {
     CONTROL_HELLO = 1, /* up: the description */
     CONTROL_INIT,      /* down: device, layer, parameters, disk below */
-    CONTROL_START,     /* down: thread; fds: memfd, eventfd down, eventfd up. One for each thread, in order */
-    CONTROL_SET,       /* down: parameter, value */
-    CONTROL_DO,        /* down: verb, arguments */
-    CONTROL_SAVE,      /* down: the answer has a memfd with the state */
-    CONTROL_INFO,      /* down: the disk below changed */
-    CONTROL_QUIESCE,   /* down: let go of what is held; no answer */
-    CONTROL_STOP,      /* down: end */
-    CONTROL_LOAD,      /* down: version; fd: the saved state */
-    CONTROL_ANSWER, /* up: to any of the above; {"error": text, "code": errno} or what was asked */
-    CONTROL_EVENT,  /* up: event, text; no answer */
+    CONTROL_START, /* down: thread; fds: memfd, eventfd down, eventfd up. One for each thread, in order */
+    CONTROL_SET,     /* down: parameter, value */
+    CONTROL_DO,      /* down: verb, arguments */
+    CONTROL_SAVE,    /* down: the answer has a memfd with the state */
+    CONTROL_INFO,    /* down: the disk below changed */
+    CONTROL_QUIESCE, /* down: let go of what is held; no answer */
+    CONTROL_STOP,    /* down: end */
+    CONTROL_LOAD,    /* down: version; fd: the saved state */
+    CONTROL_ANSWER,  /* up: to any of the above; {"error": text, "code": errno} or what was asked */
+    CONTROL_EVENT,   /* up: event, text; no answer */
     CONTROL_MEMORY, /* down: region, regions, size, offset, writable; fd: a piece of the guest's memory */
 };
 
@@ -211,8 +212,8 @@ struct channel_memory {
 int memory_take(struct channel_memory *memory, const struct control_frame *frame);
 void memory_forget(struct channel_memory *memory);
 /** memory_vectors() - the @n at @list, judged, as @iov; they are @bytes in all. */
-bool memory_vectors(const struct channel_memory *memory, const struct channel_vector *list, unsigned n,
-                    uint64_t bytes, struct iovec *iov);
+bool memory_vectors(const struct channel_memory *memory, const struct channel_vector *list,
+                    unsigned n, uint64_t bytes, struct iovec *iov);
 
 /** struct control_frame - one frame in memory. @fds are owned by whoever received them. */
 struct control_frame {

@@ -401,7 +401,8 @@ static void init_tables(struct dt_channel *ch)
     struct channel_map *m = &ch->map;
 
     ch->requests = xcalloc(m->slots, sizeof(*ch->requests));
-    ch->vectors = xcalloc(m->slots, CHANNEL_VECTORS * sizeof(*ch->vectors)); /* none is touched unless used */
+    ch->vectors =
+        xcalloc(m->slots, CHANNEL_VECTORS * sizeof(*ch->vectors)); /* none is touched unless used */
     ch->subs = xcalloc(m->subs + 1, sizeof(*ch->subs));
     for (uint32_t i = m->subs; i-- > 0;) {
         ch->subs[i].next = ch->sub_free;

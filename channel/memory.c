@@ -36,7 +36,8 @@ void memory_forget(struct channel_memory *m)
         munmap(m->region[i].map, m->region[i].map_size);
 }
 
-static int map_region(struct channel_memory *m, int fd, uint64_t offset, uint64_t size, bool writable)
+static int map_region(struct channel_memory *m, int fd, uint64_t offset, uint64_t size,
+                      bool writable)
 {
     uint64_t start = ALIGN_DOWN(offset, PAGE_SIZE_4K);
     struct stat st;
@@ -46,8 +47,8 @@ static int map_region(struct channel_memory *m, int fd, uint64_t offset, uint64_
     if (size == 0 || fstat(fd, &st) < 0 || offset > (uint64_t)st.st_size ||
         size > (uint64_t)st.st_size - offset)
         return -EPROTO;
-    map = mmap(NULL, size + (offset - start), writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-               fd, (off_t)start);
+    map = mmap(NULL, size + (offset - start), writable ? PROT_READ | PROT_WRITE : PROT_READ,
+               MAP_SHARED, fd, (off_t)start);
     if (map == MAP_FAILED)
         return -errno;
     m->region[m->regions].map = map;

@@ -14,7 +14,7 @@ enum keeper_type {
     /* From the supervisor. */
     KEEPER_SERVE = 1, /* @text: the device's name; with its socket, or @path */
     KEEPER_LINK,      /* with the link to a worker whose predecessor is dead */
-    KEEPER_RELEASE,   /* have the worker finish what it has, and let it go; with a socket: then send all
+    KEEPER_RELEASE, /* have the worker finish what it has, and let it go; with a socket: then send all
                          that this keeper is to the one at its other end, and wait */
     KEEPER_TAKE_OVER, /* with a socket: become the keeper that sends on it, and wait */
     KEEPER_RESUME,    /* wait no more: VMs are this keeper's */
@@ -35,7 +35,7 @@ enum keeper_socket { KEEPER_LISTENS, KEEPER_HAS_SESSION, KEEPER_CONNECTS };
 /** struct keeper_message - one packet, either way, with at most one descriptor. */
 struct keeper_message {
     uint32_t type;
-    uint16_t socket; /* enum keeper_socket */
+    uint16_t socket;   /* enum keeper_socket */
     uint16_t innocent; /* KEEPER_LINK: the worker before did not die of a request */
     uint64_t patience;
     uint64_t uid; /* to run as; 0 = as started */

@@ -22,7 +22,14 @@
 #define ANSWER_MS   5000
 #define PROGRAM_TAG "devtap-launch"
 
-enum launch_type { LAUNCH_START, LAUNCH_KILL, LAUNCH_REAP, LAUNCH_ADDRESS, LAUNCH_DIAL, LAUNCH_SEAL };
+enum launch_type {
+    LAUNCH_START,
+    LAUNCH_KILL,
+    LAUNCH_REAP,
+    LAUNCH_ADDRESS,
+    LAUNCH_DIAL,
+    LAUNCH_SEAL
+};
 
 /**
  * struct launch_question - @argv: words, each ended by a zero; @bytes of them. Of an address, the one
@@ -278,8 +285,10 @@ static int launcher_announce(const char *address, struct dt_error *err)
     memcpy(q.argv, address, q.bytes); /* DT_ADDRESS_MAX at most */
     ret = ask(&q, -1, &a, &fd);
     if (ret == -EPERM)
-        return dt_fail(err, ret, "%s: this process is confined: it can connect only where it could "
-                       "when it started", address);
+        return dt_fail(err, ret,
+                       "%s: this process is confined: it can connect only where it could "
+                       "when it started",
+                       address);
     if (ret < 0)
         return dt_fail(err, ret, "%s: it cannot be announced: %s", address, strerror(-ret));
     addresses[naddresses++] = xstrdup(address);

@@ -10,9 +10,9 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -30,7 +30,8 @@ static int empty_root(struct dt_error *err)
 {
     if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("none", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") < 0 ||
-        chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
+        chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+        umount2(".", MNT_DETACH) < 0 ||
         mount("none", "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) <
             0 ||
         chdir("/") < 0)
@@ -54,8 +55,7 @@ static int enter_namespaces(const struct sandbox_config *config, char *missing,
     return empty_root(err);
 }
 
-static int change_user(const struct sandbox_config *config, char *missing,
-                       struct dt_error *err)
+static int change_user(const struct sandbox_config *config, char *missing, struct dt_error *err)
 {
     if (config->uid == 0) {
         miss(missing, "a user of its own", EPERM);

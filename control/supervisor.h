@@ -38,13 +38,13 @@ struct supervised_disk {
 
 /** struct supervisor_ops - what the owner learns, on the loop. */
 struct supervisor_ops {
-    void (*ready)(void *arg);              /* all disks can be connected to */
-    void (*restarted)(void *arg);          /* a successor serves all disks */
+    void (*ready)(void *arg);     /* all disks can be connected to */
+    void (*restarted)(void *arg); /* a successor serves all disks */
     /* The end of a supervisor_upgrade() with arguments: @why it serves with those of before, or NULL. */
     void (*changed)(void *arg, const char *why);
     /* The worker said something that is about no disk; NULL where it never does. */
     void (*said)(void *arg, const char *event, const char *text);
-    void (*ended)(void *arg, int status);  /* after supervisor_stop(), or the first start failed */
+    void (*ended)(void *arg, int status); /* after supervisor_stop(), or the first start failed */
 };
 
 /**
@@ -107,6 +107,6 @@ pid_t supervisor_keeper_pid(const struct supervisor *s, unsigned disk);
 uid_t supervisor_uid(void);
 #define SANDBOX_FIRST_UID 0x60000000u
 /* Those of its placed extensions follow one another from here; a process id has 22 bits at most. */
-#define EXTENSION_UID(uid) (0x70000000u + ((uid) - SANDBOX_FIRST_UID) * CONFINE_USERS)
+#define EXTENSION_UID(uid) (0x70000000u + ((uid)-SANDBOX_FIRST_UID) * CONFINE_USERS)
 
 #endif

@@ -99,9 +99,10 @@ static int transfer(struct below *b, uint64_t sector, uint32_t sectors, struct d
     while (!b->done && !b->late)
         loop_turn(b->loop, true);
     if (!b->done)
-        return dt_fail(err, -ETIMEDOUT,
-                       "%u sectors from %llu on could not be read from the layers below within %u s",
-                       sectors, (unsigned long long)sector, (unsigned)(PATIENCE_NS / DT_S(1)));
+        return dt_fail(
+            err, -ETIMEDOUT,
+            "%u sectors from %llu on could not be read from the layers below within %u s", sectors,
+            (unsigned long long)sector, (unsigned)(PATIENCE_NS / DT_S(1)));
     if (b->req->pub.error)
         return dt_fail(err, b->req->pub.error,
                        "%u sectors from %llu on cannot be read from the layers below: %s", sectors,
@@ -139,15 +140,17 @@ static int read_early(struct device *dev, unsigned above, uint64_t sector, uint3
     bool changed = false;
 
     if (sectors == 0 || sector > size || sectors > size - sector)
-        return dt_fail(err, -EINVAL, "%u sectors from %llu on are not within the %llu of the disk below",
-                       sectors, (unsigned long long)sector, (unsigned long long)size);
+        return dt_fail(err, -EINVAL,
+                       "%u sectors from %llu on are not within the %llu of the disk below", sectors,
+                       (unsigned long long)sector, (unsigned long long)size);
     for (unsigned i = above + 1; i <= dev->nlayers; i++) {
         struct dt_layer *layer = dev->layers[i];
 
         if (layer->ext->read_early && changed)
-            return dt_fail(err, -EOPNOTSUPP,
-                           "what is on the disk below cannot be read at the start through '%s' above '%s'",
-                           first->name, layer->name);
+            return dt_fail(
+                err, -EOPNOTSUPP,
+                "what is on the disk below cannot be read at the start through '%s' above '%s'",
+                first->name, layer->name);
         if (layer->ext->read_early)
             return layer->ext->read_early(layer, sector, sectors, data, err);
         changed |= (layer->ext->flags & DT_CONTENT_BEARING) != 0;
@@ -161,9 +164,10 @@ int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sector
     CHECK_MAGIC(layer, LAYER_MAGIC);
     CHECK(layer->below);
     if (layer->dev->started)
-        return dt_fail(err, -EBUSY,
-                       "what is on the disk below cannot be read while the disk is served: stop it, "
-                       "or let it be served without --single");
+        return dt_fail(
+            err, -EBUSY,
+            "what is on the disk below cannot be read while the disk is served: stop it, "
+            "or let it be served without --single");
     return read_early(layer->dev, layer->index, sector, sectors, data, err);
 }
 

@@ -76,8 +76,8 @@ static int read_slot(const struct blob_slot *slot, struct blob_head *head, uint8
     return 0;
 }
 
-int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME],
-              uint32_t *version, void **bytes, size_t *length)
+int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME], uint32_t *version,
+              void **bytes, size_t *length)
 {
     const struct blob_slot *slots = slots_of(area, index);
     struct blob_head head[2];

@@ -139,15 +139,16 @@ static int make_layers(struct device *dev, const struct chain_spec *spec, struct
     chain_spec_copy(&dev->spec, spec);
     dev->layers = xcalloc(spec->count + 1, sizeof(struct dt_layer *));
     for (unsigned i = 1; i <= spec->count; i++) {
-        const struct dt_block_ext *ext = placement_find(dev->class->kind, &spec->layers[i - 1], &rest[i], err);
+        const struct dt_block_ext *ext =
+            placement_find(dev->class->kind, &spec->layers[i - 1], &rest[i], err);
 
         if (!ext)
             return -ENOENT;
         dev->layers[i] = layer_new(dev, ext);
         dev->layers[i]->index = dev->nlayers = i;
     }
-    ret = chain_name(dev->layers, &dev->spec, err) ?:
-          chain_judge(dev, dev->layers, dev->nlayers, err);
+    ret = chain_name(dev->layers, &dev->spec, err)
+              ?: chain_judge(dev, dev->layers, dev->nlayers, err);
     if (ret == 0)
         state_find_slots(dev->layers, dev->nlayers);
     return ret;

@@ -354,7 +354,8 @@ static int judge_passthrough(const struct plan *p)
 {
     for (unsigned i = 1; p->dev->in_passthrough && i <= p->n; i++)
         if (!p->kept[i] && p->layers[i]->handover)
-            return dt_fail(p->err, -EBUSY, "%s has to see every write: first 'devtap mode %s interpose'",
+            return dt_fail(p->err, -EBUSY,
+                           "%s has to see every write: first 'devtap mode %s interpose'",
                            p->layers[i]->name, p->dev->name);
     return 0;
 }

@@ -51,8 +51,8 @@ void copypool_init_at(struct copypool *p, void *base, size_t bytes)
 int copypool_init(struct copypool *p, size_t bytes)
 {
     size_t chunk = 1u << COPYPOOL_MAX_SHIFT, size = ALIGN_UP(MAX(bytes, chunk), chunk);
-    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (base == MAP_FAILED)
         return -errno;

@@ -16,13 +16,13 @@ struct copypool {
     uint8_t *base;
     size_t size;
     size_t free_bytes;
-    bool owned; /* its memory is a mapping of its own */
+    bool owned;                         /* its memory is a mapping of its own */
     int32_t free_head[COPYPOOL_ORDERS]; /* page index of the first free piece, -1 = none */
     struct copypool_page {
         int32_t next, prev;
         int8_t free_order; /* order of the free piece that begins here, or -1 */
         int8_t used_order; /* order of the piece in use that begins here, or -1 */
-    } *pages;
+    } * pages;
 };
 int copypool_init(struct copypool *pool, size_t bytes);
 /** copypool_init_at() - over memory of the caller: whole MiBs, page-aligned, shared with others or not. */

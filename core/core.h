@@ -39,7 +39,7 @@ struct chain_spec {
     struct layer_spec *layers;
     unsigned count;
 };
-#define CHAIN_MAX_LAYERS 16u
+#define CHAIN_MAX_LAYERS  16u
 #define LAYER_MAX_ORDINAL 999u
 #define LAYER_NAME        64u
 
@@ -103,10 +103,10 @@ int param_find(const struct dt_param *params, const char *name);
 size_t param_size(const struct dt_param *p);
 
 /* Numbers with units, for tools too: -EINVAL for what is none, -ERANGE for what is too large. */
-int parse_uint(const char *text, uint64_t *value);     /* 20k = 20000 */
-int parse_size(const char *text, uint64_t *bytes);     /* 64K = 65536 */
-int parse_duration(const char *text, uint64_t *ns);    /* 5ms */
-int parse_fraction(const char *text, double *value);   /* 1% = 0.01 = 1e-2 */
+int parse_uint(const char *text, uint64_t *value);   /* 20k = 20000 */
+int parse_size(const char *text, uint64_t *bytes);   /* 64K = 65536 */
+int parse_duration(const char *text, uint64_t *ns);  /* 5ms */
+int parse_fraction(const char *text, double *value); /* 1% = 0.01 = 1e-2 */
 int parse_bool(const char *text, bool *value);
 /* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
 char *format_count(uint64_t n);
@@ -273,8 +273,8 @@ size_t blob_area_size(void);
  * @bytes: a copy, owned by the caller.
  * Return: 0; -ENOENT where nothing was saved; -EBADMSG where all that is there is damaged.
  */
-int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME],
-              uint32_t *version, void **bytes, size_t *length);
+int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME], uint32_t *version,
+              void **bytes, size_t *length);
 /** blob_write() - @fill() returns how much it wrote, or -errno; then what was there still counts. */
 int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uint32_t version,
                    int64_t (*fill)(void *arg, void *bytes, size_t room), void *arg);

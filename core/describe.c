@@ -155,8 +155,8 @@ static bool any_live(const struct dt_param *params)
 /* What all classes have. */
 static int check_common(const struct dt_block_ext *ext, struct dt_error *err)
 {
-    const unsigned flags = DT_BACK | DT_PER_QUEUE | DT_CONTENT_BEARING | DT_SELF_CONTAINED |
-                           DT_STATE_OF_RUN;
+    const unsigned flags =
+        DT_BACK | DT_PER_QUEUE | DT_CONTENT_BEARING | DT_SELF_CONTAINED | DT_STATE_OF_RUN;
     struct rule rules[] = {
         {!one_line(ext->summary), "its summary is missing, or is more than one line"},
         {ext->flags & ~flags, "it has an unknown flag"},

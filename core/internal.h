@@ -42,20 +42,20 @@ struct dt_layer {
     struct dt_layer *below; /* NULL for the back */
     char name[LAYER_NAME];
     unsigned ordinal; /* of those of the same extension: "#2" in its name */
-    unsigned index; /* 1 = right below the front */
-    int slot;       /* of its state in the device's blobs; -1 = none yet */
+    unsigned index;   /* 1 = right below the front */
+    int slot;         /* of its state in the device's blobs; -1 = none yet */
     void *data;
     bool open;
-    struct dt_block_info info; /* as this layer presents it to the one above */
-    struct dt_net_info net_info; /* the same, of a network card */
-    uint32_t takes;              /* enum dt_offload, of a network card */
-    struct ctx **ctxs;         /* by thread; NULL before the start */
-    int state_fd;              /* its state directory, or -1 */
-    bool state_changed;        /* since it was last saved to the device's blobs */
-    const char *verb;          /* the one that runs now */
+    struct dt_block_info info;        /* as this layer presents it to the one above */
+    struct dt_net_info net_info;      /* the same, of a network card */
+    uint32_t takes;                   /* enum dt_offload, of a network card */
+    struct ctx **ctxs;                /* by thread; NULL before the start */
+    int state_fd;                     /* its state directory, or -1 */
+    bool state_changed;               /* since it was last saved to the device's blobs */
+    const char *verb;                 /* the one that runs now */
     char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
     unsigned naddresses;
-    bool loaded;               /* its state was read, or there was none: it may be replaced */
+    bool loaded; /* its state was read, or there was none: it may be replaced */
     void (*memory_changed)(struct dt_layer *layer);
     const struct passthrough_ops *passthrough;
     const struct handover_ops *handover;
@@ -112,7 +112,7 @@ static inline struct request *request_of(struct dt_req *req)
 /* ---- Lanes ---- */
 
 #define LANE_MAGIC      0x4c616e65u
-#define LANE_PIECES     16u   /* oversize requests being split at a time */
+#define LANE_PIECES     16u /* oversize requests being split at a time */
 #define LANE_PIECE_IOVS 1024u
 #define LANE_COPY_MAX   (1u << COPYPOOL_MAX_SHIFT)
 
@@ -131,18 +131,18 @@ struct lane {
     unsigned thread;
     struct loop *loop;
     struct device *dev;
-    struct ctx *front;  /* context 0 */
-    struct ctx *top;    /* where requests enter */
-    struct ctx **ctxs;  /* by layer index; [0] = front */
+    struct ctx *front; /* context 0 */
+    struct ctx *top;   /* where requests enter */
+    struct ctx **ctxs; /* by layer index; [0] = front */
     unsigned nctxs;
     const struct front_ops *front_ops;
     void *front_arg;
     unsigned in_flight; /* requests of the guest within the chain */
-    unsigned subs;      /* requests of layers' own, submitted and not yet back; and dt_busy_begin() */
+    unsigned subs; /* requests of layers' own, submitted and not yet back; and dt_busy_begin() */
 
     /* What the chain needs per direction: a private copy, and transforming layers. */
     bool needs_data;
-    bool want_copy[2]; /* [0] reads, [1] writes */
+    bool want_copy[2];                  /* [0] reads, [1] writes */
     uint32_t max_sectors, max_segments; /* longer requests are split */
     uint32_t block_mask;                /* sectors of a logical block, less one */
     uint32_t emulated; /* bit per enum dt_op that is done without the chain (floor.c) */
@@ -262,8 +262,8 @@ struct device {
     uint32_t generation;
     struct dt_layer **layers; /* [0] unused (the front), 1..nlayers, top to bottom */
     unsigned nlayers;
-    struct chain_spec spec; /* as written, with the layers' numbers */
-    struct dt_block_info info; /* as the guest knows it: the floor, but for its size */
+    struct chain_spec spec;          /* as written, with the layers' numbers */
+    struct dt_block_info info;       /* as the guest knows it: the floor, but for its size */
     struct dt_block_info chain_info; /* as the chain is now */
     struct dt_net_info net_info;     /* of a network card, as the guest knows it */
     struct loop **loops;

@@ -305,8 +305,8 @@ int lane_start(struct lane *lane, struct dt_error *err)
 
     for (unsigned i = lane->nctxs - 1; i > 0; i--) {
         struct ctx *c = lane->ctxs[i];
-        int ret = !c->started && c->pub.layer->ext->start ? c->pub.layer->ext->start(&c->pub, err)
-                                                          : 0;
+        int ret =
+            !c->started && c->pub.layer->ext->start ? c->pub.layer->ext->start(&c->pub, err) : 0;
 
         if (ret < 0) {
             dt_fail_prefix(err, "%s: %s", lane->dev->name, c->pub.layer->name);

@@ -112,7 +112,7 @@ static void fix_transport(const struct dt_headers *h, uint8_t *data, uint32_t of
     } else {
         store_be32(l4 + 4, load_be32(l4 + 4) + offset);
         if (!last)
-            l4[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+            l4[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
         if (offset)
             l4[13] &= (uint8_t)~TCP_CWR;
     }
@@ -155,7 +155,8 @@ unsigned net_segment(struct lane *lane, struct packet *p,
         missing += !s;
         offset += bytes;
         if (s && offset == total) {
-            s->slot = p->slot; /* the guest's descriptor stays outstanding until the last one is gone */
+            s->slot =
+                p->slot; /* the guest's descriptor stays outstanding until the last one is gone */
             p->slot = NULL;
         }
         if (n == NET_BURST || (offset == total && n)) {

@@ -35,7 +35,8 @@ static void pool_fini(struct net_pool *pool)
 int net_pools_init(struct net_lane *net, struct lane *lane)
 {
     return pool_init(&net->small, SMALL_STRIDE, SMALL_COUNT)
-               ?: pool_init(&net->big, ALIGN_UP(sizeof(struct packet) + NET_MAX_FRAME, 4096u), BIG_COUNT);
+               ?: pool_init(&net->big, ALIGN_UP(sizeof(struct packet) + NET_MAX_FRAME, 4096u),
+                            BIG_COUNT);
 }
 
 void net_pools_fini(struct net_lane *net)
@@ -76,7 +77,8 @@ struct packet *net_packet_new(struct lane *lane, uint32_t length)
 {
     struct net_lane *net = lane->net;
     bool small = length <= SMALL_STRIDE - sizeof(struct packet);
-    struct packet *p = length <= NET_MAX_FRAME ? pool_take(small ? &net->small : &net->big, lane) : NULL;
+    struct packet *p =
+        length <= NET_MAX_FRAME ? pool_take(small ? &net->small : &net->big, lane) : NULL;
 
     if (unlikely(!p))
         return NULL;

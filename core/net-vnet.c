@@ -42,7 +42,8 @@ static int complete_elsewhere(struct dt_packet *p, const struct dt_vnet_header *
     if (start >= p->length || offset + 2 > p->length - start)
         return -EINVAL;
     sum = (uint16_t)~dt_checksum(p->data + start, p->length - start, 0);
-    store_be16(p->data + start + offset, sum ? sum : 0xffff); /* right for UDP, and the same for all */
+    store_be16(p->data + start + offset,
+               sum ? sum : 0xffff); /* right for UDP, and the same for all */
     dt_packet_changed(p);
     return 0;
 }

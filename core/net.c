@@ -10,14 +10,16 @@
 #define LEAST_MTU  68u /* RFC 791 */
 #define USUAL_RING 256u
 
-_Noreturn static void contract_violated(const struct ctx *c, const struct packet *p, const char *what)
+_Noreturn static void contract_violated(const struct ctx *c, const struct packet *p,
+                                        const char *what)
 {
     const char *holder = "nobody";
 
     if (p->holder && p->holder->magic == CTX_MAGIC)
         holder = p->holder->pub.layer ? p->holder->pub.layer->name : "the front";
     log_error("contract violated: layer %s %s a packet held by %s (%u bytes, needs %#x)",
-              c->pub.layer ? c->pub.layer->name : "front", what, holder, p->pub.length, p->pub.needs);
+              c->pub.layer ? c->pub.layer->name : "front", what, holder, p->pub.length,
+              p->pub.needs);
     abort();
 }
 
@@ -385,12 +387,11 @@ static void show(const struct device *dev, json_t *show)
 {
     const struct dt_net_info *i = &dev->net_info;
 
-    json_object_set_new(show, "card",
-                        json_pack("{si sb sb sb sb}", "mtu", i->mtu, "checksum",
-                                  !!(i->offloads & DT_OFFLOAD_CSUM), "tso4",
-                                  !!(i->offloads & DT_OFFLOAD_TSO4), "tso6",
-                                  !!(i->offloads & DT_OFFLOAD_TSO6), "uso",
-                                  !!(i->offloads & DT_OFFLOAD_USO4)));
+    json_object_set_new(
+        show, "card",
+        json_pack("{si sb sb sb sb}", "mtu", i->mtu, "checksum", !!(i->offloads & DT_OFFLOAD_CSUM),
+                  "tso4", !!(i->offloads & DT_OFFLOAD_TSO4), "tso6",
+                  !!(i->offloads & DT_OFFLOAD_TSO6), "uso", !!(i->offloads & DT_OFFLOAD_USO4)));
 }
 
 /* A layer that packets pass without stopping was crossed by what the next one counted. */

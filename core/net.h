@@ -82,8 +82,8 @@ struct net_lane {
     bool stopped; /* dt_room() said 0 */
     bool open;    /* the guest takes packets, and this many now */
     unsigned room;
-    unsigned ring; /* descriptors of the smallest transmit ring; 0 = none runs */
-    uint64_t closed; /* packets for a guest that takes none */
+    unsigned ring;       /* descriptors of the smallest transmit ring; 0 = none runs */
+    uint64_t closed;     /* packets for a guest that takes none */
     uint64_t pool_empty; /* a layer found no packet */
 };
 

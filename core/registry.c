@@ -68,10 +68,9 @@ static int copy_description(void *to, uint32_t room, const void *from, uint32_t 
             "it was built for extension ABI %u, and this program has %u: compile it again",
             head->abi, DT_ABI);
     if (head->size < least || head->size > 16384)
-        return dt_fail(err, -ENOEXEC,
-                       "its description claims a size of %u bytes: use %s", head->size,
-                       room == sizeof(struct dt_net_ext) ? "DT_NET_EXT_HEADER"
-                                                         : "DT_BLOCK_EXT_HEADER");
+        return dt_fail(
+            err, -ENOEXEC, "its description claims a size of %u bytes: use %s", head->size,
+            room == sizeof(struct dt_net_ext) ? "DT_NET_EXT_HEADER" : "DT_BLOCK_EXT_HEADER");
     for (size_t i = room; i < head->size; i++)
         if (bytes[i])
             return dt_fail(err, -ENOEXEC,
@@ -262,8 +261,8 @@ char *registry_directories(void)
 }
 
 /* Looks for NAME.so in those directories; true if there is one, and then @ext is set. */
-static bool load_named(enum device_kind kind, const char *name,
-                       const struct dt_block_ext **ext, struct dt_error *err)
+static bool load_named(enum device_kind kind, const char *name, const struct dt_block_ext **ext,
+                       struct dt_error *err)
 {
     _cleanup_free_ char *list = registry_directories();
     char *rest = list, *dir;

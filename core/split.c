@@ -81,7 +81,8 @@ static void piece_start(struct lane *lane, struct split_piece *p)
         whole_done(lane, p, -EINVAL);
         return;
     }
-    sub = dt_sub_new(front, w->pub.op, w->pub.sector + p->done, p->now, p->iov, iovs, piece_done, p);
+    sub =
+        dt_sub_new(front, w->pub.op, w->pub.sector + p->done, p->now, p->iov, iovs, piece_done, p);
     CHECK(sub != NULL);
     sub->flags |= w->pub.flags & (DT_REQ_REPLAYED | DT_REQ_FUA);
     sub->queue = w->pub.queue;

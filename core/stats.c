@@ -30,8 +30,8 @@ static json_t *buckets_json(const struct histogram *h)
 
     for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
         if (h->buckets[b])
-            json_array_append_new(
-                buckets, json_pack("[II]", (json_int_t)histogram_bucket_top(b), (json_int_t)h->buckets[b]));
+            json_array_append_new(buckets, json_pack("[II]", (json_int_t)histogram_bucket_top(b),
+                                                     (json_int_t)h->buckets[b]));
     return buckets;
 }
 

@@ -291,7 +291,8 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     if (config->keeper)
         front->keeper = *config->keeper;
     front->lost_message.run = run_link_lost;
-    front->nqueues = MIN(queues, VHOST_MAX_QUEUES / class->rings_per_queue) * class->rings_per_queue;
+    front->nqueues =
+        MIN(queues, VHOST_MAX_QUEUES / class->rings_per_queue) * class->rings_per_queue;
     front->nlanes = device_threads(front->dev);
     front->loop = lane_loop(device_lane(front->dev, 0));
     front->lanes = xcalloc(front->nlanes, sizeof(*front->lanes));
@@ -357,9 +358,9 @@ void front_free(struct front *front)
 
 static const char *state_name(const struct front_queue *q)
 {
-    static const char *const names[] = {"idle", "starting", "running", "paused",
-                                        "stopping", "at the rear", "lost",
-                                        "waiting for a translation"};
+    static const char *const names[] = {
+        "idle",     "starting",    "running", "paused",
+        "stopping", "at the rear", "lost",    "waiting for a translation"};
 
     return names[q->state];
 }
@@ -385,10 +386,10 @@ json_t *front_show(struct front *front)
         if (front->queues[i].state != QUEUE_IDLE)
             json_array_append_new(queues, queue_json(&front->queues[i]));
     snprintf(features, sizeof(features), "0x%llx", (unsigned long long)front->features);
-    show = json_pack("{sb ss sI sI si so}", "attached", front->session != NULL, "features", features,
-                     "sessions", (json_int_t)front->sessions, "broken", (json_int_t)front->broken,
-                     "queues_offered", (int)(front->nqueues / front->class->rings_per_queue),
-                     "queues", queues);
+    show = json_pack("{sb ss sI sI si so}", "attached", front->session != NULL, "features",
+                     features, "sessions", (json_int_t)front->sessions, "broken",
+                     (json_int_t)front->broken, "queues_offered",
+                     (int)(front->nqueues / front->class->rings_per_queue), "queues", queues);
     if (front->iommu)
         json_object_set_new(show, "iommu", front_iommu_show(front));
     front->class->show(front, show);

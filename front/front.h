@@ -12,7 +12,7 @@
 #include "core/core.h"
 #include "vhost/session.h"
 
-#define FRONT_QUEUES      64u
+#define FRONT_QUEUES 64u
 
 /**
  * struct front_keeper - another process has the VM's sockets: vhost/link.h.

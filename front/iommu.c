@@ -299,8 +299,7 @@ static void run_apply(struct loop_message *message)
         invalidate(fl, change);
         return;
     }
-    io->result =
-        iotlb_update(io->tlb, change->iova, change->size, change->uaddr, change->access);
+    io->result = iotlb_update(io->tlb, change->iova, change->size, change->uaddr, change->access);
     wake_queues(fl);
     ask(fl);
     loop_post(fl->front->loop, &io->applied);
@@ -374,8 +373,8 @@ json_t *front_iommu_show(const struct front *front)
         sum.invalidations += READ_ONCE(s->invalidations);
         sum.evictions += READ_ONCE(s->evictions);
     }
-    return json_pack("{sb si sI sI sI sI}", "active",
-                     front->session && front_translates(front), "entries", (int)entries, "misses",
-                     (json_int_t)sum.misses, "updates", (json_int_t)sum.updates, "invalidations",
-                     (json_int_t)sum.invalidations, "evictions", (json_int_t)sum.evictions);
+    return json_pack("{sb si sI sI sI sI}", "active", front->session && front_translates(front),
+                     "entries", (int)entries, "misses", (json_int_t)sum.misses, "updates",
+                     (json_int_t)sum.updates, "invalidations", (json_int_t)sum.invalidations,
+                     "evictions", (json_int_t)sum.evictions);
 }

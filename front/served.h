@@ -41,9 +41,9 @@ struct front_queue {
     bool stop_deferred; /* the session wants it stopped, which waits until it is here again */
     struct virtq_config handed; /* of a ring that is at the rear */
     uint16_t seen_used;         /* passthrough: the used index, as last looked at */
-    bool suspect; /* owes requests of a crash, which run one at a time */
-    bool translated;        /* a vIOMMU stands between */
-    struct vhost_ring ring; /* and this is how it starts */
+    bool suspect;               /* owes requests of a crash, which run one at a time */
+    bool translated;            /* a vIOMMU stands between */
+    struct vhost_ring ring;     /* and this is how it starts */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;
@@ -66,7 +66,8 @@ struct front_lane {
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
     struct dt_timer ask_again; /* while a stop, a pause or an invalidation waits for the layers */
-    struct slot *aside; /* the class's: let go of by the layers, of rings that go on: submitted again later */
+    struct slot *
+        aside; /* the class's: let go of by the layers, of rings that go on: submitted again later */
     bool pausing;
     bool invalidating;
     struct front_iommu *iommu; /* NULL: not offered */
@@ -126,10 +127,10 @@ struct front {
     struct loop *loop; /* of the device's first thread: sessions and sockets */
     const struct front_class *class;
     struct vhost_device_ops session_ops;
-    unsigned nqueues;  /* virtqueues */
+    unsigned nqueues; /* virtqueues */
     bool packed, iommu;
     uint64_t protocol_features; /* offered to the VMM */
-    void (*ended)(void *arg); /* of the session that the front was made with */
+    void (*ended)(void *arg);   /* of the session that the front was made with */
     void *ended_arg;
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
@@ -144,7 +145,8 @@ struct front {
     unsigned nlanes, lanes_to_pause;
     bool drain;
     bool pausing; /* from the session's pause() to its resume() */
-    bool pause_deferred, pause_drain; /* the session wants one, which waits until the rings are here */
+    bool pause_deferred,
+        pause_drain;           /* the session wants one, which waits until the rings are here */
     struct vhost_iotlb change; /* of a translation, under way on the lanes */
     unsigned lanes_to_change;
     int change_result;

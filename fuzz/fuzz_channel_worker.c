@@ -192,7 +192,8 @@ static void answer_one(void)
 
     while (link_0->slots[id].state != SLOT_SENT && link_0->slots[id].state != SLOT_RETURNED)
         id++;
-    link_0->map.up[head % link_0->map.entries] = (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
+    link_0->map.up[head % link_0->map.entries] =
+        (struct channel_msg){.kind = CHANNEL_DONE, .id = id};
     __atomic_store_n(&link_0->map.header->up.head, head + 1, __ATOMIC_RELEASE);
     loop_poller_wake(loop, &link_0->poller);
     settle();

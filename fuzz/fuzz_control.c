@@ -66,7 +66,8 @@ static int fake_change(void *arg, const char *device, json_t *request, json_t **
     asked++;
     if (ret < 0 || !r.steps)
         return ret;
-    CHECK(chain_parse(&edit.spec, "throttle | trace out=a | throttle#2 iops=1 | file path=b", err) == 0);
+    CHECK(chain_parse(&edit.spec, "throttle | trace out=a | throttle#2 iops=1 | file path=b",
+                      err) == 0);
     ret = change_apply_steps(&edit, r.steps, err);
     text = chain_format(&edit.spec);
     if (ret == 0) {

@@ -33,7 +33,8 @@ static int next_connection(int listener)
 {
     int fd;
 
-    test_clock += DT_S(2); /* the pause before the next attempt is over; but it is made in real time */
+    test_clock +=
+        DT_S(2); /* the pause before the next attempt is over; but it is made in real time */
     while ((fd = accept(listener, NULL, NULL)) < 0) {
         test_clock += DT_US(10);
         rig_turn();

@@ -7,7 +7,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { A, B, C, D, UP, PORTS }; /* A and B are peers, C is alone, D has VLAN 10 without a tag and 20 with one */
+enum {
+    A,
+    B,
+    C,
+    D,
+    UP,
+    PORTS
+}; /* A and B are peers, C is alone, D has VLAN 10 without a tag and 20 with one */
 
 static struct far {
     struct dt_ctx *c;
@@ -65,8 +72,14 @@ static int far_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
 }
 
 static const struct dt_net_ext far_ext = {
-    DT_NET_EXT_HEADER, .name = "far", .summary = "the other end, for tests", .flags = DT_BACK,
-    .ctx_size = sizeof(struct far *), .start = far_start, .info = far_info, .transmit = far_transmit,
+    DT_NET_EXT_HEADER,
+    .name = "far",
+    .summary = "the other end, for tests",
+    .flags = DT_BACK,
+    .ctx_size = sizeof(struct far *),
+    .start = far_start,
+    .info = far_info,
+    .transmit = far_transmit,
 };
 
 static void begin(void)

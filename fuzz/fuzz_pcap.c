@@ -17,7 +17,8 @@ static void check_frames(const struct frames *f)
 
     CHECK(f->n > 0);
     for (uint64_t i = 0; i < f->n; i++) {
-        CHECK(f->list[i].when >= last && f->list[i].length >= 14 && f->list[i].length <= f->longest);
+        CHECK(f->list[i].when >= last && f->list[i].length >= 14 &&
+              f->list[i].length <= f->longest);
         CHECK(f->list[i].offset + f->list[i].length <= f->used);
         last = f->list[i].when;
     }

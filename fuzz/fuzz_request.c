@@ -94,7 +94,8 @@ static void check(const struct framing *f)
     if (f->nwrite) {
         const struct virtq_buffer *last = &f->bufs[f->nread + f->nwrite - 1];
 
-        must(guest.memory[last->addr - RAW_GPA + last->len - 1] <= VIRTIO_BLK_S_UNSUPP, "no status");
+        must(guest.memory[last->addr - RAW_GPA + last->len - 1] <= VIRTIO_BLK_S_UNSUPP,
+             "no status");
     }
 }
 

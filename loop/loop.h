@@ -86,7 +86,7 @@ void loop_fallocate(struct loop *loop, struct dt_io *io, int fd, int mode, uint6
 struct loop_poller {
     unsigned (*poll)(struct loop_poller *poller);
     bool (*arm)(struct loop_poller *poller);
-    struct list node; /* list_init() before first use */
+    struct list node;   /* list_init() before first use */
     uint64_t last_work; /* private to the loop */
 };
 /** loop_poller_wake() - make active: polled from this turn on. Harmless when it is already. */

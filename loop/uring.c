@@ -26,9 +26,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define URING_MIN_CQ_ENTRIES                                            \
-    4096u /* more in flight overflow into kernel memory: legal but slow \
-           */
+/* More in flight overflow into kernel memory: legal but slow. */
+#define URING_MIN_CQ_ENTRIES 4096u
 
 struct uring {
     struct io_uring ring;

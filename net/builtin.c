@@ -4,17 +4,17 @@
 #include "net/net.h"
 
 /* One line each, extensions first: `extern` and the entry of the table come from it. */
-#define BUILTIN(X) \
-    X(net_announce) \
+#define BUILTIN(X)   \
+    X(net_announce)  \
     X(net_antispoof) \
-    X(net_fault) \
-    X(net_limits) \
-    X(net_rate) \
-    X(net_symmetry) \
-    X(net_tap) \
-    X(net_packet) \
-    X(net_stream) \
-    X(net_dgram) \
+    X(net_fault)     \
+    X(net_limits)    \
+    X(net_rate)      \
+    X(net_symmetry)  \
+    X(net_tap)       \
+    X(net_packet)    \
+    X(net_stream)    \
+    X(net_dgram)     \
     X(net_null)
 
 #define DECLARE(ext) extern const struct dt_net_ext ext;

@@ -187,7 +187,10 @@ static int check_rollback(struct pool *pool, const struct px_change *c, struct d
     if (!r)
         return dt_fail(err, -EINVAL, "only a disk can be rolled back");
     if (r->past_keep)
-        return dt_fail(err, -EBUSY, "'%s' has a history, which a rollback would break off: 'cvd history' turns it off", r->name);
+        return dt_fail(
+            err, -EBUSY,
+            "'%s' has a history, which a rollback would break off: 'cvd history' turns it off",
+            r->name);
     if (r->prev != c->slot2 + 1 || !change_live(pool, c->slot2, PX_SNAPSHOT))
         return dt_fail(err, -EINVAL, "that is not the newest snapshot of '%s'", r->name);
     return 0;

@@ -17,7 +17,7 @@
 struct checking {
     struct pool *pool;
     struct pool_check *c;
-    uint32_t *prints; /* of each block; 0 = not reached */
+    uint32_t *prints;  /* of each block; 0 = not reached */
     uint64_t *charges; /* of each slot */
     uint32_t slot;     /* whose tree is being gone through, */
     uint64_t after;    /* but for what was not born after this */

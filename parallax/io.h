@@ -31,7 +31,7 @@ struct op {
     uint32_t promised, journal_promised, charge;
     int error;
     bool edges, zero_done, under_way; /* @under_way: it takes a place of SHARE_DEPTH */
-    void (*again)(struct op *op); /* where it goes on when it need not wait any more */
+    void (*again)(struct op *op);     /* where it goes on when it need not wait any more */
     uint8_t *source, *blocks, *bounce;
     struct {
         uint64_t offset, length;

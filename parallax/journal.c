@@ -102,7 +102,8 @@ void *journal_add(struct pool *pool, enum px_entry_type type, uint32_t slot, siz
 
     bytes = ALIGN_UP(bytes, (size_t)8);
     CHECK(bytes <= sizeof(j->block->records));
-    journal_together(pool, bytes); /* a failure has stopped the pool: the request will not complete well */
+    journal_together(
+        pool, bytes); /* a failure has stopped the pool: the request will not complete well */
     CHECK(j->seq - j->start < j->blocks);
     entry = (struct px_entry *)(j->block->records + j->block->used);
     j->block->used += (uint32_t)bytes;

@@ -130,7 +130,8 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
             if (disks[j] == disks[i])
                 return dt_fail(err, -EINVAL, "a disk is named twice");
         if (pool_record(pool, disks[i]) && change_staging(pool_record(pool, disks[i])))
-            return dt_fail(err, -EBUSY, "'%s' is being received", pool_record(pool, disks[i])->name);
+            return dt_fail(err, -EBUSY, "'%s' is being received",
+                           pool_record(pool, disks[i])->name);
         change_begin(&c[i], PX_SNAP, disks[i]);
         c[i].slot2 = first + i;
         c[i].time = c[0].time;

@@ -180,7 +180,8 @@ int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, 
     if (level > 0) {
         ret = node_get(pool, ptr, t->kind, level, &node);
         for (unsigned i = 0; ret == 0 && i < PX_FANOUT; i++)
-            ret = tree_free_below(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1));
+            ret =
+                tree_free_below(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1));
         if (ret < 0)
             return ret;
         if (alone)

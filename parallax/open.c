@@ -356,8 +356,7 @@ bool pool_turn(struct pool *pool)
 
 bool pool_idle(const struct pool *pool)
 {
-    return pool->in_flight == 0 && !pool->flushing && !pool->wait_next &&
-           pool->ckpt == CKPT_IDLE;
+    return pool->in_flight == 0 && !pool->flushing && !pool->wait_next && pool->ckpt == CKPT_IDLE;
 }
 
 int pool_sync(struct pool *pool, struct dt_error *err)

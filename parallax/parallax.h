@@ -176,8 +176,7 @@ struct pool_past {
 };
 /** pool_past() - all but @entries, @held and @maps, which pool_past_usage() counts by reading all of it. */
 int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err);
-int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past,
-                    struct dt_error *err);
+int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err);
 
 /** struct pool_write - a change of @count blocks from @index on: by write @number of @owner at @time. */
 struct pool_write {

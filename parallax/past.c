@@ -27,10 +27,8 @@
 
 static struct tree past_tree(struct pool *pool, struct px_record *log)
 {
-    return (struct tree){.root = &log->root,
-                         .levels = &log->levels,
-                         .kind = TREE_PAST,
-                         .epoch = pool->root.seq + 1};
+    return (struct tree){
+        .root = &log->root, .levels = &log->levels, .kind = TREE_PAST, .epoch = pool->root.seq + 1};
 }
 
 /* ---- Writing it ---- */

@@ -87,8 +87,7 @@ bool share_admit(struct disk *disk, struct disk_req *req)
 
     bool alone = s->busy == 0 || (s->busy == 1 && disk->in_flight);
 
-    if (likely(!disk->queue.head && (alone || s->under_way < SHARE_DEPTH)) ||
-        req->op == DISK_FLUSH)
+    if (likely(!disk->queue.head && (alone || s->under_way < SHARE_DEPTH)) || req->op == DISK_FLUSH)
         return true;
     if (!disk->queue.head) {
         list_add_tail(&s->waiting, &disk->waiting);

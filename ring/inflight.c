@@ -87,9 +87,10 @@ static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, 
                         struct dt_error *err)
 {
     if (version == LOG_SPOILED)
-        return dt_fail(err, -EBADMSG,
-                       "the ring was served by somebody who keeps no in-flight log: what he had of it "
-                       "is lost");
+        return dt_fail(
+            err, -EBADMSG,
+            "the ring was served by somebody who keeps no in-flight log: what he had of it "
+            "is lost");
     if (version != LOG_VERSION || features != 0)
         return dt_fail(err, -EBADMSG,
                        "in-flight log of version %u with features 0x%" PRIx64

@@ -276,7 +276,8 @@ void iotlb_invalidate(struct iotlb *tlb, uint64_t iova, uint64_t size)
 /* ---- Lookups -------------------------------------------------------------------------------------- */
 
 /* The entry that allows @access at @iova: 0, or -EAGAIN with the miss noted, or -EACCES. */
-static int lookup(struct iotlb *tlb, uint64_t iova, unsigned access, const struct iotlb_entry **found)
+static int lookup(struct iotlb *tlb, uint64_t iova, unsigned access,
+                  const struct iotlb_entry **found)
 {
     unsigned at = entry_at(tlb, iova);
     const struct iotlb_entry *e = &tlb->entries[at];
@@ -299,7 +300,8 @@ static unsigned append(struct iovec *iov, unsigned n, const struct iotlb_entry *
 {
     uint8_t *host = e->host + off;
 
-    if (n > 0 && *region == e->region && (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == host) {
+    if (n > 0 && *region == e->region &&
+        (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == host) {
         iov[n - 1].iov_len += len;
         return n;
     }

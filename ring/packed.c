@@ -375,7 +375,8 @@ bool packed_publish(struct virtq *vq)
 /* ---- Putting back --------------------------------------------------------------------- */
 
 /* Write a chain of the log at @at as the driver would: its first descriptor last. */
-static void packed_offer_again(struct virtq *vq, const struct virtq_chain *chain, uint16_t *at, bool *wrap)
+static void packed_offer_again(struct virtq *vq, const struct virtq_chain *chain, uint16_t *at,
+                               bool *wrap)
 {
     struct vring_packed_desc *ring = vq->desc_area;
     const struct log_packed *log = packed_log(vq);

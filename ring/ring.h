@@ -274,30 +274,30 @@ struct virtq_stats {
 struct virtq {
     struct virtq_config config;
     bool started;
-    bool broken;  /* virtq_take() found the ring corrupt */
-    bool polling; /* notifications are off: the device looks by itself */
-    bool notify_known;     /* the shared notification word is as @polling and @armed_at say */
+    bool broken;       /* virtq_take() found the ring corrupt */
+    bool polling;      /* notifications are off: the device looks by itself */
+    bool notify_known; /* the shared notification word is as @polling and @armed_at say */
     bool avail_wrap, used_wrap;
-    bool signalled_valid;  /* EVENT_IDX: @signalled means something */
-    uint16_t last_avail;   /* next available entry to take; packed: ring offset */
-    uint16_t used;         /* next used entry to publish; packed: ring offset */
-    uint16_t avail_shadow; /* split: driver's avail idx as last read */
-    uint16_t armed_at;     /* EVENT_IDX: the event index the driver was given */
-    uint16_t signalled;    /* EVENT_IDX: used index at the last call decision */
-    uint16_t in_flight;    /* taken and not yet pushed */
-    uint16_t descs;        /* packed: ring descriptors taken and not yet published */
-    uint16_t log_free;     /* packed: head of the in-flight log's free list */
-    uint16_t *log_next;    /* packed: private copy of that list's links */
-    struct ring_desc *copy;     /* packed: the chain being judged */
-    uint8_t *state;        /* by id: free, taken or pushed */
+    bool signalled_valid;   /* EVENT_IDX: @signalled means something */
+    uint16_t last_avail;    /* next available entry to take; packed: ring offset */
+    uint16_t used;          /* next used entry to publish; packed: ring offset */
+    uint16_t avail_shadow;  /* split: driver's avail idx as last read */
+    uint16_t armed_at;      /* EVENT_IDX: the event index the driver was given */
+    uint16_t signalled;     /* EVENT_IDX: used index at the last call decision */
+    uint16_t in_flight;     /* taken and not yet pushed */
+    uint16_t descs;         /* packed: ring descriptors taken and not yet published */
+    uint16_t log_free;      /* packed: head of the in-flight log's free list */
+    uint16_t *log_next;     /* packed: private copy of that list's links */
+    struct ring_desc *copy; /* packed: the chain being judged */
+    uint8_t *state;         /* by id: free, taken or pushed */
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
-    struct virtq_done *done; /* pushed and not yet published */
+    struct virtq_done *done;                     /* pushed and not yet published */
     unsigned done_count;
     uint16_t *returned; /* ids to be put back (back.c) */
     unsigned returned_count;
     struct virtq_spans *spans; /* vIOMMU: the addresses that chains use; else NULL */
-    bool missing;             /* vIOMMU: virtq_take() ended where a translation is not known */
-    bool driver_writable;     /* vIOMMU: the driver area may be written */
+    bool missing;              /* vIOMMU: virtq_take() ended where a translation is not known */
+    bool driver_writable;      /* vIOMMU: the driver area may be written */
     uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
     uint64_t counter; /* in-flight log: submission order */
@@ -438,8 +438,8 @@ struct virtq_driver {
 /** virtq_driver_bytes() - shared memory needed for the areas of a ring. */
 size_t virtq_driver_bytes(uint16_t size, bool packed);
 /** virtq_driver_init() - lay a new, empty ring out in @mem (zeroed by this call). */
-int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool event_idx,
-                      void *mem, uint64_t addr);
+int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool event_idx, void *mem,
+                      uint64_t addr);
 void virtq_driver_fini(struct virtq_driver *d);
 /**
  * virtq_driver_add() - offer a chain: @nread device-readable buffers, then @nwrite writable.

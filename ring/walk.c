@@ -72,8 +72,9 @@ static int walk_unreachable(struct walk *w, const struct ring_desc *d, unsigned 
                           "%" PRIu32 " bytes at 0x%" PRIx64 " are outside the guest's memory",
                           d->len, d->addr);
     if (r == -EACCES)
-        return walk_fault(w, at, "the guest's IOMMU does not allow us to %s %" PRIu32 " bytes at 0x%" PRIx64,
-                          d->flags & VRING_DESC_F_WRITE ? "write" : "read", d->len, d->addr);
+        return walk_fault(
+            w, at, "the guest's IOMMU does not allow us to %s %" PRIu32 " bytes at 0x%" PRIx64,
+            d->flags & VRING_DESC_F_WRITE ? "write" : "read", d->len, d->addr);
     if (r != -EAGAIN)
         return walk_abort(w, r);
     w->vq->spans->missing = true;

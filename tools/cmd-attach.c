@@ -96,17 +96,20 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 #define OPTION(name_, type_, field) \
     .name = name_, .type = type_, .offset = offsetof(struct attach_options, field)
 static const struct dt_param options[] = {
-    {OPTION("disk", DT_PARAM_STRING, disk), .help = "Name of the soft disk; the chardev's unless told."},
+    {OPTION("disk", DT_PARAM_STRING, disk),
+     .help = "Name of the soft disk; the chardev's unless told."},
     {OPTION("layers", DT_PARAM_STRING, layers),
      .help = "Layers before the back end, as in a chain; none unless told."},
     {OPTION("rear", DT_PARAM_PATH, rear),
-     .help = "Where the back end's socket goes; beside it, with '.rear' behind its name, unless told."},
+     .help =
+         "Where the back end's socket goes; beside it, with '.rear' behind its name, unless told."},
     {OPTION("rear-options", DT_PARAM_STRING, rear_options),
      .help = "Parameters of the back vhost-user, such as on-rear-loss=fail."},
-    {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1), .max = DT_S(600),
-     .help = "How long QEMU may take to connect again."},
+    {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1),
+     .max = DT_S(600), .help = "How long QEMU may take to connect again."},
     {OPTION("replug", DT_PARAM_BOOL, replug),
-     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees it go."},
+     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees "
+             "it go."},
     {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
     {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
     {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},
@@ -117,7 +120,8 @@ const struct verb verb_attach = {
     .name = "attach",
     .args = "[OPTION...] QMP-SOCKET CHARDEV",
     .summary = "put a soft disk before the back end of a running QEMU",
-    .help = "Takes the place of the socket of a vhost-user-blk back end, while the guest's requests wait for about "
+    .help = "Takes the place of the socket of a vhost-user-blk back end, while the guest's "
+            "requests wait for about "
             "a second, and serves in the foreground. QEMU's chardev must have reconnect=, or "
             "the disk be unplugged meanwhile (--replug).",
     .groups = {{"Options", options}},

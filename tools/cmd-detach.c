@@ -44,15 +44,17 @@ static int ask(struct client *c, struct served *s, struct dt_error *err)
     if (ret == 0 && json_array_size(list) != 1)
         ret = dt_fail(err, -EBUSY, "its process serves %zu disks, and would end with all of them",
                       json_array_size(list));
-    ret = ret ?: client_call(c, json_pack("{ss ss}", "verb", "show", "device", client_device(c)), &show,
-                             err);
+    ret = ret
+              ?: client_call(c, json_pack("{ss ss}", "verb", "show", "device", client_device(c)),
+                             &show, err);
     if (ret == 0) {
         socket = json_string_value(json_object_get(json_array_get(list, 0), "socket"));
         s->socket = socket ? xstrdup(socket) : NULL;
         s->rear = rear_of(show);
         s->pid = (pid_t)strtol(name ? name + 1 : "", NULL, 10);
         if (!s->rear || !s->socket || s->pid <= 0)
-            ret = dt_fail(err, -ENOTSUP, "%s: its back is not vhost-user, or its process is not known",
+            ret = dt_fail(err, -ENOTSUP,
+                          "%s: its back is not vhost-user, or its process is not known",
                           client_device(c));
     }
     json_decref(list);
@@ -76,8 +78,8 @@ static int judge(struct attach *a, const struct served *s, struct dt_error *err)
     struct stat st;
 
     if (strcmp(vm->socket, s->socket) != 0)
-        return dt_fail(err, -EINVAL, "chardev %s connects to %s, and the disk is at %s", vm->chardev,
-                       vm->socket, s->socket);
+        return dt_fail(err, -EINVAL, "chardev %s connects to %s, and the disk is at %s",
+                       vm->chardev, vm->socket, s->socket);
     if (stat(s->rear, &st) < 0 || !S_ISSOCK(st.st_mode))
         return dt_fail(err, -ENOENT, "%s: the back end's socket is not there", s->rear);
     return vm_judge(vm, a->replug, err) ?: attach_find_plug(a, err);
@@ -107,8 +109,8 @@ static int change(struct attach *a, const struct served *s, struct dt_error *err
     if (ret < 0 && a->replug && attach_put_in(a, ATTACH_RECONNECT, &worse) < 0)
         log_error("%s is not plugged in again: %s", a->plug.id, worse.text);
     if (ret == 0 && rename(s->rear, a->vm.socket) < 0)
-        ret = dt_fail(err, -errno, "cannot rename %s to %s: %s; do it by hand", s->rear, a->vm.socket,
-                      strerror(errno));
+        ret = dt_fail(err, -errno, "cannot rename %s to %s: %s; do it by hand", s->rear,
+                      a->vm.socket, strerror(errno));
     if (ret < 0 || !a->replug)
         return ret ?: attach_await_vm(a, err);
     return attach_put_in(a, a->vm.reconnect, err);
@@ -121,12 +123,13 @@ static void tell(const struct served *s, const struct detach_options *o, const s
 
     if (o->json)
         print_json(json_pack("{ss ss ss si sb sI}", "chardev", vm->chardev, "socket", vm->socket,
-                             "rear", s->rear, "pid", (int)s->pid, "detached", !o->dry_run, "pause_ms",
-                             (json_int_t)(pause / DT_MS(1))));
+                             "rear", s->rear, "pid", (int)s->pid, "detached", !o->dry_run,
+                             "pause_ms", (json_int_t)(pause / DT_MS(1))));
     else if (o->dry_run && o->replug)
-        printf("1. unplug device %s, which the guest sees, and remove chardev %s\n2. end process %d\n"
-               "3. rename %s to %s\n4. plug %s in again\n",
-               a->plug.id, vm->chardev, s->pid, s->rear, vm->socket, a->plug.id);
+        printf(
+            "1. unplug device %s, which the guest sees, and remove chardev %s\n2. end process %d\n"
+            "3. rename %s to %s\n4. plug %s in again\n",
+            a->plug.id, vm->chardev, s->pid, s->rear, vm->socket, a->plug.id);
     else if (o->dry_run)
         printf("1. end process %d\n2. rename %s to %s\n3. wait for QEMU, which tries every %u s\n",
                s->pid, s->rear, vm->socket, vm->reconnect);
@@ -162,10 +165,11 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 #define OPTION(name_, type_, field) \
     .name = name_, .type = type_, .offset = offsetof(struct detach_options, field)
 static const struct dt_param options[] = {
-    {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1), .max = DT_S(600),
-     .help = "How long the process may take to end, and QEMU to connect again."},
+    {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1),
+     .max = DT_S(600), .help = "How long the process may take to end, and QEMU to connect again."},
     {OPTION("replug", DT_PARAM_BOOL, replug),
-     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees it go."},
+     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees "
+             "it go."},
     {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
     {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
     {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},

@@ -112,7 +112,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;
 }
 
-#define OPTION(n, field) .name = n, .type = DT_PARAM_BOOL, .offset = offsetof(struct events_options, field)
+#define OPTION(n, field) \
+    .name = n, .type = DT_PARAM_BOOL, .offset = offsetof(struct events_options, field)
 static const struct dt_param options[] = {
     {OPTION("follow", follow), .help = "Go on with what happens from now on."},
     {OPTION("json", json), .help = "Print one JSON object on each line."},

@@ -33,11 +33,14 @@ static void print_verbs(bool json)
 static void print_placement(void)
 {
     puts("place=process runs an extension in a process of its own:\n"
-         "  devtap run --disk vm1 --socket vm1.sock 'trace out=t place=process | file path=vm1.img'\n"
-         "So does a program in any language, named by its path or as process cmd='PROGRAM ARG...'.\n");
-    print_wrapped(stdout, 0,
-                  "A process that dies, hangs or breaks its bounds is replaced, and every request that "
-                  "it had not answered is sent again: the guest waits, and notices nothing else.");
+         "  devtap run --disk vm1 --socket vm1.sock 'trace out=t place=process | file "
+         "path=vm1.img'\n"
+         "So does a program in any language, named by its path or as process cmd='PROGRAM "
+         "ARG...'.\n");
+    print_wrapped(
+        stdout, 0,
+        "A process that dies, hangs or breaks its bounds is replaced, and every request that "
+        "it had not answered is sent again: the guest waits, and notices nothing else.");
     describe_print_params(placed_params, stdout);
 }
 

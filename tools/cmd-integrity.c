@@ -55,8 +55,9 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
     int checks = verb_checks(argv[0], &err), ret = MIN(checks, 0);
 
     if (checks >= 0 && argc != 2 + checks)
-        ret = dt_fail(&err, -EINVAL, checks ? "check takes the file of checksums and the disk"
-                                            : "info takes the file of checksums");
+        ret = dt_fail(&err, -EINVAL,
+                      checks ? "check takes the file of checksums and the disk"
+                             : "info takes the file of checksums");
     ret = ret ?: integrity_file_open(&file, argv[1], &err);
     if (ret == 0) {
         if (checks)
@@ -72,8 +73,9 @@ const struct verb verb_integrity = {
     .name = "integrity",
     .args = "info SUMS | check SUMS DISK",
     .summary = "compare a disk with the checksums that the extension integrity keeps",
-    .help = "No VM may use the disk. `check` reads all of it and names each block that does not fit "
-            "its checksum. A running disk is compared by `devtap do DEVICE integrity scrub`.",
+    .help =
+        "No VM may use the disk. `check` reads all of it and names each block that does not fit "
+        "its checksum. A running disk is compared by `devtap do DEVICE integrity scrub`.",
     .groups = {{"Options", json_only}},
     .options_size = sizeof(struct json_options),
     .min_args = 2,

@@ -200,7 +200,8 @@ const struct verb verb_mode = {
     .args = "[OPTION...] DEVICE [passthrough|interpose|intercept BACK]",
     .summary = "who serves a disk: the back end behind it, the chain before it, or a back of ours",
     .help = "Passthrough: the back end that a disk with the back `vhost-user` or `cvd` stands on "
-            "serves the guest's rings itself. Interpose: the chain does, before that back end. Intercept: the "
+            "serves the guest's rings itself. Interpose: the chain does, before that back end. "
+            "Intercept: the "
             "chain "
             "does, and ends in BACK, with the back end detached. Changed while the guest runs.",
     .groups = {{"Options", options}},

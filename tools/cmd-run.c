@@ -46,7 +46,8 @@ const struct verb verb_run = {
     .args = "[OPTION...] --disk NAME --socket PATH [DISK OPTION...] CHAIN [--disk ...]",
     .summary = "serve soft disks and network cards to virtual machines",
     .help =
-        "Opens the chain of each disk or card, makes its socket, and serves the VM that connects, until "
+        "Opens the chain of each disk or card, makes its socket, and serves the VM that connects, "
+        "until "
         "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain; --net "
         "begins a network card in the same way:\n\n"
         "  devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'\n"

@@ -101,7 +101,8 @@ static void print_stuck(json_t *stuck)
     {
         table_cell(table, "%.1f s", json_number_value(json_object_get(request, "age_ms")) / 1e3);
         table_cell(table, "%s", json_string_value(json_object_get(request, "layer")) ?: "?");
-        table_cell(table, "%" PRId64, (int64_t)json_integer_value(json_object_get(request, "queue")));
+        table_cell(table, "%" PRId64,
+                   (int64_t)json_integer_value(json_object_get(request, "queue")));
         table_cell(table, "%s", json_string_value(json_object_get(request, "operation")) ?: "?");
         table_cell(table, "%" PRId64,
                    (int64_t)json_integer_value(json_object_get(request, "sector")));

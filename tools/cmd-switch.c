@@ -20,13 +20,16 @@ static int run_raw(const struct verb *verb, char **argv)
 
 const struct verb verb_switch = {
     .name = "switch",
-    .args = "--sockets DIR [--uplink CHAIN] --port NAME --mac ADDRESS [PORT OPTION...] [--port ...]",
+    .args =
+        "--sockets DIR [--uplink CHAIN] --port NAME --mac ADDRESS [PORT OPTION...] [--port ...]",
     .summary = "serve a switch between soft network cards",
     .help =
-        "Makes a socket for each port, and forwards frames between them until SIGTERM or SIGINT. A card is "
+        "Makes a socket for each port, and forwards frames between them until SIGTERM or SIGINT. A "
+        "card is "
         "joined to its port by the back stream; `devtap show NAME` tells what passed and what was "
         "dropped:\n\n"
-        "  devtap switch --sockets /run/sw0 --uplink 'tap ifname=sw0' --port vm1 --mac 52:54:00:00:00:01\n"
+        "  devtap switch --sockets /run/sw0 --uplink 'tap ifname=sw0' --port vm1 --mac "
+        "52:54:00:00:00:01\n"
         "  devtap run --net vm1 --socket vm1.sock 'stream address=unix:/run/sw0/vm1.sock vnet=on'",
     .groups = {{"Options", switch_params},
                {"Each port begins with", switch_begin},

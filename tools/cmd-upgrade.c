@@ -16,8 +16,8 @@ struct upgrade_options {
 static int outcome(struct client *client, json_int_t after, struct dt_error *err)
 {
     json_t *events = NULL, *event;
-    int ret = client_call(client, json_pack("{ss sI}", "verb", "events", "after", after), &events,
-                          err);
+    int ret =
+        client_call(client, json_pack("{ss sI}", "verb", "events", "after", after), &events, err);
     size_t i;
 
     json_array_foreach(events, i, event)
@@ -110,7 +110,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 
 static const struct dt_param options[] = {
     {"binary", DT_PARAM_PATH, .offset = offsetof(struct upgrade_options, binary),
-     .help = "The program to upgrade to; the one installed where the running one was, unless told."},
+     .help =
+         "The program to upgrade to; the one installed where the running one was, unless told."},
     {"all", DT_PARAM_BOOL, .offset = offsetof(struct upgrade_options, all),
      .help = "Upgrade every devtap run of this machine, one after the other."},
     {NULL},

@@ -53,21 +53,21 @@ static json_t *param_json(const struct dt_param *p)
 json_t *describe_json(const struct dt_block_ext *ext)
 {
     const struct dt_net_ext *net = registry_net(ext);
-    json_t *object = json_pack("{ss ss ss ss sb}", "name", ext->name, "kind",
-                               ext->flags & DT_BACK ? "back" : "extension", "class",
-                               net ? "net" : "disk", "summary", ext->summary, "per_queue",
-                               !!(ext->flags & DT_PER_QUEUE));
+    json_t *object =
+        json_pack("{ss ss ss ss sb}", "name", ext->name, "kind",
+                  ext->flags & DT_BACK ? "back" : "extension", "class", net ? "net" : "disk",
+                  "summary", ext->summary, "per_queue", !!(ext->flags & DT_PER_QUEUE));
     json_t *params = json_array(), *counters = json_array(), *verbs = json_array();
 
     if (net)
-        json_object_update_new(object, json_pack("{sb sb}", "super", !!(net->takes & DT_OFFLOAD_SUPER),
-                                                 "partial_csum", !!(net->takes & DT_OFFLOAD_CSUM)));
-    else
         json_object_update_new(object,
-                               json_pack("{sb ss ss}", "content_bearing",
-                                         !!(ext->flags & DT_CONTENT_BEARING), "read_data",
-                                         data_name(ext->read_data), "write_data",
-                                         data_name(ext->write_data)));
+                               json_pack("{sb sb}", "super", !!(net->takes & DT_OFFLOAD_SUPER),
+                                         "partial_csum", !!(net->takes & DT_OFFLOAD_CSUM)));
+    else
+        json_object_update_new(object, json_pack("{sb ss ss}", "content_bearing",
+                                                 !!(ext->flags & DT_CONTENT_BEARING), "read_data",
+                                                 data_name(ext->read_data), "write_data",
+                                                 data_name(ext->write_data)));
     set_text(object, "help", ext->help);
     for (const struct dt_param *p = ext->params; p && p->name; p++)
         json_array_append_new(params, param_json(p));

@@ -6,8 +6,8 @@
 #include "tools/run/run.h"
 
 #include "blk/blk.h"
-#include "net/net.h"
 #include "blk/channel/placed.h"
+#include "net/net.h"
 #include <ctype.h>
 
 #define ENTRY(name) &name,

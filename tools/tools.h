@@ -98,36 +98,36 @@ struct verb {
     int (*run_raw)(const struct verb *verb, char **argv);
 };
 /* All verbs, in the order of the help; one line each. */
-#define VERBS(X) \
-    X(verb_run) \
-    X(verb_list) \
-    X(verb_show) \
-    X(verb_stats) \
-    X(verb_set) \
-    X(verb_do) \
-    X(verb_resize) \
-    X(verb_mode) \
-    X(verb_insert) \
-    X(verb_remove) \
-    X(verb_move) \
-    X(verb_replace) \
-    X(verb_change) \
-    X(verb_move_back) \
-    X(verb_shadow) \
-    X(verb_quiesce) \
-    X(verb_switch) \
-    X(verb_attach) \
-    X(verb_detach) \
-    X(verb_events) \
-    X(verb_upgrade) \
+#define VERBS(X)       \
+    X(verb_run)        \
+    X(verb_list)       \
+    X(verb_show)       \
+    X(verb_stats)      \
+    X(verb_set)        \
+    X(verb_do)         \
+    X(verb_resize)     \
+    X(verb_mode)       \
+    X(verb_insert)     \
+    X(verb_remove)     \
+    X(verb_move)       \
+    X(verb_replace)    \
+    X(verb_change)     \
+    X(verb_move_back)  \
+    X(verb_shadow)     \
+    X(verb_quiesce)    \
+    X(verb_switch)     \
+    X(verb_attach)     \
+    X(verb_detach)     \
+    X(verb_events)     \
+    X(verb_upgrade)    \
     X(verb_extensions) \
-    X(verb_help) \
-    X(verb_trace) \
-    X(verb_cache) \
-    X(verb_cow) \
-    X(verb_compress) \
-    X(verb_integrity) \
-    X(verb_bench) \
+    X(verb_help)       \
+    X(verb_trace)      \
+    X(verb_cache)      \
+    X(verb_cow)        \
+    X(verb_compress)   \
+    X(verb_integrity)  \
+    X(verb_bench)      \
     X(verb_test)
 
 #define DECLARE_VERB(name) extern const struct verb name;
@@ -253,10 +253,11 @@ int twin_insert(struct twin_client *tc, const char *position, const char *to,
 int twin_remove(struct twin_client *tc, json_t **result, struct dt_error *err);
 /** twin_status() - also while a worker is being replaced; -ENODEV: the layer is gone. */
 int twin_status(struct twin_client *tc, json_t **status, struct dt_error *err);
-int twin_configure(struct twin_client *tc, const char *param, const char *value, struct dt_error *err);
+int twin_configure(struct twin_client *tc, const char *param, const char *value,
+                   struct dt_error *err);
 /** twin_adopt() - wait until the second chain holds all, @patience ns at most (0 = for ever), and put it in place. */
-int twin_adopt(struct twin_client *tc, bool force, bool progress, uint64_t patience, json_t **result,
-               struct dt_error *err);
+int twin_adopt(struct twin_client *tc, bool force, bool progress, uint64_t patience,
+               json_t **result, struct dt_error *err);
 /** move_back() - copy the disk to @chain, and serve it from there. */
 int move_back(struct client *client, const char *chain, json_t **result, struct dt_error *err);
 

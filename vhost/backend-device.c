@@ -155,7 +155,8 @@ int get_config(struct vhost_backend *s, struct vhost_message *m, struct dt_error
     m->header.size = VHOST_CONFIG_HEADER + size;
     if (size == 0 || size > VHOST_MAX_CONFIG || offset > UINT32_MAX - size ||
         s->config.ops->get_config(s->config.dev, m->config.data, offset, size) < 0) {
-        log_limited(DT_LOG_WARNING, "%s: GET_CONFIG: %u bytes at %u are outside", s->name, size, offset);
+        log_limited(DT_LOG_WARNING, "%s: GET_CONFIG: %u bytes at %u are outside", s->name, size,
+                    offset);
         m->header.size = 0; /* says "no" */
     }
     return 0;

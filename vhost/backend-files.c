@@ -7,7 +7,8 @@
 
 #include <fcntl.h>
 
-int backend_keep_file(struct vhost_backend *s, struct vhost_file *file, int fd, struct dt_error *err)
+int backend_keep_file(struct vhost_backend *s, struct vhost_file *file, int fd,
+                      struct dt_error *err)
 {
     int kept;
 

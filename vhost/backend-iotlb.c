@@ -37,7 +37,8 @@ int check_iotlb(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
     s->translated = why ? -EINVAL : 0;
     if (why) {
         log_limited(DT_LOG_WARNING,
-                    "%s: IOTLB_MSG of type %u for 0x%" PRIx64 " bytes at 0x%" PRIx64 ": refused: %s",
+                    "%s: IOTLB_MSG of type %u for 0x%" PRIx64 " bytes at 0x%" PRIx64
+                    ": refused: %s",
                     s->name, m->iotlb.type, m->iotlb.size, m->iotlb.iova, why);
         return 0;
     }

@@ -116,7 +116,8 @@ int add_mem_reg(struct vhost_backend *s, struct vhost_message *m, struct dt_erro
     uint32_t *again = uses(s, &m->slot.region);
     int rc;
 
-    if (again && *again < UINT32_MAX && find_region(s, &m->slot.region)->offset == m->slot.region.offset) {
+    if (again && *again < UINT32_MAX &&
+        find_region(s, &m->slot.region)->offset == m->slot.region.offset) {
         ++*again;
         return 0;
     }

@@ -93,7 +93,7 @@ struct vhost_backend {
     bool pausing, paused;
     bool translating; /* iotlb() is not yet answered */
     int translated;   /* what it answered */
-    bool frozen; /* on its way to another process: the front end is not read */
+    bool frozen;      /* on its way to another process: the front end is not read */
 
     bool advancing;
     enum { BACKEND_OPEN, BACKEND_CLOSING, BACKEND_TORN_DOWN, BACKEND_CLOSED } phase;

@@ -30,15 +30,15 @@ struct vhost_proxy {
     unsigned nqueues;
 
     bool have_floor;
-    struct link_floor floor; /* as the guest knows it, with what its driver wrote */
+    struct link_floor floor;                 /* as the guest knows it, with what its driver wrote */
     uint8_t worker_config[VHOST_MAX_CONFIG]; /* as the present worker knows it */
 
     int sock; /* -1 = no worker */
     struct dt_watch watch;
     bool innocent; /* its predecessor */
-    bool ready;  /* its floor was accepted */
-    bool handed; /* it has the session */
-    bool broken; /* the link failed; the loop will tell */
+    bool ready;    /* its floor was accepted */
+    bool handed;   /* it has the session */
+    bool broken;   /* the link failed; the loop will tell */
     char reason[256];
 
     struct proxy_queue queues[VHOST_MAX_QUEUES];

@@ -106,7 +106,7 @@ void vproxy_send(struct vhost_proxy *p, struct link_message *m)
         vproxy_fail(p, NULL);
     else if (rc < 0)
         vproxy_fail(p, "%s cannot be sent to the worker: %s", link_type_name(m->type),
-                   strerror(-rc));
+                    strerror(-rc));
 }
 
 /* ---- The floor ---------------------------------------------------------------------------------- */
@@ -288,7 +288,7 @@ static void on_message(struct vhost_proxy *p, struct link_message *m)
     } else if (of_ring(m->type) &&
                (m->answer.index >= p->nqueues || !p->queues[m->answer.index].given)) {
         vproxy_fail(p, "%s for ring %u, which the worker was not given", link_type_name(m->type),
-                   m->answer.index);
+                    m->answer.index);
     } else if (m->type == LINK_QUEUE_STARTED) {
         on_started(p, m->answer.index, m->answer.value);
     } else if (m->type == LINK_QUEUE_STOPPED) {

@@ -157,8 +157,8 @@ static int remote_iotlb_miss(struct vhost_session *session, uint64_t iova, unsig
 {
     struct link_message m = {.type = LINK_IOTLB_MISS};
 
-    m.iotlb = (struct vhost_iotlb){
-        .iova = iova, .access = (uint8_t)access, .type = VHOST_IOTLB_MISS};
+    m.iotlb =
+        (struct vhost_iotlb){.iova = iova, .access = (uint8_t)access, .type = VHOST_IOTLB_MISS};
     vremote_send(remote_of(session), &m);
     return 0;
 }

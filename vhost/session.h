@@ -50,7 +50,7 @@ struct vhost_state {
 struct vhost_ring {
     struct virtq_config config; /* all but slots and iovs filled in */
     uint32_t base;
-    bool recover; /* config.innocent says whether requests are to be charged */
+    bool recover;   /* config.innocent says whether requests are to be charged */
     int kick, call; /* -1 = none: poll, or signal nobody */
 };
 

@@ -95,10 +95,10 @@ enum proxy_state {
 
 /* What each thread makes of it; changed by orders alone, but for BROKEN. */
 enum link_state {
-    LINK_DOWN,     /* requests wait */
-    LINK_TRYING,   /* suspects alone are sent */
+    LINK_DOWN,   /* requests wait */
+    LINK_TRYING, /* suspects alone are sent */
     LINK_LIVE,
-    LINK_BROKEN,   /* the process said here what it may not, and was killed */
+    LINK_BROKEN, /* the process said here what it may not, and was killed */
     LINK_GIVEN_UP,
 };
 enum link_order { ORDER_DOWN, ORDER_TRY, ORDER_LIVE, ORDER_GIVE_UP };
@@ -166,8 +166,8 @@ struct link {
     struct dt_watch kick_watch;
     struct loop_poller poller;
     struct loop_deferred flush;
-    struct dt_timer tick;  /* hangs, counters, state */
-    struct dt_timer rest;  /* a stop cannot wait for somebody to restart the process */
+    struct dt_timer tick; /* hangs, counters, state */
+    struct dt_timer rest; /* a stop cannot wait for somebody to restart the process */
 
     struct loop_message message;
     enum link_order order;
@@ -201,7 +201,8 @@ struct link {
 
     /* Silence. */
     uint32_t ping, pong;
-    uint32_t cancels, cancels_then; /* unread for all we know; of these, sent before the last ping */
+    uint32_t cancels,
+        cancels_then; /* unread for all we know; of these, sent before the last ping */
     uint64_t pinged_at, saved_at;
     uint64_t counters_base[CHANNEL_COUNTERS], counters_last[CHANNEL_COUNTERS];
 } CACHE_ALIGNED;
@@ -238,9 +239,9 @@ struct proxy {
     /* Answers that are awaited, by sequence number; 0 = none. */
     uint32_t init_seq, load_seq, save_seq, call_seq;
     uint32_t memory_seq; /* of the last region */
-    unsigned starts; /* links whose START was answered */
-    int refusal;     /* of INIT */
-    int call_result; /* 1 = still awaited */
+    unsigned starts;     /* links whose START was answered */
+    int refusal;         /* of INIT */
+    int call_result;     /* 1 = still awaited */
     json_t *call_answer;
     struct dt_error *call_err;
     bool ready, started, hung_up;
@@ -252,8 +253,9 @@ struct proxy {
     unsigned granted;
 
     /* Its threads (orders.c). */
-    unsigned awaited;            /* atomic: orders that were not obeyed yet */
-    bool running, poked, unsaved; /* atomic: there is a first thread; @turn is posted; the state is old */
+    unsigned awaited; /* atomic: orders that were not obeyed yet */
+    bool running, poked,
+        unsaved; /* atomic: there is a first thread; @turn is posted; the state is old */
     bool turning, again;
     struct loop_message turn;
     unsigned trying; /* the link whose suspects are tried */

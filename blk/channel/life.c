@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 
-#define STOP_MS 1000
-#define BUSY_NS DT_S(1)
+#define STOP_MS      1000
+#define BUSY_NS      DT_S(1)
 #define THREAD_BYTES (16u << 20)
 
 /* Each thread beyond the first brings a channel, and a stack and what its loop needs. */
@@ -454,6 +454,6 @@ const struct dt_block_ext proxy_template = {
     .info = proxy_info,         .submit = proxy_submit,
     .complete = proxy_complete, .admit = proxy_admit,
     .quiesce = proxy_quiesce,   .cancel = proxy_cancel,
-    .set = proxy_set,
-    .save = proxy_save,         .load = proxy_load,
+    .set = proxy_set,           .save = proxy_save,
+    .load = proxy_load,
 };

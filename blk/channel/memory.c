@@ -16,7 +16,8 @@ static bool only_reads(const struct proxy *p)
     return p->w->ext.read_data == DT_DATA_NONE;
 }
 
-static json_t *region_json(const struct proxy *p, unsigned i, unsigned n, const struct device_region *r)
+static json_t *region_json(const struct proxy *p, unsigned i, unsigned n,
+                           const struct device_region *r)
 {
     if (n == 0)
         return json_pack("{si si}", "region", 0, "regions", 0);

@@ -62,7 +62,8 @@ const struct dt_param placed_params[] = {
      .initial = "none",
      .offset = offsetof(struct proxy, trust),
      .choices = trust_choices,
-     .help = "`memory` lets the process have all of the guest's memory, so that no data are copied."},
+     .help =
+         "`memory` lets the process have all of the guest's memory, so that no data are copied."},
     {.name = "spin",
      .type = DT_PARAM_DURATION,
      .initial = "50us",

@@ -44,11 +44,13 @@ static const struct dt_param params[] = {
 
 static const struct dt_counter counters[] = {
     [ALLOCATED] = {"allocated", "granules", "Granules of 4 KiB that became the overlay's."},
-    [COPIED_UP] = {"copied-up", "granules", "Of these, read from the base, because the guest wrote a part."},
+    [COPIED_UP] = {"copied-up", "granules",
+                   "Of these, read from the base, because the guest wrote a part."},
     [MIXED_READS] = {"mixed-reads", "requests", "Reads that touched base and overlay."},
     [BOUNCED] = {"bounced", "requests", "Requests copied because O_DIRECT refuses their memory."},
     [HELD] = {"held", "requests", "Times that a request was held because there was no space."},
-    [COMMITS] = {"commits", "times", "Flushes of the overlay for which the stored map was written."},
+    [COMMITS] = {"commits", "times",
+                 "Flushes of the overlay for which the stored map was written."},
     {NULL},
 };
 

@@ -22,7 +22,8 @@ static const struct dt_param params[] = {
     {"key-file", DT_PARAM_PATH, .offset = offsetof(struct crypt, source.file),
      .help = "The passphrase: all bytes of this file."},
     {"keyring", DT_PARAM_STRING, .offset = offsetof(struct crypt, source.keyring),
-     .help = "The passphrase: a key of type 'user' with this description, in the kernel's keyring."},
+     .help =
+         "The passphrase: a key of type 'user' with this description, in the kernel's keyring."},
     {"prompt", DT_PARAM_BOOL, .offset = offsetof(struct crypt, source.prompt), .initial = "off",
      .help = "Ask for the passphrase at the terminal (devtap run --single only)."},
     {"discard", DT_PARAM_BOOL, .offset = offsetof(struct crypt, discard), .initial = "off",
@@ -259,7 +260,8 @@ static int run_status(struct dt_layer *layer, int argc, const char *const *argv,
 }
 
 static const struct dt_verb verbs[] = {
-    {"status", "", "Tell the cipher, the size of its key and sectors, where the data starts, and how far a "
+    {"status", "",
+     "Tell the cipher, the size of its key and sectors, where the data starts, and how far a "
      "change of keys is.",
      run_status},
     {NULL},
@@ -269,10 +271,11 @@ const struct dt_block_ext blk_crypt = {
     DT_BLOCK_EXT_HEADER,
     .name = "crypt",
     .summary = "Encipher the disk as cryptsetup does (LUKS2, AES-XTS), with the key outside the VM",
-    .help = "The disk below holds a LUKS header and enciphered data, or the data alone with header=. "
-            "Made by 'cryptsetup luksFormat', and whatever this layer writes opens with cryptsetup. "
-            "The passphrase comes from key-file=, keyring= or prompt=on, never from the command "
-            "line. What is read is deciphered in memory that the guest cannot see.",
+    .help =
+        "The disk below holds a LUKS header and enciphered data, or the data alone with header=. "
+        "Made by 'cryptsetup luksFormat', and whatever this layer writes opens with cryptsetup. "
+        "The passphrase comes from key-file=, keyring= or prompt=on, never from the command "
+        "line. What is read is deciphered in memory that the guest cannot see.",
     .flags = DT_PER_QUEUE | DT_CONTENT_BEARING,
     .read_data = DT_DATA_TRANSFORM,
     .write_data = DT_DATA_TRANSFORM,

@@ -17,10 +17,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define HEAD_BYTES  (8u << 20)   /* both copies of the largest LUKS2 header */
-#define AREA_MAX    (256u << 20) /* more than any key slots need: LUKS2 allows 128 MiB of them */
-#define COPY_BYTES  (1u << 20)
-#define KEY_ROOM    512u
+#define HEAD_BYTES (8u << 20)   /* both copies of the largest LUKS2 header */
+#define AREA_MAX   (256u << 20) /* more than any key slots need: LUKS2 allows 128 MiB of them */
+#define COPY_BYTES (1u << 20)
+#define KEY_ROOM   512u
 
 /**
  * struct header - while it is read.
@@ -138,8 +138,9 @@ static int judge_cipher(struct header *h, struct dt_error *err)
     int key = crypt_get_volume_key_size(h->cd), unit = crypt_get_sector_size(h->cd);
 
     if (!cipher || !mode || strcmp(cipher, "aes") != 0 || strcmp(mode, "xts-plain64") != 0)
-        return dt_fail(err, -ENOTSUP, "%s is enciphered with %s-%s; this layer does aes-xts-plain64",
-                       where(h), cipher ?: "nothing", mode ?: "none");
+        return dt_fail(err, -ENOTSUP,
+                       "%s is enciphered with %s-%s; this layer does aes-xts-plain64", where(h),
+                       cipher ?: "nothing", mode ?: "none");
     if (key != 32 && key != 64)
         return dt_fail(err, -ENOTSUP,
                        "%s has a volume key of %d bits; AES-XTS with 256 or 512 is supported",

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <termios.h>
 
-#define KEY_MAX (8u << 20) /* as cryptsetup's limit for key files */
+#define KEY_MAX    (8u << 20) /* as cryptsetup's limit for key files */
 #define PROMPT_MAX 512u
 
 /* ---- A file ---------------------------------------------------------------------------------- */

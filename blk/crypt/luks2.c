@@ -46,9 +46,8 @@ static const char *digest_of(json_t *json, const char *key, const char *id)
     json_t *digest;
     const char *name;
 
-    json_object_foreach(json_object_get(json, "digests"), name, digest)
-        if (lists(json_object_get(digest, key), id))
-            return name;
+    json_object_foreach(json_object_get(json, "digests"), name,
+                        digest) if (lists(json_object_get(digest, key), id)) return name;
     return NULL;
 }
 
@@ -57,11 +56,12 @@ static const json_t *backup(json_t *json, const char *flag, const char **id)
     json_t *segment;
     const char *name;
 
-    json_object_foreach(json_object_get(json, "segments"), name, segment)
-        if (lists(json_object_get(segment, "flags"), flag)) {
-            *id = name;
-            return segment;
-        }
+    json_object_foreach(json_object_get(json, "segments"), name,
+                        segment) if (lists(json_object_get(segment, "flags"), flag))
+    {
+        *id = name;
+        return segment;
+    }
     return NULL;
 }
 
@@ -70,11 +70,12 @@ static const json_t *change_slot(json_t *json, const char **id)
     json_t *slot;
     const char *name;
 
-    json_object_foreach(json_object_get(json, "keyslots"), name, slot)
-        if (is_text(slot, "type", "reencrypt")) {
-            *id = name;
-            return slot;
-        }
+    json_object_foreach(json_object_get(json, "keyslots"), name,
+                        slot) if (is_text(slot, "type", "reencrypt"))
+    {
+        *id = name;
+        return slot;
+    }
     return NULL;
 }
 
@@ -172,8 +173,8 @@ static const char *judge_row(json_t *json, struct luks2_change *c)
 
 int luks2_change(json_t *json, struct luks2_change *change, const char **why)
 {
-    const json_t *wanted =
-        json_object_get(json_object_get(json_object_get(json, "config"), "requirements"), "mandatory");
+    const json_t *wanted = json_object_get(
+        json_object_get(json_object_get(json, "config"), "requirements"), "mandatory");
     const char *id, *bad;
 
     *change = (struct luks2_change){0};
@@ -284,7 +285,8 @@ static void drop_slot(json_t *json, const char *id)
     json_t *token;
     const char *name;
 
-    json_object_foreach(json_object_get(json, "tokens"), name, token) {
+    json_object_foreach(json_object_get(json, "tokens"), name, token)
+    {
         json_t *slots = json_object_get(token, "keyslots");
 
         for (size_t i = json_array_size(slots); i > 0; i--) {

@@ -234,7 +234,8 @@ static void commit(struct rekey *r)
 
 static bool checksum(const struct rekey *r, uint64_t at, uint8_t *sum)
 {
-    return EVP_Digest(r->data + at, r->crypt->volume.change.block, sum, NULL, EVP_sha256(), NULL) == 1;
+    return EVP_Digest(r->data + at, r->crypt->volume.change.block, sum, NULL, EVP_sha256(), NULL) ==
+           1;
 }
 
 static void change_key(struct rekey *r, uint64_t at)
@@ -365,7 +366,8 @@ static bool same_change(const struct rekey *r, const struct luks2_change *now)
 
     return now->data == then->data && now->unit == then->unit && now->block == then->block &&
            now->area == then->area && now->journal == then->journal &&
-           now->at + now->hot <= r->total && !strcmp(now->old, then->old) && !strcmp(now->fresh, then->fresh);
+           now->at + now->hot <= r->total && !strcmp(now->old, then->old) &&
+           !strcmp(now->fresh, then->fresh);
 }
 
 static void header_read(struct rekey *r)
@@ -445,7 +447,8 @@ int rekey_new(struct dt_layer *layer, struct dt_error *err)
     }
     r->crypt = crypt;
     r->total = total;
-    r->most = v->change.journal ? MIN(ALIGN_DOWN(v->change.area_size, 4096u), (uint64_t)ZONE) : ZONE;
+    r->most =
+        v->change.journal ? MIN(ALIGN_DOWN(v->change.area_size, 4096u), (uint64_t)ZONE) : ZONE;
     r->at = v->change.at;
     r->data = xaligned(PAGE_SIZE_4K, ZONE);
     r->sums = xaligned(PAGE_SIZE_4K, SUMS);

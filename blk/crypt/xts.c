@@ -67,7 +67,8 @@ static void find_tweak(struct way *way)
     uint8_t passed[2][32], written[2][32];
     const struct way slow = {.ctx = way->ctx};
     void *at = NULL;
-    OSSL_PARAM params[] = {OSSL_PARAM_octet_ptr(OSSL_CIPHER_PARAM_UPDATED_IV, &at, 0), OSSL_PARAM_END};
+    OSSL_PARAM params[] = {OSSL_PARAM_octet_ptr(OSSL_CIPHER_PARAM_UPDATED_IV, &at, 0),
+                           OSSL_PARAM_END};
 
     if (EVP_CIPHER_CTX_get_params(way->ctx, params) != 1 || !at || params[0].return_size != 16)
         return;
@@ -91,8 +92,7 @@ static bool way_new(struct way *way, const EVP_CIPHER *cipher, const uint8_t *ke
     return true;
 }
 
-int xts_new(struct xts **out, const uint8_t *key, size_t bytes, uint32_t unit,
-            struct dt_error *err)
+int xts_new(struct xts **out, const uint8_t *key, size_t bytes, uint32_t unit, struct dt_error *err)
 {
     struct xts *xts = xaligned(CACHE_LINE, sizeof(*xts));
 

@@ -27,8 +27,9 @@ static const struct dt_param params[] = {
      FIELD(weight),
      .initial = "0",
      .max = DISK_MAX_WEIGHT,
-     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
-             "'cvd weight' set."},
+     .help =
+         "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+         "'cvd weight' set."},
     {.name = "cache",
      .type = DT_PARAM_SIZE,
      FIELD(cache),
@@ -49,7 +50,8 @@ static const struct dt_counter counters[] = {
     [RETRIED] = {"retried", "requests",
                  "Reads done again because a block was replaced meanwhile, or read wrongly."},
     [QUOTA_HELD] = {"quota-held", "requests", "Writes that waited for the disk's quota."},
-    [QUOTA_FAILED] = {"quota-failed", "requests", "Writes that failed because of the disk's quota."},
+    [QUOTA_FAILED] = {"quota-failed", "requests",
+                      "Writes that failed because of the disk's quota."},
     {NULL},
 };
 
@@ -148,9 +150,10 @@ static int find_disk(struct cvd *d, struct dt_error *err)
         return dt_fail(err, -EROFS, "%s is past: read-only=on shows it", d->name);
     /* Who serves a pool for others is told what they mean, and tells their successors nothing. */
     if (strstr(d->name, "@{-") && !d->shared->event)
-        return dt_fail(err, -EINVAL,
-                       "%s is another moment each time the disk is opened: name the write or the time",
-                       d->name);
+        return dt_fail(
+            err, -EINVAL,
+            "%s is another moment each time the disk is opened: name the write or the time",
+            d->name);
     if (moment != PRESENT) { /* the disk may have had another size then */
         ret = disk_open_at(&past, pool, slot, moment, dt_layer_device(d->layer), err);
         if (ret < 0)
@@ -226,7 +229,8 @@ static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error 
     if (moment != PRESENT) {
         ret = disk_open_at(&d->disk, d->shared->pool, slot, moment, dt_layer_device(layer), err);
         if (ret == 0 && pool_record(d->shared->pool, disk_slot(d->disk))->size != d->size)
-            ret = dt_fail(err, -ESTALE, "%s: its history changed while this began: start it again", d->name);
+            ret = dt_fail(err, -ESTALE, "%s: its history changed while this began: start it again",
+                          d->name);
         return ret;
     }
     if (pool_record(d->shared->pool, slot)->size != d->size)
@@ -303,9 +307,10 @@ const struct dt_block_ext blk_cvd_local = {
     DT_BLOCK_EXT_HEADER,
     .name = "cvd-local",
     .summary = "A disk of a pool that this process opens for itself",
-    .help = "As 'cvd', but this process opens the pool: one process less, and nobody else can use the "
-            "pool meanwhile. Snapshots are taken while the VM runs: 'devtap do DEVICE cvd-local "
-            "snapshot'. The pool is administered with the program cvd.",
+    .help =
+        "As 'cvd', but this process opens the pool: one process less, and nobody else can use the "
+        "pool meanwhile. Snapshots are taken while the VM runs: 'devtap do DEVICE cvd-local "
+        "snapshot'. The pool is administered with the program cvd.",
     .flags = DT_BACK | DT_CONTENT_BEARING,
     .read_data = DT_DATA_STABLE,
     .write_data = DT_DATA_STABLE,

@@ -108,9 +108,8 @@ static int judge(const char *line, json_t **result, struct dt_error *err)
     int ret = 0;
 
     if (!json_is_true(json_object_get(answer, "ok")))
-        ret = dt_fail(err,
-                      errno_of((int)json_integer_value(json_object_get(answer, "status"))), "%s",
-                      text ? text : "the process that serves the pool gave no proper answer");
+        ret = dt_fail(err, errno_of((int)json_integer_value(json_object_get(answer, "status"))),
+                      "%s", text ? text : "the process that serves the pool gave no proper answer");
     else if (result)
         *result = json_incref(json_object_get(answer, "result"));
     json_decref(answer);

@@ -37,8 +37,9 @@ static const struct dt_param params[] = {
      FIELD(weight),
      .initial = "0",
      .max = 10000,
-     .help = "Share of the pool, relative to other disks that have requests at the same time; 0: what "
-             "'cvd weight' set."},
+     .help =
+         "Share of the pool, relative to other disks that have requests at the same time; 0: what "
+         "'cvd weight' set."},
     {.name = "socket",
      .type = DT_PARAM_PATH,
      FIELD(socket),
@@ -67,10 +68,11 @@ static int cvd_open(struct dt_layer *layer, struct dt_error *err)
 
     /* A successor of this process would look at another one. */
     if (strstr(d->name, "@{-"))
-        return dt_fail(err, -EINVAL,
-                       "%s is another moment each time the disk is opened: name the write or the time "
-                       "('cvd history' and 'cvd log' tell them)",
-                       d->name);
+        return dt_fail(
+            err, -EINVAL,
+            "%s is another moment each time the disk is opened: name the write or the time "
+            "('cvd history' and 'cvd log' tell them)",
+            d->name);
     d->path = d->socket ? xstrdup(d->socket) : cvd_socket(d->pool);
     d->rear.path = d->path;
     d->rear.greet = greet;
@@ -116,9 +118,8 @@ static int pass_on(struct dt_layer *layer, json_t *words, struct dt_reply *reply
         json_decref(words);
         return dt_fail(err, sock, "cannot connect to '%s': %s", d->path, strerror(-sock));
     }
-    ret = cvd_ask(sock,
-                  json_pack("{ss ss so}", "verb", "run", "pool", d->pool, "words", words), timeout,
-                  &result, err);
+    ret = cvd_ask(sock, json_pack("{ss ss so}", "verb", "run", "pool", d->pool, "words", words),
+                  timeout, &result, err);
     output = json_string_value(json_object_get(result, "output"));
     if (ret == 0 && output && *output)
         dt_reply(reply, "snapshot", "%.*s", (int)strcspn(output, "\n"), output);

@@ -95,7 +95,6 @@ void file_failed(struct file_io *fio, int error);
 /** file_past_end() - the file ended @from bytes into a READ: the rest is zeroes; done. */
 void file_past_end(struct file_io *fio, uint64_t from);
 
-
 /* bounce.c: what the fast path cannot do. */
 bool file_aligned(const struct file *f, const struct iovec *iov, unsigned n);
 /** file_bounce() - move the rest of a READ or WRITE, from @moved on, through an aligned buffer. */
@@ -105,7 +104,6 @@ void file_bounce_fini(struct file_ctx *fc);
 /* range.c */
 void file_discard(struct file_io *fio);
 void file_zero(struct file_io *fio);
-
 
 /* open.c */
 int file_open(struct dt_layer *layer, struct dt_error *err);

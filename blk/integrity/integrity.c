@@ -132,7 +132,8 @@ static int integrity_info(struct dt_layer *layer, struct dt_block_info *info, st
     info->max_sectors =
         MIN(info->max_sectors ? info->max_sectors : UINT32_MAX, INTEGRITY_MAX_SECTORS);
     info->discard_align = MAX(info->discard_align, INTEGRITY_BLOCK >> DT_SECTOR_SHIFT);
-    info->max_discard = MIN(info->max_discard ? info->max_discard : UINT32_MAX, INTEGRITY_MAX_RANGE);
+    info->max_discard =
+        MIN(info->max_discard ? info->max_discard : UINT32_MAX, INTEGRITY_MAX_RANGE);
     info->max_write_zeroes =
         MIN(info->max_write_zeroes ? info->max_write_zeroes : UINT32_MAX, INTEGRITY_MAX_RANGE);
     info->can_flush = true;

@@ -129,8 +129,9 @@ static void read_edge(struct integrity_job *job, unsigned which)
     struct dt_req *sub;
 
     job->edge_iov[which] = (struct iovec){job->edge[which], bytes};
-    sub = dt_sub_new(c, DT_OP_READ, block << (INTEGRITY_SHIFT - DT_SECTOR_SHIFT),
-                     (uint32_t)(bytes >> DT_SECTOR_SHIFT), &job->edge_iov[which], 1, edge_read, job);
+    sub =
+        dt_sub_new(c, DT_OP_READ, block << (INTEGRITY_SHIFT - DT_SECTOR_SHIFT),
+                   (uint32_t)(bytes >> DT_SECTOR_SHIFT), &job->edge_iov[which], 1, edge_read, job);
     CHECK(sub);
     dt_sub_submit(c, sub);
 }

@@ -61,8 +61,8 @@ uint64_t integrity_file_open_regions(const struct integrity_file *f)
     return n;
 }
 
-static void compare(const struct integrity_file *f, uint64_t first, uint64_t n,
-                    const uint8_t *data, const uint64_t *sums, struct integrity_found *found)
+static void compare(const struct integrity_file *f, uint64_t first, uint64_t n, const uint8_t *data,
+                    const uint64_t *sums, struct integrity_found *found)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint64_t block = first + i, byte = block << INTEGRITY_SHIFT;

@@ -55,9 +55,9 @@ static uint64_t sum_of(struct integrity_job *job, uint64_t i)
     if (i == job->count - 1 && job->partial[1])
         return integrity_sum(job->edge[1], bytes, block);
     n = dt_req_map(c, req, &iov);
-    return integrity_sum(block_data(job, iov, n, (block << INTEGRITY_SHIFT) - integrity_offset(req),
-                                    bytes, scratch),
-                         bytes, block);
+    return integrity_sum(
+        block_data(job, iov, n, (block << INTEGRITY_SHIFT) - integrity_offset(req), bytes, scratch),
+        bytes, block);
 }
 
 /* What was compared is what the guest gets. */

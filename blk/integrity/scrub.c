@@ -171,11 +171,10 @@ static void next_piece(struct integrity_ctx *ic)
         return;
     }
     region_end = (s->at / w->header.region + 1) * w->header.region;
-    s->length = MIN(MIN((uint64_t)INTEGRITY_SCRUB_BYTES, region_end - s->at),
-                    w->header.size - s->at);
+    s->length =
+        MIN(MIN((uint64_t)INTEGRITY_SCRUB_BYTES, region_end - s->at), w->header.size - s->at);
     if (most)
-        s->length = MIN(s->length,
-                        ALIGN_DOWN(most << DT_SECTOR_SHIFT, (uint64_t)INTEGRITY_BLOCK));
+        s->length = MIN(s->length, ALIGN_DOWN(most << DT_SECTOR_SHIFT, (uint64_t)INTEGRITY_BLOCK));
     s->range.granted = locked;
     dt_busy_begin(ic->c);
     if (dt_range_lock(ic->c, &s->range, s->at >> DT_SECTOR_SHIFT, s->length >> DT_SECTOR_SHIFT))

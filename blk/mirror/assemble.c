@@ -21,8 +21,9 @@ static void record_phase(struct mirror *m);
 static void not_recorded(struct mirror *m, int error)
 {
     if (!m->unrecorded)
-        dt_layer_event(m->layer, "record-failed", "who is in sync cannot be written to any leg: %s; %s",
-                       strerror(-error), m->running ? "writes fail" : "requests are held");
+        dt_layer_event(m->layer, "record-failed",
+                       "who is in sync cannot be written to any leg: %s; %s", strerror(-error),
+                       m->running ? "writes fail" : "requests are held");
     m->unrecorded = true;
     m->recording = false;
     m->changed = true;

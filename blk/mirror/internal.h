@@ -63,8 +63,8 @@ struct fan {
     bool own; /* the mirror's: a stop waits for it */
     void (*done)(struct fan *fan);
     struct fan *next;
-    struct dt_req *req; /* the guest's */
-    uint32_t tried;     /* a READ: the legs that failed before */
+    struct dt_req *req;    /* the guest's */
+    uint32_t tried;        /* a READ: the legs that failed before */
     struct dt_range range; /* a write: locked (@locked) while it is under way */
     bool locked;
 };
@@ -118,7 +118,8 @@ struct mirror {
     struct superblock sb;
     uint64_t confirmed;
     struct leg_view views[MIRROR_LEGS];
-    bool running, changed, recording, unrecorded, intent_busy, cleaning, copy_busy, finishing, probing;
+    bool running, changed, recording, unrecorded, intent_busy, cleaning, copy_busy, finishing,
+        probing;
     char refused[sizeof(((struct dt_error *)0)->text)];
 
     struct fan *fans, *fan_free;

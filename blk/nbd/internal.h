@@ -99,7 +99,7 @@ struct remote_ctx {
     unsigned count, up, next;
     struct io_list pending, fenced, done;
     struct dt_timer tick;
-    uint64_t down_since;        /* 0: there is a connection */
+    uint64_t down_since; /* 0: there is a connection */
     struct patience patience;
     struct buffer *buffers, *buffer_free;
 };

@@ -35,15 +35,15 @@ static const struct dt_param params[] = {
     {"timeout", DT_PARAM_DURATION, DT_PARAM_LIVE, FIELD(timeout), .initial = "0s",
      .help = "How long a server may be away or silent before requests fail; 0 = they wait for it."},
     {"connect-timeout", DT_PARAM_DURATION, FIELD(connect_timeout), .initial = "0s",
-     .max = DT_S(3600),
-     .help = "How long the start waits for a server that is not there."},
+     .max = DT_S(3600), .help = "How long the start waits for a server that is not there."},
     {"fence-delay", DT_PARAM_DURATION, DT_PARAM_LIVE, FIELD(fence_delay), .initial = "500ms",
      .max = DT_S(30),
      .help = "By then the server has executed, or never will, what a lost connection had sent."},
     {"lost-cache", DT_PARAM_ENUM, DT_PARAM_LIVE, FIELD(lost_cache), .initial = "trust",
      .choices = lost_caches,
-     .help = "After a loss with writes that no flush covered: trust that the server has them still, "
-             "or fail flushes from then on."},
+     .help =
+         "After a loss with writes that no flush covered: trust that the server has them still, "
+         "or fail flushes from then on."},
     {NULL},
 };
 

@@ -163,8 +163,8 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
 static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
     int timeout = (int)(rear->timeout / DT_MS(1));
-    int sock = again ? layer_connect(rear->layer, rear->address, timeout)
-                     : vhost_connect(rear->path, err);
+    int sock =
+        again ? layer_connect(rear->layer, rear->address, timeout) : vhost_connect(rear->path, err);
     int ret;
 
     if (sock < 0)

@@ -5,8 +5,7 @@
 #define RETRY         DT_S(1)
 #define RETRY_QUIESCE DT_MS(50)
 
-const char *const shortage_policies[] = {
-    [SHORTAGE_HOLD] = "hold", [SHORTAGE_FAIL] = "fail", NULL};
+const char *const shortage_policies[] = {[SHORTAGE_HOLD] = "hold", [SHORTAGE_FAIL] = "fail", NULL};
 
 static void begin(struct shortage_ctx *s)
 {
@@ -33,8 +32,7 @@ static bool gives_up(struct shortage_ctx *s)
 
 static void look_later(struct shortage_ctx *s)
 {
-    dt_timer_set(s->c, &s->retry,
-                 patience_look(&s->patience, dt_now(s->c), RETRY, RETRY_QUIESCE));
+    dt_timer_set(s->c, &s->retry, patience_look(&s->patience, dt_now(s->c), RETRY, RETRY_QUIESCE));
 }
 
 bool shortage_holds(struct shortage_ctx *s)

@@ -47,9 +47,8 @@ static void disk_init(struct front *front, const struct front_config *config)
 
     front->offered = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
                      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
-                     BIT(VIRTIO_BLK_F_SIZE_MAX) |
-                     BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
-                     BIT(VIRTIO_BLK_F_MQ);
+                     BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
+                     BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_MQ);
     if (front->packed)
         front->offered |= BIT(VIRTIO_F_RING_PACKED);
     if (info->read_only)
@@ -72,8 +71,8 @@ static void disk_init(struct front *front, const struct front_config *config)
 static void update_fua(struct front *front)
 {
     uint64_t f = front->features;
-    bool writeback = f & BIT(VIRTIO_BLK_F_CONFIG_WCE) ? DISK(front)->writeback
-                                                      : f & BIT(VIRTIO_BLK_F_FLUSH);
+    bool writeback =
+        f & BIT(VIRTIO_BLK_F_CONFIG_WCE) ? DISK(front)->writeback : f & BIT(VIRTIO_BLK_F_FLUSH);
 
     __atomic_store_n(&DISK(front)->fua, device_info(front->dev)->can_flush && !writeback,
                      __ATOMIC_RELAXED);
@@ -145,7 +144,7 @@ static int disk_set_config(void *dev, const void *buf, uint32_t offset, uint32_t
     DISK(front)->writeback = wce;
     update_fua(front);
     log_limited(DT_LOG_INFO, "%s: the guest chose %s", device_name(front->dev),
-             wce ? "a write cache with flushes" : "durable writes");
+                wce ? "a write cache with flushes" : "durable writes");
     return 0;
 }
 
@@ -173,10 +172,10 @@ const struct front_class disk_front = {
     .slot_size = sizeof(struct slot),
     .rings_per_queue = 1,
     .translates = true,
-    .protocol_features = 1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |
-                         1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG |
-                         1ull << VHOST_F_INFLIGHT_SHMFD | 1ull << VHOST_F_RESET_DEVICE |
-                         1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS,
+    .protocol_features =
+        1ull << VHOST_F_MQ | 1ull << VHOST_F_LOG_SHMFD | 1ull << VHOST_F_REPLY_ACK |
+        1ull << VHOST_F_BACKEND_REQ | 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_INFLIGHT_SHMFD |
+        1ull << VHOST_F_RESET_DEVICE | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_STATUS,
     .device_ops = &device_ops,
     .features = disk_features,
     .set_features = disk_set_features,

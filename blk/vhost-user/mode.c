@@ -62,9 +62,10 @@ static int judge(struct front *front, struct dt_error *err)
     if (ret < 0)
         return ret;
     if (front->session && front_translates(front))
-        return dt_fail(err, -EOPNOTSUPP,
-                       "the guest has an IOMMU, and what the rear once reached could not be taken back "
-                       "from it: only interpose can be");
+        return dt_fail(
+            err, -EOPNOTSUPP,
+            "the guest has an IOMMU, and what the rear once reached could not be taken back "
+            "from it: only interpose can be");
     p->count = 0;
     p->features = front->features;
     p->packed = front->features & 1ull << VIRTIO_F_RING_PACKED;

@@ -7,14 +7,14 @@
  * copied once and judged; what is not a valid request is answered here, and what the ring makes of
  * an invalid chain breaks the session.
  */
-#include "blk/vhost-user/internal.h"
 #include "base/kill.h"
+#include "blk/vhost-user/internal.h"
 
 /* A supervisor knows which deaths were not the worker's own doing, and they are charged to nobody. Where none
  * tells, every kill is charged, and a request has to be there more often before it is blamed. */
-#define POISON_ATTEMPTS         2u
-#define POISON_ATTEMPTS_UNTOLD  4u
-#define HEADER_SIZE     sizeof(struct virtio_blk_outhdr)
+#define POISON_ATTEMPTS        2u
+#define POISON_ATTEMPTS_UNTOLD 4u
+#define HEADER_SIZE            sizeof(struct virtio_blk_outhdr)
 
 /* ---- From the ring into the chain ------------------------------------------------------------ */
 
@@ -117,7 +117,8 @@ static int get_id(struct slot *slot)
 
     if (c->write_len - 1 < FRONT_SERIAL_SIZE)
         return VIRTIO_BLK_S_IOERR;
-    dt_iov_write(c->iov + c->nread, c->nwrite, 0, DISK(slot->queue->front)->serial, FRONT_SERIAL_SIZE);
+    dt_iov_write(c->iov + c->nread, c->nwrite, 0, DISK(slot->queue->front)->serial,
+                 FRONT_SERIAL_SIZE);
     return VIRTIO_BLK_S_OK;
 }
 

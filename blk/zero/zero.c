@@ -131,7 +131,8 @@ const struct dt_block_ext blk_zero = {
     DT_BLOCK_EXT_HEADER,
     .name = "zero",
     .summary = "Turn writes of zeroes into write-zeroes, which take no space",
-    .help = "Guests write zeroes when they wipe, format or copy images. Below this layer such a write is "
+    .help = "Guests write zeroes when they wipe, format or copy images. Below this layer such a "
+            "write is "
             "a write-zeroes, so that a sparse file stays sparse and no data moves. The guest's "
             "buffer is looked at in place, and only as far as its first byte that is not zero.",
     .flags = DT_PER_QUEUE,

@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Marks the symbols that the devtap program exports to extensions. */
-#define DT_PUBLIC           __attribute__((visibility("default")))
+#define DT_PUBLIC            __attribute__((visibility("default")))
 #define DT_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /*
@@ -66,9 +66,9 @@ DT_PUBLIC void dt_log(enum dt_log_level level, const char *fmt, ...) DT_PRINTF(2
 /** dt_clock_ns() - CLOCK_MONOTONIC in nanoseconds. Costs tens of ns: prefer a burst's timestamp. */
 DT_PUBLIC uint64_t dt_clock_ns(void);
 
-#define DT_MS(n) ((uint64_t)(n) * 1000000u)
-#define DT_US(n) ((uint64_t)(n) * 1000u)
-#define DT_S(n)  ((uint64_t)(n) * 1000000000u)
+#define DT_MS(n) ((uint64_t)(n)*1000000u)
+#define DT_US(n) ((uint64_t)(n)*1000u)
+#define DT_S(n)  ((uint64_t)(n)*1000000000u)
 
 /* Vectors. All take byte counts; none reads or writes past the vector. */
 DT_PUBLIC size_t dt_iov_length(const struct iovec *iov, unsigned n);

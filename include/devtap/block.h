@@ -216,17 +216,17 @@ DT_PUBLIC void dt_range_unlock(struct dt_ctx *c, struct dt_range *range);
  */
 struct dt_block_info {
     uint64_t sectors;
-    uint32_t logical_block;   /* bytes: 512 or 4096 */
-    uint32_t physical_block;  /* bytes, a power of two >= logical_block */
-    uint32_t optimal_io;      /* bytes, or 0 */
-    uint32_t max_sectors;     /* of one READ or WRITE; core splits what is longer */
-    uint32_t max_segments;    /* vectors of one READ or WRITE */
-    uint32_t max_discard;     /* sectors */
-    uint32_t discard_align;   /* sectors */
-    uint32_t max_write_zeroes;/* sectors */
+    uint32_t logical_block;    /* bytes: 512 or 4096 */
+    uint32_t physical_block;   /* bytes, a power of two >= logical_block */
+    uint32_t optimal_io;       /* bytes, or 0 */
+    uint32_t max_sectors;      /* of one READ or WRITE; core splits what is longer */
+    uint32_t max_segments;     /* vectors of one READ or WRITE */
+    uint32_t max_discard;      /* sectors */
+    uint32_t discard_align;    /* sectors */
+    uint32_t max_write_zeroes; /* sectors */
     bool read_only;
     bool rotational;
-    bool can_flush;           /* false: every write is durable when completed */
+    bool can_flush; /* false: every write is durable when completed */
     bool can_discard;
     bool can_write_zeroes;
     bool write_zeroes_unmaps;
@@ -329,11 +329,11 @@ enum dt_verdict {
 /**
  * DT_BLOCK_EXTENSION() - the entry of a shared object: `DT_BLOCK_EXTENSION(my_ext)` once.
  */
-#define DT_BLOCK_EXTENSION(ext)                                                                   \
-    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void);                                \
-    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void)                                 \
-    {                                                                                             \
-        return &(ext);                                                                            \
+#define DT_BLOCK_EXTENSION(ext)                                    \
+    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void); \
+    DT_PUBLIC const struct dt_block_ext *dt_block_extension(void)  \
+    {                                                              \
+        return &(ext);                                             \
     }
 
 /* ---- The layer's surroundings ---- */

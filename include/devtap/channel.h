@@ -38,7 +38,7 @@ enum dt_channel_event_type {
     DT_CHANNEL_SUB,         /* a request of the program's own is finished; @error tells */
     DT_CHANNEL_CONTROL,     /* @control, @seq, @text (JSON), @fd */
     DT_CHANNEL_END,         /* devtap is gone, or broke the protocol (@error): end the program */
-    DT_CHANNEL_CANCEL,      /* complete @id now, with -ECANCELED, if it is held; comes only where the
+    DT_CHANNEL_CANCEL, /* complete @id now, with -ECANCELED, if it is held; comes only where the
                                description has "cancels" */
 };
 

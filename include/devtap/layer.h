@@ -84,9 +84,10 @@ enum dt_ext_flags {
     DT_BACK = 1,            /* the end of a chain; otherwise an extension */
     DT_PER_QUEUE = 2,       /* safe on several threads at once */
     DT_CONTENT_BEARING = 4, /* removing it changes what the guest reads */
-    DT_SELF_CONTAINED = 8,  /* open() takes nothing from outside the process (no file, socket, process):
+    DT_SELF_CONTAINED =
+        8, /* open() takes nothing from outside the process (no file, socket, process):
                              * a worker that is confined already can put it into a running chain */
-    DT_STATE_OF_RUN = 16,   /* what save() gives is of use to the next process of the same run alone:
+    DT_STATE_OF_RUN = 16, /* what save() gives is of use to the next process of the same run alone:
                              * it is not looked for in a state directory */
 };
 

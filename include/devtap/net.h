@@ -53,16 +53,17 @@ enum dt_offload {
 enum dt_header_flags {
     DT_HDR_IPV4 = 1,
     DT_HDR_IPV6 = 2,
-    DT_HDR_ARP = 4,       /* for IPv4 over Ethernet, whole */
-    DT_HDR_TCP = 8,       /* its header, and those below, are whole */
+    DT_HDR_ARP = 4, /* for IPv4 over Ethernet, whole */
+    DT_HDR_TCP = 8, /* its header, and those below, are whole */
     DT_HDR_UDP = 16,
     DT_HDR_ICMP = 32,
     DT_HDR_ICMP6 = 64,
-    DT_HDR_FRAGMENT = 128,   /* of an IP packet, the first one too */
-    DT_HDR_LATER = 256,      /* a fragment that is not the first: what follows is payload */
-    DT_HDR_OPTIONS = 512,    /* IPv4 with options, or IPv6 with extension headers */
-    DT_HDR_BROKEN = 1024,    /* it contradicts itself, or ends too soon: the fields below the fault are 0 */
-    DT_HDR_LLC = 2048,       /* IEEE 802.3 with a length instead of a type */
+    DT_HDR_FRAGMENT = 128, /* of an IP packet, the first one too */
+    DT_HDR_LATER = 256,    /* a fragment that is not the first: what follows is payload */
+    DT_HDR_OPTIONS = 512,  /* IPv4 with options, or IPv6 with extension headers */
+    DT_HDR_BROKEN =
+        1024, /* it contradicts itself, or ends too soon: the fields below the fault are 0 */
+    DT_HDR_LLC = 2048, /* IEEE 802.3 with a length instead of a type */
 };
 #define DT_HDR_IP (DT_HDR_IPV4 | DT_HDR_IPV6)
 
@@ -288,11 +289,11 @@ struct dt_net_ext {
 #define DT_NET_EXT_HEADER .abi = DT_ABI, .size = sizeof(struct dt_net_ext)
 
 /** DT_NET_EXTENSION() - the entry of a shared object: `DT_NET_EXTENSION(my_ext)` once. */
-#define DT_NET_EXTENSION(ext)                                                                     \
-    DT_PUBLIC const struct dt_net_ext *dt_net_extension(void);                                    \
-    DT_PUBLIC const struct dt_net_ext *dt_net_extension(void)                                     \
-    {                                                                                             \
-        return &(ext);                                                                            \
+#define DT_NET_EXTENSION(ext)                                  \
+    DT_PUBLIC const struct dt_net_ext *dt_net_extension(void); \
+    DT_PUBLIC const struct dt_net_ext *dt_net_extension(void)  \
+    {                                                          \
+        return &(ext);                                         \
     }
 
 /** dt_layer_takes() - from open(): this layer takes only these of the offloads it declares. */

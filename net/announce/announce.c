@@ -80,7 +80,8 @@ static const struct dt_param params[] = {
 enum { ANNOUNCED, REQUESTED, MISSED };
 static const struct dt_counter counters[] = {
     [ANNOUNCED] = {"announced", "packets", "Announcements that were sent."},
-    [REQUESTED] = {"requested", "times", "Reverse ARPs of the VMM's or the guest's that were followed."},
+    [REQUESTED] = {"requested", "times",
+                   "Reverse ARPs of the VMM's or the guest's that were followed."},
     [MISSED] = {"missed", "packets", "Announcements for which there was no memory."},
     {NULL},
 };
@@ -207,7 +208,8 @@ static int read_addresses(const char *text, bool v6, struct prefixes *to, struct
 
     for (unsigned i = 0; ret == 0 && i < to->n; i++)
         if (to->list[i].bits != (v6 ? 128 : 32))
-            ret = dt_fail(err, -EINVAL, "'%.60s': a prefix cannot be announced, only addresses", text);
+            ret = dt_fail(err, -EINVAL, "'%.60s': a prefix cannot be announced, only addresses",
+                          text);
     return ret;
 }
 
@@ -218,9 +220,11 @@ static int apply(struct dt_layer *layer, struct dt_error *err)
     unsigned b[6];
     int end = 0, ret;
 
-    if (sscanf(a->mac_text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != 6 ||
+    if (sscanf(a->mac_text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
+               &end) != 6 ||
         a->mac_text[end] || b[0] & 1)
-        return dt_fail(err, -EINVAL, "mac '%.40s' is no card's address such as 52:54:00:12:34:56", a->mac_text);
+        return dt_fail(err, -EINVAL, "mac '%.40s' is no card's address such as 52:54:00:12:34:56",
+                       a->mac_text);
     ret = read_addresses(a->ip4_text, false, &ip4, err);
     ret = ret ?: read_addresses(a->ip6_text, true, &ip6, err);
     if (ret < 0)
@@ -271,9 +275,12 @@ static const struct dt_verb verbs[] = {
 const struct dt_net_ext net_announce = {
     DT_NET_EXT_HEADER,
     .name = "announce",
-    .summary = "Tell the network where the card's addresses are: at the start, after a migration, on demand",
-    .help = "Sends a reverse ARP, a gratuitous ARP for each IPv4 address, and an unsolicited neighbour "
-            "advertisement for each IPv6 address, several times; also when the VMM asks for it after a migration.",
+    .summary = "Tell the network where the card's addresses are: at the start, after a migration, "
+               "on demand",
+    .help =
+        "Sends a reverse ARP, a gratuitous ARP for each IPv4 address, and an unsolicited neighbour "
+        "advertisement for each IPv6 address, several times; also when the VMM asks for it after a "
+        "migration.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,
     .params = params,

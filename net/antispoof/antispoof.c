@@ -36,7 +36,8 @@ static const struct dt_param params[] = {
      .offset = offsetof(struct antispoof, ip6),
      .initial = "",
      .unit = "addresses",
-     .help = "IPv6 addresses or prefixes that it may use beside the link-local one of its MAC address."},
+     .help = "IPv6 addresses or prefixes that it may use beside the link-local one of its MAC "
+             "address."},
     {.name = "dhcp",
      .type = DT_PARAM_BOOL,
      .flags = DT_PARAM_LIVE,
@@ -46,7 +47,10 @@ static const struct dt_param params[] = {
     {NULL},
 };
 
-#define COUNTER(name, help) {name, "packets", "Dropped: " help}
+#define COUNTER(name, help)               \
+    {                                     \
+        name, "packets", "Dropped: " help \
+    }
 static const struct dt_counter counters[] = {
     [TRICK_MALFORMED] = COUNTER("malformed", "headers that contradict each other or end too soon."),
     [TRICK_MAC] = COUNTER("mac", "another source MAC address."),
@@ -69,7 +73,8 @@ int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err)
     unsigned b[6];
     int end = 0;
 
-    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != 6 ||
+    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) !=
+            6 ||
         text[end])
         return dt_fail(err, -EINVAL, "mac '%.40s' is no address such as 52:54:00:12:34:56", text);
     if (b[0] & 1)
@@ -124,10 +129,12 @@ static enum dt_net_verdict tx(struct dt_ctx *c, struct dt_packet *p)
 const struct dt_net_ext net_antispoof = {
     DT_NET_EXT_HEADER,
     .name = "antispoof",
-    .summary = "The guest sends under its own addresses, and neither as a router nor as a DHCP server",
-    .help = "What a guest may send is listed, and everything else is dropped and counted by its kind: "
-            "other MAC and IP addresses, VLAN tags, ARP and neighbour discovery for others, DHCP "
-            "servers, router advertisements, source routes, bridge protocols, and what is malformed.",
+    .summary =
+        "The guest sends under its own addresses, and neither as a router nor as a DHCP server",
+    .help =
+        "What a guest may send is listed, and everything else is dropped and counted by its kind: "
+        "other MAC and IP addresses, VLAN tags, ARP and neighbour discovery for others, DHCP "
+        "servers, router advertisements, source routes, bridge protocols, and what is malformed.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,
     .params = params,

@@ -48,7 +48,8 @@ static enum trick judge_arp(const struct identity *id, const uint8_t *arp)
         return TRICK_ARP;
     if (operation == 1 && all_zero(address, 4)) /* is it taken? */
         return HONEST;
-    return (operation == 1 || operation == 2) && prefixes_contain(&id->ip4, address) ? HONEST : TRICK_ARP;
+    return (operation == 1 || operation == 2) && prefixes_contain(&id->ip4, address) ? HONEST
+                                                                                     : TRICK_ARP;
 }
 
 /* "Here I am", as VMMs send it for a guest that has moved. */
@@ -114,7 +115,7 @@ static enum trick judge_ipv4(const struct identity *id, const struct dt_headers 
 static bool is_own_link_local(const struct identity *id, const uint8_t *address)
 {
     const uint8_t *m = id->mac;
-    const uint8_t own[16] = {0xfe, 0x80, 0,    0,    0,    0,    0,    0,
+    const uint8_t own[16] = {0xfe,     0x80, 0,    0,    0,    0,    0,    0,
                              m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]};
 
     return memcmp(own, address, 16) == 0;
@@ -165,9 +166,15 @@ static enum trick judge_icmp6(const struct identity *id, const struct dt_headers
     uint8_t type = data[h->l4];
 
     switch (type) {
-    case 1: case 2: case 3: case 4: /* errors */
-    case 128: case 129:             /* echo */
-    case MLD_REPORT: case MLD_DONE: case MLD2_REPORT:
+    case 1:
+    case 2:
+    case 3:
+    case 4: /* errors */
+    case 128:
+    case 129: /* echo */
+    case MLD_REPORT:
+    case MLD_DONE:
+    case MLD2_REPORT:
         return HONEST;
     case ROUTER_SOLICITATION:
     case NEIGHBOUR_SOLICITATION:
@@ -194,7 +201,9 @@ static bool has_routing_header(const struct dt_headers *h, const uint8_t *data)
     const uint8_t *end = data + (h->l4 ? h->l4 : h->payload);
 
     while (at < end) { /* dt_headers() has seen that all are whole */
-        unsigned n = next == IPPROTO_FRAGMENT ? 8 : next == IPPROTO_AH ? (at[1] + 2u) * 4 : (at[1] + 1u) * 8;
+        unsigned n = next == IPPROTO_FRAGMENT ? 8
+                     : next == IPPROTO_AH     ? (at[1] + 2u) * 4
+                                              : (at[1] + 1u) * 8;
 
         if (next == IPPROTO_ROUTING)
             return true;

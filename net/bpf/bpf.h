@@ -19,7 +19,8 @@ void bpf_free(struct bpf *bpf);
 
 static inline bool bpf_matches(const struct bpf *bpf, const struct dt_packet *p)
 {
-    return bpf->program.bf_insns && bpf_filter(bpf->program.bf_insns, p->data, p->length, p->length) != 0;
+    return bpf->program.bf_insns &&
+           bpf_filter(bpf->program.bf_insns, p->data, p->length, p->length) != 0;
 }
 
 #endif

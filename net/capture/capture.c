@@ -59,8 +59,9 @@ static const struct dt_param params[] = {
 static const struct dt_counter counters[] = {
     [CAPTURED] = {"captured", "packets", "Packets that were recorded."},
     [DROPPED] = {"dropped", "packets", "Not recorded because the buffer was full."},
-    [UNWRITTEN] = {"unwritten", "packets",
-                   "Recorded and lost: nobody reads the FIFO, the limit is reached, or writing failed."},
+    [UNWRITTEN] =
+        {"unwritten", "packets",
+         "Recorded and lost: nobody reads the FIFO, the limit is reached, or writing failed."},
     {NULL},
 };
 
@@ -132,7 +133,8 @@ static void record(struct capture *w, struct capture_ring *ring, struct dt_packe
     publish(w, ring, at + length);
 }
 
-static void record_all(struct dt_ctx *c, struct dt_packet **packets, unsigned n, enum dt_direction way)
+static void record_all(struct dt_ctx *c, struct dt_packet **packets, unsigned n,
+                       enum dt_direction way)
 {
     struct capture *w = c->layer_data;
     struct capture_ring *ring = *(struct capture_ring **)c->data;
@@ -234,8 +236,10 @@ const struct dt_net_ext net_capture = {
     DT_NET_EXT_HEADER,
     .name = "capture",
     .summary = "Packets, as they pass, into a pcapng file, or live to Wireshark through a FIFO",
-    .help = "Records whole packets with time and direction, in the format of Wireshark. Put it first to see what the "
-            "guest sees, or further down to see what the layers above made of it. Packets never wait for the file: "
+    .help = "Records whole packets with time and direction, in the format of Wireshark. Put it "
+            "first to see what the "
+            "guest sees, or further down to see what the layers above made of it. Packets never "
+            "wait for the file: "
             "what it cannot take is counted, and marked in it.",
     .flags = DT_PER_QUEUE,
     .takes = DT_OFFLOAD_ALL,

@@ -43,12 +43,12 @@ struct capture {
 
     int fd;
     bool fifo;
-    uint64_t offset; /* of a file */
-    bool begun;      /* FIFO: this reader has the header; */
-    bool slow;       /* it has as much as it takes now; */
+    uint64_t offset;              /* of a file */
+    bool begun;                   /* FIFO: this reader has the header; */
+    bool slow;                    /* it has as much as it takes now; */
     struct capture_ring *halfway; /* and half a block of this one */
-    bool failing;    /* the last write failed, and that was told */
-    bool ended;      /* the limit was reached */
+    bool failing;                 /* the last write failed, and that was told */
+    bool ended;                   /* the limit was reached */
 
     pthread_mutex_t lock; /* between the writer, and start and stop of threads */
     pthread_t writer;

@@ -126,7 +126,8 @@ int64_t pcapng_whole(int fd)
             return -EIO;
         if (at == 0 && begin[0] != PCAPNG_SECTION)
             return -EBADMSG;
-        if (begin[1] < 12 || begin[1] % 4 || begin[1] > BYTES_MAX || at + begin[1] > (uint64_t)st.st_size)
+        if (begin[1] < 12 || begin[1] % 4 || begin[1] > BYTES_MAX ||
+            at + begin[1] > (uint64_t)st.st_size)
             break;
         if (pread(fd, &end, sizeof(end), (off_t)(at + begin[1] - 4)) != sizeof(end))
             return -EIO;

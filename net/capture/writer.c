@@ -51,8 +51,8 @@ static size_t make_header(const struct capture *w, uint8_t header[PCAPNG_HEADER_
 static void note_outcome(struct capture *w, int ret)
 {
     if (ret < 0 && !w->failing)
-        dt_layer_event(w->layer, "capture-failed", "cannot write %s: %s; packets are being lost", w->out,
-                       strerror(-ret));
+        dt_layer_event(w->layer, "capture-failed", "cannot write %s: %s; packets are being lost",
+                       w->out, strerror(-ret));
     if (ret == 0 && w->failing)
         dt_layer_event(w->layer, "capture-resumed", "%s can be written again", w->out);
     w->failing = ret < 0;
@@ -74,7 +74,8 @@ static uint32_t block_at(const struct capture_ring *ring, uint64_t at)
 {
     uint32_t length;
 
-    memcpy(&length, ring->bytes + (at + 4) % ring->size, sizeof(length)); /* all are multiples of four */
+    memcpy(&length, ring->bytes + (at + 4) % ring->size,
+           sizeof(length)); /* all are multiples of four */
     return length;
 }
 
@@ -125,7 +126,8 @@ static int write_fifo(struct capture *w, struct capture_ring *ring, uint64_t hea
             return -errno;
         ring->sent += (uint64_t)n;
         while (ring->tail != ring->sent && ring->tail + block_at(ring, ring->tail) <= ring->sent)
-            __atomic_store_n(&ring->tail, ring->tail + block_at(ring, ring->tail), __ATOMIC_RELEASE);
+            __atomic_store_n(&ring->tail, ring->tail + block_at(ring, ring->tail),
+                             __ATOMIC_RELEASE);
     }
     return 0;
 }
@@ -175,7 +177,8 @@ static int open_fifo(struct capture *w, struct dt_error *err)
     w->fifo = true;
     close(w->fd);
     w->fd = reader < 0 ? -1 : open(w->out, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
-    return w->fd < 0 ? dt_fail(err, -errno, "cannot open the FIFO %s: %s", w->out, strerror(errno)) : 0;
+    return w->fd < 0 ? dt_fail(err, -errno, "cannot open the FIFO %s: %s", w->out, strerror(errno))
+                     : 0;
 }
 
 /* An existing file is continued only if it is a capture; any other is somebody's data. */
@@ -190,8 +193,9 @@ static int open_file(struct capture *w, struct dt_error *err)
         return dt_fail(err, -EBUSY, "%s is being written by another capture", w->out);
     whole = pcapng_whole(w->fd);
     if (whole == -EBADMSG)
-        return dt_fail(err, -EEXIST, "%s exists and is no pcapng file of this host's byte order: it is left alone",
-                       w->out);
+        return dt_fail(
+            err, -EEXIST,
+            "%s exists and is no pcapng file of this host's byte order: it is left alone", w->out);
     if (whole < 0)
         return dt_fail(err, (int)whole, "cannot read %s: %s", w->out, strerror((int)-whole));
     w->offset = (uint64_t)whole;
@@ -233,13 +237,15 @@ static bool drain_all(struct capture *w)
 static void *writer_main(void *arg)
 {
     struct capture *w = arg;
-    struct pollfd wait[2] = {{.fd = w->wake_fd, .events = POLLIN}, {.fd = w->fd, .events = POLLOUT}};
+    struct pollfd wait[2] = {{.fd = w->wake_fd, .events = POLLIN},
+                             {.fd = w->fd, .events = POLLOUT}};
     bool busy = true;
     uint64_t count;
 
     while (!__atomic_load_n(&w->quit, __ATOMIC_ACQUIRE)) {
-        if (poll(wait, w->slow ? 2 : 1, !busy || w->slow ? SLEEP_MS : NAP_MS) > 0 && wait[0].revents &&
-            read(w->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
+        if (poll(wait, w->slow ? 2 : 1, !busy || w->slow ? SLEEP_MS : NAP_MS) > 0 &&
+            wait[0].revents && read(w->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN &&
+            errno != EINTR)
             log_error("capture: eventfd: %s", strerror(errno));
         __atomic_store_n(&w->asleep, false, __ATOMIC_RELAXED);
         busy = drain_all(w);

@@ -125,7 +125,8 @@ static int open_unix(struct dt_layer *layer, const char *local, const char *remo
     int ret;
 
     d->path = true;
-    if (snprintf(d->address, sizeof(d->address), "unix-dgram:%s", remote) >= (int)sizeof(d->address))
+    if (snprintf(d->address, sizeof(d->address), "unix-dgram:%s", remote) >=
+        (int)sizeof(d->address))
         return dt_fail(err, -EINVAL, "remote=: the path of a socket has 107 characters at most");
     ret = dt_layer_may_connect(layer, d->address, err);
     if (ret < 0)
@@ -148,9 +149,10 @@ static int dgram_open(struct dt_layer *layer, struct dt_error *err)
     else if (path[0] && path[1])
         ret = open_unix(layer, path[0], path[1], err);
     else
-        return dt_fail(err, -EINVAL,
-                       "local=%.120s remote=%.120s: write udp:HOST:PORT or unix:PATH, the same kind twice",
-                       d->local, d->remote);
+        return dt_fail(
+            err, -EINVAL,
+            "local=%.120s remote=%.120s: write udp:HOST:PORT or unix:PATH, the same kind twice",
+            d->local, d->remote);
     if (ret == 0)
         setsockopt(d->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
     return ret;
@@ -297,7 +299,7 @@ static struct dt_packet *dgram_read(struct port_in *in)
     if (n < 0) {
         int error = errno;
 
-        dt_sent(dc->c, &p, 1); /* never filled: it only goes back */
+        dt_sent(dc->c, &p, 1);                         /* never filled: it only goes back */
         errno = error == ECONNREFUSED ? EINTR : error; /* of what we sent: see above */
         return NULL;
     }
@@ -370,8 +372,10 @@ static int dgram_start(struct dt_ctx *c, struct dt_error *err)
 const struct dt_net_ext net_dgram = {
     DT_NET_EXT_HEADER,
     .name = "dgram",
-    .summary = "A frame in each datagram, over UDP or Unix sockets, as QEMU's dgram netdev has them",
-    .help = "The peer may be a QEMU with '-netdev dgram' (or '-netdev socket,udp='), another devtap, or "
+    .summary =
+        "A frame in each datagram, over UDP or Unix sockets, as QEMU's dgram netdev has them",
+    .help = "The peer may be a QEMU with '-netdev dgram' (or '-netdev socket,udp='), another "
+            "devtap, or "
             "whatever sends frames in datagrams. There is no proof of who sends: over UDP, only "
             "the peer's address is asked for.",
     .flags = DT_BACK,

@@ -259,7 +259,8 @@ const struct dt_net_ext net_fault = {
     DT_NET_EXT_HEADER,
     .name = "fault",
     .summary = "A bad line: loss, duplicates, damage, delay, jitter and other order, by a seed",
-    .help = "Faults befall frames as they are on a wire: super-frames are cut before, and each segment has a "
+    .help = "Faults befall frames as they are on a wire: super-frames are cut before, and each "
+            "segment has a "
             "fate of its own. The same seed and the same frames have the same fate.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .params = params,

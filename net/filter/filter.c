@@ -94,8 +94,10 @@ extern const struct dt_net_ext net_filter;
 const struct dt_net_ext net_filter = {
     DT_NET_EXT_HEADER,
     .name = "filter",
-    .summary = "Which packets pass, by an expression as tcpdump takes it, changeable while the VM runs",
-    .help = "Drops packets that match an expression of pcap-filter(7), or all that do not. Several filters in a "
+    .summary =
+        "Which packets pass, by an expression as tcpdump takes it, changeable while the VM runs",
+    .help = "Drops packets that match an expression of pcap-filter(7), or all that do not. Several "
+            "filters in a "
             "chain are judged one after the other. Packets are judged before super-frames are cut.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,

@@ -38,18 +38,23 @@ struct limits {
     uint64_t seed;
 };
 
-#define RATE(which, u)                                                                            \
-    .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .offset = offsetof(struct limits, rates[which]), \
-    .initial = "0", .unit = u
-#define TIME(field)                                                                               \
+#define RATE(which, u)                             \
+    .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, \
+    .offset = offsetof(struct limits, rates[which]), .initial = "0", .unit = u
+#define TIME(field) \
     .type = DT_PARAM_DURATION, .flags = DT_PARAM_LIVE, .offset = offsetof(struct limits, field)
 static const struct dt_param params[] = {
     {.name = "bw-in", RATE(BW_IN, "bits/s"), .help = "Bits per second to the guest; 0 = no limit."},
-    {.name = "bw-out", RATE(BW_OUT, "bits/s"), .help = "Bits per second from the guest; 0 = no limit."},
-    {.name = "pps", RATE(PPS, "packets/s"), .help = "Packets per second, both ways together; 0 = no limit."},
+    {.name = "bw-out",
+     RATE(BW_OUT, "bits/s"),
+     .help = "Bits per second from the guest; 0 = no limit."},
+    {.name = "pps",
+     RATE(PPS, "packets/s"),
+     .help = "Packets per second, both ways together; 0 = no limit."},
     {.name = "linklocal",
      RATE(LINKLOCAL, "packets/s"),
-     .help = "Packets per second to link-local services (169.254.0.0/16, fe80::/10); 0 = no limit."},
+     .help =
+         "Packets per second to link-local services (169.254.0.0/16, fe80::/10); 0 = no limit."},
     {.name = "burst",
      TIME(burst),
      .initial = "100ms",
@@ -79,7 +84,10 @@ static const struct dt_param params[] = {
 };
 
 enum { CONNTRACK = RATES, TRACKED };
-#define COUNTER(n, what) {n "-allowance-exceeded", "packets", "Dropped because " what " was used up."}
+#define COUNTER(n, what)                                                            \
+    {                                                                               \
+        n "-allowance-exceeded", "packets", "Dropped because " what " was used up." \
+    }
 static const struct dt_counter counters[] = {
     [BW_IN] = COUNTER("bw-in", "the bandwidth to the guest"),
     [BW_OUT] = COUNTER("bw-out", "the bandwidth from the guest"),
@@ -93,7 +101,8 @@ static const struct dt_counter counters[] = {
 /* ---- Connections ---- */
 
 /* The same whichever end sends: the lower one is first. */
-static uint64_t hash_of(const struct limits *l, const struct dt_packet *p, const struct dt_headers *h)
+static uint64_t hash_of(const struct limits *l, const struct dt_packet *p,
+                        const struct dt_headers *h)
 {
     struct end {
         uint8_t address[16], port[2];
@@ -121,8 +130,10 @@ static enum kind kind_of(const struct dt_packet *p, const struct dt_headers *h)
 {
     enum { FIN = 1, RST = 4 };
 
-    return h->flags & DT_HDR_TCP && !(h->flags & DT_HDR_FRAGMENT) && !(p->data[h->l4 + 13] & (FIN | RST)) ? OPEN
-                                                                                                        : SHORT;
+    return h->flags & DT_HDR_TCP && !(h->flags & DT_HDR_FRAGMENT) &&
+                   !(p->data[h->l4 + 13] & (FIN | RST))
+               ? OPEN
+               : SHORT;
 }
 
 static void expire(struct limits *l, uint32_t now)
@@ -132,7 +143,8 @@ static void expire(struct limits *l, uint32_t now)
     for (enum kind k = OPEN; k < KINDS; k++) {
         struct table *t = &l->tables[k];
 
-        while (t->oldest && now - ((struct connection *)table_at(t, t->oldest))->seen > timeouts[k] / DT_S(1))
+        while (t->oldest &&
+               now - ((struct connection *)table_at(t, t->oldest))->seen > timeouts[k] / DT_S(1))
             table_remove(t, t->oldest);
     }
 }
@@ -305,8 +317,10 @@ static const struct dt_verb verbs[] = {
 const struct dt_net_ext net_limits = {
     DT_NET_EXT_HEADER,
     .name = "limits",
-    .summary = "Allowances as clouds have them: bandwidth, packets, connections, link-local; counted where exceeded",
-    .help = "What exceeds an allowance is dropped, and counted under its name: bw-in, bw-out, pps, conntrack, "
+    .summary = "Allowances as clouds have them: bandwidth, packets, connections, link-local; "
+               "counted where exceeded",
+    .help = "What exceeds an allowance is dropped, and counted under its name: bw-in, bw-out, pps, "
+            "conntrack, "
             "linklocal. Existing connections go on when there may be no new ones.",
     .flags = DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,

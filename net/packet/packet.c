@@ -28,10 +28,11 @@
 #define PACKET_IGNORE_OUTGOING 23
 #endif
 
-#define THREADS_MAX  64u
-#define QUEUE_BYTES  (4 << 20) /* what may wait to be read */
-#define HEADER_BYTES offsetof(struct dt_vnet_header, num_buffers) /* the kernel's has no such field */
-#define TAG_BYTES    4u
+#define THREADS_MAX 64u
+#define QUEUE_BYTES (4 << 20) /* what may wait to be read */
+#define HEADER_BYTES \
+    offsetof(struct dt_vnet_header, num_buffers) /* the kernel's has no such field */
+#define TAG_BYTES 4u
 
 struct raw {
     const char *ifname;
@@ -58,8 +59,9 @@ static const struct dt_param params[] = {
 
 enum { TX_REFUSED, TX_FULL, RX_SHORT, RX_LONG, RX_HEADER, RX_MEMORY };
 static const struct dt_counter counters[] = {
-    [TX_REFUSED] = {"tx-refused", "packets",
-                    "Dropped because the interface did not take them: down, gone, full, or too long."},
+    [TX_REFUSED] =
+        {"tx-refused", "packets",
+         "Dropped because the interface did not take them: down, gone, full, or too long."},
     [TX_FULL] = {"tx-full", "packets", "Dropped because the interface took nothing for a second."},
     [RX_SHORT] = {"rx-short", "packets", "Dropped because they were no whole frame."},
     [RX_LONG] = {"rx-long", "packets", "Dropped because they were longer than any frame."},
@@ -117,9 +119,8 @@ static int make_promiscuous(const struct raw *r, int fd, struct dt_error *err)
 
 static int bind_to(const struct raw *r, int fd, struct dt_error *err)
 {
-    const struct sockaddr_ll at = {.sll_family = AF_PACKET,
-                                   .sll_protocol = htons(ETH_P_ALL),
-                                   .sll_ifindex = (int)r->index};
+    const struct sockaddr_ll at = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = (int)r->index};
     const int bytes = QUEUE_BYTES;
 
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) < 0)
@@ -138,7 +139,8 @@ static int join_group(const struct raw *r, int fd, unsigned *group, struct dt_er
     value |= *group ? *group : (unsigned)PACKET_FANOUT_FLAG_UNIQUEID << 16;
     if (setsockopt(fd, SOL_PACKET, PACKET_FANOUT, &value, sizeof(value)) < 0 ||
         getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &value, &size) < 0)
-        return dt_fail(err, -errno, "interface '%s': PACKET_FANOUT: %s", r->ifname, strerror(errno));
+        return dt_fail(err, -errno, "interface '%s': PACKET_FANOUT: %s", r->ifname,
+                       strerror(errno));
     *group = value & 0xffff;
     return 0;
 }
@@ -237,7 +239,8 @@ static struct tag find_tag(struct msghdr *m)
             continue;
         memcpy(&a, CMSG_DATA(c), sizeof(a));
         if (a.tp_status & TP_STATUS_VLAN_VALID)
-            return (struct tag){a.tp_status & TP_STATUS_VLAN_TPID_VALID ? a.tp_vlan_tpid : ETH_P_8021Q,
+            return (struct tag){a.tp_status & TP_STATUS_VLAN_TPID_VALID ? a.tp_vlan_tpid
+                                                                        : ETH_P_8021Q,
                                 a.tp_vlan_tci};
     }
     return (struct tag){0};
@@ -269,8 +272,8 @@ static struct dt_packet *failed(struct dt_ctx *c, struct dt_packet *p, int error
         return drop(c, p, RX_HEADER);
     dt_sent(c, &p, 1); /* never filled: it only goes back */
     if (error == ENETDOWN) {
-        dt_layer_event(c->layer, "interface-down", "%s is down or gone: nothing comes until it is up",
-                       r->ifname);
+        dt_layer_event(c->layer, "interface-down",
+                       "%s is down or gone: nothing comes until it is up", r->ifname);
         error = EINTR;
     }
     errno = error;
@@ -305,10 +308,8 @@ static struct dt_packet *raw_read(struct port_in *in)
     struct dt_packet *p = dt_packet_new(in->c, PORT_LARGEST);
     struct dt_vnet_header v;
     struct iovec iov[2] = {{&v, HEADER_BYTES}, {p ? p->data : NULL, PORT_LARGEST - TAG_BYTES}};
-    struct msghdr m = {.msg_iov = iov,
-                       .msg_iovlen = 2,
-                       .msg_control = control,
-                       .msg_controllen = sizeof(control)};
+    struct msghdr m = {
+        .msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
     ssize_t n;
 
     errno = ENOBUFS;
@@ -322,8 +323,8 @@ static void ended(struct port_in *in, int error)
 {
     const struct raw *r = in->c->layer_data;
 
-    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more", r->ifname,
-                   strerror(error));
+    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more",
+                   r->ifname, strerror(error));
 }
 
 /* ---- Life ---- */
@@ -386,8 +387,10 @@ const struct dt_net_ext net_packet = {
     DT_NET_EXT_HEADER,
     .name = "packet",
     .summary = "A network interface of the host, raw, with offloads and a queue for each thread",
-    .help = "The guest is on the interface's wire, beside this host: what the guest sends goes out there, "
-            "and what comes in reaches the guest as it reaches the host. This host and the guest do not see each "
+    .help = "The guest is on the interface's wire, beside this host: what the guest sends goes out "
+            "there, "
+            "and what comes in reaches the guest as it reaches the host. This host and the guest "
+            "do not see each "
             "other, as with macvtap.",
     .flags = DT_BACK | DT_PER_QUEUE,
     /* The kernel's virtio header tells of UDP super-frames since 6.2 alone. */

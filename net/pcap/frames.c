@@ -37,7 +37,8 @@ static void add(struct load *l, uint64_t when, const uint8_t *data, uint32_t len
     if (f->n == 0)
         l->first = l->last = when;
     l->last = MAX(l->last, when); /* captures of several processors go back at times */
-    f->list[f->n++] = (struct frame_at){.when = l->last - l->first, .offset = f->used, .length = length};
+    f->list[f->n++] =
+        (struct frame_at){.when = l->last - l->first, .offset = f->used, .length = length};
     memcpy(f->bytes + f->used, data, length);
     f->used += length;
     f->longest = MAX(f->longest, length);
@@ -51,7 +52,8 @@ static int read_all(struct load *l, pcap_t *pcap, uint64_t memory, struct dt_err
     int ret;
 
     while ((ret = pcap_next_ex(pcap, &h, &data)) == 1) {
-        if (h->caplen != h->len || h->caplen < LEAST_FRAME || h->caplen > LARGEST_FRAME || h->ts.tv_sec < 0) {
+        if (h->caplen != h->len || h->caplen < LEAST_FRAME || h->caplen > LARGEST_FRAME ||
+            h->ts.tv_sec < 0) {
             f->skipped++;
             continue;
         }
@@ -61,8 +63,8 @@ static int read_all(struct load *l, pcap_t *pcap, uint64_t memory, struct dt_err
         add(l, (uint64_t)h->ts.tv_sec * DT_S(1) + (uint64_t)h->ts.tv_usec, data, h->caplen);
     }
     if (ret == PCAP_ERROR)
-        return dt_fail(err, -EBADMSG, "after %llu frames: %s", (unsigned long long)(f->n + f->skipped),
-                       pcap_geterr(pcap));
+        return dt_fail(err, -EBADMSG, "after %llu frames: %s",
+                       (unsigned long long)(f->n + f->skipped), pcap_geterr(pcap));
     if (f->n == 0)
         return dt_fail(err, -EINVAL, "there is no whole Ethernet frame in it");
     return 0;
@@ -81,7 +83,8 @@ int frames_load(struct frames *f, FILE *file, uint64_t memory, struct dt_error *
         return dt_fail(err, -EBADMSG, "%s", why);
     }
     if (pcap_datalink(pcap) != DLT_EN10MB)
-        ret = dt_fail(err, -EINVAL, "its frames are not of Ethernet, but of link type %d", pcap_datalink(pcap));
+        ret = dt_fail(err, -EINVAL, "its frames are not of Ethernet, but of link type %d",
+                      pcap_datalink(pcap));
     else
         ret = read_all(&load, pcap, memory, err);
     pcap_close(pcap);

@@ -58,7 +58,8 @@ enum { REPLAYED, ROUNDS, SKIPPED };
 static const struct dt_counter counters[] = {
     [REPLAYED] = {"replayed", "packets", "Frames that the guest was given."},
     [ROUNDS] = {"rounds", "times", "How often the file was replayed to its end."},
-    [SKIPPED] = {"skipped", "packets", "Frames of the file that were cut when recorded, or are too short or long."},
+    [SKIPPED] = {"skipped", "packets",
+                 "Frames of the file that were cut when recorded, or are too short or long."},
     {NULL},
 };
 
@@ -66,7 +67,8 @@ static const struct dt_counter counters[] = {
 
 static uint64_t due(const struct replay *r)
 {
-    return isinf(r->speed) ? 0 : r->began + (uint64_t)((double)r->frames.list[r->next].when / r->speed);
+    return isinf(r->speed) ? 0
+                           : r->began + (uint64_t)((double)r->frames.list[r->next].when / r->speed);
 }
 
 /* Is there a next frame? At the end of a round the next begins where the last frame was due. */
@@ -155,7 +157,8 @@ static int read_speed(struct replay *r, struct dt_error *err)
     double speed = strcmp(r->speed_text, "max") == 0 ? INFINITY : strtod(r->speed_text, &end);
 
     if (!isinf(speed) && (end == r->speed_text || *end || !(speed >= 1e-6 && speed <= 1e6)))
-        return dt_fail(err, -EINVAL, "speed '%.40s' is neither a factor from 0.000001 to 1000000 nor max",
+        return dt_fail(err, -EINVAL,
+                       "speed '%.40s' is neither a factor from 0.000001 to 1000000 nor max",
                        r->speed_text);
     if (strcmp(r->speed_text, "max") != 0 && isinf(speed))
         return dt_fail(err, -EINVAL, "for a speed without end write max");
@@ -258,8 +261,10 @@ extern const struct dt_net_ext net_pcap;
 const struct dt_net_ext net_pcap = {
     DT_NET_EXT_HEADER,
     .name = "pcap",
-    .summary = "A wire that replays a capture file: as recorded, faster, or as fast as the guest takes it",
-    .help = "The guest receives the frames of a pcap or pcapng file, each when it is due; what it sends is "
+    .summary =
+        "A wire that replays a capture file: as recorded, faster, or as fast as the guest takes it",
+    .help = "The guest receives the frames of a pcap or pcapng file, each when it is due; what it "
+            "sends is "
             "counted and goes nowhere. Put capture before it to keep that.",
     .flags = DT_BACK,
     .takes = DT_OFFLOAD_ALL,

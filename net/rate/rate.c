@@ -48,7 +48,7 @@ struct rate_ctx {
 };
 
 #define RATE(limit)                                                                               \
-    .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .offset = offsetof(struct rate, rates[limit]),  \
+    .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, .offset = offsetof(struct rate, rates[limit]), \
     .initial = "0"
 static const struct dt_param params[] = {
     {.name = "tx-bits",
@@ -370,11 +370,13 @@ static void rate_stop(struct dt_ctx *c)
 const struct dt_net_ext net_rate = {
     DT_NET_EXT_HEADER,
     .name = "rate",
-    .summary = "Limit packets and bits per second in each direction, exactly, changeable while the VM runs",
-    .help = "What the guest sends beyond a limit stays in its own rings. What comes for it waits in a "
-            "queue, and is dropped beyond that. Super-frames cost what their segments do on the wire. "
-            "What a packet cost beyond what was left is paid before the next one passes, so the "
-            "average is exact whatever the sizes.",
+    .summary = "Limit packets and bits per second in each direction, exactly, changeable while the "
+               "VM runs",
+    .help =
+        "What the guest sends beyond a limit stays in its own rings. What comes for it waits in a "
+        "queue, and is dropped beyond that. Super-frames cost what their segments do on the wire. "
+        "What a packet cost beyond what was left is paid before the next one passes, so the "
+        "average is exact whatever the sizes.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,
     .params = params,

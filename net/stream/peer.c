@@ -12,7 +12,7 @@
 #define BACKOFF_LEAST DT_MS(20)
 #define BACKOFF_MOST  DT_S(1)
 #define LASTED        DT_S(1) /* a connection that was good for something */
-#define BIND_TRIES    100u    /* a second: a worker that died a moment ago may still have the port */
+#define BIND_TRIES    100u /* a second: a worker that died a moment ago may still have the port */
 
 /* ---- Listening ---- */
 
@@ -22,12 +22,9 @@ static void tune(int fd)
 {
     static const struct {
         int level, name, value;
-    } options[] = {{IPPROTO_TCP, TCP_NODELAY, 1},
-                   {SOL_SOCKET, SO_KEEPALIVE, 1},
-                   {IPPROTO_TCP, TCP_KEEPIDLE, 10},
-                   {IPPROTO_TCP, TCP_KEEPINTVL, 5},
-                   {IPPROTO_TCP, TCP_KEEPCNT, 4},
-                   {SOL_SOCKET, SO_REUSEADDR, 1}};
+    } options[] = {{IPPROTO_TCP, TCP_NODELAY, 1},   {SOL_SOCKET, SO_KEEPALIVE, 1},
+                   {IPPROTO_TCP, TCP_KEEPIDLE, 10}, {IPPROTO_TCP, TCP_KEEPINTVL, 5},
+                   {IPPROTO_TCP, TCP_KEEPCNT, 4},   {SOL_SOCKET, SO_REUSEADDR, 1}};
 
     for (unsigned i = 0; i < ARRAY_SIZE(options); i++)
         setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int));
@@ -129,8 +126,8 @@ static void come_up(struct stream_ctx *sc, int fd)
 void wire_lost(struct stream_ctx *sc, int error)
 {
     drop_connection(sc);
-    dt_layer_event(sc->c->layer, "disconnected", "%s: %s; packets are dropped until there is a peer again",
-                   address_of(sc),
+    dt_layer_event(sc->c->layer, "disconnected",
+                   "%s: %s; packets are dropped until there is a peer again", address_of(sc),
                    error == EPROTO       ? "the peer sent a length that no frame has"
                    : error == ECONNRESET ? "the peer ended the connection"
                                          : strerror(error));

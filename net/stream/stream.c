@@ -36,7 +36,8 @@ static int stream_open(struct dt_layer *layer, struct dt_error *err)
     if (!s->vnet)
         dt_layer_takes(layer, 0);
     if (strncmp(s->address, "unix-dgram:", 11) == 0)
-        return dt_fail(err, -EINVAL, "'%.200s' is for datagrams: the back dgram has them", s->address);
+        return dt_fail(err, -EINVAL, "'%.200s' is for datagrams: the back dgram has them",
+                       s->address);
     ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
     if (ret < 0 || !s->listen)
         return ret;

@@ -20,7 +20,8 @@
 #include "net/port/port.h"
 
 #define STREAM_LENGTH 4u /* the bytes of a length */
-#define STREAM_HEADER sizeof(struct dt_vnet_header) /* and of what follows with vnet=on, which it counts too */
+#define STREAM_HEADER \
+    sizeof(struct dt_vnet_header) /* and of what follows with vnet=on, which it counts too */
 #define STREAM_BUFFER (128u << 10)
 
 /** struct stream_bytes - @bytes from @at to @end are waiting. */

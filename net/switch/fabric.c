@@ -186,10 +186,10 @@ static void show_vlans(const struct fabric_config *c, json_t *front)
 json_t *fabric_show(const struct fabric_port *port)
 {
     static const char *const names[FABRIC_COUNTERS] = {
-        [FABRIC_RECEIVED] = "received",       [FABRIC_SENT] = "sent",
-        [FABRIC_SPOOFED] = "dropped_spoofed", [FABRIC_VLAN] = "dropped_vlan",
+        [FABRIC_RECEIVED] = "received",         [FABRIC_SENT] = "sent",
+        [FABRIC_SPOOFED] = "dropped_spoofed",   [FABRIC_VLAN] = "dropped_vlan",
         [FABRIC_RESERVED] = "dropped_reserved", [FABRIC_PRIVATE] = "dropped_private",
-        [FABRIC_UNKNOWN] = "dropped_unknown", [FABRIC_BROADCAST] = "dropped_broadcast",
+        [FABRIC_UNKNOWN] = "dropped_unknown",   [FABRIC_BROADCAST] = "dropped_broadcast",
         [FABRIC_FULL] = "dropped_full"};
     const uint8_t *m = port->config.mac;
     json_t *show = device_show(port->dev), *front = json_object();

@@ -138,7 +138,10 @@ void fabric_judge(struct fabric_port *port, struct dt_packet *p)
         drop(port, p, FABRIC_VLAN);
     else if (to_mac[0] & 1)
         flood(port, p);
-    else if ((to = *place(f, to_mac) ?: port->config.uplink ? NULL : f->uplink) == NULL || to == port)
+    else if ((to = *place(f, to_mac)
+                       ?: port->config.uplink ? NULL
+                                              : f->uplink) == NULL ||
+             to == port)
         drop(port, p, FABRIC_UNKNOWN);
     else if (!are_peers(port, to) || !fabric_is_member(to, fabric_vid(p)))
         drop(port, p, FABRIC_PRIVATE);

@@ -5,8 +5,8 @@
 
 #include "base/fifo.h"
 #include "base/prefix.h"
-#include "net/table/table.h"
 #include "net/symmetry/window.h"
+#include "net/table/table.h"
 #include <devtap/net.h>
 
 /* Packets that wait, at most: all that a lane's pool has. Each may be of a flow and a pair of its own. */
@@ -39,7 +39,8 @@ struct flow {
     uint16_t pair_tag, unacked;
     uint32_t una, nxt;
 };
-_Static_assert(sizeof(struct entity) == 56 && sizeof(struct flow) == 72, "a million flows in 80 MB");
+_Static_assert(sizeof(struct entity) == 56 && sizeof(struct flow) == 72,
+               "a million flows in 80 MB");
 
 FIFO(held, dt_packet)
 

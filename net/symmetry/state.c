@@ -28,12 +28,11 @@ struct saved_flow {
     uint16_t unacked, reserved[3];
 };
 
-static struct saved_entity save_entity(const struct table *t, uint32_t entry, const struct entity *e)
+static struct saved_entity save_entity(const struct table *t, uint32_t entry,
+                                       const struct entity *e)
 {
-    return (struct saved_entity){.hash = t ? table_hash(t, entry) : 0,
-                                 .tick = e->tick,
-                                 .n = e->n,
-                                 .window = e->window};
+    return (struct saved_entity){
+        .hash = t ? table_hash(t, entry) : 0, .tick = e->tick, .n = e->n, .window = e->window};
 }
 
 /* Those newer than a second, the newest first. Returns how many of at most @room. */
@@ -122,14 +121,16 @@ int sym_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t vers
     struct saved h;
 
     if (size < sizeof(h) || version != 1)
-        return dt_fail(err, -EBADMSG, "%zu bytes of version %u are no state of symmetry", size, version);
+        return dt_fail(err, -EBADMSG, "%zu bytes of version %u are no state of symmetry", size,
+                       version);
     memcpy(&h, buf, sizeof(h));
     size -= sizeof(h);
     if (h.magic != MAGIC || h.pairs > size / sizeof(struct saved_entity) ||
         h.flows > size / sizeof(struct saved_flow) ||
         size != h.pairs * sizeof(struct saved_entity) + h.flows * sizeof(struct saved_flow))
-        return dt_fail(err, -EBADMSG, "%u flows and %u pairs do not fill the %zu bytes that there are",
-                       h.flows, h.pairs, size);
+        return dt_fail(err, -EBADMSG,
+                       "%u flows and %u pairs do not fill the %zu bytes that there are", h.flows,
+                       h.pairs, size);
     s->seed = h.seed;
     s->tick = (uint32_t)(dt_clock_ns() / WINDOW_TICK);
     load_entity(s, &s->card, &h.card);

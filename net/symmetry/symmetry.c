@@ -21,8 +21,8 @@
 #include <math.h>
 #include <sys/random.h>
 
-#define BATCH       64u
-#define FLOWS_LEAST 8192u /* more than can wait, so there is always one to forget */
+#define BATCH        64u
+#define FLOWS_LEAST  8192u /* more than can wait, so there is always one to forget */
 #define FLOWS_A_PAIR 20u
 
 static const char *const excesses[] = {[EXCESS_DROP] = "drop", [EXCESS_HOLD] = "hold", NULL};
@@ -49,14 +49,16 @@ static const struct dt_param params[] = {
      .offset = offsetof(struct symmetry, excess),
      .initial = "drop",
      .choices = excesses,
-     .help = "Packets of a flow that has a quarter of the ring waiting already: drop them, or hold the ring."},
+     .help = "Packets of a flow that has a quarter of the ring waiting already: drop them, or hold "
+             "the ring."},
     {.name = "exempt",
      .type = DT_PARAM_STRING,
      .flags = DT_PARAM_LIVE,
      .offset = offsetof(struct symmetry, exempt_text),
      .initial = "",
      .unit = "addresses",
-     .help = "Other hosts, IPv4 and IPv6 prefixes separated by commas, to which anything may be sent."},
+     .help =
+         "Other hosts, IPv4 and IPv6 prefixes separated by commas, to which anything may be sent."},
     {.name = "flows",
      .type = DT_PARAM_UINT,
      .offset = offsetof(struct symmetry, flows_max),
@@ -64,7 +66,8 @@ static const struct dt_param params[] = {
      .min = FLOWS_LEAST,
      .max = 16000000,
      .unit = "flows",
-     .help = "Flows that are remembered, 80 bytes each as they come; the oldest is forgotten first."},
+     .help =
+         "Flows that are remembered, 80 bytes each as they come; the oldest is forgotten first."},
     {NULL},
 };
 
@@ -170,7 +173,8 @@ static int apply(struct dt_layer *layer, struct dt_error *err)
     int ret;
 
     if (end == s->threshold_text || *end || !(threshold >= 0.7 && threshold <= 10))
-        return dt_fail(err, -EINVAL, "threshold '%.40s' is no number from 0.7 to 10", s->threshold_text);
+        return dt_fail(err, -EINVAL, "threshold '%.40s' is no number from 0.7 to 10",
+                       s->threshold_text);
     ret = prefixes_parse(s->exempt_text, &v4, &v6, err);
     if (ret < 0)
         return ret;
@@ -211,7 +215,8 @@ static int open_layer(struct dt_layer *layer, struct dt_error *err)
     if (getrandom(&s->seed, sizeof(s->seed), 0) != sizeof(s->seed))
         return dt_fail(err, -EIO, "no random numbers: %s", strerror(errno));
     ret = table_init(&s->flows, flows, sizeof(struct flow));
-    ret = ret ?: table_init(&s->pairs, MAX(flows / FLOWS_A_PAIR, FLOWS_LEAST), sizeof(struct entity));
+    ret =
+        ret ?: table_init(&s->pairs, MAX(flows / FLOWS_A_PAIR, FLOWS_LEAST), sizeof(struct entity));
     ret = ret ?: sym_waits_init(s);
     if (ret < 0) {
         close_layer(layer);
@@ -257,18 +262,22 @@ static int run_status(struct dt_layer *layer, int argc, const char *const *argv,
 }
 
 static const struct dt_verb verbs[] = {
-    {"status", "", "The card's symmetry in the last second, and what is remembered and waits.", run_status},
+    {"status", "", "The card's symmetry in the last second, and what is remembered and waits.",
+     run_status},
     {NULL},
 };
 
 const struct dt_net_ext net_symmetry = {
     DT_NET_EXT_HEADER,
     .name = "symmetry",
-    .summary = "Delay what is sent without being answered: floods and scans end here, transfers are untouched",
-    .help = "Of each flow, pair of hosts and card, packets sent and received in the last second are "
-            "compared. Where far more is sent than answered, packets wait ever longer in the guest's own ring, "
-            "until answers come. TCP and all that listens to its peer passes; a flood is left a few "
-            "packets per second.",
+    .summary = "Delay what is sent without being answered: floods and scans end here, transfers "
+               "are untouched",
+    .help =
+        "Of each flow, pair of hosts and card, packets sent and received in the last second are "
+        "compared. Where far more is sent than answered, packets wait ever longer in the guest's "
+        "own ring, "
+        "until answers come. TCP and all that listens to its peer passes; a flood is left a few "
+        "packets per second.",
     .flags = DT_SELF_CONTAINED | DT_STATE_OF_RUN,
     .takes = DT_OFFLOAD_ALL,
     .params = params,

@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 
 #define CARD_WAIT  1u
-#define TURN       16u         /* packets of one flow before the next has its turn */
+#define TURN       16u /* packets of one flow before the next has its turn */
 #define TELL_EVERY DT_S(10)
 #define SAVE_EVERY DT_MS(200)
 
@@ -38,8 +38,9 @@ static void tell(struct symmetry *s, enum level level, const struct ident *id)
     s->told_at = s->now;
     if (id->remote)
         inet_ntop(id->v6 ? AF_INET6 : AF_INET, id->remote, to, sizeof(to));
-    dt_layer_event(s->layer, "limited", "%s %s: far more is sent than answered; packets are delayed",
-                   level_names[level], to);
+    dt_layer_event(s->layer, "limited",
+                   "%s %s: far more is sent than answered; packets are delayed", level_names[level],
+                   to);
 }
 
 static bool asymmetric(const struct symmetry *s, struct entity *e)
@@ -88,7 +89,8 @@ static void count_sent(struct symmetry *s, const struct levels *levels, struct d
 
 static uint32_t weight_of(const struct dt_packet *p)
 {
-    return 1 + p->length / PAGE_SIZE_4K; /* pages of a super-frame are in descriptors of their own */
+    return 1 +
+           p->length / PAGE_SIZE_4K; /* pages of a super-frame are in descriptors of their own */
 }
 
 static uint32_t flow_share(const struct symmetry *s)
@@ -123,7 +125,8 @@ static bool has_room(const struct symmetry *s, const struct levels *levels, uint
         return false;
     if (s->excess == EXCESS_HOLD)
         return true;
-    return (!flow || flow->weight + weight <= share) && (!pair || pair->weight + weight <= 2 * share);
+    return (!flow || flow->weight + weight <= share) &&
+           (!pair || pair->weight + weight <= 2 * share);
 }
 
 static void set_timer(struct symmetry *s, uint64_t when)

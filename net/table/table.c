@@ -32,8 +32,10 @@ int table_init(struct table *t, uint32_t capacity, size_t stride)
         slots *= 2;
     CHECK(slots < CHAIN_END);
     index = ALIGN_UP(slots * sizeof(uint32_t), (size_t)PAGE_SIZE_4K);
-    *t = (struct table){
-        .stride = stride, .capacity = capacity, .mask = slots - 1, .bytes = index + capacity * stride};
+    *t = (struct table){.stride = stride,
+                        .capacity = capacity,
+                        .mask = slots - 1,
+                        .bytes = index + capacity * stride};
     t->heads = mmap(NULL, t->bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t->heads == MAP_FAILED) {

@@ -234,8 +234,8 @@ static void tap_ended(struct port_in *in, int error)
 {
     const struct tap *t = in->c->layer_data;
 
-    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more", t->ifname,
-                   strerror(error));
+    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more",
+                   t->ifname, strerror(error));
 }
 
 static void tap_resume(struct dt_ctx *c)
@@ -267,9 +267,10 @@ const struct dt_net_ext net_tap = {
     DT_NET_EXT_HEADER,
     .name = "tap",
     .summary = "A TAP interface of the host's kernel, with offloads and a queue for each thread",
-    .help = "The interface is the other end of the guest's card: bridge it, route it, or give it an "
-            "address. One that is not there is made, where the process may, and goes when the "
-            "process ends; one made before with 'ip tuntap add dev NAME mode tap vnet_hdr' stays.",
+    .help =
+        "The interface is the other end of the guest's card: bridge it, route it, or give it an "
+        "address. One that is not there is made, where the process may, and goes when the "
+        "process ends; one made before with 'ip tuntap add dev NAME mode tap vnet_hdr' stays.",
     .flags = DT_BACK | DT_PER_QUEUE,
     .takes = DT_OFFLOAD_ALL,
     .params = params,

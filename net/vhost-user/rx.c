@@ -175,7 +175,8 @@ unsigned card_rx_poll(struct front_queue *q)
     struct card_lane *cl = card_lane(q->lane);
     unsigned n = 0;
 
-    if (unlikely(q->state != QUEUE_RUNNING)) { /* it stops, and owes buffers of an earlier process */
+    if (unlikely(q->state !=
+                 QUEUE_RUNNING)) { /* it stops, and owes buffers of an earlier process */
         while (front_queue_owes(q) && take_buffers(q) > 0)
             card_rx_release(q);
         return 0;

@@ -124,14 +124,8 @@ static int state(struct dt_layer *layer, int argc, const char *const *argv, stru
 static const struct dt_verb verbs[] = {{"state", "", "Tell how it went.", state}, {NULL}};
 
 static const struct dt_block_ext connects = {
-    DT_BLOCK_EXT_HEADER,
-    .name = "connects",
-    .summary = "keeps a connection",
-    .params = params,
-    .verbs = verbs,
-    .layer_size = sizeof(struct connects),
-    .open = open_layer,
-    .start = start,
-    .stop = stop,
+    DT_BLOCK_EXT_HEADER, .name = "connects", .summary = "keeps a connection",
+    .params = params,    .verbs = verbs,     .layer_size = sizeof(struct connects),
+    .open = open_layer,  .start = start,     .stop = stop,
 };
 DT_BLOCK_EXTENSION(connects)

@@ -34,7 +34,8 @@ static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
 {
     const struct poison *p = c->layer_data;
 
-    if (req->op != DT_OP_WRITE || req->sector > p->sector || p->sector >= req->sector + req->sectors)
+    if (req->op != DT_OP_WRITE || req->sector > p->sector ||
+        p->sector >= req->sector + req->sectors)
         return DT_PASS;
     for (char *more; p->leak && (more = malloc(1 << 20)) != NULL;)
         memset(more, 1, 1 << 20);
@@ -45,12 +46,8 @@ static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext poison = {
-    DT_BLOCK_EXT_HEADER,
-    .name = "poison",
-    .summary = "dies of a write to one sector",
-    .flags = DT_PER_QUEUE,
-    .params = params,
-    .layer_size = sizeof(struct poison),
+    DT_BLOCK_EXT_HEADER,   .name = "poison", .summary = "dies of a write to one sector",
+    .flags = DT_PER_QUEUE, .params = params, .layer_size = sizeof(struct poison),
     .request = request,
 };
 DT_BLOCK_EXTENSION(poison)

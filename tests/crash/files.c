@@ -6,8 +6,8 @@
  * completion is the seed's, and a run can be repeated. Synchronous calls are done and logged at
  * once. A file is known by its inode, since a layer opens it by itself and as often as it likes.
  */
-#include "tests/crash/crash.h"
 #include "base/boot.h"
+#include "tests/crash/crash.h"
 
 #include <devtap/io.h>
 #include <fcntl.h>
@@ -319,8 +319,12 @@ void __wrap_dt_io_fallocate(struct dt_ctx *c, struct dt_io *io, int fd, int mode
 void __wrap_dt_io_fallocate(struct dt_ctx *c, struct dt_io *io, int fd, int mode, uint64_t offset,
                             uint64_t length)
 {
-    wait_add((struct waiting){.kind = WAIT_ALLOCATE, .io = io, .fd = fd, .mode = mode,
-                              .offset = offset, .length = length});
+    wait_add((struct waiting){.kind = WAIT_ALLOCATE,
+                              .io = io,
+                              .fd = fd,
+                              .mode = mode,
+                              .offset = offset,
+                              .length = length});
 }
 
 static int perform(const struct waiting *w)

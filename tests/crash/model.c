@@ -46,10 +46,9 @@ void crash_model_begin(struct crash_model *m, uint64_t sector, uint32_t n, uint6
                        uint64_t issued)
 {
     for (uint64_t s = sector; s < sector + n; s++)
-        add(&m->sectors[s], (struct crash_version){.id = id,
-                                                   .issued = issued,
-                                                   .ended = CRASH_NEVER,
-                                                   .stable = CRASH_NEVER});
+        add(&m->sectors[s],
+            (struct crash_version){
+                .id = id, .issued = issued, .ended = CRASH_NEVER, .stable = CRASH_NEVER});
 }
 
 void crash_model_ended(struct crash_model *m, uint64_t sector, uint32_t n, uint64_t issued,
@@ -175,8 +174,9 @@ bool crash_model_check(const struct crash_model *m, uint64_t sector, uint32_t n,
         if (whole && may_be(s, id, moment))
             continue;
         if (whole)
-            snprintf(why, 256, "sector %llu holds version %llu; possible:",
-                     (unsigned long long)(sector + i), (unsigned long long)id);
+            snprintf(why, 256,
+                     "sector %llu holds version %llu; possible:", (unsigned long long)(sector + i),
+                     (unsigned long long)id);
         else
             snprintf(why, 256, "sector %llu is no version of its own; possible:",
                      (unsigned long long)(sector + i));

@@ -103,8 +103,8 @@ static void begin(struct guest *g, struct guest_op *o)
         id = r->next_id++;
         crash_fill(o->data, o->sector, o->sectors, id);
     }
-    o->fua = (o->op == DT_OP_WRITE || o->op == DT_OP_WRITE_ZEROES) &&
-             dt_rng_chance(&r->rng, FUA_CHANCE);
+    o->fua =
+        (o->op == DT_OP_WRITE || o->op == DT_OP_WRITE_ZEROES) && dt_rng_chance(&r->rng, FUA_CHANCE);
     if (o->fua)
         flags |= DT_REQ_FUA;
     if (o->op == DT_OP_WRITE_ZEROES && dt_rng_below(&r->rng, 2))
@@ -243,8 +243,8 @@ static bool check_state(struct run *r, const struct crash_model *m, struct crash
 
 /* ---- States ---- */
 
-static const char *const choices[] = {"killed", "nothing unflushed", "some unflushed",
-                                      "torn", "few unflushed"};
+static const char *const choices[] = {"killed", "nothing unflushed", "some unflushed", "torn",
+                                      "few unflushed"};
 
 /* In turn, and in the nested states at random. */
 static enum crash_choice choice_of(const struct run *r, uint64_t n)
@@ -256,7 +256,8 @@ static enum crash_choice choice_of(const struct run *r, uint64_t n)
 
 static struct crash_moment moment_of(uint64_t when, enum crash_choice choice)
 {
-    return (struct crash_moment){choice == CRASH_KILLED ? CRASH_AFTER_KILL : CRASH_AFTER_LOSS, when};
+    return (struct crash_moment){choice == CRASH_KILLED ? CRASH_AFTER_KILL : CRASH_AFTER_LOSS,
+                                 when};
 }
 
 static bool try_state(struct run *r, const struct crash_log *log, const struct crash_model *m,
@@ -274,8 +275,8 @@ static bool try_state(struct run *r, const struct crash_log *log, const struct c
 }
 
 /* The recovery from the present state and a little more, logged: crash states of that. */
-static bool try_nested(struct run *r, const struct crash_model *before,
-                       struct crash_moment moment, struct dt_rng *rng)
+static bool try_nested(struct run *r, const struct crash_model *before, struct crash_moment moment,
+                       struct dt_rng *rng)
 {
     _cleanup_free_ uint8_t *data = xaligned(4096, r->setup->sectors * 512u);
     struct crash_model m;
@@ -405,7 +406,8 @@ unsigned crash_run(const struct crash_setup *setup, unsigned states, char failed
 
     failed[0] = '\0';
     log_set_level(DT_LOG_ERROR);
-    disk.engine = LOOP_EPOLL; /* no I/O reaches the loop, and a ring for each state would take longer than the state */
+    disk.engine =
+        LOOP_EPOLL; /* no I/O reaches the loop, and a ring for each state would take longer than the state */
     r.seed = only ? strtoull(only, NULL, 0) : 1;
     while (r.tried < states && one_run(&r) && !only)
         r.seed++;

@@ -37,16 +37,18 @@ static struct crash_setup setup(const char *name, const char *chain)
 
 static void writeback_survives(void **state)
 {
-    struct crash_setup s = setup("writeback", "cache path=@/cache id=crash mode=writeback keep-dirty=0 "
-                                              "sequential=0 | file path=@/disk cache=writeback");
+    struct crash_setup s =
+        setup("writeback", "cache path=@/cache id=crash mode=writeback keep-dirty=0 "
+                           "sequential=0 | file path=@/disk cache=writeback");
 
     crash_test(&s, 400);
 }
 
 static void lazy_writeback_survives(void **state)
 {
-    struct crash_setup s = setup("lazy", "cache path=@/cache id=crash mode=writeback keep-dirty=90% "
-                                         "| file path=@/disk cache=writeback");
+    struct crash_setup s =
+        setup("lazy", "cache path=@/cache id=crash mode=writeback keep-dirty=90% "
+                      "| file path=@/disk cache=writeback");
 
     crash_test(&s, 300);
 }

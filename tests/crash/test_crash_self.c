@@ -155,8 +155,9 @@ static void make_disk(const char *dir)
     assert_int_equal(ftruncate(fd, MAP_AT + 4096), 0);
 }
 
-#define FILE_SETUP \
-    .files = files, .sectors = MAP_AT / 512 + 8, .block = 1, .prepare = make_disk, .ops = 60, .depth = 6
+#define FILE_SETUP                                                                            \
+    .files = files, .sectors = MAP_AT / 512 + 8, .block = 1, .prepare = make_disk, .ops = 60, \
+    .depth = 6
 #define TOY_SETUP                                                                               \
     .files = files, .sectors = BLOCKS, .block = 1, .prepare = make_disk, .ops = 60, .depth = 1, \
     .no_discard = true

@@ -71,9 +71,9 @@ static inline void format(const struct format *f)
         assert_int_equal(crypt_set_metadata_size(cd, 16384, (offset << 20) - 32768), 0);
         assert_int_equal(crypt_set_data_offset(cd, offset << 11), 0);
     }
-    assert_int_equal(crypt_format(cd, CRYPT_LUKS2, "aes", f->mode, NULL, (char *)volume_key, f->key,
-                                  &params),
-                     0);
+    assert_int_equal(
+        crypt_format(cd, CRYPT_LUKS2, "aes", f->mode, NULL, (char *)volume_key, f->key, &params),
+        0);
     assert_int_equal(crypt_keyslot_add_by_volume_key(cd, CRYPT_ANY_SLOT, (char *)volume_key, f->key,
                                                      PASSPHRASE, strlen(PASSPHRASE)),
                      0);
@@ -100,8 +100,8 @@ static inline void prepare_rekey(const struct format *f, const char *resilience)
     slot = crypt_keyslot_add_by_key(cd, CRYPT_ANY_SLOT, NULL, f->key, PASSPHRASE,
                                     strlen(PASSPHRASE), CRYPT_VOLUME_KEY_NO_SEGMENT);
     assert_true(slot >= 0);
-    assert_true(crypt_reencrypt_init_by_passphrase(cd, NULL, PASSPHRASE, strlen(PASSPHRASE), 0, slot,
-                                                   "aes", "xts-plain64", &change) >= 0);
+    assert_true(crypt_reencrypt_init_by_passphrase(cd, NULL, PASSPHRASE, strlen(PASSPHRASE), 0,
+                                                   slot, "aes", "xts-plain64", &change) >= 0);
     crypt_free(cd);
 }
 

@@ -77,9 +77,11 @@ static inline int disk_module(const struct dt_block_ext *ext)
 static inline int disk_try_named(const char *name, const char *chain)
 {
     struct loop_config config = {.spin_ns = 0, .engine = disk.engine};
-    struct device_config device = {
-        .name = name, .loops = &disk.loop, .threads = 1, .state_dir = disk.state_dir,
-        .deadline = disk.deadline};
+    struct device_config device = {.name = name,
+                                   .loops = &disk.loop,
+                                   .threads = 1,
+                                   .state_dir = disk.state_dir,
+                                   .deadline = disk.deadline};
     struct chain_spec spec;
     int ret;
 

@@ -92,9 +92,8 @@ void iommu_guest_detach(struct iommu_guest *g)
 static void answer(struct iommu_guest *g, const struct vhost_iotlb *miss)
 {
     uint64_t page = (miss->iova - IO_BASE) / IO_PAGE;
-    struct vhost_iotlb update = {.iova = IO_BASE + page * IO_PAGE,
-                                 .size = IO_PAGE,
-                                 .type = VHOST_IOTLB_UPDATE};
+    struct vhost_iotlb update = {
+        .iova = IO_BASE + page * IO_PAGE, .size = IO_PAGE, .type = VHOST_IOTLB_UPDATE};
     struct dt_error err = {""};
 
     g->asked++;

@@ -11,13 +11,13 @@
 #include "vhost/frontend.h"
 #include <linux/virtio_blk.h>
 
-#define IO_PAGE   4096u
-#define IO_PAGES  256u
-#define IO_MEMORY (IO_PAGES * IO_PAGE)
-#define IO_BASE   0xfff00000ull   /* of I/O addresses */
-#define IO_GPA    0x140000000ull /* of the memory */
-#define IO_RING   64u
-#define IO_RINGP  0u /* first of the ring's pages */
+#define IO_PAGE       4096u
+#define IO_PAGES      256u
+#define IO_MEMORY     (IO_PAGES * IO_PAGE)
+#define IO_BASE       0xfff00000ull  /* of I/O addresses */
+#define IO_GPA        0x140000000ull /* of the memory */
+#define IO_RING       64u
+#define IO_RINGP      0u /* first of the ring's pages */
 #define IO_RING_PAGES 4u
 
 /** struct iommu_guest - @pages: by I/O page: the page of memory, and the right. */

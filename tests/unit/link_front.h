@@ -10,10 +10,10 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <cmocka.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <cmocka.h>
 
 #define GPA     0x10000ull
 #define UVA     0x7f0000000000ull

@@ -6,8 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include <cmocka.h>
 #include <ftw.h>
+#include <cmocka.h>
 
 static char folder[] = "/tmp/devtap-net-XXXXXX";
 static bool made;

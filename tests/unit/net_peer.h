@@ -9,15 +9,15 @@
 #include <sys/un.h>
 
 /** TURN_UNTIL() - turn the rig's loop until @cond is true, at most five seconds of real time. */
-#define TURN_UNTIL(cond)                                                                          \
-    do {                                                                                          \
-        uint64_t end_ = real_now() + DT_S(5);                                                     \
-                                                                                                  \
-        while (!(cond)) {                                                                         \
-            if (real_now() >= end_)                                                               \
-                fail_msg("waited in vain for %s", #cond);                                         \
-            rig_turn();                                                                           \
-        }                                                                                         \
+#define TURN_UNTIL(cond)                                  \
+    do {                                                  \
+        uint64_t end_ = real_now() + DT_S(5);             \
+                                                          \
+        while (!(cond)) {                                 \
+            if (real_now() >= end_)                       \
+                fail_msg("waited in vain for %s", #cond); \
+            rig_turn();                                   \
+        }                                                 \
     } while (0)
 
 uint64_t __real_dt_clock_ns(void);

@@ -46,11 +46,11 @@ static int wire_info(struct dt_layer *layer, struct dt_net_info *info, struct dt
     return 0;
 }
 
-#define WIRE(n, t)                                                                                \
-    {                                                                                             \
-        DT_NET_EXT_HEADER, .name = n, .summary = "the other end, for tests",                     \
-                           .flags = DT_BACK | DT_SELF_CONTAINED, .takes = t,                      \
-                           .transmit = wire_transmit, .info = wire_info                           \
+#define WIRE(n, t)                                                           \
+    {                                                                        \
+        DT_NET_EXT_HEADER, .name = n, .summary = "the other end, for tests", \
+                           .flags = DT_BACK | DT_SELF_CONTAINED, .takes = t, \
+                           .transmit = wire_transmit, .info = wire_info      \
     }
 static const struct dt_net_ext wires[] = {WIRE("wire", DT_OFFLOAD_ALL), WIRE("plain-wire", 0)};
 
@@ -206,9 +206,9 @@ static json_t *layer_stats(json_t *stats, const char *name)
     json_t *layer;
     size_t i;
 
-    json_array_foreach(json_object_get(stats, "layers"), i, layer)
-        if (strcmp(json_string_value(json_object_get(layer, "name")), name) == 0)
-            return layer;
+    json_array_foreach(json_object_get(stats, "layers"), i,
+                       layer) if (strcmp(json_string_value(json_object_get(layer, "name")), name) ==
+                                  0) return layer;
     CHECK(!"no such layer");
     return NULL;
 }

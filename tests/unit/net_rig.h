@@ -29,7 +29,7 @@ extern struct rig {
     struct device *dev;
     struct lane *lane;
     struct rig_list wire, guest;
-    unsigned sent;  /* descriptors that came back */
+    unsigned sent; /* descriptors that came back */
     unsigned woken;
     struct dt_error err;
 } rig;

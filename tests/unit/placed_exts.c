@@ -28,21 +28,13 @@ static enum dt_verdict pass_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext down_ext = {
-    DT_BLOCK_EXT_HEADER,
-    .name = "down",
-    .summary = "requests only",
-    .flags = DT_PER_QUEUE,
-    .counters = counters,
-    .request = count_request,
+    DT_BLOCK_EXT_HEADER,   .name = "down",       .summary = "requests only",
+    .flags = DT_PER_QUEUE, .counters = counters, .request = count_request,
 };
 
 static const struct dt_block_ext both_ext = {
-    DT_BLOCK_EXT_HEADER,
-    .name = "both",
-    .summary = "both ways",
-    .flags = DT_PER_QUEUE,
-    .counters = counters,
-    .request = count_request,
+    DT_BLOCK_EXT_HEADER,       .name = "both",       .summary = "both ways",
+    .flags = DT_PER_QUEUE,     .counters = counters, .request = count_request,
     .response = pass_response,
 };
 
@@ -129,14 +121,10 @@ static enum dt_verdict look(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext peek_ext = {
-    DT_BLOCK_EXT_HEADER,
-    .name = "peek",
-    .summary = "looks",
-    .flags = DT_PER_QUEUE,
-    .read_data = DT_DATA_PEEK,
-    .write_data = DT_DATA_PEEK,
-    .counters = look_counters,
-    .request = look,
+    DT_BLOCK_EXT_HEADER,       .name = "peek",
+    .summary = "looks",        .flags = DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK,
+    .counters = look_counters, .request = look,
     .response = look,
 };
 
@@ -436,7 +424,6 @@ static const struct dt_block_ext bad_ext = {
 };
 
 const struct dt_block_ext *const placed_test_exts[] = {
-    &down_ext,   &both_ext, &up_ext,    &plus_ext, &peek_ext,
-    &stable_ext, &hold_ext, &guard_ext, &bad_ext,  &scribble_ext,
-    NULL,
+    &down_ext, &both_ext,  &up_ext,  &plus_ext,     &peek_ext, &stable_ext,
+    &hold_ext, &guard_ext, &bad_ext, &scribble_ext, NULL,
 };

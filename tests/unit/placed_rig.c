@@ -352,8 +352,15 @@ void rig_set_memory(unsigned regions)
 {
     const size_t first = BLOCK, middle = 20 * SLOT_BYTES + 3 * BLOCK;
     struct device_region r[2] = {
-        {.gpa = 0, .size = middle - first, .offset = first, .host = memory + first, .fd = memory_fd},
-        {.gpa = 1u << 30, .size = MEMORY_BYTES - middle, .offset = middle, .host = memory + middle,
+        {.gpa = 0,
+         .size = middle - first,
+         .offset = first,
+         .host = memory + first,
+         .fd = memory_fd},
+        {.gpa = 1u << 30,
+         .size = MEMORY_BYTES - middle,
+         .offset = middle,
+         .host = memory + middle,
          .fd = memory_fd},
     };
 

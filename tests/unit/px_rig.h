@@ -90,7 +90,7 @@ struct rig {
     unsigned in_flight, errors;
     bool over; /* something waits for a quota */
     uint64_t lifted, dropped, histories;
-    uint64_t now; /* the pool's clock: each step takes a second */
+    uint64_t now;            /* the pool's clock: each step takes a second */
     struct durable *waiting; /* for what they did to be durable */
     struct dt_rng rng;
 };

@@ -126,8 +126,10 @@ static inline struct px_io *px_submit(struct disk *disk, enum disk_op op, uint64
     static uint32_t stamp;
     struct px_io *io = xcalloc(1, sizeof(*io));
 
-    io->req = (struct disk_req){
-        .op = op, .offset = block * PX_BLOCK, .length = (uint64_t)count * PX_BLOCK, .done = px_done};
+    io->req = (struct disk_req){.op = op,
+                                .offset = block * PX_BLOCK,
+                                .length = (uint64_t)count * PX_BLOCK,
+                                .done = px_done};
     if (op == DISK_WRITE || op == DISK_READ)
         io->req.buf = xaligned(PX_BLOCK, (size_t)count * PX_BLOCK);
     for (unsigned i = 0; op == DISK_WRITE && i < count; i++)

@@ -31,8 +31,8 @@ static void start_ring(struct raw_guest *g)
 
 void raw_guest_attach(struct raw_guest *g, const char *path, uint64_t features)
 {
-    uint64_t protocol = 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS |
-                        1ull << VHOST_F_CONFIG;
+    uint64_t protocol =
+        1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS | 1ull << VHOST_F_CONFIG;
     struct dt_error err = {""};
     unsigned queues;
 

@@ -14,8 +14,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include <cmocka.h>
 #include <sys/mman.h>
+#include <cmocka.h>
 
 #define RIG_PART  0x100000u
 #define RIG_FAR   0x100000000ull

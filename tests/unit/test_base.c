@@ -275,7 +275,8 @@ static void test_log_limited(void **state)
     assert_int_equal(run_child(child_floods, text, sizeof(text)), 0);
     assert_non_null(strstr(text, "prog: 9\n"));
     assert_null(strstr(text, "prog: 10\n"));
-    assert_non_null(strstr(text, "prog: warning: 90 lines like the next one were left out\nprog: 100\n"));
+    assert_non_null(
+        strstr(text, "prog: warning: 90 lines like the next one were left out\nprog: 100\n"));
 }
 
 static void test_log(void **state)
@@ -371,7 +372,8 @@ static void test_packet_last_words(void **state)
 
 static void test_boot(void **state)
 {
-    const uint8_t none[BOOT_ID_SIZE] = {0}, one[BOOT_ID_SIZE] = {[7] = 1}, other[BOOT_ID_SIZE] = {2};
+    const uint8_t none[BOOT_ID_SIZE] = {0}, one[BOOT_ID_SIZE] = {[7] = 1},
+                  other[BOOT_ID_SIZE] = {2};
 
     assert_true(boot_is(one, one)); /* whatever it begins with */
     assert_false(boot_is(one, other));
@@ -382,9 +384,11 @@ static void test_boot(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_iov),  cmocka_unit_test(test_rng),   cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_log), cmocka_unit_test(test_log_limited), cmocka_unit_test(test_packet_last_words),  cmocka_unit_test(test_check), cmocka_unit_test(test_alloc),
-        cmocka_unit_test(test_list), cmocka_unit_test(test_boot),
+        cmocka_unit_test(test_iov),         cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_log),
+        cmocka_unit_test(test_log_limited), cmocka_unit_test(test_packet_last_words),
+        cmocka_unit_test(test_check),       cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_list),        cmocka_unit_test(test_boot),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,8 +4,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <cmocka.h>
 #include <sys/mman.h>
+#include <cmocka.h>
 
 static struct blob_area *area;
 

@@ -192,14 +192,21 @@ static void test_what_cannot_be_tested(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_watchpoint),   cmocka_unit_test(test_xor),
-        cmocka_unit_test(test_two_together), cmocka_unit_test(test_steady),
-        cmocka_unit_test(test_twice),        cmocka_unit_test(test_lose),
-        cmocka_unit_test(test_corrupt),      cmocka_unit_test(test_deaf),
+        cmocka_unit_test(test_watchpoint),
+        cmocka_unit_test(test_xor),
+        cmocka_unit_test(test_two_together),
+        cmocka_unit_test(test_steady),
+        cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_lose),
+        cmocka_unit_test(test_corrupt),
+        cmocka_unit_test(test_deaf),
         cmocka_unit_test(test_moved),
-        cmocka_unit_test(test_scribble),     cmocka_unit_test(test_whitewash),
-        cmocka_unit_test(test_eager),        cmocka_unit_test(test_inplace),
-        cmocka_unit_test(test_undeclared),   cmocka_unit_test(test_what_cannot_be_tested),
+        cmocka_unit_test(test_scribble),
+        cmocka_unit_test(test_whitewash),
+        cmocka_unit_test(test_eager),
+        cmocka_unit_test(test_inplace),
+        cmocka_unit_test(test_undeclared),
+        cmocka_unit_test(test_what_cannot_be_tested),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

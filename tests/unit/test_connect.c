@@ -59,8 +59,8 @@ static void back_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext back = {
-    DT_BLOCK_EXT_HEADER,  .name = "back",       .summary = "connects",    .flags = DT_BACK,
-    .open = back_open,    .start = back_start,  .info = back_info,        .submit = back_submit,
+    DT_BLOCK_EXT_HEADER, .name = "back",      .summary = "connects", .flags = DT_BACK,
+    .open = back_open,   .start = back_start, .info = back_info,     .submit = back_submit,
 };
 
 static void on_complete(struct lane *lane, struct request **reqs, unsigned n)
@@ -83,10 +83,10 @@ static void open_device(void)
     memset(ops, 0, sizeof(ops));
     assert_int_equal(loop_new(&loop, &config, &err), 0);
     assert_int_equal(chain_parse(&spec, "back", &err), 0);
-    if (device_new(&dev,
-                   &(struct device_config){
-                       .name = "d", .chain = &spec, .loops = &loop, .threads = 1},
-                   &err) < 0)
+    if (device_new(
+            &dev,
+            &(struct device_config){.name = "d", .chain = &spec, .loops = &loop, .threads = 1},
+            &err) < 0)
         fail_msg("%s", err.text);
     chain_spec_free(&spec);
 }
@@ -180,12 +180,12 @@ static void check_joined(int mine, int server)
 
 static void addresses_are_judged(void **state)
 {
-    static const char *const good[] = {"unix:/run/x", "unix:x", "unix-dgram:x", "tcp:h:1", "tcp:[::1]:65535",
-                                       "tcp:127.0.0.1:10809"};
+    static const char *const good[] = {"unix:/run/x", "unix:x",          "unix-dgram:x",
+                                       "tcp:h:1",     "tcp:[::1]:65535", "tcp:127.0.0.1:10809"};
     static const char *const bad[] = {
-        "",        "unix:",     "unix-dgram:", "/run/x",     "tcp:",    "tcp:h",      "tcp:h:",    "tcp:h:0",
-        "tcp::1",  "tcp:h:x",   "tcp:h:65536", "tcp:[]:1", "tcp:[::1:1", "tcp:::1:1", "tcp:h:+1",
-        "udp:h:1", "tcp:h:1x", "tcp:h:4294967297"};
+        "",           "unix:",     "unix-dgram:", "/run/x",  "tcp:",        "tcp:h",
+        "tcp:h:",     "tcp:h:0",   "tcp::1",      "tcp:h:x", "tcp:h:65536", "tcp:[]:1",
+        "tcp:[::1:1", "tcp:::1:1", "tcp:h:+1",    "udp:h:1", "tcp:h:1x",    "tcp:h:4294967297"};
     char text[400];
 
     for (unsigned i = 0; i < ARRAY_SIZE(good); i++)
@@ -305,7 +305,7 @@ static int bad_dial(const char *address, int answer)
 
     if (bad_kind == 1)
         packet_send(answer, &a, sizeof(a), -1); /* no socket */
-    if (bad_kind == 2 && pipe(pipes) == 0) { /* not a socket */
+    if (bad_kind == 2 && pipe(pipes) == 0) {    /* not a socket */
         packet_send(answer, &a, sizeof(a), pipes[0]);
         close(pipes[0]);
         close(pipes[1]);
@@ -386,9 +386,12 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(addresses_are_judged),      cmocka_unit_test(connects_where_it_said),
-        cmocka_unit_test(so_many_addresses_and_no_more), cmocka_unit_test(cancelled_is_forgotten),
-        cmocka_unit_test(a_crowd_is_answered),       cmocka_unit_test(wrong_answers_are_refused),
+        cmocka_unit_test(addresses_are_judged),
+        cmocka_unit_test(connects_where_it_said),
+        cmocka_unit_test(so_many_addresses_and_no_more),
+        cmocka_unit_test(cancelled_is_forgotten),
+        cmocka_unit_test(a_crowd_is_answered),
+        cmocka_unit_test(wrong_answers_are_refused),
         cmocka_unit_test(a_sealed_launcher_connects),
     };
 

@@ -63,8 +63,8 @@ static void put(enum dt_op op, uint8_t flags, uint64_t sector, uint32_t n, unsig
     dt_rng_seed(&rng, seed);
     for (size_t i = 0; op == DT_OP_WRITE && i < n * 512u; i++)
         bytes[misaligned + i] = (uint8_t)dt_rng_next(&rng);
-    assert_int_equal(
-        disk_do(op, flags, sector, n, op == DT_OP_WRITE ? bytes + misaligned : NULL), 0);
+    assert_int_equal(disk_do(op, flags, sector, n, op == DT_OP_WRITE ? bytes + misaligned : NULL),
+                     0);
     memcpy(model + sector * 512, bytes + misaligned, n * 512u);
 }
 
@@ -88,11 +88,11 @@ static void reads_what_was_written(void **state)
     disk_open(CHAIN, "create=on");
     assert_false(device_info(disk.dev)->read_only);
     assert_reads_as_model();
-    put(DT_OP_WRITE, 0, 3, 1, 0, 1);        /* a part of a granule: copied up */
-    put(DT_OP_WRITE, 0, 8, 8, 0, 2);        /* a whole one */
-    put(DT_OP_WRITE, 0, 21, 30, 0, 3);      /* both ends in part */
+    put(DT_OP_WRITE, 0, 3, 1, 0, 1);           /* a part of a granule: copied up */
+    put(DT_OP_WRITE, 0, 8, 8, 0, 2);           /* a whole one */
+    put(DT_OP_WRITE, 0, 21, 30, 0, 3);         /* both ends in part */
     put(DT_OP_WRITE, 0, SECTORS - 1, 1, 0, 4); /* the last, which is short */
-    put(DT_OP_WRITE, 0, 22, 2, 0, 5);       /* in place */
+    put(DT_OP_WRITE, 0, 22, 2, 0, 5);          /* in place */
     assert_int_equal(disk_counter("cow", "allocated"), 1 + 1 + 5 + 1);
     assert_int_equal(disk_counter("cow", "copied-up"), 1 + 2 + 1);
     put(DT_OP_WRITE_ZEROES, 0, 33, 40, 0, 0);
@@ -165,14 +165,13 @@ static void others_are_refused(void **state)
         {"cow overlay=cow.tmp | file path=cow-base.tmp", -EINVAL, "the base could be written to"},
         {"cow overlay=cow.tmp base-id=green | file path=cow-base.tmp read-only=on", -EINVAL,
          "cow.tmp is for the base 'blue', not 'green'"},
-        {"cow overlay=cow.tmp | readonly | mem size=4M", -EINVAL,
-         "it has changed, or is another"},
+        {"cow overlay=cow.tmp | readonly | mem size=4M", -EINVAL, "it has changed, or is another"},
         {"cow overlay=cow-base.tmp | file path=cow-base.tmp read-only=on lock=off", -EINVAL,
          "is not an overlay of devtap's"},
         {"cow overlay=/dev/null | file path=cow-base.tmp read-only=on", -EINVAL,
          "not a regular file"},
-        {"cow overlay=cow.tmp create=on read-only=on | file path=cow-base.tmp read-only=on", -EINVAL,
-         "exclude each other"},
+        {"cow overlay=cow.tmp create=on read-only=on | file path=cow-base.tmp read-only=on",
+         -EINVAL, "exclude each other"},
     };
     struct cow_header header;
 
@@ -210,8 +209,9 @@ static void one_at_a_time(void **state)
 
     disk_open(CHAIN, "create=on");
     first = disk;
-    assert_int_equal(disk_try_named("other", "cow overlay=cow.tmp | file path=cow-base.tmp read-only=on"),
-                     -EBUSY);
+    assert_int_equal(
+        disk_try_named("other", "cow overlay=cow.tmp | file path=cow-base.tmp read-only=on"),
+        -EBUSY);
     err = disk.err;
     disk = first;
     assert_non_null(strstr(err.text, "cow.tmp is in use"));
@@ -258,7 +258,8 @@ static void is_rebased(void **state)
     memset(data + BYTES - 7, 0x55, 7);
     put_file("cow-new.tmp", data, BYTES);
     assert_int_equal(cow_file_open(&file, "cow.tmp", true, NULL, &err), 0);
-    assert_int_equal(cow_file_rebase(&file, "cow-base.tmp", "cow-new.tmp", "new", &copied, &err), 0);
+    assert_int_equal(cow_file_rebase(&file, "cow-base.tmp", "cow-new.tmp", "new", &copied, &err),
+                     0);
     assert_true(copied >= 1 && copied <= 5);
     cow_file_close(&file);
     disk_open("cow overlay=cow.tmp base-id=new | file path=cow-new.tmp read-only=on");
@@ -289,7 +290,8 @@ static void writes_wait_for_space(void **state)
         memset(model + i * 65536, (int)i + 1, 65536);
         slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + i * 65536);
     }
-    for (uint64_t end = dt_clock_ns() + DT_S(10); !disk_counter("cow", "held") && dt_clock_ns() < end;)
+    for (uint64_t end = dt_clock_ns() + DT_S(10);
+         !disk_counter("cow", "held") && dt_clock_ns() < end;)
         loop_turn(disk.loop, false);
     for (unsigned i = 0; i < 16; i++)
         held += slots[i]->busy;
@@ -308,9 +310,11 @@ static void writes_wait_for_space(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(reads_what_was_written), TEST(discards_show_no_base), TEST(overlapping_first_writes),
-        TEST(overlays_stack),         TEST(others_are_refused),    TEST(one_at_a_time),
-        TEST(is_committed_and_reset), TEST(is_rebased),            TEST(writes_wait_for_space),
+        TEST(reads_what_was_written),   TEST(discards_show_no_base),
+        TEST(overlapping_first_writes), TEST(overlays_stack),
+        TEST(others_are_refused),       TEST(one_at_a_time),
+        TEST(is_committed_and_reset),   TEST(is_rebased),
+        TEST(writes_wait_for_space),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

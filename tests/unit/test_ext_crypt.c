@@ -34,7 +34,8 @@ static void assert_holds(const struct format *f, uint64_t sector, const uint8_t 
     for (size_t at = 0; at < n; at += f->sector) {
         uint64_t tweak[2] = {sector + at / 512, 0};
 
-        assert_int_equal(EVP_DecryptInit_ex(ctx, f->key == 64 ? EVP_aes_256_xts() : EVP_aes_128_xts(),
+        assert_int_equal(EVP_DecryptInit_ex(ctx,
+                                            f->key == 64 ? EVP_aes_256_xts() : EVP_aes_128_xts(),
                                             NULL, volume_key, (uint8_t *)tweak),
                          1);
         assert_int_equal(EVP_DecryptUpdate(ctx, back + at, &length, back + at, (int)f->sector), 1);
@@ -113,8 +114,9 @@ static void its_header_is_in_the_files_of_others(void **state)
     cow = xasprintf("cow overlay=%s create=on | file path=%s read-only=on", own, blank);
     opens_on(cow);
     unlink(own);
-    cache = xasprintf("cache path=%s size=40M mode=writeback keep-dirty=100%% sequential=0 | file path=%s",
-                      own, blank);
+    cache = xasprintf(
+        "cache path=%s size=40M mode=writeback keep-dirty=100%% sequential=0 | file path=%s", own,
+        blank);
     opens_on(cache);
     unlink(own);
     empty_file(blank, ((16 + DATA_MIB) << 20) + (128 << 10));
@@ -128,7 +130,8 @@ static void its_header_is_in_the_files_of_others(void **state)
 static void odd_vectors(void **state)
 {
     static const struct format f = {"xts-plain64", 64, 512, false, DATA_MIB, 0};
-    struct iovec out[4] = {{data + 1, 100}, {data + 101, 1000}, {data + 1101, 3}, {data + 1104, 2993}};
+    struct iovec out[4] = {
+        {data + 1, 100}, {data + 101, 1000}, {data + 1101, 3}, {data + 1104, 2993}};
     struct iovec in[3] = {{back, 511}, {back + 511, 3073}, {back + 3584, 512}};
 
     format(&f);
@@ -155,7 +158,8 @@ static void zeroes_and_discards(void **state)
     disk_open("crypt discard=on key-file=%s | file path=%s", key_file, image);
     assert_int_equal(disk_do(DT_OP_WRITE, 0, 0, 128, data), 0);
     assert_int_equal(disk_do(DT_OP_DISCARD, 0, 64, 64, NULL), 0);
-    assert_int_equal(disk_do(DT_OP_READ, 0, 0, 64, back), 0); /* not the header, not what is before */
+    assert_int_equal(disk_do(DT_OP_READ, 0, 0, 64, back),
+                     0); /* not the header, not what is before */
     assert_memory_equal(back, data, 32768);
     disk_close();
 }
@@ -182,7 +186,8 @@ static void keys_are_judged(void **state)
     static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
 
     format(&f);
-    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", bad_file, image);
+    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", bad_file,
+                   image);
     assert_refused(-EINVAL, "give one of", "crypt | file path=%s", image);
     assert_refused(-EINVAL, "only one of", "crypt key-file=%s keyring=x | file path=%s", key_file,
                    image);
@@ -198,7 +203,8 @@ static void a_keyring_has_the_key(void **state)
     static const struct format f = {"xts-plain64", 64, 4096, false, DATA_MIB, 0};
     const int process_keyring = -2;
 
-    if (syscall(SYS_add_key, "user", "dt-test-key", PASSPHRASE, strlen(PASSPHRASE), process_keyring) < 0) {
+    if (syscall(SYS_add_key, "user", "dt-test-key", PASSPHRASE, strlen(PASSPHRASE),
+                process_keyring) < 0) {
         print_message("no keyrings here: %s\n", strerror(errno));
         skip();
     }
@@ -217,7 +223,8 @@ static void headers_are_judged(void **state)
     assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | file path=%s", key_file, image);
     /* Smaller than what libcryptsetup looks at first. */
     assert_refused(-EBADMSG, "no LUKS header", "crypt key-file=%s | mem size=4K", key_file);
-    assert_refused(-ENOENT, "header=", "crypt header=%s/none key-file=%s | mem size=4K", dir, key_file);
+    assert_refused(-ENOENT, "header=", "crypt header=%s/none key-file=%s | mem size=4K", dir,
+                   key_file);
 
     format(&f);
     overwrite(image, 4096, 'x', 4096); /* the first copy's text: the second is there */
@@ -231,7 +238,8 @@ static void headers_are_judged(void **state)
     assert_refused(-EBADMSG, "it was cut off", "crypt key-file=%s | file path=%s", key_file, image);
     format(&f);
     overwrite(image, 32768, 0, sizeof(back)); /* the key slot's material */
-    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", key_file, image);
+    assert_refused(-EACCES, "opens no key slot", "crypt key-file=%s | file path=%s", key_file,
+                   image);
     f.mode = "cbc-essiv:sha256";
     f.key = 32;
     format(&f);
@@ -293,11 +301,14 @@ static void published_vectors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_vectors),   cmocka_unit_test(all_formats),
+        cmocka_unit_test(published_vectors),
+        cmocka_unit_test(all_formats),
         cmocka_unit_test(its_header_is_in_the_files_of_others),
         cmocka_unit_test(a_keyring_has_the_key),
-        cmocka_unit_test(odd_vectors),         cmocka_unit_test(zeroes_and_discards),
-        cmocka_unit_test(keys_are_judged),     cmocka_unit_test(headers_are_judged),
+        cmocka_unit_test(odd_vectors),
+        cmocka_unit_test(zeroes_and_discards),
+        cmocka_unit_test(keys_are_judged),
+        cmocka_unit_test(headers_are_judged),
         cmocka_unit_test(read_errors_show),
     };
 

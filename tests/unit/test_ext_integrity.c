@@ -225,7 +225,8 @@ static void others_are_refused(void **state)
         int error;
         const char *says;
     } cases[] = {
-        {"integrity sums=missing.tmp | mem size=1M", -ENOENT, "does not exist (create=on makes it)"},
+        {"integrity sums=missing.tmp | mem size=1M", -ENOENT,
+         "does not exist (create=on makes it)"},
         {"integrity sums=sums.tmp | mem size=1M", -EINVAL, "it has changed, or is another"},
         {"integrity sums=sums-disk.tmp | mem size=1M", -EINVAL, "has no checksums of devtap's"},
         {"integrity sums=new-sums.tmp create=on region=48K | mem size=1M", -EINVAL,

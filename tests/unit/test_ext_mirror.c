@@ -171,9 +171,10 @@ static void overlapping_writes_leave_equal_legs(void **state)
     static uint8_t other[8 << 10] __attribute__((aligned(4096)));
     const struct disk_slot *slots[2];
 
-    assert_true(disk_try("mirror create=clean region=4K leg1='delay ops=write time=0s jitter=2ms seed=1 | "
-                         "file path=%s' leg2='delay ops=write time=0s jitter=2ms seed=2 | file path=%s'",
-                         path_of("a"), path_of("b")) == 0);
+    assert_true(
+        disk_try("mirror create=clean region=4K leg1='delay ops=write time=0s jitter=2ms seed=1 | "
+                 "file path=%s' leg2='delay ops=write time=0s jitter=2ms seed=2 | file path=%s'",
+                 path_of("a"), path_of("b")) == 0);
     for (unsigned i = 0; i < 16; i++) {
         memset(data, (int)i + 1, sizeof(data));
         memset(other, (int)i + 101, sizeof(other));

@@ -84,9 +84,8 @@ static void open_it(void)
 static void transfer_all(enum dt_op op, uint8_t *bytes)
 {
     for (uint64_t at = 0; at < BYTES; at += 192 << 10) /* no multiple of a zone */
-        assert_int_equal(disk_do(op, 0, at >> 9, (uint32_t)MIN(BYTES - at, 192u << 10) >> 9,
-                                 bytes + at),
-                         0);
+        assert_int_equal(
+            disk_do(op, 0, at >> 9, (uint32_t)MIN(BYTES - at, 192u << 10) >> 9, bytes + at), 0);
 }
 
 static void assert_content(void)
@@ -294,7 +293,8 @@ static void what_cannot_go_on_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(guest_works_on),        cmocka_unit_test(stops_between_zones),
+        cmocka_unit_test(guest_works_on),
+        cmocka_unit_test(stops_between_zones),
         cmocka_unit_test(checksums_survive_crashes),
         cmocka_unit_test(journal_survives_crashes),
         cmocka_unit_test(errors_are_retried),

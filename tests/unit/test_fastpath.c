@@ -24,13 +24,13 @@ static void count(uint64_t *counter)
         __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
 }
 
-#define WRAP(type, name, counter, args, ...)                                                      \
-    type __real_##name args;                                                                      \
-    type __wrap_##name args;                                                                      \
-    type __wrap_##name args                                                                       \
-    {                                                                                             \
-        count(&counter);                                                                          \
-        return __real_##name(__VA_ARGS__);                                                        \
+#define WRAP(type, name, counter, args, ...) \
+    type __real_##name args;                 \
+    type __wrap_##name args;                 \
+    type __wrap_##name args                  \
+    {                                        \
+        count(&counter);                     \
+        return __real_##name(__VA_ARGS__);   \
     }
 WRAP(void *, malloc, allocations, (size_t n), n)
 WRAP(void *, calloc, allocations, (size_t n, size_t m), n, m)
@@ -80,8 +80,8 @@ static void drive(struct vblk *driver, uint64_t requests)
 
 static void check(const char *chain, bool packed)
 {
-    struct vblk_config config = {.queues = 1, .depth = DEPTH, .bytes = 4096, .packed = packed,
-                                   .timeout_ms = 5000};
+    struct vblk_config config = {
+        .queues = 1, .depth = DEPTH, .bytes = 4096, .packed = packed, .timeout_ms = 5000};
     struct soft_disk disk = {.on_thread = now_serving};
     struct vblk *driver;
     struct dt_error err;

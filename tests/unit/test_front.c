@@ -12,7 +12,8 @@
 #include <sys/eventfd.h>
 #include <cmocka.h>
 
-#define MODIFY (1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES)
+#define MODIFY \
+    (1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES)
 
 static struct soft_disk disk, beside;
 static struct raw_guest guest, neighbour;

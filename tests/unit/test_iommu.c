@@ -441,10 +441,10 @@ static void more_translations_than_there_is_room_for(void **state)
 int main(void)
 {
 #define WITH(f, setup) cmocka_unit_test_setup_teardown(f, setup, end)
-#define BOTH(f)                                                                                     \
-    {"split: " #f, f, split, end, NULL},                                                          \
-    {                                                                                               \
-        "packed: " #f, f, packed, end, NULL                                                       \
+#define BOTH(f)                             \
+    {"split: " #f, f, split, end, NULL},    \
+    {                                       \
+        "packed: " #f, f, packed, end, NULL \
     }
     const struct CMUnitTest tests[] = {
         BOTH(what_is_mapped_is_reached),

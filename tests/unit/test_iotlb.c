@@ -41,7 +41,8 @@ static int teardown(void **state)
     return 0;
 }
 
-static int look(uint64_t iova, uint32_t len, enum memmap_access access, struct iovec *iov, unsigned max)
+static int look(uint64_t iova, uint32_t len, enum memmap_access access, struct iovec *iov,
+                unsigned max)
 {
     unsigned hint = 0;
 
@@ -75,8 +76,8 @@ static void pieces_of_two_regions_stay_apart(void **state)
     struct iovec iov[4];
 
     for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(
-            iotlb_update(tlb, i * PAGE, PAGE, UVA + (PAGES / 2 - 1 + i) * PAGE, RW), 0);
+        assert_int_equal(iotlb_update(tlb, i * PAGE, PAGE, UVA + (PAGES / 2 - 1 + i) * PAGE, RW),
+                         0);
     assert_int_equal(look(0, 2 * PAGE, MEMMAP_READ, iov, 4), 2);
 }
 
@@ -197,7 +198,8 @@ static void a_page_table_and_its_model_agree(void **state)
             for (unsigned i = 0; i < n; i++)
                 model[at + i] = (struct model){(int)(to + i), right};
         } else {
-            compare(model, at * PAGE + (r >> 44) % PAGE, 1 + (r >> 20) % (4 * PAGE), 1 + (r >> 60) % 2);
+            compare(model, at * PAGE + (r >> 44) % PAGE, 1 + (r >> 20) % (4 * PAGE),
+                    1 + (r >> 60) % 2);
         }
         /* An entry that overlaps what changes goes as a whole: the model follows by asking. */
         for (unsigned i = 0; i < ARRAY_SIZE(model); i++)

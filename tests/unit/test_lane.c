@@ -96,9 +96,10 @@ static void disk_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext disk_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "disk", .summary = "memory", .flags = DT_BACK | DT_PER_QUEUE,
-    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK, .info = disk_info,
-    .submit = disk_submit,
+    DT_BLOCK_EXT_HEADER,       .name = "disk",
+    .summary = "memory",       .flags = DT_BACK | DT_PER_QUEUE,
+    .read_data = DT_DATA_PEEK, .write_data = DT_DATA_PEEK,
+    .info = disk_info,         .submit = disk_submit,
 };
 
 /* ---- Extensions under test ---- */
@@ -116,7 +117,7 @@ static void a_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext a_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "a", .summary = "bursts", .submit = a_submit,
+    DT_BLOCK_EXT_HEADER,    .name = "a", .summary = "bursts", .submit = a_submit,
     .complete = a_complete,
 };
 
@@ -137,13 +138,16 @@ static enum dt_verdict b_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext b_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "b", .summary = "one by one", .request = b_request,
+    DT_BLOCK_EXT_HEADER,    .name = "b", .summary = "one by one", .request = b_request,
     .response = b_response,
 };
 
 /* Only looks at responses: requests must pass it by. */
 static const struct dt_block_ext up_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "up", .summary = "responses only", .response = b_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "up",
+    .summary = "responses only",
+    .response = b_response,
 };
 
 /* Adds one to every byte below it. */
@@ -186,14 +190,20 @@ static void plus_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 }
 
 static const struct dt_block_ext plus_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "plus", .summary = "transforms", .flags = DT_CONTENT_BEARING,
-    .read_data = DT_DATA_TRANSFORM, .write_data = DT_DATA_TRANSFORM, .submit = plus_submit,
+    DT_BLOCK_EXT_HEADER,
+    .name = "plus",
+    .summary = "transforms",
+    .flags = DT_CONTENT_BEARING,
+    .read_data = DT_DATA_TRANSFORM,
+    .write_data = DT_DATA_TRANSFORM,
+    .submit = plus_submit,
     .complete = plus_complete,
 };
 
 /* Needs bytes that stay as they are. */
 static const struct dt_block_ext stable_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "stable", .summary = "stable data", .read_data = DT_DATA_STABLE,
+    DT_BLOCK_EXT_HEADER,          .name = "stable",
+    .summary = "stable data",     .read_data = DT_DATA_STABLE,
     .write_data = DT_DATA_STABLE, .submit = a_submit,
 };
 
@@ -218,8 +228,8 @@ static void guard_read_done(struct dt_ctx *c, struct dt_req *sub)
 static void guard_granted(struct dt_ctx *c, struct dt_range *range)
 {
     struct guarded *g = container_of(range, struct guarded, range);
-    struct dt_req *sub = dt_sub_new(c, DT_OP_READ, g->req->sector, 1, &before_iov, 1,
-                                    guard_read_done, g->req);
+    struct dt_req *sub =
+        dt_sub_new(c, DT_OP_READ, g->req->sector, 1, &before_iov, 1, guard_read_done, g->req);
 
     guarded_now++;
     guarded_most = MAX(guarded_most, guarded_now);
@@ -251,8 +261,13 @@ static enum dt_verdict guard_response(struct dt_ctx *c, struct dt_req *req)
 }
 
 static const struct dt_block_ext guard_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "guard", .summary = "locks and reads", .sub_requests = SLOTS,
-    .frame_size = sizeof(struct guarded), .request = guard_request, .response = guard_response,
+    DT_BLOCK_EXT_HEADER,
+    .name = "guard",
+    .summary = "locks and reads",
+    .sub_requests = SLOTS,
+    .frame_size = sizeof(struct guarded),
+    .request = guard_request,
+    .response = guard_response,
 };
 
 /* Holds everything until it is asked to let go, and admits a fixed number. */
@@ -282,8 +297,8 @@ static void keep_quiesce(struct dt_ctx *c, uint64_t deadline)
 }
 
 static const struct dt_block_ext keep_ext = {
-    DT_BLOCK_EXT_HEADER, .name = "keep", .summary = "holds", .request = keep_request,
-    .admit = keep_admit, .quiesce = keep_quiesce,
+    DT_BLOCK_EXT_HEADER,     .name = "keep",      .summary = "holds",
+    .request = keep_request, .admit = keep_admit, .quiesce = keep_quiesce,
 };
 
 /* ---- Helpers ---- */
@@ -296,8 +311,10 @@ static void open_chain(const char *text)
 
     assert_int_equal(loop_new(&loop, &config, &err), 0);
     assert_int_equal(chain_parse(&spec, text, &err), 0);
-    if (device_new(&dev, &(struct device_config){.name = "t", .chain = &spec, .loops = &loop,
-                                                 .threads = 1}, &err) < 0)
+    if (device_new(
+            &dev,
+            &(struct device_config){.name = "t", .chain = &spec, .loops = &loop, .threads = 1},
+            &err) < 0)
         fail_msg("%s", err.text);
     chain_spec_free(&spec);
     assert_int_equal(device_start(dev, &front, NULL, &err), 0);
@@ -569,8 +586,9 @@ static void bad_chains_are_refused(void **state)
         struct dt_error err;
 
         assert_int_equal(chain_parse(&spec, cases[i].chain, &err), 0);
-        assert_true(device_new(&dev, &(struct device_config){.name = "t", .chain = &spec,
-                                                             .loops = &loop, .threads = 1},
+        assert_true(device_new(&dev,
+                               &(struct device_config){
+                                   .name = "t", .chain = &spec, .loops = &loop, .threads = 1},
                                &err) < 0);
         assert_non_null(strstr(err.text, cases[i].why));
         chain_spec_free(&spec);
@@ -580,8 +598,8 @@ static void bad_chains_are_refused(void **state)
 
 int main(void)
 {
-    const struct dt_block_ext *const exts[] = {&disk_ext,   &a_ext,     &b_ext,    &up_ext,
-                                               &plus_ext,   &stable_ext, &guard_ext, &keep_ext};
+    const struct dt_block_ext *const exts[] = {&disk_ext, &a_ext,      &b_ext,     &up_ext,
+                                               &plus_ext, &stable_ext, &guard_ext, &keep_ext};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_are_crossed_in_order),
         cmocka_unit_test(what_lies_outside_is_refused),

@@ -267,9 +267,14 @@ static void test_packets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_packets),     TEST(test_answers_without_worker), TEST(test_successor_recovers),
-        TEST(test_release),     TEST(test_stop_without_worker),    TEST(test_lying_worker),
-        TEST(test_lying_keeper), TEST(test_what_the_driver_wrote),
+        TEST(test_packets),
+        TEST(test_answers_without_worker),
+        TEST(test_successor_recovers),
+        TEST(test_release),
+        TEST(test_stop_without_worker),
+        TEST(test_lying_worker),
+        TEST(test_lying_keeper),
+        TEST(test_what_the_driver_wrote),
         TEST(test_what_was_written_before_the_keeper),
     };
 

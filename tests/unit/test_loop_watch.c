@@ -325,10 +325,15 @@ static void test_listener_without_descriptors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(test_watch_level),        BOTH(test_watch_edge),   BOTH(test_watch_hangup),
+        BOTH(test_watch_level),
+        BOTH(test_watch_edge),
+        BOTH(test_watch_hangup),
         BOTH(test_watch_remove_self),
-        BOTH(test_watch_remove_other), BOTH(test_watch_close),  BOTH(test_watch_many),
-        BOTH(test_poller_no_starving), BOTH(test_listener_without_descriptors),
+        BOTH(test_watch_remove_other),
+        BOTH(test_watch_close),
+        BOTH(test_watch_many),
+        BOTH(test_poller_no_starving),
+        BOTH(test_listener_without_descriptors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

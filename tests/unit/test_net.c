@@ -40,8 +40,8 @@ static void test_headers(void **state)
 
     frame_ether(&f, 0x86dd);
     frame_ipv6(&f, 0, "fe80::1", "ff02::1");
-    frame_bytes(&f, (uint8_t[]){60, 0, 5, 2, 0, 0, 1, 0}, 8); /* hop by hop: router alert */
-    frame_bytes(&f, (uint8_t[]){58, 0, 1, 4, 0, 0, 0, 0}, 8); /* destination options */
+    frame_bytes(&f, (uint8_t[]){60, 0, 5, 2, 0, 0, 1, 0}, 8);  /* hop by hop: router alert */
+    frame_bytes(&f, (uint8_t[]){58, 0, 1, 4, 0, 0, 0, 0}, 8);  /* destination options */
     frame_bytes(&f, (uint8_t[]){134, 0, 0, 0, 0, 0, 0, 0}, 8); /* router advertisement */
     frame_end(&f);
     parse(&h);
@@ -301,8 +301,8 @@ static void sieve_quiesce(struct dt_ctx *c, uint64_t deadline)
     held = NULL;
 }
 
-static const struct dt_counter sieve_counters[] = {
-    {"dropped", "packets", "Those that end with d."}, {NULL}};
+static const struct dt_counter sieve_counters[] = {{"dropped", "packets", "Those that end with d."},
+                                                   {NULL}};
 static const struct dt_net_ext sieve = {
     DT_NET_EXT_HEADER,
     .name = "sieve",
@@ -328,7 +328,8 @@ static void test_verdicts(void **state)
     assert_true(send_text("passes, too"));
     assert_true(send_text("h"));
     assert_int_equal(rig.wire.n, 2);
-    assert_int_equal(rig.sent, 3); /* the guest's descriptor of the one that is held is outstanding */
+    assert_int_equal(rig.sent,
+                     3); /* the guest's descriptor of the one that is held is outstanding */
     assert_int_equal(lane_in_flight(rig.lane), 1);
     assert_int_equal(rig_counter("sieve", "dropped"), 1);
     assert_int_equal(rig_ops("sieve", "transmit", "requests"), 4);
@@ -389,7 +390,8 @@ static void test_change(void **state)
 
     rig_start("plain-wire");
     assert_int_equal(chain_parse(&spec, "throttle iops=5 | plain-wire", &rig.err), 0);
-    assert_int_equal(device_change(rig.dev, &spec, &change, &rig.err), -ENOENT); /* it is for disks */
+    assert_int_equal(device_change(rig.dev, &spec, &change, &rig.err),
+                     -ENOENT); /* it is for disks */
     chain_spec_free(&spec);
     rig_stop();
     assert_int_equal(rig_try("sieve"), -EINVAL); /* no back */

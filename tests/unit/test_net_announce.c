@@ -29,7 +29,8 @@ static const uint8_t *frame(unsigned i)
 
 static void check_round(unsigned at)
 {
-    static const uint8_t all[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, nodes[] = {0x33, 0x33, 0, 0, 0, 1};
+    static const uint8_t all[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+                         nodes[] = {0x33, 0x33, 0, 0, 0, 1};
     const uint8_t *d = frame(at);
     struct dt_headers h;
 
@@ -101,7 +102,8 @@ static void test_honest(void **state)
 /* The VMM's reverse ARP, as the front makes it; a stranger's is nobody's business. */
 static void test_request(void **state)
 {
-    uint8_t rarp[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0, 0, 1, 0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
+    uint8_t rarp[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0, 0,
+                        1,    0x80, 0x35, 0,    1,    8,    0,    6,    4, 0, 3};
 
     rig_start(CHAIN "at-start=off times=2 | wire");
     assert_true(rig_send(rarp, sizeof(rarp), NULL, 0));
@@ -142,8 +144,9 @@ static void test_parameters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_start), cmocka_unit_test(test_honest),     cmocka_unit_test(test_request),
-        cmocka_unit_test(test_verb),  cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_start),      cmocka_unit_test(test_honest),
+        cmocka_unit_test(test_request),    cmocka_unit_test(test_verb),
+        cmocka_unit_test(test_parameters),
     };
 
     test_clock = DT_S(1000);

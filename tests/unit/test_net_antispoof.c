@@ -9,8 +9,7 @@
 #include <cmocka.h>
 
 /* The builder's frames come from 52:54:00:00:00:01, whose link-local address is fe80::5054:ff:fe00:1. */
-#define CHAIN                                                                                     \
-    "antispoof mac=52:54:00:00:00:01 ip4=192.0.2.7,10.1.0.0/16 ip6=2001:db8::7 | wire"
+#define CHAIN  "antispoof mac=52:54:00:00:00:01 ip4=192.0.2.7,10.1.0.0/16 ip6=2001:db8::7 | wire"
 #define OWN_LL "fe80::5054:ff:fe00:1"
 
 static struct frame f;
@@ -91,27 +90,64 @@ static void icmp6_behind(uint8_t next, const uint8_t *extensions, uint32_t n, co
     frame_end(&f);
 }
 
-static void icmp6(const char *from, uint8_t type, const char *target, uint8_t option, const uint8_t *mac)
+static void icmp6(const char *from, uint8_t type, const char *target, uint8_t option,
+                  const uint8_t *mac)
 {
     icmp6_behind(58, NULL, 0, from, type, target, option, mac);
 }
 
 /* ---- The rows ---- */
 
-#define MAKE(n)            static void make_##n(void)
+#define MAKE(n) static void make_##n(void)
 
-MAKE(tcp) { tcp4("192.0.2.7"); }
-MAKE(prefix) { tcp4("10.1.200.3"); }
-MAKE(dhcp) { udp4("0.0.0.0", "255.255.255.255", 68, 67); }
-MAKE(arp_request) { arp(1, own_mac, 0xc0000207); }
-MAKE(arp_reply) { arp(2, own_mac, 0xc0000207); }
-MAKE(arp_probe) { arp(1, own_mac, 0); }
-MAKE(udp6_own) { udp6("2001:db8::7", 1000); }
-MAKE(link_local) { udp6(OWN_LL, 546); }
-MAKE(solicit) { icmp6(OWN_LL, 135, "2001:db8::1", 1, own_mac); }
-MAKE(advertise) { icmp6(OWN_LL, 136, "2001:db8::7", 2, own_mac); }
-MAKE(dad) { icmp6("::", 135, "2001:db8::7", 0, NULL); }
-MAKE(router_solicit) { icmp6(OWN_LL, 133, NULL, 1, own_mac); }
+MAKE(tcp)
+{
+    tcp4("192.0.2.7");
+}
+MAKE(prefix)
+{
+    tcp4("10.1.200.3");
+}
+MAKE(dhcp)
+{
+    udp4("0.0.0.0", "255.255.255.255", 68, 67);
+}
+MAKE(arp_request)
+{
+    arp(1, own_mac, 0xc0000207);
+}
+MAKE(arp_reply)
+{
+    arp(2, own_mac, 0xc0000207);
+}
+MAKE(arp_probe)
+{
+    arp(1, own_mac, 0);
+}
+MAKE(udp6_own)
+{
+    udp6("2001:db8::7", 1000);
+}
+MAKE(link_local)
+{
+    udp6(OWN_LL, 546);
+}
+MAKE(solicit)
+{
+    icmp6(OWN_LL, 135, "2001:db8::1", 1, own_mac);
+}
+MAKE(advertise)
+{
+    icmp6(OWN_LL, 136, "2001:db8::7", 2, own_mac);
+}
+MAKE(dad)
+{
+    icmp6("::", 135, "2001:db8::7", 0, NULL);
+}
+MAKE(router_solicit)
+{
+    icmp6(OWN_LL, 133, NULL, 1, own_mac);
+}
 MAKE(mld)
 {
     icmp6_behind(0, (uint8_t[]){58, 0, 5, 2, 0, 0, 1, 0}, 8, "::", 143, NULL, 0, NULL);
@@ -122,7 +158,10 @@ MAKE(rarp)
     store_be16(f.bytes + 12, 0x8035);
     memcpy(f.bytes + 14 + 18, own_mac, 6);
 }
-MAKE(router_alert_option) { options4((uint8_t[]){148, 4, 0, 0}); }
+MAKE(router_alert_option)
+{
+    options4((uint8_t[]){148, 4, 0, 0});
+}
 MAKE(fragment4)
 {
     udp4("192.0.2.7", "198.51.100.1", 1, 2);
@@ -185,36 +224,75 @@ MAKE(pppoe)
     frame_ether(&f, 0x8864);
     frame_pattern(&f, 46);
 }
-MAKE(arp_for_other) { arp(2, own_mac, 0xc0000201); }
-MAKE(arp_request_as_other) { arp(1, own_mac, 0xc0000201); }
-MAKE(arp_other_hardware) { arp(2, other_mac, 0xc0000207); }
-MAKE(arp_reply_from_nobody) { arp(2, own_mac, 0); }
+MAKE(arp_for_other)
+{
+    arp(2, own_mac, 0xc0000201);
+}
+MAKE(arp_request_as_other)
+{
+    arp(1, own_mac, 0xc0000201);
+}
+MAKE(arp_other_hardware)
+{
+    arp(2, other_mac, 0xc0000207);
+}
+MAKE(arp_reply_from_nobody)
+{
+    arp(2, own_mac, 0);
+}
 MAKE(arp_cut)
 {
     arp(1, own_mac, 0xc0000207);
     f.n -= 10;
 }
-MAKE(arp_inverse) { arp(8, own_mac, 0xc0000207); }
+MAKE(arp_inverse)
+{
+    arp(8, own_mac, 0xc0000207);
+}
 MAKE(rarp_other)
 {
     arp(3, own_mac, 0);
     store_be16(f.bytes + 12, 0x8035);
     memcpy(f.bytes + 14 + 18, other_mac, 6);
 }
-MAKE(source4) { tcp4("192.0.2.8"); }
-MAKE(source4_outside_prefix) { tcp4("10.2.0.1"); }
-MAKE(nobody4) { tcp4("0.0.0.0"); }
-MAKE(dhcp_elsewhere) { udp4("0.0.0.0", "198.51.100.1", 68, 67); }
+MAKE(source4)
+{
+    tcp4("192.0.2.8");
+}
+MAKE(source4_outside_prefix)
+{
+    tcp4("10.2.0.1");
+}
+MAKE(nobody4)
+{
+    tcp4("0.0.0.0");
+}
+MAKE(dhcp_elsewhere)
+{
+    udp4("0.0.0.0", "198.51.100.1", 68, 67);
+}
 MAKE(dhcp_in_fragments)
 {
     udp4("0.0.0.0", "255.255.255.255", 68, 67);
     store_be16(f.bytes + 20, 0x2000);
     frame_end(&f);
 }
-MAKE(dhcp_server) { udp4("192.0.2.7", "255.255.255.255", 67, 68); }
-MAKE(source_route) { options4((uint8_t[]){131, 3, 4, 0}); }
-MAKE(strict_route_behind_nop) { options4((uint8_t[]){1, 137, 3, 4}); }
-MAKE(option_without_end) { options4((uint8_t[]){1, 1, 1, 68}); }
+MAKE(dhcp_server)
+{
+    udp4("192.0.2.7", "255.255.255.255", 67, 68);
+}
+MAKE(source_route)
+{
+    options4((uint8_t[]){131, 3, 4, 0});
+}
+MAKE(strict_route_behind_nop)
+{
+    options4((uint8_t[]){1, 137, 3, 4});
+}
+MAKE(option_without_end)
+{
+    options4((uint8_t[]){1, 1, 1, 68});
+}
 MAKE(later_fragment4_of_other)
 {
     udp4("192.0.2.8", "198.51.100.1", 1, 2);
@@ -233,17 +311,50 @@ MAKE(length_lies)
     tcp4("192.0.2.7");
     store_be16(f.bytes + 16, 4000);
 }
-MAKE(source6) { udp6("2001:db8::8", 1000); }
-MAKE(link_local_of_other) { udp6("fe80::5054:ff:fe00:9", 1000); }
-MAKE(nobody6) { udp6("::", 1000); }
-MAKE(dhcp6_server) { udp6(OWN_LL, 547); }
-MAKE(router_advertisement) { icmp6(OWN_LL, 134, NULL, 1, own_mac); }
-MAKE(redirect) { icmp6(OWN_LL, 137, "2001:db8::1", 2, own_mac); }
-MAKE(mld_query) { icmp6(OWN_LL, 130, NULL, 0, NULL); }
-MAKE(advertise_other) { icmp6(OWN_LL, 136, "2001:db8::1", 2, own_mac); }
-MAKE(advertise_other_mac) { icmp6(OWN_LL, 136, "2001:db8::7", 2, other_mac); }
-MAKE(solicit_other_mac) { icmp6(OWN_LL, 135, "2001:db8::1", 1, other_mac); }
-MAKE(dad_with_mac) { icmp6("::", 135, "2001:db8::7", 1, own_mac); }
+MAKE(source6)
+{
+    udp6("2001:db8::8", 1000);
+}
+MAKE(link_local_of_other)
+{
+    udp6("fe80::5054:ff:fe00:9", 1000);
+}
+MAKE(nobody6)
+{
+    udp6("::", 1000);
+}
+MAKE(dhcp6_server)
+{
+    udp6(OWN_LL, 547);
+}
+MAKE(router_advertisement)
+{
+    icmp6(OWN_LL, 134, NULL, 1, own_mac);
+}
+MAKE(redirect)
+{
+    icmp6(OWN_LL, 137, "2001:db8::1", 2, own_mac);
+}
+MAKE(mld_query)
+{
+    icmp6(OWN_LL, 130, NULL, 0, NULL);
+}
+MAKE(advertise_other)
+{
+    icmp6(OWN_LL, 136, "2001:db8::1", 2, own_mac);
+}
+MAKE(advertise_other_mac)
+{
+    icmp6(OWN_LL, 136, "2001:db8::7", 2, other_mac);
+}
+MAKE(solicit_other_mac)
+{
+    icmp6(OWN_LL, 135, "2001:db8::1", 1, other_mac);
+}
+MAKE(dad_with_mac)
+{
+    icmp6("::", 135, "2001:db8::7", 1, own_mac);
+}
 MAKE(hop_limit)
 {
     icmp6(OWN_LL, 136, "2001:db8::7", 2, own_mac);
@@ -268,7 +379,8 @@ MAKE(ra_behind_cut_options)
 }
 MAKE(routing_header)
 {
-    icmp6_behind(43, (uint8_t[]){58, 2, 0, 1, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1},
+    icmp6_behind(43, (uint8_t[]){58, 2, 0, 1, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8,
+                                 0,  0, 0, 0, 0, 0, 0, 0, 0,    0, 0,   1},
                  24, OWN_LL, 128, NULL, 0, NULL);
 }
 MAKE(endless_options)
@@ -286,32 +398,81 @@ MAKE(option_of_no_length)
     f.bytes[f.n - 7] = 0;
 }
 
-#define OK(n)       {#n, NULL, make_##n}
-#define BAD(n, why) {#n, why, make_##n}
+#define OK(n)              \
+    {                      \
+#n, NULL, make_##n \
+    }
+#define BAD(n, why)       \
+    {                     \
+#n, why, make_##n \
+    }
 static const struct row {
     const char *name, *counter;
     void (*make)(void);
 } rows[] = {
-    OK(tcp), OK(prefix), OK(dhcp), OK(arp_request), OK(arp_reply), OK(arp_probe), OK(udp6_own),
-    OK(link_local), OK(solicit), OK(advertise), OK(dad), OK(router_solicit), OK(mld), OK(rarp),
-    OK(router_alert_option), OK(fragment4),
-    BAD(other_source_mac, "mac"), BAD(vlan, "vlan"), BAD(qinq, "vlan"), BAD(priority_tag, "vlan"),
-    BAD(snap, "type"), BAD(bpdu, "type"), BAD(lldp, "type"), BAD(pause_frame, "type"),
-    BAD(pppoe, "type"), BAD(arp_for_other, "arp"), BAD(arp_request_as_other, "arp"),
-    BAD(arp_other_hardware, "arp"), BAD(arp_reply_from_nobody, "arp"), BAD(arp_cut, "malformed"),
-    BAD(arp_inverse, "arp"), BAD(rarp_other, "arp"), BAD(source4, "ip"),
-    BAD(source4_outside_prefix, "ip"), BAD(nobody4, "ip"), BAD(dhcp_elsewhere, "ip"),
-    BAD(dhcp_in_fragments, "ip"), BAD(dhcp_server, "dhcp-server"), BAD(source_route, "options"),
-    BAD(strict_route_behind_nop, "options"), BAD(option_without_end, "options"),
-    BAD(later_fragment4_of_other, "ip"), BAD(tiny_fragment, "malformed"),
-    BAD(length_lies, "malformed"), BAD(source6, "ip"), BAD(link_local_of_other, "ip"),
-    BAD(nobody6, "ip"), BAD(dhcp6_server, "dhcp-server"), BAD(router_advertisement, "router"),
-    BAD(redirect, "router"), BAD(mld_query, "router"), BAD(advertise_other, "neighbour"),
-    BAD(advertise_other_mac, "neighbour"), BAD(solicit_other_mac, "neighbour"),
-    BAD(dad_with_mac, "neighbour"), BAD(hop_limit, "neighbour"), BAD(ra_behind_options, "router"),
-    BAD(ra_in_atomic_fragment, "fragment"), BAD(ra_in_later_fragment, "fragment"),
-    BAD(ra_behind_cut_options, "malformed"), BAD(routing_header, "options"),
-    BAD(endless_options, "malformed"), BAD(option_of_no_length, "neighbour"),
+    OK(tcp),
+    OK(prefix),
+    OK(dhcp),
+    OK(arp_request),
+    OK(arp_reply),
+    OK(arp_probe),
+    OK(udp6_own),
+    OK(link_local),
+    OK(solicit),
+    OK(advertise),
+    OK(dad),
+    OK(router_solicit),
+    OK(mld),
+    OK(rarp),
+    OK(router_alert_option),
+    OK(fragment4),
+    BAD(other_source_mac, "mac"),
+    BAD(vlan, "vlan"),
+    BAD(qinq, "vlan"),
+    BAD(priority_tag, "vlan"),
+    BAD(snap, "type"),
+    BAD(bpdu, "type"),
+    BAD(lldp, "type"),
+    BAD(pause_frame, "type"),
+    BAD(pppoe, "type"),
+    BAD(arp_for_other, "arp"),
+    BAD(arp_request_as_other, "arp"),
+    BAD(arp_other_hardware, "arp"),
+    BAD(arp_reply_from_nobody, "arp"),
+    BAD(arp_cut, "malformed"),
+    BAD(arp_inverse, "arp"),
+    BAD(rarp_other, "arp"),
+    BAD(source4, "ip"),
+    BAD(source4_outside_prefix, "ip"),
+    BAD(nobody4, "ip"),
+    BAD(dhcp_elsewhere, "ip"),
+    BAD(dhcp_in_fragments, "ip"),
+    BAD(dhcp_server, "dhcp-server"),
+    BAD(source_route, "options"),
+    BAD(strict_route_behind_nop, "options"),
+    BAD(option_without_end, "options"),
+    BAD(later_fragment4_of_other, "ip"),
+    BAD(tiny_fragment, "malformed"),
+    BAD(length_lies, "malformed"),
+    BAD(source6, "ip"),
+    BAD(link_local_of_other, "ip"),
+    BAD(nobody6, "ip"),
+    BAD(dhcp6_server, "dhcp-server"),
+    BAD(router_advertisement, "router"),
+    BAD(redirect, "router"),
+    BAD(mld_query, "router"),
+    BAD(advertise_other, "neighbour"),
+    BAD(advertise_other_mac, "neighbour"),
+    BAD(solicit_other_mac, "neighbour"),
+    BAD(dad_with_mac, "neighbour"),
+    BAD(hop_limit, "neighbour"),
+    BAD(ra_behind_options, "router"),
+    BAD(ra_in_atomic_fragment, "fragment"),
+    BAD(ra_in_later_fragment, "fragment"),
+    BAD(ra_behind_cut_options, "malformed"),
+    BAD(routing_header, "options"),
+    BAD(endless_options, "malformed"),
+    BAD(option_of_no_length, "neighbour"),
 };
 
 static void test_tricks(void **state)
@@ -339,8 +500,9 @@ static void test_offloads(void **state)
     for (unsigned kind = 0; kind < 8; kind++) {
         bool v6 = kind & 1, tcp = kind & 2, lies = kind & 4;
         struct dt_vnet_header v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-                                   .gso_type = !tcp ? 5 : v6 ? VIRTIO_NET_HDR_GSO_TCPV6
-                                                             : VIRTIO_NET_HDR_GSO_TCPV4,
+                                   .gso_type = !tcp ? 5
+                                               : v6 ? VIRTIO_NET_HDR_GSO_TCPV6
+                                                    : VIRTIO_NET_HDR_GSO_TCPV4,
                                    .gso_size = 1000,
                                    .csum_start = v6 ? 54 : 34,
                                    .csum_offset = tcp ? 16 : 6};
@@ -367,11 +529,15 @@ static void test_offloads(void **state)
 
 static void test_parameters(void **state)
 {
-    static const char *const wrong[] = {
-        "mac=52:54:00:00:00", "mac=53:54:00:00:00:01", "mac=52:54:00:00:00:01x",
-        "mac=52:54:00:00:00:01 ip4=1.2.3", "mac=52:54:00:00:00:01 ip4=1.2.3.4/33",
-        "mac=52:54:00:00:00:01 ip4=1.2.3.4/-1", "mac=52:54:00:00:00:01 ip4=2001:db8::1",
-        "mac=52:54:00:00:00:01 ip6=1.2.3.4", "ip4=1.2.3.4"};
+    static const char *const wrong[] = {"mac=52:54:00:00:00",
+                                        "mac=53:54:00:00:00:01",
+                                        "mac=52:54:00:00:00:01x",
+                                        "mac=52:54:00:00:00:01 ip4=1.2.3",
+                                        "mac=52:54:00:00:00:01 ip4=1.2.3.4/33",
+                                        "mac=52:54:00:00:00:01 ip4=1.2.3.4/-1",
+                                        "mac=52:54:00:00:00:01 ip4=2001:db8::1",
+                                        "mac=52:54:00:00:00:01 ip6=1.2.3.4",
+                                        "ip4=1.2.3.4"};
     char chain[128];
 
     for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++) {

@@ -5,8 +5,8 @@
 
 #include <fcntl.h>
 #include <pcap/pcap.h>
-#include <signal.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -78,9 +78,10 @@ static void test_kinds(void **state)
     for (unsigned kind = 0; kind < 16; kind++) {
         bool v6 = kind & 1, tcp = kind & 2, super = kind & 4, csum = super || kind & 8;
         struct dt_vnet_header v = {.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
-                                   .gso_type = !super ? 0 : !tcp ? 5
-                                               : v6              ? VIRTIO_NET_HDR_GSO_TCPV6
-                                                                 : VIRTIO_NET_HDR_GSO_TCPV4,
+                                   .gso_type = !super ? 0
+                                               : !tcp ? 5
+                                               : v6   ? VIRTIO_NET_HDR_GSO_TCPV6
+                                                      : VIRTIO_NET_HDR_GSO_TCPV4,
                                    .gso_size = super ? 1000 : 0,
                                    .csum_start = v6 ? 54 : 34,
                                    .csum_offset = tcp ? 16 : 6};
@@ -219,7 +220,8 @@ static void test_fifo(void **state)
         usleep(1000);
     }
     for (unsigned reader = 0; reader < 2; reader++) {
-        int fd = open(path, O_RDONLY | O_NONBLOCK), to = open(copy, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        int fd = open(path, O_RDONLY | O_NONBLOCK),
+            to = open(copy, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         ssize_t size = 0, n;
 
         for (unsigned i = 0; i < 7; i++)
@@ -322,8 +324,9 @@ static int gone(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_choice),    TEST(test_full),  TEST(test_fifo),
-                                       TEST(test_continued), TEST(test_refused), TEST(test_limit)};
+    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_choice),    TEST(test_full),
+                                       TEST(test_fifo),  TEST(test_continued), TEST(test_refused),
+                                       TEST(test_limit)};
 
     signal(SIGPIPE, SIG_IGN); /* as the program has it */
     CHECK(registry_add_net(&net_capture, &rig.err) == 0);

@@ -75,7 +75,8 @@ static void test_duplicates(void **state)
 /* One bit, and not one that a checksum completed later would cover up. */
 static void test_damage(void **state)
 {
-    struct dt_vnet_header v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6};
+    struct dt_vnet_header v = {
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6};
     unsigned wrong = 0;
 
     rig_start("fault corrupt=100% | wire");
@@ -166,9 +167,12 @@ static void test_overflow(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loss_by_seed), cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_damage),       cmocka_unit_test(test_delay),
-        cmocka_unit_test(test_jitter_keeps_order), cmocka_unit_test(test_reorder),
+        cmocka_unit_test(test_loss_by_seed),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_delay),
+        cmocka_unit_test(test_jitter_keeps_order),
+        cmocka_unit_test(test_reorder),
         cmocka_unit_test(test_overflow),
     };
 

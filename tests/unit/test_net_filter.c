@@ -102,9 +102,10 @@ static void test_offloads(void **state)
     for (unsigned kind = 0; kind < 16; kind++) {
         bool v6 = kind & 1, tcp = kind & 2, super = kind & 4, csum = super || kind & 8;
         struct dt_vnet_header v = {.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
-                                   .gso_type = !super ? 0 : !tcp ? 5
-                                               : v6              ? VIRTIO_NET_HDR_GSO_TCPV6
-                                                                 : VIRTIO_NET_HDR_GSO_TCPV4,
+                                   .gso_type = !super ? 0
+                                               : !tcp ? 5
+                                               : v6   ? VIRTIO_NET_HDR_GSO_TCPV6
+                                                      : VIRTIO_NET_HDR_GSO_TCPV4,
                                    .gso_size = super ? 1000 : 0,
                                    .csum_start = v6 ? 54 : 34,
                                    .csum_offset = tcp ? 16 : 6};
@@ -158,8 +159,10 @@ static void test_tags_and_truncation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_deny),     cmocka_unit_test(test_allow),
-        cmocka_unit_test(test_live),     cmocka_unit_test(test_offloads),
+        cmocka_unit_test(test_deny),
+        cmocka_unit_test(test_allow),
+        cmocka_unit_test(test_live),
+        cmocka_unit_test(test_offloads),
         cmocka_unit_test(test_tags_and_truncation),
     };
 

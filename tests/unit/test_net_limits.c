@@ -65,7 +65,8 @@ static void test_rates(void **state)
         const char *name, *chain;
         bool in;
     } cases[] = {
-        {"bw-out", "limits bw-out=800k burst=1ms | wire", false}, /* 100 frames of 1000 bytes a second */
+        {"bw-out", "limits bw-out=800k burst=1ms | wire",
+         false}, /* 100 frames of 1000 bytes a second */
         {"bw-in", "limits bw-in=800k burst=1ms | wire", true},
         {"pps", "limits pps=100 burst=1ms | wire", false},
     };
@@ -218,8 +219,9 @@ static void test_nothing_used(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rates),       cmocka_unit_test(test_shared),       cmocka_unit_test(test_linklocal),
-        cmocka_unit_test(test_connections), cmocka_unit_test(test_nothing_used),
+        cmocka_unit_test(test_rates),        cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_linklocal),    cmocka_unit_test(test_connections),
+        cmocka_unit_test(test_nothing_used),
     };
 
     test_clock = DT_S(1000);

@@ -14,9 +14,9 @@
 #include <cmocka.h>
 
 #define HEADER 10u /* of the kernel's virtio header */
-#define MAKE                                                                                      \
-    "{ ip link add card0 type veth peer name far0 && ip link set card0 mtu 3000 && "              \
-    "ip link set far0 mtu 3000 && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; "            \
+#define MAKE                                                                           \
+    "{ ip link add card0 type veth peer name far0 && ip link set card0 mtu 3000 && "   \
+    "ip link set far0 mtu 3000 && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; " \
     "ip link set card0 up && ip link set far0 up; } 2>/dev/null"
 
 static struct frame f;

@@ -17,13 +17,16 @@ static uint64_t began;
 /* Frames of 60 bytes and one more each, ten ms apart; the last of them is cut. */
 static void write_file(unsigned n, int linktype)
 {
-    pcap_t *pcap = pcap_open_dead_with_tstamp_precision(linktype, 65600, PCAP_TSTAMP_PRECISION_NANO);
+    pcap_t *pcap =
+        pcap_open_dead_with_tstamp_precision(linktype, 65600, PCAP_TSTAMP_PRECISION_NANO);
     pcap_dumper_t *to = pcap_dump_open(pcap, path);
     uint8_t frame[2000] = {0};
 
     assert_non_null(to);
     for (unsigned i = 0; i <= n; i++) {
-        struct pcap_pkthdr h = {.ts = {1000, 500000000 + (int)i * 10000000}, .caplen = 60 + i, .len = 60 + i + (i == n)};
+        struct pcap_pkthdr h = {.ts = {1000, 500000000 + (int)i * 10000000},
+                                .caplen = 60 + i,
+                                .len = 60 + i + (i == n)};
 
         memset(frame, (int)i + 1, sizeof(frame));
         h.ts.tv_sec += h.ts.tv_usec / 1000000000;
@@ -157,8 +160,9 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_recorded), cmocka_unit_test(test_speed),   cmocka_unit_test(test_loop),
-        cmocka_unit_test(test_room),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_as_recorded), cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_loop),        cmocka_unit_test(test_room),
+        cmocka_unit_test(test_refused),
     };
     int ret;
 

@@ -84,7 +84,8 @@ static void test_packets(void **state)
         test_clock += DT_US(50);
         rig_turn();
     }
-    within((double)(rig.wire.n - 1) / (double)(rig.wire.frames[rig.wire.n - 1].at - rig.wire.frames[0].at) * 1e9,
+    within((double)(rig.wire.n - 1) /
+               (double)(rig.wire.frames[rig.wire.n - 1].at - rig.wire.frames[0].at) * 1e9,
            1000, 0.01, "packets");
     assert_true(rig.woken > 100); /* the intake was closed, and opened by a timer */
     rig_stop();
@@ -150,7 +151,8 @@ static void test_changed(void **state)
     struct dt_error err;
 
     rig_start("rate tx-bits=6k | wire");
-    assert_int_equal(device_net_info(rig.dev)->offloads, DT_OFFLOAD_CSUM); /* nobody waits ten seconds */
+    assert_int_equal(device_net_info(rig.dev)->offloads,
+                     DT_OFFLOAD_CSUM); /* nobody waits ten seconds */
     make_frame(BYTES);
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     assert_false(rig_send(f.bytes, f.n, NULL, 0)); /* the debt is two seconds long */

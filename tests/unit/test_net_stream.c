@@ -392,18 +392,12 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_ways),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_short_frames),
-        cmocka_unit_test(test_hostile_length),
-        cmocka_unit_test(test_super_frame),
-        cmocka_unit_test(test_vnet),
-        cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_patience),
-        cmocka_unit_test(test_rest_while_held),
-        cmocka_unit_test(test_guest_without_buffers),
-        cmocka_unit_test(test_listens),
-        cmocka_unit_test(test_peer_comes_late),
+        cmocka_unit_test(test_both_ways),       cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_short_frames),    cmocka_unit_test(test_hostile_length),
+        cmocka_unit_test(test_super_frame),     cmocka_unit_test(test_vnet),
+        cmocka_unit_test(test_back_pressure),   cmocka_unit_test(test_patience),
+        cmocka_unit_test(test_rest_while_held), cmocka_unit_test(test_guest_without_buffers),
+        cmocka_unit_test(test_listens),         cmocka_unit_test(test_peer_comes_late),
         cmocka_unit_test(test_bad_parameters),
     };
 

@@ -87,21 +87,18 @@ static int far_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
 }
 
 static const struct dt_net_ext far_ext = {
-    DT_NET_EXT_HEADER,
-    .name = "far",
-    .summary = "the other end, for tests",
-    .flags = DT_BACK,
-    .takes = DT_OFFLOAD_ALL,
-    .ctx_size = sizeof(struct far *),
-    .start = far_start,
-    .info = far_info,
-    .transmit = far_transmit,
+    DT_NET_EXT_HEADER,      .name = "far",           .summary = "the other end, for tests",
+    .flags = DT_BACK,       .takes = DT_OFFLOAD_ALL, .ctx_size = sizeof(struct far *),
+    .start = far_start,     .info = far_info,        .transmit = far_transmit,
     .quiesce = far_quiesce,
 };
 
 /* ---- A switch ---- */
 
-#define MAC(i) {0x52, 0x54, 0, 0, 0, (uint8_t)((i) + 1)}
+#define MAC(i)                                  \
+    {                                           \
+        0x52, 0x54, 0, 0, 0, (uint8_t)((i) + 1) \
+    }
 
 /* A and B are peers; C is alone; D is in VLAN 10 without a tag; E has VLANs 10 and 20 with one. */
 static void configure(struct fabric_config *configs)

@@ -86,7 +86,8 @@ static uint64_t counter(const char *name)
 /* Seven at once; then 2^n ms between packets, until the first ones are a second old, which ends the penalty of 512 ms. */
 static void test_schedule(void **state)
 {
-    static const unsigned ms[] = {0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1000, 1000, 1000, 1000, 1001};
+    static const unsigned ms[] = {0,  0,  0,   0,   0,   0,    0,    1,    3,    7,   15,
+                                  31, 63, 127, 255, 511, 1000, 1000, 1000, 1000, 1001};
 
     begin("symmetry | wire");
     flood(60);
@@ -187,7 +188,8 @@ static void test_gro_peer(void **state)
     tcp(false, 7, seq, 0x12, 0);
     rig_arrive(f.bytes, f.n, NULL);
     for (unsigned round = 0; round < 300; round++) {
-        tcp(true, seq, 8, 0x10, round ? 45000 : 10000); /* RFC 6928: the first window is ten segments */
+        tcp(true, seq, 8, 0x10,
+            round ? 45000 : 10000); /* RFC 6928: the first window is ten segments */
         assert_true(rig_send(f.bytes, f.n, &tso, DT_OFFLOAD_ALL));
         seq += round ? 45000 : 10000;
         pass_time(DT_MS(3));
@@ -233,9 +235,10 @@ static void test_kinds(void **state)
     for (unsigned kind = 0; kind < 12; kind++) {
         bool v6 = kind & 1, is_tcp = kind & 2, super = kind >= 8, csum = kind >= 4;
         struct dt_vnet_header v = {.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
-                                   .gso_type = !super ? 0 : !is_tcp ? 5
-                                               : v6                 ? VIRTIO_NET_HDR_GSO_TCPV6
-                                                                    : VIRTIO_NET_HDR_GSO_TCPV4,
+                                   .gso_type = !super    ? 0
+                                               : !is_tcp ? 5
+                                               : v6      ? VIRTIO_NET_HDR_GSO_TCPV6
+                                                         : VIRTIO_NET_HDR_GSO_TCPV4,
                                    .gso_size = super ? 1000 : 0,
                                    .csum_start = v6 ? 54 : 34,
                                    .csum_offset = is_tcp ? 16 : 6};
@@ -254,7 +257,8 @@ static void test_kinds(void **state)
         frame_end(&f);
         assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
         rig_arrive(f.bytes, f.n, &v);
-        if (status("sent") - sent != (super ? 5 : 1) || status("received") - received != (super ? 5 : 1))
+        if (status("sent") - sent != (super ? 5 : 1) ||
+            status("received") - received != (super ? 5 : 1))
             fail_msg("kind %u: %lld sent, %lld received", kind, (long long)(status("sent") - sent),
                      (long long)(status("received") - received));
         assert_int_equal(rig.wire.frames[kind].length, f.n);
@@ -322,7 +326,8 @@ static void test_exempt(void **state)
 /* A request and its reply are one pair, even by ARP. */
 static void test_arp(void **state)
 {
-    uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0, 0, 1, 192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1};
+    uint8_t a[28] = {0,   1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0,   0, 0, 1,
+                     192, 0, 2, 7, 0, 0, 0, 0, 0,    0,    192, 0, 2, 1};
 
     begin("symmetry | wire");
     frame_ether(&f, 0x0806);
@@ -433,7 +438,8 @@ static void test_table(void **state)
 
     assert_int_equal(table_init(&t, 1000000, sizeof(struct flow)), 0);
     assert_int_equal(table_init(&pairs, 50000, sizeof(struct entity)), 0);
-    assert_true(t.bytes + pairs.bytes + WAITS * sizeof(struct wait) + sizeof(struct symmetry) <= 80000000);
+    assert_true(t.bytes + pairs.bytes + WAITS * sizeof(struct wait) + sizeof(struct symmetry) <=
+                80000000);
     table_fini(&pairs);
     for (uint64_t i = 1; i <= 1000000; i++)
         table_add(&t, i * 0x9e3779b97f4a7c15u);
@@ -535,7 +541,7 @@ static void test_state(void **state)
     memset(bad + 24, 0xff, 8); /* so many flows and pairs */
     assert_int_equal(ext->load(layer(), bad, (size_t)n, 1, &err), -EBADMSG);
     flood(7);
-    assert_int_equal(rig.wire.n, 7); /* nothing of it was taken */
+    assert_int_equal(rig.wire.n, 7);       /* nothing of it was taken */
     restart("symmetry flows=9000 | wire"); /* its tables are other ones: the card alone */
     assert_int_equal(ext->load(layer(), blob, (size_t)n, 1, &err), 0);
     assert_int_equal(status("flows"), 0);

@@ -28,9 +28,9 @@ static uint64_t vectors(void)
     rig_run(DT_MS(400));
     rig.stop = false;
     stats = device_stats(rig.dev);
-    n = (uint64_t)json_integer_value(
-        json_object_get(json_object_get(json_array_get(json_object_get(stats, "layers"), 0), "counters"),
-                        "vectors"));
+    n = (uint64_t)json_integer_value(json_object_get(
+        json_object_get(json_array_get(json_object_get(stats, "layers"), 0), "counters"),
+        "vectors"));
     json_decref(stats);
     return n;
 }
@@ -98,7 +98,8 @@ static void nothing_is_copied(void **state)
     rig_open("stable place=process trust=memory");
     rig_set_memory(2);
     n = run_for(DT_MS(100));
-    assert_in_range(vectors(), 1, 2 * n); /* the guest could change what it looks at: so it is copied */
+    assert_in_range(vectors(), 1,
+                    2 * n); /* the guest could change what it looks at: so it is copied */
     rig_close();
 }
 
@@ -107,7 +108,8 @@ static void killed_processes_lose_nothing(void **state)
     static const char *const names[] = {"peek", "plus", "guard"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        _cleanup_free_ char *chain = xasprintf("%s place=process trust=memory tries=100000", names[i]);
+        _cleanup_free_ char *chain =
+            xasprintf("%s place=process trust=memory tries=100000", names[i]);
         unsigned restarts = 0;
 
         rig_open(chain);

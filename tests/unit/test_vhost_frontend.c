@@ -3,8 +3,8 @@
  * test_vhost_frontend.c - our front end drives our back end, which runs in a thread of its own; and
  * it meets back ends that answer wrongly or not at all.
  */
-#include "vhost_peer.h"
 #include "vhost/frontend.h"
+#include "vhost_peer.h"
 
 #include <poll.h>
 #include <pthread.h>

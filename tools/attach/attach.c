@@ -32,7 +32,8 @@
 
 static void doze(uint64_t ns)
 {
-    const struct timespec pause = {.tv_sec = (time_t)(ns / DT_S(1)), .tv_nsec = (long)(ns % DT_S(1))};
+    const struct timespec pause = {.tv_sec = (time_t)(ns / DT_S(1)),
+                                   .tv_nsec = (long)(ns % DT_S(1))};
 
     nanosleep(&pause, NULL);
 }
@@ -85,10 +86,11 @@ int attach_find_plug(struct attach *a, struct dt_error *err)
     int ret = a->replug ? plug_find(&a->plug, &a->vm, err) : 0;
 
     if (ret == 0 && a->replug && a->plug.boots && !a->force)
-        ret = dt_fail(err, -EPERM,
-                      "the VM may boot from %s (it has a bootindex): unplugged under a running system, it "
-                      "is lost to it; --force if that is no harm",
-                      a->plug.id);
+        ret = dt_fail(
+            err, -EPERM,
+            "the VM may boot from %s (it has a bootindex): unplugged under a running system, it "
+            "is lost to it; --force if that is no harm",
+            a->plug.id);
     return ret;
 }
 
@@ -106,9 +108,9 @@ int attach_judge(struct attach *a, struct dt_error *err)
     if (!S_ISSOCK(st.st_mode))
         return dt_fail(err, -ENOTSOCK, "%s is not a socket", a->vm.socket);
     if (lstat(a->rear, &st) == 0)
-        return dt_fail(err, -EBUSY,
-                       "%s, where the back end's socket is to go, is taken: is a tap there already?",
-                       a->rear);
+        return dt_fail(
+            err, -EBUSY,
+            "%s, where the back end's socket is to go, is taken: is a tap there already?", a->rear);
     return 0;
 }
 
@@ -118,17 +120,21 @@ json_t *attach_plan(const struct attach *a)
     json_t *plan = json_array();
 
     if (a->replug)
-        json_array_append_new(plan, json_sprintf("unplug device %s, which the guest sees, and remove chardev %s",
-                                                 a->plug.id, a->vm.chardev));
+        json_array_append_new(
+            plan, json_sprintf("unplug device %s, which the guest sees, and remove chardev %s",
+                               a->plug.id, a->vm.chardev));
     json_array_append_new(plan, json_sprintf("rename %s to %s", a->vm.socket, a->rear));
     if (!a->replug)
-        json_array_append_new(plan, json_sprintf("end QEMU's connection (chardev %s)", a->vm.chardev));
-    json_array_append_new(
-        plan, json_sprintf("devtap run --disk %s --socket %s --memory-slots off '%s'", a->disk, a->vm.socket, chain));
+        json_array_append_new(plan,
+                              json_sprintf("end QEMU's connection (chardev %s)", a->vm.chardev));
+    json_array_append_new(plan,
+                          json_sprintf("devtap run --disk %s --socket %s --memory-slots off '%s'",
+                                       a->disk, a->vm.socket, chain));
     if (a->replug)
-        json_array_append_new(plan, json_sprintf("plug %s in again, at %s, slot %s", a->plug.id,
-                                                 json_string_value(json_object_get(a->plug.options, "bus")),
-                                                 json_string_value(json_object_get(a->plug.options, "addr"))));
+        json_array_append_new(
+            plan, json_sprintf("plug %s in again, at %s, slot %s", a->plug.id,
+                               json_string_value(json_object_get(a->plug.options, "bus")),
+                               json_string_value(json_object_get(a->plug.options, "addr"))));
     else
         json_array_append_new(
             plan, json_sprintf("wait for QEMU, which tries every %u s", a->vm.reconnect));
@@ -140,8 +146,8 @@ json_t *attach_plan(const struct attach *a)
 static int serve(struct attach *a, unsigned mode, struct dt_error *err)
 {
     _cleanup_free_ char *chain = chain_of(a), *rights = xasprintf("0%o", mode & 0777);
-    char *const argv[] = {"devtap",      "run",          "--disk", (char *)a->disk, "--socket",
-                          a->vm.socket, "--socket-mode", rights,
+    char *const argv[] = {"devtap", "run", "--disk", (char *)a->disk, "--socket", a->vm.socket,
+                          "--socket-mode", rights,
                           /* The way back may lead to a back end with fewer than ours. */
                           "--memory-slots", "off", chain, NULL};
 
@@ -168,7 +174,8 @@ int attach_await_vm(struct attach *a, struct dt_error *err)
 
     while (!vm_connected(&a->vm)) {
         if (a->child && child_ended(a))
-            return dt_fail(err, -ECHILD, "devtap run ended before the VM came; its reason is above");
+            return dt_fail(err, -ECHILD,
+                           "devtap run ended before the VM came; its reason is above");
         if (dt_clock_ns() >= end)
             return dt_fail(err, -ETIMEDOUT, "QEMU did not connect to %s within %s", a->vm.socket,
                            human_ns(a->timeout));

@@ -129,7 +129,7 @@ int cut_find(pid_t pid, const char *path, struct dt_error *err)
         return number;
     fd = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
     if (fd < 0)
-        return dt_fail(err, -errno, "descriptor %d of process %d: %s (be its user, or root)", number,
-                       pid, strerror(errno));
+        return dt_fail(err, -errno, "descriptor %d of process %d: %s (be its user, or root)",
+                       number, pid, strerror(errno));
     return fd;
 }

@@ -104,14 +104,16 @@ static int judge(struct plug *plug, struct vm *vm, struct dt_error *err)
 
     plug->id = option(plug->options, "id");
     if (!plug->id)
-        return dt_fail(err, -ENOTSUP, "the device of chardev %s has no id=, and cannot be unplugged",
-                       vm->chardev);
+        return dt_fail(err, -ENOTSUP,
+                       "the device of chardev %s has no id=, and cannot be unplugged", vm->chardev);
     if (!driver || strncmp(driver, "vhost-user-blk-pci", strlen("vhost-user-blk-pci")) != 0)
         return dt_fail(err, -ENOTSUP, "device %s is a %s, not a vhost-user-blk-pci", plug->id,
                        driver ?: "?");
     ret = ask_device(vm, plug->id, "chardev", &chardev, err);
-    if (ret == 0 && (!json_is_string(chardev) || strcmp(json_string_value(chardev), vm->chardev) != 0))
-        ret = dt_fail(err, -ENOTSUP, "device %s has another chardev than it was made with", plug->id);
+    if (ret == 0 &&
+        (!json_is_string(chardev) || strcmp(json_string_value(chardev), vm->chardev) != 0))
+        ret =
+            dt_fail(err, -ENOTSUP, "device %s has another chardev than it was made with", plug->id);
     json_decref(chardev);
     return ret;
 }
@@ -123,10 +125,11 @@ int plug_find(struct plug *plug, struct vm *vm, struct dt_error *err)
 
     *plug = (struct plug){.options = find_options(vm)};
     if (!plug->options)
-        return dt_fail(err, -ENOTSUP,
-                       "no -device of QEMU's command line uses chardev %s: only who made the device "
-                       "knows its properties",
-                       vm->chardev);
+        return dt_fail(
+            err, -ENOTSUP,
+            "no -device of QEMU's command line uses chardev %s: only who made the device "
+            "knows its properties",
+            vm->chardev);
     ret = judge(plug, vm, err) ?: learn_slot(plug, vm, err);
     ret = ret ?: ask_device(vm, plug->id, "bootindex", &bootindex, err);
     plug->boots = json_integer_value(bootindex) >= 0;
@@ -149,10 +152,11 @@ int plug_out(struct plug *plug, struct vm *vm, uint64_t timeout, struct dt_error
     if (ret < 0)
         return ret;
     if (qmp_await_deleted(vm->qmp, plug->id, timeout) < 0)
-        return dt_fail(err, -ETIMEDOUT,
-                       "the guest did not let go of %s within %s; when it does, the disk is gone until "
-                       "somebody plugs it in",
-                       plug->id, human_ns(timeout));
+        return dt_fail(
+            err, -ETIMEDOUT,
+            "the guest did not let go of %s within %s; when it does, the disk is gone until "
+            "somebody plugs it in",
+            plug->id, human_ns(timeout));
     plug->out = true;
     vm_let_go(vm);
     ret = qmp_call(vm->qmp, "chardev-remove", json_pack("{ss}", "id", vm->chardev), NULL, err);
@@ -168,9 +172,10 @@ int plug_chardev(struct plug *plug, struct vm *vm, unsigned reconnect, struct dt
 
     if (reconnect)
         json_object_set_new(data, "reconnect", json_integer(reconnect));
-    ret = qmp_call(vm->qmp, "chardev-add",
-                   json_pack("{ss s{ss so}}", "id", vm->chardev, "backend", "type", "socket", "data", data),
-                   NULL, err);
+    ret = qmp_call(
+        vm->qmp, "chardev-add",
+        json_pack("{ss s{ss so}}", "id", vm->chardev, "backend", "type", "socket", "data", data),
+        NULL, err);
     plug->bare = ret < 0;
     return ret;
 }
@@ -179,7 +184,8 @@ void plug_drop_chardev(struct plug *plug, struct vm *vm)
 {
     struct dt_error ignored; /* it may not be there */
 
-    if (qmp_call(vm->qmp, "chardev-remove", json_pack("{ss}", "id", vm->chardev), NULL, &ignored) == 0)
+    if (qmp_call(vm->qmp, "chardev-remove", json_pack("{ss}", "id", vm->chardev), NULL, &ignored) ==
+        0)
         plug->bare = true;
 }
 

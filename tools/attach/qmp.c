@@ -122,11 +122,12 @@ int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
     q->in = fdopen(fcntl(q->sock, F_DUPFD_CLOEXEC, 0), "r");
     CHECK(q->in);
     greeting = read_one(q);
-    ret = json_object_get(greeting, "QMP") ? qmp_call(q, "qmp_capabilities", NULL, NULL, err)
-                                           : dt_fail(err, -EPROTO,
-                                                     "%s: nobody greets as QEMU does (QMP serves one "
-                                                     "client at a time)",
-                                                     path);
+    ret = json_object_get(greeting, "QMP")
+              ? qmp_call(q, "qmp_capabilities", NULL, NULL, err)
+              : dt_fail(err, -EPROTO,
+                        "%s: nobody greets as QEMU does (QMP serves one "
+                        "client at a time)",
+                        path);
     json_decref(greeting);
     if (ret < 0)
         qmp_close(q);

@@ -33,7 +33,8 @@ static int learn_socket(struct vm *vm, struct dt_error *err)
     path = json_string_value(json_object_get(addr, "path"));
     if (!type || strcmp(type, "unix") != 0 || !path || path[0] != '/')
         ret = dt_fail(err, -ENOTSUP,
-                      "chardev %s does not connect to a Unix socket by an absolute path", vm->chardev);
+                      "chardev %s does not connect to a Unix socket by an absolute path",
+                      vm->chardev);
     else
         vm->socket = xstrdup(path);
     json_decref(addr);
@@ -142,10 +143,11 @@ int vm_judge(struct vm *vm, bool replug, struct dt_error *err)
     int ret = qmp_call(vm->qmp, "query-status", NULL, &status, err);
 
     if (ret == 0 && !json_is_true(json_object_get(status, "running")))
-        ret = dt_fail(err, -EBUSY,
-                      "the VM is not running (%s): QEMU would not notice that its back end changes; let "
-                      "it run",
-                      json_string_value(json_object_get(status, "status")) ?: "?");
+        ret = dt_fail(
+            err, -EBUSY,
+            "the VM is not running (%s): QEMU would not notice that its back end changes; let "
+            "it run",
+            json_string_value(json_object_get(status, "status")) ?: "?");
     json_decref(status);
     if (ret == 0 && vm->reconnect == 0 && !replug)
         ret = dt_fail(err, -ENOTSUP,

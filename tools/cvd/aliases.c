@@ -13,7 +13,8 @@ struct alias {
 static const struct alias aliases[] = {
     {"clone", "dup", NULL},
     {"flatten", NULL,
-     "no disk needs it: a read takes the same time whatever the disk is a clone of. To make one that stands "
+     "no disk needs it: a read takes the same time whatever the disk is a clone of. To make one "
+     "that stands "
      "alone, export it, and fill a new disk from that"},
     {"info", "du", NULL},
     {"ls", "list", NULL},

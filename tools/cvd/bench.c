@@ -145,10 +145,10 @@ static int serve(struct run *r, const char *path, struct dt_error *err)
 {
     _cleanup_close_ int notify = hear_ready(r, err);
     int served = target_served_by(r->pool, err);
-    _cleanup_free_ char *chain = xasprintf("%s pool=%s name=%s", served > 0 ? "cvd" : "cvd-local",
-                                           r->pool, r->name);
-    const char *const words[] = {"devtap", "run",  "--single", "--disk", r->name,
-                                 "--socket", path,   chain,      NULL};
+    _cleanup_free_ char *chain =
+        xasprintf("%s pool=%s name=%s", served > 0 ? "cvd" : "cvd-local", r->pool, r->name);
+    const char *const words[] = {"devtap",   "run", "--single", "--disk", r->name,
+                                 "--socket", path,  chain,      NULL};
 
     if (served > 0)
         close(served);
@@ -192,7 +192,8 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
         return ret;
     if (!mkdtemp(r.folder))
         return dt_fail(err, -errno, "%s: %s", r.folder, strerror(errno));
-    signal(SIGINT, SIG_IGN); /* it ends the measurement, and what was made is deleted all the same */
+    signal(SIGINT,
+           SIG_IGN); /* it ends the measurement, and what was made is deleted all the same */
     socket = xasprintf("%s/sock", r.folder);
     notify = xasprintf("%s/notify", r.folder);
     snprintf(r.name, sizeof(r.name), "bench-%d", (int)getpid());

@@ -14,7 +14,8 @@ int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **a
 {
     if (o->size == 0)
         return dt_fail(err, -EINVAL, "--size is missing");
-    return pool_create_disk(t->pool, t->name, o->size, o->sector == UINT64_MAX ? 512 : (uint32_t)o->sector, err);
+    return pool_create_disk(t->pool, t->name, o->size,
+                            o->sector == UINT64_MAX ? 512 : (uint32_t)o->sector, err);
 }
 
 int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,
@@ -89,9 +90,9 @@ static int print_quota(struct target *t, bool json)
     uint64_t quota = r->quota << PX_BLOCK_SHIFT, charged = r->charged << PX_BLOCK_SHIFT;
 
     if (json)
-        print_json_to(t->out, json_pack("{ss sI sI ss}", "name", r->name, "quota", (json_int_t)quota,
-                                        "charged", (json_int_t)charged, "policy",
-                                        policies[r->policy]));
+        print_json_to(t->out,
+                      json_pack("{ss sI sI ss}", "name", r->name, "quota", (json_int_t)quota,
+                                "charged", (json_int_t)charged, "policy", policies[r->policy]));
     else
         fprintf(t->out, "%s: %s of %s, then %s\n", r->name, human_bytes(charged),
                 r->quota ? human_bytes(quota) : "any", policies[r->policy]);

@@ -50,8 +50,9 @@ static void print_usage(FILE *out)
             fprintf(out, "  %-12s %s\n", c->name, c->summary);
     fputs("\nOther names:", out);
     aliases_each(print_other_name, out);
-    fputs("\n\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
-          out);
+    fputs(
+        "\n\nPOOL is the path of a pool. `cvd COMMAND --help` explains one. The manual: man cvd\n",
+        out);
 }
 
 static void print_completion(const char *words, const struct command *c)
@@ -95,9 +96,9 @@ static json_t *words_of(const struct command *c, char **argv)
 static int run_elsewhere(const struct target *t, json_t *words, struct dt_error *err)
 {
     json_t *result = NULL;
-    int ret = cvd_ask(t->sock,
-                      json_pack("{ss ss sO}", "verb", "run", "pool", t->path, "words", words),
-                      ANSWER_MS, &result, err);
+    int ret =
+        cvd_ask(t->sock, json_pack("{ss ss sO}", "verb", "run", "pool", t->path, "words", words),
+                ANSWER_MS, &result, err);
 
     if (ret == 0)
         fputs(json_string_value(json_object_get(result, "output")) ?: "", t->out);

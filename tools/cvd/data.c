@@ -81,7 +81,8 @@ int cmd_fill(struct target *t, const struct cvd_options *o, int argc, char **arg
 
 /* ---- export ---- */
 
-struct export {
+struct export
+{
     struct transfer *x;
     int fd;
     uint64_t size;

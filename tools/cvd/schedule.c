@@ -8,8 +8,8 @@ struct unit {
     char letter;
     uint32_t seconds;
 };
-static const struct unit units[] = {
-    {'y', 31536000}, {'w', 604800}, {'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+static const struct unit units[] = {{'y', 31536000}, {'w', 604800}, {'d', 86400},
+                                    {'h', 3600},     {'m', 60},     {'s', 1}};
 
 /* Up to @end, or -EINVAL. */
 static int parse_seconds(const char *text, const char *end, uint32_t *seconds)
@@ -105,8 +105,8 @@ int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char *
         else if (strncmp(argv[i], "every=", 6) == 0 && parse_seconds(argv[i] + 6, end, &every) == 0)
             continue;
         else if (strcmp(argv[i], "off") || argc > 2)
-            ret = dt_fail(err, -EINVAL, "'%s' is not every=INTERVAL (such as 30s), keep=..., or off",
-                          argv[i]);
+            ret = dt_fail(err, -EINVAL,
+                          "'%s' is not every=INTERVAL (such as 30s), keep=..., or off", argv[i]);
     }
     if (ret == 0 && argc > 1 && every == 0 && strcmp(argv[1], "off"))
         ret = dt_fail(err, -EINVAL, "every=INTERVAL is missing");

@@ -26,12 +26,11 @@ static void add_row(struct table *table, json_t *list, struct target *t, uint32_
     if (r->kind == PX_DISK && r->parent)
         pool_full_name(t->pool, r->parent - 1, origin);
     if (list) {
-        json_array_append_new(list, json_pack("{ss sI ss sI sb sb ss}", "name", r->name, "size",
-                                              (json_int_t)r->size, "created", created,
-                                              r->kind == PX_DISK ? "snapshots" : "clones",
-                                              (json_int_t)below, "labelled",
-                                              !!(r->flags & PX_LABELLED), "scheduled",
-                                              !!(r->flags & PX_SCHEDULED), "origin", origin));
+        json_array_append_new(
+            list, json_pack("{ss sI ss sI sb sb ss}", "name", r->name, "size", (json_int_t)r->size,
+                            "created", created, r->kind == PX_DISK ? "snapshots" : "clones",
+                            (json_int_t)below, "labelled", !!(r->flags & PX_LABELLED), "scheduled",
+                            !!(r->flags & PX_SCHEDULED), "origin", origin));
         return;
     }
     table_cell(table, "%s", r->name);
@@ -163,7 +162,8 @@ int cmd_diff(struct target *t, const struct cvd_options *o, int argc, char **arg
     if (moment == PRESENT && t->moment == PRESENT)
         ret = ret ?: pool_diff(t->pool, older, t->slot, print_range, list, err);
     else
-        ret = ret ?: pool_diff_at(t->pool, older, moment, t->slot, t->moment, print_range, list, err);
+        ret =
+            ret ?: pool_diff_at(t->pool, older, moment, t->slot, t->moment, print_range, list, err);
     if (list && ret == 0)
         print_json(list);
     else

@@ -15,7 +15,8 @@
  */
 struct source {
     uint64_t size;
-    int (*extent)(struct source *s, uint64_t at, uint64_t *from, uint64_t *to, struct dt_error *err);
+    int (*extent)(struct source *s, uint64_t at, uint64_t *from, uint64_t *to,
+                  struct dt_error *err);
     int (*read)(struct source *s, void *buf, uint64_t offset, size_t length, struct dt_error *err);
     void (*close)(struct source *s);
 };

@@ -122,7 +122,8 @@ int target_find(struct target *t, const struct command *c, struct dt_error *err)
     if (!t->name || c->makes)
         return 0;
     if (strstr(t->name, "@{") && !c->moments)
-        return dt_fail(err, -EINVAL, "what a disk was can be looked at and copied, and no more: %s", t->name);
+        return dt_fail(err, -EINVAL, "what a disk was can be looked at and copied, and no more: %s",
+                       t->name);
     return pool_moment(t->pool, t->name, &t->slot, &t->moment, err);
 }
 

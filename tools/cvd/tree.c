@@ -65,7 +65,7 @@ static void print_dot(const struct target *t, FILE *out)
         pool_full_name(t->pool, slot, name);
         print_time(r->created, created, sizeof(created));
         fprintf(out, "    n%u [shape=%s,label=\"%s\\n%s\"];\n", slot,
-               r->kind == PX_DISK ? "box" : "ellipse", name, created);
+                r->kind == PX_DISK ? "box" : "ellipse", name, created);
         on = stands_on(t, slot);
         if (on != NO_SLOT)
             fprintf(out, "    n%u -> n%u;\n", on, slot);
@@ -128,9 +128,8 @@ static void print_list(const struct target *t)
         on = stands_on(t, slot);
         if (on != NO_SLOT)
             pool_full_name(t->pool, on, on_name);
-        json_array_append_new(
-            list, json_pack("{ss so}", "name", name, "on",
-                            on == NO_SLOT ? json_null() : json_string(on_name)));
+        json_array_append_new(list, json_pack("{ss so}", "name", name, "on",
+                                              on == NO_SLOT ? json_null() : json_string(on_name)));
     }
     print_json(list);
 }
@@ -138,7 +137,8 @@ static void print_list(const struct target *t)
 /* graphviz writes the picture to our standard output. */
 static int print_picture(const struct target *t, const char *format, struct dt_error *err)
 {
-    _cleanup_free_ char *command = xasprintf("command -v dot >/dev/null || exit 127; exec dot -T%s", format);
+    _cleanup_free_ char *command =
+        xasprintf("command -v dot >/dev/null || exit 127; exec dot -T%s", format);
     FILE *dot;
     int status;
 

@@ -5,10 +5,10 @@
 #include <poll.h>
 #include <time.h>
 
-#define CHUNK       (1u << 20)
-#define TIMEOUT_MS  5000
-#define LOOK_MS     200 /* how soon a back end that is gone is noticed */
-#define RETRY_NS    DT_MS(50)
+#define CHUNK        (1u << 20)
+#define TIMEOUT_MS   5000
+#define LOOK_MS      200 /* how soon a back end that is gone is noticed */
+#define RETRY_NS     DT_MS(50)
 #define REAP_AT_ONCE 32u
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -293,8 +293,7 @@ int disk_discard(struct disk *d, uint32_t bytes, uint64_t offset, struct dt_erro
 int disk_zero(struct disk *d, uint32_t bytes, uint64_t offset, bool unmap, struct dt_error *err)
 {
     const struct virtio_blk_config *disk = &vblk_info(d->driver)->disk;
-    uint32_t flags =
-        unmap && disk->write_zeroes_may_unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
+    uint32_t flags = unmap && disk->write_zeroes_may_unmap ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
 
     return run_ranges(d, VIRTIO_BLK_T_WRITE_ZEROES, disk->max_write_zeroes_sectors, flags, bytes,
                       offset, err);

@@ -12,7 +12,8 @@
 #define QUIET_NS      DT_S(10)
 
 /** struct export - @message: to ourselves; one at a time is under way. */
-struct export {
+struct export
+{
     struct list node;
     struct pool_server *server;
     struct device *dev;
@@ -82,8 +83,7 @@ void exports_end(struct pool_server *s)
 
 static void add_setting(struct layer_spec *layer, const char *key, const char *value)
 {
-    layer->settings =
-        realloc(layer->settings, (layer->count + 1) * sizeof(layer->settings[0]));
+    layer->settings = realloc(layer->settings, (layer->count + 1) * sizeof(layer->settings[0]));
     CHECK(layer->settings);
     layer->settings[layer->count++] = (struct setting){xstrdup(key), xstrdup(value)};
 }

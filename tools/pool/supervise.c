@@ -139,8 +139,7 @@ static void finish(struct supervise *s)
 }
 
 /* @path is absolute: a confined worker knows no directories. */
-static int supervise(char *path, const struct pool_open_options *o, int ready,
-                     struct dt_error *err)
+static int supervise(char *path, const struct pool_open_options *o, int ready, struct dt_error *err)
 {
     struct supervise s = {.o = o,
                           .path = path,
@@ -152,8 +151,8 @@ static int supervise(char *path, const struct pool_open_options *o, int ready,
     _cleanup_free_ char *uid = xasprintf("%u", supervisor_uid());
     _cleanup_free_ char *holder = xasprintf("cvd pool open (pid %d)", (int)getpid());
     _cleanup_free_ char *cache = xasprintf("%llu", (unsigned long long)o->cache);
-    char *words[] = {"cvd", "pool-worker", uid, holder, path, cache,
-                     o->sandbox ? "on" : "off", NULL};
+    char *words[] = {"cvd", "pool-worker", uid, holder, path, cache, o->sandbox ? "on" : "off",
+                     NULL};
     int ret;
 
     signal(SIGPIPE, SIG_IGN);

@@ -34,7 +34,8 @@ const struct dt_param process_params[] = {
     {PROCESS("weight", DT_PARAM_UINT, weight), .max = CGROUP_WEIGHT_MAX,
      .help = "Processor time and I/O of the worker, against its neighbours' in the control group."},
     {PROCESS("cgroup", DT_PARAM_PATH, cgroup),
-     .help = "With --weight: the control group in which the worker's is made; this process's unless told."},
+     .help = "With --weight: the control group in which the worker's is made; this process's "
+             "unless told."},
     {PROCESS("foreground", DT_PARAM_BOOL, foreground), .help = "Accepted, and always so."},
     {PROCESS("print-capabilities", DT_PARAM_BOOL, print_capabilities),
      .help = "Print what this program offers to management software, and exit."},
@@ -69,7 +70,8 @@ const struct dt_param disk_params[] = {
     {DISK("threads-per-disk", DT_PARAM_UINT, threads), .initial = "1", .min = 1,
      .max = DEVICE_MAX_THREADS, .help = "Serve the queues on so many of the threads."},
     {DISK("deadline", DT_PARAM_DURATION, deadline), .initial = "0s", .max = DT_S(86400),
-     .help = "Tell of requests under way for longer, and have their layer cancel them; 0s never does."},
+     .help =
+         "Tell of requests under way for longer, and have their layer cancel them; 0s never does."},
     {NULL},
 };
 
@@ -295,7 +297,8 @@ static int judge_kind(const struct disk_config *d, struct dt_error *err)
     if (o->serial)
         return dt_fail(err, -EINVAL, "serial: a network card has none");
     if (o->iommu)
-        return dt_fail(err, -EINVAL, "iommu: a network card cannot be behind the guest's IOMMU yet");
+        return dt_fail(err, -EINVAL,
+                       "iommu: a network card cannot be behind the guest's IOMMU yet");
     if (o->deadline)
         return dt_fail(err, -EINVAL, "deadline: only the requests of disks have one");
     return 0;

@@ -211,8 +211,8 @@ int control_new(struct control **out, struct loop *loop, const char *path,
         ret = control->listening = listen_at(control->path, -1, -1, 0600, LISTEN_PATIENCE_MS, err);
     if (ret >= 0 && listen(control->listening, BACKLOG) < 0)
         ret = dt_fail(err, -errno, "%s: %s", control->path, strerror(errno));
-    if (ret >= 0 && (ret = listener_start(&control->listener, loop, control->listening,
-                                           on_connection)) < 0)
+    if (ret >= 0 &&
+        (ret = listener_start(&control->listener, loop, control->listening, on_connection)) < 0)
         dt_fail(err, ret, "%s: %s", control->path, strerror(-ret));
     if (ret < 0) {
         if (control->listening >= 0) {

@@ -36,7 +36,6 @@ int disk_open_socket(struct disk *d, struct dt_error *err)
                                         s->config->count == 1, err);
 }
 
-
 int disk_open_device(struct disk *d, struct dt_error *err)
 {
     const struct disk_options *o = &d->config->options;
@@ -276,8 +275,8 @@ static void show_front(void *arg)
     struct show_call *call = arg;
 
     /* A worker's front comes with the link to its keeper. */
-    call->json = call->disk->front ? front_show(call->disk->front)
-                                   : json_pack("{sb}", "attached", false);
+    call->json =
+        call->disk->front ? front_show(call->disk->front) : json_pack("{sb}", "attached", false);
 }
 
 static json_t *front_json(struct disk *d)

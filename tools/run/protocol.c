@@ -194,10 +194,10 @@ static const struct {
     const char *verb;
     int (*run)(struct call *c);
 } calls[] = {
-    {"list", call_list}, {"show", call_show},     {"stats", call_stats}, {"set", call_set},
-    {"do", call_do},     {"resize", call_resize}, {"quit", call_quit},
-    {"events", call_events}, {"upgrade", call_upgrade}, {"change", call_change},
-    {"quiesce", call_quiesce}, {"resume", call_quiesce},
+    {"list", call_list},     {"show", call_show},       {"stats", call_stats},
+    {"set", call_set},       {"do", call_do},           {"resize", call_resize},
+    {"quit", call_quit},     {"events", call_events},   {"upgrade", call_upgrade},
+    {"change", call_change}, {"quiesce", call_quiesce}, {"resume", call_quiesce},
 };
 
 static int dispatch(struct call *c)

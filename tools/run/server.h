@@ -24,7 +24,7 @@ struct disk {
     sem_t stopped;
     char late[160];
     struct dt_timer hold; /* until it is held at rest at most */
-    int next_link; /* to a new keeper, until the front has lost the one before */
+    int next_link;        /* to a new keeper, until the front has lost the one before */
 };
 
 struct io_thread {

@@ -38,10 +38,9 @@ static json_t *list_names(const struct supervise *s)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < s->config->count; i++)
-        json_array_append_new(list,
-                              json_pack("{ss si sb so ss?}", "name", s->config->disks[i].name,
-                                        "bytes", 0, "attached", false, "chain", json_array(),
-                                        "socket", s->config->disks[i].options.socket));
+        json_array_append_new(list, json_pack("{ss si sb so ss?}", "name", s->config->disks[i].name,
+                                              "bytes", 0, "attached", false, "chain", json_array(),
+                                              "socket", s->config->disks[i].options.socket));
     return list;
 }
 
@@ -53,8 +52,7 @@ static int answer_list(void *arg, json_t **result, struct dt_error *err)
 
     if (ask_worker(s, json_pack("{ss}", "verb", "list"), result, err) < 0)
         *result = list_names(s);
-    json_array_foreach(*result, i, disk)
-        json_object_set_new(disk, "pid", json_integer(getpid()));
+    json_array_foreach(*result, i, disk) json_object_set_new(disk, "pid", json_integer(getpid()));
     return 0;
 }
 
@@ -92,8 +90,8 @@ static int ask_set(struct supervise *s, const char *device, const char *layer, c
                    const char *value, struct dt_error *err)
 {
     return ask_worker(s,
-                      json_pack("{ss ss ss s{ss}}", "verb", "set", "device", device, "layer",
-                                layer, "values", param, value),
+                      json_pack("{ss ss ss s{ss}}", "verb", "set", "device", device, "layer", layer,
+                                "values", param, value),
                       NULL, err);
 }
 
@@ -234,10 +232,7 @@ static void on_ended(void *arg, int status)
 }
 
 static const struct supervisor_ops supervisor_ops = {
-    .ready = on_ready,
-    .restarted = on_restarted,
-    .changed = supervise_changed,
-    .ended = on_ended};
+    .ready = on_ready, .restarted = on_restarted, .changed = supervise_changed, .ended = on_ended};
 
 static int open_sockets(struct supervise *s, struct dt_error *err)
 {

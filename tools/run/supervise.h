@@ -20,7 +20,7 @@ struct supervise {
     char **worker_argv;
     struct events *events;
     struct cgroup cgroup; /* of the worker, where it has a weight */
-    json_t *changes; /* parameters set since the start */
+    json_t *changes;      /* parameters set since the start */
     struct supervisor *supervisor;
     char program[PATH_MAX];
     bool was_ready;

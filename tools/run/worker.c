@@ -10,10 +10,10 @@
 #include "tools/run/server.h"
 
 #include "base/kill.h"
+#include "base/packet.h"
 #include "blk/channel/placed.h"
 #include "control/cause.h"
 #include "control/launcher.h"
-#include "base/packet.h"
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
@@ -183,8 +183,8 @@ int worker_open(struct worker *w, struct dt_error *err)
     struct server *s = w->server;
     size_t size = s->config->count * blob_area_size();
 
-    s->state = mmap(NULL, size + sizeof(*w->heart), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                    SPAWN_FIRST_FD + WORKER_STATE, 0);
+    s->state = mmap(NULL, size + sizeof(*w->heart), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_NORESERVE, SPAWN_FIRST_FD + WORKER_STATE, 0);
     if (s->state == MAP_FAILED)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);

@@ -12,8 +12,10 @@ const struct dt_param switch_params[] = {
     {"sockets", DT_PARAM_PATH, OPTION(sockets),
      .help = "The directory where the ports' sockets are made, NAME.sock each."},
     {"uplink", DT_PARAM_STRING, OPTION(uplink), .unit = "chain",
-     .help = "Where all other addresses are: 'tap ifname=...', 'packet ifname=...'; none unless given."},
-    {"uplink-broadcast", DT_PARAM_UINT, OPTION(uplink_broadcast), .initial = "10k", .unit = "frames/s",
+     .help = "Where all other addresses are: 'tap ifname=...', 'packet ifname=...'; none unless "
+             "given."},
+    {"uplink-broadcast", DT_PARAM_UINT, OPTION(uplink_broadcast), .initial = "10k",
+     .unit = "frames/s",
      .help = "Frames to all or to a group that are taken from the uplink; 0 = any number."},
     {"sandbox", DT_PARAM_BOOL, OPTION(sandbox), .initial = "on",
      .help = "Give up all rights once everything is open."},
@@ -30,7 +32,8 @@ const struct dt_param switch_port_params[] = {
     {"mac", DT_PARAM_STRING, PORT(mac), .unit = "address",
      .help = "The address of its card; nothing else may come from there."},
     {"vlan", DT_PARAM_UINT, PORT(vlan), .initial = "0", .max = 4094,
-     .help = "The VLAN of its frames without a tag; 0 = the one that has no tag on the uplink, either."},
+     .help = "The VLAN of its frames without a tag; 0 = the one that has no tag on the uplink, "
+             "either."},
     {"trunk", DT_PARAM_STRING, PORT(trunk), .unit = "vlans",
      .help = "VLANs whose frames it has with their tag: 10,20,100-199; none unless given."},
     {"group", DT_PARAM_STRING, PORT(group), .unit = "name",
@@ -47,8 +50,9 @@ static int parse_mac(const char *text, uint8_t mac[6])
     unsigned b[6];
     int end = 0;
 
-    if (!text || sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
-                        &end) != 6 ||
+    if (!text ||
+        sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) !=
+            6 ||
         end != 17 || text[end])
         return -EINVAL;
     for (unsigned i = 0; i < 6; i++)
@@ -98,12 +102,14 @@ static bool is_name(const char *name)
 /* The directory stands in a chain, between quotes. */
 static int judge_sockets(const struct switch_options *o, struct dt_error *err)
 {
-    const size_t most = sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof("/12345678901234567890.sock");
+    const size_t most =
+        sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof("/12345678901234567890.sock");
 
     if (!o->sockets)
         return dt_fail(err, -EINVAL, "--sockets is missing");
     if (strlen(o->sockets) > most || strchr(o->sockets, '\''))
-        return dt_fail(err, -EINVAL, "--sockets: a path of at most %zu characters without quotes", most);
+        return dt_fail(err, -EINVAL, "--sockets: a path of at most %zu characters without quotes",
+                       most);
     return 0;
 }
 
@@ -113,11 +119,13 @@ static int judge_port(struct switch_config *c, unsigned index, struct dt_error *
     struct fabric_config *p = &c->ports[index];
 
     if (parse_mac(o->mac, p->mac) < 0)
-        return dt_fail(err, -EINVAL, "port %s: --mac must be six pairs of hexadecimal digits: 52:54:00:12:34:56",
+        return dt_fail(err, -EINVAL,
+                       "port %s: --mac must be six pairs of hexadecimal digits: 52:54:00:12:34:56",
                        p->name);
     if (o->trunk && parse_trunk(o->trunk, p->trunk) < 0)
-        return dt_fail(err, -EINVAL, "port %s: --trunk '%.64s': numbers from 1 to 4094: 10,20,100-199",
-                       p->name, o->trunk);
+        return dt_fail(err, -EINVAL,
+                       "port %s: --trunk '%.64s': numbers from 1 to 4094: 10,20,100-199", p->name,
+                       o->trunk);
     p->vlan = (uint16_t)o->vlan;
     p->group = o->group;
     p->broadcast = o->broadcast;
@@ -131,7 +139,8 @@ static int add_port(struct switch_config *c, const char *name, struct dt_error *
     unsigned ports = FABRIC_PORTS - 1; /* one is the uplink's */
 
     if (!is_name(name) || strcmp(name, UPLINK) == 0)
-        return dt_fail(err, -EINVAL, "'%.64s' is no name for a port: 1 to 32 letters, digits, '-', '_' and '.'",
+        return dt_fail(err, -EINVAL,
+                       "'%.64s' is no name for a port: 1 to 32 letters, digits, '-', '_' and '.'",
                        name);
     for (unsigned i = 0; i < c->count; i++)
         if (strcmp(c->ports[i].name, name) == 0)
@@ -174,8 +183,10 @@ static int take(struct switch_config *c, const struct option *o, struct dt_error
 
 int switch_parse(struct switch_config *c, char **argv, struct dt_error *err)
 {
-    const struct option_group groups[] = {
-        {"switch", switch_params}, {"port", switch_begin}, {"its options", switch_port_params}, {NULL}};
+    const struct option_group groups[] = {{"switch", switch_params},
+                                          {"port", switch_begin},
+                                          {"its options", switch_port_params},
+                                          {NULL}};
     struct option_scan scan = {.argv = argv, .groups = groups};
     struct option option;
     int ret;

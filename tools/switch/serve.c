@@ -60,9 +60,9 @@ static int answer_list(void *arg, json_t **result, struct dt_error *err)
 
         json_array_foreach(json_object_get(show, "chain"), k, layer)
             json_array_append(chain, json_object_get(layer, "name"));
-        json_array_append_new(*result, json_pack("{sO sO ss so}", "name", json_object_get(show, "name"),
-                                                 "pid", json_object_get(show, "pid"), "kind",
-                                                 "port", "chain", chain));
+        json_array_append_new(
+            *result, json_pack("{sO sO ss so}", "name", json_object_get(show, "name"), "pid",
+                               json_object_get(show, "pid"), "kind", "port", "chain", chain));
         json_decref(show);
     }
     return 0;
