@@ -222,8 +222,7 @@ static int judge_info(struct plan *p)
     return p->ret;
 }
 
-/* ---- A chain handed over -----------------------------------------------------------------------
- */
+/* ---- A chain handed over --------------------------------------------------------------------- */
 
 static void seal(void *arg)
 {
@@ -280,8 +279,7 @@ static void take_giver_back(struct plan *p)
     device_let_go(p->dev);
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int open_new(struct plan *p)
 {
@@ -308,8 +306,7 @@ static int open_new(struct plan *p)
     return 0;
 }
 
-/* ---- The exchange -------------------------------------------------------------------------------
- */
+/* ---- The exchange ---------------------------------------------------------------------------- */
 
 static void swap_chains(struct plan *p)
 {

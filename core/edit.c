@@ -121,8 +121,7 @@ static int parse_layer(struct layer_spec *layer, const char *text, struct dt_err
     return ret;
 }
 
-/* ---- Taking out and putting in ----------------------------------------------------------------
- */
+/* ---- Taking out and putting in --------------------------------------------------------------- */
 
 static void open_gap(struct chain_edit *edit, unsigned at)
 {
@@ -149,8 +148,7 @@ static int no_more(const char *rest, struct dt_error *err)
     return *rest ? dt_fail(err, -EINVAL, "what is '%.40s' for?", rest) : 0;
 }
 
-/* ---- The steps --------------------------------------------------------------------------------
- */
+/* ---- The steps ------------------------------------------------------------------------------- */
 
 static int step_insert(struct chain_edit *edit, char *rest, struct dt_error *err)
 {

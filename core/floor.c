@@ -74,8 +74,7 @@ void floor_fill(struct lane *lane)
     lane->make_durable = !floor->can_flush && now->can_flush;
 }
 
-/* ---- Kept for the next process -----------------------------------------------------------------
- */
+/* ---- Kept for the next process --------------------------------------------------------------- */
 
 static uint64_t chain_hash(const struct device *dev)
 {

@@ -97,8 +97,7 @@ void device_quiesce(struct device *dev, uint64_t deadline,
     }
 }
 
-/* ---- Held for somebody -------------------------------------------------------------------------
- */
+/* ---- Held for somebody ----------------------------------------------------------------------- */
 
 struct hold_call {
     sem_t done;
@@ -156,8 +155,7 @@ bool device_held(const struct device *dev)
     return dev->held;
 }
 
-/* ---- Flushed while held -------------------------------------------------------------------------
- */
+/* ---- Flushed while held ---------------------------------------------------------------------- */
 
 /* Freed by whoever of the two is done with it last: a store that hangs may answer much later. */
 struct flush_call {

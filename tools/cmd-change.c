@@ -45,8 +45,7 @@ static char *make_step(const char *verb, char **argv, unsigned plain)
     return text;
 }
 
-/* ---- The request ------------------------------------------------------------------------------
- */
+/* ---- The request ----------------------------------------------------------------------------- */
 
 /* What the events after number @after say of @device: 1 = changed, 0 = nothing yet, or why not. */
 static int outcome(struct client *client, json_int_t after, struct dt_error *err)
@@ -189,8 +188,7 @@ static int run_change(const struct verb *verb, void *options, int argc, char **a
     return verb_fail(verb, ret, &err);
 }
 
-/* ---- The verbs ----------------------------------------------------------------------------------
- */
+/* ---- The verbs ------------------------------------------------------------------------------- */
 
 static const struct dt_param options[] = {
     {"dry-run", DT_PARAM_BOOL, .offset = offsetof(struct change_options, dry_run),

@@ -315,8 +315,7 @@ void backend_abandon(struct vhost_backend *s)
     backend_release(s);
 }
 
-/* ---- As the device sees it ----------------------------------------------------------------------
- */
+/* ---- As the device sees it ------------------------------------------------------------------- */
 
 static struct vhost_backend *backend_of(const struct vhost_session *session)
 {

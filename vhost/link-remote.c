@@ -112,8 +112,7 @@ static void run_readable(struct dt_watch *watch, uint32_t events)
     }
 }
 
-/* ---- From outside
- * --------------------------------------------------------------------------------- */
+/* ---- From outside ---------------------------------------------------------------------------- */
 
 int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config *config,
                      const struct link_floor *floor, struct dt_error *err)

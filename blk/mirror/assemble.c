@@ -12,8 +12,7 @@
 #include <stdio.h>
 #include <sys/random.h>
 
-/* ---- Recording
- * ------------------------------------------------------------------------------------ */
+/* ---- Recording ------------------------------------------------------------------------------- */
 
 static void record_phase(struct mirror *m);
 
@@ -95,8 +94,7 @@ void mirror_record(struct mirror *m)
     record_phase(m);
 }
 
-/* ---- At the start
- * -------------------------------------------------------------------------------- */
+/* ---- At the start ---------------------------------------------------------------------------- */
 
 static void refuse(struct mirror *m, const char *why)
 {
@@ -297,8 +295,7 @@ int mirror_use(struct mirror *m, unsigned leg, struct dt_error *err)
     return 0;
 }
 
-/* ---- Lost and found
- * ---------------------------------------------------------------------------------- */
+/* ---- Lost and found -------------------------------------------------------------------------- */
 
 void leg_readmit(struct leg *leg)
 {

@@ -24,8 +24,7 @@ int leg_open(struct leg *leg, struct dt_error *err)
     return 0;
 }
 
-/* ---- Fans
- * ---------------------------------------------------------------------------------------- */
+/* ---- Fans ------------------------------------------------------------------------------------ */
 
 void fan_begin(struct fan *fan, struct mirror *m, bool own, void (*done)(struct fan *fan))
 {
@@ -133,8 +132,7 @@ int leg_start(struct leg *leg, struct dt_error *err)
     return ret;
 }
 
-/* ---- Who is there
- * ---------------------------------------------------------------------------------- */
+/* ---- Who is there ---------------------------------------------------------------------------- */
 
 unsigned legs_in(const struct mirror *m, enum leg_state least)
 {

@@ -85,8 +85,7 @@ int superblock_decode(struct superblock *sb, const uint8_t *block, struct dt_err
     return 0;
 }
 
-/* ---- The bitmap ---------------------------------------------------------------------------------
- */
+/* ---- The bitmap ------------------------------------------------------------------------------ */
 
 /* Bound to its place and its mirror, so that a sector of another is not taken. */
 static uint64_t bitmap_checksum(const uint8_t *set, unsigned index, const uint8_t *bits)
@@ -139,8 +138,7 @@ bool mirror_is_new(const struct leg_view *views, unsigned legs)
     return true;
 }
 
-/* ---- The judgement
- * ------------------------------------------------------------------------------- */
+/* ---- The judgement --------------------------------------------------------------------------- */
 
 static int judge_kinship(const struct leg_view *views, unsigned legs, unsigned newest,
                          struct dt_error *err)

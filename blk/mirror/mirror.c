@@ -90,8 +90,7 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* ---- What the disk is
- * ---------------------------------------------------------------------------- */
+/* ---- What the disk is ------------------------------------------------------------------------ */
 
 static void mirror_close(struct dt_layer *layer)
 {
@@ -203,8 +202,7 @@ static int mirror_fence(struct dt_layer *layer, uint64_t deadline, struct dt_err
     return ret;
 }
 
-/* ---- On its thread
- * --------------------------------------------------------------------------------- */
+/* ---- On its thread --------------------------------------------------------------------------- */
 
 static void run_tick(struct dt_timer *timer)
 {

@@ -23,8 +23,7 @@ static void regions_of(const struct mirror *m, const struct dt_req *req, uint64_
     *last = (req->sector + req->sectors - (req->sectors ? 1 : 0)) >> m->sb.region_shift;
 }
 
-/* ---- The end ------------------------------------------------------------------------------------
- */
+/* ---- The end --------------------------------------------------------------------------------- */
 
 static void finish(struct fan *fan, int error)
 {
@@ -90,8 +89,7 @@ static bool blame(struct fan *fan, const char *why)
     return true;
 }
 
-/* ---- Writes and flushes
- * --------------------------------------------------------------------------- */
+/* ---- Writes and flushes ---------------------------------------------------------------------- */
 
 static void write_done(struct fan *fan)
 {
@@ -190,8 +188,7 @@ void mirror_run_intents(struct mirror *m, int error)
     }
 }
 
-/* ---- Reads
- * --------------------------------------------------------------------------------------- */
+/* ---- Reads ----------------------------------------------------------------------------------- */
 
 static bool may_differ(const struct mirror *m, const struct dt_req *req)
 {
@@ -264,8 +261,7 @@ static void read_begin(struct fan *fan, uint32_t tried)
     fan_end(fan);
 }
 
-/* ---- The beginning
- * --------------------------------------------------------------------------------- */
+/* ---- The beginning --------------------------------------------------------------------------- */
 
 static void granted(struct dt_ctx *c, struct dt_range *range)
 {

@@ -56,8 +56,7 @@ static void drop(struct conn *conn)
         nbd_close(TAKE_PTR(conn->h));
 }
 
-/* ---- Up and down
- * --------------------------------------------------------------------------------- */
+/* ---- Up and down ----------------------------------------------------------------------------- */
 
 static void is_up(struct conn *conn)
 {
@@ -211,8 +210,7 @@ void conn_settle(struct conn *conn)
         is_up(conn);
 }
 
-/* ---- Readiness ---------------------------------------------------------------------------------
- */
+/* ---- Readiness ------------------------------------------------------------------------------- */
 
 static void ready(struct dt_watch *watch, uint32_t events)
 {

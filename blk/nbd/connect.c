@@ -21,8 +21,7 @@
 #define MAX_SECTORS (1u << (20 - DT_SECTOR_SHIFT)) /* of a READ or WRITE: what a buffer holds */
 #define MAX_RANGE   (1u << (30 - DT_SECTOR_SHIFT)) /* of a discard: any server's 32 bits hold it */
 
-/* ---- Dialling ----------------------------------------------------------------------------------
- */
+/* ---- Dialling -------------------------------------------------------------------------------- */
 
 /* Announced for later, when this process may be confined; now it does without help. */
 static int announce(struct remote *r, struct dt_error *err)
@@ -224,8 +223,7 @@ void remote_hang_up(struct nbd_handle *h)
     nbd_close(h);
 }
 
-/* ---- What the disk is
- * ---------------------------------------------------------------------------- */
+/* ---- What the disk is ------------------------------------------------------------------------ */
 
 static uint32_t power_of_two_below(uint64_t n)
 {

@@ -55,8 +55,7 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* ---- Life -------------------------------------------------------------------------------------
- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static void remote_close(struct dt_layer *layer)
 {
@@ -165,8 +164,7 @@ static int remote_fence(struct dt_layer *layer, uint64_t deadline, struct dt_err
     return 0;
 }
 
-/* ---- Commands -----------------------------------------------------------------------------------
- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 static int do_status(struct dt_layer *layer, int argc, const char *const *argv,
                      struct dt_reply *reply, struct dt_error *err)

@@ -23,8 +23,7 @@ struct buffer {
     uint8_t *bytes;
 };
 
-/* ---- Buffers -----------------------------------------------------------------------------------
- */
+/* ---- Buffers --------------------------------------------------------------------------------- */
 
 /* The request's bytes in one piece; NULL while all buffers are in use. */
 static void *contiguous(struct remote_io *io, struct dt_req *req)
@@ -63,8 +62,7 @@ static void release_buffer(struct remote_io *io, struct dt_req *req)
     rc->buffer_free = TAKE_PTR(io->buffer);
 }
 
-/* ---- Answers ------------------------------------------------------------------------------------
- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void finish(struct remote_io *io, int error)
 {
@@ -172,8 +170,7 @@ void remote_hand_up(struct remote_ctx *rc)
         remote_drain(rc);
 }
 
-/* ---- Sending
- * -------------------------------------------------------------------------------------- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 static int64_t command(struct conn *conn, struct remote_io *io, struct dt_req *req, void *data)
 {
@@ -297,8 +294,7 @@ void remote_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         remote_hand_up(rc);
 }
 
-/* ---- Waiting
- * ---------------------------------------------------------------------------------------- */
+/* ---- Waiting --------------------------------------------------------------------------------- */
 
 static void fail_all(struct io_list *list, int error)
 {

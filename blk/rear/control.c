@@ -140,8 +140,7 @@ static void try_again(struct rear *rear)
     }
 }
 
-/* ---- What may happen ----------------------------------------------------------------------------
- */
+/* ---- What may happen ------------------------------------------------------------------------- */
 
 static bool take_fault(struct rear *rear, char *fault, size_t size)
 {
@@ -256,8 +255,7 @@ static void *control_thread(void *arg)
     return NULL;
 }
 
-/* ---- From outside -----------------------------------------------------------------------------
- */
+/* ---- From outside ---------------------------------------------------------------------------- */
 
 void rear_control_wake(struct rear *rear)
 {

@@ -20,8 +20,7 @@
 #define DRAIN_NS   DT_S(5)
 #define LOOK_MS    1
 
-/* ---- What the guest's rings say ----------------------------------------------------------------
- */
+/* ---- What the guest's rings say -------------------------------------------------------------- */
 
 /* The used index of a split ring, in guest memory; false where it cannot be seen. */
 static bool used_index(const struct rear *rear, const struct device_ring *ring, uint16_t *index)
@@ -83,8 +82,7 @@ static int judge_base(const struct rear *rear, const struct device_ring *ring, u
     return 0;
 }
 
-/* ---- Our own rings
- * ------------------------------------------------------------------------------- */
+/* ---- Our own rings --------------------------------------------------------------------------- */
 
 /* Stop them, with nothing in flight. */
 static int park(struct rear *rear, struct dt_error *err)
@@ -113,8 +111,7 @@ static int unpark(struct rear *rear, struct dt_error *err)
     return ret ?: rear_session_restart_rings(rear, s, err);
 }
 
-/* ---- There
- * ----------------------------------------------------------------------------------------- */
+/* ---- There ----------------------------------------------------------------------------------- */
 
 static void signal_fd(int fd)
 {
@@ -197,8 +194,7 @@ void rear_passthrough_enter(struct rear *rear, struct passthrough *p)
     p->entered(p, -EIO, err.text);
 }
 
-/* ---- And back
- * -------------------------------------------------------------------------------------- */
+/* ---- And back -------------------------------------------------------------------------------- */
 
 static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
@@ -243,8 +239,7 @@ void rear_passthrough_leave(struct rear *rear)
     p->left(p, 0, NULL);
 }
 
-/* ---- From the front
- * -------------------------------------------------------------------------------- */
+/* ---- From the front -------------------------------------------------------------------------- */
 
 static int judge(struct dt_layer *layer, struct passthrough *p, struct dt_error *err)
 {

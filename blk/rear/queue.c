@@ -9,8 +9,7 @@
 
 #include <sys/epoll.h>
 
-/* ---- Sending ----------------------------------------------------------------------------------
- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 /* May requests go out now? Guest memory changed where the generation did. */
 static bool ready(const struct rear_ctx *rc)
@@ -87,8 +86,7 @@ static void publish(struct loop_deferred *deferred)
         log_debug("%s: kick: %m", rc->rear->path); /* EAGAIN: a kick is pending already */
 }
 
-/* ---- Receiving --------------------------------------------------------------------------------
- */
+/* ---- Receiving ------------------------------------------------------------------------------- */
 
 static unsigned poll_ring(struct loop_poller *poller)
 {
@@ -142,8 +140,7 @@ static void run_called(struct dt_watch *watch, uint32_t events)
     }
 }
 
-/* ---- Orders ------------------------------------------------------------------------------------
- */
+/* ---- Orders ---------------------------------------------------------------------------------- */
 
 static void come_up(struct rear_ctx *rc, struct rear_rings *rings, const struct rear_map *map)
 {
@@ -235,8 +232,7 @@ void rear_obey(struct rear_ctx *rc, enum rear_order order, struct rear_rings *ri
     }
 }
 
-/* ---- Rest -------------------------------------------------------------------------------------
- */
+/* ---- Rest ------------------------------------------------------------------------------------ */
 
 static void run_patience(struct dt_timer *timer)
 {

@@ -38,8 +38,7 @@ const struct dt_counter rear_counters[] = {
     {NULL},
 };
 
-/* ---- Commands
- * --------------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 int rear_mode(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
               struct dt_error *err)
@@ -90,8 +89,7 @@ static const struct dt_verb verbs[] = {
     {NULL},
 };
 
-/* ---- Threads come and go
- * -------------------------------------------------------------------------- */
+/* ---- Threads come and go --------------------------------------------------------------------- */
 
 static void run_mail(struct dt_watch *watch, uint32_t events)
 {
@@ -171,8 +169,7 @@ int rear_start(struct dt_ctx *c, struct dt_error *err)
     return ret < 0 ? dt_fail(err, ret, "cannot start a thread: %s", strerror(-ret)) : 0;
 }
 
-/* ---- Guest memory
- * --------------------------------------------------------------------------------- */
+/* ---- Guest memory ---------------------------------------------------------------------------- */
 
 static void memory_changed(struct dt_layer *layer)
 {
@@ -192,8 +189,7 @@ static void memory_changed(struct dt_layer *layer)
     rear_control_wake(rear);
 }
 
-/* ---- Life
- * ------------------------------------------------------------------------------------------ */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 int rear_open(struct dt_layer *layer, struct dt_error *err)
 {

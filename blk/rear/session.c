@@ -119,8 +119,7 @@ int rear_session_read_config(struct rear *rear, struct rear_session *s, bool aga
     return 0;
 }
 
-/* ---- What is agreed ---------------------------------------------------------------------------
- */
+/* ---- What is agreed -------------------------------------------------------------------------- */
 
 static int agree(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
 {
@@ -196,8 +195,7 @@ int rear_session_connect(struct rear *rear, struct rear_session *s, bool again,
     return 0;
 }
 
-/* ---- What the rear is given -------------------------------------------------------------------
- */
+/* ---- What the rear is given ------------------------------------------------------------------ */
 
 static bool clear_of(const struct rear_map *map, uint64_t gpa, uint64_t size)
 {

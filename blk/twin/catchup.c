@@ -15,8 +15,7 @@
 
 static void run_copier(struct twin_copier *k);
 
-/* ---- The map ------------------------------------------------------------------------------------
- */
+/* ---- The map --------------------------------------------------------------------------------- */
 
 static bool is_dirty(const struct twin *t, uint64_t region)
 {
@@ -90,8 +89,7 @@ uint64_t twin_bytes_left(const struct twin *t)
     return MIN(t->dirty << t->shift, t->sectors) << DT_SECTOR_SHIFT;
 }
 
-/* ---- One region ---------------------------------------------------------------------------------
- */
+/* ---- One region ------------------------------------------------------------------------------ */
 
 static void again(struct twin *t, uint64_t when)
 {
@@ -187,8 +185,7 @@ static void run_copier(struct twin_copier *k)
     dt_sub_submit(t->c, sub);
 }
 
-/* ---- Which --------------------------------------------------------------------------------------
- */
+/* ---- Which ----------------------------------------------------------------------------------- */
 
 static bool under_way(const struct twin *t, uint64_t region)
 {
@@ -241,8 +238,7 @@ static bool take_region(struct twin_copier *k)
     return false;
 }
 
-/* ---- All clean ----------------------------------------------------------------------------------
- */
+/* ---- All clean ------------------------------------------------------------------------------- */
 
 static bool settled(const struct twin *t)
 {

@@ -31,8 +31,7 @@ const struct dt_counter twin_counters[] = {
     {NULL},
 };
 
-/* ---- What the second chain is -------------------------------------------------------------------
- */
+/* ---- What the second chain is ---------------------------------------------------------------- */
 
 static int judge_info(struct twin *t, struct dt_error *err)
 {
@@ -128,8 +127,7 @@ int twin_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err)
     return 0;
 }
 
-/* ---- On its thread ------------------------------------------------------------------------------
- */
+/* ---- On its thread --------------------------------------------------------------------------- */
 
 static void on_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
@@ -254,8 +252,7 @@ int twin_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
     return 0;
 }
 
-/* ---- From one worker to the next ----------------------------------------------------------------
- */
+/* ---- From one worker to the next ------------------------------------------------------------- */
 
 /** struct twin_record - what is saved, little-endian; the map follows. */
 struct twin_record {

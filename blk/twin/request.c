@@ -25,8 +25,7 @@ static bool writes(uint8_t op)
     return op == DT_OP_WRITE || op == DT_OP_WRITE_ZEROES;
 }
 
-/* ---- Jobs -------------------------------------------------------------------------------------
- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 static struct twin_job *job_get(struct twin *t)
 {
@@ -95,8 +94,7 @@ static struct twin_job *job_begin(struct twin *t, struct dt_req *req, bool both)
     return job;
 }
 
-/* ---- Without a lock -----------------------------------------------------------------------------
- */
+/* ---- Without a lock -------------------------------------------------------------------------- */
 
 static void tie(struct twin *t, struct dt_req *req)
 {
@@ -115,8 +113,7 @@ bool twin_any_loose(const struct twin *t, uint64_t sector, uint64_t sectors)
     return false;
 }
 
-/* ---- What both have answered --------------------------------------------------------------------
- */
+/* ---- What both have answered ----------------------------------------------------------------- */
 
 static void note_latency(struct twin_job *job, enum twin_side side)
 {
@@ -271,8 +268,7 @@ void twin_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     twin_catch_up(t);
 }
 
-/* ---- On their way -------------------------------------------------------------------------------
- */
+/* ---- On their way ---------------------------------------------------------------------------- */
 
 void twin_send(struct twin_io *io, enum dt_op op, uint8_t flags, uint64_t sector, uint32_t sectors,
                unsigned niov)
@@ -444,8 +440,7 @@ void twin_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         dt_forward(c, down, count);
 }
 
-/* ---- Pace, and rest -----------------------------------------------------------------------------
- */
+/* ---- Pace, and rest -------------------------------------------------------------------------- */
 
 /* The disk does without a chain that answers nothing; what it had not answered is dirty. */
 static void leave_behind(struct twin *t)

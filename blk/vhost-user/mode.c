@@ -35,8 +35,7 @@ static void try_later(struct front *front)
     loop_timer_set(front->loop, &DISK(front)->mode.again, dt_clock_ns() + AGAIN_NS);
 }
 
-/* ---- Rings on their way ------------------------------------------------------------------------
- */
+/* ---- Rings on their way ---------------------------------------------------------------------- */
 
 static void describe_ring(struct front_queue *q, struct device_ring *ring)
 {
@@ -137,8 +136,7 @@ static int take_back(struct front *front, bool recover, struct dt_error *err)
     return ret;
 }
 
-/* ---- Steps, on the front's loop
- * ------------------------------------------------------------------- */
+/* ---- Steps, on the front's loop -------------------------------------------------------------- */
 
 static void settle_in(struct front *front, enum front_mode_state state)
 {
@@ -313,8 +311,7 @@ static void run_again(struct dt_timer *timer)
     front_drain(front);
 }
 
-/* ---- From the session and from outside
- * -------------------------------------------------------------- */
+/* ---- From the session and from outside ------------------------------------------------------- */
 
 bool front_mode_leave(struct front *front, bool urgent)
 {

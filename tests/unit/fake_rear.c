@@ -8,8 +8,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* ---- The ring -----------------------------------------------------------------------------------
- */
+/* ---- The ring -------------------------------------------------------------------------------- */
 
 struct walk {
     struct vring_desc desc[256];
@@ -129,8 +128,7 @@ static void serve_ring(struct fake_rear *r)
         serve_one(r, avail->ring[r->ring.next++ % r->ring.size] % r->ring.size);
 }
 
-/* ---- The protocol
- * --------------------------------------------------------------------------------- */
+/* ---- The protocol ---------------------------------------------------------------------------- */
 
 static void take_fd(struct vhost_message *m, int *fd)
 {

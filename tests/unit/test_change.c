@@ -214,8 +214,7 @@ static const struct dt_block_ext plain_ext = {
     .info = plain_info,     .submit = plain_submit,
 };
 
-/* ---- A device under load ------------------------------------------------------------------------
- */
+/* ---- A device under load --------------------------------------------------------------------- */
 
 static struct loop *loops[THREADS];
 static pthread_t threads[THREADS];

@@ -112,8 +112,7 @@ static int teardown(void **state)
     return rmdir(dir);
 }
 
-/* ---- Tests -------------------------------------------------------------------------------------
- */
+/* ---- Tests ----------------------------------------------------------------------------------- */
 
 static void both_legs_have_it(void **state)
 {
@@ -187,8 +186,7 @@ static void overlapping_writes_leave_equal_legs(void **state)
     assert_true(same_data("a", "b"));
 }
 
-/* ---- Loss
- * ------------------------------------------------------------------------------------------- */
+/* ---- Loss ------------------------------------------------------------------------------------ */
 
 /* What the superblock on a leg says of leg @of. */
 static unsigned recorded(const char *leg, unsigned of)
@@ -293,8 +291,7 @@ static void reads_go_to_the_fastest(void **state)
     disk_rest_and_close();
 }
 
-/* ---- Judgement
- * --------------------------------------------------------------------------------------- */
+/* ---- Judgement ------------------------------------------------------------------------------- */
 
 static void an_old_copy_is_found_out(void **state)
 {

@@ -50,8 +50,7 @@ static void until_requests(unsigned n)
     assert_true(server.requests >= n);
 }
 
-/* ---- URIs --------------------------------------------------------------------------------------
- */
+/* ---- URIs ------------------------------------------------------------------------------------ */
 
 static void uris_are_taken_apart(void **state)
 {
@@ -115,8 +114,7 @@ static void wrong_uris_are_refused(void **state)
     }
 }
 
-/* ---- Requests
- * ------------------------------------------------------------------------------------ */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 static void every_operation(void **state)
 {
@@ -200,8 +198,7 @@ static void server_errors_are_the_requests(void **state)
     end();
 }
 
-/* ---- Loss --------------------------------------------------------------------------------------
- */
+/* ---- Loss ------------------------------------------------------------------------------------ */
 
 static void what_was_under_way_is_sent_again(void **state)
 {

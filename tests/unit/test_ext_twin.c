@@ -47,8 +47,7 @@ static int write_at(int value, uint64_t sector, uint32_t sectors)
     return disk_do(DT_OP_WRITE, 0, sector, sectors, data);
 }
 
-/* ---- A load ------------------------------------------------------------------------------------
- */
+/* ---- A load ---------------------------------------------------------------------------------- */
 
 static struct {
     uint8_t bytes[DEPTH][16 << 10];
@@ -102,8 +101,7 @@ static void run_load(unsigned requests, unsigned seed, bool discards)
     } while (busy);
 }
 
-/* ---- Copies ------------------------------------------------------------------------------------
- */
+/* ---- Copies ---------------------------------------------------------------------------------- */
 
 static void test_copy(void **state)
 {
@@ -222,8 +220,7 @@ static void test_rate(void **state)
     disk_rest_and_close();
 }
 
-/* ---- Shadows -----------------------------------------------------------------------------------
- */
+/* ---- Shadows --------------------------------------------------------------------------------- */
 
 static void test_shadow(void **state)
 {
@@ -285,8 +282,7 @@ static void test_lying_shadow(void **state)
     disk_close();
 }
 
-/* ---- In the disk's place ------------------------------------------------------------------------
- */
+/* ---- In the disk's place --------------------------------------------------------------------- */
 
 static void *serve(void *arg)
 {

