@@ -3,8 +3,8 @@
  * delay.c - chosen requests wait before they go on.
  *
  * A waiting request is a node of its thread's heap, kept in its own frame; one timer per thread
- * stands for the earliest. Each thread draws from a generator of its own, seeded from `seed`
- * and its number, so a device's sequence depends on nothing but the requests of each thread.
+ * stands for the earliest. Each thread counts and draws from a generator of its own (blk/match), so a
+ * device's sequence depends on nothing but the requests of each thread.
  */
 #include "base/base.h"
 #include "blk/delay/heap.h"
@@ -17,9 +17,7 @@ struct delay {
     struct match match;
     uint64_t time, jitter, seed;
     unsigned threads;
-    struct generator {
-        struct dt_rng rng;
-    } CACHE_ALIGNED *generators; /* by thread; they outlive the contexts, to be saved */
+    struct match_sequence *sequences; /* by thread; they outlive the contexts, to be saved */
 };
 
 struct delay_ctx {
@@ -61,8 +59,7 @@ static const struct dt_counter counters[] = {
 
 static void restart(struct delay *d)
 {
-    for (unsigned t = 0; t < d->threads; t++)
-        dt_rng_seed(&d->generators[t].rng, d->seed + t * 0x9e3779b97f4a7c15u);
+    match_restart(d->sequences, d->threads, d->seed);
 }
 
 static void arm(struct delay_ctx *dc)
@@ -77,12 +74,12 @@ static enum dt_verdict delay_request(struct dt_ctx *c, struct dt_req *req)
 {
     struct delay *d = c->layer_data;
     struct delay_ctx *dc = c->data;
-    struct dt_rng *rng = &d->generators[c->thread].rng;
+    struct match_sequence *sequence = &d->sequences[c->thread];
     uint64_t wait;
 
-    if (!match_fits(&d->match, req) || !match_chance(&d->match, rng))
+    if (!match_fits(&d->match, req) || !match_hits(&d->match, sequence))
         return DT_PASS;
-    wait = d->time + (d->jitter ? dt_rng_below(rng, d->jitter + 1) : 0);
+    wait = d->time + (d->jitter ? dt_rng_below(&sequence->rng, d->jitter + 1) : 0);
     if (wait == 0)
         return DT_PASS;
     dt_count(c, DELAYED, 1);
@@ -137,7 +134,7 @@ static int delay_open(struct dt_layer *layer, struct dt_error *err)
     struct delay *d = dt_layer_data(layer);
 
     d->threads = dt_layer_threads(layer);
-    d->generators = xaligned(CACHE_LINE, d->threads * sizeof(*d->generators));
+    d->sequences = xaligned(CACHE_LINE, d->threads * sizeof(*d->sequences));
     restart(d);
     return 0;
 }
@@ -146,7 +143,7 @@ static void delay_close(struct dt_layer *layer)
 {
     struct delay *d = dt_layer_data(layer);
 
-    free(d->generators);
+    free(d->sequences);
 }
 
 static int delay_start(struct dt_ctx *c, struct dt_error *err)
@@ -168,52 +165,30 @@ static void delay_stop(struct dt_ctx *c)
 
 static int delay_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
-    if (index == P_SEED)
+    if (index == P_SEED || index == MATCH_AFTER(P_MATCH) || index == MATCH_TIMES(P_MATCH))
         restart(dt_layer_data(layer));
     return 0;
 }
 
-/* The blob: the seed, then each thread's generator, four words each. */
 static int64_t delay_save(struct dt_layer *layer, void *buf, size_t size)
 {
     const struct delay *d = dt_layer_data(layer);
-    size_t each = sizeof(d->generators->rng.s), need = sizeof(uint64_t) + d->threads * each;
 
-    if (size < need)
-        return -ENOSPC;
-    memcpy(buf, &d->seed, sizeof(uint64_t));
-    for (unsigned t = 0; t < d->threads; t++)
-        memcpy((char *)buf + sizeof(uint64_t) + t * each, d->generators[t].rng.s, each);
-    return (int64_t)need;
+    return match_save(d->sequences, d->threads, d->seed, buf, size);
 }
 
 static int delay_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                       struct dt_error *err)
 {
     struct delay *d = dt_layer_data(layer);
-    size_t each = sizeof(d->generators->rng.s);
-    uint64_t seed;
 
-    if (version != 1 || size < sizeof(seed) || (size - sizeof(seed)) % each)
-        return dt_fail(err, -EBADMSG, "its saved state is of another version (%u)", version);
-    memcpy(&seed, buf, sizeof(seed));
-    if (seed != d->seed || (size - sizeof(seed)) / each != d->threads)
-        return 0; /* another seed or number of threads: a new sequence */
-    for (unsigned t = 0; t < d->threads; t++) {
-        uint64_t s[4];
-
-        memcpy(s, (const char *)buf + sizeof(seed) + t * each, each);
-        if (!(s[0] | s[1] | s[2] | s[3]))
-            return dt_fail(err, -EBADMSG, "its saved state holds an impossible generator");
-        memcpy(d->generators[t].rng.s, s, each);
-    }
-    return 0;
+    return match_load(d->sequences, d->threads, d->seed, buf, size, version, err);
 }
 
 const struct dt_block_ext blk_delay = {
     DT_BLOCK_EXT_HEADER,
     .name = "delay",
-    .summary = "Make requests wait: by operation, range and chance, with jitter",
+    .summary = "Make requests wait: by operation, range, count and chance, with jitter",
     .help = "A request waits before it goes down; the time it takes below comes on top. Requests "
             "that wait keep their place in the guest's queue. When the device stops or changes, "
             "all go on at once.",
@@ -223,7 +198,7 @@ const struct dt_block_ext blk_delay = {
     .layer_size = sizeof(struct delay),
     .ctx_size = sizeof(struct delay_ctx),
     .frame_size = sizeof(struct heap_node),
-    .state_version = 1,
+    .state_version = MATCH_STATE,
     .open = delay_open,
     .close = delay_close,
     .start = delay_start,

@@ -2,9 +2,8 @@
 /*
  * error.c - faults on purpose: chosen requests fail, are written in part, or are lost.
  *
- * A request is judged in this order: operation and range; the first `after` that match pass; then
- * the dice; then `times`. All of it runs on one thread from one seeded generator, so the same
- * requests in the same order give the same faults, also over a restart (save and load).
+ * Which ones is blk/match's. All of it runs on one thread from one seeded generator, so the same requests in the
+ * same order give the same faults, also over a restart.
  */
 #include "base/base.h"
 #include "blk/match/match.h"
@@ -25,10 +24,8 @@ static const int errno_values[] = {EIO,    ENOSPC, EOPNOTSUPP, EROFS,   ENOMEM,
 struct error {
     struct match match;
     unsigned mode, error;
-    uint64_t after, times, seed;
-    /* Where the sequence stands. */
-    struct dt_rng rng;
-    uint64_t matched, injected;
+    uint64_t seed;
+    struct match_sequence sequence;
 };
 
 /* A write of which a part is on its way. */
@@ -44,27 +41,13 @@ struct error_ctx {
 
 enum params {
     P_MATCH,
-    P_AFTER = P_MATCH + MATCH_PARAM_COUNT,
-    P_TIMES,
-    P_ERRNO,
+    P_ERRNO = P_MATCH + MATCH_PARAM_COUNT,
     P_MODE,
     P_SEED,
 };
 #define LIVE(field) .flags = DT_PARAM_LIVE, .offset = offsetof(struct error, field)
 static const struct dt_param params[] = {
     MATCH_PARAMS(P_MATCH, offsetof(struct error, match), "Operations that may be hit."),
-    [P_AFTER] = {.name = "after",
-                 .type = DT_PARAM_UINT,
-                 LIVE(after),
-                 .initial = "0",
-                 .unit = "requests",
-                 .help = "Let so many requests that match pass first."},
-    [P_TIMES] = {.name = "times",
-                 .type = DT_PARAM_UINT,
-                 LIVE(times),
-                 .initial = "0",
-                 .unit = "requests",
-                 .help = "Stop after so many faults; 0 = never."},
     [P_ERRNO] = {.name = "errno",
                  .type = DT_PARAM_ENUM,
                  LIVE(error),
@@ -96,8 +79,7 @@ static const struct dt_counter counters[] = {
 
 static void restart(struct error *e)
 {
-    dt_rng_seed(&e->rng, e->seed);
-    e->matched = e->injected = 0;
+    match_restart(&e->sequence, 1, e->seed);
 }
 
 static bool matches(const struct error *e, const struct dt_req *req)
@@ -107,18 +89,6 @@ static bool matches(const struct error *e, const struct dt_req *req)
     if (e->mode == LOST && req->op == DT_OP_READ)
         return false;
     return match_fits(&e->match, req);
-}
-
-static bool hit(struct error *e, const struct dt_req *req)
-{
-    if (!matches(e, req) || e->matched++ < e->after)
-        return false;
-    if (e->times && e->injected >= e->times)
-        return false;
-    if (!match_chance(&e->match, &e->rng))
-        return false;
-    e->injected++;
-    return true;
 }
 
 static void torn_done(struct dt_ctx *c, struct dt_req *sub)
@@ -152,7 +122,7 @@ static enum dt_verdict tear(struct dt_ctx *c, struct dt_req *req)
     struct error *e = c->layer_data;
     struct error_ctx *ec = c->data;
     uint32_t block = dt_layer_info(c->layer)->logical_block;
-    uint64_t bytes = dt_rng_below(&e->rng, MAX(1u, dt_req_bytes(req) / block)) * block;
+    uint64_t bytes = dt_rng_below(&e->sequence.rng, MAX(1u, dt_req_bytes(req) / block)) * block;
     struct torn *torn = ec->free;
     const struct iovec *iov;
     struct dt_req *sub;
@@ -179,7 +149,7 @@ static enum dt_verdict error_request(struct dt_ctx *c, struct dt_req *req)
 {
     struct error *e = c->layer_data;
 
-    if (likely(!hit(e, req)))
+    if (likely(!matches(e, req) || !match_hits(&e->match, &e->sequence)))
         return DT_PASS;
     switch (e->mode) {
     case TORN:
@@ -214,47 +184,26 @@ static int error_start(struct dt_ctx *c, struct dt_error *err)
 
 static int error_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
-    if (index == P_SEED || index == P_AFTER || index == P_TIMES)
+    if (index == P_SEED || index == MATCH_AFTER(P_MATCH) || index == MATCH_TIMES(P_MATCH))
         restart(dt_layer_data(layer));
     return 0;
 }
 
 /* ---- Over a restart, and by hand ---- */
 
-struct saved {
-    uint64_t rng[4];
-    uint64_t seed, matched, injected;
-};
-
 static int64_t error_save(struct dt_layer *layer, void *buf, size_t size)
 {
     const struct error *e = dt_layer_data(layer);
-    struct saved saved = {.seed = e->seed, .matched = e->matched, .injected = e->injected};
 
-    if (size < sizeof(saved))
-        return -ENOSPC;
-    memcpy(saved.rng, e->rng.s, sizeof(saved.rng));
-    memcpy(buf, &saved, sizeof(saved));
-    return sizeof(saved);
+    return match_save(&e->sequence, 1, e->seed, buf, size);
 }
 
 static int error_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                       struct dt_error *err)
 {
     struct error *e = dt_layer_data(layer);
-    struct saved saved;
 
-    if (version != 1 || size != sizeof(saved))
-        return dt_fail(err, -EBADMSG, "its saved state is of another version (%u)", version);
-    memcpy(&saved, buf, sizeof(saved));
-    if (saved.seed != e->seed)
-        return 0; /* another seed was asked for: a new sequence */
-    if (!(saved.rng[0] | saved.rng[1] | saved.rng[2] | saved.rng[3]))
-        return dt_fail(err, -EBADMSG, "its saved state holds an impossible generator");
-    memcpy(e->rng.s, saved.rng, sizeof(saved.rng));
-    e->matched = saved.matched;
-    e->injected = saved.injected;
-    return 0;
+    return match_load(&e->sequence, 1, e->seed, buf, size, version, err);
 }
 
 static int verb_reset(struct dt_layer *layer, int argc, const char *const *argv,
@@ -264,8 +213,8 @@ static int verb_reset(struct dt_layer *layer, int argc, const char *const *argv,
 
     if (argc)
         return dt_fail(err, -EINVAL, "it takes no arguments");
-    dt_reply_u64(reply, "matched", e->matched);
-    dt_reply_u64(reply, "injected", e->injected);
+    dt_reply_u64(reply, "matched", e->sequence.matched);
+    dt_reply_u64(reply, "injected", e->sequence.hits);
     restart(e);
     return 0;
 }
@@ -289,7 +238,7 @@ const struct dt_block_ext blk_error = {
     .layer_size = sizeof(struct error),
     .ctx_size = sizeof(struct error_ctx),
     .sub_requests = TORN_AT_ONCE,
-    .state_version = 1,
+    .state_version = MATCH_STATE,
     .open = error_open,
     .start = error_start,
     .request = error_request,

@@ -275,6 +275,23 @@ static void delays_are_kept(void **state)
     disk_close();
 }
 
+static void delays_are_counted(void **state)
+{
+    static const bool waits[] = {false, false, true, true, true, false, false};
+
+    disk_open("delay ops=read after=2 times=3 time=1h | null size=1M");
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(waits); i++) {
+            assert_false(disk_submit(DT_OP_WRITE, 0, 0, 8, data)->busy); /* is not counted */
+            assert_int_equal(disk_submit(DT_OP_READ, 0, 0, 8, back)->busy, waits[i]);
+        }
+        disk_set("delay", "times", "3"); /* counting starts again */
+    }
+    assert_int_equal(disk_counter("delay", "delayed"), 6);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0);
+    disk_close();
+}
+
 static void earlier_ones_overtake(void **state)
 {
     disk_open("delay time=1h | null size=1M");
@@ -316,6 +333,7 @@ int main(void)
         cmocka_unit_test(changes_are_lost),
         cmocka_unit_test(the_heap_sorts),
         cmocka_unit_test(delays_are_kept),
+        cmocka_unit_test(delays_are_counted),
         cmocka_unit_test(earlier_ones_overtake),
         cmocka_unit_test(quiesce_lets_all_go),
     };
