@@ -47,11 +47,12 @@ const struct verb verb_run = {
     .summary = "serve soft disks and network cards to virtual machines",
     .help =
         "Opens the chain of each disk or card, makes its socket, and serves the VM that connects, "
-        "until "
-        "SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain; --net "
+        "until SIGTERM or SIGINT. Options of a disk follow its --disk NAME, and so does its chain; "
+        "--net "
         "begins a network card in the same way:\n\n"
         "  devtap run --disk vm1 --socket /tmp/vm1.sock 'throttle iops=5000 | file path=vm1.img'\n"
-        "  devtap run --net vm1-net --socket /tmp/vm1-net.sock 'rate bps=100M | tap ifname=vm1'",
+        "  devtap run --net vm1-net --socket /tmp/vm1-net.sock 'rate tx-bits=100M | tap "
+        "ifname=vm1'",
     .groups = {{"Options of the process", process_params},
                {"Each disk or network card begins with", disk_begin},
                {"Options of a disk or card", disk_params}},

@@ -109,13 +109,16 @@ void print_wrapped(FILE *out, unsigned indent, const char *text)
         size_t n = strcspn(text, " \n");
 
         if (n == 0) {
-            if (*text == '\n' && text[1] == '\n') { /* an empty line separates paragraphs */
-                fputs("\n\n", out);
+            if (*text == '\n' && (text[1] == '\n' || text[1] == ' ')) {
+                bool paragraph = text[1] == '\n'; /* an empty line separates them */
+
+                fputs(paragraph ? "\n\n" : "\n", out);
+                text += paragraph;
                 column = 0;
-                if (text[2] == ' ') { /* an example: a line as it is */
-                    n = strcspn(text + 2, "\n");
-                    column = (unsigned)fprintf(out, "%*s%.*s", (int)indent, "", (int)n, text + 2);
-                    text += n + 1;
+                if (text[1] == ' ') { /* an example: a line as it is */
+                    n = strcspn(text + 1, "\n");
+                    column = (unsigned)fprintf(out, "%*s%.*s", (int)indent, "", (int)n, text + 1);
+                    text += n;
                 }
             }
             text++;
