@@ -226,7 +226,7 @@ static bool spent(struct bucket *b, uint64_t now)
     if (!b->rate)
         return false;
     bucket_refill(b, now);
-    return bucket_tokens(b) == 0;
+    return bucket_empty(b);
 }
 
 static enum dt_net_verdict judge(struct dt_ctx *c, struct dt_packet *p, enum dt_direction way)

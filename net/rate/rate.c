@@ -131,7 +131,7 @@ static uint64_t wait_until(struct rate *r, enum dt_direction way, uint64_t now)
         if (!b->rate)
             continue;
         bucket_refill(b, now);
-        if (bucket_tokens(b) == 0)
+        if (bucket_empty(b))
             when = MAX(when, bucket_when(b, 1));
     }
     return when;
