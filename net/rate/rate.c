@@ -114,9 +114,10 @@ static void unlock(struct rate *r)
         pthread_mutex_unlock(&r->lock);
 }
 
-static uint64_t bits_of(const struct rate *r, struct dt_packet *p)
+/* Of @p, which is @frames on the wire. */
+static uint64_t bits_of(const struct rate *r, struct dt_packet *p, unsigned frames)
 {
-    return (dt_packet_wire_bytes(p) + r->overhead * dt_packet_segments(p)) * 8;
+    return (dt_packet_wire_bytes(p) + r->overhead * frames) * 8;
 }
 
 /* 0 = something may pass now; else when to ask again. */
@@ -141,6 +142,13 @@ static void charge(struct rate *r, enum dt_direction way, uint64_t packets, uint
 {
     bucket_take(&r->buckets[PACKETS(way)], packets);
     bucket_take(&r->buckets[BITS(way)], bits);
+}
+
+static void charge_received(struct rate *r, struct dt_packet *p)
+{
+    unsigned frames = dt_packet_segments(p);
+
+    charge(r, DT_RX, frames, bits_of(r, p, frames));
 }
 
 /* ---- To the wire ---- */
@@ -192,8 +200,10 @@ static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
     uint64_t bits = 0, frames = 0;
 
     for (unsigned i = 0; r->limited[DT_TX] && i < n; i++) {
-        bits += bits_of(r, packets[i]);
-        frames += dt_packet_segments(packets[i]);
+        unsigned segments = dt_packet_segments(packets[i]);
+
+        frames += segments;
+        bits += bits_of(r, packets[i], segments);
     }
     if (frames) {
         lock(r);
@@ -212,7 +222,7 @@ static bool pass(struct rate *r, struct dt_packet *p, uint64_t now, uint64_t *wh
     *when = wait_until(r, DT_RX, now);
     if (*when)
         return false;
-    charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+    charge_received(r, p);
     return true;
 }
 
@@ -230,7 +240,7 @@ static void release(struct rate_ctx *rc, bool all)
             struct dt_packet *p = rc->head;
 
             if (all)
-                charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+                charge_received(r, p);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
             rc->head = p->next;
