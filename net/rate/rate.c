@@ -16,6 +16,7 @@
  */
 #include "base/base.h"
 #include "base/bucket.h"
+#include "base/fifo.h"
 #include <devtap/net.h>
 
 #include <pthread.h>
@@ -39,11 +40,13 @@ struct rate {
     pthread_mutex_t lock;
 };
 
+FIFO(packet_fifo, dt_packet)
+
 struct rate_ctx {
     struct dt_ctx *c;
     struct dt_timer tx_timer, rx_timer;
     uint64_t stopped_at; /* 0 = intake is open */
-    struct dt_packet *head, **tail;
+    struct packet_fifo late;
     uint64_t queued;
 };
 
@@ -236,23 +239,20 @@ static void release(struct rate_ctx *rc, bool all)
 
     do {
         lock(r);
-        for (n = 0; n < ARRAY_SIZE(batch) && rc->head; n++) {
-            struct dt_packet *p = rc->head;
+        for (n = 0; n < ARRAY_SIZE(batch) && rc->late.head; n++) {
+            struct dt_packet *p = rc->late.head;
 
             if (all)
                 charge_received(r, p);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
-            rc->head = p->next;
+            batch[n] = packet_fifo_take(&rc->late);
             rc->queued--;
-            batch[n] = p;
         }
         unlock(r);
-        if (!rc->head)
-            rc->tail = &rc->head;
         dt_receive(c, batch, n);
     } while (n == ARRAY_SIZE(batch));
-    if (rc->head)
+    if (rc->late.head)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -269,9 +269,7 @@ static void keep(struct rate_ctx *rc, struct dt_packet *p)
         dt_drop_one(rc->c, p, RX_DROPPED);
         return;
     }
-    p->next = NULL;
-    *rc->tail = p;
-    rc->tail = &p->next;
+    packet_fifo_add(&rc->late, p);
     rc->queued++;
     dt_count(rc->c, RX_DELAYED, 1);
 }
@@ -283,18 +281,18 @@ static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned 
     uint64_t now = dt_now(c), when = 0;
     unsigned passed = 0;
 
-    if (!r->limited[DT_RX] && !rc->head) {
+    if (!r->limited[DT_RX] && !rc->late.head) {
         dt_receive(c, packets, n);
         return;
     }
     lock(r);
-    while (!rc->head && passed < n && pass(r, packets[passed], now, &when))
+    while (!rc->late.head && passed < n && pass(r, packets[passed], now, &when))
         passed++;
     unlock(r);
     dt_receive(c, packets, passed);
     for (unsigned i = passed; i < n; i++)
         keep(rc, packets[i]);
-    if (rc->head && !rc->rx_timer.heap_index)
+    if (rc->late.head && !rc->rx_timer.heap_index)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -343,7 +341,7 @@ static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err
 
         if (rc && rc->stopped_at)
             dt_timer_set(c, &rc->tx_timer, dt_clock_ns());
-        if (rc && rc->head)
+        if (rc && rc->late.head)
             dt_timer_set(c, &rc->rx_timer, dt_clock_ns());
     }
     return 0;
@@ -363,7 +361,7 @@ static int rate_start(struct dt_ctx *c, struct dt_error *err)
     struct rate_ctx *rc = c->data;
 
     rc->c = c;
-    rc->tail = &rc->head;
+    packet_fifo_init(&rc->late);
     rc->tx_timer.fire = fire_tx;
     rc->rx_timer.fire = fire_rx;
     return 0;
