@@ -43,6 +43,11 @@ uint64_t bucket_tokens(const struct bucket *b)
     return b->rate ? clamp(b->level / TOKEN) : UINT64_MAX;
 }
 
+bool bucket_empty(const struct bucket *b)
+{
+    return b->rate && b->level < TOKEN;
+}
+
 void bucket_take(struct bucket *b, uint64_t n)
 {
     if (b->rate)

@@ -28,6 +28,8 @@ void bucket_set(struct bucket *b, uint64_t rate, uint64_t burst_ns, uint64_t now
 void bucket_refill(struct bucket *b, uint64_t now);
 /** bucket_tokens() - whole tokens there now; 0 in debt, UINT64_MAX if unlimited. */
 uint64_t bucket_tokens(const struct bucket *b);
+/** bucket_empty() - is there not even one whole token? As bucket_tokens() says it, without its division. */
+bool bucket_empty(const struct bucket *b);
 /** bucket_take() - take @n tokens, into debt if need be. */
 void bucket_take(struct bucket *b, uint64_t n);
 /** bucket_when() - the time at which it holds @tokens, if nothing is taken before. */

@@ -197,10 +197,11 @@ void dt_parse(struct dt_headers *h, const uint8_t *data, uint32_t length)
 
 unsigned dt_packet_segments(struct dt_packet *p)
 {
-    const struct dt_headers *h = dt_headers(p);
+    const struct dt_headers *h;
 
     if (!(p->needs & DT_OFFLOAD_SUPER))
         return 1;
+    h = dt_headers(p);
     return (h->end - h->payload + p->segment - 1) / p->segment;
 }
 

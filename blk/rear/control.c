@@ -117,12 +117,12 @@ void rear_lose(struct rear *rear, const char *reason, bool lied)
     __atomic_store_n(&rear->lost, true, __ATOMIC_RELAXED);
     rear->retry_ms = lied ? RETRY_LIE_MS : RETRY_MS;
     rear->complained = false;
+    end(rear); /* said when it is so: no thread sends anything there any more */
     dt_layer_event(rear->layer, lied ? "rear-broken" : "rear-lost", "%s: %s: %s", rear->path,
                    reason,
                    __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL
                        ? "requests fail until it is back"
                        : "requests wait until it is back");
-    end(rear);
     if (p)
         p->left(p, -ECONNRESET, reason);
 }

@@ -35,12 +35,15 @@ static void send_waiting(struct rear_ctx *rc)
     show(rc);
 }
 
+/* Is it gone? Without rings it may also not be there yet, or serve the guest's own. */
+static bool gone(const struct rear_ctx *rc)
+{
+    return !rc->rings && __atomic_load_n(&rc->rear->lost, __ATOMIC_RELAXED);
+}
+
 static bool failing(const struct rear_ctx *rc)
 {
-    const struct rear *rear = rc->rear;
-
-    return !rc->rings && __atomic_load_n(&rear->lost, __ATOMIC_RELAXED) &&
-           __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL;
+    return gone(rc) && __atomic_load_n(&rc->rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL;
 }
 
 static void end_waiting(struct rear_ctx *rc, int error)
@@ -69,7 +72,7 @@ void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
             i++;
         show(rc);
     }
-    if (unlikely(i < n && !rc->rings))
+    if (unlikely(i < n && gone(rc)))
         dt_count(c, REAR_HELD, n - i);
     for (; i < n; i++)
         rear_list_add(rc, &rc->waiting, reqs[i]);

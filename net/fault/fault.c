@@ -11,6 +11,7 @@
  * the number of frames before, and on nothing else.
  */
 #include "base/base.h"
+#include "base/fifo.h"
 #include <devtap/net.h>
 
 #define HELD_MAX 1500u /* of each direction: the pool of packets has more than twice as many */
@@ -21,10 +22,12 @@ struct fault {
     unsigned direction;
 };
 
+FIFO(packet_fifo, dt_packet)
+
 struct line {
     struct dt_ctx *c;
     enum dt_direction way;
-    struct dt_packet *head, **tail;
+    struct packet_fifo late;
     unsigned held;
     uint64_t last_due;
     struct dt_timer timer;
@@ -105,15 +108,13 @@ static void release(struct line *line, uint64_t now)
 {
     struct dt_packet *p;
 
-    while ((p = line->head) != NULL && p->when <= now) {
-        line->head = p->next;
+    while ((p = line->late.head) != NULL && p->when <= now) {
+        packet_fifo_take(&line->late);
         line->held--;
-        if (!line->head)
-            line->tail = &line->head;
         hand_on(line, p);
     }
-    if (line->head)
-        dt_timer_set(line->c, &line->timer, line->head->when);
+    if (line->late.head)
+        dt_timer_set(line->c, &line->timer, line->late.head->when);
 }
 
 static void fire(struct dt_timer *timer)
@@ -136,9 +137,7 @@ static void delay(struct line *line, const struct fault *f, struct dt_packet *p)
         return;
     }
     line->last_due = p->when = MAX(due, line->last_due);
-    p->next = NULL;
-    *line->tail = p;
-    line->tail = &p->next;
+    packet_fifo_add(&line->late, p);
     if (line->held++ == 0)
         dt_timer_set(line->c, &line->timer, p->when);
     dt_count(line->c, DELAYED, 1);
@@ -158,7 +157,7 @@ static void corrupt(struct line *line, struct dt_packet *p)
 
 static void send(struct line *line, const struct fault *f, struct dt_packet *p)
 {
-    bool late = f->delay || f->jitter || line->head;
+    bool late = f->delay || f->jitter || line->late.head;
 
     if (dt_rng_chance(&line->rng, f->corrupt))
         corrupt(line, p);
@@ -175,7 +174,7 @@ static void send(struct line *line, const struct fault *f, struct dt_packet *p)
 /* Neither direction is spared what is late in it: the order stays when the parameters change. */
 static bool spared(const struct fault *f, const struct line *line)
 {
-    return f->direction == (line->way == DT_TX ? RX : TX) && !line->head;
+    return f->direction == (line->way == DT_TX ? RX : TX) && !line->late.head;
 }
 
 static void travel(struct line *line, struct dt_packet *p)
@@ -241,7 +240,7 @@ static int start(struct dt_ctx *c, struct dt_error *err)
         struct line *line = &fc->lines[way];
 
         *line = (struct line){.c = c, .way = way, .timer.fire = fire};
-        line->tail = &line->head;
+        packet_fifo_init(&line->late);
         dt_rng_seed(&line->rng, f->seed + 2 * c->thread + way);
     }
     return 0;

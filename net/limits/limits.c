@@ -35,6 +35,7 @@ struct limits {
     uint64_t conntrack, tcp_timeout, timeout;
     struct bucket buckets[RATES];
     struct table tables[KINDS];
+    uint32_t looked; /* the second in which what is too old was forgotten */
     uint64_t seed;
 };
 
@@ -136,10 +137,14 @@ static enum kind kind_of(const struct dt_packet *p, const struct dt_headers *h)
                : SHORT;
 }
 
+/* Ages are in seconds: once in each is enough. */
 static void expire(struct limits *l, uint32_t now)
 {
     const uint64_t timeouts[KINDS] = {[OPEN] = l->tcp_timeout, [SHORT] = l->timeout};
 
+    if (l->looked == now)
+        return;
+    l->looked = now;
     for (enum kind k = OPEN; k < KINDS; k++) {
         struct table *t = &l->tables[k];
 
@@ -226,14 +231,14 @@ static bool spent(struct bucket *b, uint64_t now)
     if (!b->rate)
         return false;
     bucket_refill(b, now);
-    return bucket_tokens(b) == 0;
+    return bucket_empty(b);
 }
 
 static enum dt_net_verdict judge(struct dt_ctx *c, struct dt_packet *p, enum dt_direction way)
 {
     struct limits *l = c->layer_data;
     enum allowance bandwidth = way == DT_TX ? BW_OUT : BW_IN;
-    bool linklocal = way == DT_TX && is_linklocal(p, dt_headers(p));
+    bool linklocal = way == DT_TX && l->rates[LINKLOCAL] && is_linklocal(p, dt_headers(p));
     uint64_t now = dt_now(c), segments = dt_packet_segments(p);
 
     if (linklocal && spent(&l->buckets[LINKLOCAL], now))
@@ -269,6 +274,7 @@ static int set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 
     for (unsigned i = 0; i < RATES; i++)
         bucket_set(&l->buckets[i], l->rates[i], l->burst, dt_clock_ns());
+    l->looked = 0; /* timeouts may be shorter now */
     return 0;
 }
 

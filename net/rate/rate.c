@@ -16,6 +16,7 @@
  */
 #include "base/base.h"
 #include "base/bucket.h"
+#include "base/fifo.h"
 #include <devtap/net.h>
 
 #include <pthread.h>
@@ -39,11 +40,13 @@ struct rate {
     pthread_mutex_t lock;
 };
 
+FIFO(packet_fifo, dt_packet)
+
 struct rate_ctx {
     struct dt_ctx *c;
     struct dt_timer tx_timer, rx_timer;
     uint64_t stopped_at; /* 0 = intake is open */
-    struct dt_packet *head, **tail;
+    struct packet_fifo late;
     uint64_t queued;
 };
 
@@ -114,9 +117,10 @@ static void unlock(struct rate *r)
         pthread_mutex_unlock(&r->lock);
 }
 
-static uint64_t bits_of(const struct rate *r, struct dt_packet *p)
+/* Of @p, which is @frames on the wire. */
+static uint64_t bits_of(const struct rate *r, struct dt_packet *p, unsigned frames)
 {
-    return (dt_packet_wire_bytes(p) + r->overhead * dt_packet_segments(p)) * 8;
+    return (dt_packet_wire_bytes(p) + r->overhead * frames) * 8;
 }
 
 /* 0 = something may pass now; else when to ask again. */
@@ -131,7 +135,7 @@ static uint64_t wait_until(struct rate *r, enum dt_direction way, uint64_t now)
         if (!b->rate)
             continue;
         bucket_refill(b, now);
-        if (bucket_tokens(b) == 0)
+        if (bucket_empty(b))
             when = MAX(when, bucket_when(b, 1));
     }
     return when;
@@ -141,6 +145,13 @@ static void charge(struct rate *r, enum dt_direction way, uint64_t packets, uint
 {
     bucket_take(&r->buckets[PACKETS(way)], packets);
     bucket_take(&r->buckets[BITS(way)], bits);
+}
+
+static void charge_received(struct rate *r, struct dt_packet *p)
+{
+    unsigned frames = dt_packet_segments(p);
+
+    charge(r, DT_RX, frames, bits_of(r, p, frames));
 }
 
 /* ---- To the wire ---- */
@@ -192,8 +203,10 @@ static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
     uint64_t bits = 0, frames = 0;
 
     for (unsigned i = 0; r->limited[DT_TX] && i < n; i++) {
-        bits += bits_of(r, packets[i]);
-        frames += dt_packet_segments(packets[i]);
+        unsigned segments = dt_packet_segments(packets[i]);
+
+        frames += segments;
+        bits += bits_of(r, packets[i], segments);
     }
     if (frames) {
         lock(r);
@@ -212,7 +225,7 @@ static bool pass(struct rate *r, struct dt_packet *p, uint64_t now, uint64_t *wh
     *when = wait_until(r, DT_RX, now);
     if (*when)
         return false;
-    charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+    charge_received(r, p);
     return true;
 }
 
@@ -226,23 +239,20 @@ static void release(struct rate_ctx *rc, bool all)
 
     do {
         lock(r);
-        for (n = 0; n < ARRAY_SIZE(batch) && rc->head; n++) {
-            struct dt_packet *p = rc->head;
+        for (n = 0; n < ARRAY_SIZE(batch) && rc->late.head; n++) {
+            struct dt_packet *p = rc->late.head;
 
             if (all)
-                charge(r, DT_RX, dt_packet_segments(p), bits_of(r, p));
+                charge_received(r, p);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
-            rc->head = p->next;
+            batch[n] = packet_fifo_take(&rc->late);
             rc->queued--;
-            batch[n] = p;
         }
         unlock(r);
-        if (!rc->head)
-            rc->tail = &rc->head;
         dt_receive(c, batch, n);
     } while (n == ARRAY_SIZE(batch));
-    if (rc->head)
+    if (rc->late.head)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -259,9 +269,7 @@ static void keep(struct rate_ctx *rc, struct dt_packet *p)
         dt_drop_one(rc->c, p, RX_DROPPED);
         return;
     }
-    p->next = NULL;
-    *rc->tail = p;
-    rc->tail = &p->next;
+    packet_fifo_add(&rc->late, p);
     rc->queued++;
     dt_count(rc->c, RX_DELAYED, 1);
 }
@@ -273,18 +281,18 @@ static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned 
     uint64_t now = dt_now(c), when = 0;
     unsigned passed = 0;
 
-    if (!r->limited[DT_RX] && !rc->head) {
+    if (!r->limited[DT_RX] && !rc->late.head) {
         dt_receive(c, packets, n);
         return;
     }
     lock(r);
-    while (!rc->head && passed < n && pass(r, packets[passed], now, &when))
+    while (!rc->late.head && passed < n && pass(r, packets[passed], now, &when))
         passed++;
     unlock(r);
     dt_receive(c, packets, passed);
     for (unsigned i = passed; i < n; i++)
         keep(rc, packets[i]);
-    if (rc->head && !rc->rx_timer.heap_index)
+    if (rc->late.head && !rc->rx_timer.heap_index)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -333,7 +341,7 @@ static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err
 
         if (rc && rc->stopped_at)
             dt_timer_set(c, &rc->tx_timer, dt_clock_ns());
-        if (rc && rc->head)
+        if (rc && rc->late.head)
             dt_timer_set(c, &rc->rx_timer, dt_clock_ns());
     }
     return 0;
@@ -353,7 +361,7 @@ static int rate_start(struct dt_ctx *c, struct dt_error *err)
     struct rate_ctx *rc = c->data;
 
     rc->c = c;
-    rc->tail = &rc->head;
+    packet_fifo_init(&rc->late);
     rc->tx_timer.fire = fire_tx;
     rc->rx_timer.fire = fire_rx;
     return 0;

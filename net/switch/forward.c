@@ -100,7 +100,7 @@ static void flood(struct fabric_port *port, struct dt_packet *p)
     struct fabric_port *last = NULL;
 
     bucket_refill(&port->broadcast, loop_now(f->loop));
-    if (bucket_tokens(&port->broadcast) == 0) {
+    if (bucket_empty(&port->broadcast)) {
         drop(port, p, FABRIC_BROADCAST);
         return;
     }

@@ -21,6 +21,7 @@ static uint64_t run(uint64_t rate, uint64_t burst, uint64_t time, uint64_t step,
 
         bucket_refill(&b, now);
         tokens = bucket_tokens(&b);
+        assert_int_equal(bucket_empty(&b), tokens == 0);
         if (tokens) {
             tokens = MAX(tokens, per); /* more than there is: debt */
             bucket_take(&b, tokens);
