@@ -289,6 +289,25 @@ uint32_t catalog_free_run(struct pool *pool, uint64_t count)
     return c->slots - run;
 }
 
+static void add_log(struct catalog *c, uint32_t slot)
+{
+    if (c->logs_n == c->logs_room) {
+        c->logs_room = MAX(2 * c->logs_room, 16u);
+        c->logs = realloc(c->logs, c->logs_room * sizeof(*c->logs));
+        CHECK(c->logs);
+    }
+    c->logs[c->logs_n++] = slot;
+}
+
+static void remove_log(struct catalog *c, uint32_t slot)
+{
+    uint32_t i = 0;
+
+    while (c->logs[i] != slot)
+        i++;
+    c->logs[i] = c->logs[--c->logs_n];
+}
+
 static void link_up(struct pool *pool, uint32_t slot)
 {
     struct catalog *c = &pool->catalog;
@@ -301,7 +320,8 @@ static void link_up(struct pool *pool, uint32_t slot)
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
     c->dying += !!(r->flags & PX_DYING);
-    pool->pasts += r->kind == PX_LOG;
+    if (r->kind == PX_LOG)
+        add_log(c, slot);
 }
 
 int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record)
@@ -333,7 +353,8 @@ void catalog_release(struct pool *pool, uint32_t slot)
 
     catalog_unname(pool, slot);
     c->dying -= !!(r->flags & PX_DYING);
-    pool->pasts -= r->kind == PX_LOG;
+    if (r->kind == PX_LOG)
+        remove_log(c, slot);
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones--;
     memset(r, 0, sizeof(*r));
@@ -502,5 +523,6 @@ void catalog_fini(struct pool *pool)
     free(c->info);
     free(c->hash);
     free(c->dead);
+    free(c->logs);
     memset(c, 0, sizeof(*c));
 }

@@ -223,6 +223,8 @@ struct catalog {
     uint64_t dying;
     uint32_t *dead; /* slots, those that the root being made leaves out first */
     uint32_t dead_n, dead_room, dead_frozen;
+    uint32_t *logs; /* slots of the histories that there are */
+    uint32_t logs_n, logs_room;
 };
 
 int catalog_load(struct pool *pool, struct dt_error *err);
@@ -333,7 +335,6 @@ struct pool {
     struct list disks;
     uint64_t past_time; /* of the last stamp: time does not go back */
     uint64_t past_look; /* when histories were looked at last */
-    uint32_t pasts;     /* disks that have a history */
     int failed; /* a flush or the pool's own structures failed: nothing is changed any more */
     bool recovered, replaying, kicked, full;
 

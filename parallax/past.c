@@ -288,13 +288,21 @@ static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *b
     return ret;
 }
 
+/* Whose the @i-th log is. */
+static uint32_t disk_of(const struct pool *pool, uint32_t i)
+{
+    return catalog_record(pool, pool->catalog.logs[i])->parent;
+}
+
+/* From the last on: the one that is released is replaced by the last. */
 int past_drain(struct pool *pool, uint64_t budget)
 {
-    for (uint32_t slot = 0; pool->pasts && slot < pool->catalog.slots; slot++) {
+    for (uint32_t i = pool->catalog.logs_n; i-- > 0;) {
+        uint32_t slot = disk_of(pool, i);
         const struct px_record *r = catalog_record(pool, slot);
         int ret;
 
-        if (r->past_keep || !r->log || r->kind != PX_DISK)
+        if (r->past_keep)
             continue;
         ret = let_go(pool, slot, UINT64_MAX, &budget);
         if (ret < 0 || budget == 0)
@@ -336,7 +344,8 @@ void pool_history_turn(struct pool *pool)
 {
     uint64_t now = change_clock(pool);
 
-    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+    for (uint32_t i = 0; i < pool->catalog.logs_n; i++) {
+        uint32_t slot = disk_of(pool, i);
         const struct px_record *r = catalog_record(pool, slot);
         uint64_t keep = (uint64_t)r->past_keep * DT_S(1), budget = TURN_PAGES;
 
@@ -372,8 +381,9 @@ static void yield(struct pool *pool)
     uint32_t chosen = NO_SLOT;
     const struct px_past *page = NULL;
 
-    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
-        struct px_record *log = past_log(pool, catalog_record(pool, slot));
+    for (uint32_t i = 0; i < pool->catalog.logs_n; i++) {
+        struct px_record *log = catalog_record(pool, pool->catalog.logs[i]);
+        uint32_t slot = log->parent;
 
         if (past_pages(log) && past_page(pool, log, log->first, &page) == 0 &&
             page->entries[0].number <= past_pinned(pool, slot) && page->entries[0].time < oldest) {
@@ -383,15 +393,15 @@ static void yield(struct pool *pool)
     }
     if (chosen != NO_SLOT)
         (void)past_yield(pool, chosen);
-    for (uint32_t slot = 0; chosen == NO_SLOT && slot < pool->catalog.slots; slot++)
-        (void)past_yield(pool, slot);
+    for (uint32_t i = 0; chosen == NO_SLOT && i < pool->catalog.logs_n; i++)
+        (void)past_yield(pool, disk_of(pool, i));
 }
 
 void past_turn(struct pool *pool)
 {
     uint64_t now;
 
-    if (likely(pool->pasts == 0) || pool->failed || pool->o.read_only)
+    if (likely(pool->catalog.logs_n == 0) || pool->failed || pool->o.read_only)
         return;
     if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe &&
         pool->ckpt == CKPT_IDLE && pool->space.promised == 0 &&

@@ -102,7 +102,7 @@ void reclaim_find(struct pool *pool)
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++)
         if (is_dying(pool, slot) && catalog_record(pool, slot)->cursor)
             pool->reclaiming = slot;
-    pool->reclaim_maybe = pool->catalog.dying > 0 || pool->pasts > 0;
+    pool->reclaim_maybe = pool->catalog.dying > 0 || pool->catalog.logs_n > 0;
 }
 
 int reclaim_step(struct pool *pool, uint64_t budget)
