@@ -416,6 +416,18 @@ int device_do(struct device *dev, const char *layer, const char *verb, int argc,
 void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 /** device_show() - name, info, chain with present parameters. New reference. */
 json_t *device_show(struct device *dev);
+/** device_status() - what the beginning of a range of a running disk holds; as struct dt_extent has it. From a
+ *  thread that runs none of the device's loops, between whose changes of the chain it comes. */
+void device_status(struct device *dev, struct dt_extent *extent);
+/** dt_status_name() - "data", "zero", "hole". */
+const char *dt_status_name(enum dt_status status);
+/**
+ * device_map() - the extents of a running disk: {"size","next","extents":[{"start","length","status"}...]}.
+ * @start, @length: bytes, multiples of 512; length 0 = to the end.
+ * @patience: after so long, ns, or some thousands of extents it ends early: "next" tells where.
+ */
+int device_map(struct device *dev, uint64_t start, uint64_t length, uint64_t patience,
+               json_t **result, struct dt_error *err);
 /**
  * device_stats() - counters since the start: {"layers":[{"name","ops":{"read":{"requests",
  * "bytes","errors"}...},"latency":{"read":{"p50","p90","p99","p999","max"} in ns}, "counters":{..}}], ...}.

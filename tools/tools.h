@@ -103,6 +103,7 @@ struct verb {
     X(verb_list)       \
     X(verb_show)       \
     X(verb_stats)      \
+    X(verb_map)        \
     X(verb_set)        \
     X(verb_do)         \
     X(verb_resize)     \
@@ -231,6 +232,13 @@ int client_show(struct client *client, json_t **show, struct dt_error *err);
 int client_do(struct client *client, const char *layer, const char *command, const char *arg,
               json_t **result, struct dt_error *err);
 int client_set(struct client *client, const char *layer, const char *param, const char *value,
+               struct dt_error *err);
+
+/** client_map_piece() - device_map() of the client's disk: as much of it as comes at once; new reference. */
+int client_map_piece(struct client *client, uint64_t start, uint64_t length, json_t **piece,
+                     struct dt_error *err);
+/** client_map() - all of it, {"size","extents"}; new reference. */
+int client_map(struct client *client, uint64_t start, uint64_t length, json_t **map,
                struct dt_error *err);
 
 /* ---- A second chain beside a disk's (twin.c) ------------------------------------------------ */

@@ -439,4 +439,5 @@ const struct dt_block_ext blk_cache = {
     .complete = cache_complete,
     .quiesce = cache_quiesce,
     .set = cache_set,
+    .status = cache_status,
 };

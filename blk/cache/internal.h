@@ -307,6 +307,10 @@ int commit_now(struct cache *k);
 int cache_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
                      struct dt_error *err);
 
+/* ---- status.c ---- */
+
+void cache_status(struct dt_layer *layer, struct dt_extent *extent);
+
 /* ---- destage.c ---- */
 
 void destage_init(struct cache *k);

@@ -343,4 +343,5 @@ const struct dt_block_ext blk_compress = {
     .set = shortage_layer_set,
     .fence = compress_fence,
     .read_early = compress_read_early,
+    .status = compress_status,
 };

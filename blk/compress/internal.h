@@ -264,6 +264,8 @@ int compress_map_get(struct compress_ctx *cc, uint64_t index, struct compress_wa
  */
 void compress_map_give_up(struct compress_ctx *cc, int error);
 void compress_map_put(struct compress_sector *s);
+/** compress_map_peek() - a copy of the sector @index, if it is in memory. */
+bool compress_map_peek(struct compress_ctx *cc, uint64_t index, struct compress_map_sector *copy);
 /** compress_map_change() - the unit is where @to says from now on. The sector will be recorded.
  *  @discarded: the blocks it had are given back to the file system. */
 void compress_map_change(struct compress_sector *s, uint64_t unit, struct compress_entry to,
@@ -302,9 +304,10 @@ uint32_t compress_pack(struct compress_packer *p, const uint8_t *data, uint8_t *
 bool compress_unpack(struct compress_packer *p, const uint8_t *packed, uint32_t length,
                      uint8_t *data);
 
-/* early.c, open.c, load.c, verbs.c */
+/* early.c, open.c, load.c, status.c, verbs.c */
 int compress_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
                         struct dt_error *err);
+void compress_status(struct dt_layer *layer, struct dt_extent *extent);
 int compress_open(struct dt_layer *layer, struct dt_error *err);
 void compress_close(struct dt_layer *layer);
 int compress_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);

@@ -202,6 +202,16 @@ int compress_map_get(struct compress_ctx *cc, uint64_t index, struct compress_wa
     return 0;
 }
 
+bool compress_map_peek(struct compress_ctx *cc, uint64_t index, struct compress_map_sector *copy)
+{
+    const struct compress_sector *s = find(cc, index);
+
+    if (!s || s->loading)
+        return false;
+    *copy = s->now;
+    return true;
+}
+
 /* ---- Changing ---- */
 
 static void account(struct compress *w, const struct compress_entry *e, uint64_t sign)

@@ -230,4 +230,5 @@ const struct dt_block_ext blk_cow = {
     .set = shortage_layer_set,
     .fence = cow_fence,
     .read_early = cow_read_early,
+    .status = cow_status,
 };

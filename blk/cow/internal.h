@@ -186,6 +186,9 @@ void cow_commit_start(struct cow_ctx *cc);
 void cow_short(struct cow_job *job, int error);
 bool cow_again(struct shortage_ctx *s, int error);
 
+/* status.c */
+void cow_status(struct dt_layer *layer, struct dt_extent *extent);
+
 /* open.c */
 int cow_open(struct dt_layer *layer, struct dt_error *err);
 void cow_close(struct dt_layer *layer);

@@ -245,4 +245,5 @@ const struct dt_block_ext blk_error = {
     .set = error_set,
     .save = error_save,
     .load = error_load,
+    .status = dt_status_below,
 };

@@ -9,6 +9,8 @@
  */
 #include "blk/file/internal.h"
 
+#include "blk/storefile/storefile.h"
+
 static const char *const caches[] = {[CACHE_NONE] = "none", [CACHE_WRITEBACK] = "writeback", NULL};
 
 #define FIELD(field) .offset = offsetof(struct file, field)
@@ -350,6 +352,15 @@ static int file_info(struct dt_layer *layer, struct dt_block_info *info, struct 
     return 0;
 }
 
+/* Asked of the file system on the caller's thread: to find a hole it may have to read what it knows of the file. */
+static void file_status(struct dt_layer *layer, struct dt_extent *extent)
+{
+    const struct file *f = dt_layer_data(layer);
+
+    if (!f->is_device)
+        storefile_status(f->fd, extent->sector << DT_SECTOR_SHIFT, extent);
+}
+
 static void file_close(struct dt_layer *layer)
 {
     const struct file *f = dt_layer_data(layer);
@@ -401,4 +412,5 @@ const struct dt_block_ext blk_file = {
     .cancel = file_cancel,
     .set = file_set,
     .fence = file_fence,
+    .status = file_status,
 };

@@ -166,4 +166,5 @@ const struct dt_block_ext blk_integrity = {
     .complete = integrity_complete,
     .quiesce = integrity_scrub_quiesce,
     .fence = integrity_fence,
+    .status = integrity_status,
 };

@@ -210,6 +210,9 @@ void integrity_scrub_stop(struct integrity_ctx *ic);
 void integrity_scrub_quiesce(struct dt_ctx *c, uint64_t deadline);
 extern const struct dt_verb integrity_verbs[];
 
+/* status.c */
+void integrity_status(struct dt_layer *layer, struct dt_extent *extent);
+
 /* open.c */
 int integrity_open(struct dt_layer *layer, struct dt_error *err);
 void integrity_close(struct dt_layer *layer);

@@ -11,6 +11,8 @@
 
 #include <sys/mman.h>
 
+#define LOOK_SECTORS 8192u /* at a time */
+
 struct mem {
     uint64_t size;
     uint8_t *bytes;
@@ -117,6 +119,22 @@ static void mem_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     dt_complete(c, reqs, n);
 }
 
+/* The kernel does not tell a page that was never written from one that it put aside, so they are looked at. */
+static void mem_status(struct dt_layer *layer, struct dt_extent *extent)
+{
+    static const uint8_t zeroes[DT_SECTOR_SIZE];
+    const struct mem *mem = dt_layer_data(layer);
+    const uint8_t *at = mem->bytes + (extent->sector << DT_SECTOR_SHIFT);
+    uint64_t most = MIN(extent->sectors, (uint64_t)LOOK_SECTORS), n = 0;
+    bool zero = memcmp(at, zeroes, sizeof(zeroes)) == 0;
+
+    do
+        n++;
+    while (n < most && (memcmp(at + n * sizeof(zeroes), zeroes, sizeof(zeroes)) == 0) == zero);
+    extent->sectors = n;
+    extent->status = zero ? DT_STATUS_ZERO : DT_STATUS_DATA;
+}
+
 const struct dt_block_ext blk_mem = {
     DT_BLOCK_EXT_HEADER,
     .name = "mem",
@@ -133,4 +151,5 @@ const struct dt_block_ext blk_mem = {
     .close = mem_close,
     .info = mem_info,
     .submit = mem_submit,
+    .status = mem_status,
 };

@@ -203,6 +203,9 @@ void mirror_run_list(struct mirror *m, struct fan_list *list);
 void mirror_acknowledge(struct mirror *m, int error);
 int mirror_cancel(struct dt_ctx *c, struct dt_req *req);
 
+/* status.c */
+void mirror_status(struct dt_layer *layer, struct dt_extent *extent);
+
 /* early.c */
 int mirror_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
                       struct dt_error *err);

@@ -356,4 +356,5 @@ const struct dt_block_ext blk_mirror = {
     .cancel = mirror_cancel,
     .fence = mirror_fence,
     .read_early = mirror_read_early,
+    .status = mirror_status,
 };

@@ -135,6 +135,7 @@ int remote_dial(struct remote *r, int fd, struct nbd_handle **out, struct dt_err
     }
     /* Commands are judged by core and by the server's own limits: twice is enough. */
     nbd_set_strict_mode(h, LIBNBD_STRICT_COMMANDS | LIBNBD_STRICT_FLAGS);
+    nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION); /* a wish: not every server has it */
     nbd_set_pread_initialize(h, false); /* a failed read is failed: nobody looks at its buffer */
     if (r->uri.tls) {
         if (nbd_set_uri_allow_local_file(h, true) < 0 || nbd_aio_connect_uri(h, r->text) < 0)
@@ -282,6 +283,7 @@ int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err)
     info->write_zeroes_unmaps = info->can_write_zeroes;
     r->fua = nbd_can_fua(h) > 0;
     r->multi = nbd_can_multi_conn(h) > 0;
+    r->maps = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
     return 0;
 }
 

@@ -19,6 +19,7 @@ struct addrinfo;
  * @address: what the connector knows the server by.
  * @handles: connections while no thread has them: @connections for each thread, in order.
  * @info:    the disk as the first connection found it; a server that comes back must be the same.
+ * @maps:    the server tells what is allocated.
  * @confined: TLS cannot connect again from inside the sandbox, and that was said.
  * @written, @flushed: how many writes completed, and how many of them a flush is known to cover.
  */
@@ -34,7 +35,7 @@ struct remote {
     char address[DT_ADDRESS_MAX];
     struct nbd_handle **handles;
     struct dt_block_info info;
-    bool fua, multi, flush_failed, confined;
+    bool fua, multi, maps, flush_failed, confined;
     uint64_t written, flushed;
     struct dt_layer *layer;
 };
@@ -98,7 +99,8 @@ struct remote_ctx {
     struct conn *conns;
     unsigned count, up, next;
     struct io_list pending, fenced, done;
-    struct dt_timer tick;
+    struct dt_timer tick, ask;
+    struct question *question; /* for @ask */
     uint64_t down_since; /* 0: there is a connection */
     struct patience patience;
     struct buffer *buffers, *buffer_free;
@@ -165,5 +167,10 @@ void remote_take_back(struct remote_io *io);
 void remote_hand_up(struct remote_ctx *rc);
 int remote_requests_init(struct remote_ctx *rc, struct dt_error *err);
 void remote_requests_fini(struct remote_ctx *rc);
+
+/* status.c */
+void remote_status(struct dt_layer *layer, struct dt_extent *extent);
+/** remote_ask() - a timer: send the question that was left. */
+void remote_ask(struct dt_timer *timer);
 
 #endif

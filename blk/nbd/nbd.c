@@ -123,6 +123,7 @@ static int remote_start(struct dt_ctx *c, struct dt_error *err)
     if (ret < 0)
         return ret;
     rc->c = c;
+    rc->ask.fire = remote_ask;
     rc->count = (unsigned)r->connections;
     rc->conns = xcalloc(rc->count, sizeof(*rc->conns));
     for (unsigned i = 0; i < rc->count; i++)
@@ -138,6 +139,8 @@ static void remote_stop(struct dt_ctx *c)
     struct remote_ctx *rc = c->data;
 
     dt_timer_cancel(c, &rc->tick);
+    dt_timer_cancel(c, &rc->ask);
+    CHECK(!rc->question); /* who asks is who stops */
     for (unsigned i = 0; i < rc->count; i++)
         r->handles[c->thread * rc->count + i] = conn_fini(&rc->conns[i]);
     free(rc->conns);
@@ -188,6 +191,7 @@ static int do_status(struct dt_layer *layer, int argc, const char *const *argv,
     }
     dt_reply(reply, "multi-conn", "%s", r->multi ? "yes" : "no");
     dt_reply(reply, "fua", "%s", r->fua ? "yes" : "no");
+    dt_reply(reply, "maps", "%s", r->maps ? "yes" : "no");
     dt_reply(reply, "tls", "%s", r->uri.tls ? "yes" : "no");
     return 0;
 }
@@ -221,4 +225,5 @@ const struct dt_block_ext blk_nbd = {
     .quiesce = remote_quiesce,
     .cancel = remote_cancel,
     .fence = remote_fence,
+    .status = remote_status,
 };

@@ -178,6 +178,25 @@ int storefile_write(int fd, const void *data, size_t n, uint64_t offset)
     return transfer(fd, (char *)data, n, offset, true);
 }
 
+void storefile_status(int fd, uint64_t offset, struct dt_extent *extent)
+{
+    uint64_t length = extent->sectors << DT_SECTOR_SHIFT, run = length;
+    off_t found = lseek(fd, (off_t)offset, SEEK_DATA);
+
+    extent->status = DT_STATUS_DATA;
+    if (found < 0 && errno == ENXIO) {
+        extent->status = DT_STATUS_HOLE;
+    } else if (found >= 0 && (uint64_t)found - offset >= DT_SECTOR_SIZE) {
+        run = MIN(run, ALIGN_DOWN((uint64_t)found - offset, (uint64_t)DT_SECTOR_SIZE));
+        extent->status = DT_STATUS_HOLE;
+    } else if (found >= 0) {
+        found = lseek(fd, found, SEEK_HOLE);
+        if (found >= 0 && (uint64_t)found > offset)
+            run = MIN(run, ALIGN_UP((uint64_t)found - offset, (uint64_t)DT_SECTOR_SIZE));
+    }
+    extent->sectors = run >> DT_SECTOR_SHIFT;
+}
+
 /* The next part that is not a hole, from @at on; @end if there is none. */
 static uint64_t next_data(int fd, uint64_t at, uint64_t end)
 {

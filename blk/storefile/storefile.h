@@ -18,6 +18,7 @@
 #define BLK_STOREFILE_H
 
 #include "base/base.h"
+#include <devtap/block.h>
 
 #define STOREFILE_SECTOR 512u
 
@@ -72,6 +73,9 @@ int storefile_write(int fd, const void *data, size_t n, uint64_t offset);
 /** storefile_failed() - "cannot @what @path", because of errno. Return: that, negative. */
 int storefile_failed(const char *path, const char *what, struct dt_error *err);
 
+/** storefile_status() - a layer's status() for a range that lies in a file at @offset: holes are what the file system
+ *  says they are; devices and file systems that know of none have data. Behind the end are holes. */
+void storefile_status(int fd, uint64_t offset, struct dt_extent *extent);
 /**
  * storefile_walk() - call @each for the @sectors of the map at @offset, those of zeroes left out.
  * Holes cost no time. It ends with the first error of @each.

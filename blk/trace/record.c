@@ -237,4 +237,5 @@ const struct dt_block_ext blk_trace = {
     .stop = trace_stop,
     .submit = trace_submit,
     .complete = trace_complete,
+    .status = dt_status_below,
 };

@@ -196,7 +196,7 @@ extern const struct dt_counter twin_counters[];
     .close = twin_close, .start = twin_start, .stop = twin_stop, .info = twin_info,            \
     .submit = twin_submit, .complete = twin_complete, .admit = twin_admit,                     \
     .quiesce = twin_quiesce, .cancel = twin_cancel, .set = twin_set, .save = twin_save,        \
-    .load = twin_load, .fence = twin_fence
+    .load = twin_load, .fence = twin_fence, .status = dt_status_below
 
 /* seal.c */
 extern const struct handover_ops twin_handover;

@@ -144,4 +144,5 @@ const struct dt_block_ext blk_zero = {
     .frame_size = sizeof(struct zero_frame),
     .request = zero_request,
     .response = zero_response,
+    .status = dt_status_below,
 };

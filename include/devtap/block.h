@@ -233,6 +233,29 @@ struct dt_block_info {
 };
 
 /**
+ * enum dt_status - what a read of a range would find.
+ * @DT_STATUS_DATA: anything. It is what whoever does not know says, and never wrong.
+ * @DT_STATUS_ZERO: zeroes, in space that is taken for them, or may be.
+ * @DT_STATUS_HOLE: zeroes, for which no space is taken.
+ */
+enum dt_status {
+    DT_STATUS_DATA,
+    DT_STATUS_ZERO,
+    DT_STATUS_HOLE,
+};
+
+/**
+ * struct dt_extent - a question what a range holds, and the answer.
+ * @sector:  where it begins, on the disk as the layer that is asked shows it; the answer has the same.
+ * @sectors: how many, not 0, within that disk. An answer about the beginning alone makes it smaller.
+ * @status:  DT_STATUS_DATA until somebody says otherwise.
+ */
+struct dt_extent {
+    uint64_t sector, sectors;
+    enum dt_status status;
+};
+
+/**
  * struct dt_block_ext - an extension or a back. Zero what you do not use.
  *
  * @abi, @size: DT_ABI and sizeof(struct dt_block_ext): use DT_BLOCK_EXT_HEADER.
@@ -311,6 +334,12 @@ struct dt_block_ext {
      * dt_layer_read_below() has what lies below. */
     int (*read_early)(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
                       struct dt_error *err);
+    /* What does the beginning of a range hold? Runs on a thread that serves no device and may wait, but for a second
+     * at most; what the device's threads change is looked at in dt_layer_exclusive(). The guest may be
+     * writing: all that was acknowledged before the question counts; what is under way may or may not.
+     * NULL: what the layers below say, for an extension that looks at no data (DT_DATA_NONE) and is not
+     * DT_CONTENT_BEARING; data, for all others. dt_status_below, for one that looks and changes nothing. */
+    void (*status)(struct dt_layer *layer, struct dt_extent *extent);
 };
 
 /** enum dt_verdict - what a per-request callback decided.
@@ -351,6 +380,11 @@ DT_PUBLIC const struct dt_block_info *dt_layer_info(const struct dt_layer *layer
  */
 DT_PUBLIC int dt_layer_read_below(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
                                   void *data, struct dt_error *err);
+/** dt_status_below() - within `status`: what do the layers below say of @extent? What lies behind their end is data. */
+DT_PUBLIC void dt_status_below(struct dt_layer *layer, struct dt_extent *extent);
+/** dt_layer_exclusive() - within `status`: run @fn while none of the device's threads does anything, so keep it
+ *  short. */
+DT_PUBLIC void dt_layer_exclusive(struct dt_layer *layer, void (*fn)(void *arg), void *arg);
 /** dt_layer_info_changed() - the back grew or shrank: core asks all layers again and tells the guest. */
 DT_PUBLIC void dt_layer_info_changed(struct dt_layer *layer);
 

@@ -159,6 +159,30 @@ static int call_quiesce(struct call *c)
                ?: c->ops->quiesce(c->arg, device, c->request, &c->result, c->err);
 }
 
+/* An offset or a length; 0 where the request has none. */
+static int want_bytes(struct call *c, const char *key, uint64_t *bytes)
+{
+    json_t *value = json_object_get(c->request, key);
+
+    if (value && (!json_is_integer(value) || json_integer_value(value) < 0))
+        return dt_fail(c->err, -EINVAL, "\"%s\" is a number of bytes", key);
+    *bytes = (uint64_t)json_integer_value(value);
+    return 0;
+}
+
+static int call_map(struct call *c)
+{
+    uint64_t start = 0, length = 0;
+    const char *device;
+
+    if (!c->ops->map)
+        return dt_fail(c->err, -EOPNOTSUPP, "no disk is served here");
+    return need_text(c, "device", &device)
+               ?: want_bytes(c, "start", &start)
+               ?: want_bytes(c, "length", &length)
+               ?: c->ops->map(c->arg, device, start, length, &c->result, c->err);
+}
+
 static int call_quit(struct call *c)
 {
     return c->ops->quit(c->arg, c->err);
@@ -198,6 +222,7 @@ static const struct {
     {"set", call_set},       {"do", call_do},           {"resize", call_resize},
     {"quit", call_quit},     {"events", call_events},   {"upgrade", call_upgrade},
     {"change", call_change}, {"quiesce", call_quiesce}, {"resume", call_quiesce},
+    {"map", call_map},
 };
 
 static int dispatch(struct call *c)

@@ -199,6 +199,9 @@ struct protocol_ops {
     /* @request: "verb" is quiesce or resume; and "patience_ns", "hold_ns", "flush". */
     int (*quiesce)(void *arg, const char *device, json_t *request, json_t **result,
                    struct dt_error *err);
+    /* @start, @length: bytes, judged by whoever has the disk; length 0 = to the end. */
+    int (*map)(void *arg, const char *device, uint64_t start, uint64_t length, json_t **result,
+               struct dt_error *err);
 };
 /**
  * protocol_answer() - one request, without its newline.

@@ -147,6 +147,18 @@ static int answer_quiesce(void *arg, const char *device, json_t *request, json_t
     return ret;
 }
 
+/* Nothing else is answered meanwhile, so the rest is for another question. */
+#define MAP_NS DT_MS(100)
+
+static int answer_map(void *arg, const char *device, uint64_t start, uint64_t length,
+                      json_t **result, struct dt_error *err)
+{
+    unsigned index;
+    int ret = find_device(arg, device, &index, err);
+
+    return ret ?: device_map(server_device(arg, index), start, length, MAP_NS, result, err);
+}
+
 static int answer_quit(void *arg, struct dt_error *err)
 {
     server_quit(arg);
@@ -162,5 +174,6 @@ const struct protocol_ops server_protocol = {
     .resize = answer_resize,
     .change = answer_change,
     .quiesce = answer_quiesce,
+    .map = answer_map,
     .quit = answer_quit,
 };

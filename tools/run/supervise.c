@@ -152,6 +152,15 @@ static int answer_quiesce(void *arg, const char *device, json_t *request, json_t
     return ask_worker(arg, json_deep_copy(request), result, err);
 }
 
+static int answer_map(void *arg, const char *device, uint64_t start, uint64_t length,
+                      json_t **result, struct dt_error *err)
+{
+    return ask_worker(arg,
+                      json_pack("{ss ss sI sI}", "verb", "map", "device", device, "start",
+                                (json_int_t)start, "length", (json_int_t)length),
+                      result, err);
+}
+
 static int answer_resize(void *arg, const char *device, const char *size, json_t **result,
                          struct dt_error *err)
 {
@@ -207,6 +216,7 @@ static const struct protocol_ops supervise_protocol = {
     .set = answer_set,
     .run = answer_do,
     .resize = answer_resize,
+    .map = answer_map,
     .quit = answer_quit,
     .events = answer_events,
     .upgrade = answer_upgrade,
