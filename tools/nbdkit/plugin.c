@@ -3,22 +3,25 @@
  * plugin.c - an nbdkit plug-in: any vhost-user-blk back end as an NBD export.
  *
  *     nbdkit devtap socket=/run/vm1.sock
+ *     nbdkit devtap device=vm1
  *
  * What virtio-blk has is passed on: reads, writes, flush, discard, write-zeroes, block sizes. It has no
- * FUA, so nbdkit follows such a write by a flush; and it cannot tell what is allocated, so there is no
- * block status.
+ * FUA, so nbdkit follows such a write by a flush; and it cannot tell what is allocated, so there is
+ * block status only where the back end is a soft disk, and device= says which (map.h).
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #include "tools/nbdkit/disk.h"
+#include "tools/nbdkit/map.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
 #define MAX_DEPTH 1024u
 
 static struct disk disk = {.depth = 64, .patience = DT_S(60)};
-static char *path;
+static struct map map;
+static char *path, *device;
 
 /** struct handle - a client's connection: the disk as it was when that began. */
 struct handle {
@@ -43,6 +46,13 @@ static int plugin_config(const char *key, const char *value)
         path = nbdkit_absolute_path(value);
         return path ? 0 : -1;
     }
+    if (!strcmp(key, "device")) {
+        free(device);
+        device = strdup(value);
+        if (!device)
+            nbdkit_error("no memory");
+        return device ? 0 : -1;
+    }
     if (!strcmp(key, "depth")) {
         if (nbdkit_parse_unsigned("depth", value, &number) < 0)
             return -1;
@@ -59,17 +69,26 @@ static int plugin_config(const char *key, const char *value)
         disk.patience = DT_S(number);
         return 0;
     }
-    nbdkit_error("unknown parameter '%s': there are socket=, depth= and patience=", key);
+    nbdkit_error("unknown parameter '%s': there are socket=, device=, depth= and patience=", key);
     return -1;
 }
 
 static int plugin_config_complete(void)
 {
-    if (!path) {
-        nbdkit_error("say socket=PATH: where a vhost-user-blk back end listens");
+    struct dt_error err;
+
+    if (!path && !device) {
+        nbdkit_error("say socket=PATH, where a vhost-user-blk back end listens, or device=NAME of a "
+                     "disk that devtap serves");
         return -1;
     }
-    disk.path = path;
+    map = (struct map){.device = device, .socket = path};
+    path = NULL;
+    if (device && map_open(&map, &err) < 0) {
+        nbdkit_error("devtap: %s", err.text);
+        return -1;
+    }
+    disk.path = map.socket;
     return 0;
 }
 
@@ -91,7 +110,9 @@ static void plugin_cleanup(void)
 
 static void plugin_unload(void)
 {
+    map_close(&map);
     free(path);
+    free(device);
 }
 
 /* ---- A client ----------------------------------------------------------------------------------- */
@@ -159,6 +180,11 @@ static int plugin_can_trim(void *handle)
 static int plugin_can_zero(void *handle)
 {
     return disk_has(&disk, VIRTIO_BLK_F_WRITE_ZEROES);
+}
+
+static int plugin_can_extents(void *handle)
+{
+    return device != NULL;
 }
 
 /* All connections use one queue of one disk: a flush covers what all of them wrote. */
@@ -233,6 +259,21 @@ static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t f
     return ret < 0 ? fail(ret, &err) : 0;
 }
 
+static int add_extent(void *extents, uint64_t start, uint64_t length, enum dt_status status)
+{
+    static const uint32_t types[] = {[DT_STATUS_DATA] = 0,
+                                     [DT_STATUS_ZERO] = NBDKIT_EXTENT_ZERO,
+                                     [DT_STATUS_HOLE] = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO};
+
+    return nbdkit_add_extent(extents, start, length, types[status]);
+}
+
+static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                          struct nbdkit_extents *extents)
+{
+    return map_ask(&map, offset, count, add_extent, extents);
+}
+
 static struct nbdkit_plugin plugin = {
     .name = "devtap",
     .longname = "devtap: a vhost-user-blk back end",
@@ -240,7 +281,9 @@ static struct nbdkit_plugin plugin = {
     .description = "Serves any vhost-user-blk back end, such as a soft disk of devtap, as NBD.",
     .config = plugin_config,
     .config_complete = plugin_config_complete,
-    .config_help = "socket=PATH      Where the vhost-user-blk back end listens (required).\n"
+    .config_help = "socket=PATH      Where the vhost-user-blk back end listens.\n"
+                   "device=NAME      The disk of devtap that this is: its map is told; socket= may\n"
+                   "                 then be left out.\n"
                    "depth=N          Requests at a time (default 64).\n"
                    "patience=SECONDS How long to wait for a back end that is gone (default 60).",
     .magic_config_key = "socket",
@@ -256,11 +299,13 @@ static struct nbdkit_plugin plugin = {
     .can_fua = plugin_can_fua,
     .can_trim = plugin_can_trim,
     .can_zero = plugin_can_zero,
+    .can_extents = plugin_can_extents,
     .can_multi_conn = plugin_can_multi_conn,
     .pread = plugin_pread,
     .pwrite = plugin_pwrite,
     .flush = plugin_flush,
     .trim = plugin_trim,
     .zero = plugin_zero,
+    .extents = plugin_extents,
 };
 NBDKIT_REGISTER_PLUGIN(plugin)
