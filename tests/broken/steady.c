@@ -7,8 +7,8 @@
 #include <devtap/block.h>
 #include <string.h>
 
-enum flaw { NONE, CANCEL, VERSION, EMPTY, OVERRUN, SET };
-static const char *const flaws[] = {"none", "cancel", "version", "empty", "overrun", "set", NULL};
+enum flaw { NONE, CANCEL, VERSION, EMPTY, OVERRUN, SET, MAP };
+static const char *const flaws[] = {"none", "cancel", "version", "empty", "overrun", "set", "map", NULL};
 
 #define HELD_MAX 64
 
@@ -167,6 +167,15 @@ static int load(struct dt_layer *layer, const void *buf, size_t size, uint32_t v
     return 0;
 }
 
+static void status(struct dt_layer *layer, struct dt_extent *extent)
+{
+    const struct steady *s = dt_layer_data(layer);
+
+    dt_status_below(layer, extent);
+    if (s->flaw == MAP)
+        extent->status = DT_STATUS_HOLE;
+}
+
 static const struct dt_block_ext steady = {
     DT_BLOCK_EXT_HEADER,
     .name = "steady",
@@ -186,5 +195,6 @@ static const struct dt_block_ext steady = {
     .set = set,
     .save = save,
     .load = load,
+    .status = status,
 };
 DT_BLOCK_EXTENSION(steady)

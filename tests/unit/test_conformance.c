@@ -117,13 +117,14 @@ static void test_two_together(void **state)
 static void test_steady(void **state)
 {
     static const char *const run[] = {"open",   "content", "neutral", "stable", "errors", "quiesce",
-                                      "cancel", "restart", "state",   "live",   "kill",   NULL};
+                                      "cancel", "restart", "state",   "live",   "map",    "kill", NULL};
 
     check_good(BROKEN_DIR "/steady.so", run);
     check_broken("steady flaw=cancel", "cancel", "said that it cancelled a");
     check_broken("steady flaw=version", "state", "took a blob of version 4; it knows 3");
     check_broken("steady flaw=empty", "state", "took an empty blob; its own has 8 bytes");
     check_broken("steady flaw=overrun", "state", "save() of layer steady wrote behind a buffer");
+    check_broken("steady flaw=map", "map", "is said to be a hole, but holds its version");
     check_broken("steady flaw=set every=1", "live", "without a reason");
 }
 

@@ -229,6 +229,7 @@ void property_cancel(struct bench *b);
 void property_restart(struct bench *b);
 void property_state(struct bench *b);
 void property_live(struct bench *b);
+void property_map(struct bench *b);
 void property_threads(struct bench *b);
 void property_kill(struct bench *b);
 /** shared_memory() - zeroed, shared with child processes. */

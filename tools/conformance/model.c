@@ -8,6 +8,7 @@
 #include "tools/conformance/internal.h"
 
 #define MODEL_BURST 16u
+#define MODEL_LOOK  1024u /* sectors of which it says at a time whether they are zeroes */
 
 void model_init(struct model *m, uint64_t seed, uint64_t sectors)
 {
@@ -181,6 +182,28 @@ static int model_info(struct dt_layer *layer, struct dt_block_info *info, struct
     return 0;
 }
 
+static bool reads_zero(const struct model *m, uint64_t sector)
+{
+    return content_version(m->cache + (sector << DT_SECTOR_SHIFT), m->seed, sector) == VERSION_ZERO;
+}
+
+static void look(void *arg)
+{
+    const struct model *m = &bench->model;
+    struct dt_extent *extent = arg;
+    bool zero = reads_zero(m, extent->sector);
+    uint64_t n = 1;
+
+    while (n < MIN(extent->sectors, MODEL_LOOK) && reads_zero(m, extent->sector + n) == zero)
+        n++;
+    *extent = (struct dt_extent){extent->sector, n, zero ? DT_STATUS_HOLE : DT_STATUS_DATA};
+}
+
+static void model_status(struct dt_layer *layer, struct dt_extent *extent)
+{
+    dt_layer_exclusive(layer, look, extent);
+}
+
 const struct dt_block_ext model_ext = {
     DT_BLOCK_EXT_HEADER,
     .name = "conformance-model",
@@ -192,4 +215,5 @@ const struct dt_block_ext model_ext = {
     .stop = model_stop,
     .info = model_info,
     .submit = model_submit,
+    .status = model_status,
 };

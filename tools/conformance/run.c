@@ -40,6 +40,7 @@ static const struct property properties[] = {
     {"state", "blobs", "saved state comes back; damaged state is refused or harmless",
      property_state},
     {"live", "changes", "live parameters take valid values and refuse others", property_live},
+    {"map", "sectors", "what is said to be zeroes or a hole reads as zeroes", property_map},
     {"threads", "requests", "with DT_PER_QUEUE, two threads at once are safe", property_threads},
     {"kill", "kills", "after kill -9 and replay, everything flushed is there", property_kill},
 };
