@@ -12,7 +12,8 @@
  */
 #include "core/internal.h"
 
-#define ASK_SECTORS ((uint64_t)16 << 30 >> DT_SECTOR_SHIFT) /* at most at once: bounds what a back looks at */
+#define ASK_SECTORS \
+    ((uint64_t)16 << 30 >> DT_SECTOR_SHIFT) /* at most at once: bounds what a back looks at */
 #define MAP_EXTENTS 4096u
 
 /* May the layers below be asked though this one says nothing? */

@@ -53,6 +53,14 @@ static int fake_quit(void *arg, struct dt_error *err)
     return 0;
 }
 
+static int fake_map(void *arg, const char *device, uint64_t start, uint64_t length, json_t **result,
+                    struct dt_error *err)
+{
+    asked++;
+    CHECK(device && start <= INT64_MAX && length <= INT64_MAX);
+    return 0;
+}
+
 /* Steps on a chain of text; whatever they leave can be written and read again. */
 static int fake_change(void *arg, const char *device, json_t *request, json_t **result,
                        struct dt_error *err)
@@ -81,8 +89,10 @@ static int fake_change(void *arg, const char *device, json_t *request, json_t **
     return ret;
 }
 
-static const struct protocol_ops ops = {fake_list, fake_show,   fake_show, fake_set,
-                                        fake_run,  fake_resize, fake_quit, .change = fake_change};
+static const struct protocol_ops ops = {
+    fake_list,      fake_show,   fake_show, fake_set,
+    fake_run,       fake_resize, fake_quit, .change = fake_change,
+    .map = fake_map};
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)

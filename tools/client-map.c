@@ -15,7 +15,8 @@ static void append(json_t *extents, json_t *piece)
     {
         json_t *length = json_object_get(last, "length");
 
-        if (length && json_equal(json_object_get(last, "status"), json_object_get(extent, "status"))) {
+        if (length &&
+            json_equal(json_object_get(last, "status"), json_object_get(extent, "status"))) {
             json_integer_set(length, json_integer_value(length) +
                                          json_integer_value(json_object_get(extent, "length")));
         } else {

@@ -40,9 +40,8 @@ void compress_status(struct dt_layer *layer, struct dt_extent *extent)
     uint64_t at = extent->sector << DT_SECTOR_SHIFT, unit = at >> COMPRESS_UNIT_SHIFT;
     uint64_t end = at + (extent->sectors << DT_SECTOR_SHIFT), last;
     struct compress_map_sector copy;
-    struct look l = {.cc = dt_layer_ctx(layer, 0)->data,
-                     .index = unit / COMPRESS_ENTRIES,
-                     .copy = &copy};
+    struct look l = {
+        .cc = dt_layer_ctx(layer, 0)->data, .index = unit / COMPRESS_ENTRIES, .copy = &copy};
     bool hole;
 
     dt_layer_exclusive(layer, look, &l);
@@ -51,7 +50,8 @@ void compress_status(struct dt_layer *layer, struct dt_extent *extent)
         unit = last; /* data, as far as this sector goes */
     } else {
         hole = compress_is_hole(&copy.entries[unit % COMPRESS_ENTRIES]);
-        while (unit < last && compress_is_hole(&copy.entries[(unit + 1) % COMPRESS_ENTRIES]) == hole)
+        while (unit < last &&
+               compress_is_hole(&copy.entries[(unit + 1) % COMPRESS_ENTRIES]) == hole)
             unit++;
         extent->status = hole ? DT_STATUS_HOLE : DT_STATUS_DATA;
     }

@@ -101,7 +101,7 @@ struct remote_ctx {
     struct io_list pending, fenced, done;
     struct dt_timer tick, ask;
     struct question *question; /* for @ask */
-    uint64_t down_since; /* 0: there is a connection */
+    uint64_t down_since;       /* 0: there is a connection */
     struct patience patience;
     struct buffer *buffers, *buffer_free;
 };

@@ -100,8 +100,8 @@ void remote_ask(struct dt_timer *timer)
         finish(q, false);
     } else {
         __atomic_add_fetch(&q->users, 2, __ATOMIC_RELAXED);
-        if (nbd_aio_block_status(conn->h, q->asked, q->at, extent, done,
-                                 LIBNBD_CMD_FLAG_REQ_ONE) < 0)
+        if (nbd_aio_block_status(conn->h, q->asked, q->at, extent, done, LIBNBD_CMD_FLAG_REQ_ONE) <
+            0)
             finish(q, false);
         conn_settle(conn);
     }

@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum flaw { NONE, CANCEL, VERSION, EMPTY, OVERRUN, SET, MAP };
-static const char *const flaws[] = {"none", "cancel", "version", "empty", "overrun", "set", "map", NULL};
+static const char *const flaws[] = {"none",    "cancel", "version", "empty",
+                                    "overrun", "set",    "map",     NULL};
 
 #define HELD_MAX 64
 

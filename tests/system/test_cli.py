@@ -15,7 +15,7 @@ from devtap_test.paths import SOURCE
 from devtap_test.process import Process, wait_for
 
 MIB = 1 << 20
-VERBS = ("run", "list", "show", "stats", "set", "do", "resize", "extensions", "help", "trace",
+VERBS = ("run", "list", "show", "stats", "set", "do", "map", "resize", "extensions", "help", "trace",
          "cow", "compress", "integrity", "bench", "test")
 
 
@@ -122,6 +122,7 @@ def test_usage_errors(t):
     refused(t, 2, "usage: devtap show", "show")
     refused(t, 2, "PARAMETER=VALUE", "set", "a", "b", "c")
     refused(t, 2, "not a size", "resize", "a", "huge")
+    refused(t, 2, "--start", "map", "--start", "x", "a")
     refused(t, 2, "print, summary, replay or to-fio", "trace", "show", "x")
 
 
@@ -239,6 +240,9 @@ def test_verbs_on_a_running_disk(t):
     assert "iops = 7000" in devtap(t, "show", "vm1").stdout
     t.equal(devtap(t, "resize", "vm1", "2M").returncode, 0)
     wait_for("the new size", lambda: " 2M " in devtap(t, "list").stdout)
+    t.equal(json.loads(devtap(t, "map", "vm1", "--totals", "--json").stdout)["size"], 2 * MIB)
+    refused(t, 2, "behind the end of vm1", "map", "vm1", "--start=3M")
+    refused(t, 3, "no running device is named 'vm2'", "map", "vm2")
     t.equal(devtap(t, "bench", "--socket", disk.socket, "--time=100ms").returncode, 0)
     t.equal(disk.stats()["file"]["ops"]["read"]["requests"] > 0, True, "reads counted")
     assert re.search(r"^file +read +\d+", devtap(t, "stats", "vm1").stdout, re.M)

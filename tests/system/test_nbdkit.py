@@ -23,14 +23,15 @@ def plugin(t):
 
 
 class Export(Process):
-    """nbdkit on a soft disk's socket."""
+    """nbdkit on a soft disk's socket, or with the plug-in's own parameters."""
 
-    def __init__(self, t, socket, *options, filters=()):
+    def __init__(self, t, socket, *options, filters=(), parameters=()):
         self.socket = free_socket_path(t.folder, "nbd.sock")
         self.uri = f"nbd+unix:///?socket={self.socket}"
         command = ["nbdkit", "-f", "-U", self.socket, *options]
         command += [f"--filter={name}" for name in filters]
-        super().__init__([*command, plugin(t), socket], t.folder, name="nbdkit")
+        super().__init__([*command, plugin(t), *(parameters or [socket])], t.folder, name="nbdkit",
+                         env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
         wait_for("nbdkit", lambda: os.path.exists(self.socket))
 
 
@@ -93,6 +94,89 @@ def test_load(t):
             job.wait()
 
 
+def extents(uri):
+    """What a client is told: [(start, length, holds data?)], neighbours joined."""
+    joined = []
+    for extent in json.loads(run("nbdinfo", "--map", "--json", uri)):
+        data = extent["type"] == 0
+        if joined and joined[-1][2] == data:
+            joined[-1][1] += extent["length"]
+        else:
+            joined.append([extent["offset"], extent["length"], data])
+    return joined
+
+
+def need_holes(t, path):
+    """Some file systems do not tell where a file's holes are."""
+    with open(path, "rb") as file:
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            t.skip("this file system knows of no holes")
+
+
+def same_and_sparse(t, copy, original, most):
+    """A copy that is equal, and takes at most so many bytes."""
+    run("cmp", copy, original)
+    assert os.stat(copy).st_blocks * 512 <= most, "the copy is not sparse"
+    os.unlink(copy)
+
+
+def test_map(t):
+    """Sparse files and overlays stay sparse through a soft disk, the plug-in and qemu-img, while their VM's process
+    is replaced, too; without device= all is data."""
+    base = t.sparse_file(256 * MIB, "base.img")
+    with open(base, "r+b") as file:
+        for at in (0, 100 * MIB):
+            file.seek(at + MIB)
+            file.write(os.urandom(2 * MIB))
+    need_holes(t, base)
+    disk = t.soft_disk(f"trace out={t.folder}/t | cow overlay={t.folder}/o create=on | "
+                       f"file path={base} read-only=on")
+    export = t.use(Export(t, None, parameters=["device=vm1"]))
+    t.equal(extents(export.uri), [[0, MIB, False], [MIB, 2 * MIB, True], [3 * MIB, 98 * MIB, False],
+                                  [101 * MIB, 2 * MIB, True], [103 * MIB, 153 * MIB, False]])
+    run("qemu-io", "-f", "raw", "-c", "write -P 7 200M 1M", "-c", "write -z -u 1M 1M",
+        "-c", "write -P 7 101M 4k", export.uri)
+    with open(base, "rb") as file, open(t.folder / "expected", "wb") as expected:
+        expected.truncate(256 * MIB)
+        for at in (2 * MIB, 101 * MIB, 102 * MIB):
+            file.seek(at)
+            expected.seek(at)
+            expected.write(file.read(MIB))
+        for at, length in ((200 * MIB, MIB), (101 * MIB, 4096)):
+            expected.seek(at)
+            expected.write(b"\x07" * length)
+    totals = json.loads(disk.devtap("map", "--totals", "--json", "vm1"))
+    t.equal([totals["data"], totals["hole"] + totals["zero"]], [4 * MIB, 252 * MIB])
+    for end in (lambda: None, lambda: os.kill(disk.show()["worker"], 9)):
+        end()
+        run("qemu-img", "convert", "-f", "raw", "-O", "raw", export.uri, t.folder / "copy")
+        same_and_sparse(t, t.folder / "copy", t.folder / "expected", 5 * MIB)
+        run("nbdcopy", export.uri, t.folder / "copy")
+        same_and_sparse(t, t.folder / "copy", t.folder / "expected", 5 * MIB)
+    export.stop()
+    with Export(t, disk.socket) as blind:
+        t.equal(extents(blind.uri), [[0, 256 * MIB, True]])
+
+
+def test_map_of_a_server(t):
+    """The back nbd asks its server; while that is gone all is data."""
+    image = t.sparse_file(16 * MIB)
+    with open(image, "r+b") as file:
+        file.write(os.urandom(MIB))
+    need_holes(t, t.sparse_file(MIB, "probe"))
+    socket = free_socket_path(t.folder, "server.sock")
+    server = t.use(Process(["nbdkit", "-f", "-U", socket, "file", image], t.folder, name="server",
+                           ready_socket=socket))
+    disk = t.soft_disk(f"readonly | nbd uri=nbd+unix:///?socket={socket}")
+
+    def told():
+        map_ = json.loads(disk.devtap("map", "--json", "vm1"))
+        return [(e["start"], e["length"], e["status"] == "data") for e in map_["extents"]]
+    t.equal(told(), [(0, MIB, True), (MIB, 15 * MIB, False)])
+    server.kill()
+    wait_for("the loss of the server", lambda: told() == [(0, 16 * MIB, True)])
+
+
 def test_filters_and_tls(t):
     """nbdkit's own: TLS with a shared key, and a filter for clients that read half blocks."""
     image = t.sparse_file(16 * MIB)
@@ -119,6 +203,13 @@ def test_refusals(t):
     done = subprocess.run(["nbdkit", "-f", "-U", t.folder / "n", plugin(t)], capture_output=True,
                           text=True, timeout=30, check=False)
     assert done.returncode != 0 and "socket=PATH" in done.stderr, done.stderr
+    disk = t.soft_disk("null size=1M")
+    for words, said in (([f"device={disk.disk}", t.folder / "other"], "and not on"),
+                        (["device=vm2"], "did you mean 'vm1'?")):
+        done = subprocess.run(["nbdkit", "-f", "-U", t.folder / "n", plugin(t), *words],
+                              capture_output=True, text=True, timeout=30, check=False,
+                              env=disk.environment)
+        assert done.returncode != 0 and said in done.stderr, done.stderr
 
 
 @contextlib.contextmanager

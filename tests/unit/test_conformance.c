@@ -116,8 +116,9 @@ static void test_two_together(void **state)
 
 static void test_steady(void **state)
 {
-    static const char *const run[] = {"open",   "content", "neutral", "stable", "errors", "quiesce",
-                                      "cancel", "restart", "state",   "live",   "map",    "kill", NULL};
+    static const char *const run[] = {"open",    "content", "neutral", "stable", "errors",
+                                      "quiesce", "cancel",  "restart", "state",  "live",
+                                      "map",     "kill",    NULL};
 
     check_good(BROKEN_DIR "/steady.so", run);
     check_broken("steady flaw=cancel", "cancel", "said that it cancelled a");

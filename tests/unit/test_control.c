@@ -62,13 +62,19 @@ static int fake_resize(void *arg, const char *device, const char *size, json_t *
     return ask("resize %s %s", device, size);
 }
 
+static int fake_map(void *arg, const char *device, uint64_t start, uint64_t length, json_t **result,
+                    struct dt_error *err)
+{
+    return ask("map %s %llu %llu", device, (unsigned long long)start, (unsigned long long)length);
+}
+
 static int fake_quit(void *arg, struct dt_error *err)
 {
     return ask("quit");
 }
 
 static const struct protocol_ops ops = {fake_list, fake_show,   fake_show, fake_set,
-                                        fake_run,  fake_resize, fake_quit};
+                                        fake_run,  fake_resize, fake_quit, .map = fake_map};
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
@@ -99,6 +105,10 @@ static void test_verbs(void **state)
     assert_string_equal(asked, "d.l go(0) ");
     say("{\"verb\":\"resize\",\"device\":\"d\",\"size\":\"20G\"}");
     assert_string_equal(asked, "resize d 20G");
+    say("{\"verb\":\"map\",\"device\":\"d\",\"start\":512,\"length\":4096}");
+    assert_string_equal(asked, "map d 512 4096");
+    say("{\"verb\":\"map\",\"device\":\"d\"}");
+    assert_string_equal(asked, "map d 0 0");
     assert_string_equal(say("{\"verb\":\"quit\",\"id\":[7]}"),
                         "{\"ok\":true,\"id\":[7],\"result\":null}\n");
     assert_string_equal(asked, "quit");

@@ -132,8 +132,8 @@ int map_ask(struct map *map, uint64_t offset, uint64_t count,
         if (ret < 0 || at >= end || from != at || length == 0 || length > INT64_MAX - at)
             break; /* what does not follow on is not believed */
         length = MIN(length, end - at);
-        ret = each(arg, at, length,
-                   status_of(json_string_value(json_object_get(extent, "status"))));
+        ret =
+            each(arg, at, length, status_of(json_string_value(json_object_get(extent, "status"))));
         at += length;
     }
     json_decref(piece);

@@ -78,8 +78,9 @@ static int plugin_config_complete(void)
     struct dt_error err;
 
     if (!path && !device) {
-        nbdkit_error("say socket=PATH, where a vhost-user-blk back end listens, or device=NAME of a "
-                     "disk that devtap serves");
+        nbdkit_error(
+            "say socket=PATH, where a vhost-user-blk back end listens, or device=NAME of a "
+            "disk that devtap serves");
         return -1;
     }
     map = (struct map){.device = device, .socket = path};
@@ -281,11 +282,12 @@ static struct nbdkit_plugin plugin = {
     .description = "Serves any vhost-user-blk back end, such as a soft disk of devtap, as NBD.",
     .config = plugin_config,
     .config_complete = plugin_config_complete,
-    .config_help = "socket=PATH      Where the vhost-user-blk back end listens.\n"
-                   "device=NAME      The disk of devtap that this is: its map is told; socket= may\n"
-                   "                 then be left out.\n"
-                   "depth=N          Requests at a time (default 64).\n"
-                   "patience=SECONDS How long to wait for a back end that is gone (default 60).",
+    .config_help =
+        "socket=PATH      Where the vhost-user-blk back end listens.\n"
+        "device=NAME      The disk of devtap that this is: its map is told; socket= may\n"
+        "                 then be left out.\n"
+        "depth=N          Requests at a time (default 64).\n"
+        "patience=SECONDS How long to wait for a back end that is gone (default 60).",
     .magic_config_key = "socket",
     .after_fork = plugin_after_fork,
     .cleanup = plugin_cleanup,
