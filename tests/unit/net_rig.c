@@ -122,6 +122,18 @@ void rig_start(const char *chain)
     }
 }
 
+void rig_refuses(const struct rig_refusal *cases, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        bool taken = rig_try(cases[i].chain) == 0;
+
+        if (!taken && strstr(rig.err.text, cases[i].says))
+            continue;
+        fprintf(stderr, "%s: %s\n", cases[i].chain, taken ? "was taken" : rig.err.text);
+        abort();
+    }
+}
+
 static void quiet(void *arg, const char *late)
 {
     *(bool *)arg = true;

@@ -37,9 +37,16 @@ extern struct rig {
 /** test_clock - what dt_clock_ns() says; 0 = the real one. Programs link with --wrap=dt_clock_ns. */
 extern uint64_t test_clock;
 
+/** struct rig_refusal - a chain that is not served, and what the error says of it. */
+struct rig_refusal {
+    const char *chain, *says;
+};
+
 /** rig_start() - serve @chain; ends the program with a message when it cannot. rig_try() returns. */
 void rig_start(const char *chain);
 int rig_try(const char *chain);
+/** rig_refuses() - that they are; ends the program with a message when one is not. */
+void rig_refuses(const struct rig_refusal *cases, unsigned n);
 void rig_stop(void);
 void rig_clear(void);
 /** rig_send() - from the guest, as its ring would give it. Return: false if nothing is admitted, or
