@@ -7,6 +7,10 @@
 #include "core/net.h"
 #include <linux/virtio_net.h>
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 #define RIG_FRAMES 4096u
 
 /** struct rig_frame - a packet as it left the chain, at either end. */
@@ -76,6 +80,14 @@ void frame_udp(struct frame *f, uint16_t from, uint16_t to);
 void frame_bytes(struct frame *f, const void *bytes, uint32_t n);
 void frame_pattern(struct frame *f, uint32_t n);
 void frame_end(struct frame *f);
+/** frame_kind() - the headers of one of FRAME_KINDS: IPv4 or IPv6, UDP or TCP to @port, partial checksum or not,
+ *  to be cut into segments of 1000 bytes or not. Return: what the guest says of it. */
+#define FRAME_KINDS 16u
+#define FRAME_V6    1u
+#define FRAME_TCP   2u
+#define FRAME_SUPER 4u
+#define FRAME_CSUM  8u
+struct dt_vnet_header frame_kind(struct frame *f, unsigned kind, uint16_t port);
 /** frame_sums_right() - are IP header and transport checksums right, as a receiver sees it? Computed
  *  here, by the letter of RFC 1071. */
 bool frame_sums_right(const uint8_t *data, uint32_t length);
