@@ -244,6 +244,13 @@ void disk_close(struct disk *disk);
 uint32_t disk_slot(const struct disk *disk);
 struct pool *disk_pool(const struct disk *disk);
 
+/**
+ * disk_map() - what the @count blocks from @index on hold; not 0.
+ * @run: for so many of them it is the answer: 1: they are mapped; 0: they are holes; -errno: the tree is damaged.
+ * It looks at few blocks of the pool, whatever @count is.
+ */
+int disk_map(struct disk *disk, uint64_t index, uint64_t count, uint64_t *run);
+
 #define DISK_MAX_BLOCKS 64u /* of one request; any offset within a block may be added */
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_ZERO, DISK_DISCARD, DISK_FLUSH };

@@ -73,6 +73,9 @@ static inline struct pool *shared_look(struct shared *s)
 /** cvd_resized() - the pool's record of it has another size. */
 void cvd_resized(struct cvd *d);
 
+/** cvd_status() - the layer's status(). */
+void cvd_status(struct dt_layer *layer, struct dt_extent *extent);
+
 extern const struct dt_verb cvd_verbs[];
 
 #endif

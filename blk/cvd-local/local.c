@@ -328,4 +328,5 @@ const struct dt_block_ext blk_cvd_local = {
     .quiesce = cvd_quiesce,
     .set = cvd_set,
     .fence = cvd_fence,
+    .status = cvd_status,
 };

@@ -13,6 +13,8 @@
 
 #include <stdio.h>
 
+#define MAP_PATIENCE_MS 500 /* twice for each question */
+
 /** struct cvd - the layer. @rear comes first: its callbacks take this for one of theirs. */
 struct cvd {
     struct rear rear;
@@ -165,6 +167,44 @@ static int resize(struct dt_layer *layer, int argc, const char *const *argv, str
     return ret;
 }
 
+/* ---- What is where ---- */
+
+/* What the pool's process says is believed as far as it is about what was asked. */
+static void judge_map(json_t *map, struct dt_extent *extent)
+{
+    json_t *first = json_array_get(json_object_get(map, "extents"), 0);
+    json_int_t length = json_integer_value(json_object_get(first, "length"));
+    const char *status = json_string_value(json_object_get(first, "status"));
+
+    if (length <= 0 || length % DT_SECTOR_SIZE || !status ||
+        (uint64_t)length >> DT_SECTOR_SHIFT > extent->sectors)
+        return;
+    extent->sectors = (uint64_t)length >> DT_SECTOR_SHIFT;
+    if (strcmp(status, "hole") == 0)
+        extent->status = DT_STATUS_HOLE;
+    else if (strcmp(status, "zero") == 0)
+        extent->status = DT_STATUS_ZERO;
+}
+
+/* By a connection of its own. While that process is gone, or slow, all is data. */
+static void cvd_status(struct dt_layer *layer, struct dt_extent *extent)
+{
+    const struct cvd *d = dt_layer_data(layer);
+    int sock = layer_connect(layer, d->rear.address, MAP_PATIENCE_MS);
+    json_t *request, *map = NULL;
+    struct dt_error ignored;
+
+    if (sock < 0)
+        return;
+    request = json_pack("{ss ss sI sI}", "verb", "map", "disk", d->name, "start",
+                        (json_int_t)(extent->sector << DT_SECTOR_SHIFT), "length",
+                        (json_int_t)(extent->sectors << DT_SECTOR_SHIFT));
+    if (cvd_ask(sock, request, MAP_PATIENCE_MS, &map, &ignored) == 0)
+        judge_map(map, extent);
+    json_decref(map);
+    close(sock);
+}
+
 static const struct dt_verb verbs[] = {
     CVD_VERB_SNAPSHOT(snapshot),
     CVD_VERB_RESIZE(resize),
@@ -189,5 +229,6 @@ const struct dt_block_ext blk_cvd = {
     .layer_size = sizeof(struct cvd),
     .open = cvd_open,
     .close = cvd_close,
+    .status = cvd_status,
     REAR_EXTENSION,
 };

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from devtap_test import wait_for
+from devtap_test.pool import PoolProcess, cvd
 from devtap_test.process import Process, free_socket_path
 from devtap_test.softdisk import SoftDisk
 
@@ -175,6 +176,29 @@ def test_map_of_a_server(t):
     t.equal(told(), [(0, MIB, True), (MIB, 15 * MIB, False)])
     server.kill()
     wait_for("the loss of the server", lambda: told() == [(0, 16 * MIB, True)])
+
+
+def test_map_of_a_pool(t):
+    """Disks of pools are sparse, whoever opens the pool: its own process, which is asked, or the disk's."""
+    pool = t.folder / "pool"
+    cvd("pool", "create", pool, "--size", "1G")
+    cvd("create", f"{pool}/vm1", "--size", "256M")
+    expected = [[0, MIB, False], [MIB, 2 * MIB, True], [3 * MIB, 97 * MIB, False],
+                [100 * MIB, 4096, True], [100 * MIB + 4096, 156 * MIB - 4096, False]]
+    process = PoolProcess(pool, t.folder)
+    with t.soft_disk(f"throttle iops=1M | cvd pool={pool} name=vm1") as disk:
+        with Export(t, None, parameters=["device=vm1"]) as export:
+            run("qemu-io", "-f", "raw", "-c", "write -P 7 0 4M", "-c", "write -P 7 100M 512",
+                "-c", "discard 3M 1M", "-c", "write -z -u 0 1M", export.uri)
+            t.equal(extents(export.uri), expected)
+            run("nbdcopy", "--no-extents", export.uri, t.folder / "expected")
+            run("qemu-img", "convert", "-f", "raw", "-O", "raw", export.uri, t.folder / "copy")
+            same_and_sparse(t, t.folder / "copy", t.folder / "expected", 3 * MIB)
+            process.stop()
+            wait_for("the loss of the pool", lambda: extents(export.uri) == [[0, 256 * MIB, True]])
+    disk = t.soft_disk(f"cvd-local pool={pool} name=vm1")
+    export = t.use(Export(t, None, parameters=["device=vm1"]))
+    t.equal(extents(export.uri), expected)
 
 
 def test_filters_and_tls(t):

@@ -19,7 +19,27 @@ static uint64_t steps(uint64_t initial)
     return text ? strtoull(text, NULL, 10) : initial;
 }
 
-static uint64_t lifted, dropped;
+static uint64_t lifted, dropped, holes;
+
+/* What is not mapped holds zeroes. */
+static void compare_map(const struct rig_thing *thing, struct disk *d)
+{
+    for (uint64_t at = 0, run = 0; at < RIG_BLOCKS; at += run) {
+        int mapped = disk_map(d, at, RIG_BLOCKS - at, &run);
+
+        assert_true(mapped >= 0 && run > 0 && run <= RIG_BLOCKS - at);
+        for (uint64_t i = at * 8; !mapped && i < (at + run) * 8; i++)
+            assert_int_equal(thing->sector[i], 0);
+        holes += mapped ? 0 : run;
+    }
+}
+
+static void compare_maps(const struct rig *rig)
+{
+    for (unsigned i = 0; i < RIG_THINGS; i++)
+        if (rig->disks[i])
+            compare_map(&rig->things[i], rig->disks[i]);
+}
 
 static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
 {
@@ -29,8 +49,10 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
     rig_new(&rig, blocks, journal, seed);
     for (uint64_t i = 0; i < n; i++) {
         rig_step(&rig);
-        if (i % 97 == 96)
+        if (i % 97 == 96) {
             rig_compare(&rig);
+            compare_maps(&rig);
+        }
         if (i % 211 == 210) {
             rig_reopen(&rig, i % 422 == 421);
             rig_compare(&rig);
@@ -52,6 +74,7 @@ static void like_a_model(void **state)
     for (uint64_t seed = 1; seed <= 4; seed++)
         play(4096, 0, seed, steps(2000));
     assert_true(lifted > 0 && dropped > 0); /* quotas were reached */
+    assert_true(holes > 0);
 }
 
 static void with_a_short_journal(void **state)

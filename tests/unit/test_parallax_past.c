@@ -163,6 +163,18 @@ static void change(struct past *p)
     remember(p);
 }
 
+/* Blocks of zeroes are not mapped, and all others are. */
+static void compare_map(struct disk *view, const struct state *s)
+{
+    for (uint64_t at = 0, run = 0; at < BLOCKS; at += run) {
+        int mapped = disk_map(view, at, BLOCKS - at, &run);
+
+        assert_true(mapped >= 0 && run > 0 && run <= BLOCKS - at);
+        for (uint64_t i = at; i < at + run; i++)
+            assert_int_equal(s->block[i] != 0, mapped);
+    }
+}
+
 static void compare(struct past *p, struct disk *view, const struct state *s)
 {
     _cleanup_free_ uint8_t *buf = xaligned(PX_BLOCK, (size_t)50 * PX_BLOCK);
@@ -174,6 +186,7 @@ static void compare(struct past *p, struct disk *view, const struct state *s)
                 fail_msg("after write %llu block %zu is %u, not %u", (unsigned long long)s->number,
                          first + i / PX_BLOCK, buf[i], s->block[first + i / PX_BLOCK]);
     }
+    compare_map(view, s);
 }
 
 /* By its number or by its time. */

@@ -116,7 +116,8 @@ static void a_file_says_what_its_file_system_does(void **state)
     assert_int_equal(disk_do(DT_OP_DISCARD, 0, 128, 32, NULL), 0);
     assert_map("hole 512 data 4 hole 504 data 4");
     assert_string_equal(map_text(514 * KIB, 4 * KIB), "data 2 hole 2");
-    assert_int_equal(truncate(path_of("disk"), 100 * KIB), 0); /* what is read behind it is zeroes */
+    assert_int_equal(truncate(path_of("disk"), 100 * KIB),
+                     0); /* what is read behind it is zeroes */
     assert_map("hole 1024");
     disk_close();
 }
@@ -221,7 +222,7 @@ static void an_overlay_is_asked_before_its_base(void **state)
     disk_open("cow overlay=%s create=on | file path=%s read-only=on", path_of("overlay"),
               path_of("base"));
     assert_map("hole 64 data 64 hole 896");
-    write_kib(512, 4, 1);                                                           /* new */
+    write_kib(512, 4, 1);                                                          /* new */
     assert_int_equal(disk_do(DT_OP_WRITE_ZEROES, DT_REQ_UNMAP, 160, 32, NULL), 0); /* hides */
     assert_map("hole 64 data 16 hole 16 data 32 hole 384 data 4 hole 508");
     assert_string_equal(map_text(513 * KIB, 8 * KIB), "data 3 hole 5");

@@ -156,6 +156,16 @@ static int run_command(struct caller *c, struct dt_error *err)
     return 0;
 }
 
+static int map_disk(struct caller *c, struct dt_error *err)
+{
+    json_t *map = NULL;
+    int ret = export_map(c->server, &c->request, &map, err);
+
+    if (ret == 0)
+        finish(c, json_pack("{sb so}", "ok", 1, "result", map));
+    return ret;
+}
+
 static void close_pool(struct caller *c)
 {
     finish(c, json_pack("{sb}", "ok", 1));
@@ -172,7 +182,9 @@ static void attend(struct caller *c)
         close_pool(c);
         return;
     }
-    ret = c->request.verb == REQUEST_OPEN ? open_disk(c, &err) : run_command(c, &err);
+    ret = c->request.verb == REQUEST_OPEN  ? open_disk(c, &err)
+          : c->request.verb == REQUEST_MAP ? map_disk(c, &err)
+                                           : run_command(c, &err);
     if (ret == 0)
         return;
     if (dt_clock_ns() >= c->give_up || (ret != -EAGAIN && !(ret == -EBUSY && c->request.disk)))

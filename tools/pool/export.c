@@ -16,6 +16,7 @@ struct export
 {
     struct list node;
     struct pool_server *server;
+    char *disk; /* its name, as the client wrote it */
     struct device *dev;
     struct front *front;
     struct loop_message message;
@@ -31,6 +32,7 @@ static void run_free(struct loop_message *message)
     device_stop(e->dev);
     device_free(e->dev);
     list_del(&e->node);
+    free(e->disk);
     free(e);
     callers_retry(s);
     if (s->ending && list_empty(&s->exports))
@@ -138,9 +140,23 @@ int export_new(struct export **out, struct pool_server *s, const struct pool_req
         free(e);
         return ret;
     }
+    e->disk = xstrdup(request->disk);
     list_add_tail(&s->exports, &e->node);
     *out = e;
     return 0;
+}
+
+/* One look at a time: all disks wait for it. */
+int export_map(struct pool_server *s, const struct pool_request *request, json_t **map,
+               struct dt_error *err)
+{
+    list_for_each (it, &s->exports) {
+        const struct export *e = list_entry(it, struct export, node);
+
+        if (strcmp(e->disk, request->disk) == 0)
+            return device_map(e->dev, request->start, request->length, 0, map, err);
+    }
+    return dt_fail(err, -ENOENT, "nobody has '%.64s' open", request->disk);
 }
 
 void export_begin(struct export *e, int sock)

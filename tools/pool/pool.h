@@ -39,11 +39,12 @@ struct pool_server {
 
 /* ---- request.c ---- */
 
-enum request_verb { REQUEST_OPEN, REQUEST_RUN, REQUEST_CLOSE };
+enum request_verb { REQUEST_OPEN, REQUEST_RUN, REQUEST_MAP, REQUEST_CLOSE };
 /**
  * struct pool_request - the first line of a connection, judged. Owns @json, which the texts are in.
  * @pool:  what the asker calls the pool.
  * @words: of a command, ended by NULL; the array is owned.
+ * @start, @length: of a map, bytes.
  */
 struct pool_request {
     enum request_verb verb;
@@ -52,6 +53,7 @@ struct pool_request {
     bool read_only;
     unsigned weight, count;
     const char **words;
+    uint64_t start, length;
 };
 /** pool_request_parse() - @line without its newline. */
 int pool_request_parse(struct pool_request *request, const char *line, size_t size,
@@ -75,6 +77,9 @@ int export_new(struct export **e, struct pool_server *s, const struct pool_reque
                struct dt_error *err);
 /** export_begin() - serve it on @sock, which is its own from now on. */
 void export_begin(struct export *e, int sock);
+/** export_map() - what the beginning of a range of a disk that a client has open holds: device_map(). */
+int export_map(struct pool_server *s, const struct pool_request *request, json_t **map,
+               struct dt_error *err);
 /** exports_end() - all of them, in good order; pool_server_quiet() follows. */
 void exports_end(struct pool_server *s);
 

@@ -54,6 +54,23 @@ static int parse_run(struct pool_request *r, struct dt_error *err)
     return 0;
 }
 
+static int need_bytes(json_t *json, const char *key, uint64_t *bytes, struct dt_error *err)
+{
+    json_t *value = json_object_get(json, key);
+
+    if (!json_is_integer(value) || json_integer_value(value) < 0)
+        return dt_fail(err, -EINVAL, "the request needs \"%s\", a number of bytes", key);
+    *bytes = (uint64_t)json_integer_value(value);
+    return 0;
+}
+
+static int parse_map(struct pool_request *r, struct dt_error *err)
+{
+    return need_text(r->json, "disk", &r->disk, err)
+               ?: need_bytes(r->json, "start", &r->start, err)
+               ?: need_bytes(r->json, "length", &r->length, err);
+}
+
 int pool_request_parse(struct pool_request *r, const char *line, size_t size, struct dt_error *err)
 {
     const char *verb = NULL;
@@ -69,10 +86,13 @@ int pool_request_parse(struct pool_request *r, const char *line, size_t size, st
     } else if (ret == 0 && strcmp(verb, "run") == 0) {
         r->verb = REQUEST_RUN;
         ret = parse_run(r, err);
+    } else if (ret == 0 && strcmp(verb, "map") == 0) {
+        r->verb = REQUEST_MAP;
+        ret = parse_map(r, err);
     } else if (ret == 0 && strcmp(verb, "close") == 0) {
         r->verb = REQUEST_CLOSE;
     } else if (ret == 0) {
-        ret = dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run and close are", verb);
+        ret = dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run, map and close are", verb);
     }
     if (ret < 0)
         pool_request_free(r);
