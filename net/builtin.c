@@ -14,6 +14,7 @@
     X(net_symmetry)  \
     X(net_tap)       \
     X(net_packet)    \
+    X(net_route)     \
     X(net_stream)    \
     X(net_dgram)     \
     X(net_null)

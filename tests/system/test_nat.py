@@ -1,27 +1,13 @@
 """`nat`: a real guest behind an address of the host's network: TCP, UDP, ping, a forwarded port, and the worker's death."""
 
 import json
-import subprocess
-import time
 
-from devtap_test.card import Card, Namespace, arguments, require
+from devtap_test.card import Card, Namespace, Server, arguments, require, survive
 from devtap_test.case import limit
 
 CHAIN = "nat outer=10.77.0.50/24 router=10.77.0.1 inner=10.0.2.1/24 guest=10.0.2.15 forward=tcp:8080:80 | " \
     "tap ifname=card0"
 INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.1"
-
-# Sends back what it gets by TCP, slowly, so that there is time to break something.
-ECHO = """
-import socket, time
-server = socket.create_server(("10.77.0.1", 5001))
-print("listens", flush=True)
-sock, peer = server.accept()
-print(peer[0], flush=True)
-while data := sock.recv(1 << 16):
-    sock.sendall(data)
-    time.sleep(0.01)
-"""
 
 # TFTP (RFC 1350, 2348): by UDP, and from another port than the one that was asked. Its file is 20,000 bytes of b"x".
 TFTP = """
@@ -44,41 +30,6 @@ while True:
         sock.sendto(b"\\0\\3" + block.to_bytes(2, "big") + b"x" * min(size, 20000 - at), peer)
         sock.recv(1500)
 """
-
-
-class Server:
-    """A Python program in the namespace; a context."""
-
-    def __init__(self, space, program):
-        self.child = subprocess.Popen([*space.enter, "python3", "-c", program], text=True, stdout=subprocess.PIPE)
-        assert self.line() == "listens"
-
-    def line(self):
-        """What it says next."""
-        return self.child.stdout.readline().strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.child.kill()
-        self.child.wait()
-        self.child.stdout.close()
-
-
-def tcp(t, space, card, guest, mib=4):
-    """Bytes to a server and back are the same; the worker dies meanwhile, and the connection does not."""
-    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
-    with Server(space, ECHO) as server:
-        guest.check("(nc 10.77.0.1 5001 < /tmp/file > /tmp/back; touch /tmp/done) > /dev/null 2>&1 &")
-        t.equal(server.line(), "10.77.0.50", "who the server sees")
-        time.sleep(0.5)
-        assert guest.run("ls /tmp/done")[0] != 0, "it has to be under way"
-        card.kill_worker()
-        # busybox's nc ends when the server does, which waits for the guest's end of the connection.
-        size = mib << 20
-        guest.check(f"while [ $(wc -c < /tmp/back) -lt {size} ]; do sleep 0.2; done", timeout=60)
-    t.equal(guest.check("sha256sum < /tmp/back"), guest.check("sha256sum < /tmp/file"), "what came back")
 
 
 def udp(t, space, guest):
@@ -109,7 +60,7 @@ def test_nat(t):
     heard = space.run("python3", "-c", "import socket; s = socket.create_connection(('10.77.0.50', 8080), 10); "
                       "print(s.recv(99).decode().strip())")
     t.equal(heard.strip(), "hello", "by the forwarded port")
-    tcp(t, space, card, guest)
+    survive(t, space, card, guest, "10.77.0.50")
     status = json.loads(card.devtap("do", "--json", "card", "nat", "status"))
     t.equal(status["router"], "known")
     t.log(f"{status}, {card.counters('nat')}")
