@@ -2,7 +2,7 @@
 
 import json
 
-from devtap_test.card import Card, Namespace, Server, arguments, require, survive
+from devtap_test.card import Card, Namespace, Server, Switch, arguments, require, survive
 from devtap_test.case import limit
 
 CHAIN = "nat outer=10.77.0.50/24 router=10.77.0.1 inner=10.0.2.1/24 guest=10.0.2.15 forward=tcp:8080:80 | " \
@@ -65,3 +65,39 @@ def test_nat(t):
     t.equal(status["router"], "known")
     t.log(f"{status}, {card.counters('nat')}")
     assert "sandbox" not in card.output(), card.output()
+
+
+ACCEPT = """
+import socket
+server = socket.create_server(("10.77.0.1", 5001))
+print("listens", flush=True)
+while True:
+    sock, peer = server.accept()
+    print(*peer, flush=True)
+    sock.close()
+"""
+
+
+@limit(120)
+def test_uplink(t):
+    """Two guests in a switch, and nat on its uplink: one address for both, who reach each other by it."""
+    require()
+    space = t.use(Namespace(t.folder))
+    macs = {"a": "52:54:00:00:00:0a", "b": "52:54:00:00:00:0b"}
+    ports = [word for name, mac in macs.items() for word in ("--port", name, "--mac", mac)]
+    switch = t.use(Switch(t.folder, ports, "nat outer=10.77.0.50/24 router=10.77.0.1 inner=10.0.2.1/24 "
+                          "forward=tcp:8080:10.0.2.16:80 | tap ifname=card0", space.enter))
+    cards = [t.use(Card(switch.chain(name), t.folder, card=f"net-{name}")) for name in macs]
+    guests = [t.guest(root="initramfs", wait=False, extra=arguments(card, mac=mac))
+              for card, mac in zip(cards, macs.values())]
+    for number, guest in enumerate(guests):
+        guest.wait_for_shell()
+        guest.check(INIT.replace("10.0.2.15", f"10.0.2.{15 + number}"))
+        guest.check("ping -c 1 -W 5 10.77.0.1 || ping -c 2 -W 5 10.77.0.1")
+    with Server(space, ACCEPT) as server:
+        for guest in guests:
+            guest.check("nc -w 5 10.77.0.1 5001 < /dev/null")
+            t.equal(server.line().split()[0], "10.77.0.50")
+    first, second = guests
+    second.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 & sleep 0.3")
+    t.equal(first.check("nc -w 5 10.77.0.50 8080 < /dev/null"), "hello", "by way of the outer address")
