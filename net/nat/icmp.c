@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * icmp.c - ICMP errors, which quote the packet that they are about (RFC 5508, 4), and echo requests for the gateway.
+ * icmp.c - ICMP errors, which quote the packet that they are about (RFC 5508, 4), and what the gateway itself has to say.
  *
  * The quoted packet is what was seen on the side that the error comes from, so its headers are translated back too.
  * It may be cut after 8 bytes of its transport, and is judged as any bytes from outside are.
  */
 #include "net/nat/internal.h"
+
+#define QUOTE_MOST  548u /* RFC 1812, 4.3.2.3: no error is longer than 576 bytes */
+#define ERRORS_MOST 100u /* a second (RFC 1812, 4.3.2.8) */
 
 enum { UNREACHABLE = 3, TIME_EXCEEDED = 11, PARAMETER_PROBLEM = 12, ECHO_REQUEST = 8 };
 
@@ -74,4 +77,43 @@ bool nat_answer_echo(struct nat *n, struct dt_packet *p)
     dt_packet_changed(reply);
     dt_receive_one(n->c, reply);
     return true;
+}
+
+/* About an error, or a fragment that is not the first, there is none (RFC 1122, 3.2.2). */
+static bool may_be_told(struct nat *n, struct dt_packet *p)
+{
+    const struct dt_headers *h = dt_headers(p);
+
+    if (h->flags & DT_HDR_LATER || (h->flags & DT_HDR_ICMP && is_error(p->data[h->l4])))
+        return false;
+    if (n->told_second != n->now) {
+        n->told_second = n->now;
+        n->told = 0;
+    }
+    return n->told++ < ERRORS_MOST;
+}
+
+void nat_tell_expired(struct nat *n, struct dt_packet *p)
+{
+    static const uint8_t head[] = {8, 0, 0x45, 0xc0, 0, 0, 0, 0, 0, 0, 64, 1};
+    const struct dt_headers *h = dt_headers(p);
+    uint32_t quote = MIN(h->end - h->l3, QUOTE_MOST);
+    struct dt_packet *error;
+    uint8_t *ip, *icmp;
+
+    if (!may_be_told(n, p) || !(error = dt_packet_new(n->c, 14 + 28 + quote)))
+        return;
+    ip = error->data + 14;
+    icmp = ip + 20;
+    memset(error->data, 0, 14 + 28);
+    nat_ether(error, p->data + 6, n->inner.mac);
+    memcpy(error->data + 12, head, sizeof(head));
+    put16(ip + 2, (uint16_t)(28 + quote));
+    put32(ip + 12, n->inner.address);
+    memcpy(ip + 16, p->data + h->l3 + 12, 4);
+    put16(ip + 10, (uint16_t)~dt_checksum(ip, 20, 0));
+    icmp[0] = TIME_EXCEEDED;
+    memcpy(icmp + 8, p->data + h->l3, quote);
+    put16(icmp + 2, (uint16_t)~dt_checksum(icmp, 8 + quote, 0));
+    dt_receive_one(n->c, error);
 }

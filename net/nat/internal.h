@@ -75,7 +75,8 @@ struct nat {
     uint64_t seed;
     uint32_t now; /* in seconds */
     uint32_t looked;
-    uint32_t used[PROTOCOLS]; /* ports, without forwards */
+    uint32_t told_second, told; /* errors of our own in that second */
+    uint32_t used[PROTOCOLS];   /* ports, without forwards */
     uint16_t next_id;
     struct table table, fragments;
     uint32_t *ports[PROTOCOLS]; /* the mapping of each port of the wire's */
@@ -163,6 +164,8 @@ bool nat_quoted(struct dt_packet *p, bool source, struct quoted *q);
 void nat_rewrite_error(struct dt_packet *p, bool source, uint32_t address, uint16_t port);
 /** nat_answer_echo() - for our own address @p is an echo request; false if it is none. */
 bool nat_answer_echo(struct nat *n, struct dt_packet *p);
+/** nat_tell_expired() - the time to live of @p, from a guest, is over: tell it. */
+void nat_tell_expired(struct nat *n, struct dt_packet *p);
 
 /* arp.c: who is where. */
 /** nat_arp() - @p is ARP from @side: learn from it, and answer. */

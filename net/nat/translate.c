@@ -282,8 +282,10 @@ enum dt_net_verdict nat_tx(struct dt_ctx *c, struct dt_packet *p)
         return REFUSE(nat_answer_echo(n, p) ? ECHO : UNKNOWN);
     if (nat_within(&n->inner, to) || !is_unicast(to))
         return REFUSE(FOREIGN);
-    if (ip[8] <= 1)
+    if (ip[8] <= 1) {
+        nat_tell_expired(n, p);
         return REFUSE(TTL);
+    }
     verdict = translate_out(n, p, to);
     if (verdict == DT_ACCEPT)
         nat_age_packet(p);

@@ -54,8 +54,8 @@ def test_nat(t):
     guest.check("ping -c 1 -s 3000 -W 5 10.77.0.1")
     t.equal(space.run("ip", "-4", "neigh", "show", "10.0.2.15"), "", "the host knows nothing of the inner address")
     udp(t, space, guest)
-    hops = guest.check("traceroute -n -f 2 -m 2 -q 1 -w 5 10.77.0.1") # by UDP, answered by an ICMP error
-    assert "2  10.77.0.1 " in hops, hops
+    hops = guest.check("traceroute -n -m 2 -q 1 -w 5 10.77.0.1") # by UDP, answered by ICMP errors
+    assert "1  10.0.2.1 " in hops and "2  10.77.0.1 " in hops, hops
     guest.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 & sleep 0.3")
     heard = space.run("python3", "-c", "import socket; s = socket.create_connection(('10.77.0.50', 8080), 10); "
                       "print(s.recv(99).decode().strip())")
