@@ -11,7 +11,7 @@ static const char *const check_options[] = {"data", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
 static const char *const name_options[] = {"name", "json", NULL};
-static const char *const tree_options[] = {"format", "json", NULL};
+static const char *const tree_options[] = {"format", "all", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
@@ -61,8 +61,8 @@ const struct command cvd_commands[] = {
      json_options, cmd_sync, .plain = true},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
-    {"tree", "POOL [--format text|dot|svg|png] [--json]", "what stands on what", NEEDS_LOOK, true,
-     false, 1, 1, tree_options, cmd_tree},
+    {"tree", "POOL [--format text|dot|svg|png] [--all] [--json]", "what stands on what", NEEDS_LOOK,
+     true, false, 1, 1, tree_options, cmd_tree},
     {"collapse", "POOL/DISK@PARENT @CHILD [--json]", "delete the snapshots from PARENT up to CHILD",
      NEEDS_CHANGE, false, false, 2, 2, json_options, cmd_collapse, .plain = true},
     {"delete", "POOL/DISK[@SNAPSHOT] [--json]",
@@ -117,6 +117,8 @@ static const char *const off_on[] = {"off", "on", NULL};
 const struct dt_param cvd_option_table[] = {
     {"json", DT_PARAM_BOOL, FIELD(json), .help = "Print JSON."},
     {"data", DT_PARAM_BOOL, FIELD(data), .help = "Read all data, too, and compare checksums."},
+    {"all", DT_PARAM_BOOL, FIELD(all),
+     .help = "Show each clone, also where many of one snapshot have none of their own."},
     {"background", DT_PARAM_BOOL, FIELD(background),
      .help = "Return as soon as it is served; another process goes on."},
     {"cache", DT_PARAM_SIZE, FIELD(cache), .initial = "256M", .min = 1 << 20,

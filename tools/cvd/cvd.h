@@ -9,7 +9,7 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background, zstd, resume, status;
+    bool json, data, background, all, zstd, resume, status;
     unsigned sandbox;
     uint64_t size, sector, journal, count, first, cache, depth, every;
     const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
