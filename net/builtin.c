@@ -9,10 +9,12 @@
     X(net_antispoof) \
     X(net_fault)     \
     X(net_limits)    \
+    X(net_nat)       \
     X(net_rate)      \
     X(net_symmetry)  \
     X(net_tap)       \
     X(net_packet)    \
+    X(net_route)     \
     X(net_stream)    \
     X(net_dgram)     \
     X(net_null)

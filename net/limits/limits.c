@@ -11,33 +11,13 @@
  * means something else for each: TCP that is open, and all the rest (UDP, ICMP, TCP of which an end was seen). In both
  * the oldest is first in line to expire, so that is all that is looked at. Only new connections are refused.
  */
-#include "base/base.h"
-#include "base/bucket.h"
-#include "net/table/table.h"
-#include <devtap/net.h>
+#include "net/limits/internal.h"
 
 #include <sys/random.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define CONNECTIONS_MAX 4000000u
-
-enum allowance { BW_IN, BW_OUT, PPS, LINKLOCAL, RATES };
-enum kind { OPEN, SHORT, KINDS };
-
-struct connection {
-    struct node node;
-    uint32_t seen; /* seconds of dt_clock_ns() */
-};
-
-struct limits {
-    uint64_t rates[RATES], burst;
-    uint64_t conntrack, tcp_timeout, timeout;
-    struct bucket buckets[RATES];
-    struct table tables[KINDS];
-    uint32_t looked; /* the second in which what is too old was forgotten */
-    uint64_t seed;
-};
+#define SAVE_EVERY DT_MS(200)
 
 #define RATE(which, u)                             \
     .type = DT_PARAM_UINT, .flags = DT_PARAM_LIVE, \
@@ -253,6 +233,10 @@ static enum dt_net_verdict judge(struct dt_ctx *c, struct dt_packet *p, enum dt_
         bucket_take(&l->buckets[LINKLOCAL], segments);
     bucket_take(&l->buckets[PPS], segments);
     bucket_take(&l->buckets[bandwidth], dt_packet_wire_bytes(p) * 8);
+    if (now - l->saved_at >= SAVE_EVERY) {
+        l->saved_at = now;
+        dt_layer_state_changed(c->layer);
+    }
     return DT_ACCEPT;
 }
 
@@ -328,15 +312,18 @@ const struct dt_net_ext net_limits = {
     .help = "What exceeds an allowance is dropped, and counted under its name: bw-in, bw-out, pps, "
             "conntrack, "
             "linklocal. Existing connections go on when there may be no new ones.",
-    .flags = DT_SELF_CONTAINED,
+    .flags = DT_SELF_CONTAINED | DT_STATE_OF_RUN,
     .takes = DT_OFFLOAD_ALL,
     .params = params,
     .counters = counters,
     .verbs = verbs,
     .layer_size = sizeof(struct limits),
+    .state_version = 1,
     .open = open_layer,
     .close = close_layer,
     .set = set,
     .tx = tx,
     .rx = rx,
+    .save = limits_save,
+    .load = limits_load,
 };

@@ -9,6 +9,7 @@
 #include "net/pcap/frames.h"
 #include <devtap/net.h>
 
+#include <inttypes.h>
 #include <math.h>
 
 #define BURST 32u
@@ -126,6 +127,8 @@ static void play(struct replay *r)
             break;
     }
     dt_count(r->c, REPLAYED, n);
+    if (n)
+        dt_layer_state_changed(r->layer);
     dt_receive(r->c, burst, n);
     if (!ended(r))
         dt_timer_set(r->c, &r->timer, MAX(due(r), again));
@@ -242,6 +245,45 @@ static void stop(struct dt_ctx *c)
     r->c = NULL;
 }
 
+/* ---- State: where the next process goes on ---- */
+
+/** struct saved - @n, @used: of the file; in another one these places mean nothing. */
+struct saved {
+    uint64_t n, used, began, next, round;
+};
+
+static int64_t save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct replay *r = dt_layer_data(layer);
+    const struct saved s = {r->frames.n, r->frames.used, r->began, r->next, r->round};
+
+    if (size < sizeof(s))
+        return -ENOSPC;
+    memcpy(buf, &s, sizeof(s));
+    return sizeof(s);
+}
+
+static int load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                struct dt_error *err)
+{
+    struct replay *r = dt_layer_data(layer);
+    struct saved s;
+
+    if (size != sizeof(s) || version != 1)
+        return dt_fail(err, -EBADMSG, "%zu bytes of version %u are no state of pcap", size,
+                       version);
+    memcpy(&s, buf, sizeof(s));
+    if (s.n != r->frames.n || s.used != r->frames.used)
+        return 0;
+    if (s.next > s.n || (s.next == s.n && !(r->rounds && s.round >= r->rounds)))
+        return dt_fail(err, -EBADMSG, "frame %" PRIu64 " of %" PRIu64 " is none to go on from",
+                       s.next, s.n);
+    r->began = MIN(s.began, dt_clock_ns()); /* what lies ahead might never come */
+    r->next = s.next;
+    r->round = s.round;
+    return 0;
+}
+
 static int run_restart(struct dt_layer *layer, int argc, const char *const *argv,
                        struct dt_reply *reply, struct dt_error *err)
 {
@@ -266,7 +308,7 @@ const struct dt_net_ext net_pcap = {
     .help = "The guest receives the frames of a pcap or pcapng file, each when it is due; what it "
             "sends is "
             "counted and goes nowhere. Put capture before it to keep that.",
-    .flags = DT_BACK,
+    .flags = DT_BACK | DT_STATE_OF_RUN,
     .takes = DT_OFFLOAD_ALL,
     .params = params,
     .counters = counters,
@@ -280,4 +322,7 @@ const struct dt_net_ext net_pcap = {
     .transmit = transmit,
     .resume = resume,
     .set = set,
+    .state_version = 1,
+    .save = save,
+    .load = load,
 };

@@ -11,24 +11,16 @@
  * and counted.
  */
 #include "net/port/port.h"
+#include "net/port/tun.h"
 
-#include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#ifndef TUN_F_USO4 /* Linux 6.2 */
-#define TUN_F_USO4 0x20
-#define TUN_F_USO6 0x40
-#endif
-
 #define THREADS_MAX 64u
-#define BUSY_TRIES  100u /* a second */
 
 struct tap {
     const char *ifname;
-    bool multi_queue;
+    char name[IFNAMSIZ];
     int fds[THREADS_MAX];
     unsigned nfds;
     int control; /* a socket, to ask for the MTU */
@@ -61,71 +53,6 @@ static const struct dt_counter counters[] = {
 
 /* ---- Opening ---- */
 
-static int set_up(struct dt_layer *layer, int fd, struct dt_error *err)
-{
-    const unsigned plain = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
-    int header = sizeof(struct dt_vnet_header);
-
-    if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
-        return dt_fail(err, -errno, "TUNSETVNETHDRSZ: %s", strerror(errno));
-    if (ioctl(fd, TUNSETOFFLOAD, plain | TUN_F_USO4 | TUN_F_USO6) == 0)
-        return 0;
-    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6);
-    if (ioctl(fd, TUNSETOFFLOAD, plain) < 0)
-        return dt_fail(err, -errno, "TUNSETOFFLOAD: %s", strerror(errno));
-    return 0;
-}
-
-static const char *advice(int error)
-{
-    switch (error) {
-    case EPERM:
-        return " (run as root, or: ip tuntap add dev NAME mode tap vnet_hdr user USER)";
-    case EBUSY:
-        return " (somebody else has it)";
-    case EINVAL:
-        return " (is it a TAP interface, and multi_queue only if this device has several threads?)";
-    case ENOENT:
-        return " (modprobe tun)";
-    default:
-        return "";
-    }
-}
-
-/* A worker that died a moment ago may still have it. */
-static int attach(int fd, struct ifreq *request)
-{
-    for (unsigned i = 0; ioctl(fd, TUNSETIFF, request) < 0; i++) {
-        if (errno != EBUSY || i == BUSY_TRIES)
-            return errno;
-        usleep(10000);
-    }
-    return 0;
-}
-
-static int open_queue(struct dt_layer *layer, struct dt_error *err)
-{
-    struct tap *t = dt_layer_data(layer);
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    int ret;
-
-    if (fd < 0)
-        return dt_fail(err, -errno, "/dev/net/tun: %s%s", strerror(errno), advice(errno));
-    t->fds[t->nfds++] = fd;
-    if (t->multi_queue)
-        request.ifr_flags |= IFF_MULTI_QUEUE;
-    memcpy(request.ifr_name, t->ifname, strlen(t->ifname));
-    ret = attach(fd, &request);
-    if (ret == EINVAL) { /* an interface that was made with multi_queue has to be opened so */
-        request.ifr_flags |= IFF_MULTI_QUEUE;
-        ret = attach(fd, &request);
-    }
-    if (ret == 0)
-        return set_up(layer, fd, err);
-    return dt_fail(err, -ret, "TAP interface '%s': %s%s", t->ifname, strerror(ret), advice(ret));
-}
-
 static void close_all(struct tap *t)
 {
     for (unsigned i = 0; i < t->nfds; i++)
@@ -141,12 +68,14 @@ static int tap_open(struct dt_layer *layer, struct dt_error *err)
     int ret = 0;
 
     t->control = -1;
-    if (strlen(t->ifname) >= IFNAMSIZ || !*t->ifname)
-        return dt_fail(err, -EINVAL, "ifname '%.40s' has not 1 to %d characters", t->ifname,
-                       IFNAMSIZ - 1);
-    t->multi_queue = threads > 1;
-    for (unsigned i = 0; ret == 0 && i < threads; i++)
-        ret = open_queue(layer, err);
+    ret = port_tun_name(t->name, t->ifname, err);
+    for (unsigned i = 0; ret == 0 && i < threads; i++) {
+        int fd = port_tun_open(layer, t->name, IFF_TAP, threads > 1, err);
+
+        if (fd >= 0)
+            t->fds[t->nfds++] = fd;
+        ret = MIN(fd, 0);
+    }
     if (ret == 0)
         t->control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (ret < 0)
@@ -164,7 +93,7 @@ static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
     const struct tap *t = dt_layer_data(layer);
     struct ifreq request = {0};
 
-    memcpy(request.ifr_name, t->ifname, strlen(t->ifname));
+    memcpy(request.ifr_name, t->name, IFNAMSIZ);
     if (t->control >= 0 && ioctl(t->control, SIOCGIFMTU, &request) == 0)
         info->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
     return 0;
@@ -234,8 +163,8 @@ static void tap_ended(struct port_in *in, int error)
 {
     const struct tap *t = in->c->layer_data;
 
-    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more",
-                   t->ifname, strerror(error));
+    dt_layer_event(in->c->layer, "interface-gone", "%s: %s: nothing is received any more", t->name,
+                   strerror(error));
 }
 
 static void tap_resume(struct dt_ctx *c)
@@ -253,7 +182,7 @@ static int tap_start(struct dt_ctx *c, struct dt_error *err)
     tc->in = (struct port_in){.read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY};
     return port_in_open(&tc->in, t->fds[c->thread]) == 0
                ? 0
-               : dt_fail(err, -EIO, "cannot watch %s", t->ifname);
+               : dt_fail(err, -EIO, "cannot watch %s", t->name);
 }
 
 static void tap_stop(struct dt_ctx *c)

@@ -216,12 +216,122 @@ static void test_nothing_used(void **state)
     assert_int_equal(rig_try("limits conntrack=5M | wire"), -ERANGE);
 }
 
+/* ---- State ---- */
+
+static uint8_t blob[1 << 16];
+
+static struct dt_layer *layer(void)
+{
+    return rig.dev->layers[1];
+}
+
+static int load(const void *bytes, int64_t n, uint32_t version)
+{
+    return registry_net(layer()->ext)->load(layer(), bytes, (size_t)n, version, &rig.err);
+}
+
+/* Stops the card as a kill would, and gives what was saved to another one @later. */
+static void succeed(const char *chain, uint64_t later)
+{
+    int64_t n = registry_net(layer()->ext)->save(layer(), blob, sizeof(blob));
+    uint64_t then = test_clock;
+
+    assert_true(n > 0);
+    rig_stop();
+    test_clock = then + later;
+    rig_start(chain);
+    assert_int_equal(load(blob, n, 1), 0);
+    rig_turn();
+}
+
+/* A worker's death neither gives a burst anew nor takes one: ten a second are ten a second. */
+static void test_rates_inherited(void **state)
+{
+    static const char chain[] = "limits pps=10 burst=500ms | wire";
+
+    rig_start(chain);
+    pass_time(DT_S(1));
+    udp("198.51.100.1", 1, 10);
+    send(20);
+    assert_int_equal(rig.wire.n, 6); /* a burst of five, and one */
+    succeed(chain, 0);
+    send(20);
+    assert_int_equal(rig.wire.n, 0);
+    succeed(chain, DT_MS(200)); /* what flowed in while nobody served */
+    send(20);
+    assert_int_equal(rig.wire.n, 2);
+    succeed("limits pps=100 burst=10ms | wire", 0); /* another rate from now on */
+    send(20);
+    assert_int_equal(rig.wire.n, 0);
+    pass_time(DT_MS(10));
+    send(20);
+    assert_int_equal(rig.wire.n, 1);
+    rig_stop();
+}
+
+/* A connection that there was goes on where no new one may begin. */
+static void test_connections_inherited(void **state)
+{
+    static const char chain[] = "limits conntrack=2 | wire";
+
+    rig_start(chain);
+    tcp(true, 1000, 0x10);
+    send(1);
+    udp("198.51.100.1", 1, 10);
+    send(1);
+    pass_time(DT_S(20));
+    succeed(chain, DT_S(1));
+    assert_int_equal(status("connections"), 2);
+    udp("198.51.100.1", 2, 10);
+    send(1);
+    assert_int_equal(exceeded("conntrack"), 1);
+    tcp(true, 1000, 0x10);
+    send(1);
+    assert_int_equal(rig.wire.n, 1);
+    pass_time(DT_S(11)); /* and its age went on */
+    assert_int_equal(status("connections"), 1);
+    rig_stop();
+}
+
+/* What is no state is refused; whatever else is in one, the card serves on. */
+static void test_bad_state(void **state)
+{
+    static uint8_t bad[sizeof(blob)];
+    int64_t n;
+
+    rig_start("limits pps=1000 bw-out=10M conntrack=10 | wire");
+    udp("198.51.100.1", 1, 10);
+    send(1);
+    n = registry_net(layer()->ext)->save(layer(), blob, sizeof(blob));
+    for (int64_t cut = 0; cut < n; cut++)
+        assert_int_equal(load(blob, cut, 1), -EBADMSG);
+    assert_int_equal(load(blob, n, 2), -EBADMSG);
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(bad, blob, (size_t)n);
+        bad[i] ^= 0xff;
+        load(bad, n, 1);
+        udp("198.51.100.1", 1, 10);
+        send(1);
+    }
+    pass_time(DT_S(120)); /* no debt lasts */
+    assert_int_equal(load(blob, n, 1), 0);
+    rig_clear();
+    send(1);
+    assert_int_equal(rig.wire.n, 1);
+    rig_stop();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rates),        cmocka_unit_test(test_shared),
-        cmocka_unit_test(test_linklocal),    cmocka_unit_test(test_connections),
+        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_linklocal),
+        cmocka_unit_test(test_connections),
         cmocka_unit_test(test_nothing_used),
+        cmocka_unit_test(test_rates_inherited),
+        cmocka_unit_test(test_connections_inherited),
+        cmocka_unit_test(test_bad_state),
     };
 
     test_clock = DT_S(1000);

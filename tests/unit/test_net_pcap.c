@@ -128,6 +128,47 @@ static void test_room(void **state)
     rig_stop();
 }
 
+/* A successor goes on where the dead one was; what became due meanwhile comes at once. */
+static void test_inherited(void **state)
+{
+    const struct dt_net_ext *ext = &net_pcap;
+    struct dt_layer *layer;
+    uint64_t blob[5], then;
+    struct dt_error err;
+
+    write_file(20, DLT_EN10MB);
+    start("loop=2");
+    pass_time(DT_MS(255)); /* the second round, since 190 ms */
+    assert_int_equal(rig.guest.n, 27);
+    assert_int_equal(ext->save(rig.dev->layers[1], blob, sizeof(blob)), sizeof(blob));
+    assert_int_equal(ext->save(rig.dev->layers[1], blob, 8), -ENOSPC);
+    then = test_clock;
+    rig_stop();
+    test_clock = then + DT_MS(30);
+    rig_start(chain);
+    layer = rig.dev->layers[1];
+    assert_int_equal(ext->load(layer, blob, sizeof(blob), 1, &err), 0);
+    pass_time(DT_MS(1));
+    assert_int_equal(rig.guest.n, 3);
+    assert_int_equal(rig.guest.frames[0].length, 67);
+    pass_time(DT_MS(300));
+    assert_int_equal(rig.guest.n, 13); /* and no third round */
+    assert_int_equal(ext->load(layer, blob, 8, 1, &err), -EBADMSG);
+    assert_int_equal(ext->load(layer, blob, sizeof(blob), 2, &err), -EBADMSG);
+    blob[3] = 21;
+    assert_int_equal(ext->load(layer, blob, sizeof(blob), 1, &err), -EBADMSG);
+    rig_stop();
+
+    write_file(19, DLT_EN10MB); /* another file: from its beginning */
+    rig_start(chain);
+    blob[3] = 5;
+    assert_int_equal(ext->load(rig.dev->layers[1], blob, sizeof(blob), 1, &err), 0);
+    pass_time(DT_MS(1));
+    assert_int_equal(rig.guest.n, 1);
+    assert_int_equal(rig.guest.frames[0].length, 60);
+    rig_stop();
+}
+
 static void refuse(const char *options, int code, const char *said)
 {
     snprintf(chain, sizeof(chain), "pcap in=%s %s", path, options);
@@ -162,7 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_as_recorded), cmocka_unit_test(test_speed),
         cmocka_unit_test(test_loop),        cmocka_unit_test(test_room),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_inherited),   cmocka_unit_test(test_refused),
     };
     int ret;
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 from . import paths
 from .case import Skip
@@ -174,3 +175,53 @@ def transfer(t, space, guest, mib=8):
         guest.check("nc 10.77.0.1 5001 < /dev/null > /tmp/back", timeout=90)
         server.wait(30)
     t.equal(guest.check("sha256sum < /tmp/back").split()[0], own, "what the guest got back")
+
+
+# Says who connects and sends back what it gets, slowly, so that there is time to break something.
+ECHO = """
+import socket, time
+server = socket.create_server(("10.77.0.1", 5001))
+print("listens", flush=True)
+sock, peer = server.accept()
+print(peer[0], flush=True)
+while data := sock.recv(1 << 16):
+    sock.sendall(data)
+    time.sleep(0.01)
+"""
+
+
+class Server:
+    """A Python program in the namespace; a context."""
+
+    def __init__(self, space, program):
+        self.child = subprocess.Popen([*space.enter, "python3", "-c", program], text=True, stdout=subprocess.PIPE)
+        assert self.line() == "listens"
+
+    def line(self):
+        """What it says next."""
+        return self.child.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+        self.child.wait()
+        self.child.stdout.close()
+
+
+def survive(t, space, card, guest, seen, mib=4):
+    """Bytes by TCP to the host and back are the same; the worker dies meanwhile, and the connection does not.
+
+    seen: the address that the host sees.
+    """
+    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    with Server(space, ECHO) as server:
+        guest.check("(nc 10.77.0.1 5001 < /tmp/file > /tmp/back; touch /tmp/done) > /dev/null 2>&1 &")
+        t.equal(server.line(), seen, "who the server sees")
+        time.sleep(0.5)
+        assert guest.run("ls /tmp/done")[0] != 0, "it has to be under way"
+        card.kill_worker()
+        # busybox's nc ends when the server does, which waits for the guest's end of the connection.
+        guest.check(f"while [ $(wc -c < /tmp/back) -lt {mib << 20} ]; do sleep 0.2; done", timeout=60)
+    t.equal(guest.check("sha256sum < /tmp/back"), guest.check("sha256sum < /tmp/file"), "what came back")

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* tun.h - TUN and TAP interfaces of the kernel's. */
+#ifndef NET_PORT_TUN_H
+#define NET_PORT_TUN_H
+
+#include "base/base.h"
+#include <devtap/net.h>
+
+#include <linux/if_tun.h>
+#include <net/if.h>
+
+/**
+ * port_tun_open() - another queue of an interface, which is made if it is not there; from a layer's open(). Packets have a
+ * struct dt_vnet_header before them, and what the kernel does not take is taken from what the layer takes.
+ * @name: of the interface; with "%d" for a number that the kernel chooses, and puts there.
+ * @kind: IFF_TAP or IFF_TUN.
+ * Return: a non-blocking descriptor; -errno.
+ */
+int port_tun_open(struct dt_layer *layer, char name[IFNAMSIZ], short kind, bool multi_queue,
+                  struct dt_error *err);
+/** port_tun_name() - put @text, the parameter `ifname`, into @name; -EINVAL if it cannot be one. */
+int port_tun_name(char name[IFNAMSIZ], const char *text, struct dt_error *err);
+
+#endif
