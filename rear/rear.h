@@ -277,28 +277,27 @@ void rear_passthrough_leave(struct rear *rear);
 
 /* ---- Parameters of the backs that begin with a struct rear ---- */
 
-#define REAR_PARAM_QUEUE_SIZE(least)                                               \
-    {                                                                              \
-        .name = "queue-size", .type = DT_PARAM_UINT,                               \
-        .offset = offsetof(struct rear, queue_size), .initial = "256",             \
-        .min = least, .max = 1024, .unit = "entries",                              \
-        .help = "Size of each ring shared with it: a power of two."                \
+#define REAR_PARAM_QUEUE_SIZE(least)                                                              \
+    {                                                                                             \
+        .name = "queue-size", .type = DT_PARAM_UINT, .offset = offsetof(struct rear, queue_size), \
+        .initial = "256", .min = least, .max = 1024, .unit = "entries",                           \
+        .help = "Size of each ring shared with it: a power of two."                               \
     }
-#define REAR_PARAM_PACKED                                                                        \
-    {                                                                                            \
-        .name = "packed", .type = DT_PARAM_BOOL, .offset = offsetof(struct rear, packed),        \
-        .initial = "off", .help = "Use packed rings, which it must offer."                       \
+#define REAR_PARAM_PACKED                                                                 \
+    {                                                                                     \
+        .name = "packed", .type = DT_PARAM_BOOL, .offset = offsetof(struct rear, packed), \
+        .initial = "off", .help = "Use packed rings, which it must offer."                \
     }
-#define REAR_PARAM_TIMEOUT(text)                                                                 \
-    {                                                                                            \
-        .name = "timeout", .type = DT_PARAM_DURATION, .offset = offsetof(struct rear, timeout),  \
-        .initial = "5s", .min = DT_MS(10), .max = DT_S(600), .help = text                        \
+#define REAR_PARAM_TIMEOUT(text)                                                                \
+    {                                                                                           \
+        .name = "timeout", .type = DT_PARAM_DURATION, .offset = offsetof(struct rear, timeout), \
+        .initial = "5s", .min = DT_MS(10), .max = DT_S(600), .help = text                       \
     }
-#define REAR_VERB_MODE                                                                             \
-    {                                                                                              \
-        .name = "mode", .args = "passthrough|interpose",                                           \
-        .help = "Give the guest's rings to the back end, or take them back; see devtap-mode(1).",  \
-        .run = rear_mode                                                                           \
+#define REAR_VERB_MODE                                                                            \
+    {                                                                                             \
+        .name = "mode", .args = "passthrough|interpose",                                          \
+        .help = "Give the guest's rings to the back end, or take them back; see devtap-mode(1).", \
+        .run = rear_mode                                                                          \
     }
 
 #endif
