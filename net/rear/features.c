@@ -46,8 +46,7 @@ static int judge_mtu(const struct card_rear *cr, struct rear_session *s, struct 
     uint16_t mtu;
     int ret;
 
-    if (!(s->protocol & REAR_BIT(VHOST_F_CONFIG)) ||
-        !(s->features & REAR_BIT(VIRTIO_NET_F_MTU)))
+    if (!(s->protocol & REAR_BIT(VHOST_F_CONFIG)) || !(s->features & REAR_BIT(VIRTIO_NET_F_MTU)))
         return 0;
     ret = vhost_frontend_get_config(s->frontend, &mtu, offsetof(struct virtio_net_config, mtu),
                                     sizeof(mtu), err);
@@ -64,8 +63,7 @@ static int tell_mtu(const struct card_rear *cr, struct rear_session *s, struct d
     if (s->protocol & REAR_BIT(VHOST_F_MTU))
         ret = vhost_frontend_set_mtu(s->frontend, (uint16_t)cr->mtu, err);
     if (ret == -EIO)
-        dt_fail_prefix(err, "the back end takes no packets of %u bytes (mtu=)",
-                       (unsigned)cr->mtu);
+        dt_fail_prefix(err, "the back end takes no packets of %u bytes (mtu=)", (unsigned)cr->mtu);
     return ret;
 }
 

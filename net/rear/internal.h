@@ -27,7 +27,7 @@
 #define CARD_HEADER  sizeof(struct dt_vnet_header) /* with VERSION_1 always */
 #define CARD_BUFFER  2048u
 #define CARD_BUFFERS 33u /* that the largest packet takes, with its header */
-_Static_assert(CARD_BUFFERS * CARD_BUFFER >= PORT_LARGEST + CARD_HEADER, "");
+_Static_assert(CARD_BUFFERS *CARD_BUFFER >= PORT_LARGEST + CARD_HEADER, "");
 #define CARD_PENDING 64u
 
 enum card_ring { CARD_RX, CARD_TX };
@@ -44,13 +44,13 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
 #define CARD_GUEST_SUPER                                                     \
     (REAR_BIT(VIRTIO_NET_F_GUEST_TSO4) | REAR_BIT(VIRTIO_NET_F_GUEST_TSO6) | \
      REAR_BIT(CARD_F_GUEST_USO4) | REAR_BIT(CARD_F_GUEST_USO6))
-#define CARD_FEATURES                                                                            \
-    (REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |                      \
-     REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |      \
-     REAR_BIT(VIRTIO_NET_F_HOST_ECN) | CARD_HOST_SUPER | REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) |     \
+#define CARD_FEATURES                                                                        \
+    (REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |                  \
+     REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \
+     REAR_BIT(VIRTIO_NET_F_HOST_ECN) | CARD_HOST_SUPER | REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER)
-#define CARD_PROTOCOL                                                                            \
-    (REAR_BIT(VHOST_F_MQ) | REAR_BIT(VHOST_F_REPLY_ACK) | REAR_BIT(VHOST_F_BACKEND_REQ) |        \
+#define CARD_PROTOCOL                                                                     \
+    (REAR_BIT(VHOST_F_MQ) | REAR_BIT(VHOST_F_REPLY_ACK) | REAR_BIT(VHOST_F_BACKEND_REQ) | \
      REAR_BIT(VHOST_F_MTU) | REAR_BIT(VHOST_F_CONFIG) | REAR_BIT(VHOST_F_CONFIGURE_MEM_SLOTS))
 
 /**
@@ -137,7 +137,7 @@ void card_rear_offer(struct card_rings *q);
 /* queue.c: the rings on the device's threads. */
 void card_ctx_init(struct card_ctx *cc, struct dt_ctx *c);
 void card_rear_obey(struct rear_lane *lane, enum rear_order order, struct rear_part *part,
-               const struct rear_map *map);
+                    const struct rear_map *map);
 /** card_rear_show() - rings have something new for the rear. */
 void card_rear_show(struct card_ctx *cc);
 /** card_rear_lied() - the session ends, and nothing more is taken from it. */

@@ -130,7 +130,7 @@ static void park(struct card_ctx *cc)
 }
 
 void card_rear_obey(struct rear_lane *lane, enum rear_order order, struct rear_part *part,
-               const struct rear_map *map)
+                    const struct rear_map *map)
 {
     struct card_ctx *cc = container_of(lane, struct card_ctx, lane);
 

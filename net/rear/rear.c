@@ -130,8 +130,10 @@ const struct dt_net_ext net_rear = {
     DT_NET_EXT_HEADER,
     .name = "vhost-user",
     .summary = "Another vhost-user-net back end: the tap between a VMM and it",
-    .help = "Connects to a back end such as DPDK's, Open vSwitch's or another devtap, as a VMM would. It gets "
-            "copies of packets and nothing of the guest's memory, unless 'devtap mode' gives it the guest's "
+    .help = "Connects to a back end such as DPDK's, Open vSwitch's or another devtap, as a VMM "
+            "would. It gets "
+            "copies of packets and nothing of the guest's memory, unless 'devtap mode' gives it "
+            "the guest's "
             "own rings. It may go and come back.",
     .flags = DT_BACK | DT_PER_QUEUE,
     .takes = DT_OFFLOAD_ALL,

@@ -88,8 +88,7 @@ static bool arrive(const struct dt_vnet_header *v, uint32_t each)
 
 static void arrives(uint32_t each)
 {
-    const struct dt_vnet_header v = {.num_buffers =
-                                         (uint16_t)((HEADER + f.n + each - 1) / each)};
+    const struct dt_vnet_header v = {.num_buffers = (uint16_t)((HEADER + f.n + each - 1) / each)};
     unsigned before = rig.guest.n;
 
     TURN_UNTIL(arrive(&v, each)); /* a new session has no buffers at first */
