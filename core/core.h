@@ -510,6 +510,8 @@ struct device_ring {
  * @features: that the driver acknowledged. @writeback: the cache mode it chose.
  * @log: the region with the in-flight logs of the rings. @logged: set by judge(): the back keeps them up to
  *       date, so that its loss loses nothing.
+ * @lossy: set by judge(): what the back had may get lost (packets do), so split rings go on from their used index
+ *       when it is.
  * @entered: result of enter(): 0, or -errno with @why; then the back has none of the rings.
  * @left: the back has none of the rings any more, because leave() was called or for reasons of its
  *        own. 0: all that it took is answered and each @base is right; else -errno with @why, and only the log
@@ -519,7 +521,7 @@ struct device_ring {
  */
 struct passthrough {
     uint64_t features;
-    bool packed, writeback, logged;
+    bool packed, writeback, logged, lossy;
     struct {
         int fd;
         uint64_t size, offset;

@@ -1,104 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_rear.c - a back `vhost-user` before a rear whose replies and used entries are bent by the
- * input: three bytes for each, what to change and by how much; where the input ends, the truth
- * begins.
+ * fuzz_rear.c - a back `vhost-user` of a disk before a rear whose replies and used entries are bent by the
+ * input (bend.h).
  *
  * Invariants: every request is answered at the latest when the rear is gone; no descriptor is left;
  * what lies outside of the buffers is not touched (the sanitizers see to that).
  */
-#include "tests/unit/fake_rear.h"
+#include "fuzz/bend.h"
 #include "tests/unit/tap_rig.h"
 
-#include <dirent.h>
-#include <stdio.h>
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
-/* The next three bytes; false where there are none, or they leave things as they are. */
-static bool next(struct input *in, uint8_t bend[3])
-{
-    if (in->size < 3)
-        return false;
-    memcpy(bend, in->data, 3);
-    in->data += 3;
-    in->size -= 3;
-    return bend[0] & 0x0f;
-}
-
-static bool mangle(struct fake_rear *r, struct vhost_message *m)
-{
-    uint8_t bend[3];
-
-    if (!next(r->arg, bend))
-        return true;
-    switch (bend[0] & 0x0f) {
-    case 1:
-        return false;
-    case 2:
-        m->header.request ^= bend[1];
-        break;
-    case 3:
-        m->header.flags ^= bend[1];
-        break;
-    case 4:
-        m->header.size = MIN((m->header.size ^ bend[1]), (uint32_t)sizeof(m->raw));
-        break;
-    default:
-        m->raw[bend[1] % 64] ^= bend[2];
-        break;
-    }
-    return true;
-}
-
-static void mangle_used(struct fake_rear *r, uint32_t *id, uint32_t *len, uint16_t *idx)
-{
-    uint8_t bend[3];
-
-    if (!next(r->arg, bend))
-        return;
-    *id ^= bend[0] & 0x10 ? bend[1] : 0;
-    *len ^= bend[0] & 0x20 ? bend[2] << (bend[1] % 24) : 0;
-    *idx = (uint16_t)(*idx + (bend[0] & 0x40 ? bend[1] : 0));
-    r->lie = bend[0] & 0x80 ? bend[2] % LIE_COUNT : LIE_NONE;
-}
-
-static unsigned count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
-
-/* What is open that was not before? */
-static void check_fds(unsigned before)
-{
-    char path[32], target[128];
-
-    while (dial_count() > 0) /* a connection that took too long ends on its own thread */
-        usleep(1000);
-    if (count_fds() == before)
-        return;
-    for (int fd = 0; fd < 1024; fd++) {
-        ssize_t n;
-
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        n = readlink(path, target, sizeof(target) - 1);
-        if (n > 0)
-            fprintf(stderr, "%s: %.*s\n", path, (int)n, target);
-    }
-    CHECK(false);
-}
 
 static void load(struct tap_rig *rig, struct fake_rear *rear)
 {
@@ -119,19 +30,19 @@ static void load(struct tap_rig *rig, struct fake_rear *rear)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct fake_rear rear;
-    struct input input = {data, size};
+    struct bend input = {data, size};
     struct dt_error err;
     struct tap_rig rig;
     char chain[128];
     unsigned fds;
 
     log_set_level(DT_LOG_ERROR);
-    fds = count_fds();
+    fds = bend_count_fds();
     rear = (struct fake_rear){.features = FAKE_FEATURES,
                               .protocol = FAKE_PROTOCOL,
                               .disk = {.capacity = FAKE_SECTORS, .blk_size = 512, .seg_max = 126},
-                              .mangle = mangle,
-                              .mangle_used = mangle_used,
+                              .mangle = bend_reply,
+                              .mangle_used = bend_used,
                               .arg = &input};
     fake_rear_start(&rear);
     snprintf(chain, sizeof(chain), "vhost-user path=%s timeout=20ms on-rear-loss=fail", rear.path);
@@ -139,6 +50,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fake_rear_stop(&rear);
     else
         load(&rig, &rear);
-    check_fds(fds);
+    bend_check_fds(fds);
     return 0;
 }

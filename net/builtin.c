@@ -17,6 +17,7 @@
     X(net_route)     \
     X(net_stream)    \
     X(net_dgram)     \
+    X(net_rear)      \
     X(net_null)
 
 #define DECLARE(ext) extern const struct dt_net_ext ext;

@@ -70,6 +70,12 @@ static int negotiate_protocol(struct vhost_frontend *f, uint64_t wanted, struct 
     return frontend_has(f, VHOST_F_BACKEND_REQ) ? open_events(f, err) : 0;
 }
 
+void vhost_frontend_queue_rings(struct vhost_frontend *f, unsigned rings)
+{
+    CHECK(rings > 0 && !f->offered);
+    f->queue_rings = rings;
+}
+
 int vhost_frontend_negotiate(struct vhost_frontend *f, uint64_t *features, uint64_t *protocol,
                              uint64_t required, unsigned *queues, struct dt_error *err)
 {
@@ -168,6 +174,13 @@ int vhost_frontend_set_status(struct vhost_frontend *f, uint8_t status, struct d
     if (!frontend_has(f, VHOST_F_STATUS))
         return dt_fail(err, -ENOTSUP, "the back end has no device status");
     return command_u64(f, VHOST_SET_STATUS, status, err);
+}
+
+int vhost_frontend_set_mtu(struct vhost_frontend *f, uint16_t mtu, struct dt_error *err)
+{
+    if (!frontend_has(f, VHOST_F_MTU))
+        return dt_fail(err, -ENOTSUP, "the back end cannot be told of an MTU");
+    return command_u64(f, VHOST_NET_SET_MTU, mtu, err);
 }
 
 int vhost_frontend_reset(struct vhost_frontend *f, struct dt_error *err)

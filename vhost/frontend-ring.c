@@ -51,11 +51,12 @@ int vhost_frontend_ring_enable(struct vhost_frontend *f, unsigned q, bool enable
 int vhost_frontend_ring_start(struct vhost_frontend *f, unsigned q,
                               const struct vhost_frontend_ring *ring, struct dt_error *err)
 {
+    unsigned rings = MIN(f->queues * f->queue_rings, VHOST_MAX_QUEUES);
     int rc;
 
     /* Without MQ the number of rings is the device type's, which nothing here knows. */
-    if (q >= (frontend_has(f, VHOST_F_MQ) ? f->queues : VHOST_MAX_QUEUES))
-        return dt_fail(err, -EINVAL, "ring %u, but the back end has %u", q, f->queues);
+    if (q >= (frontend_has(f, VHOST_F_MQ) ? rings : VHOST_MAX_QUEUES))
+        return dt_fail(err, -EINVAL, "ring %u, but the back end has %u", q, rings);
     rc = ring_state(f, VHOST_SET_VRING_NUM, q, ring->size, err);
     if (rc == 0)
         rc = ring_state(f, VHOST_SET_VRING_BASE, q, ring->base, err);

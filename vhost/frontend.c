@@ -28,6 +28,7 @@ int vhost_frontend_new(struct vhost_frontend **out, int sock, int timeout_ms, st
     f = xcalloc(1, sizeof(*f));
     f->magic = FRONTEND_MAGIC;
     f->timeout_ms = timeout_ms;
+    f->queue_rings = 1;
     f->stream = (struct vhost_stream){.sock = sock, .expect = VHOST_EXPECT_REPLIES};
     f->events = (struct vhost_stream){.sock = -1, .expect = VHOST_EXPECT_EVENTS};
     f->slots = ARRAY_SIZE(((struct vhost_message *)0)->table.regions);

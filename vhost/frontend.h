@@ -32,6 +32,9 @@ void vhost_frontend_free(struct vhost_frontend *f);
  */
 int vhost_frontend_negotiate(struct vhost_frontend *f, uint64_t *features, uint64_t *protocol,
                              uint64_t required, unsigned *queues, struct dt_error *err);
+/** vhost_frontend_queue_rings() - before negotiation: how many rings one queue is, as the back end counts
+ *  them; 1, unless told: 2 for a network card. */
+void vhost_frontend_queue_rings(struct vhost_frontend *f, unsigned rings);
 int vhost_frontend_offered(const struct vhost_frontend *f, uint64_t *features, uint64_t *protocol);
 int vhost_frontend_get_config(struct vhost_frontend *f, void *buf, uint32_t offset, uint32_t len,
                               struct dt_error *err);
@@ -70,6 +73,8 @@ int vhost_frontend_set_features(struct vhost_frontend *f, uint64_t features, str
 int vhost_frontend_ring_enable(struct vhost_frontend *f, unsigned q, bool enable,
                                struct dt_error *err);
 int vhost_frontend_set_status(struct vhost_frontend *f, uint8_t status, struct dt_error *err);
+/** vhost_frontend_set_mtu() - the largest packet of a network card; only with protocol feature MTU. */
+int vhost_frontend_set_mtu(struct vhost_frontend *f, uint16_t mtu, struct dt_error *err);
 int vhost_frontend_reset(struct vhost_frontend *f, struct dt_error *err);
 /** vhost_frontend_events() - read the back end's own requests without waiting; sets
  *  @config_changed if it announced a change. Returns -ECONNRESET when it is gone. */

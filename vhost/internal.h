@@ -192,7 +192,7 @@ struct vhost_frontend {
     struct vhost_stream events; /* .sock = -1 without the back end's own channel */
     uint64_t offered, offered_protocol;
     uint64_t features, protocol; /* acknowledged */
-    unsigned queues, slots;
+    unsigned queues, queue_rings, slots;
     struct frontend_region *regions;
     unsigned count;
     bool failed; /* the stream is out of step: nothing more can be said on it */

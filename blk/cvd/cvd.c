@@ -15,15 +15,15 @@
 
 #define MAP_PATIENCE_MS 500 /* twice for each question */
 
-/** struct cvd - the layer. @rear comes first: its callbacks take this for one of theirs. */
+/** struct cvd - the layer. @disk comes first: its callbacks take this for one of theirs. */
 struct cvd {
-    struct rear rear;
+    struct disk_rear disk;
     const char *pool, *name, *socket;
     bool read_only;
     uint64_t weight;
     char *path; /* of the socket, unless told */
 };
-_Static_assert(offsetof(struct cvd, rear) == 0, "");
+_Static_assert(offsetof(struct cvd, disk) == 0, "");
 
 #define FIELD(field) .offset = offsetof(struct cvd, field)
 static const struct dt_param params[] = {
@@ -48,7 +48,7 @@ static const struct dt_param params[] = {
      .help = "Where that process listens, if it is not POOL.sock."},
     REAR_PARAM_LOSS(
         "on-loss", "While that process is gone: hold requests until it is back, or let them fail."),
-    REAR_PARAM_QUEUE_SIZE,
+    REAR_PARAM_QUEUE_SIZE(16),
     REAR_PARAM_TIMEOUT("Longest wait for an answer on its socket; then it counts as gone."),
     {NULL},
 };
@@ -57,7 +57,7 @@ static const struct dt_param params[] = {
 
 static int greet(struct rear *rear, int sock, int timeout_ms, struct dt_error *err)
 {
-    const struct cvd *d = container_of(rear, struct cvd, rear);
+    const struct cvd *d = container_of(rear, struct cvd, disk.rear);
 
     return cvd_ask_disk(sock, d->name, d->read_only, (unsigned)d->weight,
                         dt_layer_device(rear->layer), timeout_ms, err);
@@ -76,9 +76,9 @@ static int cvd_open(struct dt_layer *layer, struct dt_error *err)
             "('cvd history' and 'cvd log' tell them)",
             d->name);
     d->path = d->socket ? xstrdup(d->socket) : cvd_socket(d->pool);
-    d->rear.path = d->path;
-    d->rear.greet = greet;
-    ret = rear_open(layer, err);
+    d->disk.rear.path = d->path;
+    d->disk.rear.greet = greet;
+    ret = disk_rear_open(layer, err);
     if (ret == -ENOENT && access(d->path, F_OK) < 0)
         dt_fail(err, ret, "nobody serves the pool %s (there is no %s): 'cvd pool open %s' does",
                 d->pool, d->path, d->pool);
@@ -111,8 +111,8 @@ static int pass_on(struct dt_layer *layer, json_t *words, struct dt_reply *reply
                    struct dt_error *err)
 {
     const struct cvd *d = dt_layer_data(layer);
-    int timeout = (int)(d->rear.timeout / DT_MS(1));
-    int sock = layer_connect(layer, d->rear.address, timeout), ret;
+    int timeout = (int)(d->disk.rear.timeout / DT_MS(1));
+    int sock = layer_connect(layer, d->disk.rear.address, timeout), ret;
     json_t *result = NULL;
     const char *output;
 
@@ -161,7 +161,7 @@ static int resize(struct dt_layer *layer, int argc, const char *const *argv, str
         return dt_fail(err, -EINVAL, "usage: resize SIZE (such as 20G)");
     if (d->read_only)
         return dt_fail(err, -EROFS, "%s was opened read-only", d->name);
-    dt_reply_u64(reply, "before", d->rear.sectors << DT_SECTOR_SHIFT);
+    dt_reply_u64(reply, "before", d->disk.sectors << DT_SECTOR_SHIFT);
     ret = pass_on(layer, json_pack("[sss]", "resize", name, argv[0]), reply, err);
     dt_reply_u64(reply, "size", size);
     return ret;
@@ -190,7 +190,7 @@ static void judge_map(json_t *map, struct dt_extent *extent)
 static void cvd_status(struct dt_layer *layer, struct dt_extent *extent)
 {
     const struct cvd *d = dt_layer_data(layer);
-    int sock = layer_connect(layer, d->rear.address, MAP_PATIENCE_MS);
+    int sock = layer_connect(layer, d->disk.rear.address, MAP_PATIENCE_MS);
     json_t *request, *map = NULL;
     struct dt_error ignored;
 

@@ -15,7 +15,8 @@
 static bool ready(const struct rear_ctx *rc)
 {
     return likely(rc->rings && !rc->broken) &&
-           likely(rc->map->generation == __atomic_load_n(&rc->rear->generation, __ATOMIC_RELAXED));
+           likely(rc->map->generation ==
+                  __atomic_load_n(&rc->rear->rear.generation, __ATOMIC_RELAXED));
 }
 
 static void show(struct rear_ctx *rc)
@@ -38,7 +39,7 @@ static void send_waiting(struct rear_ctx *rc)
 /* Is it gone? Without rings it may also not be there yet, or serve the guest's own. */
 static bool gone(const struct rear_ctx *rc)
 {
-    return !rc->rings && __atomic_load_n(&rc->rear->lost, __ATOMIC_RELAXED);
+    return !rc->rings && rear_gone(&rc->rear->rear);
 }
 
 static bool failing(const struct rear_ctx *rc)
@@ -82,11 +83,9 @@ void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 static void publish(struct loop_deferred *deferred)
 {
     struct rear_ctx *rc = container_of(deferred, struct rear_ctx, publish);
-    const uint64_t one = 1;
 
-    if (rc->rings && virtq_driver_publish(&rc->rings->ring) &&
-        write(rc->rings->kick, &one, sizeof(one)) < 0)
-        log_debug("%s: kick: %m", rc->rear->path); /* EAGAIN: a kick is pending already */
+    if (rc->rings)
+        rear_ring_kick(&rc->rear->rear, &rc->rings->part.rings[0]);
 }
 
 /* ---- Receiving ------------------------------------------------------------------------------- */
@@ -102,10 +101,10 @@ static unsigned poll_ring(struct loop_poller *poller)
 
     if (!rc->rings || rc->broken)
         return 0;
-    n = virtq_driver_reap(&rc->rings->ring, ids, lens, REAR_BURST);
+    n = virtq_driver_reap(rear_vq(rc->rings), ids, lens, REAR_BURST);
     if (unlikely(n < 0)) {
         rc->broken = true;
-        rear_fault(rc->rear, "%s", rc->rings->ring.fault);
+        rear_fault(&rc->rear->rear, "%s", rear_vq(rc->rings)->fault);
         return 0;
     }
     for (int i = 0; i < n && !rc->broken; i++) {
@@ -127,7 +126,7 @@ static bool arm_ring(struct loop_poller *poller)
 {
     struct rear_ctx *rc = container_of(poller, struct rear_ctx, poller);
 
-    return !rc->rings || rc->broken || virtq_driver_arm(&rc->rings->ring);
+    return !rc->rings || rc->broken || virtq_driver_arm(rear_vq(rc->rings));
 }
 
 static void run_called(struct dt_watch *watch, uint32_t events)
@@ -138,7 +137,7 @@ static void run_called(struct dt_watch *watch, uint32_t events)
     if (read(watch->fd, &count, sizeof(count)) < 0)
         return;
     if (rc->rings && !rc->broken) {
-        virtq_driver_disarm(&rc->rings->ring);
+        virtq_driver_disarm(rear_vq(rc->rings));
         loop_poller_wake(ctx_loop(rc->c), &rc->poller);
     }
 }
@@ -151,12 +150,12 @@ static void come_up(struct rear_ctx *rc, struct rear_rings *rings, const struct 
     rc->map = map;
     rc->hint = 0;
     rc->broken = false;
-    rc->call.fd = rings->call;
+    rc->call.fd = rings->part.rings[0].call;
     if (loop_watch_add(ctx_loop(rc->c), &rc->call) < 0) {
         rc->call.fd = -1;
-        rear_fault(rc->rear, "cannot watch for its calls: %s", strerror(errno));
+        rear_fault(&rc->rear->rear, "cannot watch for its calls: %s", strerror(errno));
     }
-    virtq_driver_disarm(&rings->ring);
+    virtq_driver_disarm(rear_vq(rings));
     loop_poller_wake(ctx_loop(rc->c), &rc->poller);
     send_waiting(rc);
 }
@@ -212,14 +211,16 @@ static void go_down(struct rear_ctx *rc)
 static void park(struct rear_ctx *rc)
 {
     if (rc->in_flight)
-        rc->rear->busy = true; /* the control thread reads it after our acknowledgement */
+        rc->rear->rear.busy = true; /* the control thread reads it after our acknowledgement */
     else if (rc->rings)
         let_go(rc);
 }
 
-void rear_obey(struct rear_ctx *rc, enum rear_order order, struct rear_rings *rings,
+void rear_obey(struct rear_lane *lane, enum rear_order order, struct rear_part *part,
                const struct rear_map *map)
 {
+    struct rear_ctx *rc = container_of(lane, struct rear_ctx, lane);
+
     if (order == REAR_DOWN) {
         go_down(rc);
     } else if (order == REAR_PARK) {
@@ -227,7 +228,7 @@ void rear_obey(struct rear_ctx *rc, enum rear_order order, struct rear_rings *ri
     } else if (order == REAR_UP) {
         if (rc->rings)
             let_go(rc);
-        come_up(rc, rings, map);
+        come_up(rc, container_of(part, struct rear_rings, part), map);
     } else {
         rc->map = map;
         rc->hint = 0;
@@ -257,8 +258,10 @@ void rear_quiesce(struct dt_ctx *c, uint64_t deadline)
     dt_timer_set(c, &rc->patience, rc->rest_by);
 }
 
-void rear_give_up(struct rear_ctx *rc)
+void rear_give_up(struct rear_lane *lane)
 {
+    struct rear_ctx *rc = container_of(lane, struct rear_ctx, lane);
+
     if (failing(rc))
         end_waiting(rc, -EIO);
 }

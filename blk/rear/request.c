@@ -9,11 +9,6 @@
 
 #define STATUS_UNSET 0xffu
 
-static inline uint64_t gpa_of(const struct rear_rings *q, const void *p)
-{
-    return q->gpa + (uint64_t)((const uint8_t *)p - q->base);
-}
-
 static inline unsigned slot_index(const struct rear_rings *q, const struct rear_slot *slot)
 {
     return (unsigned)(slot - q->slots);
@@ -69,7 +64,7 @@ static bool bounce(struct rear_ctx *rc, struct rear_slot *slot, struct dt_req *r
         return false;
     if (req->op == DT_OP_WRITE)
         dt_iov_read(iov, n, 0, slot->bounce, bytes);
-    *buf = (struct virtq_buffer){gpa_of(rc->rings, slot->bounce), (uint32_t)bytes};
+    *buf = (struct virtq_buffer){rear_gpa(&rc->rings->part, slot->bounce), (uint32_t)bytes};
     dt_count(rc->c, REAR_BOUNCED, 1);
     return true;
 }
@@ -97,7 +92,7 @@ static unsigned range_buffer(struct rear_rings *q, struct rear_line *line, const
     line->range.sector = req->sector;
     line->range.num_sectors = req->sectors;
     line->range.flags = req->flags & DT_REQ_UNMAP ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
-    *buf = (struct virtq_buffer){gpa_of(q, &line->range), sizeof(line->range)};
+    *buf = (struct virtq_buffer){rear_gpa(&q->part, &line->range), sizeof(line->range)};
     return 1;
 }
 
@@ -110,11 +105,12 @@ static int offer(struct rear_ctx *rc, struct rear_slot *slot, const struct virtq
     uint8_t *table;
     int id;
 
-    if (!q->tables || (n <= 3 && virtq_driver_room(&q->ring) > q->nslots / 2u)) {
-        id = virtq_driver_add(&q->ring, bufs, nread, nwrite);
+    if (!q->tables || (n <= 3 && virtq_driver_room(rear_vq(q)) > q->nslots / 2u)) {
+        id = virtq_driver_add(rear_vq(q), bufs, nread, nwrite);
     } else {
         table = q->tables + slot_index(q, slot) * REAR_BUFFERS * sizeof(struct vring_desc);
-        id = virtq_driver_add_indirect(&q->ring, bufs, nread, nwrite, table, gpa_of(q, table));
+        id = virtq_driver_add_indirect(rear_vq(q), bufs, nread, nwrite, table,
+                                       rear_gpa(&q->part, table));
         dt_count(rc->c, REAR_INDIRECT, id >= 0);
     }
     if (id >= 0)
@@ -130,8 +126,8 @@ static int send_slot(struct rear_ctx *rc, struct rear_slot *slot, uint32_t type,
 
     line->header = (struct virtio_blk_outhdr){.type = type, .sector = sector};
     WRITE_ONCE(line->status, STATUS_UNSET);
-    bufs[0] = (struct virtq_buffer){gpa_of(q, &line->header), sizeof(line->header)};
-    bufs[1 + ndata] = (struct virtq_buffer){gpa_of(q, &line->status), 1};
+    bufs[0] = (struct virtq_buffer){rear_gpa(&q->part, &line->header), sizeof(line->header)};
+    bufs[1 + ndata] = (struct virtq_buffer){rear_gpa(&q->part, &line->status), 1};
     return into ? offer(rc, slot, bufs, 1, ndata + 1) : offer(rc, slot, bufs, 1 + ndata, 1);
 }
 
@@ -197,11 +193,12 @@ static int judge(const struct rear_ctx *rc, const struct rear_slot *slot, uint8_
     if (status == VIRTIO_BLK_S_UNSUPP)
         return -EOPNOTSUPP;
     if (status != VIRTIO_BLK_S_OK) {
-        rear_fault(rc->rear, "a %s was answered with status %u", dt_op_name(req->op), status);
+        rear_fault(&rc->rear->rear, "a %s was answered with status %u", dt_op_name(req->op),
+                   status);
         return 1;
     }
     if (req->op == DT_OP_READ && len < dt_req_bytes(req) + 1) {
-        rear_fault(rc->rear,
+        rear_fault(&rc->rear->rear,
                    "a read of %llu bytes succeeded with %u bytes written, status included",
                    (unsigned long long)dt_req_bytes(req), len);
         return 1;

@@ -15,7 +15,7 @@ static void unwatch(struct port_out *out)
 
 static void await(struct port_out *out)
 {
-    if (!out->watching)
+    if (!out->watching && out->watch.fd >= 0)
         out->watching = dt_watch_add(out->c, &out->watch) == 0;
     dt_timer_set(out->c, &out->patience, dt_now(out->c) + PORT_PATIENCE);
 }
@@ -52,9 +52,8 @@ static unsigned write_some(struct port_out *out)
     return done;
 }
 
-static void run_writable(struct dt_watch *watch, uint32_t events)
+void port_out_unblock(struct port_out *out)
 {
-    struct port_out *out = container_of(watch, struct port_out, watch);
     unsigned done = 0;
 
     out->blocked = false;
@@ -66,6 +65,19 @@ static void run_writable(struct dt_watch *watch, uint32_t events)
     else if (done)
         await(out);
     out->gave_up = out->gave_up && out->blocked && !done;
+}
+
+static void run_writable(struct dt_watch *watch, uint32_t events)
+{
+    port_out_unblock(container_of(watch, struct port_out, watch));
+}
+
+void port_out_block(struct port_out *out)
+{
+    if (out->blocked || !out->open)
+        return;
+    out->blocked = true;
+    await(out);
 }
 
 void port_out_send(struct port_out *out, struct dt_packet **packets, unsigned n)
@@ -88,9 +100,9 @@ void port_out_send(struct port_out *out, struct dt_packet **packets, unsigned n)
 
 int port_out_open(struct port_out *out, int fd)
 {
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
-    if (copy < 0)
+    if (fd >= 0 && copy < 0)
         return -errno;
     out->watch = (struct dt_watch){.ready = run_writable, .fd = copy, .events = EPOLLOUT};
     out->patience.fire = run_patience;
@@ -107,5 +119,6 @@ void port_out_close(struct port_out *out)
     out->open = false;
     unwatch(out);
     port_out_let_go(out);
-    close(out->watch.fd);
+    if (out->watch.fd >= 0)
+        close(out->watch.fd);
 }

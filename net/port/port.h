@@ -74,8 +74,12 @@ struct port_out {
     struct dt_timer patience;
 };
 
-/** port_out_open() - begin to write to @fd, which is non-blocking and stays the caller's. Return: 0 or -errno. */
+/** port_out_open() - begin to write to @fd, which is non-blocking and stays the caller's; -1: there is none, and the
+ *  caller says when something can be written. Return: 0 or -errno. */
 int port_out_open(struct port_out *out, int fd);
+/** port_out_block(), port_out_unblock() - without a descriptor: nothing can be written now; something can again. */
+void port_out_block(struct port_out *out);
+void port_out_unblock(struct port_out *out);
 /** port_out_close() - drop what waits. Harmless if it is not open. */
 void port_out_close(struct port_out *out);
 /** port_out_send() - while it is open. */

@@ -15,9 +15,10 @@ struct walk {
     unsigned n;
 };
 
-static bool walk_chain(struct fake_rear *r, uint16_t head, struct walk *w)
+static bool walk_chain(struct fake_rear *r, const struct fake_ring *q, uint16_t head,
+                       struct walk *w)
 {
-    struct vring_desc *table = memmap_host(&r->memory, r->ring.desc, 16ull * r->ring.size);
+    struct vring_desc *table = memmap_host(&r->memory, q->desc, 16ull * q->size);
     unsigned at = head;
 
     w->n = 0;
@@ -69,9 +70,9 @@ static uint8_t execute(struct fake_rear *r, const struct walk *w)
     }
 }
 
-static void push(struct fake_rear *r, uint32_t id, uint32_t len, int lie)
+static void push(struct fake_rear *r, struct fake_ring *q, uint32_t id, uint32_t len, int lie)
 {
-    struct vring_used *used = memmap_host(&r->memory, r->ring.used, 6 + 8ull * r->ring.size);
+    struct vring_used *used = memmap_host(&r->memory, q->used, 6 + 8ull * q->size);
     unsigned copies = lie == LIE_TWICE ? 2 : 1;
     const uint64_t one = 1;
     uint16_t idx;
@@ -79,31 +80,31 @@ static void push(struct fake_rear *r, uint32_t id, uint32_t len, int lie)
     if (!used)
         return;
     idx = used->idx;
-    id = lie == LIE_ID ? (id + 1) % r->ring.size : lie == LIE_RANGE ? 70000 : id;
+    id = lie == LIE_ID ? (id + 1) % q->size : lie == LIE_RANGE ? 70000 : id;
     len = lie == LIE_SHORT ? 1 : lie == LIE_LONG ? len + 1 : len;
     for (unsigned i = 0; i < copies; i++)
-        used->ring[idx++ % r->ring.size] = (struct vring_used_elem){.id = id, .len = len};
+        used->ring[idx++ % q->size] = (struct vring_used_elem){.id = id, .len = len};
     if (lie == LIE_INDEX)
-        idx = (uint16_t)(idx + 2 * r->ring.size);
+        idx = (uint16_t)(idx + 2 * q->size);
     if (r->mangle_used) {
-        struct vring_used_elem *e = &used->ring[(uint16_t)(idx - 1) % r->ring.size];
+        struct vring_used_elem *e = &used->ring[(uint16_t)(idx - 1) % q->size];
         uint32_t raw_id = e->id, raw_len = e->len;
 
         r->mangle_used(r, &raw_id, &raw_len, &idx);
         *e = (struct vring_used_elem){.id = raw_id, .len = raw_len};
     }
     __atomic_store_n(&used->idx, idx, __ATOMIC_RELEASE);
-    CHECK(r->ring.call < 0 || write(r->ring.call, &one, sizeof(one)) == sizeof(one));
+    CHECK(q->call < 0 || write(q->call, &one, sizeof(one)) == sizeof(one));
 }
 
-static void serve_one(struct fake_rear *r, uint16_t head)
+static void serve_one(struct fake_rear *r, struct fake_ring *q, uint16_t head)
 {
     int lie = __atomic_exchange_n(&r->lie, LIE_NONE, __ATOMIC_SEQ_CST);
     uint32_t written = 0;
     uint8_t *status, code;
     struct walk w;
 
-    if (!walk_chain(r, head, &w))
+    if (!walk_chain(r, q, head, &w))
         return;
     code = execute(r, &w);
     for (unsigned i = 0; i < w.n; i++)
@@ -116,16 +117,76 @@ static void serve_one(struct fake_rear *r, uint16_t head)
         return;
     }
     __atomic_add_fetch(&r->served, 1, __ATOMIC_RELAXED);
-    push(r, head, written, lie);
+    push(r, q, head, written, lie);
+}
+
+/* A packet for the wire. */
+static void take_frame(struct fake_rear *r, struct fake_ring *q, uint16_t head)
+{
+    int lie = __atomic_exchange_n(&r->lie, LIE_NONE, __ATOMIC_SEQ_CST);
+    struct walk w;
+
+    if (!walk_chain(r, q, head, &w))
+        return;
+    r->frame_bytes = 0;
+    for (unsigned i = 0; i < w.n; i++) {
+        const void *host = memmap_host(&r->memory, w.desc[i].addr, w.desc[i].len);
+
+        if (!host || r->frame_bytes + w.desc[i].len > sizeof(r->frame))
+            return;
+        memcpy(r->frame + r->frame_bytes, host, w.desc[i].len);
+        r->frame_bytes += w.desc[i].len;
+    }
+    push(r, q, head, 0, lie);
+    __atomic_add_fetch(&r->served, 1, __ATOMIC_RELEASE);
+    if (r->mangle_frame) {
+        r->mangle_frame(r);
+        fake_rear_send(r, r->frame, r->frame_bytes, UINT32_MAX);
+    }
+}
+
+static bool next_head(struct fake_rear *r, struct fake_ring *q, uint16_t *head)
+{
+    struct vring_avail *avail = memmap_host(&r->memory, q->avail, 6 + 2ull * q->size);
+
+    if (!avail || !q->enabled || q->next == __atomic_load_n(&avail->idx, __ATOMIC_ACQUIRE))
+        return false;
+    *head = avail->ring[q->next++ % q->size] % q->size;
+    return true;
 }
 
 static void serve_ring(struct fake_rear *r)
 {
-    struct vring_avail *avail = memmap_host(&r->memory, r->ring.avail, 6 + 2ull * r->ring.size);
+    struct fake_ring *q = &r->rings[r->net];
+    uint16_t head;
 
-    while (avail && r->ring.enabled &&
-           r->ring.next != __atomic_load_n(&avail->idx, __ATOMIC_ACQUIRE))
-        serve_one(r, avail->ring[r->ring.next++ % r->ring.size] % r->ring.size);
+    while (!__atomic_load_n(&r->mute, __ATOMIC_RELAXED) && next_head(r, q, &head))
+        r->net ? take_frame(r, q, head) : serve_one(r, q, head);
+}
+
+/* Entries of a packet are published one after the other; the specification forbids that, and who is wary bears it. */
+bool fake_rear_send(struct fake_rear *r, const void *bytes, uint32_t n, uint32_t each)
+{
+    int lie = __atomic_exchange_n(&r->lie, LIE_NONE, __ATOMIC_SEQ_CST);
+    struct fake_ring *q = &r->rings[0];
+    uint16_t head;
+    struct walk w;
+
+    for (uint32_t done = 0; done < n;) {
+        uint32_t length;
+        void *host;
+
+        if (!next_head(r, q, &head) || !walk_chain(r, q, head, &w))
+            return false;
+        length = MIN(MIN(w.desc[0].len, each), n - done);
+        host = memmap_host(&r->memory, w.desc[0].addr, w.desc[0].len);
+        if (!host)
+            return false;
+        memcpy(host, (const uint8_t *)bytes + done, length);
+        done += length;
+        push(r, q, head, lie == LIE_LONG ? w.desc[0].len : length, done < n ? LIE_NONE : lie);
+    }
+    return true;
 }
 
 /* ---- The protocol ---------------------------------------------------------------------------- */
@@ -148,6 +209,8 @@ static void add_region(struct fake_rear *r, const struct vhost_mem_region *at, i
 /* Memory, rings: what needs no answer of its own. */
 static void obey(struct fake_rear *r, struct vhost_message *m)
 {
+    struct fake_ring *q = &r->rings[m->vring.index & 1]; /* of those requests that have one */
+
     switch (m->header.request) {
     case VHOST_SET_MEM_TABLE:
         memmap_clear(&r->memory);
@@ -161,24 +224,27 @@ static void obey(struct fake_rear *r, struct vhost_message *m)
         memmap_remove(&r->memory, m->slot.region.gpa, m->slot.region.uva, m->slot.region.size);
         break;
     case VHOST_SET_VRING_NUM:
-        r->ring.size = (uint16_t)m->vring.num;
+        q->size = (uint16_t)m->vring.num;
         break;
     case VHOST_SET_VRING_ADDR: /* the tap uses guest addresses for both */
-        r->ring.desc = m->addr.desc;
-        r->ring.avail = m->addr.avail;
-        r->ring.used = m->addr.used;
+        q->desc = m->addr.desc;
+        q->avail = m->addr.avail;
+        q->used = m->addr.used;
         break;
     case VHOST_SET_VRING_BASE:
-        r->ring.next = (uint16_t)m->vring.num;
+        q->next = (uint16_t)m->vring.num;
         break;
     case VHOST_SET_VRING_KICK:
-        take_fd(m, &r->ring.kick);
+        take_fd(m, &q->kick);
         break;
     case VHOST_SET_VRING_CALL:
-        take_fd(m, &r->ring.call);
+        take_fd(m, &q->call);
         break;
     case VHOST_SET_VRING_ENABLE:
-        r->ring.enabled = m->vring.num;
+        q->enabled = m->vring.num;
+        break;
+    case VHOST_NET_SET_MTU:
+        r->mtu = (uint16_t)m->u64;
         break;
     case VHOST_SET_BACKEND_REQ_FD:
         take_fd(m, &r->events);
@@ -209,8 +275,8 @@ static bool answer(struct fake_rear *r, struct vhost_message *m)
         return true;
     case VHOST_GET_VRING_BASE:
         m->header.size = sizeof(m->vring);
-        m->vring.num = r->ring.next;
-        r->ring.enabled = false;
+        m->vring.num = r->rings[m->vring.index & 1].next;
+        r->rings[m->vring.index & 1].enabled = false;
         return true;
     default:
         m->u64 = 0;
@@ -235,14 +301,15 @@ static void hang_up(struct fake_rear *r)
     close(r->conn);
     r->conn = -1;
     memmap_clear(&r->memory);
-    for (unsigned i = 0; i < 3; i++) {
-        int *fd = i == 0 ? &r->ring.kick : i == 1 ? &r->ring.call : &r->events;
+    for (unsigned i = 0; i < 5; i++) {
+        struct fake_ring *q = &r->rings[i / 2 % 2];
+        int *fd = i == 4 ? &r->events : i % 2 ? &q->call : &q->kick;
 
         if (*fd >= 0)
             close(*fd);
         *fd = -1;
+        q->enabled = false;
     }
-    r->ring.enabled = false;
 }
 
 static void serve_session(struct fake_rear *r)
@@ -253,13 +320,13 @@ static void serve_session(struct fake_rear *r)
     for (;;) {
         struct pollfd p[] = {{.fd = r->quit_fd, .events = POLLIN},
                              {.fd = r->conn, .events = POLLIN},
-                             {.fd = r->ring.kick, .events = POLLIN}};
+                             {.fd = r->rings[r->net].kick, .events = POLLIN}};
         int rc = 0;
 
         poll(p, 3, -1);
         if (p[0].revents)
             break;
-        if (p[2].revents && read(r->ring.kick, &count, sizeof(count)) > 0)
+        if (p[2].revents && read(r->rings[r->net].kick, &count, sizeof(count)) > 0)
             serve_ring(r);
         while (p[1].revents && (rc = vhost_stream_read(&stream, NULL)) > 0) {
             on_message(r, &stream.message);
@@ -303,7 +370,9 @@ void fake_rear_start(struct fake_rear *r)
     CHECK(r->listen_fd >= 0 && bind(r->listen_fd, (void *)&addr, sizeof(addr)) == 0 &&
           listen(r->listen_fd, 8) == 0);
     r->quit_fd = eventfd(0, EFD_CLOEXEC);
-    r->conn = r->events = r->ring.kick = r->ring.call = -1;
+    r->conn = r->events = -1;
+    for (unsigned i = 0; i < 2; i++)
+        r->rings[i].kick = r->rings[i].call = -1;
     memmap_init(&r->memory);
     CHECK(pthread_create(&r->thread, NULL, run, r) == 0);
 }

@@ -8,8 +8,11 @@
  * (qemu-storage-daemon 7.2). So on the way back a ring first gets a kick eventfd that nobody
  * signals, until its used index has settled; then it is stopped, and the base that the rear tells
  * must be the used index.
+ *
+ * Rings of a class that keeps no log are stopped at once: what was under way then may be lost, as packets
+ * may.
  */
-#include "blk/rear/internal.h"
+#include "rear/rear.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -84,6 +87,11 @@ static int judge_base(const struct rear *rear, const struct device_ring *ring, u
 
 /* ---- Our own rings --------------------------------------------------------------------------- */
 
+static unsigned our_rings(const struct rear *rear)
+{
+    return dt_layer_threads(rear->layer) * rear->class->queue_rings;
+}
+
 /* Stop them, with nothing in flight. */
 static int park(struct rear *rear, struct dt_error *err)
 {
@@ -91,13 +99,13 @@ static int park(struct rear *rear, struct dt_error *err)
     uint32_t base;
 
     rear->busy = false;
-    rear_order_all(rear, REAR_PARK, NULL);
+    rear_order_all(rear, REAR_PARK);
     if (rear->busy) {
-        rear_order_all(rear, REAR_UP, rear->map);
+        rear_order_all(rear, REAR_UP);
         return dt_fail(err, -EBUSY, "layers have requests of their own under way");
     }
-    for (unsigned t = 0; ret == 0 && t < dt_layer_threads(rear->layer); t++)
-        ret = vhost_frontend_ring_stop(rear->session.frontend, t, &base, err);
+    for (unsigned i = 0; ret == 0 && i < our_rings(rear); i++)
+        ret = vhost_frontend_ring_stop(rear->session.frontend, i, &base, err);
     return ret;
 }
 
@@ -107,6 +115,8 @@ static int unpark(struct rear *rear, struct dt_error *err)
     struct rear_session *s = &rear->session;
     int ret = vhost_frontend_set_features(s->frontend, s->features, err);
 
+    if (ret == 0 && !rear->class->shares_memory)
+        ret = rear_session_share(s, NULL, err);
     ret = ret ?: rear_session_own_log(rear, s, err);
     return ret ?: rear_session_restart_rings(rear, s, err);
 }
@@ -154,13 +164,12 @@ static int give_ring(struct rear *rear, const struct device_ring *r, struct dt_e
 
 static int give_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
-    struct vhost_frontend *f = rear->session.frontend;
-    const uint8_t wce = p->writeback;
-    int ret = vhost_frontend_set_features(f, p->features, err);
+    int ret = vhost_frontend_set_features(rear->session.frontend, p->features, err);
 
-    if (ret == 0 && p->features & 1ull << VIRTIO_BLK_F_CONFIG_WCE)
-        ret = vhost_frontend_set_config(f, &wce, offsetof(struct virtio_blk_config, wce),
-                                        sizeof(wce), err);
+    if (ret == 0 && rear->class->give)
+        ret = rear->class->give(rear, p, err);
+    if (ret == 0 && !rear->class->shares_memory)
+        ret = rear_session_share(&rear->session, rear->map, err);
     if (ret == 0 && p->logged)
         ret = give_log(rear, p, err);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
@@ -196,24 +205,31 @@ void rear_passthrough_enter(struct rear *rear, struct passthrough *p)
 
 /* ---- And back -------------------------------------------------------------------------------- */
 
-static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
+static int silence(struct rear *rear, const struct passthrough *p, struct dt_error *err)
 {
-    struct vhost_frontend *f = rear->session.frontend;
     int silent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ret = 0;
-    uint64_t start = dt_clock_ns();
 
     if (silent < 0)
         return dt_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno));
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
-        ret = vhost_frontend_ring_kick(f, p->rings[i].index, silent, err);
+        ret = vhost_frontend_ring_kick(rear->session.frontend, p->rings[i].index, silent, err);
     if (ret == 0)
         settle(rear);
+    close(silent);
+    return ret;
+}
+
+static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
+{
+    uint64_t start = dt_clock_ns();
+    int ret = rear->class->keeps_log ? silence(rear, p, err) : 0;
+
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
-        ret = vhost_frontend_ring_stop(f, p->rings[i].index, &p->rings[i].base, err);
+        ret = vhost_frontend_ring_stop(rear->session.frontend, p->rings[i].index, &p->rings[i].base,
+                                       err);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
         ret = judge_base(rear, &p->rings[i], p->rings[i].base, err);
     p->drain_ns = dt_clock_ns() - start;
-    close(silent);
     return ret;
 }
 
@@ -233,7 +249,7 @@ void rear_passthrough_leave(struct rear *rear)
     ret = unpark(rear, &err);
     rear->passthrough = NULL;
     if (ret == 0)
-        rear_order_all(rear, REAR_UP, rear->map);
+        rear_order_all(rear, REAR_UP);
     else
         rear_lose(rear, err.text, false);
     p->left(p, 0, NULL);
@@ -247,19 +263,20 @@ static int judge(struct dt_layer *layer, struct passthrough *p, struct dt_error 
     uint64_t missing = p->features & ~__atomic_load_n(&rear->offered, __ATOMIC_RELAXED);
 
     p->logged = __atomic_load_n(&rear->protocol, __ATOMIC_RELAXED) & 1ull << VHOST_F_INFLIGHT_SHMFD;
-    if (__atomic_load_n(&rear->lost, __ATOMIC_RELAXED))
+    p->lossy = !rear->class->keeps_log;
+    if (rear_gone(rear))
         return dt_fail(err, -EAGAIN, "the rear is gone");
     if (missing)
         return dt_fail(err, -ENOTSUP,
                        "the guest's driver uses features 0x%llx, which the rear lacks",
                        (unsigned long long)missing);
     for (unsigned i = 0; i < p->count; i++)
-        if (p->rings[i].index >= rear->queues)
+        if (p->rings[i].index >= rear->queues * rear->class->queue_rings)
             return dt_fail(err, -ENOTSUP,
                            "the guest uses queue %u, and the rear has %u: give the rear more, or "
                            "the device fewer (queues=)",
-                           p->rings[i].index, rear->queues);
-    if (!p->logged && __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) != REAR_FAIL)
+                           p->rings[i].index / rear->class->queue_rings, rear->queues);
+    if (!p->logged && !p->lossy && !rear->class->loss_accepted(rear))
         return dt_fail(
             err, -ENOTSUP,
             "the rear keeps no in-flight log (INFLIGHT_SHMFD): if it or this process dies, "

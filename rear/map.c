@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* map.c - guest memory as the rear knows it: from our addresses to the guest's. */
-#include "blk/rear/internal.h"
+#include "rear/rear.h"
 
 #include <fcntl.h>
 
@@ -21,7 +21,7 @@ struct rear_map *rear_map_new(const struct device_region *regions, unsigned coun
         struct device_region r = regions[i];
 
         r.fd = r.fd >= 0 ? fcntl(r.fd, F_DUPFD_CLOEXEC, 0) : -1;
-        if (r.fd < 0 || !r.host) /* its requests are bounced */
+        if (r.fd < 0 || !r.host) /* what lies there is copied */
             continue;
         map->regions[map->count++] = r;
     }

@@ -7,7 +7,7 @@
  * told by orders, each of which is waited for, so that nobody uses what is freed. They never wait
  * for this thread: a rear that answers slowly delays its own requests alone.
  */
-#include "blk/rear/internal.h"
+#include "rear/rear.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -28,20 +28,20 @@ static bool all_done(const struct rear *rear)
 }
 
 /* Returns when every thread has carried it out, or has stopped. */
-void rear_order_all(struct rear *rear, enum rear_order order, const struct rear_map *map)
+void rear_order_all(struct rear *rear, enum rear_order order)
 {
     const uint64_t one = 1;
 
     pthread_mutex_lock(&rear->lock);
     for (unsigned t = 0; t < dt_layer_threads(rear->layer); t++) {
-        struct rear_ctx *rc = rear->lanes[t];
+        struct rear_lane *lane = rear->lanes[t];
 
-        if (!rc)
+        if (!lane)
             continue;
-        rc->order = order;
-        rc->order_rings = rear->session.rings ? &rear->session.rings[t] : NULL;
-        rc->order_map = map;
-        if (write(rc->mail.fd, &one, sizeof(one)) < 0)
+        lane->order = order;
+        lane->order_part = rear->session.parts ? rear_session_part(rear, &rear->session, t) : NULL;
+        lane->order_map = rear->session.shared;
+        if (write(lane->mail.fd, &one, sizeof(one)) < 0)
             log_debug("%s: mail: %m", rear->path);
     }
     while (!all_done(rear))
@@ -73,9 +73,15 @@ static void take_memory(struct rear *rear)
     }
 }
 
+static void tell_of_change(struct rear *rear)
+{
+    if (rear->changed)
+        dt_layer_info_changed(rear->layer);
+    rear->changed = false;
+}
+
 static int begin(struct rear *rear, struct dt_error *err)
 {
-    uint64_t before = rear->sectors;
     int ret = 0;
 
     if (!rear->session.frontend)
@@ -89,9 +95,8 @@ static int begin(struct rear *rear, struct dt_error *err)
         return ret;
     }
     __atomic_store_n(&rear->lost, false, __ATOMIC_RELAXED);
-    rear_order_all(rear, REAR_UP, rear->map);
-    if (rear->sectors != before)
-        dt_layer_info_changed(rear->layer);
+    rear_order_all(rear, REAR_UP);
+    tell_of_change(rear);
     return 0;
 }
 
@@ -100,7 +105,7 @@ static void end(struct rear *rear)
     /* First the socket: a rear that lives takes nothing more from the rings. */
     if (rear->session.frontend)
         shutdown(vhost_frontend_socket(rear->session.frontend), SHUT_RDWR);
-    rear_order_all(rear, REAR_DOWN, NULL);
+    rear_order_all(rear, REAR_DOWN);
     rear_session_end(rear, &rear->session);
     pthread_mutex_lock(&rear->lock);
     rear->faulted = false; /* a fault that nobody took yet was this session's */
@@ -119,10 +124,7 @@ void rear_lose(struct rear *rear, const char *reason, bool lied)
     rear->complained = false;
     end(rear); /* said when it is so: no thread sends anything there any more */
     dt_layer_event(rear->layer, lied ? "rear-broken" : "rear-lost", "%s: %s: %s", rear->path,
-                   reason,
-                   __atomic_load_n(&rear->on_loss, __ATOMIC_RELAXED) == REAR_FAIL
-                       ? "requests fail until it is back"
-                       : "requests wait until it is back");
+                   reason, rear->class->while_lost(rear));
     if (p)
         p->left(p, -ECONNRESET, reason);
 }
@@ -157,25 +159,26 @@ static bool take_fault(struct rear *rear, char *fault, size_t size)
 static void on_memory(struct rear *rear)
 {
     const struct rear_map *map = newest(rear, rear->map);
-    struct dt_error err;
-    int ret;
+    struct rear_session *s = &rear->session;
+    struct dt_error err = {"guest memory appeared where the rings are"};
+    int ret = 0;
 
     if (map == rear->map)
         return;
-    ret = rear_session_remap(&rear->session, map, &err);
-    if (ret == 0) {
-        rear_order_all(rear, REAR_REMAP, map);
-    } else {
-        rear->session.map = map;
+    if (rear->class->shares_memory)
+        ret = rear_session_share(s, map, &err);
+    else if (!rear_session_clear_of(s, map))
+        ret = -EADDRINUSE;
+    if (ret < 0)
         rear_lose(rear, err.text, false);
-    }
+    else if (rear->class->shares_memory)
+        rear_order_all(rear, REAR_REMAP);
     rear_map_free(rear->map);
     rear->map = map;
 }
 
 static void on_event(struct rear *rear)
 {
-    uint64_t before = rear->sectors;
     bool changed = false;
     struct dt_error err;
 
@@ -185,10 +188,10 @@ static void on_event(struct rear *rear)
     }
     if (!changed)
         return;
-    if (rear_session_read_config(rear, &rear->session, true, &err) < 0)
+    if (rear->class->agreed(rear, &rear->session, true, &err) < 0)
         rear_lose(rear, err.text, true);
-    else if (rear->sectors != before)
-        dt_layer_info_changed(rear->layer);
+    else
+        tell_of_change(rear);
 }
 
 static void on_wish(struct rear *rear)
