@@ -4,7 +4,8 @@
  *
  * Theory of operation: a worker's death is seen through its pidfd, which says that the kernel has
  * ended all its threads; only then are new links made and handed out. The successor is started at
- * once, or after a pause that doubles with each worker that died before it had served for a while.
+ * once, or after a pause that doubles with each worker that died before it had served for a while. It is the
+ * spare where there is one (supervisor-spare.c).
  */
 #include "base/kill.h"
 #include "base/packet.h"
@@ -169,36 +170,44 @@ void super_run_hangs(struct watchdog *watchdog)
 
 /* ---- Its start and its end ----------------------------------------------------------------- */
 
-static int start_worker_process(struct supervisor *s, struct dt_error *err)
+int super_spawn(struct supervisor *s, int program, const char *const *argv, struct newborn *born,
+                struct dt_error *err)
 {
     _cleanup_free_ char *environment = super_kill_point(s, false);
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
-    struct spawn spawn = {.program = s->program,
-                          .argv = s->config.worker_argv,
+    struct spawn spawn = {.program = program,
+                          .argv = argv,
                           .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
                           .environment = environment,
                           .cgroup = s->config.cgroup ?: -1};
 
+    *born = (struct newborn){.child.pidfd = -1, .control = -1, .supply = -1};
     if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
     spawn.fds = (const int[]){[WORKER_CONTROL] = control[1],
                               [WORKER_SUPPLY] = supply[1],
                               [WORKER_STATE] = s->state_fd,
                               [WORKER_OWN] = s->config.worker_fd};
-    ret = spawn_start(&s->worker, &spawn, err);
+    ret = spawn_start(&born->child, &spawn, err);
     close(control[1]);
     close(supply[1]);
-    s->control = control[0];
-    s->supply = supply[0];
+    born->control = control[0];
+    born->supply = supply[0];
     return ret;
 }
 
 void super_start_worker(struct supervisor *s)
 {
+    struct newborn born;
     struct dt_error err;
-    int ret = start_worker_process(s, &err);
+    int ret = 0;
 
+    if (!spare_take(s, &born))
+        ret = super_spawn(s, s->program, s->config.worker_argv, &born, &err);
+    s->worker = born.child;
+    s->control = born.control;
+    s->supply = born.supply;
     s->hung = false;
     if (ret == 0) {
         s->worker_ended =
@@ -235,10 +244,11 @@ void super_worker_serves(struct supervisor *s)
         upgrade_end(s, s->upgrade == UPGRADE_STARTING);
     if (s->was_ready) {
         s->config.ops->restarted(s->config.arg);
-        return;
+    } else {
+        s->was_ready = true;
+        s->config.ops->ready(s->config.arg);
     }
-    s->was_ready = true;
-    s->config.ops->ready(s->config.arg);
+    spare_renew(s);
 }
 
 void super_end_worker(struct supervisor *s)

@@ -22,7 +22,7 @@ struct process_options {
     const char *cgroup;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
-    unsigned sandbox;
+    unsigned sandbox, spare;
 };
 
 /** struct disk_options - of one disk, or one network card, as written. */
@@ -230,7 +230,7 @@ void worker_end(struct worker *w);
 /** worker_failed() - tell the supervisor why it cannot serve. */
 void worker_failed(const struct dt_error *why);
 /** worker_main(), keeper_main(), ext_host_main() - programs that supervise_run() starts; not verbs for people. */
-int worker_main(char **argv);
+int worker_main(char **argv, bool spare);
 int keeper_main(char **argv);
 int ext_host_main(const char *name);
 /** supervise_run() - serve with a keeper for each disk and a worker for all. */
