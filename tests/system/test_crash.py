@@ -98,8 +98,8 @@ def extension_of(disk):
     return None
 
 
-def descendants(pid):
-    """All processes that descend from one."""
+def children(pid):
+    """The processes that a process started."""
     found = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -107,6 +107,12 @@ def descendants(pid):
                 found += map(int, file.read().split())
     except (FileNotFoundError, ProcessLookupError):
         return []
+    return found
+
+
+def descendants(pid):
+    """All processes that descend from one."""
+    found = children(pid)
     return found + [each for child in found for each in descendants(child)]
 
 
@@ -338,6 +344,61 @@ def test_layer_state(t):
     t.equal(disk.events("state-refused"), [])
 
 
+def spare_of(disk):
+    """The process of the worker that waits to be the next."""
+    for pid in children(disk.pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if file.read().split(b"\0")[1:2] == [b"spare-worker"]:
+                    return pid
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return None
+
+
+def has_open(pid, path):
+    """Has a process this file open?"""
+    return str(path) in [os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+
+
+@limit(60)
+def test_spare(t):
+    """The next worker waits with nothing open and takes over; without it all goes on as well."""
+    image = t.sparse_file(64 * MIB)
+    disk = t.soft_disk(f"file path={image}")
+    load = Load(t, disk, 30)
+
+    def taken_over():
+        spare = wait_for("a spare", lambda: spare_of(disk))
+        time.sleep(0.1)
+        t.equal(has_open(spare, image), False, "the spare has the image open")
+        old = disk.kill_worker()
+        wait_for("another worker", lambda: disk.worker() != old)
+        t.equal(disk.worker(), spare, "the worker")
+        t.equal(has_open(spare, image), True, "the worker has the image open")
+
+    taken_over()
+    # Its death is nobody's; the next worker starts as without one, and then has one again.
+    spare = wait_for("a spare", lambda: spare_of(disk))
+    os.kill(spare, signal.SIGKILL)
+    wait_for("its end", lambda: spare_of(disk) is None)
+    old = disk.kill_worker()
+    wait_for("another worker", lambda: disk.worker() != old)
+    taken_over()
+    # It is of the chain as it is, whether this worker changed it or another was needed.
+    for layer, parameter in (("delay", "time=100us"), ("trace", f"out={t.folder}/t")):
+        disk.devtap("insert", disk.disk, "top", layer, parameter)
+        taken_over()
+        t.equal(disk.show()["chain"][0]["name"], layer, "the layer on top")
+    disk.devtap("upgrade", disk.disk)
+    taken_over()
+    load.stop(t)
+    t.equal([e for e in disk.events() if e["event"] in ("detached", "worker-refused")][:-1], [])
+    without = t.soft_disk("mem size=16M", disk="vm2", options=("--spare", "off"))
+    time.sleep(0.2)
+    t.equal(spare_of(without), None, "a spare")
+
+
 @limit(1800)
 def test_kill_guest(t):
     """A real guest whose QEMU does not reconnect."""
@@ -395,7 +456,7 @@ def test_write_cache_mode(t):
 def kill_points():
     """The names of all points that the source plants."""
     found = set()
-    for folder in ("blk", "core", "vhost", "tools", "control"):
+    for folder in ("blk", "net", "front", "core", "vhost", "tools", "control"):
         for path in (paths.SOURCE / folder).rglob("*.c"):
             found |= set(re.findall(r'KILL_POINT\("([^"]+)"\)', path.read_text(encoding="utf-8")))
     return sorted(found)

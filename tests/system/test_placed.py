@@ -50,7 +50,7 @@ def extensions(pid):
         except (FileNotFoundError, ProcessLookupError):
             continue
         # A hosted extension is forked from the launcher, and has its words but not its name.
-        if name == "ext-host" or words[1:2] not in ([b"keeper"], [b"worker"]):
+        if name == "ext-host" or words[1:2] not in ([b"keeper"], [b"worker"], [b"spare-worker"]):
             found.append(child)
     return found
 

@@ -31,7 +31,8 @@ struct worker {
     struct server *server;
     struct dt_watch supply;
     uid_t uid;
-    bool spare, begun;
+    char *spare; /* it is one, and this is how ps(1) calls it until it takes over */
+    bool begun;
     struct sandbox_walls walls;    /* a spare's */
     char missing[SANDBOX_MISSING]; /* of the sandbox */
     struct dt_timer save;
@@ -165,6 +166,8 @@ static void stand_by(struct worker *w)
     }
     if (supply.revents & POLLHUP) /* not wanted any more */
         _exit(0);
+    memset(w->spare, 0, strlen(w->spare));
+    memcpy(w->spare, "worker", strlen("worker"));
 }
 
 /* ---- State and events ------------------------------------------------------------------------------- */
@@ -300,7 +303,7 @@ static void on_abort(int signal)
     _exit(EXIT_ASSERTION);
 }
 
-int worker_main(char **argv, bool spare)
+int worker_main(char **argv, char *spare)
 {
     struct worker worker = {.spare = spare, .walls = {-1, -1}};
     struct run_config config;
