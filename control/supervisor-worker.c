@@ -25,12 +25,53 @@
 
 /* ---- What it says -------------------------------------------------------------------------- */
 
-static void hear_worker(struct supervisor *s, struct supply_message *m)
+/* A worker that was captured may say what it likes: to be words, it has to look like words. */
+static void make_word(char *text, size_t size)
 {
-    m->event[sizeof(m->event) - 1] = m->text[sizeof(m->text) - 1] = '\0';
-    for (char *c = m->event; *c; c++)
+    text[size - 1] = '\0';
+    for (char *c = text; *c; c++)
         if (*c != '-' && (*c < 'a' || *c > 'z'))
             *c = '-';
+}
+
+static void make_name(char *text, size_t size)
+{
+    text[size - 1] = '\0';
+    for (char *c = text; *c; c++)
+        if (*c <= ' ' || *c > '~')
+            *c = '?';
+}
+
+static void add_number(json_t *fields, const char *name, uint64_t value)
+{
+    if (value)
+        json_object_set_new(fields, name, json_integer((json_int_t)(value & INT64_MAX)));
+}
+
+/* What an event of a layer brings along. */
+static json_t *event_fields(struct supply_message *m)
+{
+    json_t *fields = json_object();
+
+    if (m->layer[0])
+        json_object_set_new(fields, "layer", json_string(m->layer));
+    if (m->why[0]) {
+        json_object_set_new(fields, "why", json_string(m->why));
+        if (strcmp(m->why, "stopped") != 0)
+            json_object_set_new(fields, strcmp(m->why, "signal") == 0 ? "signal" : "status",
+                                json_integer(m->status));
+    }
+    add_number(fields, "pause_ns", m->pause_ns);
+    add_number(fields, "requests", m->requests);
+    return fields;
+}
+
+static void hear_worker(struct supervisor *s, struct supply_message *m)
+{
+    m->text[sizeof(m->text) - 1] = '\0';
+    make_word(m->event, sizeof(m->event));
+    make_word(m->why, sizeof(m->why));
+    make_name(m->layer, sizeof(m->layer));
     if (strcmp(m->event, "sandbox-lacks") == 0) {
         if (!s->sandbox_told)
             events_add(events(s), NULL, m->event, NULL,
@@ -41,7 +82,8 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
         if (s->config.ops->said)
             s->config.ops->said(s->config.arg, m->event, m->text);
     } else if (m->disk < s->config.count) {
-        events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+        events_add(events(s), s->config.disks[m->disk].name, m->event, event_fields(m), "%s",
+                   m->text);
     } else if (strcmp(m->event, "serving") == 0 && s->config.count == 0) {
         super_worker_serves(s);
     } else if (s->config.ops->said) {

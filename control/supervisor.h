@@ -17,12 +17,17 @@ enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS, WORKER
 
 /**
  * struct supply_message - to the worker: the link to a disk's keeper. From it: something happened
- * to disk @disk.
+ * to disk @disk, in its layer @layer, and what that brings along (struct device_event in core/core.h).
  */
 struct supply_message {
     uint32_t disk;
     char event[28];
     char text[256];
+    char layer[64];
+    char why[12];
+    int32_t status;
+    uint64_t pause_ns;
+    uint32_t requests;
 };
 
 /**

@@ -291,8 +291,7 @@ void proxy_frames(struct proxy *p)
 int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error *err)
 {
     uint64_t until = dt_clock_ns() + ns, now;
-    char cause[200];
-    bool own;
+    struct ending end;
 
     while (!*flag && !p->hung_up && !process_killed(&p->process) && (now = dt_clock_ns()) < until) {
         struct pollfd fd = {.fd = p->process.sock, .events = POLLIN};
@@ -305,9 +304,9 @@ int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error 
     if (!p->hung_up)
         process_kill(&p->process, "it did not answer within %llu ms",
                      (unsigned long long)(ns / DT_MS(1)));
-    process_reap(&p->process, &own, cause, sizeof(cause));
+    process_reap(&p->process, &end);
     p->state = PROXY_CLOSED;
-    return dt_fail(err, p->refusal ?: -EIO, "%s", cause);
+    return dt_fail(err, p->refusal ?: -EIO, "%s", end.cause);
 }
 
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,

@@ -178,6 +178,8 @@ def test_hang_and_leak(t):
         t.log(f"{how}: {len(died)} deaths ({died[0] if died else ''}), {result['errors']} errors, "
               f"{result['requests']} requests")
         assert len(died) >= 2 and all(why in text for text in died), died
+        t.equal({e["why"] for e in disk.events("extension-died")},
+                {"stopped" if how == "hang" else "signal"})
         # More than were in flight at once: the intake went on.
         assert result["errors"] >= 1 and result["latency"]["samples"] > 4, result
         disk.bench("--rw", "read", "--time", "200ms")

@@ -175,23 +175,31 @@ static void stand_by(struct worker *w)
 static struct worker *worker_hears;
 
 /* From any thread: one packet is one system call. */
-static void tell(uint32_t disk, const char *event, const char *text)
+static void tell_facts(uint32_t disk, const struct device_event *e)
 {
-    struct supply_message m = {.disk = disk};
+    struct supply_message m = {
+        .disk = disk, .status = e->status, .pause_ns = e->pause_ns, .requests = e->requests};
 
-    snprintf(m.event, sizeof(m.event), "%s", event);
-    snprintf(m.text, sizeof(m.text), "%s", text);
+    snprintf(m.event, sizeof(m.event), "%s", e->event);
+    snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, e->text);
+    snprintf(m.layer, sizeof(m.layer), "%s", e->layer ?: "");
+    snprintf(m.why, sizeof(m.why), "%s", e->why ?: "");
     packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
 }
 
-static void on_event(const char *device, const char *event, const char *text)
+static void tell(uint32_t disk, const char *event, const char *text)
+{
+    tell_facts(disk, &(struct device_event){.event = event, .text = text});
+}
+
+static void on_event(const struct device_event *e)
 {
     const struct server *s = worker_hears->server;
     unsigned disk = 0;
 
-    while (disk < s->config->count && strcmp(s->config->disks[disk].name, device) != 0)
+    while (disk < s->config->count && strcmp(s->config->disks[disk].name, e->device) != 0)
         disk++;
-    tell(disk, event, text);
+    tell_facts(disk, e);
 }
 
 /* See control/watchdog.h: one thread that gets nowhere, and the supervisor hears nothing any more. */
