@@ -20,6 +20,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+/* A keeper has one thread. Each of a worker's rings may have threads of the kernel's for what cannot be started without
+ * waiting: four for each processor. */
+#define KEEPER_TASKS 16
+#define WORKER_TASKS 4096
+
 static void miss(char *missing, const char *what, int error)
 {
     size_t used = strlen(missing);
@@ -172,6 +177,9 @@ int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_
         if (ret < 0)
             return ret;
     }
+    if (config->kind != SANDBOX_EXTENSION &&
+        config->uid) /* of its user, so only where it has one of its own */
+        limit(RLIMIT_NPROC, config->kind == SANDBOX_KEEPER ? KEEPER_TASKS : WORKER_TASKS);
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
     /* The change of user took away what spawn.c had set. */

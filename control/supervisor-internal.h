@@ -71,8 +71,9 @@ struct supervisor {
     int state_fd;
     void *state;
     uint64_t backoff, ready_at;
-    bool innocent; /* the last worker was ended from outside */
-    bool hung;     /* by us, since it got nowhere */
+    bool innocent;     /* the last worker was ended from outside */
+    bool hung;         /* by us, since it got nowhere */
+    char refusal[256]; /* the present worker's, for not serving */
     struct watchdog watchdog;
     unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
@@ -80,7 +81,7 @@ struct supervisor {
     struct loop_deferred upgrade_step;
     bool upgrade_failed;                            /* @reason says why */
     const char *const *next_argv, *const *old_argv; /* of an upgrade that changes them */
-    char reason[256];                               /* the last worker's, for not serving */
+    char reason[256];                               /* for an upgrade's end */
     struct loop_deferred finish;
     int status;
 };

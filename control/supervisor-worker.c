@@ -78,6 +78,7 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
                        "the sandbox lacks %s: start as root to have all of it", m->text);
         s->sandbox_told = true;
     } else if (strcmp(m->event, "start-failed") == 0) {
+        snprintf(s->refusal, sizeof(s->refusal), "%s", m->text);
         snprintf(s->reason, sizeof(s->reason), "%s", m->text);
         if (s->config.ops->said)
             s->config.ops->said(s->config.arg, m->event, m->text);
@@ -138,12 +139,16 @@ static void restart_later(struct supervisor *s, bool served)
 
 static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
 {
+    bool said = code == CLD_EXITED && s->refusal[0];
     char cause[80];
 
     if (s->hung)
         events_add(
             events(s), NULL, "worker-died", json_pack("{ss si}", "why", "hang", "pid", (int)pid),
             "worker %d hung for %.1f s and was killed", (int)pid, (double)s->config.hang / 1e9);
+    else if (said)
+        events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
+                   "worker %d cannot serve: %s", (int)pid, s->refusal);
     else
         events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
                    "worker %d died: %s", (int)pid, cause_text(code, status, cause, sizeof(cause)));
@@ -251,6 +256,7 @@ void super_start_worker(struct supervisor *s)
     s->control = born.control;
     s->supply = born.supply;
     s->hung = false;
+    s->refusal[0] = '\0';
     if (ret == 0) {
         s->worker_ended =
             (struct dt_watch){.fd = s->worker.pidfd, .events = EPOLLIN, .ready = run_worker_ended};

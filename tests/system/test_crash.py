@@ -1,11 +1,12 @@
 """Workers, keepers and upgrades under verified load: nobody may notice.
 
-DEVTAP_CRASH_KILLS, DEVTAP_CRASH_GUEST_KILLS and DEVTAP_CRASH_UPGRADES say how often (bench/crash has
+DEVTAP_CRASH_KILLS, DEVTAP_CRASH_GUEST_KILLS, and the same for _UPGRADES, say how often (bench/crash has
 the full numbers). The load is devtap's own driver, which does not reconnect and does
 without the back end's in-flight log, and a real guest whose QEMU does not reconnect.
 """
 
 import json
+import mmap
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_CRASH_KILLS", "100"))
+GUEST_UPGRADES = int(os.environ.get("DEVTAP_CRASH_GUEST_UPGRADES", "2"))
 GUEST_KILLS = int(os.environ.get("DEVTAP_CRASH_GUEST_KILLS", "15"))
 UPGRADES = int(os.environ.get("DEVTAP_CRASH_UPGRADES", "10"))
 # Of the 99th percentile, where the machine is known to have nothing else to do; pauses are told, not judged, otherwise.
@@ -96,6 +98,55 @@ def extension_of(disk):
         except (FileNotFoundError, ProcessLookupError):
             pass
     return None
+
+
+def memory_file(pid, name):
+    """A file in memory that a process has."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(f"/memfd:{name} "):
+            return open(f"/proc/{pid}/fd/{fd}", "r+b")
+    raise AssertionError(f"process {pid} has no {name}")
+
+
+def scribble(pid, name, after=b""):
+    """Overwrites the beginning of such a file, or what follows each of these words, with what nobody wrote."""
+    with memory_file(pid, name) as file, mmap.mmap(file.fileno(), 0) as memory:
+        at = memory.find(after)
+        while at >= 0:
+            at += len(after)
+            memory[at:at + 128] = random.Random(at).randbytes(128)
+            at = memory.find(after, at) if after else -1
+
+
+@limit(60)
+def test_hostile_state(t):
+    """What a dead worker leaves behind may be torn, or a trap: its successor says what is wrong with it."""
+    if os.geteuid() != 0:
+        t.skip("it writes into the memory of other processes")
+    disk = t.soft_disk(f"{t.captive('memory')} | mem size=16M")
+    supervisor, keeper = disk.show()["pid"], disk.keeper()
+    load = Load(t, disk, 30)
+    wait_for("a VM", disk.attached)
+    time.sleep(0.3)
+    worker = disk.worker()
+    os.kill(worker, signal.SIGSTOP)
+    scribble(keeper, "devtap-inflight")
+    scribble(supervisor, "devtap-state", after=b"memory\0")
+    os.kill(worker, signal.SIGKILL)
+    wait_for("the end of the session", lambda: disk.events("session-broken"))
+    reason = disk.events("session-broken")[0]["text"]
+    t.log(reason)
+    assert re.search(r"^the session broke: ring 0 cannot start: .*in-flight", reason), reason
+    refused = disk.events("state-refused")
+    assert len(refused) == 1 and refused[0]["layer"] == "memory", disk.events()
+    assert load.child.wait() != 0, "the driver that lost its requests says nothing"
+    t.equal(disk.keeper(), keeper, "the keeper")
+    Load(t, disk, 1).judge(t)
+    # What the guest was promised has no second source: nobody serves it by guesswork.
+    scribble(supervisor, "devtap-state", after=b"floor\0")
+    disk.kill_worker()
+    why = "cannot serve: vm1: what its guest was promised is damaged"
+    wait_for("a refusal", lambda: [e for e in disk.events("worker-died") if why in e["text"]])
 
 
 def children(pid):
@@ -295,6 +346,18 @@ def test_weight(t):
         t.log(event["text"])
 
 
+def shared_memory(pid):
+    """The files in memory that a process has open."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("/memfd:"):
+                found.add(os.stat(f"/proc/{pid}/fd/{fd}").st_ino)
+        except FileNotFoundError:
+            pass
+    return found
+
+
 @limit(120)
 def test_captured(t):
     """What a worker that was captured can reach: its images, its links, and nothing else."""
@@ -304,6 +367,12 @@ def test_captured(t):
     image = t.sparse_file(16 * MIB)
     disk = t.soft_disk(f"{captured} | file path={image}")
     victim = t.soft_disk(f"file path={t.sparse_file(16 * MIB, 'victim.img')}", disk="vm2")
+    loads = [Load(t, disk, 2), Load(t, victim, 2)]
+    for each in (disk, victim):
+        wait_for("a VM", each.attached)
+    own, others = (shared_memory(each.worker()) for each in (disk, victim))
+    assert own and others, (own, others)
+    t.equal(own & others, set(), "memory that both have")
     reply = disk.do_json("captured", "attack", str(victim.worker()))
     t.log(json.dumps(reply, indent=1))
     reached = [what for what, how in reply.items() if how == "REACHED"]
@@ -311,9 +380,15 @@ def test_captured(t):
     refused = [what for what, how in reply.items() if str(how).startswith("refused")]
     assert len(refused) > 25, refused
     t.equal((int(reply["directories"]), int(reply["listening-sockets"])), (0, 0))
-    t.equal(int(reply["regular-files"]), 3, "regular files: the image, and the log as 1 and 2")
+    with open(f"/proc/{disk.worker()}/limits", encoding="ascii") as file:
+        assert re.search("^Max processes +4096 +4096 ", file.read(), re.M), "its limit of tasks"
     users = {int(reply["user"]), os.stat(f"/proc/{victim.worker()}").st_uid, 0}
     t.equal(len(users), 3, "users of two workers and root")
+    for load in loads:
+        load.judge(t)
+    wait_for("the end of the session", lambda: not disk.attached())
+    reply = disk.do_json("captured", "attack", str(victim.worker()))
+    t.equal(int(reply["regular-files"]), 3, "regular files: the image, and the log as 1 and 2")
 
 
 @limit(120)
@@ -414,13 +489,23 @@ def test_kill_guest(t):
         time.sleep(generator.uniform(0, 0.2))
         load.check(f"after {number} kills")
         disk.kill_worker()
+    load.goes_on()
+    recoveries.collect()
+    upgrades = Recoveries(disk)
+    upgrades.seen = recoveries.seen
+    for number in range(1, GUEST_UPGRADES + 1):
+        disk.devtap("upgrade", disk.disk)
+        load.goes_on()
+        load.check(f"after {number} upgrades")
     passes = load.finish()
     t.equal(kernel_errors(guest), "")
-    recoveries.collect()
     recoveries.report(t)
     t.equal(len(recoveries.all), GUEST_KILLS)
+    t.log(f"{GUEST_KILLS} kills")
+    t.equal(upgrades.collect(), GUEST_UPGRADES)
+    upgrades.report(t)
+    t.log(f"{GUEST_UPGRADES} upgrades after these kills; {passes} passes of fio")
     t.equal(len(disk.events("attached")), 1, "connections")
-    t.log(f"{GUEST_KILLS} kills, {passes} passes of fio")
 
 
 @limit(180)

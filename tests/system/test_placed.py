@@ -10,7 +10,7 @@ import time
 
 from devtap_test import paths, wait_for
 from devtap_test.case import limit
-from devtap_test.load import kernel_errors
+from devtap_test.load import kernel_errors, percentiles
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_KILLS", "100"))
@@ -89,6 +89,7 @@ def killed(t, kills, jobs=1, options=(), settings="", extra=(), between=None):
     wait_for("the last pass of fio", lambda: guest.run("test -e /tmp/done")[0] == 0, 120.0, 0.5)
     t.equal(guest.run("test -e /tmp/bad && cat /tmp/bad"), (1, ""), "fio")
     t.equal(kernel_errors(guest), "")
+    percentiles(t, "pause", [e["pause_ns"] / 1e6 for e in disk.events("extension-restarted")])
     t.log(f"{kills} kills, {guest.check('cat /tmp/passes')} passes of fio, "
           f"slowest replacement {1000 * longest:.0f} ms")
     return disk
