@@ -21,7 +21,7 @@
 #define CONTROL_FD 3
 #define HOST_VERB  "ext-host"
 #define SELF       "/proc/self/exe"
-#define FILES_MAX  256
+#define FILES_MAX  512 /* four for each thread of a disk, and its own */
 
 #if defined(__has_feature) /* clang's way to say it */
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
