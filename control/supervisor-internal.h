@@ -33,7 +33,7 @@ struct newborn {
 /**
  * struct spare - a worker that waits to be the next.
  * @next: of an upgrade's program and arguments.
- * @count, @skip: of the kill points as they were before it, which it may never come by.
+ * @count, @skip: by how much it used up those of the kill points, which it may never come by.
  */
 struct spare {
     struct newborn born;

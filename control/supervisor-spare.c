@@ -38,8 +38,8 @@ static void run_spare_ended(struct dt_watch *watch, uint32_t poll_events)
 
 static void give_back_kill_point(struct supervisor *s)
 {
-    s->kill_count = s->spare.count;
-    s->kill_skip = s->spare.skip;
+    s->kill_count += s->spare.count;
+    s->kill_skip += s->spare.skip;
 }
 
 void spare_drop(struct supervisor *s)
@@ -86,6 +86,8 @@ void spare_start(struct supervisor *s, int program, const char *const *argv, boo
         log_warning("no worker is kept ready: %s", err.text);
         forget(spare);
     } else {
+        spare->count -= s->kill_count;
+        spare->skip -= s->kill_skip;
         spare->ended = (struct dt_watch){
             .fd = spare->born.child.pidfd, .events = EPOLLIN, .ready = run_spare_ended};
         if (loop_watch_add(s->config.loop, &spare->ended) < 0)
