@@ -582,13 +582,15 @@ def at_point(t, memory, name, count, folder):
     finally:
         os.environ.clear()
         os.environ.update(old)
-    load = Load(t, disk, 1)
+    load = Load(t, disk, 60 if name in ENDING else 1)
     time.sleep(0.3)
     if name in STARTING:
         disk.kill_worker()
     elif name in ENDING:
+        wait_for("a VM", disk.attached)
         upgrade_soon(disk)
         upgrade_soon(disk)
+        load.stop(t)
     load.judge(t, more_than=0)
     end = time.monotonic() + 30
     while name in FLOWING and len(disk.events("worker-died")) < 2 and time.monotonic() < end:
