@@ -358,6 +358,24 @@ def shared_memory(pid):
     return found
 
 
+def attack(t, disk, victim):
+    """Has a captured worker try all that it should not reach; returns its answers."""
+    reply = disk.do_json("captured", "attack", str(victim.worker()))
+    t.log(json.dumps(reply, indent=1))
+    t.equal([what for what, how in reply.items() if how == "REACHED"], [])
+    refused = [what for what, how in reply.items() if str(how).startswith("refused")]
+    assert len(refused) > 25, refused
+    t.equal((int(reply["directories"]), int(reply["listening-sockets"])), (0, 0))
+    with open(f"/proc/{disk.worker()}/limits", encoding="ascii") as file:
+        assert re.search("^Max processes +4096 +4096 ", file.read(), re.M), "its limit of tasks"
+    users = {int(reply["user"]), os.stat(f"/proc/{victim.worker()}").st_uid, 0}
+    t.equal(len(users), 3, "users of two workers and root")
+    for kind in ("net", "mnt", "pid", "ipc", "uts"):
+        spaces = {os.readlink(f"/proc/{pid}/ns/{kind}") for pid in (disk.worker(), victim.worker(), "self")}
+        t.equal(len(spaces), 3, f"namespaces ({kind}) of two workers and this process")
+    return reply
+
+
 @limit(120)
 def test_captured(t):
     """What a worker that was captured can reach: its images, its links, and nothing else."""
@@ -373,21 +391,14 @@ def test_captured(t):
     own, others = (shared_memory(each.worker()) for each in (disk, victim))
     assert own and others, (own, others)
     t.equal(own & others, set(), "memory that both have")
-    reply = disk.do_json("captured", "attack", str(victim.worker()))
-    t.log(json.dumps(reply, indent=1))
-    reached = [what for what, how in reply.items() if how == "REACHED"]
-    t.equal(reached, [])
-    refused = [what for what, how in reply.items() if str(how).startswith("refused")]
-    assert len(refused) > 25, refused
-    t.equal((int(reply["directories"]), int(reply["listening-sockets"])), (0, 0))
-    with open(f"/proc/{disk.worker()}/limits", encoding="ascii") as file:
-        assert re.search("^Max processes +4096 +4096 ", file.read(), re.M), "its limit of tasks"
-    users = {int(reply["user"]), os.stat(f"/proc/{victim.worker()}").st_uid, 0}
-    t.equal(len(users), 3, "users of two workers and root")
+    attack(t, disk, victim)
     for load in loads:
         load.judge(t)
     wait_for("the end of the session", lambda: not disk.attached())
-    reply = disk.do_json("captured", "attack", str(victim.worker()))
+    spare, old = wait_for("a spare", lambda: spare_of(disk)), disk.kill_worker()
+    wait_for("another worker", lambda: disk.worker() != old)
+    t.equal(disk.worker(), spare, "the worker")
+    reply = attack(t, disk, victim)
     t.equal(int(reply["regular-files"]), 3, "regular files: the image, and the log as 1 and 2")
 
 
