@@ -4,6 +4,7 @@
 
 #ifdef DEVTAP_KILL_POINTS
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,6 +27,7 @@ void kill_point(const char *name)
 {
     if (count == 0 || strcmp(name, wanted) != 0 || __atomic_sub_fetch(&count, 1, __ATOMIC_RELAXED))
         return;
+    dprintf(STDERR_FILENO, "killed at %s\n", name); /* so that a test knows it came here */
     kill(getpid(), SIGKILL);
     _exit(KILL_STATUS);
 }

@@ -22,7 +22,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define PROCESSES_MAX 64 /* of one extension: a program may have helpers */
+#define PROCESSES_MAX \
+    128 /* tasks of one extension: a program may have helpers, and a host a thread for each of the disk's */
 
 static struct sock_fprog filter;
 static uid_t first_uid, present_uid;

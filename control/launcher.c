@@ -2,7 +2,8 @@
 /*
  * launcher.c - see launcher.h. One packet is one question, and each gets one answer; the worker
  * waits for it, which takes as long as a fork. A call to connect is the exception: its answer
- * takes as long as the network likes, and goes to a socket that comes with it.
+ * takes as long as the network likes, and goes to a socket that comes with it. The seal has no answer: whatever
+ * is asked after it comes after it.
  */
 #include "control/launcher.h"
 
@@ -164,8 +165,6 @@ static int answer(struct launcher *l, struct launch_question *q, int sock, struc
 
     if (text && (q->bytes == 0 || q->bytes > ARGV_BYTES || q->argv[q->bytes - 1] != '\0')) {
         a->result = -EINVAL;
-    } else if (q->type == LAUNCH_SEAL) {
-        l->sealed = true;
     } else if (q->type == LAUNCH_KILL) {
         a->result = kill_child(q->pid);
     } else if (q->type == LAUNCH_REAP) {
@@ -217,6 +216,10 @@ static _Noreturn void launch(int sock, uid_t uid, int (*host_main)(const char *n
             _exit(0); /* the worker is gone */
         if (q.type == LAUNCH_DIAL) {
             dial_known(&l, &q, fd);
+            continue;
+        }
+        if (q.type == LAUNCH_SEAL) {
+            l.sealed = true;
             continue;
         }
         placed_init(how_to_fork(host_main));
@@ -419,8 +422,7 @@ int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_erro
 int launcher_seal(struct dt_error *err)
 {
     const struct launch_question q = {.type = LAUNCH_SEAL};
-    struct launch_answer a;
-    int fd, ret = ask(&q, -1, &a, &fd);
+    int ret = packet_send(launcher, &q, sizeof(q), -1);
 
-    return ret < 0 ? dt_fail(err, ret, "the launcher does not answer: %s", strerror(-ret)) : 0;
+    return ret < 0 ? dt_fail(err, ret, "the launcher is gone: %s", strerror(-ret)) : 0;
 }

@@ -7,6 +7,8 @@
  */
 #include "control/sandbox.h"
 
+#include "base/packet.h"
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -16,6 +18,12 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* A keeper has one thread. Each of a worker's rings may have threads of the kernel's for what cannot be started without
+ * waiting: four for each processor. */
+#define KEEPER_TASKS 16
+#define WORKER_TASKS 4096
 
 static void miss(char *missing, const char *what, int error)
 {
@@ -39,14 +47,73 @@ static int empty_root(struct dt_error *err)
     return 0;
 }
 
+/* Those of the calling process, to its parent: the number says which. */
+static void send_namespace(int sock, const char *path, int kind)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || packet_send(sock, &kind, sizeof(kind), fd) < 0)
+        _exit(1);
+    close(fd);
+}
+
+/* In a process that ends at once: the one that made them could not always go back. */
+static _Noreturn void make_walls(int sock)
+{
+    int mounts;
+
+    if (unshare(CLONE_NEWNET) == 0)
+        send_namespace(sock, "/proc/self/ns/net", CLONE_NEWNET);
+    if (unshare(CLONE_NEWNS) < 0)
+        _exit(0);
+    mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC); /* soon there is no /proc */
+    if (mounts >= 0 && empty_root(NULL) == 0)
+        packet_send(sock, &(int){CLONE_NEWNS}, sizeof(int), mounts);
+    _exit(0);
+}
+
+void sandbox_prepare(struct sandbox_walls *walls)
+{
+    int pair[2], kind, fd;
+    pid_t pid;
+
+    *walls = (struct sandbox_walls){-1, -1};
+    if (packet_pair(pair) < 0)
+        return;
+    pid = fork();
+    if (pid == 0)
+        make_walls(pair[1]);
+    close(pair[1]);
+    if (pid > 0 && waitpid(pid, NULL, 0) == pid)
+        while (packet_receive(pair[0], &kind, sizeof(kind), &fd) > 0)
+            *(kind == CLONE_NEWNET ? &walls->network : &walls->files) = fd;
+    close(pair[0]);
+}
+
+static bool enter_wall(int *fd, int kind)
+{
+    bool entered = *fd >= 0 && setns(*fd, kind) == 0;
+
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    return entered;
+}
+
 static int enter_namespaces(const struct sandbox_config *config, char *missing,
                             struct dt_error *err)
 {
+    struct sandbox_walls none = {-1, -1}, *walls = config->walls ?: &none;
+
     if (getpid() != 1) /* see spawn.isolate */
         miss(missing, "a process-id namespace", EPERM);
-    if (unshare(CLONE_NEWNET) < 0)
+    if (!enter_wall(&walls->network, CLONE_NEWNET) && unshare(CLONE_NEWNET) < 0)
         miss(missing, "a network namespace", errno);
     if (config->connects)
+        return 0;
+    /* A layer's thread may share our root and working directory, which then cannot be exchanged. */
+    unshare(CLONE_FS);
+    if (enter_wall(&walls->files, CLONE_NEWNS))
         return 0;
     if (unshare(CLONE_NEWNS) < 0) {
         miss(missing, "an empty file system", errno);
@@ -110,6 +177,9 @@ int sandbox_enter(const struct sandbox_config *config, char *missing, struct dt_
         if (ret < 0)
             return ret;
     }
+    if (config->kind != SANDBOX_EXTENSION &&
+        config->uid) /* of its user, so only where it has one of its own */
+        limit(RLIMIT_NPROC, config->kind == SANDBOX_KEEPER ? KEEPER_TASKS : WORKER_TASKS);
     limit(RLIMIT_CORE, 0); /* guest memory would be in it */
     prctl(PR_SET_DUMPABLE, 0);
     /* The change of user took away what spawn.c had set. */

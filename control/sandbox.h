@@ -12,15 +12,27 @@
 /* An extension is in namespaces and has a user already: control/confine.h. */
 enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER, SANDBOX_EXTENSION };
 
+/** struct sandbox_walls - namespaces to enter, made beforehand; -1 = not. */
+struct sandbox_walls {
+    int network, files;
+};
+/**
+ * sandbox_prepare() - an empty network and an empty file system, for a later sandbox_enter() of this
+ * process: to make them takes the kernel a millisecond or more. What cannot be made is left to that.
+ */
+void sandbox_prepare(struct sandbox_walls *walls);
+
 /**
  * struct sandbox_config - how far to go.
  * @uid: run as this user and group, which no other process has; 0 = as now, which is noted as missing.
  * @connects: keep the file system and connect(): the VMM listens.
+ * @walls: what sandbox_prepare() made, closed by sandbox_enter(); or NULL.
  */
 struct sandbox_config {
     enum sandbox_kind kind;
     uid_t uid;
     bool connects;
+    struct sandbox_walls *walls;
 };
 
 #define SANDBOX_MISSING 200

@@ -22,6 +22,26 @@ struct guard {
     int sender;
 };
 
+/**
+ * struct newborn - a worker's process and our ends of its sockets, before and after it is *the* worker.
+ */
+struct newborn {
+    struct child child;
+    int control, supply;
+};
+
+/**
+ * struct spare - a worker that waits to be the next.
+ * @next: of an upgrade's program and arguments.
+ * @count, @skip: by how much it used up those of the kill points, which it may never come by.
+ */
+struct spare {
+    struct newborn born;
+    struct dt_watch ended;
+    bool next;
+    unsigned count, skip;
+};
+
 enum upgrade_phase {
     UPGRADE_NONE,
     UPGRADE_PREPARING, /* keepers of the new program start */
@@ -46,12 +66,14 @@ struct supervisor {
     struct child worker;
     struct dt_watch worker_ended;
     int control, supply; /* our ends */
+    struct spare spare;
     struct dt_watch supply_watch;
     int state_fd;
     void *state;
     uint64_t backoff, ready_at;
-    bool innocent; /* the last worker was ended from outside */
-    bool hung;     /* by us, since it got nowhere */
+    bool innocent;     /* the last worker was ended from outside */
+    bool hung;         /* by us, since it got nowhere */
+    char refusal[256]; /* the present worker's, for not serving */
     struct watchdog watchdog;
     unsigned soon; /* workers that died soon, in a row */
     struct dt_timer restart, patience;
@@ -59,7 +81,7 @@ struct supervisor {
     struct loop_deferred upgrade_step;
     bool upgrade_failed;                            /* @reason says why */
     const char *const *next_argv, *const *old_argv; /* of an upgrade that changes them */
-    char reason[256];                               /* the last worker's, for not serving */
+    char reason[256];                               /* for an upgrade's end */
     struct loop_deferred finish;
     int status;
 };
@@ -85,7 +107,19 @@ char *super_kill_point(struct supervisor *s, bool keeper);
 /** super_drop_child() - wait for the end of one that was killed. */
 void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch);
 
+/* supervisor-spare.c: the next worker, kept ready */
+/** spare_renew() - have one of the present program and arguments, if a worker serves. */
+void spare_renew(struct supervisor *s);
+/** spare_start() - one of @program and @argv, which are an upgrade's next. Without one all goes on as well. */
+void spare_start(struct supervisor *s, int program, const char *const *argv, bool next);
+/** spare_take() - the one that is for now, if there is one. */
+bool spare_take(struct supervisor *s, struct newborn *born);
+void spare_drop(struct supervisor *s);
+
 /* supervisor-worker.c: it is started, watched and replaced */
+/** super_spawn() - a process of @program with @argv and the descriptors of a worker. */
+int super_spawn(struct supervisor *s, int program, const char *const *argv, struct newborn *born,
+                struct dt_error *err);
 void super_start_worker(struct supervisor *s);
 /** super_end_worker() - ask it to end in good order. */
 void super_end_worker(struct supervisor *s);

@@ -81,15 +81,32 @@ static void on_released(struct guard *g, const char *why_not_sent)
     upgrade_released(g->s);
 }
 
+static void hear(struct guard *g, struct keeper_message *m);
+
+/* What it has said so far. */
+static void hear_all(struct guard *g)
+{
+    while (g->words.fd >= 0) {
+        struct keeper_message m;
+        int fd, ret = packet_receive(g->words.fd, &m, sizeof(m), &fd);
+
+        if (ret <= 0)
+            break;
+        hear(g, &m);
+    }
+}
+
 /* A successor in waiting. It has a say in nothing but that. */
 static void hear_standby(struct guard *g, const struct keeper_message *m)
 {
     if (m->type == KEEPER_TAKING)
         g->taking = true;
-    else if (m->type == KEEPER_TOOK_OVER && m->text[0])
-        upgrade_keeper_failed(g, m->text);
     else if (m->type == KEEPER_TOOK_OVER)
-        g->took = true;
+        g->took = m->text[0] == '\0';
+    if (m->type == KEEPER_TOOK_OVER && !g->took) {
+        hear_all(&g->s->guards[g->index]); /* its predecessor knows better why nothing came */
+        upgrade_keeper_failed(g, m->text);
+    }
     upgrade_keeper_said(g->s);
 }
 
@@ -233,19 +250,6 @@ static void keeper_is_gone(struct guard *g, int code, int status, pid_t pid)
         log_error("%s: %s", g->disk->name, err.text);
     else
         keeper_link(g);
-}
-
-/* What it has said so far. */
-static void hear_all(struct guard *g)
-{
-    while (g->words.fd >= 0) {
-        struct keeper_message m;
-        int fd, ret = packet_receive(g->words.fd, &m, sizeof(m), &fd);
-
-        if (ret <= 0)
-            break;
-        hear(g, &m);
-    }
 }
 
 bool keepers_any_serve(struct supervisor *s)

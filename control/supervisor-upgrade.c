@@ -41,7 +41,9 @@ int program_open(const char *path, struct dt_error *err)
 void supervisor_set_argv(struct supervisor *s, const char *const *argv)
 {
     CHECK(!s->upgrade);
+    spare_drop(s);
     s->config.worker_argv = argv;
+    spare_renew(s);
 }
 
 bool supervisor_upgrading(const struct supervisor *s)
@@ -118,13 +120,16 @@ int supervisor_upgrade(struct supervisor *s, const char *path, const char *const
     s->next_argv = argv;
     s->upgrade_failed = false;
     s->reason[0] = '\0';
+    spare_start(s, s->next_program, argv ?: s->config.worker_argv, true);
     if (argv) {
         release_worker(s);
         return 0;
     }
     ret = start_successors(s, err);
-    if (ret < 0)
+    if (ret < 0) {
+        spare_renew(s);
         return ret;
+    }
     events_add(events(s), NULL, "upgrade-begun", NULL, "%s is to take over",
                path ? path : "the program");
     enter(s, UPGRADE_PREPARING);
@@ -221,6 +226,8 @@ static void give_up(struct supervisor *s)
                s->reason);
     if (phase == UPGRADE_HANDING)
         super_start_worker(s);
+    else
+        spare_renew(s);
 }
 
 /* From the loop alone, since keepers go here and one of them may just have said something. */

@@ -4,7 +4,8 @@
  *
  * Theory of operation: a worker's death is seen through its pidfd, which says that the kernel has
  * ended all its threads; only then are new links made and handed out. The successor is started at
- * once, or after a pause that doubles with each worker that died before it had served for a while.
+ * once, or after a pause that doubles with each worker that died before it had served for a while. It is the
+ * spare where there is one (supervisor-spare.c).
  */
 #include "base/kill.h"
 #include "base/packet.h"
@@ -24,23 +25,66 @@
 
 /* ---- What it says -------------------------------------------------------------------------- */
 
-static void hear_worker(struct supervisor *s, struct supply_message *m)
+/* A worker that was captured may say what it likes: to be words, it has to look like words. */
+static void make_word(char *text, size_t size)
 {
-    m->event[sizeof(m->event) - 1] = m->text[sizeof(m->text) - 1] = '\0';
-    for (char *c = m->event; *c; c++)
+    text[size - 1] = '\0';
+    for (char *c = text; *c; c++)
         if (*c != '-' && (*c < 'a' || *c > 'z'))
             *c = '-';
+}
+
+static void make_name(char *text, size_t size)
+{
+    text[size - 1] = '\0';
+    for (char *c = text; *c; c++)
+        if (*c <= ' ' || *c > '~')
+            *c = '?';
+}
+
+static void add_number(json_t *fields, const char *name, uint64_t value)
+{
+    if (value)
+        json_object_set_new(fields, name, json_integer((json_int_t)(value & INT64_MAX)));
+}
+
+/* What an event of a layer brings along. */
+static json_t *event_fields(struct supply_message *m)
+{
+    json_t *fields = json_object();
+
+    if (m->layer[0])
+        json_object_set_new(fields, "layer", json_string(m->layer));
+    if (m->why[0]) {
+        json_object_set_new(fields, "why", json_string(m->why));
+        if (strcmp(m->why, "stopped") != 0)
+            json_object_set_new(fields, strcmp(m->why, "signal") == 0 ? "signal" : "status",
+                                json_integer(m->status));
+    }
+    add_number(fields, "pause_ns", m->pause_ns);
+    add_number(fields, "requests", m->requests);
+    return fields;
+}
+
+static void hear_worker(struct supervisor *s, struct supply_message *m)
+{
+    m->text[sizeof(m->text) - 1] = '\0';
+    make_word(m->event, sizeof(m->event));
+    make_word(m->why, sizeof(m->why));
+    make_name(m->layer, sizeof(m->layer));
     if (strcmp(m->event, "sandbox-lacks") == 0) {
         if (!s->sandbox_told)
             events_add(events(s), NULL, m->event, NULL,
                        "the sandbox lacks %s: start as root to have all of it", m->text);
         s->sandbox_told = true;
     } else if (strcmp(m->event, "start-failed") == 0) {
+        snprintf(s->refusal, sizeof(s->refusal), "%s", m->text);
         snprintf(s->reason, sizeof(s->reason), "%s", m->text);
         if (s->config.ops->said)
             s->config.ops->said(s->config.arg, m->event, m->text);
     } else if (m->disk < s->config.count) {
-        events_add(events(s), s->config.disks[m->disk].name, m->event, NULL, "%s", m->text);
+        events_add(events(s), s->config.disks[m->disk].name, m->event, event_fields(m), "%s",
+                   m->text);
     } else if (strcmp(m->event, "serving") == 0 && s->config.count == 0) {
         super_worker_serves(s);
     } else if (s->config.ops->said) {
@@ -95,12 +139,16 @@ static void restart_later(struct supervisor *s, bool served)
 
 static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
 {
+    bool said = code == CLD_EXITED && s->refusal[0];
     char cause[80];
 
     if (s->hung)
         events_add(
             events(s), NULL, "worker-died", json_pack("{ss si}", "why", "hang", "pid", (int)pid),
             "worker %d hung for %.1f s and was killed", (int)pid, (double)s->config.hang / 1e9);
+    else if (said)
+        events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
+                   "worker %d cannot serve: %s", (int)pid, s->refusal);
     else
         events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
                    "worker %d died: %s", (int)pid, cause_text(code, status, cause, sizeof(cause)));
@@ -169,37 +217,46 @@ void super_run_hangs(struct watchdog *watchdog)
 
 /* ---- Its start and its end ----------------------------------------------------------------- */
 
-static int start_worker_process(struct supervisor *s, struct dt_error *err)
+int super_spawn(struct supervisor *s, int program, const char *const *argv, struct newborn *born,
+                struct dt_error *err)
 {
     _cleanup_free_ char *environment = super_kill_point(s, false);
     int control[2] = {-1, -1}, supply[2] = {-1, -1}, ret;
-    struct spawn spawn = {.program = s->program,
-                          .argv = s->config.worker_argv,
+    struct spawn spawn = {.program = program,
+                          .argv = argv,
                           .nfds = WORKER_FDS + (s->config.worker_fd > 0),
                           .isolate = s->config.sandbox,
                           .environment = environment,
                           .cgroup = s->config.cgroup ?: -1};
 
+    *born = (struct newborn){.child.pidfd = -1, .control = -1, .supply = -1};
     if (packet_pair(supply) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)
         return dt_fail(err, -errno, "cannot make sockets: %s", strerror(errno));
     spawn.fds = (const int[]){[WORKER_CONTROL] = control[1],
                               [WORKER_SUPPLY] = supply[1],
                               [WORKER_STATE] = s->state_fd,
                               [WORKER_OWN] = s->config.worker_fd};
-    ret = spawn_start(&s->worker, &spawn, err);
+    ret = spawn_start(&born->child, &spawn, err);
     close(control[1]);
     close(supply[1]);
-    s->control = control[0];
-    s->supply = supply[0];
+    born->control = control[0];
+    born->supply = supply[0];
     return ret;
 }
 
 void super_start_worker(struct supervisor *s)
 {
+    struct newborn born;
     struct dt_error err;
-    int ret = start_worker_process(s, &err);
+    int ret = 0;
 
+    if (!spare_take(s, &born))
+        ret = super_spawn(s, s->program, s->config.worker_argv, &born, &err);
+    s->worker = born.child;
+    s->control = born.control;
+    s->supply = born.supply;
     s->hung = false;
+    s->refusal[0] = '\0';
     if (ret == 0) {
         s->worker_ended =
             (struct dt_watch){.fd = s->worker.pidfd, .events = EPOLLIN, .ready = run_worker_ended};
@@ -235,10 +292,11 @@ void super_worker_serves(struct supervisor *s)
         upgrade_end(s, s->upgrade == UPGRADE_STARTING);
     if (s->was_ready) {
         s->config.ops->restarted(s->config.arg);
-        return;
+    } else {
+        s->was_ready = true;
+        s->config.ops->ready(s->config.arg);
     }
-    s->was_ready = true;
-    s->config.ops->ready(s->config.arg);
+    spare_renew(s);
 }
 
 void super_end_worker(struct supervisor *s)

@@ -2,8 +2,8 @@
 /*
  * supervisor.c - the life of keepers and worker together. It never touches guest data.
  *
- * supervisor-worker.c starts and replaces the worker, supervisor-keepers.c the keepers, and
- * supervisor-upgrade.c lets another program take over.
+ * supervisor-worker.c starts and replaces the worker, supervisor-spare.c has the next one ready,
+ * supervisor-keepers.c starts the keepers, and supervisor-upgrade.c lets another program take over.
  */
 #include "control/supervisor-internal.h"
 
@@ -98,7 +98,7 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
     s->guards = keepers_new(s);
     s->supply_watch.fd = s->state_fd = -1;
     s->control = s->supply = s->next_program = s->old_program = -1;
-    s->worker.pidfd = -1;
+    s->worker.pidfd = s->spare.born.child.pidfd = -1;
     s->restart.fire = super_run_restart;
     s->patience.fire = upgrade_run_patience;
     s->finish.run = run_finish;
@@ -126,6 +126,7 @@ void supervisor_stop(struct supervisor *s)
     watchdog_stop(&s->watchdog);
     loop_timer_cancel(s->config.loop, &s->restart);
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + STOP_NS);
+    spare_drop(s);
     keepers_free(s, TAKE_PTR(s->standby));
     for (unsigned i = 0; i < s->config.count; i++) {
         keeper_order(&s->guards[i], KEEPER_RESUME, -1);
@@ -142,6 +143,7 @@ void supervisor_kill(struct supervisor *s)
     keepers_kill(s, s->standby);
     keepers_kill(s, s->guards);
     child_kill(&s->worker);
+    child_kill(&s->spare.born.child);
 }
 
 void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch)
@@ -167,6 +169,7 @@ void supervisor_free(struct supervisor *s)
     loop_defer_cancel(s->config.loop, &s->upgrade_step);
     keepers_free(s, s->standby);
     keepers_free(s, s->guards);
+    spare_drop(s);
     super_drop_child(s, &s->worker, &s->worker_ended);
     super_forget_worker(s);
     if (s->state)

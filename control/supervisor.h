@@ -17,12 +17,17 @@ enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS, WORKER
 
 /**
  * struct supply_message - to the worker: the link to a disk's keeper. From it: something happened
- * to disk @disk.
+ * to disk @disk, in its layer @layer, and what that brings along (struct device_event in core/core.h).
  */
 struct supply_message {
     uint32_t disk;
     char event[28];
     char text[256];
+    char layer[64];
+    char why[12];
+    int32_t status;
+    uint64_t pause_ns;
+    uint32_t requests;
 };
 
 /**
@@ -50,6 +55,8 @@ struct supervisor_ops {
 /**
  * struct supervisor_config - @worker_argv, @keeper_argv: as the program wants them; NULL-terminated.
  * @program: path of the program that both are.
+ * @spare: what stands in place of @worker_argv[1] to start a worker that waits for its first link before it
+ *         opens anything: one is kept ready to take over. NULL = none.
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
  * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
@@ -62,6 +69,7 @@ struct supervisor_config {
     struct loop *loop;
     const char *program;
     const char *const *worker_argv, *const *keeper_argv;
+    const char *spare;
     const struct supervised_disk *disks;
     unsigned count;
     int worker_fd;

@@ -239,9 +239,9 @@ struct dt_ctx *dt_layer_ctx(struct dt_layer *layer, unsigned thread)
     return layer->ctxs[thread] ? &layer->ctxs[thread]->pub : NULL;
 }
 
-static void (*event_hook)(const char *device, const char *event, const char *text);
+static void (*event_hook)(const struct device_event *event);
 
-void device_events(void (*hear)(const char *device, const char *event, const char *text))
+void device_events(void (*hear)(const struct device_event *event))
 {
     event_hook = hear;
 }
@@ -265,17 +265,38 @@ static bool may_speak(struct dt_layer *layer)
     return __atomic_add_fetch(&layer->events, 1, __ATOMIC_RELAXED) <= EVENTS_A_SECOND;
 }
 
-void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
+static void speak(struct dt_layer *layer, struct device_event e, const char *fmt, va_list args)
 {
     char text[400];
-    va_list args;
 
     if (!may_speak(layer))
         return;
-    va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    log_warning("event=%s device=%s layer=%s: %s", event, layer->dev->name, layer->name, text);
+    e.device = layer->dev->name;
+    e.layer = layer->name;
+    e.text = text;
+    log_warning("event=%s device=%s layer=%s: %s", e.event, e.device, e.layer, text);
     if (event_hook)
-        event_hook(layer->dev->name, event, text);
+        event_hook(&e);
+}
+
+void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    speak(layer, (struct device_event){.event = event}, fmt, args);
+    va_end(args);
+}
+
+void layer_event(struct dt_layer *layer, const struct device_event *facts, const char *event,
+                 const char *fmt, ...)
+{
+    struct device_event e = *facts;
+    va_list args;
+
+    e.event = event;
+    va_start(args, fmt);
+    speak(layer, e, fmt, args);
+    va_end(args);
 }

@@ -308,8 +308,23 @@ void device_free(struct device *dev);
 /** device_save() - keep the state of layers that said it changed. From a thread that runs none of
  *  the device's loops. */
 void device_save(struct device *dev);
+/**
+ * struct device_event - what a layer tells, and what that brings along for programs; zero = nothing.
+ * @why: how a process ended: "signal" and "exit", then with @status, or "stopped", by us.
+ * @requests: that were held or sent again; in the event's text, too, where it counts them.
+ */
+struct device_event {
+    const char *device, *layer, *event, *text;
+    const char *why;
+    int32_t status;
+    uint64_t pause_ns;
+    uint32_t requests;
+};
 /** device_events() - where dt_layer_event() goes too, from any thread; NULL = to the log alone. */
-void device_events(void (*hear)(const char *device, const char *event, const char *text));
+void device_events(void (*hear)(const struct device_event *event));
+/** layer_event() - as dt_layer_event(), with what @facts bring along; all else in it is filled in. */
+void layer_event(struct dt_layer *layer, const struct device_event *facts, const char *event,
+                 const char *fmt, ...) DT_PRINTF(4, 5);
 
 const char *device_name(const struct device *dev);
 /** device_fence_ns() - how long device_fence() waited. */

@@ -155,7 +155,9 @@ int main(int argc, char **argv)
     if (strcmp(program_invocation_short_name, "devtap-vhost-user-blk") == 0)
         return output_finish(run_verb(&verb_vhost_user_blk, argv + 1));
     if (argc > 1 && strcmp(argv[1], "worker") == 0)
-        return worker_main(argv + 2);
+        return worker_main(argv + 2, NULL);
+    if (argc > 1 && strcmp(argv[1], SPARE_WORKER) == 0)
+        return worker_main(argv + 2, argv[1]);
     if (argc > 1 && strcmp(argv[1], "keeper") == 0)
         return keeper_main(argv + 2);
     if (argc < 2) {

@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#define END_MS 1000 /* from a closed control socket to the end of the process */
+
 /* The present value as text, secrets included: it is for the extension, not for people. */
 char *proxy_param_text(const struct proxy *p, unsigned index)
 {
@@ -291,8 +293,8 @@ void proxy_frames(struct proxy *p)
 int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error *err)
 {
     uint64_t until = dt_clock_ns() + ns, now;
-    char cause[200];
-    bool own;
+    struct pollfd gone = {.fd = p->process.pidfd, .events = POLLIN};
+    struct ending end;
 
     while (!*flag && !p->hung_up && !process_killed(&p->process) && (now = dt_clock_ns()) < until) {
         struct pollfd fd = {.fd = p->process.sock, .events = POLLIN};
@@ -305,9 +307,11 @@ int proxy_await(struct proxy *p, const bool *flag, uint64_t ns, struct dt_error 
     if (!p->hung_up)
         process_kill(&p->process, "it did not answer within %llu ms",
                      (unsigned long long)(ns / DT_MS(1)));
-    process_reap(&p->process, &own, cause, sizeof(cause));
+    if (poll(&gone, 1, END_MS) <= 0)
+        process_kill(&p->process, "it closed its control socket, and did not end");
+    process_reap(&p->process, &end);
     p->state = PROXY_CLOSED;
-    return dt_fail(err, p->refusal ?: -EIO, "%s", cause);
+    return dt_fail(err, p->refusal ?: -EIO, "%s", end.cause);
 }
 
 int proxy_call(struct proxy *p, uint32_t type, json_t *request, json_t **answer,

@@ -46,7 +46,7 @@ static void fail_poison(struct link *l, struct dt_req *req)
 
 static void reclaim(struct link *l, struct slot *s)
 {
-    bool own = l->p->own, alone = l->trial == s->req;
+    bool own = l->p->end.own, alone = l->trial == s->req;
     struct dt_req *req = s->req;
     struct frame *f = frame_of(l, req);
 

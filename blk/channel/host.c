@@ -244,9 +244,9 @@ static int introduce(struct host *h, struct dt_error *err)
 }
 
 /* One packet, whatever thread of the extension speaks; the worker names device and layer again. */
-static void on_event(const char *device, const char *event, const char *text)
+static void on_event(const struct device_event *e)
 {
-    dt_channel_event(the_host.ch, event, text);
+    dt_channel_event(the_host.ch, e->event, e->text);
 }
 
 int placed_host(const char *name)

@@ -70,9 +70,18 @@ void process_kill(struct process *p, const char *fmt, ...) DT_PRINTF(2, 3);
 bool process_killed(struct process *p);
 /** process_was_asked() - is @seq of a frame that was sent? */
 bool process_was_asked(struct process *p, uint32_t seq);
-/** process_reap() - it is gone: release everything. @own: it brought that upon itself.
- *  @cause: how it ended, in words. */
-void process_reap(struct process *p, bool *own, char *cause, size_t size);
+/**
+ * struct ending - how a process ended: in words, and as an event's facts (core/core.h).
+ * @own: it brought that upon itself.
+ */
+struct ending {
+    char cause[200];
+    bool own;
+    const char *why;
+    int status;
+};
+/** process_reap() - it is gone: release everything. */
+void process_reap(struct process *p, struct ending *end);
 /** process_send() - a frame with a new sequence number, which is returned, or -errno. */
 int64_t process_send(struct process *p, uint32_t type, const char *text, const int *fds,
                      unsigned nfds);
@@ -261,9 +270,9 @@ struct proxy {
     unsigned trying; /* the link whose suspects are tried */
 
     /* Deaths. */
-    bool ended, own, lived;
-    bool wanted; /* this end was asked for, and is no failure */
-    char cause[200];
+    bool ended, lived;
+    bool wanted;       /* this end was asked for, and is no failure */
+    struct ending end; /* of the last process */
     uint64_t died_at;
     uint64_t failing_since;
     unsigned nfailures, restarts, delay_ms;

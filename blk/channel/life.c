@@ -35,14 +35,13 @@ int proxy_spawn(struct proxy *p, struct dt_error *err)
 static void end_process(struct proxy *p)
 {
     struct pollfd fd = {.fd = p->process.pidfd, .events = POLLIN};
-    char cause[200];
-    bool own;
+    struct ending end;
 
     if (p->process.pidfd < 0)
         return;
     if (process_send(&p->process, CONTROL_STOP, "{}", NULL, 0) < 0 || poll(&fd, 1, STOP_MS) <= 0)
         process_kill(&p->process, "it did not end when asked to");
-    process_reap(&p->process, &own, cause, sizeof(cause));
+    process_reap(&p->process, &end);
     p->state = PROXY_CLOSED;
     p->ready = false;
 }

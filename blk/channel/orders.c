@@ -86,7 +86,7 @@ static void fall(struct proxy *p)
     p->lived = p->state == PROXY_LIVE || p->state == PROXY_TRYING;
     proxy_frames(p);
     proxy_unwatch(p);
-    process_reap(&p->process, &p->own, p->cause, sizeof(p->cause));
+    process_reap(&p->process, &p->end);
     p->ready = false;
     p->init_seq = p->load_seq = p->save_seq = p->memory_seq = 0;
     if (p->lived)
@@ -124,12 +124,13 @@ static bool count_failure(struct proxy *p, uint64_t now)
 /* All have taken their requests back. */
 static void fallen(struct proxy *p)
 {
-    unsigned had = 0;
+    struct device_event facts = {.why = p->end.why, .status = p->end.status};
 
     for (unsigned i = 0; i < p->nlinks; i++)
-        had += p->links[i]->had;
+        facts.requests += p->links[i]->had;
     p->state = PROXY_WAITING;
-    dt_layer_event(p->layer, "extension-died", "%s; %u requests held", p->cause, had);
+    layer_event(p->layer, &facts, "extension-died", "%s; %u requests held", p->end.cause,
+                facts.requests);
     if (!p->wanted && count_failure(p, dt_clock_ns())) {
         give_up(p);
         return;
@@ -192,13 +193,13 @@ static void try_next(struct proxy *p)
 
 static void report_restart(struct proxy *p)
 {
-    unsigned queued = 0;
+    struct device_event facts = {.pause_ns = dt_clock_ns() - p->died_at};
 
     for (unsigned i = 0; i < p->nlinks; i++)
-        queued += __atomic_load_n(&p->links[i]->queued, __ATOMIC_RELAXED);
+        facts.requests += __atomic_load_n(&p->links[i]->queued, __ATOMIC_RELAXED);
     p->restarts++;
-    dt_layer_event(p->layer, "extension-restarted", "after %.1f ms; %u requests go on",
-                   (double)(dt_clock_ns() - p->died_at) / 1e6, queued);
+    layer_event(p->layer, &facts, "extension-restarted", "after %.1f ms; %u requests go on",
+                (double)facts.pause_ns / 1e6, facts.requests);
     p->died_at = 0;
 }
 

@@ -21,7 +21,7 @@
 #define CONTROL_FD 3
 #define HOST_VERB  "ext-host"
 #define SELF       "/proc/self/exe"
-#define FILES_MAX  256
+#define FILES_MAX  512 /* four for each thread of a disk, and its own */
 
 #if defined(__has_feature) /* clang's way to say it */
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -221,36 +221,40 @@ bool process_was_asked(struct process *p, uint32_t seq)
     return asked;
 }
 
-static void describe_end(const struct process *p, const siginfo_t *info, bool *own, char *cause,
-                         size_t size)
+static void describe_end(const struct process *p, const siginfo_t *info, struct ending *end)
 {
     int status = info->si_status;
+    size_t size = sizeof(end->cause);
 
-    *own = true;
+    end->own = true;
     if (p->killed) {
-        snprintf(cause, size, "%s", p->why);
-    } else if (info->si_code == CLD_EXITED && (status == 126 || status == 127)) {
-        snprintf(cause, size, "the program could not be executed (status %d)", status);
+        snprintf(end->cause, size, "%s", p->why);
+        return;
+    }
+    end->why = info->si_code == CLD_EXITED ? "exit" : "signal";
+    end->status = status;
+    if (info->si_code == CLD_EXITED && (status == 126 || status == 127)) {
+        snprintf(end->cause, size, "the program could not be executed (status %d)", status);
     } else if (info->si_code == CLD_EXITED) {
-        snprintf(cause, size, "it exited with status %d", status);
+        snprintf(end->cause, size, "it exited with status %d", status);
     } else {
-        snprintf(cause, size, "killed by signal %d (%s)", status, strsignal(status));
+        snprintf(end->cause, size, "killed by signal %d (%s)", status, strsignal(status));
         /* Nothing that a request can do to it: an operator, or the host out of memory. */
-        *own = status != SIGKILL && status != SIGTERM && status != SIGINT && status != SIGHUP;
+        end->own = status != SIGKILL && status != SIGTERM && status != SIGINT && status != SIGHUP;
     }
 }
 
-void process_reap(struct process *p, bool *own, char *cause, size_t size)
+void process_reap(struct process *p, struct ending *end)
 {
     siginfo_t info = {0};
 
     pthread_mutex_lock(&p->lock);
-    if (spawner()->reap(p->pidfd, &info) == 0) {
-        describe_end(p, &info, own, cause, size);
-    } else {
-        snprintf(cause, size, "%s", p->killed ? p->why : "it ended, nobody knows how");
-        *own = p->killed;
-    }
+    *end = (struct ending){.why = p->killed ? "stopped" : NULL, .own = p->killed};
+    if (spawner()->reap(p->pidfd, &info) == 0)
+        describe_end(p, &info, end);
+    else
+        snprintf(end->cause, sizeof(end->cause), "%s",
+                 p->killed ? p->why : "it ended, nobody knows how");
     close(p->pidfd);
     close(p->sock);
     forget(p);

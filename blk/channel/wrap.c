@@ -240,8 +240,8 @@ static char *ask_hello(const struct wrapped *w, struct dt_error *err)
 {
     struct control_frame *f = xcalloc(1, sizeof(*f));
     struct process p;
-    char *hello = NULL, cause[200];
-    bool own;
+    struct ending end;
+    char *hello = NULL;
 
     process_init(&p);
     if (process_start(&p, w, 0, err) == 0) {
@@ -257,10 +257,10 @@ static char *ask_hello(const struct wrapped *w, struct dt_error *err)
         else if (fd.revents == 0)
             process_kill(&p, "it did not say who it is within %llu s",
                          (unsigned long long)(START_NS / DT_S(1)));
-        process_reap(&p, &own, cause, sizeof(cause));
+        process_reap(&p, &end);
         if (!hello)
             dt_fail(err, -EPROTO, "%s: %s; an extension begins with dt_channel_open()", w->argv[0],
-                    cause);
+                    end.cause);
     }
     free(f);
     return hello;

@@ -10,7 +10,7 @@ import time
 
 from devtap_test import paths, wait_for
 from devtap_test.case import limit
-from devtap_test.load import kernel_errors
+from devtap_test.load import kernel_errors, percentiles
 
 MIB = 1 << 20
 KILLS = int(os.environ.get("DEVTAP_KILLS", "100"))
@@ -50,7 +50,7 @@ def extensions(pid):
         except (FileNotFoundError, ProcessLookupError):
             continue
         # A hosted extension is forked from the launcher, and has its words but not its name.
-        if name == "ext-host" or words[1:2] not in ([b"keeper"], [b"worker"]):
+        if name == "ext-host" or words[1:2] not in ([b"keeper"], [b"worker"], [b"spare-worker"]):
             found.append(child)
     return found
 
@@ -89,6 +89,7 @@ def killed(t, kills, jobs=1, options=(), settings="", extra=(), between=None):
     wait_for("the last pass of fio", lambda: guest.run("test -e /tmp/done")[0] == 0, 120.0, 0.5)
     t.equal(guest.run("test -e /tmp/bad && cat /tmp/bad"), (1, ""), "fio")
     t.equal(kernel_errors(guest), "")
+    percentiles(t, "pause", [e["pause_ns"] / 1e6 for e in disk.events("extension-restarted")])
     t.log(f"{kills} kills, {guest.check('cat /tmp/passes')} passes of fio, "
           f"slowest replacement {1000 * longest:.0f} ms")
     return disk
@@ -178,6 +179,8 @@ def test_hang_and_leak(t):
         t.log(f"{how}: {len(died)} deaths ({died[0] if died else ''}), {result['errors']} errors, "
               f"{result['requests']} requests")
         assert len(died) >= 2 and all(why in text for text in died), died
+        t.equal({e["why"] for e in disk.events("extension-died")},
+                {"stopped" if how == "hang" else "signal"})
         # More than were in flight at once: the intake went on.
         assert result["errors"] >= 1 and result["latency"]["samples"] > 4, result
         disk.bench("--rw", "read", "--time", "200ms")

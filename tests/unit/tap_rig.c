@@ -28,11 +28,11 @@ static void on_info(void *front)
 static const struct front_ops front = {
     .complete = on_complete, .wake = on_wake, .info_changed = on_info};
 
-static void on_event(const char *device, const char *event, const char *text)
+static void on_event(const struct device_event *e)
 {
     size_t used = strlen(hears->events);
 
-    snprintf(hears->events + used, sizeof(hears->events) - used, "%s: %s\n", event, text);
+    snprintf(hears->events + used, sizeof(hears->events) - used, "%s: %s\n", e->event, e->text);
 }
 
 static void make_guest(struct tap_rig *rig)

@@ -6,12 +6,12 @@
 static unsigned told;
 static char last[256];
 
-static void hear(const char *device, const char *event, const char *text)
+static void hear(const struct device_event *e)
 {
-    if (strcmp(event, "request-late"))
+    if (strcmp(e->event, "request-late"))
         return;
     told++;
-    snprintf(last, sizeof(last), "%s", text);
+    snprintf(last, sizeof(last), "%s", e->text);
 }
 
 static int setup(void **state)

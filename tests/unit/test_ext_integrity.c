@@ -15,9 +15,9 @@
 static uint8_t *model, *data;
 static char heard[512];
 
-static void hear(const char *device, const char *event, const char *text)
+static void hear(const struct device_event *e)
 {
-    snprintf(heard, sizeof(heard), "%s: %s", event, text);
+    snprintf(heard, sizeof(heard), "%s: %s", e->event, e->text);
 }
 
 static int setup(void **state)

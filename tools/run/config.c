@@ -29,6 +29,8 @@ const struct dt_param process_params[] = {
      .help = "Serve all disks in this one process: a VM loses its disk if that dies."},
     {PROCESS("sandbox", DT_PARAM_ENUM, sandbox), .initial = "on", .choices = off_on,
      .help = "Confine keepers and workers to what they need."},
+    {PROCESS("spare", DT_PARAM_ENUM, spare), .initial = "on", .choices = off_on,
+     .help = "Keep a process ready that takes over from the worker."},
     {PROCESS("watchdog", DT_PARAM_DURATION, hang), .initial = "10s", .max = DT_S(86400),
      .help = "Replace a worker that gets nowhere for so long; 0s never does."},
     {PROCESS("weight", DT_PARAM_UINT, weight), .max = CGROUP_WEIGHT_MAX,

@@ -22,7 +22,7 @@ struct process_options {
     const char *cgroup;
     unsigned engine, log_level;
     bool foreground, print_capabilities, single;
-    unsigned sandbox;
+    unsigned sandbox, spare;
 };
 
 /** struct disk_options - of one disk, or one network card, as written. */
@@ -232,8 +232,10 @@ int worker_begin(struct worker *w, struct dt_error *err);
 void worker_end(struct worker *w);
 /** worker_failed() - tell the supervisor why it cannot serve. */
 void worker_failed(const struct dt_error *why);
+#define SPARE_WORKER "spare-worker"
 /** worker_main(), keeper_main(), ext_host_main() - programs that supervise_run() starts; not verbs for people. */
-int worker_main(char **argv);
+/* @spare: NULL, or what it is called in its arguments until it is the worker. */
+int worker_main(char **argv, char *spare);
 int keeper_main(char **argv);
 int ext_host_main(const char *name);
 /** supervise_run() - serve with a keeper for each disk and a worker for all. */

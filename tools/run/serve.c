@@ -3,7 +3,8 @@
  * serve.c - the disks of one process and the threads that serve them.
  *
  * Theory of operation: the main thread has a loop for signals and the control socket and never
- * touches a request. Each I/O thread has a loop; a disk's first thread is chosen in turn. The
+ * touches a request (in a worker it becomes the first I/O thread, and that work another's: threads.c). Each
+ * I/O thread has a loop; a disk's first thread is chosen in turn. The
  * order of opening is the one in which failing leaves nothing behind: sockets are bound (nobody
  * can connect yet), then images opened and locked, then threads and lanes started, and only then
  * does anything listen. Stopping is the reverse, with the socket files removed first.
@@ -79,6 +80,35 @@ static int open_control(struct server *s, struct dt_error *err)
     return control_new(&s->control, s->loop, path, &server_protocol, s, err);
 }
 
+static void stop(struct server *s)
+{
+    if (s->worker)
+        worker_end(s->worker);
+    control_free(s->control);
+    stop_disks(s);
+    signals_unwatch(&s->signals, s->loop);
+    server_stop_threads(s);
+}
+
+static void run_and_stop(struct server *s)
+{
+    loop_run(s->loop);
+    signals_unblock();
+    if (!s->worker)
+        notify_manager("STOPPING=1");
+    stop(s);
+}
+
+/* Disks that have begun need their thread to come to rest. */
+static void stop_half_started(struct server *s)
+{
+    struct dt_error err;
+
+    if (s->worker && s->disks[0].started && server_start_threads(s, 0, 1, &err) < 0)
+        log_error("%s", err.text);
+    stop(s);
+}
+
 static int server_start(struct server *s, struct dt_error *err)
 {
     int ret = server_new_loops(s, err);
@@ -92,9 +122,10 @@ static int server_start(struct server *s, struct dt_error *err)
         ret = ret ?: each_disk(s, disk_fence, err);
         ret = ret ?: worker_confine(s->worker, err);
     }
-    ret = ret ?: server_start_threads(s, err);
+    ret = ret ?: server_start_threads(s, s->worker ? 1 : 0, thread_count(s), err);
     ret = ret ?: each_disk(s, disk_start, err);
-    return ret ?: s->worker ? worker_begin(s->worker, err) : 0;
+    ret = ret ?: s->worker ? worker_begin(s->worker, err) : 0;
+    return ret ?: s->worker ? server_exchange(s, run_and_stop, err) : 0;
 }
 
 static void run_quit(void *arg)
@@ -102,9 +133,9 @@ static void run_quit(void *arg)
     server_quit(arg);
 }
 
-static void announce(const struct server *s)
+static void announce(const struct server *s, bool good)
 {
-    if (s->worker)
+    if (s->worker || !good)
         return;
     fputs("devtap: ready\n", stderr);
     notify_manager("READY=1");
@@ -123,19 +154,14 @@ int server_run(const struct verb *verb, struct run_config *config, struct worker
     if (worker)
         worker_init(worker, &s);
     ret = server_start(&s, &err);
-    if (ret == 0) {
-        announce(&s);
-        loop_run(s.loop);
-        signals_unblock();
-        if (!worker)
-            notify_manager("STOPPING=1");
-    }
-    if (worker)
-        worker_end(worker);
-    control_free(s.control);
-    stop_disks(&s);
-    signals_unwatch(&s.signals, s.loop);
-    server_stop_threads(&s);
+    announce(&s, ret == 0);
+    if (ret < 0)
+        stop_half_started(&s);
+    else if (worker)
+        server_run_exchanged(&s);
+    else
+        run_and_stop(&s);
+    server_free_loops(&s);
     free(s.disks);
     activation_free(&s.activation);
     if (ret < 0 && worker)

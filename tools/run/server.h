@@ -27,11 +27,21 @@ struct disk {
     int next_link;        /* to a new keeper, until the front has lost the one before */
 };
 
+/** struct io_thread - @own: it is the thread that the process began with. */
 struct io_thread {
     struct loop *loop;
     pthread_t thread;
-    bool running;
+    bool running, own;
     unsigned index;
+};
+
+/** struct exchange - the new thread of server_exchange(). @owned: the first I/O loop has its thread. */
+struct exchange {
+    struct server *server;
+    void (*rest)(struct server *s);
+    struct loop_message message;
+    sem_t owned;
+    pthread_t thread;
 };
 
 struct server {
@@ -44,6 +54,7 @@ struct server {
     uint8_t *state;        /* memory for the layers' state, in a worker */
     struct worker *worker; /* where a supervisor has the sockets; else NULL */
     struct activation activation;
+    struct exchange exchange; /* in a worker */
 };
 
 static inline unsigned thread_count(const struct server *s)
@@ -53,8 +64,18 @@ static inline unsigned thread_count(const struct server *s)
 
 /* threads.c */
 int server_new_loops(struct server *s, struct dt_error *err);
-int server_start_threads(struct server *s, struct dt_error *err);
+/** server_start_threads() - those from @first up to @end, and wait until each owns its loop. */
+int server_start_threads(struct server *s, unsigned first, unsigned end, struct dt_error *err);
+/** server_stop_threads() - and wait for their ends, but for that of the process's own. */
 void server_stop_threads(struct server *s);
+/**
+ * server_exchange() - have a new thread do @rest, to its end with server_stop_threads(), and this one become the
+ * first I/O thread by server_run_exchanged(), which returns when all that is done.
+ */
+int server_exchange(struct server *s, void (*rest)(struct server *s), struct dt_error *err);
+void server_run_exchanged(struct server *s);
+/** server_free_loops() - no thread runs any more. */
+void server_free_loops(struct server *s);
 
 /* disk.c: in this order, on the main thread. */
 void disk_init(struct disk *d, struct server *s, const struct disk_config *config,

@@ -6,6 +6,10 @@
  * keepers come from the supervisor, one for each disk, and another when a keeper died. The
  * supervisor is its one client of the control protocol. And between opening the images and
  * serving the first request it gives up everything else: control/sandbox.h.
+ *
+ * A *spare* is a worker that has done all this up to where it would open the images, and waits there. The first link
+ * that comes tells it that its predecessor is dead. It opens nothing before: what layers read then could
+ * still be changed.
  */
 #include "tools/run/server.h"
 
@@ -17,6 +21,7 @@
 #include "control/sandbox.h"
 #include "control/spawn.h"
 #include "control/supervisor.h"
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -26,7 +31,9 @@ struct worker {
     struct server *server;
     struct dt_watch supply;
     uid_t uid;
+    char *spare; /* it is one, and this is how ps(1) calls it until it takes over */
     bool begun;
+    struct sandbox_walls walls;    /* a spare's */
     char missing[SANDBOX_MISSING]; /* of the sandbox */
     struct dt_timer save;
     struct heartbeat *heart;
@@ -100,25 +107,67 @@ static void give_link(void *arg)
         take_next_link(d);
 }
 
-static void run_supply(struct dt_watch *watch, uint32_t events)
+/* Return: was there anything to take? */
+static bool take_supply(struct worker *w)
 {
-    struct worker *w = container_of(watch, struct worker, supply);
     struct supply_message m;
     struct link_call call;
-    int ret = packet_receive(watch->fd, &m, sizeof(m), &call.fd);
+    int ret = packet_receive(w->supply.fd, &m, sizeof(m), &call.fd);
 
-    if (ret < 0) { /* the supervisor is gone */
+    if (ret < 0) /* the supervisor is gone */
         server_quit(w->server);
-        return;
-    }
-    if (ret == 0 || call.fd < 0)
-        return;
+    if (ret <= 0)
+        return false;
+    if (call.fd < 0)
+        return true;
     if (m.disk >= w->server->config->count) {
         close(call.fd);
-        return;
+        return true;
     }
     call.disk = &w->server->disks[m.disk];
     loop_call(disk_loop(call.disk), give_link, &call);
+    return true;
+}
+
+static void run_supply(struct dt_watch *watch, uint32_t events)
+{
+    take_supply(container_of(watch, struct worker, supply));
+}
+
+/* ---- In reserve ------------------------------------------------------------------------------------- */
+
+/* Modules and what they stand on take milliseconds to load. What is not there is told when it is opened. */
+static void load_modules(const struct server *s)
+{
+    struct chain_spec spec;
+    struct dt_error err;
+
+    for (unsigned i = 0; i < s->config->count; i++) {
+        const struct disk_config *d = &s->config->disks[i];
+
+        if (chain_parse(&spec, d->options.chain, &err) < 0)
+            continue;
+        for (unsigned k = 0; k < spec.count; k++)
+            if (!strchr(spec.layers[k].name,
+                        '/')) /* a user's own may be replaced until it is opened */
+                registry_find_kind(d->kind, spec.layers[k].name, &err);
+        chain_spec_free(&spec);
+    }
+}
+
+static void stand_by(struct worker *w)
+{
+    struct pollfd supply = {.fd = SPAWN_FIRST_FD + WORKER_SUPPLY, .events = POLLIN};
+
+    load_modules(w->server);
+    if (w->server->config->process.sandbox)
+        sandbox_prepare(&w->walls);
+    while (poll(&supply, 1, -1) < 0) {
+    }
+    if (supply.revents & POLLHUP) /* not wanted any more */
+        _exit(0);
+    memset(w->spare, 0, strlen(w->spare));
+    memcpy(w->spare, "worker", strlen("worker"));
 }
 
 /* ---- State and events ------------------------------------------------------------------------------- */
@@ -126,23 +175,31 @@ static void run_supply(struct dt_watch *watch, uint32_t events)
 static struct worker *worker_hears;
 
 /* From any thread: one packet is one system call. */
-static void tell(uint32_t disk, const char *event, const char *text)
+static void tell_facts(uint32_t disk, const struct device_event *e)
 {
-    struct supply_message m = {.disk = disk};
+    struct supply_message m = {
+        .disk = disk, .status = e->status, .pause_ns = e->pause_ns, .requests = e->requests};
 
-    snprintf(m.event, sizeof(m.event), "%s", event);
-    snprintf(m.text, sizeof(m.text), "%s", text);
+    snprintf(m.event, sizeof(m.event), "%s", e->event);
+    snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, e->text);
+    snprintf(m.layer, sizeof(m.layer), "%s", e->layer ?: "");
+    snprintf(m.why, sizeof(m.why), "%s", e->why ?: "");
     packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
 }
 
-static void on_event(const char *device, const char *event, const char *text)
+static void tell(uint32_t disk, const char *event, const char *text)
+{
+    tell_facts(disk, &(struct device_event){.event = event, .text = text});
+}
+
+static void on_event(const struct device_event *e)
 {
     const struct server *s = worker_hears->server;
     unsigned disk = 0;
 
-    while (disk < s->config->count && strcmp(s->config->disks[disk].name, device) != 0)
+    while (disk < s->config->count && strcmp(s->config->disks[disk].name, e->device) != 0)
         disk++;
-    tell(disk, event, text);
+    tell_facts(disk, e);
 }
 
 /* See control/watchdog.h: one thread that gets nowhere, and the supervisor hears nothing any more. */
@@ -182,6 +239,7 @@ int worker_open(struct worker *w, struct dt_error *err)
 {
     struct server *s = w->server;
     size_t size = s->config->count * blob_area_size();
+    int ret;
 
     s->state = mmap(NULL, size + sizeof(*w->heart), PROT_READ | PROT_WRITE,
                     MAP_SHARED | MAP_NORESERVE, SPAWN_FIRST_FD + WORKER_STATE, 0);
@@ -194,13 +252,17 @@ int worker_open(struct worker *w, struct dt_error *err)
         return -EAGAIN;
     worker_hears = w;
     device_events(on_event);
-    return control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
-                         supervisor_gone, err);
+    ret = control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
+                        supervisor_gone, err);
+    if (ret == 0 && w->spare)
+        stand_by(w);
+    return ret;
 }
 
 int worker_confine(struct worker *w, struct dt_error *err)
 {
-    const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = w->uid};
+    const struct sandbox_config config = {
+        .kind = SANDBOX_WORKER, .uid = w->uid, .walls = w->spare ? &w->walls : NULL};
 
     KILL_POINT("fenced");
     if (!w->server->config->process.sandbox)
@@ -221,6 +283,9 @@ int worker_begin(struct worker *w, struct dt_error *err)
     w->begun = ret == 0;
     w->save.fire = run_save;
     loop_timer_set(w->server->loop, &w->save, dt_clock_ns() + SAVE_NS);
+    while (ret == 0 && take_supply(w)) {
+        /* Here, and not when the thread comes to it that watches from now on: VMs wait. */
+    }
     return ret < 0 ? dt_fail(err, ret, "cannot watch for links: %s", strerror(-ret)) : 0;
 }
 
@@ -246,9 +311,9 @@ static void on_abort(int signal)
     _exit(EXIT_ASSERTION);
 }
 
-int worker_main(char **argv)
+int worker_main(char **argv, char *spare)
 {
-    struct worker worker = {0};
+    struct worker worker = {.spare = spare, .walls = {-1, -1}};
     struct run_config config;
     struct dt_error err;
     unsigned count = 0, words = 0;
