@@ -82,8 +82,7 @@ static int read_port(struct reader *r, char *value)
 
 static int read_keepalive(struct reader *r, char *value)
 {
-    return strcmp(value, "off") == 0 ? 0
-                                     : read_number(r, value, UINT16_MAX, &r->peer->keepalive);
+    return strcmp(value, "off") == 0 ? 0 : read_number(r, value, UINT16_MAX, &r->peer->keepalive);
 }
 
 static int read_endpoint(struct reader *r, char *value)

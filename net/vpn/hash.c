@@ -63,9 +63,8 @@ void wg_mac(uint8_t out[WG_MAC], const uint8_t *key, size_t nkey, const void *da
 static void hmac_of(uint8_t out[WG_KEY], const uint8_t key[WG_KEY], const void *data, size_t n)
 {
     char digest[] = "BLAKE2S-256";
-    const OSSL_PARAM params[] = {
-        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
-        OSSL_PARAM_construct_end()};
+    const OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+                                 OSSL_PARAM_construct_end()};
 
     mac(hmac, params, out, WG_KEY, key, WG_KEY, data, n);
 }

@@ -53,8 +53,8 @@ static bool admitted(struct vpn *v, const void *message, size_t n, uint32_t send
     uint64_t now = dt_now(v->c);
     struct wg_cookie m;
 
-    switch (wg_guard_judge(&v->mesh->guard, &v->mesh->self, message, n, s.bytes, s.n, s.host,
-                           now)) {
+    switch (
+        wg_guard_judge(&v->mesh->guard, &v->mesh->self, message, n, s.bytes, s.n, s.host, now)) {
     case WG_GO_ON:
         return true;
     case WG_ASK_COOKIE:
@@ -109,8 +109,7 @@ static void take_initiation(struct vpn *v, const struct wg_initiation *m,
     sodium_memzero(&hs, sizeof(hs));
 }
 
-static void take_response(struct vpn *v, const struct wg_response *m,
-                          const union vpn_address *from)
+static void take_response(struct vpn *v, const struct wg_response *m, const union vpn_address *from)
 {
     struct vpn_peer *p = peer_of_number(v, m->receiver);
     struct wg_keys keys;
@@ -165,9 +164,8 @@ static bool source_is_its_own(struct vpn_peer *p, const uint8_t *mac)
 static struct dt_packet *take_frame(struct vpn_peer *p, const uint8_t *plain, size_t n)
 {
     struct vpn *v = p->vpn;
-    ssize_t length = p->tunnel
-                         ? vpn_gre_read(plain, n, p->tunnel, v->mesh->tunnel, &plain)
-                         : (ssize_t)n;
+    ssize_t length =
+        p->tunnel ? vpn_gre_read(plain, n, p->tunnel, v->mesh->tunnel, &plain) : (ssize_t)n;
     struct dt_packet *packet;
 
     if (length < (ssize_t)PORT_LEAST || length > (ssize_t)PORT_LARGEST) {

@@ -7,10 +7,11 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-#define BIND_TRIES  100u      /* a second: a worker that died a moment ago may still have the port */
+#define BIND_TRIES  100u /* a second: a worker that died a moment ago may still have the port */
 #define QUEUE_BYTES (1 << 20) /* what may wait, where the system allows it */
 #define ETHERNET    14u
-#define TAGS        8u /* two VLAN tags may come on top of what the guest was told */
+#define TAGS        8u    /* two VLAN tags may come on top of what the guest was told */
+#define USUAL       1500u /* what a guest thinks that was told nothing */
 
 /* ---- The socket ---- */
 
@@ -27,8 +28,7 @@ static int bind_patiently(int fd, const struct sockaddr *at, socklen_t size)
 static int make_socket(const struct sockaddr *at, socklen_t size)
 {
     const int zero = 0, bytes = QUEUE_BYTES;
-    _cleanup_close_ int fd =
-        socket(at->sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    _cleanup_close_ int fd = socket(at->sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int ret;
 
     if (fd < 0)
@@ -84,10 +84,10 @@ static int bind_any(struct vpn *v, const struct vpn_conf *conf, int *family, str
 
 static int resolve(struct vpn_peer *p, const char *text, int family, struct dt_error *err)
 {
-    const struct addrinfo hints = {
-        .ai_family = family,
-        .ai_socktype = SOCK_DGRAM,
-        .ai_flags = AI_NUMERICSERV | (family == AF_INET6 ? AI_V4MAPPED : 0)};
+    const struct addrinfo hints = {.ai_family = family,
+                                   .ai_socktype = SOCK_DGRAM,
+                                   .ai_flags =
+                                       AI_NUMERICSERV | (family == AF_INET6 ? AI_V4MAPPED : 0)};
     struct addrinfo *list;
     int ret = port_resolve(text, &hints, &list, err);
 
@@ -161,8 +161,8 @@ static int measure(struct vpn *v, int family, struct dt_error *err)
 
     for (unsigned i = 0; i < v->mesh->npeers; i++) {
         const struct vpn_peer *p = &v->mesh->peers[i];
-        uint32_t around =
-            (is_six(p, family) ? 40u : 20u) + 8 + WG_OVERHEAD + (p->tunnel ? VPN_GRE : 0) + ETHERNET;
+        uint32_t around = (is_six(p, family) ? 40u : 20u) + 8 + WG_OVERHEAD +
+                          (p->tunnel ? VPN_GRE : 0) + ETHERNET;
 
         most = MAX(most, around);
     }
@@ -170,7 +170,8 @@ static int measure(struct vpn *v, int family, struct dt_error *err)
         return dt_fail(err, -EINVAL, "path-mtu=%llu leaves no room for packets of 68 bytes",
                        (unsigned long long)v->path_mtu);
     v->mtu = (uint16_t)(v->mtu_given ?: v->path_mtu - most);
-    v->limit = v->mtu + ETHERNET + TAGS;
+    v->fits = v->mtu + ETHERNET + TAGS;
+    v->limit = MAX((uint32_t)v->mtu, USUAL) + ETHERNET + TAGS;
     return 0;
 }
 

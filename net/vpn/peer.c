@@ -210,11 +210,8 @@ void vpn_peer_answered(struct vpn_peer *p, const struct wg_keys *keys, uint32_t 
 void vpn_peer_offered(struct vpn_peer *p, const struct wg_keys *keys, uint32_t local,
                       uint32_t remote)
 {
-    p->next = (struct wg_session){.live = true,
-                                  .local = local,
-                                  .remote = remote,
-                                  .keys = *keys,
-                                  .born = dt_now(p->vpn->c)};
+    p->next = (struct wg_session){
+        .live = true, .local = local, .remote = remote, .keys = *keys, .born = dt_now(p->vpn->c)};
     schedule(p, p->next.born + LASTS);
 }
 

@@ -7,7 +7,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#define PATIENCE DT_MS(20) /* for a guest that takes nothing, before what comes is read and dropped */
+#define PATIENCE \
+    DT_MS(20) /* for a guest that takes nothing, before what comes is read and dropped */
 
 static const char *const unknowns[] = {[VPN_FLOOD] = "flood", [VPN_DROP] = "drop", NULL};
 
@@ -39,7 +40,8 @@ static const struct dt_param params[] = {
      .flags = DT_PARAM_LIVE,
      .initial = "flood",
      .choices = unknowns,
-     .help = "Where frames go to an address that no peer was seen with: to all of them, or nowhere."},
+     .help =
+         "Where frames go to an address that no peer was seen with: to all of them, or nowhere."},
     {.name = "hold",
      FIELD(DT_PARAM_DURATION, hold),
      .flags = DT_PARAM_LIVE,
@@ -48,15 +50,16 @@ static const struct dt_param params[] = {
     {NULL},
 };
 
-#define DROPPED(help)              \
-    "packets", "Dropped: " help "."
+#define DROPPED(help) "packets", "Dropped: " help "."
 static const struct dt_counter counters[] = {
     [HANDSHAKES] = {"handshakes", "sessions", "Sessions that began."},
     [COOKIES] = {"cookies", "messages", "Handshakes that were answered with a cookie, under load."},
     [FLOODED] = {"flooded", "packets", "Copies of frames that went to several peers."},
     [TX_DOWN] = {"tx-down", DROPPED("there was no session, or no way to the peer")},
     [TX_FULL] = {"tx-full", DROPPED("the socket took nothing for a second")},
-    [TX_LONG] = {"tx-long", DROPPED("longer than the MTU that the guest was told")},
+    [TX_FRAGMENTS] = {"tx-fragments", "packets",
+                      "Longer than the card's MTU: they are sent in fragments."},
+    [TX_LONG] = {"tx-long", DROPPED("longer than the card's MTU, and than 1500 bytes")},
     [TX_SOURCE] = {"tx-source", DROPPED("the guest sent with an address that is a peer's")},
     [RX_MALFORMED] = {"rx-malformed", DROPPED("no message of the protocol, or no frame in it")},
     [RX_STRANGER] = {"rx-stranger", DROPPED("of no peer, or of no session that there is now")},
@@ -90,6 +93,22 @@ static void flood(struct vpn *v, struct dt_packet *p)
     end(v, p, sent ? -1 : TX_DOWN);
 }
 
+/* Most VMMs do not ask a card for its MTU, and a guest that was not told must not find a black hole. */
+static bool too_long(struct vpn *v, const struct dt_packet *p)
+{
+    if (likely(p->length <= v->fits))
+        return false;
+    if (!v->told_mtu)
+        dt_layer_event(
+            v->layer, "mtu-exceeded",
+            "the guest sends packets that are longer than the card's MTU, %u: give QEMU's "
+            "device host_mtu=%u",
+            v->mtu, v->mtu);
+    v->told_mtu = true;
+    dt_count(v->c, TX_FRAGMENTS, p->length <= v->limit);
+    return p->length > v->limit;
+}
+
 /* Returns false if the socket takes nothing now. */
 static bool forward(struct vpn *v, struct dt_packet *p)
 {
@@ -98,7 +117,7 @@ static bool forward(struct vpn *v, struct dt_packet *p)
     unsigned owner;
     int ret;
 
-    if (p->length > v->limit) {
+    if (too_long(v, p)) {
         end(v, p, TX_LONG);
         return true;
     }
@@ -227,8 +246,8 @@ static void vpn_quiesce(struct dt_ctx *c, uint64_t deadline)
 
 /* ---- Verbs ---- */
 
-static int run_key(struct dt_layer *layer, int argc, const char *const *argv, struct dt_reply *reply,
-                   struct dt_error *err)
+static int run_key(struct dt_layer *layer, int argc, const char *const *argv,
+                   struct dt_reply *reply, struct dt_error *err)
 {
     const struct vpn *v = dt_layer_data(layer);
     char text[sodium_base64_ENCODED_LEN(WG_KEY, sodium_base64_VARIANT_ORIGINAL)];

@@ -34,6 +34,7 @@ enum vpn_counter {
     FLOODED,
     TX_DOWN,
     TX_FULL,
+    TX_FRAGMENTS,
     TX_LONG,
     TX_SOURCE,
     RX_MALFORMED,
@@ -159,7 +160,7 @@ struct vpn_mesh {
 
 enum { VPN_FLOOD, VPN_DROP };
 
-/** struct vpn - the layer. @limit: the longest frame that is sent. */
+/** struct vpn - the layer. @fits: the longest frame that needs no fragments; @limit: that is sent at all. */
 struct vpn {
     const char *conf, *local;
     uint64_t path_mtu, mtu_given, hold;
@@ -171,7 +172,8 @@ struct vpn {
     struct vpn_macs macs;
     int fd;
     uint16_t mtu;
-    uint32_t limit;
+    uint32_t fits, limit;
+    bool told_mtu;
     struct port_out out;
     struct dt_watch watch;
     struct dt_timer drain;

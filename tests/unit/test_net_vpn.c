@@ -199,9 +199,14 @@ static void test_we_begin(void **state)
     make_frame(GUEST, ALL, 1426 + 14);
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     hand_expect_frame(&a, f.bytes, f.n);
-    make_frame(GUEST, ALL, 1426 + 14 + 8 + 1);
+    assert_int_equal(rig_counter("vpn", "tx-fragments"), 0);
+    make_frame(GUEST, ALL, 1514); /* of a guest that was not told */
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    hand_expect_frame(&a, f.bytes, f.n);
+    make_frame(GUEST, ALL, 1514 + 8 + 1);
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     expect_count("tx-long", 1);
+    assert_int_equal(rig_counter("vpn", "tx-fragments"), 1);
     rig_stop();
 }
 
@@ -564,12 +569,11 @@ static void test_restart(void **state)
     rig_stop();
 
     rig_start(chain_of(""));
-    assert_int_equal(net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size, 1,
-                                  &err),
-                     0);
-    assert_int_equal(net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size - 1,
-                                  1, &err),
-                     -EBADMSG);
+    assert_int_equal(
+        net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size, 1, &err), 0);
+    assert_int_equal(
+        net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size - 1, 1, &err),
+        -EBADMSG);
     make_frame(MAC_A, GUEST, 100);
     n = wg_session_seal(&first, old, f.bytes, f.n); /* of the session before */
     hand_send(&a, old, n);

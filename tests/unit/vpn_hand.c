@@ -90,8 +90,7 @@ bool hand_silent(struct hand *h)
 
 static void begin(struct hand *h, const struct wg_keys *keys, uint32_t local, uint32_t remote)
 {
-    h->session =
-        (struct wg_session){.live = true, .local = local, .remote = remote, .keys = *keys};
+    h->session = (struct wg_session){.live = true, .local = local, .remote = remote, .keys = *keys};
 }
 
 void hand_answer(struct hand *h)
