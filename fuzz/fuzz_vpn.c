@@ -96,7 +96,7 @@ static void give_sealed(unsigned peer, const uint8_t *bytes, size_t n)
     struct wg_session other = v->mesh->peers[peer].now;
     uint8_t *message = xcalloc(1, n + WG_OVERHEAD);
 
-    CHECK(wg_session_seal(&other, message, bytes, n) == n + WG_OVERHEAD);
+    CHECK(wg_session_seal(v->cipher, &other, message, bytes, n) == n + WG_OVERHEAD);
     give(message, n + WG_OVERHEAD);
     CHECK(v->mesh->peers[peer].now.newest == 1);
     free(message);

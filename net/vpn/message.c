@@ -197,7 +197,7 @@ static struct dt_packet *take_transport(struct vpn *v, uint8_t *message, size_t 
         count(v, RX_STRANGER);
         return NULL;
     }
-    length = wg_session_open(s, message, n);
+    length = wg_session_open(v->cipher, s, message, n);
     if (length < 0) {
         count(v, length == -EALREADY ? RX_REPLAYED : RX_FORGED);
         return NULL;

@@ -187,7 +187,9 @@ int vpn_open(struct dt_layer *layer, struct dt_error *err)
     ret = ret ?: vpn_conf_read(&conf, v->conf, err);
     if (ret < 0)
         return ret;
-    ret = bind_any(v, conf, &family, err);
+    v->cipher = wg_cipher_new();
+    ret = v->cipher ? bind_any(v, conf, &family, err)
+                    : dt_fail(err, -ENOTSUP, "OpenSSL has no ChaCha20-Poly1305 here");
     ret = ret ?: make_mesh(v, conf, family, err);
     ret = ret ?: measure(v, family, err);
     sodium_free(conf);
@@ -203,4 +205,5 @@ void vpn_close(struct dt_layer *layer)
     if (v->fd >= 0)
         close(TAKE_FD(v->fd));
     sodium_free(TAKE_PTR(v->mesh));
+    wg_cipher_free(TAKE_PTR(v->cipher));
 }

@@ -82,7 +82,7 @@ int vpn_peer_send(struct vpn_peer *p, const uint8_t *frame, uint32_t n)
         vpn_gre_make(inner, v->mesh->tunnel, p->tunnel, n);
         memcpy(inner + head, frame, n);
     }
-    length = wg_session_seal(&p->now, v->sealed, head ? inner : frame, head + n);
+    length = wg_session_seal(v->cipher, &p->now, v->sealed, head ? inner : frame, head + n);
     if (length == 0)
         return -ENOTCONN;
     ret = vpn_send_to(v, v->sealed, length, &p->address);

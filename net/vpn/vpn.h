@@ -169,6 +169,7 @@ struct vpn {
     struct dt_layer *layer;
     struct dt_ctx *c; /* between start() and stop() */
     struct vpn_mesh *mesh;
+    struct wg_cipher *cipher;
     struct vpn_macs macs;
     int fd;
     uint16_t mtu;

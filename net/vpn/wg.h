@@ -125,12 +125,18 @@ struct wg_session {
     uint64_t window[WG_WINDOW_WORDS];
 };
 
+struct wg_cipher;
+/** wg_cipher_new() - of one thread; before it is confined. NULL if there is none. */
+struct wg_cipher *wg_cipher_new(void);
+void wg_cipher_free(struct wg_cipher *c);
+
 /** wg_session_seal() - a message of @n bytes at @plain, which may be @message + WG_HEADER, into @message. Return: its
  *  length, n + WG_OVERHEAD; 0 when the counter has come to its end. */
-size_t wg_session_seal(struct wg_session *s, uint8_t *message, const uint8_t *plain, size_t n);
+size_t wg_session_seal(struct wg_cipher *c, struct wg_session *s, uint8_t *message,
+                       const uint8_t *plain, size_t n);
 /** wg_session_open() - in place: the plaintext is at @message + WG_HEADER. Return: its length, -EBADMSG for what the peer
  *  did not send, -EALREADY for what came before or is too old to know. */
-ssize_t wg_session_open(struct wg_session *s, uint8_t *message, size_t n);
+ssize_t wg_session_open(struct wg_cipher *c, struct wg_session *s, uint8_t *message, size_t n);
 
 /* ---- Against floods (cookie.c) ---- */
 

@@ -458,11 +458,11 @@ static void test_renewal(void **state)
     from_guest(ALL);
     hand_expect_frame(&a, f.bytes, f.n);
     make_frame(MAC_A, GUEST, 100);
-    n = wg_session_seal(&first, late, f.bytes, f.n); /* what was on its way */
+    n = wg_session_seal(a.cipher, &first, late, f.bytes, f.n); /* what was on its way */
     hand_send(&a, late, n);
     expect_guest();
     pass(DT_S(60));
-    n = wg_session_seal(&first, late, f.bytes, f.n);
+    n = wg_session_seal(a.cipher, &first, late, f.bytes, f.n);
     hand_send(&a, late, n);
     expect_count("rx-stranger", 1);
     rig_stop();
@@ -575,7 +575,7 @@ static void test_restart(void **state)
         net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size - 1, 1, &err),
         -EBADMSG);
     make_frame(MAC_A, GUEST, 100);
-    n = wg_session_seal(&first, old, f.bytes, f.n); /* of the session before */
+    n = wg_session_seal(a.cipher, &first, old, f.bytes, f.n); /* of the session before */
     hand_send(&a, old, n);
     expect_count("rx-stranger", 1);
     hand_send(&b, &recorded, sizeof(recorded));

@@ -28,6 +28,7 @@ void hand_open(struct hand *h, const uint8_t public_[WG_KEY], const struct socka
 
     memset(h, 0, sizeof(*h));
     h->card = *card;
+    h->cipher = wg_cipher_new();
     h->at = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     h->fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_int_equal(bind(h->fd, (struct sockaddr *)&h->at, size), 0);
@@ -41,6 +42,7 @@ void hand_open(struct hand *h, const uint8_t public_[WG_KEY], const struct socka
 void hand_close(struct hand *h)
 {
     close(h->fd);
+    wg_cipher_free(h->cipher);
 }
 
 const char *hand_public(const struct hand *h)
@@ -154,7 +156,7 @@ void hand_initiate(struct hand *h)
 
 size_t hand_seal(struct hand *h, uint8_t *message, const void *frame, size_t n)
 {
-    return wg_session_seal(&h->session, message, frame, n);
+    return wg_session_seal(h->cipher, &h->session, message, frame, n);
 }
 
 void hand_frame(struct hand *h, const void *frame, size_t n)
@@ -170,7 +172,7 @@ void hand_expect_frame(struct hand *h, const void *frame, size_t n)
         hand_expect(h, WG_TRANSPORT);
     } while (n && h->n == WG_OVERHEAD); /* a sign of life */
     assert_int_equal(h->n, n + WG_OVERHEAD);
-    assert_int_equal(wg_session_open(&h->session, h->bytes, h->n), n);
+    assert_int_equal(wg_session_open(h->cipher, &h->session, h->bytes, h->n), n);
     if (n)
         assert_memory_equal(h->bytes + WG_HEADER, frame, n);
 }

@@ -20,6 +20,7 @@ struct hand {
     struct wg_pass pass;
     struct wg_handshake handshake;
     struct wg_session session;
+    struct wg_cipher *cipher;
     uint64_t stamp;
     uint8_t bytes[HAND_BYTES];
     size_t n;
