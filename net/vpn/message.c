@@ -206,22 +206,38 @@ static struct dt_packet *take_transport(struct vpn *v, uint8_t *message, size_t 
     return length > 0 ? take_frame(p, message + WG_HEADER, (size_t)length) : NULL;
 }
 
+/* Copied, since datagrams that came together are not aligned. */
+static void take_handshake(struct vpn *v, const uint8_t *message, size_t n,
+                           const union vpn_address *from)
+{
+    union {
+        uint32_t type;
+        struct wg_initiation initiation;
+        struct wg_response response;
+        struct wg_cookie cookie;
+    } m = {0};
+
+    if (n >= sizeof(m.type) && n <= sizeof(m))
+        memcpy(&m, message, n);
+    if (m.type == WG_INITIATION && n == sizeof(m.initiation))
+        take_initiation(v, &m.initiation, from);
+    else if (m.type == WG_RESPONSE && n == sizeof(m.response))
+        take_response(v, &m.response, from);
+    else if (m.type == WG_COOKIE && n == sizeof(m.cookie))
+        take_cookie(v, &m.cookie);
+    else
+        count(v, RX_MALFORMED);
+}
+
 struct dt_packet *vpn_message(struct vpn *v, uint8_t *message, size_t n,
                               const union vpn_address *from)
 {
     uint32_t type = 0;
 
-    if (n >= sizeof(type))
+    if (n >= WG_OVERHEAD)
         memcpy(&type, message, sizeof(type));
-    if (likely(type == WG_TRANSPORT && n >= WG_OVERHEAD))
+    if (likely(type == WG_TRANSPORT))
         return take_transport(v, message, n, from);
-    if (type == WG_INITIATION && n == sizeof(struct wg_initiation))
-        take_initiation(v, (const void *)message, from);
-    else if (type == WG_RESPONSE && n == sizeof(struct wg_response))
-        take_response(v, (const void *)message, from);
-    else if (type == WG_COOKIE && n == sizeof(struct wg_cookie))
-        take_cookie(v, (const void *)message);
-    else
-        count(v, RX_MALFORMED);
+    take_handshake(v, message, n, from);
     return NULL;
 }

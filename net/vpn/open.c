@@ -3,6 +3,7 @@
 #include "net/vpn/vpn.h"
 
 #include "net/port/address.h"
+#include <netinet/udp.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -27,7 +28,7 @@ static int bind_patiently(int fd, const struct sockaddr *at, socklen_t size)
 
 static int make_socket(const struct sockaddr *at, socklen_t size)
 {
-    const int zero = 0, bytes = QUEUE_BYTES;
+    const int zero = 0, one = 1, bytes = QUEUE_BYTES;
     _cleanup_close_ int fd = socket(at->sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int ret;
 
@@ -35,6 +36,7 @@ static int make_socket(const struct sockaddr *at, socklen_t size)
         return -errno;
     if (at->sa_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+    setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof(one));
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     ret = bind_patiently(fd, at, size);

@@ -20,7 +20,6 @@
 #include <arpa/inet.h>
 #include <sodium.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #define RENEW_FIRST   DT_S(120) /* REKEY_AFTER_TIME, of who began */
@@ -45,15 +44,6 @@ static void wipe(struct wg_session *s)
 
 /* ---- Sending ---- */
 
-int vpn_send_to(struct vpn *v, const void *message, size_t n, const union vpn_address *to)
-{
-    while (sendto(v->fd, message, n, MSG_NOSIGNAL | MSG_DONTWAIT, &to->any, vpn_address_size(to)) <
-           0)
-        if (errno != EINTR)
-            return -errno;
-    return 0;
-}
-
 static void account_sent(struct vpn_peer *p, bool frame)
 {
     uint64_t now = dt_now(p->vpn->c);
@@ -68,27 +58,46 @@ static void account_sent(struct vpn_peer *p, bool frame)
         schedule(p, now);
 }
 
-int vpn_peer_send(struct vpn_peer *p, const uint8_t *frame, uint32_t n)
+/* Into @message, where there is room. Returns the length, or 0: there is no session that could. */
+static size_t seal(struct vpn_peer *p, uint8_t *message, const uint8_t *frame, uint32_t n)
 {
     struct vpn *v = p->vpn;
     uint32_t head = n && p->tunnel ? VPN_GRE : 0;
-    uint8_t *inner = v->sealed + WG_HEADER;
-    size_t length;
-    int ret;
+    uint8_t *inner = message + WG_HEADER;
 
     if (!p->up || dt_now(v->c) - p->now.born >= LASTS)
-        return -ENOTCONN;
+        return 0;
     if (head) {
         vpn_gre_make(inner, v->mesh->tunnel, p->tunnel, n);
         memcpy(inner + head, frame, n);
     }
-    length = wg_session_seal(v->cipher, &p->now, v->sealed, head ? inner : frame, head + n);
-    if (length == 0)
-        return -ENOTCONN;
-    ret = vpn_send_to(v, v->sealed, length, &p->address);
+    return wg_session_seal(v->cipher, &p->now, message, head ? inner : frame, head + n);
+}
+
+int vpn_peer_send(struct vpn_peer *p, const uint8_t *frame, uint32_t n)
+{
+    struct vpn *v = p->vpn;
+    size_t length = seal(p, v->sealed, frame, n);
+    int ret = length ? vpn_send_to(v, v->sealed, length, &p->address) : -ENOTCONN;
+
     if (ret == 0)
         account_sent(p, n > 0);
     return ret;
+}
+
+int vpn_peer_gather(struct vpn_peer *p, const uint8_t *frame, uint32_t n)
+{
+    uint8_t *message = vpn_burst_room(p, n + (p->tunnel ? VPN_GRE : 0) + WG_OVERHEAD);
+    size_t length;
+
+    if (!message)
+        return -EAGAIN;
+    length = seal(p, message, frame, n);
+    if (length == 0)
+        return -ENOTCONN;
+    vpn_burst_add(p, length);
+    account_sent(p, true);
+    return 0;
 }
 
 /* ---- Up and down ---- */

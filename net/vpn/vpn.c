@@ -5,7 +5,6 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #define PATIENCE \
     DT_MS(20) /* for a guest that takes nothing, before what comes is read and dropped */
@@ -134,23 +133,28 @@ static bool forward(struct vpn *v, struct dt_packet *p)
         flood(v, p);
         return true;
     }
-    ret = vpn_peer_send(&v->mesh->peers[owner], p->data, p->length);
+    ret = vpn_peer_gather(&v->mesh->peers[owner], p->data, p->length);
     if (ret == -EAGAIN)
         return false;
     end(v, p, ret == 0 ? -1 : TX_DOWN);
     return true;
 }
 
+/* What is left from before goes first; what is gathered goes now, or stays until the socket takes it. */
 static unsigned vpn_write(struct port_out *out, struct dt_packet **packets, unsigned n)
 {
     struct vpn *v = container_of(out, struct vpn, out);
+    unsigned done = 0;
 
-    for (unsigned i = 0; i < n; i++)
-        if (!forward(v, packets[i])) {
+    do {
+        while (done < n && forward(v, packets[done]))
+            done++;
+        if (vpn_burst_flush(v) < 0) {
             out->blocked = true;
-            return i;
+            break;
         }
-    return n;
+    } while (done < n);
+    return done;
 }
 
 static void vpn_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
@@ -178,40 +182,35 @@ static void unwatch(struct vpn *v)
     v->watching = false;
 }
 
-/* Returns whether there was a datagram; *@p may be a frame in it. */
-static bool read_one(struct vpn *v, struct dt_packet **p)
-{
-    union vpn_address from = {0};
-    socklen_t size = sizeof(from);
-    ssize_t n;
-
-    *p = NULL;
-    n = recvfrom(v->fd, v->in, VPN_BYTES, 0, &from.any, &size);
-    if (n < 0)
-        return errno == EINTR;
-    *p = vpn_message(v, v->in, (size_t)n, &from);
-    return true;
-}
-
 static void run(struct vpn *v)
 {
     unsigned room = MIN(dt_room(v->c), PORT_BURST), n = 0;
-    struct dt_packet *packets[PORT_BURST], *p;
+    struct dt_packet *packets[PORT_BURST];
     bool drain = v->draining;
 
     v->draining = false;
     if (room == 0 && !drain) {
         unwatch(v);
+        v->waited = true;
         dt_timer_set(v->c, &v->drain, dt_now(v->c) + PATIENCE);
         return;
     }
-    for (unsigned i = 0; i < PORT_BURST && (drain || n < room) && read_one(v, &p); i++) {
+    for (unsigned i = 0; i < PORT_BURST && (drain || n < room); i++) {
+        uint8_t *message;
+        ssize_t length = vpn_read(v, &message);
+        struct dt_packet *p;
+
+        if (length < 0)
+            break;
+        p = vpn_message(v, message, (size_t)length, &v->input.from);
         if (p && n < room)
             packets[n++] = p;
         else if (p)
             dt_drop_one(v->c, p, RX_FULL);
     }
     dt_receive(v->c, packets, n);
+    if (v->input.at < v->input.end) /* of which the socket does not tell again */
+        dt_timer_set(v->c, &v->drain, dt_now(v->c));
 }
 
 static void run_readable(struct dt_watch *watch, uint32_t events)
@@ -223,9 +222,10 @@ static void run_drain(struct dt_timer *timer)
 {
     struct vpn *v = container_of(timer, struct vpn, drain);
 
-    v->draining = true;
-    run(v);
+    v->draining = v->waited;
+    v->waited = false;
     watch(v);
+    run(v);
 }
 
 /* Not at once: whoever made room may be in the middle of something. */
@@ -233,8 +233,8 @@ static void vpn_resume(struct dt_ctx *c)
 {
     struct vpn *v = c->layer_data;
 
-    if (!v->watching)
-        dt_timer_set(c, &v->drain, dt_now(c));
+    v->waited = false;
+    dt_timer_set(c, &v->drain, dt_now(c));
 }
 
 static void vpn_quiesce(struct dt_ctx *c, uint64_t deadline)
@@ -313,7 +313,8 @@ static void vpn_stop(struct dt_ctx *c)
     for (unsigned i = 0; i < v->mesh->npeers; i++)
         vpn_peer_stop(&v->mesh->peers[i]);
     port_out_close(&v->out);
-    free(TAKE_PTR(v->in));
+    free(TAKE_PTR(v->input.bytes));
+    free(TAKE_PTR(v->burst.bytes));
     free(TAKE_PTR(v->sealed));
     v->c = NULL;
 }
@@ -326,8 +327,9 @@ static int vpn_start(struct dt_ctx *c, struct dt_error *err)
     v->out = (struct port_out){.write = vpn_write, .c = c, .full = TX_FULL};
     v->watch = (struct dt_watch){.ready = run_readable, .fd = v->fd, .events = EPOLLIN};
     v->drain.fire = run_drain;
-    v->in = xcalloc(1, VPN_BYTES);
-    v->sealed = xcalloc(1, WG_OVERHEAD + VPN_GRE + VPN_BYTES);
+    v->input = (struct vpn_input){.bytes = xcalloc(1, VPN_BYTES)};
+    v->burst = (struct vpn_burst){.bytes = xcalloc(2, VPN_BYTES)};
+    v->sealed = xcalloc(2, VPN_BYTES);
     watch(v);
     if (!v->watching || port_out_open(&v->out, v->fd) < 0) {
         vpn_stop(c);

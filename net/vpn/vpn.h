@@ -160,6 +160,25 @@ struct vpn_mesh {
 
 enum { VPN_FLOOD, VPN_DROP };
 
+/**
+ * struct vpn_burst - datagrams for one peer that are sent by one call: @count of @size bytes each, the last of which may be
+ * shorter (@closed) and ends it.
+ */
+struct vpn_burst {
+    struct vpn_peer *peer;
+    uint8_t *bytes;
+    size_t used, size;
+    unsigned count;
+    bool closed;
+};
+
+/** struct vpn_input - what one call received: datagrams of @size bytes each, of which those from @at on are still to be read. */
+struct vpn_input {
+    union vpn_address from;
+    uint8_t *bytes;
+    size_t at, end, size;
+};
+
 /** struct vpn - the layer. @fits: the longest frame that needs no fragments; @limit: that is sent at all. */
 struct vpn {
     const char *conf, *local;
@@ -178,20 +197,36 @@ struct vpn {
     struct port_out out;
     struct dt_watch watch;
     struct dt_timer drain;
-    bool watching, draining;
-    uint8_t *in, *sealed; /* a datagram each */
+    bool watching, waited, draining;
+    struct vpn_input input;
+    struct vpn_burst burst;
+    uint8_t *sealed; /* a datagram that does not go in a burst */
 };
 
 /* open.c: the layer and its socket. */
 int vpn_open(struct dt_layer *layer, struct dt_error *err);
 void vpn_close(struct dt_layer *layer);
 
+/* socket.c: datagrams, several with each call. */
+/** vpn_send_to() - a whole message. 0 or -errno. */
+int vpn_send_to(struct vpn *v, const void *message, size_t n, const union vpn_address *to);
+/** vpn_burst_flush() - send what was gathered. 0, or -EAGAIN: it is still there, and nothing may be added. */
+int vpn_burst_flush(struct vpn *v);
+/** vpn_burst_room() - for a message of @n bytes to @p, behind those that were gathered; or NULL as vpn_burst_flush(). */
+uint8_t *vpn_burst_room(struct vpn_peer *p, size_t n);
+/** vpn_burst_add() - they were put there. */
+void vpn_burst_add(struct vpn_peer *p, size_t n);
+/** vpn_read() - the next datagram, in place. Return: its length, or -errno. */
+ssize_t vpn_read(struct vpn *v, uint8_t **message);
+
 /* peer.c: sessions. */
 void vpn_peer_start(struct vpn_peer *p);
 void vpn_peer_stop(struct vpn_peer *p);
-/** vpn_peer_send() - a frame, or with @n 0 a sign of life. 0, -ENOTCONN without a session, -EMSGSIZE, or what
- *  sendto(2) said. */
+/** vpn_peer_send() - a frame, or with @n 0 a sign of life, at once. 0, -ENOTCONN without a session, or what sendto(2)
+ *  said. */
 int vpn_peer_send(struct vpn_peer *p, const uint8_t *frame, uint32_t n);
+/** vpn_peer_gather() - a frame into the burst. 0, -ENOTCONN, or -EAGAIN: it was not taken. */
+int vpn_peer_gather(struct vpn_peer *p, const uint8_t *frame, uint32_t n);
 /** vpn_peer_heard() - it sent something that is proven, from @from, in the session *@s; @frame: no mere sign of life. */
 void vpn_peer_heard(struct vpn_peer *p, const struct wg_session *s, const union vpn_address *from,
                     bool frame);
@@ -204,8 +239,6 @@ void vpn_peer_offered(struct vpn_peer *p, const struct wg_keys *keys, uint32_t l
 uint32_t vpn_peer_number(const struct vpn_peer *p);
 /** vpn_peer_session() - a live one of that number, or NULL. */
 struct wg_session *vpn_peer_session(struct vpn_peer *p, uint32_t number);
-/** vpn_send_to() - a whole message. 0 or -errno. */
-int vpn_send_to(struct vpn *v, const void *message, size_t n, const union vpn_address *to);
 void vpn_address_text(const union vpn_address *a, char *text, size_t size);
 
 /* message.c: what comes from the network. */
