@@ -120,7 +120,6 @@ void pass(uint64_t ns)
 
 /* ---- Frames ---- */
 
-
 static void put_mac(uint8_t *at, uint8_t number)
 {
     static const uint8_t prefix[] = {0x52, 0x54, 0, 0, 0};
