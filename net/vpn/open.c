@@ -12,6 +12,7 @@
 #define QUEUE_BYTES (1 << 20) /* what may wait, where the system allows it */
 #define ETHERNET    14u
 #define TAGS        8u    /* two VLAN tags may come on top of what the guest was told */
+#define LEAST       68u   /* of an IPv4 link (RFC 791) */
 #define USUAL       1500u /* what a guest thinks that was told nothing */
 
 /* ---- The socket ---- */
@@ -168,7 +169,10 @@ static int measure(struct vpn *v, int family, struct dt_error *err)
 
         most = MAX(most, around);
     }
-    if (!v->mtu_given && v->path_mtu < most + 68)
+    if (v->mtu_given && v->mtu_given < LEAST)
+        return dt_fail(err, -EINVAL, "mtu=%llu: 68 to 65000, or 0",
+                       (unsigned long long)v->mtu_given);
+    if (!v->mtu_given && v->path_mtu < most + LEAST)
         return dt_fail(err, -EINVAL, "path-mtu=%llu leaves no room for packets of 68 bytes",
                        (unsigned long long)v->path_mtu);
     v->mtu = (uint16_t)(v->mtu_given ?: v->path_mtu - most);

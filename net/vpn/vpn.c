@@ -33,7 +33,7 @@ static const struct dt_param params[] = {
      .initial = "0",
      .unit = "bytes",
      .max = 65000,
-     .help = "The card's MTU, if it is not to follow from path-mtu=; 0 = it is."},
+     .help = "The card's MTU, 68 at least, if it is not to follow from path-mtu=; 0 = it is."},
     {.name = "unknown",
      FIELD(DT_PARAM_ENUM, unknown),
      .flags = DT_PARAM_LIVE,
@@ -85,8 +85,12 @@ static void flood(struct vpn *v, struct dt_packet *p)
 {
     unsigned sent = 0;
 
-    for (unsigned i = 0; i < v->mesh->npeers; i++)
-        sent += vpn_peer_send(&v->mesh->peers[i], p->data, p->length) == 0;
+    for (unsigned i = 0; i < v->mesh->npeers; i++) {
+        int ret = vpn_peer_send(&v->mesh->peers[i], p->data, p->length);
+
+        sent += ret == 0;
+        dt_count(v->c, TX_FULL, ret == -EAGAIN);
+    }
     if (sent > 1)
         dt_count(v->c, FLOODED, sent - 1);
     end(v, p, sent ? -1 : TX_DOWN);

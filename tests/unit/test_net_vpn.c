@@ -63,6 +63,31 @@ static void test_they_begin(void **state)
     rig_stop();
 }
 
+/* Messages cross on the way: there are two sessions, each side may send in another one, and one of them renews. */
+static void test_both_begin(void **state)
+{
+    struct wg_initiation ours;
+    struct wg_session theirs;
+
+    add_conf("[Interface]\nPrivateKey = %s\n", own_text);
+    add_peer(&a, true, "");
+    start("");
+    hand_expect(&a, WG_INITIATION);
+    memcpy(&ours, a.bytes, sizeof(ours));
+    hand_initiate(&a);
+    theirs = a.session;
+    hand_respond(&a, &ours);
+    from_guest(ALL);
+    hand_expect_frame(&a, f.bytes, f.n);
+    a.session = theirs; /* what they take for the newest */
+    from_hand(&a, MAC_A, GUEST);
+    expect_guest();
+    assert_int_equal(rig_counter("vpn", "handshakes"), 2);
+    pass(DT_S(121));
+    hand_expect(&a, WG_INITIATION);
+    rig_stop();
+}
+
 static void test_preshared_key(void **state)
 {
     char line[80], text[45], unused[45];
@@ -375,6 +400,8 @@ static void test_open_to_others(void **state)
         assert_non_null(strstr(rig.err.text, "chmod 600"));
     }
     write_conf(0640);
+    assert_int_equal(rig_try(chain_of("mtu=67")), -EINVAL);
+    assert_non_null(strstr(rig.err.text, "mtu=67"));
     rig_start(chain_of(""));
     rig_stop();
 }
@@ -382,10 +409,19 @@ static void test_open_to_others(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_we_begin),       TEST(test_they_begin), TEST(test_preshared_key),
-        TEST(test_strangers),      TEST(test_renewal),    TEST(test_signs_of_life),
-        TEST(test_keepalive),      TEST(test_roaming),    TEST(test_restart),
-        TEST(test_cookies),        TEST(test_mtu),        TEST(test_bad_configurations),
+        TEST(test_we_begin),
+        TEST(test_they_begin),
+        TEST(test_both_begin),
+        TEST(test_preshared_key),
+        TEST(test_strangers),
+        TEST(test_renewal),
+        TEST(test_signs_of_life),
+        TEST(test_keepalive),
+        TEST(test_roaming),
+        TEST(test_restart),
+        TEST(test_cookies),
+        TEST(test_mtu),
+        TEST(test_bad_configurations),
         TEST(test_open_to_others),
     };
 

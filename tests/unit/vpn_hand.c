@@ -97,18 +97,24 @@ static void begin(struct hand *h, const struct wg_keys *keys, uint32_t local, ui
 
 void hand_answer(struct hand *h)
 {
-    uint8_t public_[WG_KEY], stamp[WG_STAMP];
     struct wg_initiation m;
-    struct wg_response r;
-    struct wg_handshake hs;
-    struct wg_keys keys;
 
     hand_expect(h, WG_INITIATION);
     assert_int_equal(h->n, sizeof(m));
     memcpy(&m, h->bytes, sizeof(m));
-    assert_int_equal(wg_initiation_read(&h->self, &m, &hs, public_), 0);
+    hand_respond(h, &m);
+}
+
+void hand_respond(struct hand *h, const struct wg_initiation *m)
+{
+    uint8_t public_[WG_KEY], stamp[WG_STAMP];
+    struct wg_response r;
+    struct wg_handshake hs;
+    struct wg_keys keys;
+
+    assert_int_equal(wg_initiation_read(&h->self, m, &hs, public_), 0);
     assert_memory_equal(public_, h->remote.public_, WG_KEY);
-    assert_int_equal(wg_initiation_prove(&h->remote, &m, &hs, stamp), 0);
+    assert_int_equal(wg_initiation_prove(&h->remote, m, &hs, stamp), 0);
     hs.local = randombytes_random();
     assert_int_equal(wg_response_make(&h->remote, &hs, &r, &keys), 0);
     begin(h, &keys, r.sender, r.receiver);

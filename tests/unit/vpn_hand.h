@@ -42,6 +42,8 @@ bool hand_silent(struct hand *h);
 
 /** hand_answer() - await an initiation and answer it, then await the proof that it worked. */
 void hand_answer(struct hand *h);
+/** hand_respond() - the same with one that came before. */
+void hand_respond(struct hand *h, const struct wg_initiation *m);
 /** hand_initiation() - one that would begin a session, for hand_send(). */
 void hand_initiation(struct hand *h, struct wg_initiation *m);
 /** hand_initiate() - begin a session, and use it once. */
