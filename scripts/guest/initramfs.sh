@@ -4,6 +4,7 @@
 guest_modules=(
     virtio_pci virtio_blk
     virtio_net virtio_console virtio-rng
+    wireguard ip_gre
     xfs crc32c_intel
     dm_crypt xts ecb
 )

@@ -3,17 +3,11 @@
 import subprocess
 
 from devtap_test import paths
-from devtap_test.card import Card, arguments, init
+from devtap_test.card import Card, arguments, free_port, init, send
 from devtap_test.case import limit
 from devtap_test.process import free_socket_path
 
 PEER_MAC = "52:54:00:00:00:02"
-
-
-def free_port():
-    """A TCP or UDP port of the loopback interface that nothing uses."""
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1])"
-    return int(subprocess.run(["python3", "-c", code], check=True, stdout=subprocess.PIPE).stdout)
 
 
 def peer_guest(t, netdev):
@@ -38,18 +32,6 @@ def ping(ours, count=3):
     """The peer answers our guest; the first may be lost while its address is looked for."""
     ours.check(f"ping -c 1 -W 5 10.77.0.3 || ping -c 1 -W 5 10.77.0.3; ping -c {count} -i 0.2 -W 5 10.77.0.3",
                timeout=60)
-
-
-def send(t, sender, receiver, address, mib):
-    """Random bytes arrive as they were, by TCP."""
-    sender.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
-    # Its input must not end, or it says so, and busybox's client takes that for the end of all.
-    receiver.check("rm -f /tmp/got /tmp/never; mkfifo /tmp/never; "
-                   "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
-    sender.check(f"nc {address} 5001 < /tmp/file", timeout=90)
-    receiver.check("while ! [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done", timeout=30)
-    t.equal(receiver.check("wc -c < /tmp/got"), str(mib << 20), "bytes that arrived")
-    t.equal(receiver.check("sha256sum < /tmp/got"), sender.check("sha256sum < /tmp/file"), "what arrived")
 
 
 def both_ways(t, ours, peer, mib=4):

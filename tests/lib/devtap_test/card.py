@@ -19,6 +19,12 @@ def init(number):
     return INIT.replace("10.77.0.2/", f"10.77.0.{number}/")
 
 
+def free_port():
+    """A TCP or UDP port of the loopback interface that nothing uses."""
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1])"
+    return int(subprocess.run(["python3", "-c", code], check=True, stdout=subprocess.PIPE).stdout)
+
+
 class Namespace:
     """A network namespace with an interface card0 that stays, and the address 10.77.0.1; its name is that of a
     process in it.
@@ -123,10 +129,11 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
-def arguments(card, packed=False, queues=1, mac=MAC):
-    """QEMU's, for a guest on the card."""
+def arguments(card, packed=False, queues=1, mac=MAC, mtu=None):
+    """QEMU's, for a guest on the card; `mtu` is what it tells the guest."""
     # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
     device = f"virtio-net-pci,netdev=n0,mac={mac}" + (",packed=on" if packed else "") + \
+        (f",host_mtu={mtu}" if mtu else "") + \
         (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
     return ["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
             "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
@@ -145,6 +152,18 @@ def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root=
 def ping(guest, count=3):
     """The host answers the guest."""
     guest.check(f"ping -c {count} -i 0.2 -W 5 10.77.0.1", timeout=60)
+
+
+def send(t, sender, receiver, address, mib):
+    """Random bytes arrive as they were, by TCP."""
+    sender.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    # Its input must not end, or it says so, and busybox's client takes that for the end of all.
+    receiver.check("rm -f /tmp/got /tmp/never; mkfifo /tmp/never; "
+                   "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
+    sender.check(f"nc {address} 5001 < /tmp/file", timeout=90)
+    receiver.check("while ! [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done", timeout=30)
+    t.equal(receiver.check("wc -c < /tmp/got"), str(mib << 20), "bytes that arrived")
+    t.equal(receiver.check("sha256sum < /tmp/got"), sender.check("sha256sum < /tmp/file"), "what arrived")
 
 
 SERVER = """
