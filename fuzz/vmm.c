@@ -151,24 +151,39 @@ static void paint(struct vmm *v)
     memcpy(v->shadow, v->memory, BYTES);
 }
 
-/* Who forgets a part of a translation forgets all of it. */
+/* What of @t lies from @first to @last goes to @v->told again. */
+static void keep(struct vmm *v, const struct vhost_iotlb *t, uint64_t first, uint64_t last)
+{
+    uint64_t from = MAX(first, t->iova), to = MIN(last, t->iova + (t->size - 1));
+    struct vhost_iotlb part = *t;
+
+    if (t->size == 0 || from > to)
+        return;
+    part.iova = from;
+    part.size = to - from + 1;
+    part.uaddr += from - t->iova;
+    vmm_allow(v, &part);
+}
+
 void vmm_forbid(struct vmm *v, const struct vhost_iotlb *gone)
 {
-    uint64_t last = gone->size ? gone->iova + (gone->size - 1) : UINT64_MAX;
-    unsigned kept = 0;
+    uint64_t first = gone->iova, last = gone->size ? first + (gone->size - 1) : UINT64_MAX;
+    struct vhost_iotlb told[VMM_TOLD];
+    unsigned n = v->ntold;
 
     vmm_check(v); /* so far it was allowed */
-    if (v->ntold == VMM_TOLD)
+    if (n == VMM_TOLD)
         return;
-    if (last < gone->iova)
+    if (last < first)
         last = UINT64_MAX;
-    for (unsigned i = 0; i < v->ntold; i++) {
-        const struct vhost_iotlb *t = &v->told[i];
-
-        if (t->iova > last || t->iova + (t->size - 1) < gone->iova)
-            v->told[kept++] = *t;
+    memcpy(told, v->told, n * sizeof(*told));
+    v->ntold = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (first > 0)
+            keep(v, &told[i], 0, first - 1);
+        if (last < UINT64_MAX)
+            keep(v, &told[i], last + 1, UINT64_MAX);
     }
-    v->ntold = kept;
     paint(v);
 }
 
