@@ -40,10 +40,10 @@ struct front_queue {
     bool blocked, dirty;
     bool stop_deferred; /* the session wants it stopped, which waits until it is here again */
     struct virtq_config handed; /* of a ring that is at the rear */
-    uint16_t seen_used;         /* passthrough: the used index, as last looked at */
-    bool suspect;               /* owes requests of a crash, which run one at a time */
-    bool translated;            /* a vIOMMU stands between */
-    struct vhost_ring ring;     /* and this is how it starts */
+    uint64_t seen;   /* passthrough: used index (packed: numbers in the log) as last looked at */
+    bool suspect;    /* owes requests of a crash, which run one at a time */
+    bool translated; /* a vIOMMU stands between */
+    struct vhost_ring ring; /* and this is how it starts */
     struct virtq vq;
     struct loop_poller poller;
     struct dt_watch kick;

@@ -5,6 +5,7 @@
 #ifndef LOOP_ENGINE_H
 #define LOOP_ENGINE_H
 
+#include "base/spin.h"
 #include "loop/loop.h"
 
 #define LOOP_MAGIC 0x6c6f6f70u /* "loop" */
@@ -106,6 +107,8 @@ struct loop {
     bool now_stale;
     uint64_t now;
     uint64_t spin_ns;
+    struct spin spin;
+    uint64_t lent; /* ns that others had while pollers were active: not their spin time */
     const struct engine *engine;
     void *state; /* the engine's */
 

@@ -101,10 +101,28 @@ static bool poller_rested(struct loop *loop, struct loop_poller *poller)
     if (loop->spin_ns == UINT64_MAX || loop->stats.turns % LOOP_TICK_TURNS)
         return false;
     if (poller->last_work == 0) {
-        poller->last_work = loop_now(loop);
+        poller->last_work = loop_now(loop) - loop->lent;
         return false;
     }
-    return loop_now(loop) - poller->last_work >= loop->spin_ns;
+    return loop_now(loop) - loop->lent - poller->last_work >= loop->spin_ns;
+}
+
+/*
+ * Nothing was found, and pollers are active. Who gets the processor back soon shares it with one that gives way as we do,
+ * most likely the other end of our rings, and goes on polling. Else its owner is busy, and a sleeper is woken sooner than
+ * a spinner has its turn: that time counts, and the spinning ends.
+ */
+static void give_way(struct loop *loop)
+{
+    uint64_t lent;
+
+    if (loop->stats.turns % LOOP_TICK_TURNS)
+        return;
+    lent = spin_idle(&loop->spin, loop_now(loop));
+    if (lent)
+        loop->now_stale = true;
+    if (lent < SPIN_TAKEN)
+        loop->lent += lent;
 }
 
 static void poller_arm(struct loop *loop, struct loop_poller *poller)
@@ -344,8 +362,8 @@ void loop_run(struct loop *loop)
     __atomic_store_n(&loop->owner, gettid(), __ATOMIC_RELEASE);
     for (;;) {
         uint64_t timeout;
+        bool done = turn_callbacks(loop);
 
-        turn_callbacks(loop);
         if (__atomic_load_n(&loop->stop, __ATOMIC_ACQUIRE))
             break;
         /* One system call submits and sleeps. */
@@ -354,6 +372,10 @@ void loop_run(struct loop *loop)
             turn_sleep(loop, timeout);
         else
             loop->engine->enter(loop, 0);
+        if (done || timeout)
+            spin_found(&loop->spin);
+        else
+            give_way(loop);
     }
     loop->engine->enter(loop, 0);
     __atomic_store_n(&loop->stop, false, __ATOMIC_RELAXED);

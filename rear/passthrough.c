@@ -4,37 +4,40 @@
  *
  * Theory of operation: on the way there our rings are stopped, the rear is told the features that
  * the guest's driver chose, and gets the guest's rings and eventfds; nothing of ours is in the data
- * path then. Some back ends answer a stop before they have drained, and forget what they had
- * (qemu-storage-daemon 7.2). So on the way back a ring first gets a kick eventfd that nobody
- * signals, until its used index has settled; then it is stopped, and the base that the rear tells
- * must be the used index.
+ * path then. On the way back a ring is stopped, and the base that the rear tells must be the used index.
  *
- * Rings of a class that keeps no log are stopped at once: what was under way then may be lost, as packets
- * may.
+ * Some back ends answer a stop before they have drained, and forget what they had (qemu-storage-daemon 7.2). Those that
+ * keep an in-flight log are asked at once: whatever they forget is in the log. The others first get a kick eventfd
+ * that nobody signals, and are waited for: until nothing was answered for a while, and, where EVENT_IDX tells how
+ * far they took a ring, until that was answered.
+ *
+ * Rings of a class that keeps no log are stopped at once, too: what was under way then may be lost, as packets may.
  */
 #include "rear/rear.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #define SETTLE_NS  DT_MS(10) /* nothing was answered for so long */
+#define DRAINED_NS DT_MS(3)  /* the same, where the rings say that nothing is left */
 #define SETTLE_MAX DT_MS(500)
 #define DRAIN_NS   DT_S(5)
-#define LOOK_MS    1
+#define LOOK_NS    DT_US(100)
 
 /* ---- What the guest's rings say -------------------------------------------------------------- */
 
-/* The used index of a split ring, in guest memory; false where it cannot be seen. */
-static bool used_index(const struct rear *rear, const struct device_ring *ring, uint16_t *index)
+/* A word of a split ring's used area, in guest memory; false where it cannot be seen. */
+static bool used_area(const struct rear *rear, const struct device_ring *ring, size_t offset,
+                      uint16_t *word)
 {
-    const uint64_t at = ring->device + offsetof(struct vring_used, idx);
+    const uint64_t at = ring->device + offset;
 
     for (unsigned i = 0; rear->map && !rear->passthrough->packed && i < rear->map->count; i++) {
         const struct device_region *r = &rear->map->regions[i];
 
-        if (at - r->gpa < r->size && r->size - (at - r->gpa) >= sizeof(*index)) {
-            *index =
+        if (at - r->gpa < r->size && r->size - (at - r->gpa) >= sizeof(*word)) {
+            *word =
                 __atomic_load_n((uint16_t *)(void *)(r->host + (at - r->gpa)), __ATOMIC_ACQUIRE);
             return true;
         }
@@ -42,25 +45,57 @@ static bool used_index(const struct rear *rear, const struct device_ring *ring, 
     return false;
 }
 
-/* Returns when no ring was answered for a while. */
+static bool used_index(const struct rear *rear, const struct device_ring *ring, uint16_t *index)
+{
+    return used_area(rear, ring, offsetof(struct vring_used, idx), index);
+}
+
+/*
+ * What the rear took and did not answer: with EVENT_IDX it says at which entry it wants to be kicked, and
+ * qemu-storage-daemon does so with each that it takes. -1 where that is not known.
+ */
+static int owed(const struct rear *rear, const struct device_ring *ring, uint16_t used)
+{
+    const size_t event =
+        offsetof(struct vring_used, ring) + ring->size * sizeof(struct vring_used_elem);
+    uint16_t next;
+
+    if (!(rear->passthrough->features & 1ull << VIRTIO_RING_F_EVENT_IDX) ||
+        !used_area(rear, ring, event, &next) || (uint16_t)(next - used) > ring->size)
+        return -1;
+    return (uint16_t)(next - used);
+}
+
+static void look_later(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+}
+
+/* Returns when no ring was answered for a while, and none is known to owe an answer. */
 static void settle(const struct rear *rear)
 {
     const struct passthrough *p = rear->passthrough;
-    uint64_t start = dt_clock_ns(), quiet_since = start, now;
+    uint64_t start = dt_clock_ns(), quiet_since = start, now, quiet, most;
     uint16_t last[VHOST_MAX_QUEUES] = {0};
 
     do {
+        quiet = DRAINED_NS;
+        most = SETTLE_MAX;
         for (unsigned i = 0; i < p->count; i++) {
-            uint16_t index;
+            uint16_t index = 0;
+            int n = used_index(rear, &p->rings[i], &index) ? owed(rear, &p->rings[i], index) : -1;
 
-            if (used_index(rear, &p->rings[i], &index) && index != last[i]) {
-                last[i] = index;
+            if (index != last[i])
                 quiet_since = dt_clock_ns();
-            }
+            last[i] = index;
+            if (n != 0)
+                quiet = MAX(quiet, n < 0 ? SETTLE_NS : DRAIN_NS);
+            if (n > 0)
+                most = DRAIN_NS;
         }
-        poll(NULL, 0, LOOK_MS);
+        look_later();
         now = dt_clock_ns();
-    } while (now - quiet_since < SETTLE_NS && now - start < SETTLE_MAX);
+    } while (now - quiet_since < quiet && now - start < most);
 }
 
 /* Split: the used index. Packed: the rear tells both offsets, or only where it takes from. */
@@ -80,7 +115,7 @@ static int judge_base(const struct rear *rear, const struct device_ring *ring, u
         if (dt_clock_ns() >= end)
             return dt_fail(err, -EIO, "ring %u stopped at %u with %u requests unanswered",
                            ring->index, base, (uint16_t)(base - index));
-        poll(NULL, 0, LOOK_MS);
+        look_later();
     }
     return 0;
 }
@@ -113,12 +148,15 @@ static int park(struct rear *rear, struct dt_error *err)
 static int unpark(struct rear *rear, struct dt_error *err)
 {
     struct rear_session *s = &rear->session;
-    int ret = vhost_frontend_set_features(s->frontend, s->features, err);
+    int ret;
 
+    vhost_frontend_batch(s->frontend);
+    ret = vhost_frontend_set_features(s->frontend, s->features, err);
     if (ret == 0 && !rear->class->shares_memory)
         ret = rear_session_share(s, NULL, err);
     ret = ret ?: rear_session_own_log(rear, s, err);
-    return ret ?: rear_session_restart_rings(rear, s, err);
+    ret = ret ?: rear_session_restart_rings(rear, s, err);
+    return vhost_frontend_flush(s->frontend, ret, err);
 }
 
 /* ---- There ----------------------------------------------------------------------------------- */
@@ -143,7 +181,6 @@ static int give_log(struct rear *rear, const struct passthrough *p, struct dt_er
                                    &region, err);
 }
 
-/* The driver may have kicked, or waited for a call, while nobody was there. */
 static int give_ring(struct rear *rear, const struct device_ring *r, struct dt_error *err)
 {
     const struct vhost_frontend_ring ring = {.size = r->size,
@@ -153,19 +190,17 @@ static int give_ring(struct rear *rear, const struct device_ring *r, struct dt_e
                                              .device = r->device,
                                              .kick = r->kick,
                                              .call = r->call};
-    int ret = vhost_frontend_ring_start(rear->session.frontend, r->index, &ring, err);
 
-    if (ret == 0) {
-        signal_fd(r->kick);
-        signal_fd(r->call);
-    }
-    return ret;
+    return vhost_frontend_ring_start(rear->session.frontend, r->index, &ring, err);
 }
 
 static int give_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
-    int ret = vhost_frontend_set_features(rear->session.frontend, p->features, err);
+    struct vhost_frontend *f = rear->session.frontend;
+    int ret;
 
+    vhost_frontend_batch(f);
+    ret = vhost_frontend_set_features(f, p->features, err);
     if (ret == 0 && rear->class->give)
         ret = rear->class->give(rear, p, err);
     if (ret == 0 && !rear->class->shares_memory)
@@ -174,6 +209,12 @@ static int give_rings(struct rear *rear, struct passthrough *p, struct dt_error 
         ret = give_log(rear, p, err);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
         ret = give_ring(rear, &p->rings[i], err);
+    ret = vhost_frontend_flush(f, ret, err);
+    /* The driver may have kicked, or waited for a call, while nobody was there. */
+    for (unsigned i = 0; ret == 0 && i < p->count; i++) {
+        signal_fd(p->rings[i].kick);
+        signal_fd(p->rings[i].call);
+    }
     return ret;
 }
 
@@ -205,14 +246,18 @@ void rear_passthrough_enter(struct rear *rear, struct passthrough *p)
 
 /* ---- And back -------------------------------------------------------------------------------- */
 
-static int silence(struct rear *rear, const struct passthrough *p, struct dt_error *err)
+/* No kick reaches it any more; what it has it finishes. */
+static int let_drain(struct rear *rear, const struct passthrough *p, struct dt_error *err)
 {
+    struct vhost_frontend *f = rear->session.frontend;
     int silent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ret = 0;
 
     if (silent < 0)
         return dt_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno));
+    vhost_frontend_batch(f);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
-        ret = vhost_frontend_ring_kick(rear->session.frontend, p->rings[i].index, silent, err);
+        ret = vhost_frontend_ring_kick(f, p->rings[i].index, silent, err);
+    ret = vhost_frontend_flush(f, ret, err);
     if (ret == 0)
         settle(rear);
     close(silent);
@@ -222,7 +267,7 @@ static int silence(struct rear *rear, const struct passthrough *p, struct dt_err
 static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
     uint64_t start = dt_clock_ns();
-    int ret = rear->class->keeps_log ? silence(rear, p, err) : 0;
+    int ret = rear->class->keeps_log && !p->logged ? let_drain(rear, p, err) : 0;
 
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
         ret = vhost_frontend_ring_stop(rear->session.frontend, p->rings[i].index, &p->rings[i].base,

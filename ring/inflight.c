@@ -49,6 +49,29 @@ void inflight_spoil(void *mem)
     WRITE_ONCE(log->version, LOG_SPOILED);
 }
 
+void inflight_renumber(void *mem, uint16_t queue_size, uint64_t next)
+{
+    struct log_packed *log = mem;
+
+    for (uint16_t i = 0; i < queue_size; i++) {
+        bool last = i == 0 && next > 0;
+
+        WRITE_ONCE(log->desc[i].word.num, last);
+        WRITE_ONCE(log->desc[i].counter, last ? next - 1 : 0);
+    }
+}
+
+uint64_t inflight_next(const void *mem, uint16_t queue_size)
+{
+    const struct log_packed *log = mem;
+    uint64_t next = 0;
+
+    for (uint16_t i = 0; i < queue_size; i++)
+        if (READ_ONCE(log->desc[i].word.num) > 0)
+            next = MAX(next, READ_ONCE(log->desc[i].counter) + 1);
+    return next;
+}
+
 void inflight_format(void *mem, uint16_t queue_size, bool packed)
 {
     log_format(mem, queue_size, packed);
@@ -330,8 +353,10 @@ static int packed_judge(struct log_packed *copy, uint16_t size,
         r = packed_claim(copy, size, i, claimed, ids, found, err);
         ages[found->count++] = (struct log_age){copy->desc[i].counter, i};
     }
-    if (r == 0)
+    if (r == 0) {
         sort_found(ages, found);
+        found->counter = inflight_next(copy, size);
+    }
     return r;
 }
 

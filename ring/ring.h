@@ -197,6 +197,15 @@ void inflight_clear(void *mem);
 /** inflight_spoil() - make the log at @mem unfit to recover from: somebody serves the ring who keeps no
  *  log, and virtq_start() is to refuse it until the log is made anew. */
 void inflight_spoil(void *mem);
+/**
+ * inflight_renumber() - set the number of the next request in a packed ring's log, of which none is in flight.
+ * Whoever recovers from it goes on there.
+ */
+void inflight_renumber(void *mem, uint16_t queue_size, uint64_t next);
+/**
+ * inflight_next() - one more than the highest number of a request in a packed ring's log. The log may be another process's work: its word is good for statistics.
+ */
+uint64_t inflight_next(const void *mem, uint16_t queue_size);
 
 /* ---- Virtqueue, device side ----------------------------------------------------------- */
 

@@ -5,7 +5,8 @@
  * Theory of operation: with REPLY_ACK every request asks for an answer, so that each call returns
  * when it has been carried out. Without it GET_FEATURES after a request serves as the barrier: the
  * back end handles messages in order, so its answer means that the request before is done
- * (whether it succeeded cannot be known). A reply that does not fit leaves the stream out of step;
+ * (whether it succeeded cannot be known). In a batch the requests go out one behind the other, and their answers are taken
+ * together: a round trip is two processes that wait for a processor. A reply that does not fit leaves the stream out of step;
  * then the session has failed and every further call says so.
  */
 #include "vhost/internal.h"
@@ -136,15 +137,12 @@ static int frontend_receive(struct vhost_frontend *f, struct vhost_message *m, s
     }
 }
 
-int frontend_query(struct vhost_frontend *f, struct vhost_message *m, uint32_t size, unsigned fds,
-                   struct dt_error *err)
+/* Receive the answer to @request into @m; as frontend_query(). */
+static int frontend_answer(struct vhost_frontend *f, uint32_t request, struct vhost_message *m,
+                           uint32_t size, unsigned fds, struct dt_error *err)
 {
-    uint32_t request = m->header.request;
-    int rc = frontend_send(f, m, err);
+    int rc = frontend_receive(f, m, err);
 
-    if (rc < 0)
-        return rc;
-    rc = frontend_receive(f, m, err);
     if (rc < 0)
         return frontend_fail(f, request, rc, err);
     if (m->header.request == request && m->header.size == size && m->nfds <= fds)
@@ -162,25 +160,76 @@ int frontend_query(struct vhost_frontend *f, struct vhost_message *m, uint32_t s
 static int frontend_barrier(struct vhost_frontend *f, struct dt_error *err)
 {
     struct vhost_message m = {.header.request = VHOST_GET_FEATURES};
+    int rc = frontend_send(f, &m, err);
 
-    return frontend_query(f, &m, sizeof(m.u64), 0, err);
+    return rc < 0 ? rc : frontend_answer(f, VHOST_GET_FEATURES, &m, sizeof(m.u64), 0, err);
+}
+
+/* An acknowledgement: zero is yes. */
+static int frontend_ack(struct vhost_frontend *f, uint32_t request, struct dt_error *err)
+{
+    struct vhost_message m;
+    int rc = frontend_answer(f, request, &m, sizeof(m.u64), 0, err);
+
+    if (rc == 0 && m.u64 != 0)
+        return dt_fail(err, -EIO, "%s: refused by the back end (%" PRIu64 ")",
+                       vhost_request_name(request), m.u64);
+    return rc;
+}
+
+/* All answers that are due, even behind a refusal: the stream stays in step. */
+static int frontend_collect(struct vhost_frontend *f, struct dt_error *err)
+{
+    unsigned n = f->npending;
+    int ret = 0;
+
+    f->npending = 0;
+    if (n && !frontend_has(f, VHOST_F_REPLY_ACK))
+        return frontend_barrier(f, err);
+    for (unsigned i = 0; i < n && !f->failed; i++) {
+        int rc = frontend_ack(f, f->pending[i], ret ? NULL : err);
+
+        ret = ret ?: rc;
+    }
+    return ret;
+}
+
+int frontend_query(struct vhost_frontend *f, struct vhost_message *m, uint32_t size, unsigned fds,
+                   struct dt_error *err)
+{
+    uint32_t request = m->header.request;
+    int rc = frontend_collect(f, err);
+
+    rc = rc ?: frontend_send(f, m, err);
+    return rc ?: frontend_answer(f, request, m, size, fds, err);
 }
 
 int frontend_command(struct vhost_frontend *f, struct vhost_message *m, struct dt_error *err)
 {
     uint32_t request = m->header.request;
-    int rc;
+    int rc = f->npending == FRONTEND_PENDING ? frontend_collect(f, err) : 0;
 
-    if (!frontend_has(f, VHOST_F_REPLY_ACK)) {
-        rc = frontend_send(f, m, err);
-        return rc < 0 ? rc : frontend_barrier(f, err);
-    }
-    m->header.flags |= VHOST_NEED_REPLY;
-    rc = frontend_query(f, m, sizeof(m->u64), 0, err);
-    if (rc == 0 && m->u64 != 0)
-        return dt_fail(err, -EIO, "%s: refused by the back end (%" PRIu64 ")",
-                       vhost_request_name(request), m->u64);
-    return rc;
+    if (frontend_has(f, VHOST_F_REPLY_ACK))
+        m->header.flags |= VHOST_NEED_REPLY;
+    rc = rc ?: frontend_send(f, m, err);
+    if (rc < 0)
+        return rc;
+    f->pending[f->npending++] = request;
+    return f->batch ? 0 : frontend_collect(f, err);
+}
+
+void vhost_frontend_batch(struct vhost_frontend *f)
+{
+    CHECK_MAGIC(f, FRONTEND_MAGIC);
+    f->batch = true;
+}
+
+int vhost_frontend_flush(struct vhost_frontend *f, int ret, struct dt_error *err)
+{
+    int rc = frontend_collect(f, ret < 0 ? NULL : err);
+
+    f->batch = false;
+    return ret < 0 ? ret : rc;
 }
 
 /* ---- The back end's own channel ---- */

@@ -54,6 +54,14 @@ int vhost_frontend_remove_memory(struct vhost_frontend *f, uint64_t gpa, uint64_
  */
 int vhost_frontend_inflight(struct vhost_frontend *f, unsigned queues, uint16_t size, int *fd,
                             struct vhost_inflight *region, struct dt_error *err);
+/**
+ * vhost_frontend_batch() - do not wait for the answers to what is said of rings, features and configuration until
+ * vhost_frontend_flush(): one round trip for all instead of one each. What asks for something still waits, for
+ * all that was said before, too.
+ */
+void vhost_frontend_batch(struct vhost_frontend *f);
+/** vhost_frontend_flush() - the end of a batch. @ret: what the calls in it returned. Return: @ret, or the first refusal. */
+int vhost_frontend_flush(struct vhost_frontend *f, int ret, struct dt_error *err);
 /** struct vhost_frontend_ring - addresses are front-end virtual, within added memory. */
 struct vhost_frontend_ring {
     uint16_t size;

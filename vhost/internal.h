@@ -185,6 +185,9 @@ struct frontend_region {
     int fd;
 };
 
+/* Few enough that all answers fit into a socket's buffer: a back end need not wait to be read. */
+#define FRONTEND_PENDING 32u
+
 struct vhost_frontend {
     uint32_t magic;
     int timeout_ms;
@@ -196,6 +199,9 @@ struct vhost_frontend {
     struct frontend_region *regions;
     unsigned count;
     bool failed; /* the stream is out of step: nothing more can be said on it */
+    bool batch;
+    unsigned npending; /* commands whose answers are not yet taken, oldest first */
+    uint32_t pending[FRONTEND_PENDING];
 };
 
 /** frontend_command() - send a request that has no answer of its own, and wait until it was

@@ -111,7 +111,10 @@ static void hand_over(struct front *front)
         q->handed = q->vq.config;
         p->rings[i].base = q->base = virtq_stop(&q->vq);
         q->state = QUEUE_HANDED;
-        q->seen_used = (uint16_t)q->base;
+        if (p->packed)
+            inflight_renumber(q->handed.inflight, q->handed.size, q->seen);
+        else
+            q->seen = q->base;
         if (!p->logged)
             inflight_spoil(q->handed.inflight);
     }
@@ -190,6 +193,56 @@ static void give_up(struct front *front, const char *why)
     interpose(front);
 }
 
+/* The used index says how many were answered; it has 16 bits. */
+static uint64_t answered_split(struct front_queue *q)
+{
+    const struct virtq_config *c = &q->handed;
+    const uint16_t *used =
+        memmap_host(c->map, c->device + offsetof(struct vring_used, idx), sizeof(*used));
+    uint16_t now = used ? READ_ONCE(*used) : (uint16_t)q->seen, n = (uint16_t)(now - q->seen);
+
+    q->seen = now;
+    return n;
+}
+
+/*
+ * A packed ring has only positions, which say nothing of requests and come around within a moment. But a rear
+ * that keeps the in-flight log numbers there what it takes. When it gets the ring again it goes on where it, or the
+ * log, stood; one that was started anew may begin at 0.
+ */
+static uint64_t taken_packed(struct front_queue *q)
+{
+    uint64_t now = inflight_next(q->handed.inflight, q->handed.size);
+    uint64_t n = now >= q->seen ? now - q->seen : now;
+
+    q->seen = now;
+    return n;
+}
+
+/* What the rear did, without looking at anything but indices. */
+static void count_passed(struct front *front)
+{
+    struct front_mode *m = &DISK(front)->mode;
+
+    if (m->rings.packed && !m->rings.logged)
+        return;
+    for (unsigned i = 0; i < m->rings.count; i++) {
+        struct front_queue *q = queue_of(front, i);
+
+        m->passed += m->rings.packed ? taken_packed(q) : answered_split(q);
+    }
+}
+
+static void run_count(struct dt_timer *timer)
+{
+    struct front_mode *m = container_of(timer, struct front_mode, count);
+    struct front *front = &container_of(m, struct disk_front, mode)->front;
+
+    count_passed(front);
+    if (m->state == MODE_PASSTHROUGH)
+        loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
+}
+
 static void run_entered(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, entered);
@@ -201,7 +254,7 @@ static void run_entered(struct loop_message *message)
     explain(m, m->result < 0 ? m->reason : NULL);
     if (m->result == 0) {
         settle_in(front, MODE_PASSTHROUGH);
-        loop_timer_set(front->loop, &m->count, dt_clock_ns() + COUNT_NS);
+        run_count(&m->count);
         if (m->leave_asked)
             front_mode_leave(front, false);
         return;
@@ -215,26 +268,6 @@ static void run_entered(struct loop_message *message)
         interpose(front);
 }
 
-/* What the rear did, without looking at anything but the indices. */
-static void run_count(struct dt_timer *timer)
-{
-    struct front_mode *m = container_of(timer, struct front_mode, count);
-    struct front *front = &container_of(m, struct disk_front, mode)->front;
-
-    for (unsigned i = 0; i < m->rings.count && !m->rings.packed; i++) {
-        struct front_queue *q = queue_of(front, i);
-        const struct virtq_config *c = &q->handed;
-        const uint16_t *used =
-            memmap_host(c->map, c->device + offsetof(struct vring_used, idx), sizeof(*used));
-        uint16_t now = used ? READ_ONCE(*used) : q->seen_used;
-
-        m->passed += (uint16_t)(now - q->seen_used);
-        q->seen_used = now;
-    }
-    if (m->state == MODE_PASSTHROUGH)
-        loop_timer_set(front->loop, timer, dt_clock_ns() + COUNT_NS);
-}
-
 static void run_left(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, left);
@@ -242,7 +275,7 @@ static void run_left(struct loop_message *message)
     struct dt_error err = {""};
     int ret = 0;
 
-    run_count(&m->count); /* what the last look missed */
+    count_passed(front); /* what the last look missed */
     m->drain_ns = m->rings.drain_ns;
     explain(m, m->result < 0 ? m->reason : NULL);
     if (m->result < 0 && !m->rings.logged)
@@ -404,6 +437,8 @@ void front_mode_show(struct front *front, json_t *show)
 {
     const struct front_mode *m = &DISK(front)->mode;
 
+    if (m->state == MODE_PASSTHROUGH)
+        count_passed(front);
     json_object_set_new(show, "mode", json_string(mode_name(m)));
     json_object_set_new(show, "mode_wanted", json_string(m->wanted ? "passthrough" : "interpose"));
     if (m->why[0])

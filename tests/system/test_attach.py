@@ -159,6 +159,38 @@ def test_replug(t):
     fio_verify(guest, size="8m", options="--offset=16m")
 
 
+def plug_over_qmp(guest, socket):
+    """A disk that QEMU's command line knows nothing of."""
+    address = {"type": "unix", "data": {"path": str(socket)}}
+    guest.qmp.command("chardev-add", id="late",
+                      backend={"type": "socket", "data": {"addr": address, "server": False}})
+    guest.qmp.command("device_add", driver="vhost-user-blk-pci", id="disk9", chardev="late", bus="rp0",
+                      num_queues=3, queue_size=64)
+
+
+@limit(180)
+def test_replug_came_over_qmp(t):
+    """The same with a disk that was added over QMP: it comes back as it was."""
+    daemon = t.use(StorageDaemon(t.sparse_file(64 * MIB), t.folder, queues=3))
+    guest = t.guest([], smp=2, before=["-device", "pcie-root-port,id=rp0,chassis=1"])
+    plug_over_qmp(guest, daemon.socket)
+    wait_for("the disk", lambda: guest.run("test -b /dev/vda")[0] == 0)
+    guest.check("dd if=/dev/urandom of=/dev/vda bs=1M count=4 oflag=direct status=none")
+    digest = guest.check("dd if=/dev/vda bs=1M count=4 iflag=direct status=none | md5sum").split()[0]
+    path = guest.check("readlink -f /sys/block/vda/device").strip()
+    features = guest.check("cat /sys/block/vda/device/features")
+    qmp = qmp_free(guest)
+    tap = attach(t, guest, "--replug", *PATIENT, chardev="late", timeout=60)
+    await_disk(guest, path, digest)
+    t.equal(guest.check("ls /sys/block/vda/mq | wc -l").strip(), "2", "queues for two processors")
+    t.equal(guest.check("cat /sys/block/vda/device/features"), features, "features")
+    fio_verify(guest, size="4m", options="--offset=16m")
+    must(t, "detach", "--replug", *PATIENT, qmp, "late", "tap")
+    t.equal(tap.child.wait(20), 0, "exit status of attach")
+    await_disk(guest, path, digest)
+    fio_verify(guest, size="4m", options="--offset=16m")
+
+
 @limit(120)
 def test_replug_undone(t):
     """What fails when the disk is out already: it comes back, with its own back end."""

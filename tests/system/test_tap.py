@@ -35,7 +35,7 @@ def operate(t, disk, depth):
                for what in ("drain", "added")}
     done = 0
     while done < OPERATIONS:
-        load = Load(t, disk, 12, "--depth", str(depth))
+        load = Load(t, disk, 12, "--event-idx", "--depth", str(depth))
         end = time.monotonic() + 10
         time.sleep(0.3)
         while done < OPERATIONS and load.running() and time.monotonic() < end:

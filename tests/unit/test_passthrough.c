@@ -11,8 +11,9 @@
 
 #include <cmocka.h>
 
-#define DEPTH 8u
-#define BYTES 4096u
+#define DEPTH  8u
+#define BYTES  4096u
+#define ROUNDS 20u /* of 2 * DEPTH requests each */
 
 static struct soft_disk rear, tap;
 static struct vblk *driver;
@@ -62,6 +63,17 @@ static bool mode_is(const char *mode)
     is = strcmp(json_string_value(json_object_get(look.show, "mode")), mode) == 0;
     json_decref(look.show);
     return is;
+}
+
+static uint64_t passed_through(void)
+{
+    struct look look;
+    uint64_t n;
+
+    loop_call(tap.loop, run_look, &look);
+    n = (uint64_t)json_integer_value(json_object_get(look.show, "passed_through"));
+    json_decref(look.show);
+    return n;
 }
 
 static int wish(const char *mode, struct dt_error *err)
@@ -136,6 +148,7 @@ static void check_until(const char *mode, unsigned *round)
 static void back_and_forth(bool packed)
 {
     unsigned round = 0;
+    uint64_t passed;
     json_t *stats;
 
     begin("", packed);
@@ -144,8 +157,10 @@ static void back_and_forth(bool packed)
 
         assert_int_equal(wish(mode, NULL), 0);
         check_until(mode, &round);
-        for (unsigned n = 0; n < 20; n++)
+        passed = passed_through();
+        for (unsigned n = 0; n < ROUNDS; n++)
             check_round(round++);
+        assert_int_equal(passed_through() - passed, i % 2 ? 0 : ROUNDS * 2 * DEPTH);
     }
     stats = device_stats(tap.dev);
     assert_non_null(stats);

@@ -228,6 +228,45 @@ static void a_refusal_leaves_the_session_in_step(void **state)
     close(fd);
 }
 
+/* More than fit into one go, one of them refused, and a question among them. */
+static void run_batch(uint64_t offered)
+{
+    uint64_t features = WANTED, protocol = PROTOCOL_ALL;
+    struct vhost_frontend_ring bad = {.size = 3, .kick = -1, .call = -1};
+    uint8_t config[TOY_CONFIG];
+    struct dt_error err = {""};
+    struct rear r = {0};
+    struct vhost_frontend *f = rear_open(&r, offered);
+    unsigned queues;
+    int ret = 0;
+
+    assert_int_equal(vhost_frontend_negotiate(f, &features, &protocol, 0, &queues, &err), 0);
+    vhost_frontend_batch(f);
+    for (unsigned i = 0; ret == 0 && i < 100; i++)
+        ret = vhost_frontend_set_features(f, WANTED, &err);
+    assert_int_equal(vhost_frontend_get_config(f, config, 0, 4, &err), 0);
+    assert_int_equal(vhost_frontend_flush(f, ret, &err), 0);
+    vhost_frontend_batch(f);
+    if (offered & 1ull << VHOST_F_REPLY_ACK) {
+        assert_int_equal(vhost_frontend_set_config(f, "xy", 250, 2, &err), 0);
+        for (unsigned i = 0; i < 3; i++)
+            assert_int_equal(vhost_frontend_set_features(f, WANTED, &err), 0);
+        assert_int_equal(vhost_frontend_flush(f, 0, &err), -EIO);
+        assert_non_null(strstr(err.text, "SET_CONFIG"));
+    }
+    vhost_frontend_batch(f);
+    assert_int_equal(vhost_frontend_ring_start(f, VHOST_MAX_QUEUES, &bad, &err), -EINVAL);
+    assert_int_equal(vhost_frontend_flush(f, -EINVAL, &err), -EINVAL); /* what came first is told */
+    assert_int_equal(vhost_frontend_get_config(f, config, 0, 4, &err), 0);
+    rear_close(&r, f);
+}
+
+static void a_batch_is_one_round_trip(void **state)
+{
+    run_batch(PROTOCOL_ALL);
+    run_batch(1ull << VHOST_F_MQ | 1ull << VHOST_F_CONFIG);
+}
+
 static void events_arrive(void **state)
 {
     uint64_t features = WANTED, protocol = PROTOCOL_ALL;
@@ -323,6 +362,7 @@ int main(void)
         cmocka_unit_test(trap_12_barriers_without_reply_ack),
         cmocka_unit_test(missing_features),
         cmocka_unit_test(a_refusal_leaves_the_session_in_step),
+        cmocka_unit_test(a_batch_is_one_round_trip),
         cmocka_unit_test(events_arrive),
         cmocka_unit_test(wrong_answers),
         cmocka_unit_test(paths),

@@ -3,19 +3,10 @@
  * plug.c - a disk is unplugged, and plugged in again with the same properties, over QMP.
  *
  * QEMU does not tell with what options a device was made, only what they became, so they are those of its command
- * line; a device that came over QMP is its manager's to plug. The slot is asked for: where it was not written, it
+ * line; for a device that came over QMP, what they became (learn.c). The slot is asked for: where it was not written, it
  * was QEMU's choice, and the guest shall find its disk where it was.
  */
 #include "tools/attach/plug.h"
-
-static int ask_device(struct vm *vm, const char *id, const char *property, json_t **value,
-                      struct dt_error *err)
-{
-    _cleanup_free_ char *path = xasprintf("/machine/peripheral/%s", id);
-
-    return qmp_call(vm->qmp, "qom-get", json_pack("{ss ss}", "path", path, "property", property),
-                    value, err);
-}
 
 /* "driver,key=value,...": a comma within a value is written twice. */
 static json_t *parse_words(const char *text)
@@ -95,7 +86,7 @@ static int learn_slot(struct plug *plug, struct vm *vm, struct dt_error *err)
     return ret;
 }
 
-/* Is it the device that the command line made, and still there? */
+/* Is it the device that was found, and still there? */
 static int judge(struct plug *plug, struct vm *vm, struct dt_error *err)
 {
     const char *driver = option(plug->options, "driver");
@@ -123,13 +114,11 @@ int plug_find(struct plug *plug, struct vm *vm, struct dt_error *err)
     json_t *bootindex = NULL;
     int ret;
 
-    *plug = (struct plug){.options = find_options(vm)};
+    *plug = (struct plug){.options = find_options(vm) ?: learn_options(vm)};
     if (!plug->options)
-        return dt_fail(
-            err, -ENOTSUP,
-            "no -device of QEMU's command line uses chardev %s: only who made the device "
-            "knows its properties",
-            vm->chardev);
+        return dt_fail(err, -ENOTSUP,
+                       "no device with an id= uses chardev %s: it cannot be unplugged",
+                       vm->chardev);
     ret = judge(plug, vm, err) ?: learn_slot(plug, vm, err);
     ret = ret ?: ask_device(vm, plug->id, "bootindex", &bootindex, err);
     plug->boots = json_integer_value(bootindex) >= 0;

@@ -17,6 +17,13 @@ struct plug {
     bool out, bare;
 };
 
+/* learn.c */
+/** learn_options() - of a device that came over QMP and uses the chardev: a new reference, or NULL where there is none. */
+json_t *learn_options(struct vm *vm);
+/** ask_device() - a property of device @id. */
+int ask_device(struct vm *vm, const char *id, const char *property, json_t **value,
+               struct dt_error *err);
+
 /** plug_find() - the device that uses the chardev. -ENOTSUP where it cannot be taken out by its id. */
 int plug_find(struct plug *plug, struct vm *vm, struct dt_error *err);
 void plug_free(struct plug *plug);

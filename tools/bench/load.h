@@ -7,6 +7,7 @@
 #define TOOLS_BENCH_LOAD_H
 
 #include "base/histogram.h"
+#include "base/spin.h"
 #include "blk/driver/driver.h"
 #include <pthread.h>
 
@@ -82,6 +83,8 @@ struct worker {
     struct dt_rng rng;
     uint64_t next_block; /* sequential */
     uint64_t claim_misses;
+    struct spin spin; /* polling */
+    unsigned looks;   /* without a find */
     unsigned countdown;
     struct histogram latencies;
     char first_problem[256];

@@ -13,10 +13,11 @@
 #include <stdio.h>
 #include <time.h>
 
-#define BURST     32u
-#define SLEEP_MS  20
-#define BLOCK_TAG 0xffffffffffffull /* the low bits of a tag: its block */
-#define TIMED_TAG (1ull << 63)
+#define BURST           32u
+#define SLEEP_MS        20
+#define LOOKS_PER_CLOCK 16u               /* a look is cheaper than the clock */
+#define BLOCK_TAG       0xffffffffffffull /* the low bits of a tag: its block */
+#define TIMED_TAG       (1ull << 63)
 
 static inline void count(uint64_t *counter, uint64_t n)
 {
@@ -211,8 +212,12 @@ static bool serve_all(struct worker *w, const struct load *load, struct clocks *
         }
         total += ret;
     }
-    if (total == 0 && load->sleep && n == 1)
+    if (total > 0)
+        spin_found(&w->spin);
+    else if (load->sleep && n == 1)
         vblk_wait(clocks[0].q, SLEEP_MS);
+    else if (++w->looks % LOOKS_PER_CLOCK == 0)
+        spin_idle(&w->spin, dt_clock_ns());
     return total > 0;
 }
 
