@@ -51,10 +51,11 @@ static int judge_content(struct cow *w, struct dt_error *err)
     if (!w->print[0] || !cow_is_print(w->header.base_id) ||
         strncmp(w->print, w->header.base_id, COW_ID_SIZE) == 0)
         return 0;
-    return dt_fail(err, -EINVAL,
-                   "%s is for another base, or this one has changed (if by a commit of this overlay: "
-                   "'devtap cow reset')",
-                   w->file.path);
+    return dt_fail(
+        err, -EINVAL,
+        "%s is for another base, or this one has changed (if by a commit of this overlay: "
+        "'devtap cow reset')",
+        w->file.path);
 }
 
 int cow_judge_base(struct cow *w, struct dt_error *err)

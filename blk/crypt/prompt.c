@@ -75,7 +75,8 @@ char *prompt_key_name(const char *device)
 static int own_session(void)
 {
     long before = syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 1);
-    bool held = before > 0 && syscall(SYS_keyctl, KEYCTL_LINK, before, KEY_SPEC_PROCESS_KEYRING) == 0;
+    bool held =
+        before > 0 && syscall(SYS_keyctl, KEYCTL_LINK, before, KEY_SPEC_PROCESS_KEYRING) == 0;
     int ret = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 ? -errno : 0;
 
     if (held && ret == 0 && syscall(SYS_keyctl, KEYCTL_LINK, before, KEY_SPEC_SESSION_KEYRING) < 0)
@@ -92,11 +93,12 @@ int prompt_keep(const char *device, const struct secret *key, struct dt_error *e
     int ret = own ? 0 : own_session();
 
     own = ret == 0;
-    if (ret == 0 && syscall(SYS_add_key, "user", name, key->bytes, key->length,
-                            KEY_SPEC_SESSION_KEYRING) < 0)
+    if (ret == 0 &&
+        syscall(SYS_add_key, "user", name, key->bytes, key->length, KEY_SPEC_SESSION_KEYRING) < 0)
         ret = -errno;
     return ret < 0 ? dt_fail(err, ret,
-                             "the kernel's keyring cannot keep the passphrase for workers (%s): take key-file=, "
+                             "the kernel's keyring cannot keep the passphrase for workers (%s): "
+                             "take key-file=, "
                              "or say devtap run --single",
                              strerror(-ret))
                    : 0;

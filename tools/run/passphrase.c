@@ -12,7 +12,8 @@ static bool wants_person(const struct layer_spec *layer)
         return false;
     for (unsigned i = 0; i < layer->count; i++)
         if (strcmp(layer->settings[i].key, "prompt") == 0)
-            parse_bool(layer->settings[i].value, &prompt); /* a worker complains of what is no boolean */
+            parse_bool(layer->settings[i].value,
+                       &prompt); /* a worker complains of what is no boolean */
     return prompt;
 }
 
