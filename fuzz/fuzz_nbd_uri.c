@@ -22,6 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     CHECK(uri.export && !uri.path == !!uri.host && !uri.host == !uri.port);
     CHECK(!uri.path || uri.path[0] == '/');
+    CHECK(uri.tls || !(uri.user || uri.certificates || uri.psk_file || uri.tls_hostname));
     CHECK(!uri.port || (atoi(uri.port) >= 0 && atoi(uri.port) <= 65535));
     remote_uri_free(&uri);
     return 0;

@@ -2,11 +2,13 @@
 #include "blk/cow/format.h"
 #include "blk/storefile/storefile.h"
 
+#include <stdio.h>
 #include <sys/mman.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define DATA_ALIGN ((uint64_t)1 << 20)
+#define DATA_ALIGN      ((uint64_t)1 << 20)
+#define FIRST_PARTITION ((uint64_t)1 << 20) /* where most tools put it */
 
 void cow_layout(struct cow_layout *l, uint64_t size)
 {
@@ -64,6 +66,30 @@ int cow_header_check(const struct cow_header *h, uint64_t file_size, const char 
         return dt_fail(err, -EBADMSG, "%s was cut: it has %llu bytes and should have %llu", path,
                        (unsigned long long)file_size, (unsigned long long)layout.file_size);
     return 0;
+}
+
+/* ---- What the base is ---- */
+
+uint64_t cow_sample(const struct cow_layout *layout, uint64_t size, unsigned i, uint32_t *length)
+{
+    uint64_t last = layout->granules - 1, at;
+
+    at = (i == 1 ? MIN(FIRST_PARTITION >> COW_SHIFT, last) : last * i / (COW_SAMPLES - 1))
+         << COW_SHIFT;
+    *length = (uint32_t)MIN(size - at, (uint64_t)COW_GRANULE);
+    return at;
+}
+
+void cow_print(char base_id[COW_ID_SIZE], const uint8_t *samples)
+{
+    memset(base_id, 0, COW_ID_SIZE);
+    snprintf(base_id, COW_ID_SIZE, COW_PRINT_PREFIX "%016llx",
+             (unsigned long long)XXH3_64bits(samples, COW_SAMPLES * COW_GRANULE));
+}
+
+bool cow_is_print(const char *base_id)
+{
+    return strncmp(base_id, COW_PRINT_PREFIX, strlen(COW_PRINT_PREFIX)) == 0;
 }
 
 /* ---- Maps ---- */

@@ -20,7 +20,7 @@ struct cow_header {
     uint32_t version, granule;
     uint64_t size;              /* of the disk and of its base, bytes */
     uint8_t boot[BOOT_ID_SIZE]; /* of which the live map is; zeroes: of none */
-    char base_id[COW_ID_SIZE];  /* given by whoever made it; padded with zeroes */
+    char base_id[COW_ID_SIZE];  /* given by whoever made it, or cow_print(); padded with zeroes */
     uint8_t reserved[512 - 104 - 8];
     uint64_t sum;
 };
@@ -46,6 +46,18 @@ void cow_header_seal(struct cow_header *header);
 /** cow_header_check() - is this the header of an overlay in a file of @file_size bytes? */
 int cow_header_check(const struct cow_header *header, uint64_t file_size, const char *path,
                      struct dt_error *err);
+/*
+ * What tells one base from another without a name: a checksum of some granules, spread over the disk, with
+ * those where partition tables and the superblocks of first partitions are. It is a base id like others, with
+ * a prefix of its own.
+ */
+#define COW_SAMPLES      16u
+#define COW_PRINT_PREFIX "content:"
+/** cow_sample() - where the sample number @i lies, bytes, and how long it is. */
+uint64_t cow_sample(const struct cow_layout *layout, uint64_t size, unsigned i, uint32_t *length);
+/** cow_print() - of COW_SAMPLES times COW_GRANULE bytes: what a sample lacks is zero. */
+void cow_print(char base_id[COW_ID_SIZE], const uint8_t *samples);
+bool cow_is_print(const char *base_id);
 void cow_map_seal(struct cow_map_sector *sector, uint64_t index);
 bool cow_map_ok(const struct cow_map_sector *sector, uint64_t index);
 /** cow_map_load() - add the bits of the map at @offset to @map. Holes cost neither time nor memory. */

@@ -22,6 +22,7 @@ enum cow_counter { ALLOCATED, COPIED_UP, MIXED_READS, BOUNCED, HELD, COMMITS };
  * @now:    which granules the overlay holds.
  * @live:   the live map as it is in the file or on its way there; @stored: the stored one.
  * @flags:  of each sector of the maps: enum cow_flag. @dirty_list, @record_list: which have them.
+ * @print:  of the base's content, where no other name of it is known; empty if it cannot be read.
  * @failed: a flush failed, so what is on the disk is not known: no more writes.
  */
 struct cow {
@@ -34,6 +35,7 @@ struct cow {
     bool direct, failed, no_punch;
     uint64_t mem_align;
     struct cow_header header;
+    char print[COW_ID_SIZE];
     struct cow_layout at;
     uint8_t boot[BOOT_ID_SIZE];
     struct cow_map_sector *now, *live, *stored;
@@ -197,6 +199,15 @@ int cow_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 int cow_load(struct cow *w, struct dt_error *err);
 /** cow_distrust() - a successor must not believe the live map. */
 void cow_distrust(struct cow *w);
+
+/* base.c */
+/** cow_base_print() - fill in @print. In open() alone. */
+void cow_base_print(struct cow *w);
+/** cow_judge_base() - is the overlay, whose header was read, one of this base? */
+int cow_judge_base(struct cow *w, struct dt_error *err);
+/** cow_adopt_base() - an overlay that holds nothing and was of no base in particular is of this one now: true,
+ *  the header is to be written. */
+bool cow_adopt_base(struct cow *w);
 
 /* early.c */
 int cow_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,

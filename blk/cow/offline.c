@@ -203,9 +203,14 @@ int cow_file_reset(struct cow_file *f, struct dt_error *err)
     int ret = punch(f, f->at.map_offset, f->at.data_offset, err);
 
     ret = ret ?: punch(f, f->at.data_offset, f->at.file_size, err);
-    if (ret == 0)
-        memset(f->map, 0, f->at.map_sectors * sizeof(*f->map));
-    return ret;
+    if (ret < 0)
+        return ret;
+    memset(f->map, 0, f->at.map_sectors * sizeof(*f->map));
+    if (!cow_is_print(f->header.base_id))
+        return 0;
+    memset(f->header.base_id, 0,
+           sizeof(f->header.base_id)); /* it may be on what was committed now */
+    return put_header(f, err);
 }
 
 /* ---- Rebase ---- */
@@ -261,6 +266,23 @@ static int copy_differences(struct cow_file *f, const struct bases *b, uint64_t 
     return ret;
 }
 
+/* As base.c does it for a chain. */
+static int print_base(struct cow_file *f, const struct bases *b, struct dt_error *err)
+{
+    _cleanup_free_ uint8_t *samples = xaligned(COW_GRANULE, COW_SAMPLES * COW_GRANULE);
+
+    memset(samples, 0, COW_SAMPLES * COW_GRANULE);
+    for (unsigned i = 0; i < COW_SAMPLES; i++) {
+        uint32_t length;
+        uint64_t from = cow_sample(&f->at, f->header.size, i, &length);
+
+        if (storefile_read(b->new_fd, samples + i * COW_GRANULE, length, from) < 0)
+            return storefile_failed(b->new, "read", err);
+    }
+    cow_print(f->header.base_id, samples);
+    return 0;
+}
+
 int cow_file_rebase(struct cow_file *f, const char *old, const char *new, const char *base_id,
                     uint64_t *copied, struct dt_error *err)
 {
@@ -285,5 +307,7 @@ int cow_file_rebase(struct cow_file *f, const char *old, const char *new, const 
     memset(f->header.base_id, 0, sizeof(f->header.base_id));
     if (base_id)
         memcpy(f->header.base_id, base_id, strlen(base_id));
-    return put_header(f, err);
+    else
+        ret = print_base(f, &b, err);
+    return ret ?: put_header(f, err);
 }

@@ -36,7 +36,7 @@ int cow_file_commit(const struct cow_file *file, const char *base, struct dt_err
 int cow_file_reset(struct cow_file *file, struct dt_error *err);
 /**
  * cow_file_rebase() - make it an overlay of @new that reads as it did on @old.
- * @base_id: of the new base, or NULL for none.
+ * @base_id: of the new base, or NULL: its content is.
  * @copied: set to the granules that the bases differ in.
  */
 int cow_file_rebase(struct cow_file *file, const char *old, const char *new, const char *base_id,

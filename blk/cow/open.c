@@ -16,10 +16,12 @@ static int make(struct cow *w, struct dt_error *err)
         return dt_fail(err, -EFBIG, "the base is too large for an overlay");
     if (w->base_id && strlen(w->base_id) >= COW_ID_SIZE)
         return dt_fail(err, -EINVAL, "base-id has at most %u characters", COW_ID_SIZE - 1);
+    if (!w->base_id)
+        cow_base_print(w);
     cow_layout(&at, size);
     if (ftruncate(w->file.map_fd, (off_t)at.file_size) < 0)
         return storefile_failed(w->file.path, "make", err);
-    cow_header_init(&w->header, size, w->base_id);
+    cow_header_init(&w->header, size, w->base_id ?: w->print);
     return storefile_finish(&w->file, &w->header, sizeof(w->header), err);
 }
 
@@ -35,29 +37,6 @@ static int read_header(struct cow *w, struct dt_error *err)
         return make(w, err);
     ret = ret ?: storefile_size(w->file.map_fd, w->file.path, &size, err);
     return ret ?: cow_header_check(&w->header, size, w->file.path, err);
-}
-
-/* Of this base? The content of another may look like a disk for a long time. */
-static int judge_base(const struct cow *w, struct dt_error *err)
-{
-    const struct dt_block_info *base = dt_layer_info(w->layer);
-    uint64_t size = base->sectors << DT_SECTOR_SHIFT;
-
-    if (!base->read_only)
-        return dt_fail(err, -EINVAL,
-                       "the base could be written to: give the layer below read-only=on, or put "
-                       "'readonly' between");
-    if (base->max_sectors && base->max_sectors < COW_GRANULE >> DT_SECTOR_SHIFT)
-        return dt_fail(err, -EINVAL, "the base takes no requests of 4 KiB");
-    if (size != w->header.size)
-        return dt_fail(err, -EINVAL,
-                       "%s is for a base of %llu bytes; this one has %llu: it has changed, or is "
-                       "another",
-                       w->file.path, (unsigned long long)w->header.size, (unsigned long long)size);
-    if (w->base_id && strncmp(w->base_id, w->header.base_id, COW_ID_SIZE) != 0)
-        return dt_fail(err, -EINVAL, "%s is for the base '%s', not '%s'", w->file.path,
-                       w->header.base_id, w->base_id);
-    return 0;
 }
 
 static int get_memory(struct cow *w, struct dt_error *err)
@@ -86,7 +65,7 @@ int cow_open(struct dt_layer *layer, struct dt_error *err)
     w->mem_align = DT_SECTOR_SIZE;
     boot_id(w->boot);
     ret = ret ?: read_header(w, err);
-    ret = ret ?: judge_base(w, err);
+    ret = ret ?: cow_judge_base(w, err);
     ret = ret ?: storefile_open_data(&w->file, err);
     if (ret == 0) {
         cow_layout(&w->at, w->header.size);
@@ -182,5 +161,7 @@ int cow_load(struct cow *w, struct dt_error *err)
                 cow_map_dirty(w, s);
             w->now[s].bits[i] |= w->live[s].bits[i];
         }
+    if (cow_adopt_base(w) && ours && write_header(w) < 0)
+        return dt_fail(err, -EIO, "%s: cannot write the header", w->file.path);
     return ours || w->file.read_only ? 0 : take_live_map(w, err);
 }

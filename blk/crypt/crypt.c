@@ -25,7 +25,7 @@ static const struct dt_param params[] = {
      .help =
          "The passphrase: a key of type 'user' with this description, in the kernel's keyring."},
     {"prompt", DT_PARAM_BOOL, .offset = offsetof(struct crypt, source.prompt), .initial = "off",
-     .help = "Ask for the passphrase at the terminal (devtap run --single only)."},
+     .help = "Ask for the passphrase, once, at the terminal that devtap is started from."},
     {"discard", DT_PARAM_BOOL, .offset = offsetof(struct crypt, discard), .initial = "off",
      .help = "Pass discards on, which shows below what is unused."},
     {NULL},

@@ -5,19 +5,8 @@
 
 #include "base/base.h"
 #include "blk/crypt/luks2.h"
+#include "blk/crypt/secret.h"
 #include <devtap/block.h>
-
-/* ---- Secrets (secret.c) ------------------------------------------------------------------------ */
-
-/** struct secret - bytes in pages of their own: locked, in no core dump, wiped when freed. */
-struct secret {
-    uint8_t *bytes;
-    size_t length, room;
-};
-/** secret_new() - room for @room bytes, all zero; @length is 0. */
-int secret_new(struct secret *secret, size_t room, struct dt_error *err);
-/** secret_free() - wipe; harmless on one that is all zero. */
-void secret_free(struct secret *secret);
 
 /* ---- Passphrases (key.c) ------------------------------------------------------------------------ */
 

@@ -4,19 +4,17 @@
  *
  * Never from the command line, which every process can read. All bytes count, as for
  * cryptsetup --key-file: a newline at the end of a file is part of the passphrase. The worker that takes
- * over after a crash asks again, which a file and the keyring can answer at any time
- * and a person cannot.
+ * over after a crash asks again, which a file and the keyring can answer at any time, and for a
+ * person who answered once, the keyring (prompt.c).
  */
 #include "blk/crypt/internal.h"
+#include "blk/crypt/prompt.h"
 
 #include <fcntl.h>
 #include <linux/keyctl.h>
-#include <stdio.h>
 #include <sys/syscall.h>
-#include <termios.h>
 
-#define KEY_MAX    (8u << 20) /* as cryptsetup's limit for key files */
-#define PROMPT_MAX 512u
+#define KEY_MAX (8u << 20) /* as cryptsetup's limit for key files */
 
 /* ---- A file ---------------------------------------------------------------------------------- */
 
@@ -89,50 +87,20 @@ static int from_keyring(const char *name, struct secret *key, struct dt_error *e
 
 /* ---- A person -------------------------------------------------------------------------------- */
 
-static int read_line(struct secret *key)
+/* At our own terminal, or before we were started: a worker has none. */
+static int from_person(const char *device, struct secret *key, struct dt_error *err)
 {
-    while (key->length < PROMPT_MAX) {
-        ssize_t n = read(STDIN_FILENO, key->bytes + key->length, 1);
+    _cleanup_free_ char *kept = NULL;
 
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -ENODATA;
-        if (key->bytes[key->length] == '\n') {
-            key->bytes[key->length] = 0;
-            return 0;
-        }
-        key->length++;
-    }
-    return -E2BIG;
-}
-
-static int from_terminal(const char *what, struct secret *key, struct dt_error *err)
-{
-    struct termios shown, hidden;
-    int ret;
-
-    /* Keepers and workers have no input: a worker that replaces a dead one at night could not ask. */
-    if (!isatty(STDIN_FILENO))
-        return dt_fail(err, -EINVAL,
-                       "prompt=on needs a terminal, and a process that lives as long as the disk: "
-                       "say devtap run --single, or take the key from key-file= or keyring=");
-    ret = secret_new(key, PROMPT_MAX + 1, err);
-    if (ret < 0)
-        return ret;
-    if (tcgetattr(STDIN_FILENO, &shown) < 0)
-        return dt_fail(err, -errno, "the terminal: %s", strerror(errno));
-    hidden = shown;
-    hidden.c_lflag &= ~(tcflag_t)ECHO;
-    fprintf(stderr, "Passphrase for %s: ", what);
-    fflush(stderr);
-    tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
-    ret = read_line(key);
-    tcsetattr(STDIN_FILENO, TCSAFLUSH, &shown);
-    fputc('\n', stderr);
-    if (ret < 0)
-        return dt_fail(err, ret, "no passphrase was read: %s", strerror(-ret));
-    return 0;
+    if (isatty(STDIN_FILENO))
+        return prompt_ask(device, key, err);
+    kept = prompt_key_name(device);
+    if (from_keyring(kept, key, NULL) == 0)
+        return 0;
+    return dt_fail(
+        err, -EINVAL,
+        "prompt=on needs a terminal: start devtap from one, with this layer in the disk's "
+        "own chain, or take the key from key-file= or keyring=");
 }
 
 /* ---- One of them ----------------------------------------------------------------------------- */
@@ -152,7 +120,7 @@ int key_obtain(const struct key_source *source, const char *what, struct secret 
     else if (source->keyring)
         ret = from_keyring(source->keyring, passphrase, err);
     else
-        ret = from_terminal(what, passphrase, err);
+        ret = from_person(what, passphrase, err);
     if (ret < 0)
         secret_free(passphrase);
     return ret;

@@ -2,7 +2,7 @@
 /*
  * secret.c - memory for keys: pages of its own, never swapped, in no core dump, not inherited, wiped.
  */
-#include "blk/crypt/internal.h"
+#include "blk/crypt/secret.h"
 
 #include <sys/mman.h>
 

@@ -16,6 +16,7 @@
 #define BACKOFF_LEAST   DT_MS(20)
 #define BACKOFF_MOST    DT_S(1)
 #define BACKOFF_REFUSED DT_MS(100)
+#define USELESS_TRIES   3u
 
 static void unwatch(struct conn *conn)
 {
@@ -53,7 +54,7 @@ static void drop(struct conn *conn)
     dt_layer_connect_cancel(&conn->op);
     unwatch(conn);
     if (conn->h)
-        nbd_close(TAKE_PTR(conn->h));
+        remote_drop(TAKE_PTR(conn->h));
 }
 
 /* ---- Up and down ----------------------------------------------------------------------------- */
@@ -75,6 +76,8 @@ static void is_up(struct conn *conn)
     }
     dt_timer_cancel(rc->c, &conn->timer);
     conn->state = CONN_UP;
+    conn->useless = 0;
+    __atomic_store_n(&r->told, false, __ATOMIC_RELAXED);
     dt_count(rc->c, CONNECTS, 1);
     if (rc->up++ == 0 && rc->down_since) {
         dt_layer_event(r->layer, "reconnected", "%.120s is back after %llu ms", r->text,
@@ -100,14 +103,27 @@ static void judge_cache(struct remote *r)
             r->text);
 }
 
+/* A server that is away needs no word but the first. One that is there and of no use does: somebody can
+ * do something about it. But one that dies breaks the connections that nobody had accepted, too. */
+static void tell_useless(struct conn *conn, const char *why)
+{
+    struct remote *r = conn->rc->c->layer_data;
+
+    if (++conn->useless >= USELESS_TRIES && !__atomic_exchange_n(&r->told, true, __ATOMIC_RELAXED))
+        dt_layer_event(r->layer, "server-useless",
+                       "%.120s: %s; requests are held and it is tried again", r->text, why);
+}
+
 void conn_lost(struct conn *conn, const char *why)
 {
     struct remote_ctx *rc = conn->rc;
     struct remote *r = rc->c->layer_data;
     bool was_up = conn->state == CONN_UP;
-    char reason[200];
+    char reason[240];
 
     snprintf(reason, sizeof(reason), "%s", why);
+    if (!was_up && conn->h)
+        tell_useless(conn, reason);
     drop(conn);
     if (was_up && --rc->up == 0) {
         rc->down_since = dt_clock_ns();
@@ -136,17 +152,6 @@ void conn_refused(struct conn *conn)
     conn_lost(conn, "the server is shutting down");
 }
 
-/* A confined process can neither open TLS's files nor connect as libnbd wants to. */
-static void explain_tls(struct remote *r, int error)
-{
-    if (!r->uri.tls || error != -EPERM || __atomic_exchange_n(&r->confined, true, __ATOMIC_RELAXED))
-        return;
-    dt_layer_event(
-        r->layer, "tls-confined",
-        "TLS cannot connect again from inside the sandbox: requests wait for a new worker, "
-        "which starts when this one is ended; devtap-nbd(7), TLS, tells what lasts");
-}
-
 static void negotiate(struct conn *conn, int fd)
 {
     struct remote *r = conn->rc->c->layer_data;
@@ -154,8 +159,7 @@ static void negotiate(struct conn *conn, int fd)
     int ret = remote_dial(r, fd, &conn->h, &err);
 
     if (ret < 0) {
-        log_debug("%s: %s", r->text, err.text);
-        explain_tls(r, ret);
+        tell_useless(conn, err.text);
         retry_later(conn);
         return;
     }
@@ -168,20 +172,18 @@ static void connected(struct dt_connect *op, int result)
 {
     struct conn *conn = container_of(op, struct conn, op);
 
-    if (result >= 0)
+    if (result >= 0) {
         negotiate(conn, result);
-    else
-        retry_later(conn);
+        return;
+    }
+    conn->useless = 0;
+    retry_later(conn);
 }
 
 static void connect_begin(struct conn *conn)
 {
     struct remote *r = conn->rc->c->layer_data;
 
-    if (r->uri.tls) {
-        negotiate(conn, -1);
-        return;
-    }
     conn->state = CONN_CONNECTING; /* its time is limited */
     conn->op = (struct dt_connect){.done = connected, .address = r->address};
     dt_layer_connect(conn->rc->c, &conn->op);
@@ -202,7 +204,7 @@ void conn_settle(struct conn *conn)
     if (!conn->h)
         return;
     if (nbd_aio_is_dead(conn->h) || nbd_aio_is_closed(conn->h)) {
-        conn_lost(conn, remote_reason());
+        conn_lost(conn, remote_reason(conn->h));
         return;
     }
     rewatch(conn);

@@ -2,9 +2,8 @@
 /*
  * connect.c - from a URI to a connection, and what the server says of the disk.
  *
- * Names are resolved once, at the start. Without TLS the socket is ours and libnbd is given it;
- * with TLS libnbd connects by the URI itself, because only then does it compare the server's
- * certificate with the server's name (given a mere socket it accepts any).
+ * The socket is ours, and libnbd is given it, or with TLS one end of a line (tls.c), which its
+ * handle has as private data. Names are resolved once at the start, later by whoever connects.
  */
 #include "blk/nbd/internal.h"
 
@@ -43,7 +42,7 @@ static int announce(struct remote *r, struct dt_error *err)
 int remote_resolve(struct remote *r, struct dt_error *err)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    int ret = r->uri.tls ? 0 : announce(r, err); /* TLS connects by itself */
+    int ret = announce(r, err);
 
     if (ret < 0 || r->uri.path)
         return ret;
@@ -111,44 +110,74 @@ static int dial_socket(struct remote *r)
 }
 
 /* What libnbd says begins with the name of its function. */
-const char *remote_reason(void)
+static const char *library_reason(void)
 {
     const char *text = nbd_get_error() ?: "the connection ended", *colon = strstr(text, ": ");
 
     return strncmp(text, "nbd_", 4) == 0 && colon ? colon + 2 : text;
 }
 
+static struct tls_line *line_of(struct nbd_handle *h)
+{
+    return (struct tls_line *)nbd_get_private_data(h);
+}
+
+const char *remote_reason(struct nbd_handle *h)
+{
+    return tls_line_reason(line_of(h)) ?: library_reason();
+}
+
 static int library_failed(struct dt_error *err)
 {
-    return dt_fail(err, -(nbd_get_errno() ?: EIO), "%.200s", remote_reason());
+    return dt_fail(err, -(nbd_get_errno() ?: EIO), "%.200s", library_reason());
+}
+
+static int handle_failed(struct nbd_handle *h, struct dt_error *err)
+{
+    return dt_fail(err, -(nbd_get_errno() ?: EIO), "%.230s", remote_reason(h));
+}
+
+void remote_drop(struct nbd_handle *h)
+{
+    struct tls_line *line = line_of(h);
+
+    nbd_close(h);
+    tls_line_free(line);
 }
 
 int remote_dial(struct remote *r, int fd, struct nbd_handle **out, struct dt_error *err)
 {
     struct nbd_handle *h = nbd_create();
+    struct tls_line *line = NULL;
     int ret = 0;
 
     if (!h) {
-        if (fd >= 0)
-            close(fd);
+        close(fd);
         return library_failed(err);
     }
+    if (r->keys)
+        ret = tls_line_new(&line, r->keys, fd, &fd, err);
+    if (ret < 0) {
+        nbd_close(h);
+        return ret;
+    }
+    nbd_set_private_data(h, (uintptr_t)line);
     /* Commands are judged by core and by the server's own limits: twice is enough. */
     nbd_set_strict_mode(h, LIBNBD_STRICT_COMMANDS | LIBNBD_STRICT_FLAGS);
     nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION); /* a wish: not every server has it */
     nbd_set_pread_initialize(h, false); /* a failed read is failed: nobody looks at its buffer */
-    if (r->uri.tls) {
-        if (nbd_set_uri_allow_local_file(h, true) < 0 || nbd_aio_connect_uri(h, r->text) < 0)
-            ret = library_failed(err);
-    } else {
-        if (nbd_set_export_name(h, r->uri.export) < 0 || nbd_aio_connect_socket(h, fd) < 0)
-            ret = library_failed(err);
+    if (nbd_set_export_name(h, r->uri.export) < 0) {
+        close(fd);
+        ret = library_failed(err);
+    } else if (nbd_aio_connect_socket(h, fd) < 0) {
+        ret = library_failed(err);
     }
-    if (ret < 0)
-        nbd_close(h);
-    else
-        *out = h;
-    return ret;
+    if (ret < 0) {
+        remote_drop(h);
+        return ret;
+    }
+    *out = h;
+    return 0;
 }
 
 static int wait_ready(struct nbd_handle *h, uint64_t deadline, struct dt_error *err)
@@ -157,11 +186,11 @@ static int wait_ready(struct nbd_handle *h, uint64_t deadline, struct dt_error *
         uint64_t now = dt_clock_ns();
 
         if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
-            return library_failed(err);
+            return handle_failed(h, err);
         if (now >= deadline)
             return dt_fail(err, -ETIMEDOUT, "it does not answer");
         if (nbd_poll(h, (int)((deadline - now) / DT_MS(1)) + 1) < 0)
-            return library_failed(err);
+            return handle_failed(h, err);
     }
     return 0;
 }
@@ -191,15 +220,14 @@ int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline, s
     int ret;
 
     for (unsigned tries = 1;; tries++) {
-        int fd = r->uri.tls ? -1 : dial_socket(r);
+        int fd = dial_socket(r);
 
-        ret = fd < 0 && !r->uri.tls ? dt_fail(err, fd, "%s", strerror(-fd))
-                                    : remote_dial(r, fd, h, err);
+        ret = fd < 0 ? dt_fail(err, fd, "%s", strerror(-fd)) : remote_dial(r, fd, h, err);
         if (ret == 0) {
             ret = wait_ready(*h, MAX(deadline, least), err);
             if (ret == 0)
                 return 0;
-            nbd_close(TAKE_PTR(*h));
+            remote_drop(TAKE_PTR(*h));
         }
         if (tries % count_addresses(r))
             continue;
@@ -221,7 +249,7 @@ void remote_hang_up(struct nbd_handle *h)
         while (!nbd_aio_is_closed(h) && !nbd_aio_is_dead(h) && dt_clock_ns() < deadline)
             if (nbd_poll(h, 100) < 0)
                 break;
-    nbd_close(h);
+    remote_drop(h);
 }
 
 /* ---- What the disk is ------------------------------------------------------------------------ */

@@ -5,7 +5,7 @@
 #define NBD_INTERNAL_H
 
 #include "base/patience.h"
-#include "blk/nbd/uri.h"
+#include "blk/nbd/tls.h"
 #include <devtap/block.h>
 #include <libnbd.h>
 
@@ -20,7 +20,8 @@ struct addrinfo;
  * @handles: connections while no thread has them: @connections for each thread, in order.
  * @info:    the disk as the first connection found it; a server that comes back must be the same.
  * @maps:    the server tells what is allocated.
- * @confined: TLS cannot connect again from inside the sandbox, and that was said.
+ * @keys: of TLS; NULL without it.
+ * @told: that the server can be reached, but not be used; until it can.
  * @written, @flushed: how many writes completed, and how many of them a flush is known to cover.
  */
 struct remote {
@@ -35,7 +36,8 @@ struct remote {
     char address[DT_ADDRESS_MAX];
     struct nbd_handle **handles;
     struct dt_block_info info;
-    bool fua, multi, maps, flush_failed, confined;
+    struct tls_keys *keys;
+    bool fua, multi, maps, flush_failed, told;
     uint64_t written, flushed;
     struct dt_layer *layer;
 };
@@ -50,6 +52,7 @@ enum conn_state { CONN_DOWN, CONN_CONNECTING, CONN_UP };
  * @op:       the socket on its way, while CONNECTING without a handle.
  * @sent:     requests that the server has, of struct remote_io.
  * @progress: when it last answered, or was given the first of them.
+ * @useless:  tries in a row that reached the server, and brought nothing.
  */
 struct conn {
     struct remote_ctx *rc;
@@ -61,7 +64,7 @@ struct conn {
     struct dt_connect op;
     uint64_t backoff, progress;
     struct list sent;
-    unsigned in_flight;
+    unsigned in_flight, useless;
 };
 
 /**
@@ -129,8 +132,7 @@ static inline struct remote_io *io_list_take(struct io_list *list)
 
 /* connect.c: one handle. */
 int remote_resolve(struct remote *r, struct dt_error *err);
-/** remote_dial() - a new handle that is connecting: over @fd, which it takes over, or with TLS (@fd
- * < 0) by itself. */
+/** remote_dial() - a new handle that is connecting over @fd, which it takes over. */
 int remote_dial(struct remote *r, int fd, struct nbd_handle **h, struct dt_error *err);
 /** remote_connect() - the same, connected, by @deadline. */
 int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline,
@@ -139,8 +141,10 @@ int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline,
 int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err);
 /** remote_same() - is it still that disk? */
 int remote_same(const struct remote *r, struct nbd_handle *h, struct dt_error *err);
-/** remote_reason() - why libnbd's last call on this thread failed. */
-const char *remote_reason(void);
+/** remote_reason() - why @h, on which libnbd's last call on this thread failed, is of no use. */
+const char *remote_reason(struct nbd_handle *h);
+/** remote_drop() - close it, whatever it is doing. */
+void remote_drop(struct nbd_handle *h);
 /** remote_hang_up() - tell the server that we go, and close. */
 void remote_hang_up(struct nbd_handle *h);
 

@@ -13,7 +13,8 @@
  * (hence fence-delay), and one that crashed may have lost writes that it had acknowledged and no
  * flush had covered (hence lost-cache).
  *
- * All connections are made in open(), where names can be resolved and files read.
+ * The first connections are made in open(); later ones over sockets that core hands over, since a confined
+ * process can make none. TLS is spoken by threads beside the device's (tls.c).
  */
 #include "blk/nbd/internal.h"
 
@@ -66,6 +67,7 @@ static void remote_close(struct dt_layer *layer)
     free(r->handles);
     if (r->addresses)
         freeaddrinfo(r->addresses);
+    tls_keys_free(r->keys);
     remote_uri_free(&r->uri);
 }
 
@@ -99,6 +101,8 @@ static int remote_open(struct dt_layer *layer, struct dt_error *err)
 
     r->layer = layer;
     ret = remote_uri_parse(&r->uri, r->text, err);
+    if (ret == 0 && r->uri.tls)
+        ret = tls_keys_load(&r->keys, &r->uri, err);
     ret = ret ?: remote_resolve(r, err);
     ret = ret ?: connect_all(r, dt_layer_threads(layer), err);
     if (ret < 0)

@@ -45,16 +45,27 @@ static int take(char **field, const char *from, size_t n, struct dt_error *err)
     return *field ? 0 : dt_fail(err, -EINVAL, "'%%' must be followed by two hexadecimal digits");
 }
 
-/* [USER@]HOST[:PORT], HOST perhaps in brackets; the user is of TLS alone. */
-static int parse_authority(struct remote_uri *uri, const char *at, const char *end,
-                           struct dt_error *err)
+/* USER@, whom a shared key is of; @at goes behind it. */
+static int parse_user(struct remote_uri *uri, const char **at, const char *end,
+                      struct dt_error *err)
 {
-    const char *user = memchr(at, '@', (size_t)(end - at)), *host, *stop;
+    const char *from = *at, *stop = memchr(from, '@', (size_t)(end - from));
+
+    if (!stop)
+        return 0;
+    if (!uri->tls)
+        return dt_fail(err, -EINVAL, "a user is for TLS (nbds)");
+    *at = stop + 1;
+    return take(&uri->user, from, (size_t)(stop - from), err);
+}
+
+/* HOST[:PORT], HOST perhaps in brackets. */
+static int parse_host(struct remote_uri *uri, const char *host, const char *end,
+                      struct dt_error *err)
+{
+    const char *stop;
     int ret;
 
-    if (user && !uri->tls)
-        return dt_fail(err, -EINVAL, "a user is for TLS (nbds)");
-    host = user ? user + 1 : at;
     if (*host == '[') {
         host++;
         stop = memchr(host, ']', (size_t)(end - host));
@@ -98,28 +109,69 @@ static char *absolute(char *path)
     return full;
 }
 
+static int parse_switch(bool *field, const char *value, struct dt_error *err)
+{
+    static const char *const words[] = {"0", "1", "false", "true", "no", "yes", "off", "on"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++)
+        if (strcmp(value, words[i]) == 0) {
+            *field = i % 2;
+            return 0;
+        }
+    return dt_fail(err, -EINVAL, "tls-verify-peer=%.32s: write true or false", value);
+}
+
+/* The text at @n bytes of @name, as a field of @uri; NULL: there is none of that name. */
+static char **field_of(struct remote_uri *uri, const char *name, size_t n)
+{
+    const struct {
+        const char *name;
+        char **field;
+    } fields[] = {{"socket", &uri->path},
+                  {"tls-certificates", &uri->certificates},
+                  {"tls-psk-file", &uri->psk_file},
+                  {"tls-hostname", &uri->tls_hostname}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fields); i++)
+        if (strlen(fields[i].name) == n && memcmp(name, fields[i].name, n) == 0)
+            return fields[i].field;
+    return NULL;
+}
+
+static int parse_verify(struct remote_uri *uri, const char *at, size_t n, struct dt_error *err)
+{
+    _cleanup_free_ char *value = NULL;
+    int ret = take(&value, at, n, err);
+
+    return ret ?: parse_switch(&uri->tls_verify, value, err);
+}
+
 static int parse_pair(struct remote_uri *uri, bool local, const char *at, const char *end,
                       struct dt_error *err)
 {
-    const char *equals = memchr(at, '=', (size_t)(end - at)) ?: end;
-    size_t n = (size_t)(equals - at);
+    const char *equals = memchr(at, '=', (size_t)(end - at)), *value = equals ? equals + 1 : end;
+    size_t n = (size_t)((equals ?: end) - at);
+    char **field = field_of(uri, at, n);
+    bool verify = n == 15 && memcmp(at, "tls-verify-peer", n) == 0;
     int ret;
 
-    if (n == 6 && memcmp(at, "socket", 6) == 0 && equals < end) {
-        if (!local)
-            return dt_fail(err, -EINVAL, "socket= is for nbd+unix");
-        if (uri->path)
-            return dt_fail(err, -EINVAL, "socket= appears twice");
-        ret = take(&uri->path, equals + 1, (size_t)(end - equals) - 1, err);
-        if (ret == 0)
-            uri->path = absolute(uri->path);
-        return ret;
-    }
-    if (n > 4 && memcmp(at, "tls-", 4) == 0)
-        return uri->tls ? 0 : dt_fail(err, -EINVAL, "%.*s is for TLS: begin with nbds", (int)n, at);
-    return dt_fail(err, -EINVAL,
-                   "'%.*s' is unknown: there are socket=PATH and tls-...=", (int)MIN(n, (size_t)32),
-                   at);
+    if (!equals || (!field && !verify))
+        return dt_fail(err, -EINVAL,
+                       "'%.*s' is unknown: there are socket=PATH, tls-certificates=DIR, "
+                       "tls-psk-file=FILE, tls-hostname=NAME and tls-verify-peer=true|false",
+                       (int)MIN(n, (size_t)32), at);
+    if (field != &uri->path && !uri->tls)
+        return dt_fail(err, -EINVAL, "%.*s is for TLS: begin with nbds", (int)n, at);
+    if (verify)
+        return parse_verify(uri, value, (size_t)(end - value), err);
+    if (field == &uri->path && !local)
+        return dt_fail(err, -EINVAL, "socket= is for nbd+unix");
+    if (*field)
+        return dt_fail(err, -EINVAL, "%.*s= appears twice", (int)n, at);
+    ret = take(field, value, (size_t)(end - value), err);
+    if (ret == 0 && field != &uri->tls_hostname)
+        *field = absolute(*field);
+    return ret;
 }
 
 static int parse_query(struct remote_uri *uri, bool local, const char *at, struct dt_error *err)
@@ -146,7 +198,7 @@ static int parse(struct remote_uri *uri, const char *text, struct dt_error *err)
                    {"nbds+unix://", true, true}};
     const char *at = NULL, *slash, *query;
     bool local = false;
-    int ret = 0;
+    int ret;
 
     for (unsigned i = 0; i < ARRAY_SIZE(schemes) && !at; i++)
         if (strncmp(text, schemes[i].scheme, strlen(schemes[i].scheme)) == 0) {
@@ -162,8 +214,9 @@ static int parse(struct remote_uri *uri, const char *text, struct dt_error *err)
         return dt_fail(err, -EINVAL, "an NBD URI has no '#' (write it as %%23)");
     query = strchr(at, '?') ?: at + strlen(at);
     slash = memchr(at, '/', (size_t)(query - at)) ?: query;
-    if (!local)
-        ret = parse_authority(uri, at, slash, err);
+    ret = parse_user(uri, &at, slash, err);
+    if (ret == 0 && !local)
+        ret = parse_host(uri, at, slash, err);
     if (ret == 0 && slash < query)
         slash++;
     ret = ret ?: take(&uri->export, slash, (size_t)(query - slash), err);
@@ -177,7 +230,7 @@ int remote_uri_parse(struct remote_uri *uri, const char *text, struct dt_error *
 {
     int ret;
 
-    *uri = (struct remote_uri){0};
+    *uri = (struct remote_uri){.tls_verify = true};
     ret = parse(uri, text, err);
     if (ret < 0) {
         dt_fail_prefix(err, "uri=%.100s%s", text, strlen(text) > 100 ? "..." : "");
@@ -192,5 +245,9 @@ void remote_uri_free(struct remote_uri *uri)
     free(uri->host);
     free(uri->port);
     free(uri->export);
+    free(uri->user);
+    free(uri->certificates);
+    free(uri->psk_file);
+    free(uri->tls_hostname);
     *uri = (struct remote_uri){0};
 }

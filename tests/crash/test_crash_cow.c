@@ -25,7 +25,8 @@ static void make_base(const char *dir)
 static void make_overlay(const char *dir)
 {
     make_base(dir);
-    disk_open("cow overlay=%s/overlay create=on | file path=%s/base read-only=on", dir, dir);
+    disk_open("cow overlay=%s/overlay create=on base-id=b | file path=%s/base read-only=on", dir,
+              dir);
     disk_close();
 }
 
@@ -47,7 +48,7 @@ static void make_two(const char *dir)
         assert_int_equal(slot->error, 0);
     }
     disk_close();
-    disk_open("cow overlay=%s/top create=on | cow overlay=%s/overlay read-only=on | "
+    disk_open("cow overlay=%s/top create=on base-id=o | cow overlay=%s/overlay read-only=on | "
               "file path=%s/base read-only=on",
               dir, dir, dir);
     disk_close();

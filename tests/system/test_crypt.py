@@ -1,7 +1,11 @@
 """Encrypted disks: what devtap writes opens elsewhere, and the other way round."""
 
+import contextlib
+import json
 import os
+import pathlib
 import pty
+import signal
 import subprocess
 import termios
 
@@ -56,13 +60,21 @@ def test_kernel_opens_it(t):
         t.equal(guest.check("sha256sum </mnt/b"), theirs, "what dm-crypt wrote")
 
 
-def test_prompt(t):
-    """A person at a terminal is asked, and what is typed is not shown."""
-    image, _ = luks(t, size=20, key_bytes=b"spoken words")
+def worker_of(folder, disk):
+    """The process id of its worker, or None while nobody can be asked."""
+    done = subprocess.run([SoftDisk.binary(), "show", "--json", disk], text=True, timeout=30,
+                          env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder)),
+                          capture_output=True, check=False)
+    return json.loads(done.stdout)["worker"] if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def at_terminal(t, image, *options):
+    """`devtap run` of a disk whose passphrase a person types."""
     person, terminal = pty.openpty()
-    disk = subprocess.Popen([SoftDisk.binary(), "run", "--single", "--disk", "v", "--socket",
-                             t.folder / "v.sock", "--control", "none",
-                             f"crypt prompt=on | file path={image}"], stdin=terminal,
+    disk = subprocess.Popen([SoftDisk.binary(), "run", *options, "--disk", "v", "--socket",
+                             t.folder / "v.sock", f"crypt prompt=on | file path={image}"],
+                            env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)), stdin=terminal,
                             stderr=subprocess.PIPE)
     try:
         t.equal(disk.stderr.read(18), b"Passphrase for v: ")
@@ -72,9 +84,24 @@ def test_prompt(t):
         t.equal(disk.stderr.readline(), b"\n")
         t.equal(disk.stderr.readline(), b"devtap: ready\n")
         assert termios.tcgetattr(terminal)[3] & termios.ECHO, "the terminal stays silent"
+        yield
     finally:
         disk.terminate()
         disk.wait(10)
+
+
+def test_prompt(t):
+    """A person at a terminal is asked, once, and what is typed is not shown; workers that follow have it."""
+    image, _ = luks(t, size=20, key_bytes=b"spoken words")
+    with at_terminal(t, image, "--single"):
+        pass
+    with at_terminal(t, image):
+        for _ in range(2):
+            old = worker_of(t.folder, "v")
+            os.kill(old, signal.SIGKILL)
+            wait_for("a successor", lambda: worker_of(t.folder, "v") not in (None, old))
+    wait_for("the kernel to forget the key",
+             lambda: "devtap-prompt" not in pathlib.Path("/proc/keys").read_text("utf-8"))
 
 
 def test_detached(t):

@@ -201,6 +201,36 @@ static void others_are_refused(void **state)
     close(fd);
 }
 
+/* Its content is what tells it, where nobody gave it a name. */
+static void another_base_is_noticed(void **state)
+{
+    struct cow_file file;
+    struct dt_error err;
+
+    put_file("cow-new.tmp", base, BYTES);
+    disk_open(CHAIN, "create=on");
+    random_writes(5, 6);
+    disk_close();
+    disk_open("cow overlay=cow.tmp | file path=cow-new.tmp read-only=on"); /* a copy */
+    assert_reads_as_model();
+    disk_close();
+    memcpy(data, base, BYTES);
+    data[BYTES - 1] ^= 1;
+    put_file("cow-new.tmp", data, BYTES);
+    assert_int_equal(disk_try("cow overlay=cow.tmp | file path=cow-new.tmp read-only=on"), -EINVAL);
+    assert_error_says("cow.tmp is for another base, or this one has changed");
+    assert_int_equal(
+        disk_try("cow overlay=cow.tmp read-only=on | file path=cow-new.tmp read-only=on"), -EINVAL);
+    assert_int_equal(cow_file_open(&file, "cow.tmp", true, NULL, &err), 0);
+    assert_int_equal(cow_file_reset(&file, &err), 0);
+    cow_file_close(&file);
+    disk_open(
+        "cow overlay=cow.tmp | file path=cow-new.tmp read-only=on"); /* holds nothing: any will do */
+    disk_close();
+    assert_int_equal(disk_try(CHAIN, ""), -EINVAL); /* and now this one alone */
+    unlink("cow-new.tmp");
+}
+
 static void one_at_a_time(void **state)
 {
     struct cow_file file;
@@ -265,6 +295,13 @@ static void is_rebased(void **state)
     disk_open("cow overlay=cow.tmp base-id=new | file path=cow-new.tmp read-only=on");
     assert_reads_as_model();
     disk_close();
+    assert_int_equal(cow_file_open(&file, "cow.tmp", true, NULL, &err), 0);
+    assert_int_equal(cow_file_rebase(&file, "cow-new.tmp", "cow-base.tmp", NULL, &copied, &err), 0);
+    cow_file_close(&file);
+    disk_open(CHAIN, "");
+    assert_reads_as_model();
+    disk_close();
+    assert_int_equal(disk_try("cow overlay=cow.tmp | file path=cow-new.tmp read-only=on"), -EINVAL);
     put_file("cow-new.tmp", data, MIB);
     assert_int_equal(cow_file_open(&file, "cow.tmp", true, NULL, &err), 0);
     assert_int_equal(cow_file_rebase(&file, "cow-base.tmp", "cow-new.tmp", "new", &copied, &err),
@@ -310,10 +347,9 @@ static void writes_wait_for_space(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(reads_what_was_written),   TEST(discards_show_no_base),
-        TEST(overlapping_first_writes), TEST(overlays_stack),
-        TEST(others_are_refused),       TEST(one_at_a_time),
-        TEST(is_committed_and_reset),   TEST(is_rebased),
+        TEST(reads_what_was_written), TEST(discards_show_no_base),   TEST(overlapping_first_writes),
+        TEST(overlays_stack),         TEST(another_base_is_noticed), TEST(others_are_refused),
+        TEST(one_at_a_time),          TEST(is_committed_and_reset),  TEST(is_rebased),
         TEST(writes_wait_for_space),
     };
 

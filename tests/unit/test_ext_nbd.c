@@ -67,7 +67,18 @@ static void uris_are_taken_apart(void **state)
     assert_string_equal(u.host, "fe80::1");
     assert_string_equal(u.port, "99");
     assert_string_equal(u.export, "a b");
-    assert_true(u.tls);
+    assert_true(u.tls && u.tls_verify);
+    assert_string_equal(u.user, "me");
+    assert_string_equal(u.psk_file, "/k");
+    remote_uri_free(&u);
+    assert_int_equal(
+        remote_uri_parse(
+            &u, "nbds+unix:///?socket=/s&tls-certificates=/c&tls-hostname=h&tls-verify-peer=no",
+            &err),
+        0);
+    assert_string_equal(u.certificates, "/c");
+    assert_string_equal(u.tls_hostname, "h");
+    assert_false(u.tls_verify);
     remote_uri_free(&u);
     assert_int_equal(remote_uri_parse(&u, "nbd+unix:///x/y?socket=/a%3Fb", &err), 0);
     assert_string_equal(u.path, "/a?b");
@@ -99,6 +110,9 @@ static void wrong_uris_are_refused(void **state)
         {"nbd://h/?socket=/x", "for nbd+unix"},
         {"nbd://h/?tls-psk-file=/x", "begin with nbds"},
         {"nbd://h/?color=red", "'color' is unknown"},
+        {"nbds://h/?tls-psk", "'tls-psk' is unknown"},
+        {"nbds://h/?tls-verify-peer=perhaps", "write true or false"},
+        {"nbds://h/?tls-hostname=a&tls-hostname=b", "twice"},
         {"nbd+unix:///", "socket is missing"},
         {"nbd+unix:///?socket=", "socket is missing"},
         {"nbd+unix:///?socket=/a&socket=/b", "twice"},

@@ -394,7 +394,7 @@ int supervise_run(const struct verb *verb, struct run_config *config)
     int ret;
 
     supervise_init(&s, config);
-    ret = start(&s, &err);
+    ret = supervise_ask_passphrases(config, &err) ?: start(&s, &err);
     if (ret == 0) {
         loop_run(s.loop);
         if (s.was_ready)

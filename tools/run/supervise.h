@@ -35,6 +35,8 @@ unsigned disk_index(const struct supervise *s, const char *device);
 /** supervise_worker_argv() - for a worker of these disks; owned, free with free_words(). */
 char **supervise_worker_argv(const struct run_config *config);
 void free_words(char **words);
+/** supervise_ask_passphrases() - of disks that want a person, at the terminal; without one, of none. */
+int supervise_ask_passphrases(const struct run_config *config, struct dt_error *err);
 
 /* Chains changed while VMs run (supervise-change.c). */
 int supervise_change(void *arg, const char *device, json_t *request, json_t **result,
