@@ -23,6 +23,7 @@ bool route_is_question(struct dt_packet *p)
 
 static uint32_t answer_arp(const struct route *r, struct dt_packet *p, uint8_t *reply)
 {
+    static const uint8_t head[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 2};
     const uint8_t *arp = p->data + dt_headers(p)->l3, *sender = arp + 8, *target = arp + 24;
 
     if (arp[6] != 0 || arp[7] != 1 || prefixes_contain(&r->own4, target))
@@ -30,8 +31,7 @@ static uint32_t answer_arp(const struct route *r, struct dt_packet *p, uint8_t *
     memset(reply, 0, 60);
     memcpy(reply, p->data + 6, 6);
     memcpy(reply + 6, route_gateway, 6);
-    memcpy(reply + 12, p->data + 12, 2 + 6); /* type, and the kinds of address */
-    reply[21] = 2;
+    memcpy(reply + 12, head, sizeof(head));
     memcpy(reply + 22, route_gateway, 6);
     memcpy(reply + 28, target, 4);
     memcpy(reply + 32, sender, 10);
