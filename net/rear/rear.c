@@ -53,6 +53,7 @@ static bool loss_accepted(const struct rear *rear)
 static const struct rear_class class = {
     .features = CARD_FEATURES,
     .protocol = CARD_PROTOCOL,
+    .optional = CARD_OPTIONAL,
     .queue_rings = 2,
     .part_size = sizeof(struct card_rings),
     .part_bytes = card_rings_bytes,
