@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* front.c - where a VM attaches: sockets, one session at a time, and the front's life. */
-#include "front/served.h"
+#include "front/mode.h"
 #include "vhost/backend.h"
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -127,7 +127,7 @@ static void make_session_ops(struct front *front)
         .pause = front_pause,
         .resume = front_resume,
         .queue_kick_changed = front_queue_kick_changed,
-        .queue_call_changed = class->call_changed,
+        .queue_call_changed = class->hand_over ? front_mode_call_changed : NULL,
         .memory_changed = memory_changed,
         .iotlb = class->translates ? front_iotlb : NULL,
         .closed = session_closed,
@@ -300,6 +300,8 @@ int front_new(struct front **out, const struct front_config *config, struct dt_e
     front->stopped_message.run = run_stopped;
     front->fault_message.run = run_fault;
     class->init(front, config);
+    if (class->hand_over)
+        front_mode_init(front);
     if (front->iommu)
         front->offered |= 1ull << VIRTIO_F_ACCESS_PLATFORM;
     for (unsigned t = 0; t < front->nlanes; t++)
@@ -346,7 +348,9 @@ void front_free(struct front *front)
         close(front->listen_fd);
     if (front->next >= 0)
         close(front->next);
-    front->class->fini(front);
+    front_mode_fini(front);
+    if (front->class->fini)
+        front->class->fini(front);
     front->magic = 0;
     free(front->connect);
     free(front->queues);
@@ -392,6 +396,7 @@ json_t *front_show(struct front *front)
                      (int)(front->nqueues / front->class->rings_per_queue), "queues", queues);
     if (front->iommu)
         json_object_set_new(show, "iommu", front_iommu_show(front));
+    front_mode_show(front, show);
     front->class->show(front, show);
     return show;
 }

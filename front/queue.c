@@ -6,7 +6,7 @@
  * lane's answer to a stop the session does not touch it. A pause closes the intake of a whole
  * lane, while guest memory or the dirty log changes.
  */
-#include "front/served.h"
+#include "front/mode.h"
 #include <sys/epoll.h>
 #include <sys/mman.h>
 
@@ -296,18 +296,6 @@ void front_lane_fault(struct front_lane *fl, const char *fmt, ...)
 
 /* ---- On the session's thread ---- */
 
-/* Rings may be elsewhere: at the rear. */
-static bool leave(struct front *front, bool urgent)
-{
-    return !front->class->leave || front->class->leave(front, urgent);
-}
-
-static void session_changed(struct front *front)
-{
-    if (front->class->session_changed)
-        front->class->session_changed(front);
-}
-
 static int map_slots(struct front_queue *q, unsigned n, struct dt_error *err)
 {
     q->slots_size = n * q->front->class->slot_size;
@@ -353,8 +341,8 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
         unmap_slots(q);
         return ret;
     }
-    leave(front, false); /* all rings, or none */
-    session_changed(front);
+    front_mode_leave(front, false); /* all rings, or none */
+    front_mode_session(front);
     q->state = QUEUE_STARTING; /* not PAUSED: a resume under way would open it too early */
     loop_post(loop_of(q), &q->start);
     return (int)q->vq.replay_count;
@@ -376,7 +364,7 @@ void front_queue_stop(void *dev, unsigned index)
     if (q->state == QUEUE_LOST) {
         q->state = QUEUE_IDLE;
         loop_post(front->loop, &q->stopped);
-    } else if (leave(front, true)) {
+    } else if (front_mode_leave(front, true)) {
         loop_post(loop_of(q), &q->stop);
     } else {
         q->stop_deferred = true;
@@ -395,7 +383,7 @@ void front_pause(void *dev, bool drain)
 {
     struct front *front = dev;
 
-    if (!leave(front, true)) {
+    if (!front_mode_leave(front, true)) {
         front->pause_deferred = true;
         front->pause_drain = drain;
         return;
@@ -424,7 +412,7 @@ static void run_paused(struct loop_message *message)
     if (front->pausing)
         vhost_session_paused(front->session);
     else
-        front->class->at_rest(front);
+        front_mode_paused(front);
 }
 
 void front_resume_lanes(struct front *front)
@@ -439,7 +427,7 @@ void front_resume(void *dev)
 
     front->pausing = false;
     front_resume_lanes(front);
-    session_changed(front);
+    front_mode_session(front);
 }
 
 void front_queue_kick_changed(void *dev, unsigned index)

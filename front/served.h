@@ -19,7 +19,7 @@ enum queue_state {
     QUEUE_RUNNING,  /* takes requests */
     QUEUE_PAUSED,   /* memory or the log is changing: takes nothing */
     QUEUE_STOPPING, /* takes nothing; ends when nothing is in flight */
-    QUEUE_HANDED,   /* the rear serves it (blk/vhost-user/mode.c) */
+    QUEUE_HANDED,   /* the rear serves it (mode.c) */
     QUEUE_LOST,     /* the rear served it, and what it had is lost */
     QUEUE_UNMAPPED, /* takes nothing: the translation of the ring's memory is not known (iommu.c) */
 };
@@ -84,11 +84,7 @@ struct front_lane {
  * @floor:     what a keeper may promise in our name.
  * @poll, @arm: of each queue's poller.
  * @ring_opened, @ring_closed: queue @q begins or ceases to be served; on its lane's thread. May be NULL.
- * @session_changed: the session, or a ring of it, is another. May be NULL.
- * @leave: true: the rings are here. Else they will be, what was deferred is done then, and this is what
- *         @at_rest waits for. NULL where rings never leave.
- * @at_rest: front_drain() is done.
- * @call_changed: vhost_device_ops.queue_call_changed.
+ * @hand_over: the rings go to the rear: what else it has to be told. NULL where rings never leave.
  * @take_aside: what was put aside goes back to the rings that no longer run, or fails. May be NULL.
  * @submit_aside: and all of it into the chain; false if the chain admits nothing now. May be NULL.
  * @show: add to what front_show() tells.
@@ -112,15 +108,13 @@ struct front_class {
     bool (*arm)(struct loop_poller *poller);
     void (*ring_opened)(struct front_queue *q);
     void (*ring_closed)(struct front_queue *q);
-    void (*session_changed)(struct front *front);
-    bool (*leave)(struct front *front, bool urgent);
-    void (*at_rest)(struct front *front);
-    void (*call_changed)(void *front, unsigned q);
+    void (*hand_over)(struct front *front, struct passthrough *p);
     void (*take_aside)(struct front_lane *fl);
     bool (*submit_aside)(struct front_lane *fl);
     void (*show)(struct front *front, json_t *show);
 };
 
+struct front_mode;
 struct front {
     uint32_t magic;
     struct device *dev;
@@ -135,6 +129,7 @@ struct front {
     uint64_t offered;  /* virtio features: the floor, fixed for the front's life */
     uint64_t features; /* acknowledged by the driver */
 
+    struct front_mode *mode; /* NULL: its rings never leave */
     struct vhost_session *session;
     struct vhost_backend *backend; /* the session, where this process speaks the protocol */
     struct vhost_remote *remote;   /* where a keeper does */
@@ -191,7 +186,7 @@ void front_queue_put_back(struct front_queue *q);
 void front_wake(struct lane *lane);
 void front_lane_fault(struct front_lane *fl, const char *fmt, ...) DT_PRINTF(2, 3);
 
-/** front_drain() - as front_pause(), for front_class.at_rest(); layers keep what they hold for as long as they
+/** front_drain() - as front_pause(), for front_mode_paused(); layers keep what they hold for as long as they
  *  like. front_release() ends their patience. */
 void front_drain(struct front *front);
 void front_release(struct front *front);

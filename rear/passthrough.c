@@ -24,6 +24,7 @@
 #define SETTLE_MAX DT_MS(500)
 #define DRAIN_NS   DT_S(5)
 #define LOOK_NS    DT_US(100)
+#define PARK_NS    DT_MS(100)
 
 /* ---- What the guest's rings say -------------------------------------------------------------- */
 
@@ -127,17 +128,32 @@ static unsigned our_rings(const struct rear *rear)
     return dt_layer_threads(rear->layer) * rear->class->queue_rings;
 }
 
+/* Packets that the rear has not taken yet are nobody's requests: they are waited for a moment. */
+static bool let_go_of_rings(struct rear *rear)
+{
+    uint64_t end = dt_clock_ns() + (rear->class->keeps_log ? 0 : PARK_NS);
+
+    do {
+        rear->busy = false;
+        rear_order_all(rear, REAR_PARK);
+        if (!rear->busy)
+            return true;
+        look_later();
+    } while (dt_clock_ns() < end);
+    return false;
+}
+
 /* Stop them, with nothing in flight. */
 static int park(struct rear *rear, struct dt_error *err)
 {
     int ret = 0;
     uint32_t base;
 
-    rear->busy = false;
-    rear_order_all(rear, REAR_PARK);
-    if (rear->busy) {
+    if (!let_go_of_rings(rear)) {
         rear_order_all(rear, REAR_UP);
-        return dt_fail(err, -EBUSY, "layers have requests of their own under way");
+        return dt_fail(err, -EBUSY, "%s",
+                       rear->class->keeps_log ? "layers have requests of their own under way"
+                                              : "the rear has not taken all packets yet");
     }
     for (unsigned i = 0; ret == 0 && i < our_rings(rear); i++)
         ret = vhost_frontend_ring_stop(rear->session.frontend, i, &base, err);
@@ -181,6 +197,11 @@ static int give_log(struct rear *rear, const struct passthrough *p, struct dt_er
                                    &region, err);
 }
 
+static uint64_t offered(const struct rear *rear)
+{
+    return __atomic_load_n(&rear->offered, __ATOMIC_RELAXED);
+}
+
 static int give_ring(struct rear *rear, const struct device_ring *r, struct dt_error *err)
 {
     const struct vhost_frontend_ring ring = {.size = r->size,
@@ -196,11 +217,12 @@ static int give_ring(struct rear *rear, const struct device_ring *r, struct dt_e
 
 static int give_rings(struct rear *rear, struct passthrough *p, struct dt_error *err)
 {
+    uint64_t features = p->features & (~rear->class->optional | offered(rear));
     struct vhost_frontend *f = rear->session.frontend;
     int ret;
 
     vhost_frontend_batch(f);
-    ret = vhost_frontend_set_features(f, p->features, err);
+    ret = vhost_frontend_set_features(f, features, err);
     if (ret == 0 && rear->class->give)
         ret = rear->class->give(rear, p, err);
     if (ret == 0 && !rear->class->shares_memory)
@@ -305,7 +327,7 @@ void rear_passthrough_leave(struct rear *rear)
 static int judge(struct dt_layer *layer, struct passthrough *p, struct dt_error *err)
 {
     struct rear *rear = dt_layer_data(layer);
-    uint64_t missing = p->features & ~__atomic_load_n(&rear->offered, __ATOMIC_RELAXED);
+    uint64_t missing = p->features & ~(offered(rear) | rear->class->optional);
 
     p->logged = __atomic_load_n(&rear->protocol, __ATOMIC_RELAXED) & 1ull << VHOST_F_INFLIGHT_SHMFD;
     p->lossy = !rear->class->keeps_log;

@@ -113,6 +113,7 @@ struct rear_lane {
 /**
  * struct rear_class - what is peculiar to a class of devices.
  * @features: virtio features wanted of the rear, beside VERSION_1, which is needed. @protocol: protocol features.
+ * @optional: of the guest's features, those that the rear can do without when it has the guest's rings.
  * @queue_rings: virtqueues that make one queue, as GET_QUEUE_NUM counts them.
  * @shares_memory: the rear gets the guest's memory always; else only while it has the guest's rings.
  * @keeps_log: the rear may keep an in-flight log, and then loses nothing. A class without may lose what was under
@@ -130,7 +131,7 @@ struct rear_lane {
  * @give: tell the rear what else it has to know to serve the guest's rings. May be NULL.
  */
 struct rear_class {
-    uint64_t features, protocol;
+    uint64_t features, protocol, optional;
     unsigned queue_rings;
     bool shares_memory, keeps_log;
     size_t part_size;

@@ -36,9 +36,10 @@ static int wish(struct client *client, const char *back, const char *mode, struc
 
 /* ---- Another back --------------------------------------------------------------------------- */
 
-/* What the disk stands on: @back is the layer's name, @rear the detached one as written, or NULL;
- * owned. */
-static int find_back(struct client *client, char **back, char **rear, struct dt_error *err)
+/* What the device stands on: @back is the layer's name, @rear the detached one as written, or NULL;
+ * owned. @content: other backs may hold something else; a card's hold nothing. */
+static int find_back(struct client *client, char **back, char **rear, bool *content,
+                     struct dt_error *err)
 {
     json_t *show = NULL, *chain;
     int ret = client_show(client, &show, err);
@@ -47,6 +48,7 @@ static int find_back(struct client *client, char **back, char **rear, struct dt_
     if (ret < 0)
         return ret;
     chain = json_object_get(show, "chain");
+    *content = !json_object_get(show, "card");
     *back = xstrdup(json_string_value(
                         json_object_get(json_array_get(chain, json_array_size(chain) - 1), "name"))
                         ?: "");
@@ -56,7 +58,7 @@ static int find_back(struct client *client, char **back, char **rear, struct dt_
     return 0;
 }
 
-/* Its content is equal because it was copied, or because somebody says so. */
+/* Its content, if it has any, is equal because it was copied, or because somebody says so. */
 static int put_back(struct client *client, const char *back, const char *chain,
                     const struct mode_options *o, struct dt_error *err)
 {
@@ -86,16 +88,17 @@ static int intercept(struct client *client, const char *chain, const struct mode
                      struct dt_error *err)
 {
     _cleanup_free_ char *back = NULL, *rear = NULL;
-    int ret = find_back(client, &back, &rear, err);
+    bool content = true;
+    int ret = find_back(client, &back, &rear, &content, err);
 
     if (ret < 0)
         return ret;
     if (!chain)
-        return dt_fail(err, -EINVAL, "which BACK is to serve the disk?");
+        return dt_fail(err, -EINVAL, "which BACK is to serve it?");
     if (!is_rear(back))
         return dt_fail(err, -EINVAL, "%s has no rear to be detached: it stands on '%s'",
                        client_device(client), back);
-    if (!o->force && !o->copy)
+    if (content && !o->force && !o->copy)
         return dt_fail(err, -EPERM,
                        "the guest could read other data then: --copy copies the disk there first, "
                        "--force does it if you know the contents to be equal");
@@ -107,13 +110,14 @@ static int attach(struct client *client, const char *mode, const struct mode_opt
                   struct dt_error *err)
 {
     _cleanup_free_ char *back = NULL, *rear = NULL;
-    int ret = find_back(client, &back, &rear, err);
+    bool content = true;
+    int ret = find_back(client, &back, &rear, &content, err);
 
     if (ret == 0 && rear) {
         if (strcmp(mode, "interpose") != 0)
             return dt_fail(err, -EBUSY, "the rear is detached: first 'devtap mode %s interpose'",
                            client_device(client));
-        if (!o->force && !o->copy)
+        if (content && !o->force && !o->copy)
             return dt_fail(
                 err, -EPERM,
                 "the rear has not seen what was written meanwhile: --copy copies the disk "

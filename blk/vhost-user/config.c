@@ -7,6 +7,8 @@
  */
 #include "blk/vhost-user/internal.h"
 
+#include "front/mode.h"
+
 #define SEG_MAX 126u /* what QEMU's own disk offers with its usual ring of 128 */
 #define BIT(n)  (1ull << (n))
 
@@ -64,7 +66,6 @@ static void disk_init(struct front *front, const struct front_config *config)
     memcpy(DISK(front)->serial, serial, MIN(strlen(serial), sizeof(DISK(front)->serial)));
     set_topology(&DISK(front)->config, info);
     set_discard(front, info);
-    front_mode_init(front);
 }
 
 /* Without FLUSH the driver cannot ask for durability, so every write has to give it (5.2.6.2). */
@@ -148,6 +149,11 @@ static int disk_set_config(void *dev, const void *buf, uint32_t offset, uint32_t
     return 0;
 }
 
+static void disk_hand_over(struct front *front, struct passthrough *p)
+{
+    p->writeback = DISK(front)->writeback;
+}
+
 static void show(struct front *front, json_t *show)
 {
     const struct disk_front *d = DISK(front);
@@ -155,7 +161,6 @@ static void show(struct front *front, json_t *show)
     json_object_set_new(show, "serial",
                         json_stringn(d->serial, strnlen(d->serial, sizeof(d->serial))));
     json_object_set_new(show, "writeback", json_boolean(!d->fua));
-    front_mode_show(front, show);
     json_object_set_new(show, "stuck", front_stuck(front));
 }
 
@@ -182,14 +187,10 @@ const struct front_class disk_front = {
     .get_config = disk_get_config,
     .set_config = disk_set_config,
     .init = disk_init,
-    .fini = front_mode_fini,
     .floor = fill_floor,
     .poll = front_queue_poll,
     .arm = front_queue_arm,
-    .session_changed = front_mode_session,
-    .leave = front_mode_leave,
-    .at_rest = front_mode_paused,
-    .call_changed = front_mode_call_changed,
+    .hand_over = disk_hand_over,
     .take_aside = disk_take_aside,
     .submit_aside = disk_submit_aside,
     .show = show,

@@ -49,6 +49,12 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
      REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \
      REAR_BIT(VIRTIO_NET_F_HOST_ECN) | CARD_HOST_SUPER | REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER)
+/* Permissions that a rear may leave unused, and what concerns the control queue, which stays with the VMM. */
+#define CARD_OPTIONAL                                                                          \
+    (REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER | \
+     REAR_BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | REAR_BIT(VIRTIO_NET_F_CTRL_VQ) |                  \
+     REAR_BIT(VIRTIO_NET_F_CTRL_RX) | REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | \
+     REAR_BIT(VIRTIO_F_ANY_LAYOUT))
 #define CARD_PROTOCOL                                                                     \
     (REAR_BIT(VHOST_F_MQ) | REAR_BIT(VHOST_F_REPLY_ACK) | REAR_BIT(VHOST_F_BACKEND_REQ) | \
      REAR_BIT(VHOST_F_MTU) | REAR_BIT(VHOST_F_CONFIG) | REAR_BIT(VHOST_F_CONFIGURE_MEM_SLOTS))
@@ -131,6 +137,8 @@ unsigned card_rear_reap(struct card_ctx *cc);
 /* rx.c */
 /** card_rear_receive() - from the rear to the guest; returns how many packets. */
 unsigned card_rear_receive(struct card_ctx *cc);
+/** card_rear_skip() - what the rear returned and nobody looked at is lost; it has the buffers again. */
+void card_rear_skip(struct card_ctx *cc);
 /** card_rear_offer() - give the rear all receive buffers, which it does not have yet. */
 void card_rear_offer(struct card_rings *q);
 

@@ -89,6 +89,8 @@ static void watch_calls(struct card_ctx *cc)
 
 static void let_go(struct card_ctx *cc)
 {
+    if (!cc->broken && cc->at < cc->n)
+        card_rear_skip(cc);
     loop_poller_remove(ctx_loop(cc->c), &cc->poller);
     loop_defer_cancel(ctx_loop(cc->c), &cc->publish);
     dt_timer_cancel(cc->c, &cc->again);
@@ -106,6 +108,8 @@ static void let_go(struct card_ctx *cc)
 
 static void come_up(struct card_ctx *cc, struct card_rings *rings)
 {
+    if (cc->rings == rings)
+        return; /* it was asked to park, and another thread could not */
     if (cc->rings)
         let_go(cc);
     cc->rings = rings;

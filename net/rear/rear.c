@@ -53,6 +53,7 @@ static bool loss_accepted(const struct rear *rear)
 static const struct rear_class class = {
     .features = CARD_FEATURES,
     .protocol = CARD_PROTOCOL,
+    .optional = CARD_OPTIONAL,
     .queue_rings = 2,
     .part_size = sizeof(struct card_rings),
     .part_bytes = card_rings_bytes,
@@ -89,11 +90,15 @@ static int card_info(struct dt_layer *layer, struct dt_net_info *info, struct dt
 static int card_start(struct dt_ctx *c, struct dt_error *err)
 {
     struct card_ctx *cc = c->data;
+    int ret;
 
     card_ctx_init(cc, c);
     port_out_open(&cc->out, -1);
     port_out_block(&cc->out);
-    return rear_lane_start(&cc->lane, c, err);
+    ret = rear_lane_start(&cc->lane, c, err);
+    if (ret < 0)
+        port_out_close(&cc->out);
+    return ret;
 }
 
 static void card_stop(struct dt_ctx *c)

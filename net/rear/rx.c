@@ -40,6 +40,11 @@ static void give_back(struct card_ctx *cc, unsigned n)
     card_rear_show(cc);
 }
 
+void card_rear_skip(struct card_ctx *cc)
+{
+    give_back(cc, cc->n - cc->at);
+}
+
 /* Some that the rear filled; false if there are none. */
 static bool take_more(struct card_ctx *cc)
 {

@@ -8,6 +8,8 @@
  */
 #include "net/vhost-user/internal.h"
 
+#include "front/mode.h"
+
 #include <linux/virtio_net.h>
 
 #define BIT(n) (1ull << (n))
@@ -59,7 +61,7 @@ static void card_fini(struct front *front)
     struct card_front *card = CARD(front);
 
     for (unsigned t = 0; t < front->nlanes; t++)
-        CHECK(!card->lanes[t].backlog);
+        card_lane_drop_backlog(&card->lanes[t], device_lane(front->dev, t)); /* of lost rings */
     free(card->lanes);
     free(card->rings);
 }
@@ -105,8 +107,10 @@ static void card_floor(struct front *front, struct link_floor *floor)
     memcpy(floor->config, &config, sizeof(config));
 }
 
+/* The rear has none of our rings while it has the guest's: it gets the packet with them, in a moment. */
 static void card_send_rarp(void *front, const uint8_t mac[6])
 {
+    front_mode_leave(front, true);
     card_announce(front, mac);
 }
 
@@ -196,9 +200,15 @@ static void show(struct front *front, json_t *show)
     json_object_set_new(show, "dropped", dropped);
 }
 
+/* Offloads, and the size of headers, follow from the features. */
+static void card_hand_over(struct front *front, struct passthrough *p)
+{
+}
+
 static const struct front_ops device_ops = {
     .wake = wake,
     .info_changed = info_changed,
+    .set_passthrough = front_set_passthrough,
     .receive = card_receive,
     .sent = card_sent,
 };
@@ -223,5 +233,6 @@ const struct front_class card_front = {
     .arm = arm_ring,
     .ring_opened = ring_opened,
     .ring_closed = ring_closed,
+    .hand_over = card_hand_over,
     .show = show,
 };

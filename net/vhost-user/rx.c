@@ -265,7 +265,8 @@ void card_lane_drop_backlog(struct card_lane *cl, struct lane *lane)
 
     while ((p = cl->backlog) != NULL) {
         cl->backlog = p->next;
-        drop(lane, p, DROP_BACKLOG);
+        cl->drops[DROP_BACKLOG]++;
+        net_packet_free(lane, packet_of(p));
     }
     cl->backlog_tail = &cl->backlog;
     cl->nbacklog = 0;

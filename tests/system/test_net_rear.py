@@ -66,6 +66,56 @@ def test_two_threads(t):
         guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
     transfer(t, space, guest, mib=4)
     t.equal(tap.show()["front"]["dropped"]["no_buffer"], 0, "dropped")
+    for _ in range(3):
+        mode(tap, "passthrough")
+        passes_by(t, tap, guest)
+        mode(tap, "interpose")
+        ping(guest)
+    t.equal(complaints(guest), "")
+
+
+def mode(card, wanted):
+    """Changes the mode, which must succeed at once."""
+    said = card.devtap("mode", card.card, wanted).strip()
+    assert said == wanted, f"asked for {wanted}: {said}"
+
+
+def passes_by(t, card, guest):
+    """In passthrough the guest's packets get there, and our chain sees none."""
+    wait_for("passthrough", lambda: card.show()["front"]["mode"] == "passthrough")
+    seen = card.ops("vhost-user", "transmit")["requests"]
+    ping(guest)
+    t.equal(card.ops("vhost-user", "transmit")["requests"], seen, "packets that our chain saw")
+
+
+@limit(150)
+def test_modes(t):
+    """Passthrough and back under traffic, and whoever dies in passthrough; then a back of ours."""
+    space, rear, tap, guest = tapped(t)
+    mode(tap, "passthrough")
+    passes_by(t, tap, guest)
+    transfer(t, space, guest, mib=4)
+    guest.check("(ping -i 0.02 -c 150 -W 5 10.77.0.1 > /tmp/pings) > /dev/null 2>&1 & true")
+    for number in range(10):
+        mode(tap, ("interpose", "passthrough")[number % 2])
+    guest.check("while pidof ping > /dev/null; do sleep 0.1; done", timeout=30)
+    lost = 150 - int(guest.check("grep -o '[0-9]* packets received' /tmp/pings").split()[0])
+    assert lost <= 20, f"{lost} of 150 pings were lost in ten changes"
+    passes_by(t, tap, guest)
+    assert tap.show()["front"]["passed_through"] > 0
+    tap.kill_worker()
+    passes_by(t, tap, guest)
+    rear.kill_worker()
+    passes_by(t, tap, guest)
+    t.use(restart(rear, space, t.folder))
+    wait_for("the rear to be back", lambda: "serves again" in tap.output())
+    passes_by(t, tap, guest)
+    mode(tap, "interpose")
+    ping(guest)
+    tap.devtap("mode", "tap", "intercept", "null")
+    t.equal(guest.run("ping -c 1 -W 1 10.77.0.1")[0], 1, "an answer from nowhere")
+    mode(tap, "interpose")
+    ping(guest)
     t.equal(complaints(guest), "")
 
 
@@ -92,11 +142,16 @@ def test_dpdk(t):
     guest = t.guest(root="initramfs", extra=arguments(tap))
     guest.check(INIT)
     ping(guest)
+    mode(tap, "passthrough")
+    passes_by(t, tap, guest)
+    mode(tap, "interpose")
+    ping(guest)
+    mode(tap, "passthrough")
     pmd.kill()
     os.unlink(pmd.socket)
     wait_for("the loss", lambda: tap.counters("vhost-user")["rear-losses"] == 1)
     t.use(Testpmd(t.folder))
     wait_for("the rear to be back", lambda: "serves again" in tap.output())
-    ping(guest)
+    passes_by(t, tap, guest)
     t.equal(tap.counters("vhost-user")["rear-lies"], 0)
     t.equal(complaints(guest), "")

@@ -11,9 +11,10 @@
  *
  * If the rear is lost, the in-flight log tells what it had, and that is run again. A rear that
  * keeps none has the log spoilt before it gets the rings: whoever would recover from it is told
- * that it cannot be.
+ * that it cannot be. Where that may be lost which it had (packets), the log stays as it is, and empty: split rings
+ * then go on from their used index. For packed ones nothing but a log says where that is.
  */
-#include "blk/vhost-user/internal.h"
+#include "front/mode.h"
 
 #include <stdio.h>
 
@@ -32,7 +33,13 @@ static void explain(struct front_mode *m, const char *why)
 
 static void try_later(struct front *front)
 {
-    loop_timer_set(front->loop, &DISK(front)->mode.again, dt_clock_ns() + AGAIN_NS);
+    loop_timer_set(front->loop, &front->mode->again, dt_clock_ns() + AGAIN_NS);
+}
+
+/* Can the rings go on when the rear is lost? */
+static bool survives(const struct passthrough *p)
+{
+    return p->logged || (p->lossy && !p->packed);
 }
 
 /* ---- Rings on their way ---------------------------------------------------------------------- */
@@ -53,7 +60,7 @@ static void describe_ring(struct front_queue *q, struct device_ring *ring)
 /* What can be known before anything is disturbed. */
 static int judge(struct front *front, struct dt_error *err)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
     struct passthrough *p = &m->rings;
     struct vhost_inflight log = {0};
     int ret = device_passthrough(front->dev, &m->back, &m->ops, err);
@@ -68,7 +75,7 @@ static int judge(struct front *front, struct dt_error *err)
     p->count = 0;
     p->features = front->features;
     p->packed = front->features & 1ull << VIRTIO_F_RING_PACKED;
-    p->writeback = DISK(front)->writeback;
+    front->class->hand_over(front, p);
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
 
@@ -94,13 +101,13 @@ static int judge(struct front *front, struct dt_error *err)
 
 static struct front_queue *queue_of(struct front *front, unsigned i)
 {
-    return &front->queues[DISK(front)->mode.rings.rings[i].index];
+    return &front->queues[front->mode->rings.rings[i].index];
 }
 
 /* All lanes are at rest: from here on the rings are nobody's. */
 static void hand_over(struct front *front)
 {
-    struct passthrough *p = &DISK(front)->mode.rings;
+    struct passthrough *p = &front->mode->rings;
 
     for (unsigned i = 0; i < p->count; i++) {
         struct front_queue *q = queue_of(front, i);
@@ -115,16 +122,16 @@ static void hand_over(struct front *front)
             inflight_renumber(q->handed.inflight, q->handed.size, q->seen);
         else
             q->seen = q->base;
-        if (!p->logged)
+        if (!survives(p))
             inflight_spoil(q->handed.inflight);
     }
-    DISK(front)->mode.ops->enter(DISK(front)->mode.back, p);
+    front->mode->ops->enter(front->mode->back, p);
 }
 
 /* The rings are ours again, where the rear left them. */
 static int take_back(struct front *front, bool recover, struct dt_error *err)
 {
-    struct passthrough *p = &DISK(front)->mode.rings;
+    struct passthrough *p = &front->mode->rings;
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < p->count; i++) {
@@ -143,7 +150,7 @@ static int take_back(struct front *front, bool recover, struct dt_error *err)
 
 static void settle_in(struct front *front, enum front_mode_state state)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
     m->state = state;
     m->changes++;
@@ -156,7 +163,7 @@ static void settle_in(struct front *front, enum front_mode_state state)
 /* Serve again, and do what was asked meanwhile. */
 static void interpose(struct front *front)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
     settle_in(front, MODE_INTERPOSE);
     device_in_passthrough(front->dev, false);
@@ -181,7 +188,7 @@ static void interpose(struct front *front)
 /* A ring that cannot be taken back has lost requests: the driver would wait for them for ever. */
 static void give_up(struct front *front, const char *why)
 {
-    struct passthrough *p = &DISK(front)->mode.rings;
+    struct passthrough *p = &front->mode->rings;
 
     for (unsigned i = 0; i < p->count; i++) {
         struct front_queue *q = queue_of(front, i);
@@ -222,7 +229,7 @@ static uint64_t taken_packed(struct front_queue *q)
 /* What the rear did, without looking at anything but indices. */
 static void count_passed(struct front *front)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
     if (m->rings.packed && !m->rings.logged)
         return;
@@ -236,7 +243,7 @@ static void count_passed(struct front *front)
 static void run_count(struct dt_timer *timer)
 {
     struct front_mode *m = container_of(timer, struct front_mode, count);
-    struct front *front = &container_of(m, struct disk_front, mode)->front;
+    struct front *front = m->front;
 
     count_passed(front);
     if (m->state == MODE_PASSTHROUGH)
@@ -246,7 +253,7 @@ static void run_count(struct dt_timer *timer)
 static void run_entered(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, entered);
-    struct front *front = &container_of(m, struct disk_front, mode)->front;
+    struct front *front = m->front;
     bool untouched = m->result == -EBUSY || m->result == -ENOTCONN;
     struct dt_error err;
     int ret = 0;
@@ -259,7 +266,7 @@ static void run_entered(struct loop_message *message)
             front_mode_leave(front, false);
         return;
     }
-    if (!untouched && !m->rings.logged)
+    if (!untouched && !survives(&m->rings))
         ret = dt_fail(&err, m->result, "the rear may have served rings and kept no log: %s",
                       m->reason);
     if (ret < 0 || take_back(front, !untouched, &err) < 0)
@@ -271,14 +278,14 @@ static void run_entered(struct loop_message *message)
 static void run_left(struct loop_message *message)
 {
     struct front_mode *m = container_of(message, struct front_mode, left);
-    struct front *front = &container_of(m, struct disk_front, mode)->front;
+    struct front *front = m->front;
     struct dt_error err = {""};
     int ret = 0;
 
     count_passed(front); /* what the last look missed */
     m->drain_ns = m->rings.drain_ns;
     explain(m, m->result < 0 ? m->reason : NULL);
-    if (m->result < 0 && !m->rings.logged)
+    if (m->result < 0 && !survives(&m->rings))
         ret = dt_fail(&err, m->result, "the rear had the rings and kept no in-flight log: %s",
                       m->reason);
     ret = ret ?: take_back(front, m->result < 0, &err);
@@ -294,7 +301,7 @@ static void on_entered(struct passthrough *p, int result, const char *why)
 
     m->result = result;
     snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
-    loop_post(container_of(m, struct disk_front, mode)->front.loop, &m->entered);
+    loop_post(m->front->loop, &m->entered);
 }
 
 static void on_left(struct passthrough *p, int result, const char *why)
@@ -303,13 +310,13 @@ static void on_left(struct passthrough *p, int result, const char *why)
 
     m->result = result;
     snprintf(m->reason, sizeof(m->reason), "%s", why ?: "");
-    loop_post(container_of(m, struct disk_front, mode)->front.loop, &m->left);
+    loop_post(m->front->loop, &m->left);
 }
 
 /* The lanes are at rest. */
 void front_mode_paused(struct front *front)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
     m->drain_ns = dt_clock_ns() - m->began;
     if (m->leave_asked)
@@ -321,7 +328,7 @@ void front_mode_paused(struct front *front)
 static void run_again(struct dt_timer *timer)
 {
     struct front_mode *m = container_of(timer, struct front_mode, again);
-    struct front *front = &container_of(m, struct disk_front, mode)->front;
+    struct front *front = m->front;
     struct dt_error err;
     int ret;
 
@@ -348,9 +355,9 @@ static void run_again(struct dt_timer *timer)
 
 bool front_mode_leave(struct front *front, bool urgent)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
-    if (m->state == MODE_INTERPOSE)
+    if (!m || m->state == MODE_INTERPOSE)
         return true;
     m->leave_asked = true;
     if (m->state == MODE_PASSTHROUGH) {
@@ -365,7 +372,7 @@ bool front_mode_leave(struct front *front, bool urgent)
 
 void front_mode_session(struct front *front)
 {
-    if (DISK(front)->mode.wanted)
+    if (front->mode && front->mode->wanted)
         try_later(front);
 }
 
@@ -385,15 +392,15 @@ int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
     int ret = 0;
 
     if (!front)
-        return dt_fail(err, -EAGAIN, "the disk has no front yet");
-    if (on && front->session && DISK(front)->mode.state == MODE_INTERPOSE)
+        return dt_fail(err, -EAGAIN, "the device has no front yet");
+    if (on && front->session && front->mode->state == MODE_INTERPOSE)
         ret = judge(front, err);
     if (ret < 0 && ret != -EBUSY && ret != -EAGAIN)
         return ret;
-    DISK(front)->mode.wanted = on;
-    explain(&DISK(front)->mode, ret < 0 && err ? err->text : NULL);
+    front->mode->wanted = on;
+    explain(front->mode, ret < 0 && err ? err->text : NULL);
     if (on)
-        loop_timer_set(front->loop, &DISK(front)->mode.again, dt_clock_ns());
+        loop_timer_set(front->loop, &front->mode->again, dt_clock_ns());
     else
         front_mode_leave(front, false);
     return 0;
@@ -401,8 +408,9 @@ int front_set_passthrough(struct lane *lane, bool on, struct dt_error *err)
 
 void front_mode_init(struct front *front)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode = xcalloc(1, sizeof(*m));
 
+    m->front = front;
     m->wanted = device_wants_passthrough(front->dev);
     m->rings.rings = xcalloc(front->nqueues, sizeof(*m->rings.rings));
     m->rings.entered = on_entered;
@@ -415,12 +423,16 @@ void front_mode_init(struct front *front)
 
 void front_mode_fini(struct front *front)
 {
-    struct front_mode *m = &DISK(front)->mode;
+    struct front_mode *m = front->mode;
 
+    if (!m)
+        return;
     CHECK(m->state == MODE_INTERPOSE);
     loop_timer_cancel(front->loop, &m->again);
     loop_timer_cancel(front->loop, &m->count);
     free(m->rings.rings);
+    free(m);
+    front->mode = NULL;
 }
 
 static const char *mode_name(const struct front_mode *m)
@@ -435,8 +447,10 @@ static const char *mode_name(const struct front_mode *m)
 
 void front_mode_show(struct front *front, json_t *show)
 {
-    const struct front_mode *m = &DISK(front)->mode;
+    const struct front_mode *m = front->mode;
 
+    if (!m)
+        return;
     if (m->state == MODE_PASSTHROUGH)
         count_passed(front);
     json_object_set_new(show, "mode", json_string(mode_name(m)));
