@@ -234,7 +234,8 @@ static _Noreturn void launch(int sock, uid_t uid, int (*host_main)(const char *n
 
 /* ---- In the worker -------------------------------------------------------------------------- */
 
-static int launcher = -1;
+static int launcher = -1; /* or there is none (any more) */
+static bool needed;       /* it has started something, or may have to connect */
 
 /* One question at a time, since answers bear no names: disks have threads of their own. */
 static pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
@@ -257,6 +258,8 @@ static int ask(const struct launch_question *q, int sock, struct launch_answer *
     int ret;
 
     *fd = -1;
+    if (launcher < 0)
+        return -EPERM; /* as it would say itself, to whatever is new after the seal */
     pthread_mutex_lock(&asking);
     ret = await_answer(q, sock, a, fd);
     pthread_mutex_unlock(&asking);
@@ -295,6 +298,7 @@ static int launcher_announce(const char *address, struct dt_error *err)
     if (ret < 0)
         return dt_fail(err, ret, "%s: it cannot be announced: %s", address, strerror(-ret));
     addresses[naddresses++] = xstrdup(address);
+    needed = true;
     return 0;
 }
 
@@ -366,6 +370,7 @@ static int launcher_spawn(char *const *argv, int sock, uint64_t mem_limit, pid_t
         return ret < 0 ? ret : -EPROTO;
     }
     *pid = (pid_t)a.pid;
+    needed = true;
     note_running(fd, a.pid);
     return fd;
 }
@@ -422,7 +427,13 @@ int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_erro
 int launcher_seal(struct dt_error *err)
 {
     const struct launch_question q = {.type = LAUNCH_SEAL};
-    int ret = packet_send(launcher, &q, sizeof(q), -1);
+    int ret;
 
+    if (!needed) { /* it goes now, so that the end of this process need not wait for it */
+        signal(SIGCHLD, SIG_IGN);
+        close(TAKE_FD(launcher));
+        return 0;
+    }
+    ret = packet_send(launcher, &q, sizeof(q), -1);
     return ret < 0 ? dt_fail(err, ret, "the launcher is gone: %s", strerror(-ret)) : 0;
 }

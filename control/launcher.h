@@ -16,7 +16,7 @@
 /** launcher_start() - from a process with one thread. @uid: the first of CONFINE_USERS for the extensions'
  *  processes; 0 = ours. @host_main: see struct placed_config. */
 int launcher_start(uid_t uid, int (*host_main)(const char *name), struct dt_error *err);
-/** launcher_seal() - from here on nothing new is started or connected to. */
+/** launcher_seal() - from here on nothing new is started or connected to; a launcher without anything to do ends. */
 int launcher_seal(struct dt_error *err);
 
 #endif
