@@ -431,8 +431,8 @@ int device_do(struct device *dev, const char *layer, const char *verb, int argc,
 void device_exclusive(struct device *dev, void (*fn)(void *arg), void *arg);
 /** device_show() - name, info, chain with present parameters. New reference. */
 json_t *device_show(struct device *dev);
-/** device_status() - what the beginning of a range of a running disk holds; as struct dt_extent has it. From a
- *  thread that runs none of the device's loops, between whose changes of the chain it comes. */
+/** device_status() - what the beginning of a range of a running disk holds; as struct dt_extent has it, but a
+ *  @deadline of 0 gets one. From a thread that runs none of the device's loops, between whose changes of the chain it comes. */
 void device_status(struct device *dev, struct dt_extent *extent);
 /** dt_status_name() - "data", "zero", "hole". */
 const char *dt_status_name(enum dt_status status);

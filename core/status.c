@@ -14,6 +14,9 @@
 
 #define ASK_SECTORS \
     ((uint64_t)16 << 30 >> DT_SECTOR_SHIFT) /* at most at once: bounds what a back looks at */
+#define ASK_NS \
+    DT_MS(     \
+        500) /* for all layers together: the watchdog of a worker looks at the thread that asks, too */
 #define MAP_EXTENTS 4096u
 
 /* May the layers below be asked though this one says nothing? */
@@ -66,6 +69,8 @@ void device_status(struct device *dev, struct dt_extent *extent)
     CHECK(dev->started && extent->sectors);
     extent->status = DT_STATUS_DATA;
     extent->sectors = MIN(extent->sectors, ASK_SECTORS);
+    if (!extent->deadline)
+        extent->deadline = dt_clock_ns() + ASK_NS;
     ask(dev->layers[1], extent);
 }
 

@@ -13,8 +13,6 @@
 
 #include <stdio.h>
 
-#define MAP_PATIENCE_MS 500 /* twice for each question */
-
 /** struct cvd - the layer. @disk comes first: its callbacks take this for one of theirs. */
 struct cvd {
     struct disk_rear disk;
@@ -186,11 +184,18 @@ static void judge_map(json_t *map, struct dt_extent *extent)
         extent->status = DT_STATUS_ZERO;
 }
 
+static int ms_until(uint64_t deadline)
+{
+    uint64_t now = dt_clock_ns();
+
+    return deadline > now ? (int)((deadline - now) / DT_MS(1)) : 0;
+}
+
 /* By a connection of its own. While that process is gone, or slow, all is data. */
 static void cvd_status(struct dt_layer *layer, struct dt_extent *extent)
 {
     const struct cvd *d = dt_layer_data(layer);
-    int sock = layer_connect(layer, d->disk.rear.address, MAP_PATIENCE_MS);
+    int sock = layer_connect(layer, d->disk.rear.address, ms_until(extent->deadline));
     json_t *request, *map = NULL;
     struct dt_error ignored;
 
@@ -199,7 +204,7 @@ static void cvd_status(struct dt_layer *layer, struct dt_extent *extent)
     request = json_pack("{ss ss sI sI}", "verb", "map", "disk", d->name, "start",
                         (json_int_t)(extent->sector << DT_SECTOR_SHIFT), "length",
                         (json_int_t)(extent->sectors << DT_SECTOR_SHIFT));
-    if (cvd_ask(sock, request, MAP_PATIENCE_MS, &map, &ignored) == 0)
+    if (cvd_ask(sock, request, ms_until(extent->deadline), &map, &ignored) == 0)
         judge_map(map, extent);
     json_decref(map);
     close(sock);

@@ -3,7 +3,7 @@
  * status.c - what a range holds: the server is asked, by the metadata context base:allocation.
  *
  * Theory of operation: a connection belongs to its thread, so the question is left with the first thread, whose timer
- * sends it; who asks waits for the answer, a second at most. A server that is gone or slow has data everywhere. libnbd
+ * sends it; who asks waits for the answer, until its deadline. A server that is gone or slow has data everywhere. libnbd
  * may call back long after that, so the question stays until nobody has it.
  */
 #include "blk/nbd/internal.h"
@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <time.h>
 
-#define PATIENCE   DT_S(1)
 #define MAX_LENGTH ((uint64_t)1 << 30) /* any server's 32 bits hold it */
 
 /**
@@ -135,9 +134,8 @@ static void withdraw(void *arg)
     h->q = TAKE_PTR(rc->question);
 }
 
-static bool await(struct question *q)
+static bool await(struct question *q, uint64_t end)
 {
-    uint64_t end = dt_clock_ns() + PATIENCE;
     struct timespec at = {.tv_sec = (time_t)(end / DT_S(1)), .tv_nsec = (long)(end % DT_S(1))};
     bool done;
 
@@ -179,7 +177,7 @@ void remote_status(struct dt_layer *layer, struct dt_extent *extent)
                      MIN(ALIGN_UP(length, (uint64_t)r->info.logical_block), MAX_LENGTH));
     h.q = q;
     dt_layer_exclusive(layer, leave, &h);
-    if (!await(q)) {
+    if (!await(q, extent->deadline)) {
         dt_layer_exclusive(layer, withdraw, &h);
         if (h.q)
             put(h.q);

@@ -249,10 +249,12 @@ enum dt_status {
  * @sector:  where it begins, on the disk as the layer that is asked shows it; the answer has the same.
  * @sectors: how many, not 0, within that disk. An answer about the beginning alone makes it smaller.
  * @status:  DT_STATUS_DATA until somebody says otherwise.
+ * @deadline: ns of dt_clock_ns(), less than a second away: who has no answer by then leaves it at data.
  */
 struct dt_extent {
     uint64_t sector, sectors;
     enum dt_status status;
+    uint64_t deadline;
 };
 
 /**
@@ -334,8 +336,8 @@ struct dt_block_ext {
      * dt_layer_read_below() has what lies below. */
     int (*read_early)(struct dt_layer *layer, uint64_t sector, uint32_t sectors, void *data,
                       struct dt_error *err);
-    /* What does the beginning of a range hold? Runs on a thread that serves no device and may wait, but for a second
-     * at most; what the device's threads change is looked at in dt_layer_exclusive(). The guest may be
+    /* What does the beginning of a range hold? Runs on a thread that serves no device and may wait, but not beyond the
+     * deadline; what the device's threads change is looked at in dt_layer_exclusive(). The guest may be
      * writing: all that was acknowledged before the question counts; what is under way may or may not.
      * NULL: what the layers below say, for an extension that looks at no data (DT_DATA_NONE) and is not
      * DT_CONTENT_BEARING; data, for all others. dt_status_below, for one that looks and changes nothing. */

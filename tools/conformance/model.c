@@ -196,7 +196,8 @@ static void look(void *arg)
 
     while (n < MIN(extent->sectors, MODEL_LOOK) && reads_zero(m, extent->sector + n) == zero)
         n++;
-    *extent = (struct dt_extent){extent->sector, n, zero ? DT_STATUS_HOLE : DT_STATUS_DATA};
+    extent->sectors = n;
+    extent->status = zero ? DT_STATUS_HOLE : DT_STATUS_DATA;
 }
 
 static void model_status(struct dt_layer *layer, struct dt_extent *extent)
