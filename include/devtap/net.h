@@ -92,6 +92,7 @@ struct dt_headers {
 enum dt_packet_flags {
     DT_PACKET_PARSED = 1,     /* headers_ are right; private to dt_headers() */
     DT_PACKET_CSUM_VALID = 2, /* whoever gave us the packet has verified its checksum */
+    DT_PACKET_MARK = 4,       /* its holder's, who clears it before it hands the packet on */
 };
 
 /**

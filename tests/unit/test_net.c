@@ -289,6 +289,9 @@ static enum dt_net_verdict sieve_tx(struct dt_ctx *c, struct dt_packet *p)
     case 'h':
         held = p;
         return DT_HOLD;
+    case 'b':
+        dt_receive_one(c, p);
+        return DT_HOLD;
     default:
         return DT_ACCEPT;
     }
@@ -338,8 +341,11 @@ static void test_verdicts(void **state)
     rig_arrive(f.bytes, f.n, NULL);
     assert_int_equal(rig.guest.n, 1);
     assert_int_equal(rig_ops("plain-wire", "receive", "requests"), 1);
-    rig_stop(); /* asks for what is held */
-    assert_int_equal(rig.sent, 4);
+    assert_true(send_text("comes b"));
+    assert_int_equal(rig.guest.n, 2);
+    assert_int_equal(rig.sent, 4); /* its descriptor comes back with it */
+    rig_stop();                    /* asks for what is held */
+    assert_int_equal(rig.sent, 5);
 }
 
 static void test_guest_that_takes_nothing(void **state)
