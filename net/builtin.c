@@ -9,6 +9,7 @@
     X(net_antispoof) \
     X(net_fault)     \
     X(net_limits)    \
+    X(net_queue)     \
     X(net_rate)      \
     X(net_symmetry)  \
     X(net_tap)       \
