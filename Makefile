@@ -19,7 +19,7 @@ crash: deps
 	@PARALLAX_CRASHES=$${STATES:-100000} build-crash/tests/unit/test_parallax_crash
 
 demo: all
-	@scripts/demo
+	@python3 scripts/demo
 
 fuzz:
 	@fuzz/run --seconds 600

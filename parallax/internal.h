@@ -411,6 +411,7 @@ void share_next(struct pool *pool);
 
 /**
  * struct disk - a mount.
+ * @record:   of @slot: it stays in its place as long as the pool is open.
  * @past:     of what it was, or NULL; then @slot is the snapshot that this stands on.
  * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
  * @weight:   0: what the catalogue says.
@@ -420,6 +421,7 @@ void share_next(struct pool *pool);
 struct disk {
     struct list list;
     struct pool *pool;
+    struct px_record *record;
     uint32_t slot;
     bool read_only, over_told;
     struct past_view *past;

@@ -7,7 +7,7 @@
 
 static uint32_t nodes_for(const struct op *op)
 {
-    const struct px_record *r = catalog_record(op->disk->pool, op->disk->slot);
+    const struct px_record *r = op->disk->record;
 
     return r->levels + op->count / PX_FANOUT + 1u + past_nodes(r, op->count);
 }
@@ -15,7 +15,7 @@ static uint32_t nodes_for(const struct op *op)
 static uint32_t journal_for(const struct op *op)
 {
     /* At worst each block is a run of its own, and so is each hole. */
-    return op->count * (uint32_t)(sizeof(struct px_write) + 8 + past_journal(op->disk));
+    return op->count * (uint32_t)(sizeof(struct px_write) + 8 + past_journal(op->disk->record));
 }
 
 bool op_promise(struct op *op, bool data)
@@ -59,8 +59,8 @@ static int record_run(struct op *op, struct tree *t, const struct run *run)
     struct past_note note;
     int ret;
 
-    past_begin(op->disk, t, &note, sizeof(struct px_write) + run->count * 4 + 8);
-
+    if (unlikely(op->disk->record->past_keep))
+        past_begin(op->disk, t, &note, sizeof(struct px_write) + run->count * 4 + 8);
     if (!run->addr) {
         struct px_zero *z = journal_add(pool, PX_ZERO, op->disk->slot, sizeof(*z));
 
@@ -226,9 +226,9 @@ static void write_promised(struct op *op)
 
 void op_write(struct op *op)
 {
-    uint32_t blocks = quota_need(op);
+    uint32_t blocks = unlikely(op->disk->record->quota) ? quota_need(op) : 0;
 
-    if (unlikely(!quota_allows(op, blocks))) {
+    if (unlikely(blocks && !quota_allows(op, blocks))) {
         quota_refuse(op);
     } else if (op_promise(op, true)) {
         op->charge = blocks;

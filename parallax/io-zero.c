@@ -19,7 +19,8 @@ static bool zero_middle(struct op *op)
     if (!op_promise(op, false))
         return false;
     op_redeem(op);
-    past_begin(op->disk, &t, &note, sizeof(*z));
+    if (unlikely(op->disk->record->past_keep))
+        past_begin(op->disk, &t, &note, sizeof(*z));
     z = journal_add(pool, PX_ZERO, op->disk->slot, sizeof(*z));
     z->index = from;
     z->count = to - from;

@@ -153,7 +153,7 @@ void disk_submit(struct disk *disk, struct disk_req *req)
 void op_begin(struct disk *disk, struct disk_req *req)
 {
     struct pool *pool = disk->pool;
-    uint64_t size = catalog_record(pool, disk->slot)->size;
+    uint64_t size = disk->record->size;
     struct op *op = op_new(disk, req);
     bool changes = req->op != DISK_READ && req->op != DISK_FLUSH;
 

@@ -457,6 +457,7 @@ int disk_mount(struct disk **out, struct pool *pool, uint32_t slot, bool read_on
     disk = xcalloc(1, sizeof(*disk));
     disk->pool = pool;
     disk->slot = slot;
+    disk->record = catalog_record(pool, slot);
     disk->read_only = read_only;
     snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
     disk_queue_init(&disk->queue);

@@ -33,27 +33,19 @@ static struct tree past_tree(struct pool *pool, struct px_record *log)
 
 /* ---- Writing it ---- */
 
-uint32_t past_journal(const struct disk *disk)
-{
-    return catalog_record(disk->pool, disk->slot)->past_keep ? sizeof(struct px_stamp) : 0;
-}
-
 void past_begin(const struct disk *disk, struct tree *t, struct past_note *note, size_t bytes)
 {
     struct pool *pool = disk->pool;
-    struct px_record *r = catalog_record(pool, disk->slot);
     struct px_stamp *stamp;
 
-    if (likely(!r->past_keep))
-        return;
     pool->past_time = MAX(pool->past_time, change_clock(pool));
     *note = (struct past_note){.slot = disk->slot, .time = pool->past_time};
-    snprintf(note->owner, sizeof(note->owner), "%.*s", (int)sizeof(note->owner) - 1, disk->owner);
+    memcpy(note->owner, disk->owner, sizeof(note->owner) - 1);
     journal_together(pool, sizeof(*stamp) + ALIGN_UP(bytes, (size_t)8));
     stamp = journal_add(pool, PX_STAMP, disk->slot, sizeof(*stamp));
     stamp->time = note->time;
     memcpy(stamp->owner, note->owner, sizeof(stamp->owner));
-    r->writes++;
+    disk->record->writes++;
     t->note = note;
 }
 

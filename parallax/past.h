@@ -30,6 +30,11 @@ static inline uint32_t past_nodes(const struct px_record *r, uint32_t count)
     return likely(!r->past_keep) ? 0
                                  : count / PX_PAST_ENTRIES + 2 + 2 * PX_MAX_LEVELS + 7u * r->levels;
 }
+/** past_journal() - bytes of the journal that a record of a write needs for it. */
+static inline uint32_t past_journal(const struct px_record *r)
+{
+    return likely(!r->past_keep) ? 0 : sizeof(struct px_stamp);
+}
 static inline uint64_t past_index(const struct px_past_entry *e)
 {
     return e->where & (((uint64_t)1 << PX_PAST_LEVEL) - 1);
@@ -41,9 +46,8 @@ static inline unsigned past_level(const struct px_past_entry *e)
 
 /* past.c */
 
-/** past_journal() - bytes of the journal that a record of a write needs for it. */
-uint32_t past_journal(const struct disk *disk);
-/** past_begin() - a record of @bytes follows in the journal, and @t is changed by it. */
+/** past_begin() - a record of @bytes follows in the journal, and @t is changed by it; of a disk
+ * that has a history. */
 void past_begin(const struct disk *disk, struct tree *t, struct past_note *note, size_t bytes);
 /** past_stamped(), past_replay() - the same when recovering. */
 void past_stamped(struct pool *pool, struct past_note *note, const struct px_stamp *stamp);

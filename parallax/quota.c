@@ -21,15 +21,10 @@
 #define LOOK_EVERY DT_S(1)
 #define FAIL_QUIET DT_S(60) /* where writes fail, it is said so often at most */
 
-static const struct px_record *record_of(const struct disk *disk)
-{
-    return catalog_record(disk->pool, disk->slot);
-}
-
 uint32_t quota_need(const struct op *op)
 {
     const struct disk *disk = op->disk;
-    const struct px_record *r = record_of(disk);
+    const struct px_record *r = disk->record;
     struct px_ptr ptrs[SPAN];
     uint32_t need = 0;
     struct tree t;
@@ -48,7 +43,7 @@ uint32_t quota_need(const struct op *op)
 bool quota_allows(const struct op *op, uint32_t blocks)
 {
     const struct disk *disk = op->disk;
-    const struct px_record *r = record_of(disk);
+    const struct px_record *r = disk->record;
 
     if (likely(!r->quota || blocks == 0))
         return true;
@@ -59,7 +54,7 @@ static void say_reached(struct disk *disk)
 {
     static const char *const then[] = {"writes wait", "writes fail",
                                        "writes wait, for no snapshot can be dropped"};
-    const struct px_record *r = record_of(disk);
+    const struct px_record *r = disk->record;
 
     if (disk->over_told)
         return;
@@ -73,7 +68,7 @@ void quota_refuse(struct op *op)
 {
     struct disk *disk = op->disk;
 
-    if (record_of(disk)->policy == PX_FAIL) {
+    if (disk->record->policy == PX_FAIL) {
         uint64_t now = dt_clock_ns();
 
         disk->counters.over_failed++;
@@ -100,7 +95,7 @@ static void retry(struct disk *disk)
 
     for (; op; op = next) {
         next = op->next;
-        if (!disk->pool->failed && record_of(disk)->policy != PX_FAIL &&
+        if (!disk->pool->failed && disk->record->policy != PX_FAIL &&
             !quota_allows(op, quota_need(op)))
             break;
         disk->pool->over--;
@@ -148,7 +143,7 @@ static bool drop_oldest(struct disk *disk)
 
 static void attend(struct disk *disk)
 {
-    const struct px_record *r = record_of(disk);
+    const struct px_record *r = disk->record;
     uint64_t now;
 
     retry(disk);

@@ -21,7 +21,7 @@
 
 static unsigned weight_of(const struct disk *disk)
 {
-    return disk->weight ?: catalog_record(disk->pool, disk->slot)->weight ?: DISK_WEIGHT;
+    return disk->weight ?: disk->record->weight ?: DISK_WEIGHT;
 }
 
 static uint64_t cost_of(const struct disk_req *req)

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* internal.h - what the recording side of the trace shares: rings, and the writer that empties
- * them. */
+/* internal.h - what the recording side of the trace shares: rings, and the file that they go to. */
 #ifndef TRACE_INTERNAL_H
 #define TRACE_INTERNAL_H
 
 #include "base/base.h"
+#include "base/writer.h"
 #include "blk/trace/trace-format.h"
 #include <devtap/block.h>
-
-#include <pthread.h>
 
 enum { WRITTEN, DROPPED, UNWRITTEN };
 
@@ -41,29 +39,19 @@ struct trace {
 
     uint64_t start; /* CLOCK_MONOTONIC */
     struct dt_layer *layer;
-    struct trace_ring **rings; /* by thread; NULL = not started */
-    unsigned threads;
+    struct writer writer;
 
     int fd;
     uint64_t offset, sequence;
     bool failing; /* the last write failed, and that was told */
     bool ended;   /* the limit was reached */
-
-    pthread_mutex_t lock; /* between the writer, and start and stop of threads */
-    pthread_t writer;
-    int wake_fd;
-    CACHE_ALIGNED bool asleep; /* the writer waits for a first record */
-    bool quit;
 };
 
-/** trace_writer_open() - open the file, begin a segment, start the thread. */
-int trace_writer_open(struct trace *t, struct dt_error *err);
-/** trace_writer_close() - write what is left, end the thread, close the file. */
-void trace_writer_close(struct trace *t);
-/** trace_writer_wake() - there is something to write. */
-void trace_writer_wake(struct trace *t);
-/** trace_ring_drain() - write all that is in the ring; under @lock. Returns whether there was any.
- */
-bool trace_ring_drain(struct trace *t, struct trace_ring *ring);
+/** trace_file_open() - open the file, begin a segment, start the thread that writes. */
+int trace_file_open(struct trace *t, struct dt_error *err);
+/** trace_file_close() - write what is left, end the thread, close the file. */
+void trace_file_close(struct trace *t);
+/** trace_ring_end() - write all that is in the ring, for the last time; as writer_remove() wants it. */
+void trace_ring_end(struct writer *w, void *ring);
 
 #endif

@@ -129,14 +129,10 @@ static void fill(const struct trace *t, struct dt_ctx *c, struct trace_record *r
 
 static void publish(struct trace *t, struct trace_ring *ring, unsigned n)
 {
-    uint64_t before = ring->head - ring->tail_seen, half = ring->size / 2;
+    uint64_t before = ring->head - ring->tail_seen;
 
     __atomic_store_n(&ring->head, ring->head + n, __ATOMIC_RELEASE);
-    /* No fence before this look: one that comes too early costs a second of delay, the
-     * writer's longest sleep, while a fence would cost every burst. */
-    if (unlikely(__atomic_load_n(&t->asleep, __ATOMIC_RELAXED)) ||
-        unlikely(before < half && before + n >= half))
-        trace_writer_wake(t);
+    writer_published(&t->writer, before, before + n, ring->size);
 }
 
 static void trace_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
@@ -166,23 +162,14 @@ static void trace_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 static int trace_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct trace *t = dt_layer_data(layer);
-    int ret;
 
     t->layer = layer;
-    t->threads = dt_layer_threads(layer);
-    t->rings = xcalloc(t->threads, sizeof(*t->rings));
-    ret = trace_writer_open(t, err);
-    if (ret < 0)
-        free(t->rings);
-    return ret;
+    return trace_file_open(t, err);
 }
 
 static void trace_close(struct dt_layer *layer)
 {
-    struct trace *t = dt_layer_data(layer);
-
-    trace_writer_close(t);
-    free(t->rings);
+    trace_file_close(dt_layer_data(layer));
 }
 
 static int trace_start(struct dt_ctx *c, struct dt_error *err)
@@ -195,9 +182,7 @@ static int trace_start(struct dt_ctx *c, struct dt_error *err)
     ring->records = xaligned(PAGE_SIZE_4K, ring->size * sizeof(struct trace_record));
     ring->c = c;
     tc->ring = ring;
-    pthread_mutex_lock(&t->lock);
-    t->rings[c->thread] = ring;
-    pthread_mutex_unlock(&t->lock);
+    writer_add(&t->writer, c->thread, ring);
     return 0;
 }
 
@@ -207,10 +192,7 @@ static void trace_stop(struct dt_ctx *c)
     struct trace *t = c->layer_data;
     struct trace_ctx *tc = c->data;
 
-    pthread_mutex_lock(&t->lock);
-    trace_ring_drain(t, tc->ring);
-    t->rings[c->thread] = NULL;
-    pthread_mutex_unlock(&t->lock);
+    writer_remove(&t->writer, c->thread, trace_ring_end);
     free(tc->ring->records);
     free(tc->ring);
 }

@@ -3,7 +3,7 @@
  * capture.c - packets, as they pass, into a pcapng file or to a program that reads a FIFO.
  *
  * Theory of operation: each thread makes whole pcapng blocks in a ring of its own; a thread of the layer's writes the
- * rings out (writer.c). The packets' way never waits for that: what finds no room in the ring is counted, and
+ * rings out (out.c). The packets' way never waits for that: what finds no room in the ring is counted, and
  * the next block says how many are missing before it.
  *
  * Packets are complete. Where a checksum is left to the card the copy gets the right one, so that no reader
@@ -98,13 +98,10 @@ static void finish_checksum(struct capture_ring *ring, uint64_t data, uint32_t c
 
 static void publish(struct capture *w, struct capture_ring *ring, uint64_t head)
 {
-    uint64_t before = ring->head - ring->tail_seen, half = ring->size / 2;
+    uint64_t before = ring->head - ring->tail_seen;
 
     __atomic_store_n(&ring->head, head, __ATOMIC_RELEASE);
-    /* No fence before this look: to come too early costs the writer's longest sleep, and a fence each packet. */
-    if (unlikely(__atomic_load_n(&w->asleep, __ATOMIC_RELAXED)) ||
-        unlikely(before < half && head - ring->tail_seen >= half))
-        writer_wake(w);
+    writer_published(&w->writer, before, head - ring->tail_seen, ring->size);
 }
 
 static void record(struct capture *w, struct capture_ring *ring, struct dt_packet *p,
@@ -179,17 +176,13 @@ static int open_layer(struct dt_layer *layer, struct dt_error *err)
     int ret = compile(layer, err);
 
     w->layer = layer;
-    w->threads = dt_layer_threads(layer);
     clock_gettime(CLOCK_REALTIME, &now);
     w->epoch = (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec - dt_clock_ns();
     if (ret < 0)
         return ret;
-    w->rings = xcalloc(w->threads, sizeof(*w->rings));
-    ret = writer_open(w, err);
-    if (ret < 0) {
-        free(w->rings);
+    ret = capture_out_open(w, err);
+    if (ret < 0)
         bpf_free(&w->bpf);
-    }
     return ret;
 }
 
@@ -197,8 +190,7 @@ static void close_layer(struct dt_layer *layer)
 {
     struct capture *w = dt_layer_data(layer);
 
-    writer_close(w);
-    free(w->rings);
+    capture_out_close(w);
     bpf_free(&w->bpf);
 }
 
@@ -211,9 +203,7 @@ static int start(struct dt_ctx *c, struct dt_error *err)
     ring->bytes = xaligned(PAGE_SIZE_4K, w->buffer);
     ring->c = c;
     *(struct capture_ring **)c->data = ring;
-    pthread_mutex_lock(&w->lock);
-    w->rings[c->thread] = ring;
-    pthread_mutex_unlock(&w->lock);
+    writer_add(&w->writer, c->thread, ring);
     return 0;
 }
 
@@ -223,10 +213,7 @@ static void stop(struct dt_ctx *c)
     struct capture *w = c->layer_data;
     struct capture_ring *ring = *(struct capture_ring **)c->data;
 
-    pthread_mutex_lock(&w->lock);
-    writer_forget(w, ring);
-    w->rings[c->thread] = NULL;
-    pthread_mutex_unlock(&w->lock);
+    writer_remove(&w->writer, c->thread, capture_ring_end);
     free(ring->bytes);
     free(ring);
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* internal.h - what capture's two sides share: rings of whole blocks, and the thread that empties them. */
+/* internal.h - what capture's two sides share: rings of whole blocks, and what they go to. */
 #ifndef NET_CAPTURE_INTERNAL_H
 #define NET_CAPTURE_INTERNAL_H
 
+#include "base/writer.h"
 #include "net/bpf/bpf.h"
 #include "net/capture/pcapng.h"
-
-#include <pthread.h>
 
 enum { CAPTURED, DROPPED, UNWRITTEN };
 
@@ -38,32 +37,23 @@ struct capture {
     struct bpf bpf;
     uint64_t epoch; /* CLOCK_REALTIME - CLOCK_MONOTONIC, ns */
     struct dt_layer *layer;
-    struct capture_ring **rings; /* by thread; NULL = not started */
-    unsigned threads;
+    struct writer writer;
 
     int fd;
     bool fifo;
     uint64_t offset;              /* of a file */
     bool begun;                   /* FIFO: this reader has the header; */
-    bool slow;                    /* it has as much as it takes now; */
     struct capture_ring *halfway; /* and half a block of this one */
     bool failing;                 /* the last write failed, and that was told */
     bool ended;                   /* the limit was reached */
-
-    pthread_mutex_t lock; /* between the writer, and start and stop of threads */
-    pthread_t writer;
-    int wake_fd;
-    CACHE_ALIGNED bool asleep; /* the writer waits for a first block */
-    bool quit;
 };
 
-/** writer_open() - open the file or FIFO, begin a section, start the thread. */
-int writer_open(struct capture *w, struct dt_error *err);
-/** writer_close() - write what is left, end the thread, close the file. */
-void writer_close(struct capture *w);
-/** writer_wake() - there is something to write. */
-void writer_wake(struct capture *w);
-/** writer_forget() - write what is in the ring, as far as nobody has to be waited for; under @lock. */
-void writer_forget(struct capture *w, struct capture_ring *ring);
+/** capture_out_open() - open the file or FIFO, begin a section, start the thread that writes. */
+int capture_out_open(struct capture *w, struct dt_error *err);
+/** capture_out_close() - write what is left, end the thread, close the file. */
+void capture_out_close(struct capture *w);
+/** capture_ring_end() - write what is in the ring, as far as nobody has to be waited for; as
+ *  writer_remove() wants it. */
+void capture_ring_end(struct writer *writer, void *ring);
 
 #endif

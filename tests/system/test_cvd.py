@@ -129,6 +129,12 @@ def test_pictures(t):
     assert "<svg" in picture and "vm1" in picture and "base@v1" in picture, picture[:300]
     t.equal({row["name"]: row["on"] for row in json.loads(cvd("tree", pool, "--json"))},
             {"base": "base@v1", "base@v1": None, "vm1": "base@v1"})
+    cvd("dup", f"{pool}/base@v1", "many", "--count", 9)
+    cvd("snap", f"{pool}/many3", "--name", "own")
+    for options in ((), ("--format", "dot")):
+        drawn = cvd("tree", pool, *options)
+        assert "9 clones: vm1 ... many9" in drawn and "many3" in drawn and "many2" not in drawn, drawn
+        assert "many2" in cvd("tree", pool, "--all", *options)
     alone = subprocess.run([binary(), "tree", pool, "--format", "svg"], capture_output=True, text=True,
                            env=dict(os.environ, PATH="/nonexistent"), check=False, timeout=20)
     t.equal(alone.returncode, 3)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from devtap_test import SoftDisk, wait_for
+from devtap_test import SoftDisk, paths, wait_for
 from devtap_test.case import limit
 from devtap_test.load import kernel_errors
 from devtap_test.pool import PoolProcess, binary, check, cvd
@@ -200,4 +200,26 @@ def test_bisect_file_system(t):
     t.equal(subprocess.run(["e2fsck", "-fn", path], capture_output=True, check=False).returncode, 0)
     disk.stop()
     process.stop()
+    check(pool)
+
+
+# Prints a text on the serial port, and stops: in real mode, at 0x7c00.
+WELL = b"I am well"
+BOOTS = (bytes.fromhex("31c0 8ed8 baf803 be167c fc ac 84c0 7403 ee ebf8 f4 ebfd") + WELL + b"\n\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@limit(90)
+def test_bisect_boots_clones(t):
+    """The example of a probe, which boots each state in QEMU, finds the snapshot with the broken boot sector."""
+    pool, image = make(t), t.folder / "image"
+    for n in range(1, 8):
+        image.write_bytes((BOOTS if n < 5 else b"broken").ljust(4096, b"\0") + random.Random(n).randbytes(4096))
+        cvd("fill", f"{pool}/vm", image)
+        cvd("snap", f"{pool}/vm", "--name", f"s{n}")
+    os.environ["ACCEL"] = paths.accelerator()
+    probe = paths.SOURCE / "examples/probe-boot"
+    found = bisect(pool, "s1", "s7", probe, "--timeout", 30, WELL.decode())
+    t.equal((found["good"], found["bad"]), ("@s4", "@s5"))
+    assert "fails at" in bisect(pool, "s1", "s7", probe, "--timeout", 2, "I am not", status=2)
+    bisect(pool, "s1", "s7", probe, status=1)
     check(pool)

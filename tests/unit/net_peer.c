@@ -51,6 +51,23 @@ int peer_bind(const char *name, int type)
     return fd;
 }
 
+void peer_frame(struct frame *f, uint32_t length, uint8_t seed)
+{
+    frame_ether(f, 0x88b5);
+    while (f->n < length) {
+        f->bytes[f->n] = (uint8_t)(f->n * 31 + seed);
+        f->n++;
+    }
+    f->n = length;
+}
+
+void peer_expect_guest(unsigned i, const struct frame *f)
+{
+    TURN_UNTIL(rig.guest.n > i);
+    assert_int_equal(rig.guest.frames[i].length, f->n);
+    assert_memory_equal(rig.guest.frames[i].data, f->bytes, f->n);
+}
+
 int peer_connect(const char *name, int type)
 {
     const struct sockaddr_un at = address(name);

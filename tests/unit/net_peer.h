@@ -26,6 +26,11 @@ static inline uint64_t real_now(void)
     return __real_dt_clock_ns();
 }
 
+/** peer_frame() - a frame of @length bytes, which differ by @seed. */
+void peer_frame(struct frame *f, uint32_t length, uint8_t seed);
+/** peer_expect_guest() - wait until the guest has its frame @i; it is @f. */
+void peer_expect_guest(unsigned i, const struct frame *f);
+
 /** peer_folder() - for sockets; made once, and removed by peer_clean(). */
 const char *peer_folder(void);
 void peer_clean(void);

@@ -76,6 +76,34 @@ static void guest_wake(struct lane *lane)
 static const struct front_ops ops = {
     .receive = guest_receive, .sent = guest_sent, .wake = guest_wake};
 
+static uint8_t segmented_as(unsigned kind)
+{
+    if (!(kind & FRAME_TCP))
+        return VIRTIO_NET_HDR_GSO_UDP_L4;
+    return kind & FRAME_V6 ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4;
+}
+
+struct dt_vnet_header frame_kind(struct frame *f, unsigned kind, uint16_t port)
+{
+    bool v6 = kind & FRAME_V6, tcp = kind & FRAME_TCP, super = kind & FRAME_SUPER;
+
+    frame_ether(f, v6 ? 0x86dd : 0x0800);
+    if (v6)
+        frame_ipv6(f, tcp ? 6 : 17, "2001:db8::7", "2001:db8::1");
+    else
+        frame_ipv4(f, tcp ? 6 : 17, "192.0.2.7", "198.51.100.1");
+    if (tcp)
+        frame_tcp(f, 1, port, 3, 0x10);
+    else
+        frame_udp(f, 1, port);
+    return (struct dt_vnet_header){.flags =
+                                       super || kind & FRAME_CSUM ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
+                                   .gso_type = super ? segmented_as(kind) : 0,
+                                   .gso_size = super ? 1000 : 0,
+                                   .csum_start = v6 ? 54 : 34,
+                                   .csum_offset = tcp ? 16 : 6};
+}
+
 /* ---- Life ---- */
 
 int rig_try(const char *chain)
@@ -118,6 +146,18 @@ void rig_start(const char *chain)
 {
     if (rig_try(chain) < 0) {
         fprintf(stderr, "%s: %s\n", chain, rig.err.text);
+        abort();
+    }
+}
+
+void rig_refuses(const struct rig_refusal *cases, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        bool taken = rig_try(cases[i].chain) == 0;
+
+        if (!taken && strstr(rig.err.text, cases[i].says))
+            continue;
+        fprintf(stderr, "%s: %s\n", cases[i].chain, taken ? "was taken" : rig.err.text);
         abort();
     }
 }

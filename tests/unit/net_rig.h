@@ -7,6 +7,10 @@
 #include "core/net.h"
 #include <linux/virtio_net.h>
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 #define RIG_FRAMES 4096u
 
 /** struct rig_frame - a packet as it left the chain, at either end. */
@@ -37,9 +41,16 @@ extern struct rig {
 /** test_clock - what dt_clock_ns() says; 0 = the real one. Programs link with --wrap=dt_clock_ns. */
 extern uint64_t test_clock;
 
+/** struct rig_refusal - a chain that is not served, and what the error says of it. */
+struct rig_refusal {
+    const char *chain, *says;
+};
+
 /** rig_start() - serve @chain; ends the program with a message when it cannot. rig_try() returns. */
 void rig_start(const char *chain);
 int rig_try(const char *chain);
+/** rig_refuses() - that they are; ends the program with a message when one is not. */
+void rig_refuses(const struct rig_refusal *cases, unsigned n);
 void rig_stop(void);
 void rig_clear(void);
 /** rig_send() - from the guest, as its ring would give it. Return: false if nothing is admitted, or
@@ -69,6 +80,14 @@ void frame_udp(struct frame *f, uint16_t from, uint16_t to);
 void frame_bytes(struct frame *f, const void *bytes, uint32_t n);
 void frame_pattern(struct frame *f, uint32_t n);
 void frame_end(struct frame *f);
+/** frame_kind() - the headers of one of FRAME_KINDS: IPv4 or IPv6, UDP or TCP to @port, partial checksum or not,
+ *  to be cut into segments of 1000 bytes or not. Return: what the guest says of it. */
+#define FRAME_KINDS 16u
+#define FRAME_V6    1u
+#define FRAME_TCP   2u
+#define FRAME_SUPER 4u
+#define FRAME_CSUM  8u
+struct dt_vnet_header frame_kind(struct frame *f, unsigned kind, uint16_t port);
 /** frame_sums_right() - are IP header and transport checksums right, as a receiver sees it? Computed
  *  here, by the letter of RFC 1071. */
 bool frame_sums_right(const uint8_t *data, uint32_t length);

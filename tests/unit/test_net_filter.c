@@ -99,34 +99,17 @@ static void test_live(void **state)
 static void test_offloads(void **state)
 {
     rig_start("filter match='tcp or udp port 443' action=allow | wire");
-    for (unsigned kind = 0; kind < 16; kind++) {
-        bool v6 = kind & 1, tcp = kind & 2, super = kind & 4, csum = super || kind & 8;
-        struct dt_vnet_header v = {.flags = csum ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
-                                   .gso_type = !super ? 0
-                                               : !tcp ? 5
-                                               : v6   ? VIRTIO_NET_HDR_GSO_TCPV6
-                                                      : VIRTIO_NET_HDR_GSO_TCPV4,
-                                   .gso_size = super ? 1000 : 0,
-                                   .csum_start = v6 ? 54 : 34,
-                                   .csum_offset = tcp ? 16 : 6};
-
+    for (unsigned kind = 0; kind < FRAME_KINDS; kind++) {
         for (uint16_t port = 442; port <= 443; port++) {
-            frame_ether(&f, v6 ? 0x86dd : 0x0800);
-            if (v6)
-                frame_ipv6(&f, tcp ? 6 : 17, "2001:db8::7", "2001:db8::1");
-            else
-                frame_ipv4(&f, tcp ? 6 : 17, "192.0.2.7", "198.51.100.1");
-            if (tcp)
-                frame_tcp(&f, 1, port, 1, 0x10);
-            else
-                frame_udp(&f, 1, port);
+            struct dt_vnet_header v = frame_kind(&f, kind, port);
+
             frame_pattern(&f, 5000);
             frame_end(&f);
             assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
         }
-        assert_int_equal(rig.wire.n, tcp ? 2 : 1);
+        assert_int_equal(rig.wire.n, kind & FRAME_TCP ? 2 : 1);
         assert_int_equal(rig.wire.frames[0].length, f.n);
-        assert_int_equal(!!(rig.wire.frames[0].needs & DT_OFFLOAD_SUPER), super);
+        assert_int_equal(!!(rig.wire.frames[0].needs & DT_OFFLOAD_SUPER), !!(kind & FRAME_SUPER));
         rig_clear();
     }
     rig_stop();

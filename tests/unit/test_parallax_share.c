@@ -82,6 +82,25 @@ static void turn_off(struct px_use *u, struct load *loads, unsigned n)
         assert_int_equal(loads[i].waiting, 0);
 }
 
+/* Two disks, `a` and `b`, both filled. */
+static void begin(struct px_use *u, struct load loads[2])
+{
+    px_begin(u, 4096);
+    loads[0].disk = px_create(u, "a", BLOCKS);
+    loads[1].disk = px_create(u, "b", BLOCKS);
+    for (unsigned i = 0; i < 2; i++)
+        for (unsigned b = 0; b < BLOCKS; b += 32)
+            assert_int_equal(px_do(u, loads[i].disk, DISK_WRITE, b, 32), 0);
+}
+
+static void end(struct px_use *u, struct load loads[2])
+{
+    turn_off(u, loads, 2);
+    disk_close(loads[0].disk);
+    disk_close(loads[1].disk);
+    px_end(u);
+}
+
 static void near(uint64_t a, uint64_t b, double ratio)
 {
     double is = (double)a / (double)b;
@@ -104,12 +123,7 @@ static void three_to_one(void **state)
                             {.op = DISK_READ, .count = 1, .depth = 64}};
     struct px_use u;
 
-    px_begin(&u, 4096);
-    loads[0].disk = px_create(&u, "a", BLOCKS);
-    loads[1].disk = px_create(&u, "b", BLOCKS);
-    for (unsigned i = 0; i < 2; i++)
-        for (unsigned b = 0; b < BLOCKS; b += 32)
-            assert_int_equal(px_do(&u, loads[i].disk, DISK_WRITE, b, 32), 0);
+    begin(&u, loads);
     set_weight(&u, "a", 300);
     turn_on(&loads[0]);
     turn_on(&loads[1]);
@@ -127,10 +141,7 @@ static void three_to_one(void **state)
     loads[0].served = loads[1].served = 0;
     run(&u, &loads[0], 1000);
     near(loads[1].served, loads[0].served, 1);
-    turn_off(&u, loads, 2);
-    disk_close(loads[0].disk);
-    disk_close(loads[1].disk);
-    px_end(&u);
+    end(&u, loads);
 }
 
 /* A request costs 16 KiB and its bytes: so one of 64 KiB costs four times one of 4 KiB. */
@@ -140,12 +151,7 @@ static void bytes_count_too(void **state)
                             {.op = DISK_READ, .count = 1, .depth = 64}};
     struct px_use u;
 
-    px_begin(&u, 4096);
-    loads[0].disk = px_create(&u, "a", BLOCKS);
-    loads[1].disk = px_create(&u, "b", BLOCKS);
-    for (unsigned i = 0; i < 2; i++)
-        for (unsigned b = 0; b < BLOCKS; b += 32)
-            assert_int_equal(px_do(&u, loads[i].disk, DISK_WRITE, b, 32), 0);
+    begin(&u, loads);
     turn_on(&loads[0]);
     turn_on(&loads[1]);
     run(&u, &loads[0], 100); /* those that began before there was another disk */
@@ -154,9 +160,7 @@ static void bytes_count_too(void **state)
     near(loads[1].served, loads[0].served, 4);
     turn_off(&u, loads, 2);
     rig_check(u.pool);
-    disk_close(loads[0].disk);
-    disk_close(loads[1].disk);
-    px_end(&u);
+    end(&u, loads);
 }
 
 /* What one leaves, the other uses: nothing is kept for a disk that asks for little. */
@@ -166,11 +170,7 @@ static void work_conserving(void **state)
                             {.op = DISK_READ, .count = 1, .depth = 1}};
     struct px_use u;
 
-    px_begin(&u, 4096);
-    loads[0].disk = px_create(&u, "a", BLOCKS);
-    loads[1].disk = px_create(&u, "b", BLOCKS);
-    for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(px_do(&u, loads[i].disk, DISK_WRITE, 0, 64), 0);
+    begin(&u, loads);
     set_weight(&u, "b", 10000);
     turn_on(&loads[0]);
     turn_on(&loads[1]);
@@ -180,10 +180,7 @@ static void work_conserving(void **state)
     /* Alone, it is not limited: all of its requests are under way. */
     turn_on(&loads[0]);
     assert_int_equal(u.store->pending_n, 64);
-    turn_off(&u, loads, 2);
-    disk_close(loads[0].disk);
-    disk_close(loads[1].disk);
-    px_end(&u);
+    end(&u, loads);
 }
 
 static void keep(void *arg, const struct disk_account *a)
@@ -204,7 +201,7 @@ static void held_ones_take_no_place(void **state)
     struct px_use u;
 
     px_begin(&u, 4096);
-    loads[0].disk = px_create(&u, "a", BLOCKS);
+    loads[0].disk = px_create(&u, "a", BLOCKS); /* empty */
     loads[1].disk = px_create(&u, "b", BLOCKS);
     assert_int_equal(px_do(&u, loads[1].disk, DISK_WRITE, 0, 64), 0);
     assert_int_equal(pool_set_quota(u.pool, px_slot(&u, "a"), PX_BLOCK, PX_HOLD, &err), 0);
@@ -223,10 +220,7 @@ static void held_ones_take_no_place(void **state)
     run(&u, &loads[0], 100);
     pool_accounts(u.pool, keep, accounts);
     assert_true(accounts[px_slot(&u, "a")].waited > 0);
-    turn_off(&u, loads, 2);
-    disk_close(loads[0].disk);
-    disk_close(loads[1].disk);
-    px_end(&u);
+    end(&u, loads);
 }
 
 static void refusals(void **state)

@@ -11,10 +11,11 @@ static const char *const check_options[] = {"data", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
 static const char *const name_options[] = {"name", "json", NULL};
-static const char *const tree_options[] = {"format", "json", NULL};
+static const char *const tree_options[] = {"format", "all", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
+static const char *const guest_options[] = {"socket", "every", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
@@ -60,8 +61,8 @@ const struct command cvd_commands[] = {
      json_options, cmd_sync, .plain = true},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
-    {"tree", "POOL [--format text|dot|svg|png] [--json]", "what stands on what", NEEDS_LOOK, true,
-     false, 1, 1, tree_options, cmd_tree},
+    {"tree", "POOL [--format text|dot|svg|png] [--all] [--json]", "what stands on what", NEEDS_LOOK,
+     true, false, 1, 1, tree_options, cmd_tree},
     {"collapse", "POOL/DISK@PARENT @CHILD [--json]", "delete the snapshots from PARENT up to CHILD",
      NEEDS_CHANGE, false, false, 2, 2, json_options, cmd_collapse, .plain = true},
     {"delete", "POOL/DISK[@SNAPSHOT] [--json]",
@@ -96,6 +97,9 @@ const struct command cvd_commands[] = {
     {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]",
      "find the first state in which a probe fails", NEEDS_DATA, false, false, 3, 60, json_options,
      cmd_bisect, .moments = true},
+    {"guest", "POOL/DISK... --socket PATH [--every TIME]",
+     "answer what a VM asks for through its port", NEEDS_NOTHING, false, false, 1, 30,
+     guest_options, cmd_guest},
     {"send", "POOL/DISK@SNAPSHOT [--from @SNAPSHOT] [--zstd] [--token TOKEN] [--output FILE]",
      "write a snapshot, or what differs from an earlier one, as a stream", NEEDS_NOTHING, false,
      false, 1, 1, send_options, cmd_send},
@@ -113,6 +117,8 @@ static const char *const off_on[] = {"off", "on", NULL};
 const struct dt_param cvd_option_table[] = {
     {"json", DT_PARAM_BOOL, FIELD(json), .help = "Print JSON."},
     {"data", DT_PARAM_BOOL, FIELD(data), .help = "Read all data, too, and compare checksums."},
+    {"all", DT_PARAM_BOOL, FIELD(all),
+     .help = "Show each clone, also where many of one snapshot have none of their own."},
     {"background", DT_PARAM_BOOL, FIELD(background),
      .help = "Return as soon as it is served; another process goes on."},
     {"cache", DT_PARAM_SIZE, FIELD(cache), .initial = "256M", .min = 1 << 20,
@@ -149,6 +155,11 @@ const struct dt_param cvd_option_table[] = {
     {"depth", DT_PARAM_UINT, FIELD(depth), .initial = "16", .min = 1, .max = 1024,
      .help = "Requests in flight."},
     {"time", DT_PARAM_STRING, FIELD(time), .help = "Length of the measurement; 5s unless told."},
+    {"socket", DT_PARAM_PATH, FIELD(socket),
+     .help = "Where the VMM listens for the other end of the VM's virtio-serial port."},
+    {"every", DT_PARAM_DURATION, FIELD(every), .initial = "10s", .min = DT_MS(1),
+     .max = DT_S(86400),
+     .help = "The VM may ask for one thing so often, on average, and for six at once."},
     {"format", DT_PARAM_STRING, FIELD(format),
      .help = "Of a tree: text, or dot, svg or png by graphviz. Of an image: raw (unless told) or "
              "qcow2."},

@@ -9,10 +9,10 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background, zstd, resume, status;
+    bool json, data, background, all, zstd, resume, status;
     unsigned sandbox;
-    uint64_t size, sector, journal, count, first, cache, depth;
-    const char *name, *from, *format, *policy, *token, *output, *rw, *time;
+    uint64_t size, sector, journal, count, first, cache, depth, every;
+    const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
 };
 
 /**
@@ -179,6 +179,8 @@ int cmd_log(struct target *t, const struct cvd_options *o, int argc, char **argv
             struct dt_error *err);
 int cmd_bisect(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
+int cmd_guest(struct target *t, const struct cvd_options *o, int argc, char **argv,
+              struct dt_error *err);
 int cmd_send(struct target *t, const struct cvd_options *o, int argc, char **argv,
              struct dt_error *err);
 int cmd_receive(struct target *t, const struct cvd_options *o, int argc, char **argv,

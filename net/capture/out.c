@@ -1,25 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * writer.c - capture's file or FIFO, and the thread that writes to it.
+ * out.c - capture's file or FIFO.
  *
  * A file is locked, and gets a section of its own behind what it has; a block that a killed process left half
  * written is cut off first. A write that failed half-way is overwritten by the next one.
  *
  * A FIFO has a reader or not. What comes while there is none is lost; each new reader gets a section first, and
  * blocks that are whole: a ring of which half a block is written goes on before any other does. Nobody waits for a
- * slow reader but this thread, and not with the lock. The FIFO's read end is open for a moment in the beginning, since
+ * slow reader but the thread that writes, and not with its lock. The FIFO's read end is open for a moment in the beginning, since
  * without a reader the write end cannot be opened.
  */
 #include "net/capture/internal.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
-
-#define NAP_MS   10   /* between looks while packets come */
-#define SLEEP_MS 1000 /* the longest sleep, which bounds the cost of a missed wake-up */
 
 /* ---- Bytes ---- */
 
@@ -139,16 +133,18 @@ static void drain_to_fifo(struct capture *w, struct capture_ring *ring, uint64_t
     if (w->halfway && w->halfway != ring)
         return;
     ret = write_fifo(w, ring, head);
-    w->slow = ret == -EAGAIN;
-    w->halfway = w->slow && ring->sent != ring->tail ? ring : NULL;
+    w->writer.slow_fd = ret == -EAGAIN ? w->fd : -1;
+    w->halfway = ret == -EAGAIN && ring->sent != ring->tail ? ring : NULL;
     if (ret < 0 && ret != -EAGAIN) {
         w->begun = false;
         pass(ring, head, true);
     }
 }
 
-static bool drain(struct capture *w, struct capture_ring *ring)
+static bool drain(struct writer *writer, void *arg)
 {
+    struct capture *w = container_of(writer, struct capture, writer);
+    struct capture_ring *ring = arg;
     uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
 
     if (head == ring->tail)
@@ -160,9 +156,12 @@ static bool drain(struct capture *w, struct capture_ring *ring)
     return true;
 }
 
-void writer_forget(struct capture *w, struct capture_ring *ring)
+void capture_ring_end(struct writer *writer, void *arg)
 {
-    drain(w, ring);
+    struct capture *w = container_of(writer, struct capture, writer);
+    struct capture_ring *ring = arg;
+
+    drain(writer, ring);
     pass(ring, ring->head, true);
     if (w->halfway == ring)
         w->halfway = NULL;
@@ -220,94 +219,20 @@ static int open_out(struct capture *w, struct dt_error *err)
     return open_file(w, err);
 }
 
-/* ---- The thread ---- */
-
-static bool drain_all(struct capture *w)
-{
-    bool any = false;
-
-    pthread_mutex_lock(&w->lock);
-    for (unsigned i = 0; i < w->threads; i++)
-        if (w->rings[i])
-            any |= drain(w, w->rings[i]);
-    pthread_mutex_unlock(&w->lock);
-    return any;
-}
-
-static void *writer_main(void *arg)
-{
-    struct capture *w = arg;
-    struct pollfd wait[2] = {{.fd = w->wake_fd, .events = POLLIN},
-                             {.fd = w->fd, .events = POLLOUT}};
-    bool busy = true;
-    uint64_t count;
-
-    while (!__atomic_load_n(&w->quit, __ATOMIC_ACQUIRE)) {
-        if (poll(wait, w->slow ? 2 : 1, !busy || w->slow ? SLEEP_MS : NAP_MS) > 0 &&
-            wait[0].revents && read(w->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN &&
-            errno != EINTR)
-            log_error("capture: eventfd: %s", strerror(errno));
-        __atomic_store_n(&w->asleep, false, __ATOMIC_RELAXED);
-        busy = drain_all(w);
-        if (busy)
-            continue;
-        __atomic_store_n(&w->asleep, true, __ATOMIC_SEQ_CST);
-        busy = drain_all(w); /* what came before the flag was seen */
-    }
-    return NULL;
-}
-
-void writer_wake(struct capture *w)
-{
-    const uint64_t one = 1;
-
-    __atomic_store_n(&w->asleep, false, __ATOMIC_RELAXED);
-    if (write(w->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-        log_error("capture: eventfd: %s", strerror(errno));
-}
-
-/* With all signals blocked: they are for the program's own threads, and a FIFO without a reader is an error here. */
-static int start_thread(struct capture *w, struct dt_error *err)
-{
-    sigset_t all, old;
-    int ret;
-
-    w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (w->wake_fd < 0)
-        return dt_fail(err, -errno, "cannot create an eventfd: %s", strerror(errno));
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&w->writer, NULL, writer_main, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (ret) {
-        close(w->wake_fd);
-        return dt_fail(err, -ret, "cannot start the writing thread: %s", strerror(ret));
-    }
-    pthread_setname_np(w->writer, "capture");
-    return 0;
-}
-
-int writer_open(struct capture *w, struct dt_error *err)
+int capture_out_open(struct capture *w, struct dt_error *err)
 {
     int ret = open_out(w, err);
 
-    pthread_mutex_init(&w->lock, NULL);
+    w->writer = (struct writer){.name = "capture", .drain = drain};
     if (ret == 0)
-        ret = start_thread(w, err);
-    if (ret < 0) {
-        if (w->fd >= 0)
-            close(w->fd);
-        pthread_mutex_destroy(&w->lock);
-    }
+        ret = writer_start(&w->writer, dt_layer_threads(w->layer), err);
+    if (ret < 0 && w->fd >= 0)
+        close(w->fd);
     return ret;
 }
 
-void writer_close(struct capture *w)
+void capture_out_close(struct capture *w)
 {
-    __atomic_store_n(&w->quit, true, __ATOMIC_RELEASE);
-    writer_wake(w);
-    pthread_join(w->writer, NULL);
-    close(w->wake_fd);
+    writer_stop(&w->writer);
     close(w->fd);
-    pthread_mutex_destroy(&w->lock);
 }

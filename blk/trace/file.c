@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * writer.c - the trace's file and the thread that writes it.
+ * file.c - the trace's file.
  *
  * Blocks go to an offset that we keep, so a write that failed half-way is overwritten by the
  * next one. The file is locked: two traces in one file would overwrite each other.
@@ -8,19 +8,11 @@
 #include "blk/trace/internal.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-#define NAP_MS   10   /* between looks while records come */
-#define SLEEP_MS 1000 /* the longest sleep, which bounds the cost of a missed wake-up */
-
-/* ---- The file ----------------------------------------------------------------------------- */
 
 static int write_all(struct trace *t, struct iovec *iov, unsigned n)
 {
@@ -107,8 +99,10 @@ static bool write_block(struct trace *t, struct trace_ring *ring,
     return true;
 }
 
-bool trace_ring_drain(struct trace *t, struct trace_ring *ring)
+static bool drain(struct writer *w, void *arg)
 {
+    struct trace *t = container_of(w, struct trace, writer);
+    struct trace_ring *ring = arg;
     uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE), missed;
     bool any = head != ring->tail;
 
@@ -141,7 +135,7 @@ static int write_header(struct trace *t)
         .start_monotonic = t->start,
         .disk_sectors = info->sectors,
         .logical_block = info->logical_block,
-        .threads = t->threads,
+        .threads = dt_layer_threads(t->layer),
         .hash_kind = t->hash,
     };
     struct timespec now;
@@ -179,71 +173,12 @@ static int judge_file(struct trace *t, struct dt_error *err)
     return 0;
 }
 
-/* ---- The thread ---- */
-
-static bool drain_all(struct trace *t)
+void trace_ring_end(struct writer *w, void *ring)
 {
-    bool any = false;
-
-    pthread_mutex_lock(&t->lock);
-    for (unsigned i = 0; i < t->threads; i++)
-        if (t->rings[i])
-            any |= trace_ring_drain(t, t->rings[i]);
-    pthread_mutex_unlock(&t->lock);
-    return any;
+    drain(w, ring);
 }
 
-static void *writer_main(void *arg)
-{
-    struct trace *t = arg;
-    struct pollfd wake = {.fd = t->wake_fd, .events = POLLIN};
-    bool busy = true;
-    uint64_t count;
-
-    while (!__atomic_load_n(&t->quit, __ATOMIC_ACQUIRE)) {
-        if (poll(&wake, 1, busy ? NAP_MS : SLEEP_MS) > 0 &&
-            read(t->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN && errno != EINTR)
-            log_error("trace: eventfd: %s", strerror(errno));
-        __atomic_store_n(&t->asleep, false, __ATOMIC_RELAXED);
-        busy = drain_all(t);
-        if (busy)
-            continue;
-        __atomic_store_n(&t->asleep, true, __ATOMIC_SEQ_CST);
-        busy = drain_all(t); /* what came before the flag was seen */
-    }
-    return NULL;
-}
-
-void trace_writer_wake(struct trace *t)
-{
-    const uint64_t one = 1;
-
-    __atomic_store_n(&t->asleep, false, __ATOMIC_RELAXED);
-    if (write(t->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-        log_error("trace: eventfd: %s", strerror(errno));
-}
-
-static int start_thread(struct trace *t, struct dt_error *err)
-{
-    sigset_t all, old;
-    int ret;
-
-    t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (t->wake_fd < 0)
-        return dt_fail(err, -errno, "cannot create an eventfd: %s", strerror(errno));
-    sigfillset(&all); /* signals are for the program's own threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&t->writer, NULL, writer_main, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (ret) {
-        close(t->wake_fd);
-        return dt_fail(err, -ret, "cannot start the writing thread: %s", strerror(ret));
-    }
-    pthread_setname_np(t->writer, "trace");
-    return 0;
-}
-
-int trace_writer_open(struct trace *t, struct dt_error *err)
+int trace_file_open(struct trace *t, struct dt_error *err)
 {
     int ret;
 
@@ -257,22 +192,16 @@ int trace_writer_open(struct trace *t, struct dt_error *err)
         if (ret < 0)
             dt_fail(err, ret, "cannot write %s: %s", t->out, strerror(-ret));
     }
-    pthread_mutex_init(&t->lock, NULL);
+    t->writer = (struct writer){.name = "trace", .drain = drain};
     if (ret == 0)
-        ret = start_thread(t, err);
-    if (ret < 0) {
+        ret = writer_start(&t->writer, dt_layer_threads(t->layer), err);
+    if (ret < 0)
         close(t->fd);
-        pthread_mutex_destroy(&t->lock);
-    }
     return ret;
 }
 
-void trace_writer_close(struct trace *t)
+void trace_file_close(struct trace *t)
 {
-    __atomic_store_n(&t->quit, true, __ATOMIC_RELEASE);
-    trace_writer_wake(t);
-    pthread_join(t->writer, NULL);
-    close(t->wake_fd);
+    writer_stop(&t->writer);
     close(t->fd);
-    pthread_mutex_destroy(&t->lock);
 }
