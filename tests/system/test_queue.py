@@ -1,7 +1,9 @@
-"""A program judges the packets of a real guest: the packet symmetry of examples/symmetry.py, and its death."""
+"""A program judges the packets of a real guest: the packet symmetry of examples/symmetry.py, and its death; beside an
+extension in a process of its own, which dies, too."""
 
 import os
 import pathlib
+import signal
 import sys
 
 from devtap_test import paths, wait_for
@@ -25,6 +27,15 @@ def judge(t, socket):
                          env=environment))
 
 
+def hosts_below(pid):
+    """The processes of extensions that descend from a process."""
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if pathlib.Path(f"/proc/{child}/comm").read_text(encoding="ascii").strip() == "ext-host":
+                yield int(child)
+            yield from hosts_below(child)
+
+
 def programs(card, n):
     """Wait until so many programs have connected since the worker began."""
     wait_for("the program", lambda: card.counters("queue")["programs"] >= n)
@@ -32,9 +43,10 @@ def programs(card, n):
 
 @limit(120)
 def test_symmetry_in_python(t):
-    """A flood is limited and a transfer beside it is not; the program dies, and then the worker."""
+    """A flood is limited and a transfer beside it is not; the placed extension, the program and the worker die."""
     socket = t.folder / "queue"
-    space, card, guest = start(t, f"queue socket={socket} super=on | tap ifname=card0", root="testroot")
+    space, card, guest = start(t, f"limits pps=1M place=process | queue socket={socket} super=on | tap ifname=card0",
+                               root="testroot")
     program = judge(t, socket)
     programs(card, 1)
     ping(guest, 1)
@@ -46,6 +58,11 @@ def test_symmetry_in_python(t):
     transfer(t, space, guest, mib=1)
     guest.check("kill $(cat /tmp/flood.pid)")
     deaf.kill()
+
+    host, = hosts_below(card.pid)
+    os.kill(host, signal.SIGKILL)
+    wait_for("the extension's next process", lambda: "event=extension-restarted" in card.output())
+    ping(guest)
 
     program.kill()  # with whatever waits: it waits on
     wait_for("its end to be seen", lambda: "event=program-lost" in card.output())
