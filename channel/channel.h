@@ -18,6 +18,10 @@
  *     down REQUEST -> up FORWARD with LAST (the extension wants no response)
  *     down REQUEST -> up DONE (answered by the extension)
  * A CANCEL may come in between, and may cross the answer. Nothing answers it, so there are few.
+ *
+ * Packets of a network card go through the same rings (ids as for requests; those of the extension's own as for its own
+ * requests). A channel carries one class or the other.
+ *     down PACKET -> up VERDICT              up INJECT -> down SUB_DONE
  */
 #ifndef CHANNEL_H
 #define CHANNEL_H
@@ -41,29 +45,63 @@ enum channel_kind {
     CHANNEL_SUB_DONE,    /* id, error: its own request is finished */
     CHANNEL_PING,        /* id: answer with PONG */
     CHANNEL_CANCEL,      /* id: answer it now, if it is held; nothing, if it is not */
+    CHANNEL_PACKET,      /* id, way, needs, queue, segment, when, length, captured, data */
     /* Up, from the extension. */
     CHANNEL_FORWARD = 17, /* id, sector, flags: may be CHANNEL_LAST */
     CHANNEL_DONE,         /* id, error */
     CHANNEL_SUB,          /* id, op, flags, sector, sectors */
     CHANNEL_PONG,         /* id */
     CHANNEL_OPEN,         /* intake may go on */
+    CHANNEL_VERDICT, /* id, verdict; if it is to go on: way; if it is changed: needs, segment, length */
+    CHANNEL_INJECT, /* id, way, needs, queue, segment, length; its bytes are in the window */
 };
 #define CHANNEL_LAST 0x80u /* in FORWARD's flags: no RETURNED is wanted */
 
-/** struct channel_msg - one message; little-endian. Half a cache line. */
+/* The largest frame of a packet: 65,535 bytes of IP, Ethernet, and four tags. */
+#define CHANNEL_FRAME_MAX 65600u
+#define CHANNEL_FRAME_MIN 14u
+enum channel_verdict {
+    CHANNEL_DROP,
+    CHANNEL_PASS,    /* as it came */
+    CHANNEL_CHANGED, /* as it now is in the data area: @length bytes */
+};
+
+/**
+ * struct channel_msg - one message; little-endian. Half a cache line. Of each union, the first is a request's, the other
+ * a packet's.
+ * @parts:    buffers at @data, each of @sectors: 0, 1, or 2 for layers that transform.
+ * @vectors:  so many, in the first page at @data, are the first buffer; 0 = it lies there itself.
+ * @data:     first page within the data area, or CHANNEL_NO_DATA.
+ * @way, @needs, @segment, @when: as struct dt_packet.
+ * @length:   of the whole packet; @captured: its first bytes, which are at @data, in as many whole pages as they take.
+ */
 struct channel_msg {
     uint8_t kind;
-    uint8_t op;
-    uint8_t flags;
-    uint8_t parts; /* buffers at @data, each of @sectors: 0, 1, or 2 for layers that transform */
+    union {
+        uint8_t op, way;
+    };
+    union {
+        uint8_t flags, needs;
+    };
+    union {
+        uint8_t parts, verdict;
+    };
     uint32_t id;
-    uint64_t sector;
-    uint32_t sectors;
-    int32_t error;
-    uint32_t data; /* first page within the data area, or CHANNEL_NO_DATA */
+    union {
+        uint64_t sector, when;
+    };
+    union {
+        uint32_t sectors, length;
+    };
+    union {
+        int32_t error;
+        uint32_t captured;
+    };
+    uint32_t data;
     uint16_t queue;
-    uint16_t
-        vectors; /* so many, in the first page at @data, are the first buffer; 0 = it lies there itself */
+    union {
+        uint16_t vectors, segment;
+    };
 };
 _Static_assert(sizeof(struct channel_msg) == 32, "two messages in a cache line");
 

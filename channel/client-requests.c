@@ -154,6 +154,8 @@ static int take(struct dt_channel *ch, struct dt_channel_event *e)
         return take_sub_done(ch, &m, e);
     case CHANNEL_CANCEL:
         return take_cancel(ch, &m, e);
+    case CHANNEL_PACKET:
+        return client_take_packet(ch, &m, e);
     case CHANNEL_PING:
         *channel_push(&ch->up) = (struct channel_msg){.kind = CHANNEL_PONG, .id = m.id};
         channel_publish(&ch->up);

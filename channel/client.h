@@ -2,8 +2,8 @@
 /*
  * client.h - the extension's side of a channel (libdevtap-channel): what its parts share.
  *
- * client.c has its life and its sleep, client-requests.c what comes and goes through the rings,
- * client-control.c the conversation beside them.
+ * client.c has its life and its sleep, client-requests.c and client-packets.c what comes and goes through the rings,
+ * client-control.c the conversation beside them. queue.c is what the programs of `queue` see of it.
  */
 #ifndef CHANNEL_CLIENT_H
 #define CHANNEL_CLIENT_H
@@ -13,9 +13,10 @@
 
 #define CLIENT_MAGIC 0x64436c69u
 
-enum request_state { REQUEST_IDLE, REQUEST_HERE, REQUEST_BELOW, REQUEST_BACK };
+enum request_state { REQUEST_IDLE, REQUEST_HERE, REQUEST_BELOW, REQUEST_BACK, REQUEST_PACKET };
 enum sub_state { SUB_FREE, SUB_MINE, SUB_BELOW };
 
+/* Of a packet: @op is its way, @flags what it needs, @sector when it came, @parts 0. */
 struct client_request {
     uint8_t state;
     uint8_t op, flags, parts;
@@ -23,6 +24,7 @@ struct client_request {
     uint64_t sector;
     uint32_t data;
     uint16_t queue, vectors;
+    uint32_t length, captured; /* of a packet */
 };
 
 struct client_sub {
@@ -59,5 +61,8 @@ static inline void client_end(struct dt_channel *ch, int error)
 
 /** client_attach() - take over the rings that control_frame @ch->frame brings; 0 or -errno. */
 int client_attach(struct dt_channel *ch);
+/** client_take_packet() - a PACKET, as an event: 1, or -EPROTO. */
+int client_take_packet(struct dt_channel *ch, const struct channel_msg *m,
+                       struct dt_channel_event *e);
 
 #endif

@@ -148,6 +148,12 @@ const struct dt_block_ext *registry_find_kind(enum device_kind kind, const char 
  *  a struct dt_block_ext with what both have in common; registry_net() is all of it, or NULL for disks. */
 enum device_kind registry_kind(const struct dt_block_ext *ext);
 const struct dt_net_ext *registry_net(const struct dt_block_ext *ext);
+/**
+ * registry_net_view() - @ext, which is not in the registry, as most of core sees layers; it stays.
+ * registry_owner(): @owner, for whoever made it.
+ */
+const struct dt_block_ext *registry_net_view(const struct dt_net_ext *ext, const void *owner);
+const void *registry_owner(const struct dt_block_ext *ext);
 /** registry_next() - iterate over all known, in order of registration; NULL starts. */
 const struct dt_block_ext *registry_next(const struct dt_block_ext *prev);
 

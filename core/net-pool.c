@@ -95,6 +95,9 @@ void net_packet_free(struct lane *lane, struct packet *p)
     struct net_lane *net = lane->net;
     struct net_pool *pool = p->capacity <= SMALL_STRIDE ? &net->small : &net->big;
 
+    /* Also of one that a layer turned around, and that ends with the guest that sent it. */
+    if (p->slot)
+        lane->front_ops->sent(lane, p->slot);
     p->free_next = pool->free;
     pool->free = p;
     pool->used--;

@@ -91,6 +91,29 @@ static int read_super(struct dt_packet *p, const struct dt_vnet_header *v, uint3
     return 0;
 }
 
+/* Of the bits of super-frames, at most one. */
+static bool super_fits(const struct dt_packet *p, const struct dt_headers *h)
+{
+    bool v4 = h->flags & DT_HDR_IPV4, tcp = h->flags & DT_HDR_TCP;
+    uint8_t super =
+        tcp ? (v4 ? DT_OFFLOAD_TSO4 : DT_OFFLOAD_TSO6) : (v4 ? DT_OFFLOAD_USO4 : DT_OFFLOAD_USO6);
+
+    return (p->needs & DT_OFFLOAD_SUPER) == super && p->needs & DT_OFFLOAD_CSUM &&
+           p->segment >= LEAST_SEGMENT && h->end - h->payload > p->segment;
+}
+
+bool net_needs_fit(struct dt_packet *p)
+{
+    const struct dt_headers *h;
+
+    if (p->needs == 0)
+        return true;
+    h = dt_headers(p);
+    if (p->needs & ~DT_OFFLOAD_ALL || !plain(h))
+        return false;
+    return !(p->needs & DT_OFFLOAD_SUPER) || super_fits(p, h);
+}
+
 int dt_vnet_read(struct dt_packet *p, const struct dt_vnet_header *v, uint32_t allowed)
 {
     int ret = 0;

@@ -25,14 +25,6 @@ _Noreturn static void contract_violated(const struct ctx *c, const struct packet
 
 /* ---- Leaving ---- */
 
-static void release(struct lane *lane, struct packet *p)
-{
-    p->holder = NULL;
-    if (p->slot)
-        lane->front_ops->sent(lane, p->slot);
-    net_packet_free(lane, p);
-}
-
 static void leave(struct ctx *ctx, struct dt_packet **packets, unsigned n, const char *what)
 {
     struct lane *lane = ctx->lane;
@@ -44,7 +36,8 @@ static void leave(struct ctx *ctx, struct dt_packet **packets, unsigned n, const
 
         if (unlikely(p->holder != ctx))
             contract_violated(ctx, p, what);
-        release(lane, p);
+        p->holder = NULL;
+        net_packet_free(lane, p);
     }
     if (unlikely(lane->quiescing))
         lane_drained(lane);
@@ -55,13 +48,40 @@ void dt_sent(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
     leave(ctx_of(c), packets, n, "sent");
 }
 
-void dt_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n, unsigned counter)
+void net_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
     if (n == 0)
         return;
-    dt_count(c, counter, n);
     bump(&ctx_of(c)->net->dropped[packet_of(packets[0])->way], n);
     leave(ctx_of(c), packets, n, "dropped");
+}
+
+void dt_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n, unsigned counter)
+{
+    if (n)
+        dt_count(c, counter, n);
+    net_drop(c, packets, n);
+}
+
+struct dt_packet *net_packet_resize(struct dt_ctx *c, struct dt_packet *p, uint32_t length)
+{
+    struct dt_packet *other = p;
+
+    if (length > packet_of(p)->capacity) {
+        other = dt_packet_new(c, length);
+        if (!other)
+            return NULL;
+        other->needs = p->needs;
+        other->segment = p->segment;
+        other->queue = p->queue;
+        other->when = p->when;
+        packet_of(other)->way = packet_of(p)->way;
+        packet_of(other)->slot = packet_of(p)->slot;
+        packet_of(p)->slot = NULL;
+        leave(ctx_of(c), &p, 1, "replaced");
+    }
+    dt_packet_set_length(other, length);
+    return other;
 }
 
 /* ---- Edges ---- */

@@ -45,6 +45,7 @@ static inline struct packet *packet_of(struct dt_packet *p)
 unsigned net_admit(struct lane *lane, unsigned want);
 /** net_packet_new() - one that is in no chain; NULL if there is none. After net_admit() there are as many as it said. */
 struct packet *net_packet_new(struct lane *lane, uint32_t length);
+/** net_packet_free() - its descriptor goes back with it. */
 void net_packet_free(struct lane *lane, struct packet *p);
 /** net_transmit() - @n packets, at most NET_BURST, enter the chain. */
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
@@ -91,11 +92,20 @@ struct net_lane {
  *  @p stays the caller's. Return: how many could not be made. */
 unsigned net_segment(struct lane *lane, struct packet *p,
                      void (*emit)(void *arg, struct dt_packet **segments, unsigned n), void *arg);
+/** net_needs_fit() - is what @p says is left to do something that its headers allow? For packets whose bytes come from
+ *  another process. */
+bool net_needs_fit(struct dt_packet *p);
 /** net_complete_checksum() - what DT_OFFLOAD_CSUM says is left to do. */
 void net_complete_checksum(struct dt_packet *p);
 
 /** net_pseudo_sum() - of a TCP or UDP packet, not complemented: what a partial checksum begins with. */
 uint16_t net_pseudo_sum(const struct dt_headers *h, const uint8_t *data);
+
+/** net_drop() - as dt_drop(), counted elsewhere. */
+void net_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
+/** net_packet_resize() - @p, or another in its place with its descriptor, of @length undefined bytes. NULL: there is no memory,
+ *  and @p is as it was. */
+struct dt_packet *net_packet_resize(struct dt_ctx *c, struct dt_packet *p, uint32_t length);
 
 int net_pools_init(struct net_lane *net, struct lane *lane);
 void net_pools_fini(struct net_lane *net);

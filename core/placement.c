@@ -109,11 +109,6 @@ const struct dt_block_ext *placement_find(enum device_kind kind, const struct la
     ext = registry_find_kind(kind, spec->name, err);
     if (!ext || !place || strcmp(place, "in") == 0)
         return ext;
-    if (kind == DEVICE_NET) {
-        dt_fail(err, -EOPNOTSUPP, "%s: place=%.64s: layers of network cards run in the worker only",
-                spec->name, place);
-        return NULL;
-    }
     if (strcmp(place, "process") == 0)
         return in_process(ext, spec->name, err);
     dt_fail(err, -EINVAL, "%s: place=%.64s: not one of in, process", spec->name, place);

@@ -150,6 +150,24 @@ int registry_add_net(const struct dt_net_ext *ext, struct dt_error *err)
     return add(known, ret, err);
 }
 
+const struct dt_block_ext *registry_net_view(const struct dt_net_ext *ext, const void *owner)
+{
+    struct known *known = xcalloc(1, sizeof(*known));
+
+    list_init(&known->node);
+    known->kind = DEVICE_NET;
+    known->net = *ext;
+    known->source = owner;
+    make_view(&known->ext, ext);
+    known->ext.flags |= IS_NET;
+    return &known->ext;
+}
+
+const void *registry_owner(const struct dt_block_ext *ext)
+{
+    return known_of(ext)->source;
+}
+
 /* Not every description is in the registry: that of a layer elsewhere is its placer's. */
 enum device_kind registry_kind(const struct dt_block_ext *ext)
 {

@@ -83,6 +83,19 @@ static void use(struct dt_channel *ch, const struct dt_channel_event *e)
         memset(e->below, 2, e->bytes);
 }
 
+/* A packet's buffer is as large as it says. */
+static void judge(struct dt_channel *ch, const struct dt_channel_event *e)
+{
+    struct dt_channel_verdict v = {.id = e->id, .decision = e->length % 3, .way = e->op};
+    uint32_t room;
+    void *data = dt_channel_packet(ch, e->id, &room);
+
+    CHECK(e->id < SLOTS && data == e->data && room >= e->bytes && e->bytes <= e->length);
+    memset(data, 5, room);
+    v.length = e->bytes < e->length ? e->bytes : room;
+    CHECK(dt_channel_verdict(ch, &v) == 0 && dt_channel_verdict(ch, &v) == -ENOENT);
+}
+
 static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
 {
     int id;
@@ -109,6 +122,9 @@ static void answer(struct dt_channel *ch, const struct dt_channel_event *e)
         CHECK(e->id < SLOTS);
         use(ch, e);
         dt_channel_complete(ch, e->id, -ECANCELED);
+        break;
+    case DT_CHANNEL_PACKET:
+        judge(ch, e);
         break;
     case DT_CHANNEL_SUB:
         memset(e->data, 3, 4096);

@@ -10,6 +10,7 @@
     X(net_fault)     \
     X(net_limits)    \
     X(net_nat)       \
+    X(net_queue)     \
     X(net_rate)      \
     X(net_symmetry)  \
     X(net_tap)       \

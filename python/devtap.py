@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Disk extensions of devtap, written in Python.
+"""Disk extensions of devtap, and judges of packets, written in Python.
 
     import devtap
 
@@ -16,15 +16,29 @@
 
 devtap starts the program, and again when it dies; requests that had no answer come once more,
 with req.replayed set. See devtap-channel(5) and `devtap help placement`.
+
+A program that judges packets is started by whoever wants it, and connects to a card's `queue` layer:
+
+    class NoTelnet(devtap.PacketQueue):
+        def packet(self, p):
+            if p.transmit and p.data[36:38] == b"\\x00\\x17":
+                p.drop()
+
+    NoTelnet("/run/vm1.queue").run()
+
+See devtap-net-queue(7).
 """
 
 import ctypes
 import ctypes.util
+import errno
+import heapq
 import json
 import os
 import sys
+import time
 
-__all__ = ["Extension", "Request", "run", "READ", "WRITE", "FLUSH", "DISCARD", "WRITE_ZEROES",
+__all__ = ["Extension", "Request", "run", "PacketQueue", "Packet", "READ", "WRITE", "FLUSH", "DISCARD", "WRITE_ZEROES",
            "Text", "Path", "Bool", "Number", "Size", "Duration", "Fraction", "Choice", "Ops"]
 
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
@@ -46,7 +60,16 @@ class _Event(ctypes.Structure):
                 ("flags", ctypes.c_uint8), ("queue", ctypes.c_uint16), ("bytes", ctypes.c_uint32),
                 ("data", ctypes.c_void_p), ("below", ctypes.c_void_p),
                 ("control", ctypes.c_uint32), ("seq", ctypes.c_uint32),
-                ("text", ctypes.c_char_p), ("fd", ctypes.c_int)]
+                ("text", ctypes.c_char_p), ("fd", ctypes.c_int), ("length", ctypes.c_uint32),
+                ("segment", ctypes.c_uint16), ("when", ctypes.c_uint64)]
+
+
+# include/devtap/queue.h
+class _Packet(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint32), ("transmit", ctypes.c_bool), ("needs", ctypes.c_uint8),
+                ("segment", ctypes.c_uint16), ("queue", ctypes.c_uint16),
+                ("length", ctypes.c_uint32), ("captured", ctypes.c_uint32),
+                ("room", ctypes.c_uint32), ("data", ctypes.c_void_p), ("when", ctypes.c_uint64)]
 
 
 def _load():
@@ -56,6 +79,17 @@ def _load():
                       or "libdevtap-channel.so.1")
     channel, u8, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64
     text = ctypes.c_char_p
+    for name, result, arguments in (
+            ("open", ctypes.c_int, [ctypes.POINTER(channel), text, ctypes.c_int,
+                                    ctypes.POINTER(_Error)]),
+            ("close", None, [channel]),
+            ("description", text, [channel]),
+            ("read", ctypes.c_int, [channel, ctypes.POINTER(_Packet), ctypes.c_uint,
+                                    ctypes.c_int]),
+            ("set_verdict", ctypes.c_int, [channel, u32, ctypes.c_int, text, u32]),
+            ("event", ctypes.c_int, [channel, text, text])):
+        function = getattr(lib, "dt_queue_" + name)
+        function.restype, function.argtypes = result, arguments
     for name, result, arguments in (
             ("open", ctypes.c_int, [ctypes.POINTER(channel), ctypes.c_int, text,
                                     ctypes.POINTER(_Error)]),
@@ -406,3 +440,136 @@ class Extension:
 def run(extension):
     """Run an extension, given as a class, until devtap has no more need of it."""
     extension().run()
+
+
+# ---- Packets ----
+
+class Packet:
+    """An Ethernet frame that waits for a verdict: accept() or drop(), once.
+
+    transmit: from the guest to the wire; else the other way. length: of the frame; data: a
+    memoryview of its first bytes, all of them unless the layer has snap=, until the verdict.
+    queue: the guest's queue pair. when: seconds of time.monotonic(). needs, segment: what is left
+    to do on it; 0 unless the layer has super=on.
+    """
+    __slots__ = ("_queue", "_session", "id", "transmit", "length", "data", "queue", "when", "needs",
+                 "segment", "gone", "user")
+
+    def __init__(self, queue, session, raw):
+        self._queue, self._session = queue, session
+        self.id, self.transmit, self.length = raw.id, raw.transmit, raw.length
+        self.queue, self.needs, self.segment = raw.queue, raw.needs, raw.segment
+        self.when, self.gone = raw.when / 1e9, False
+        self.data = _view(raw.data, raw.captured)
+
+    def _decide(self, verdict, data=None):
+        if not self.gone:
+            self._queue._decide(self._session, self.id, verdict, data)
+        self.gone, self.data = True, None
+
+    def accept(self, data=None):
+        """It goes on: as it is, or with other bytes (those of `data` alone, if that was not all)."""
+        self._decide(1, None if data is None else bytes(data))
+
+    def drop(self):
+        """It ends here."""
+        self._decide(0)
+
+
+class PacketQueue:
+    """Judges a card's packets: derive from it, and override packet().
+
+    path: the parameter socket= of the card's `queue` layer. It connects, and again whenever the
+    card is served by another process; packets that were without a verdict then are that layer's.
+    """
+    SLICE = 0.5  # seconds between two looks at signals
+
+    def __init__(self, path):
+        self.path = path
+        self.card = {}  # "device", "layer", "mtu", "direction", "length", "snap"
+        self._lib = _load()
+        self._queue = ctypes.c_void_p()
+        self._session = 0
+        self._timers, self._set = [], 0
+        self._stopped = False
+
+    # What a program may override.
+
+    def packet(self, packet):
+        """accept() or drop() it, now or later. One that is neither, and not returned as True
+        ("I keep it"), is accepted when this returns."""
+
+    def attached(self):
+        """There is a card; self.card describes it. Packets kept from before are nobody's now."""
+
+    # What it may call.
+
+    def later(self, seconds, function, *arguments):
+        """Call a function then."""
+        self._set += 1  # functions are in no order
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._set, function, arguments))
+
+    def event(self, event, text):
+        """Something that a person should know: for the card's log."""
+        if self._queue:
+            self._lib.dt_queue_event(self._queue, event.encode(), text.encode())
+
+    def stop(self):
+        """run() shall return."""
+        self._stopped = True
+
+    def run(self):
+        """Judge until stop()."""
+        try:
+            while not self._stopped:
+                if self._open():
+                    self.attached()
+                    self._serve()
+        finally:
+            self._close()
+
+    # ---- The machinery ----
+
+    def _open(self):
+        error = _Error()
+        code = self._lib.dt_queue_open(ctypes.byref(self._queue), os.fsencode(self.path),
+                                       int(self.SLICE * 1000), ctypes.byref(error))
+        self._run_timers()
+        if code == 0:
+            self._session += 1
+            self.card = json.loads(self._lib.dt_queue_description(self._queue))
+        elif -code not in (errno.ENOENT, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EAGAIN,
+                           errno.EPIPE):
+            raise OSError(-code, error.text.decode())
+        return code == 0
+
+    def _close(self):
+        self._lib.dt_queue_close(self._queue)
+        self._queue = ctypes.c_void_p()
+
+    def _decide(self, session, number, verdict, data):
+        if session != self._session or not self._queue:
+            return  # its card is served by another process now
+        code = self._lib.dt_queue_set_verdict(self._queue, number, verdict, data, len(data or b""))
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))
+
+    def _run_timers(self):
+        """Returns milliseconds until the next."""
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            *_, function, arguments = heapq.heappop(self._timers)
+            function(*arguments)
+        wait = self._timers[0][0] - time.monotonic() if self._timers else self.SLICE
+        return max(0, int(min(wait, self.SLICE) * 1000) + 1)
+
+    def _serve(self):
+        raw = (_Packet * BURST)()
+        while not self._stopped:
+            n = self._lib.dt_queue_read(self._queue, raw, BURST, self._run_timers())
+            if n < 0:
+                self._close()
+                return
+            for each in raw[:n]:
+                packet = Packet(self, self._session, each)
+                if self.packet(packet) is not True and not packet.gone:
+                    packet.accept()

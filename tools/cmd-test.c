@@ -8,7 +8,7 @@
 struct test_options {
     uint64_t seed, duration, patience;
     const char *property;
-    bool list, json;
+    bool list, net, json;
 };
 
 static const struct dt_param options[] = {
@@ -20,6 +20,8 @@ static const struct dt_param options[] = {
      .initial = "5s", .help = "A request without progress for so long counts as lost."},
     {"property", DT_PARAM_STRING, .offset = offsetof(struct test_options, property),
      .help = "Test only this one; see --list."},
+    {"net", DT_PARAM_BOOL, .offset = offsetof(struct test_options, net),
+     .help = "The chain is a network card's."},
     {"list", DT_PARAM_BOOL, .offset = offsetof(struct test_options, list),
      .help = "List the properties that are tested."},
     {"json", DT_PARAM_BOOL, .offset = offsetof(struct test_options, json), .help = "Print JSON."},
@@ -54,12 +56,12 @@ static void print_one(void *arg, const struct conformance_result *r)
     fflush(stdout);
 }
 
-static void print_properties(bool json)
+static void print_properties(bool net, bool json)
 {
     json_t *list = json ? json_array() : NULL;
     const char *name, *claim;
 
-    for (unsigned i = 0; conformance_property(i, &name, &claim); i++)
+    for (unsigned i = 0; conformance_property(net, i, &name, &claim); i++)
         if (json)
             json_array_append_new(list, json_pack("{ss ss}", "name", name, "claim", claim));
         else
@@ -74,7 +76,7 @@ static int64_t number(json_t *report, const char *key)
 }
 
 /* How to see each failure again, alone. */
-static void print_again(json_t *report)
+static void print_again(json_t *report, bool net)
 {
     json_t *item;
     size_t i;
@@ -82,8 +84,9 @@ static void print_again(json_t *report)
     json_array_foreach(json_object_get(report, "properties"), i, item)
     {
         if (strcmp(json_string_value(json_object_get(item, "outcome")), "failed") == 0)
-            printf("again: devtap test --seed %" PRId64 " --property %s '%s'\n",
-                   number(report, "seed"), json_string_value(json_object_get(item, "name")),
+            printf("again: devtap test %s--seed %" PRId64 " --property %s '%s'\n",
+                   net ? "--net " : "", number(report, "seed"),
+                   json_string_value(json_object_get(item, "name")),
                    json_string_value(json_object_get(report, "chain")));
     }
 }
@@ -93,6 +96,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     const struct test_options *o = opts;
     _cleanup_free_ char *chain = join(argv);
     struct conformance_config config = {.chain = chain,
+                                        .net = o->net,
                                         .seed = o->seed,
                                         .property = o->property,
                                         .duration = o->duration,
@@ -103,7 +107,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     int failed;
 
     if (o->list) {
-        print_properties(o->json);
+        print_properties(o->net, o->json);
         return STATUS_DONE;
     }
     if (argc == 0) {
@@ -120,7 +124,7 @@ static int run(const struct verb *verb, void *opts, int argc, char **argv)
     printf("%" PRId64 " passed, %" PRId64 " failed, %" PRId64 " skipped (seed %" PRId64 ")\n",
            number(report, "passed"), number(report, "failed"), number(report, "skipped"),
            number(report, "seed"));
-    print_again(report);
+    print_again(report, o->net);
     json_decref(report);
     return failed ? STATUS_FAULT : STATUS_DONE;
 }

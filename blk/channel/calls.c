@@ -61,7 +61,7 @@ int proxy_send_init(struct proxy *p, struct dt_error *err)
 {
     json_t *json = json_pack("{ss ss so so sI si si}", "device", dt_layer_device(p->layer), "layer",
                              dt_layer_name(p->layer), "parameters", settings(p), "below",
-                             info_to_json(&p->below), "spin", (json_int_t)p->spin, "state_version",
+                             p->class->below(p), "spin", (json_int_t)p->spin, "state_version",
                              (int)p->w->ext.state_version, "threads", (int)p->nlinks);
 
     p->ready = p->started = false;
@@ -96,7 +96,7 @@ int proxy_send_load(struct proxy *p, struct dt_error *err)
 
 static int send_start(struct link *l, struct dt_error *err)
 {
-    _cleanup_close_ int memfd = link_attach(l, err);
+    _cleanup_close_ int memfd = l->p->class->attach(l, err);
     int fds[] = {memfd, l->kick_down, l->kick_up};
 
     if (memfd < 0)
@@ -215,8 +215,8 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
         p->refusal = judge_answer(answer, &err);
         if (p->refusal < 0)
             proxy_break(p, "%s", err.text);
-        else if (proxy_take_info(p, answer) < 0)
-            proxy_break(p, "it described the disk wrongly");
+        else if (p->class->take_info(p, answer) < 0)
+            proxy_break(p, "it described the device wrongly");
         else
             p->ready = true;
     } else if (l) {

@@ -10,7 +10,7 @@
 
 #include <sys/epoll.h>
 
-#define BURST          32u
+#define BURST          HOST_BURST
 #define COUNTERS_EVERY 1024u
 
 struct host the_host;
@@ -185,16 +185,17 @@ static struct dt_req *take_response(struct host_lane *l, const struct dt_channel
 
 static void take_sub(struct host_lane *l, const struct dt_channel_event *e)
 {
-    struct dt_req *req = l->subs[e->id];
+    struct dt_req *req = l->h->net ? NULL : l->subs[e->id];
     const struct iovec *iov;
 
-    if (req->op == DT_OP_READ && e->error == 0) {
+    if (req && req->op == DT_OP_READ && e->error == 0) {
         unsigned n = dt_req_map(l->back, req, &iov);
 
         dt_iov_write(iov, n, 0, e->data, dt_req_bytes(req));
     }
     dt_channel_sub_free(l->ch, e->id);
-    dt_complete_one(l->back, req, e->error);
+    if (req)
+        dt_complete_one(l->back, req, e->error);
 }
 
 static void submit(struct host_lane *l, struct request **down, unsigned *n)
@@ -229,16 +230,34 @@ static bool take_control(struct host_lane *l, const struct dt_channel_event *e)
     return true;
 }
 
+/* A worker that sends requests to a card, or packets to a disk, is not one. */
+static bool of_class(const struct host *h, const struct dt_channel_event *e)
+{
+    if (e->type == DT_CHANNEL_PACKET)
+        return h->net;
+    return !h->net || (e->type != DT_CHANNEL_REQUEST && e->type != DT_CHANNEL_RESPONSE &&
+                       e->type != DT_CHANNEL_CANCEL);
+}
+
 static unsigned poll_channel(struct loop_poller *poller)
 {
     struct host_lane *l = container_of(poller, struct host_lane, poller);
     struct dt_channel_event events[BURST];
     struct request *down[BURST];
     struct dt_req *back[BURST];
+    struct host_packets packets = {.n = {0}};
     unsigned n = dt_channel_poll(l->ch, events, BURST), nback = 0, ndown = 0;
 
     for (unsigned i = 0; i < n; i++) {
+        if (!of_class(l->h, &events[i])) {
+            host_lost(l->h, EPROTO);
+            loop_stop(l->loop);
+            return n;
+        }
         switch (events[i].type) {
+        case DT_CHANNEL_PACKET:
+            host_net_take(l, &events[i], &packets);
+            break;
         case DT_CHANNEL_REQUEST:
             down[ndown++] = take_request(l, &events[i]);
             break;
@@ -261,6 +280,7 @@ static unsigned poll_channel(struct loop_poller *poller)
     }
     dt_complete(l->back, back, nback);
     submit(l, down, &ndown);
+    host_net_submit(l, &packets);
     if (l->woken)
         allow(l);
     l->woken = false;
@@ -320,6 +340,9 @@ static void release(void *arg)
 {
     struct release_call *call = arg;
 
+    /* Packets that were sent before the order are in the ring, which it has overtaken; nobody asks again. */
+    while (call->l->h->net && !call->l->h->stopping && poll_channel(&call->l->poller) > 0)
+        ;
     lane_release(call->l->lane, call->deadline);
     loop_defer(call->l->loop, &call->l->flush);
 }
@@ -368,11 +391,13 @@ static int new_device(struct host *h, const struct chain_spec *chain, const char
 
     for (unsigned i = 0; i < h->nlanes; i++)
         loops[i] = h->lanes[i].loop;
-    return device_new(
-        &h->dev,
-        &(struct device_config){
-            .name = name ?: "device", .chain = chain, .loops = loops, .threads = h->nlanes},
-        err);
+    return device_new(&h->dev,
+                      &(struct device_config){.kind = h->net ? DEVICE_NET : DEVICE_DISK,
+                                              .name = name ?: "device",
+                                              .chain = chain,
+                                              .loops = loops,
+                                              .threads = h->nlanes},
+                      err);
 }
 
 /* A worker that does not say has one thread. */
@@ -419,12 +444,16 @@ static void begin_on_thread(void *arg)
     struct host_lane *l = call->l;
 
     l->nslots = dt_channel_slots(l->ch);
-    l->slots = xaligned(CACHE_LINE, l->nslots * sizeof(*l->slots));
-    l->subs = xcalloc(l->h->ext->sub_requests + 1, sizeof(*l->subs));
+    if (!l->h->net) {
+        l->slots = xaligned(CACHE_LINE, l->nslots * sizeof(*l->slots));
+        l->subs = xcalloc(l->h->ext->sub_requests + 1, sizeof(*l->subs));
+    }
     l->flush.run = run_flush;
     l->poller = (struct loop_poller){.poll = poll_channel, .arm = arm_channel};
     list_init(&l->poller.node);
     l->lane = device_lane(l->h->dev, l->index);
+    if (l->h->net)
+        host_net_begin(l);
     l->served = true;
     allow(l);
     l->kick_watch =
@@ -443,7 +472,7 @@ int host_lane_start(struct host *h, struct dt_error *err)
     if (h->served == h->nlanes)
         return dt_fail(err, -EPROTO, "there are no more than %u threads", h->nlanes);
     if (h->served == 0)
-        ret = device_start(h->dev, &front_ops, h, err);
+        ret = device_start(h->dev, h->net ? &host_net_ops : &front_ops, h, err);
     if (ret < 0)
         return ret;
     call.l = &h->lanes[h->served++];
@@ -471,6 +500,7 @@ void host_chain_stop(struct host *h)
         if (h->lanes[i].ch != h->ch)
             dt_channel_free(h->lanes[i].ch);
         free(h->lanes[i].slots);
+        free(h->lanes[i].packets);
         free(h->lanes[i].subs);
     }
 }

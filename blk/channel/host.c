@@ -29,8 +29,11 @@ static void answer_result(struct host *h, uint32_t seq, int ret, const struct dt
 /* A limit of the extension's own is kept; where it has none, that of the disk below holds. */
 static json_t *info_answer(const struct host *h)
 {
-    struct dt_block_info info = *device_info(h->dev);
+    struct dt_block_info info;
 
+    if (h->net)
+        return json_pack("{so}", "info", net_info_to_json(device_net_info(h->dev)));
+    info = *device_info(h->dev);
     if (info.max_sectors == 0)
         info.max_sectors = h->below.max_sectors;
     if (info.max_segments == 0)
@@ -38,10 +41,15 @@ static json_t *info_answer(const struct host *h)
     return json_pack("{so}", "info", info_to_json(&info));
 }
 
+static int take_below(struct host *h, const json_t *below)
+{
+    return h->net ? net_info_from_json(&h->net_below, below) : info_from_json(&h->below, below);
+}
+
 static void on_init(struct host *h, uint32_t seq, json_t *json)
 {
     struct dt_error err = {""};
-    int ret = info_from_json(&h->below, json_object_get(json, "below"));
+    int ret = take_below(h, json_object_get(json, "below"));
 
     if (ret == 0)
         ret = host_chain_new(h, json, &err);
@@ -159,7 +167,7 @@ static void info_exclusive(void *arg)
 {
     struct info_call *call = arg;
 
-    call->ret = info_from_json(&call->h->below, call->below);
+    call->ret = take_below(call->h, call->below);
     if (call->ret == 0)
         call->ret = device_gather_info(call->h->dev, true, &call->err);
 }
@@ -249,14 +257,20 @@ static void on_event(const struct device_event *e)
     dt_channel_event(the_host.ch, e->event, e->text);
 }
 
+static int add_back(const struct host *h, struct dt_error *err)
+{
+    return h->net ? registry_add_net(&host_net_back, err) : registry_add(&host_back, err);
+}
+
 int placed_host(const char *name)
 {
     struct host *h = &the_host;
     struct dt_error err;
 
-    h->name = name;
-    h->ext = registry_find(name, &err);
-    if (!h->ext || registry_add(&host_back, &err) < 0 || introduce(h, &err) < 0) {
+    h->net = strncmp(name, HOST_NET, strlen(HOST_NET)) == 0;
+    h->name = h->net ? name + strlen(HOST_NET) : name;
+    h->ext = registry_find_kind(h->net ? DEVICE_NET : DEVICE_DISK, h->name, &err);
+    if (!h->ext || add_back(h, &err) < 0 || introduce(h, &err) < 0) {
         log_error("%s: %s", name, err.text);
         return EXIT_FAILURE;
     }

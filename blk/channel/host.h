@@ -23,6 +23,7 @@ struct host_slot {
  */
 struct host_lane {
     struct host *h;
+    struct host_packet *packets; /* of a card, in the place of slots and subs */
     struct dt_channel *ch;
     struct loop *loop;
     pthread_t thread;
@@ -42,6 +43,8 @@ struct host_lane {
 struct host {
     const char *name;
     const struct dt_block_ext *ext;
+    bool net; /* it is for cards */
+    struct dt_net_info net_below;
     struct dt_channel *ch;
     struct device *dev;
     struct dt_block_info below;
@@ -66,6 +69,20 @@ void host_release(struct host *h, int thread, uint64_t deadline);
 void host_counters(struct host *h);
 /** host_allow() - tell the worker how many requests the extension would admit. */
 void host_allow(struct host *h);
+
+/* The ends of a card's chain (host-net.c). */
+#define HOST_BURST 32u
+/** struct host_packets - packets that enter the chain, by way. */
+struct host_packets {
+    struct dt_packet *packets[2][HOST_BURST];
+    unsigned n[2];
+};
+extern const struct dt_net_ext host_net_back;
+extern const struct front_ops host_net_ops;
+void host_net_begin(struct host_lane *l);
+/** host_net_take() - a packet of the worker's, into @b. */
+void host_net_take(struct host_lane *l, const struct dt_channel_event *e, struct host_packets *b);
+void host_net_submit(struct host_lane *l, struct host_packets *b);
 
 /* Its threads (host-threads.c). */
 int host_loops_new(struct host *h, unsigned n, uint64_t spin, struct dt_error *err);

@@ -6,6 +6,7 @@
 #include "blk/channel/placed.h"
 #include "channel/channel.h"
 #include "core/copypool.h"
+#include "core/net.h"
 #include <pthread.h>
 
 #define SLOTS      1024u
@@ -15,6 +16,7 @@
 #define STATE_MAX  (16u << 20)
 #define START_NS   DT_S(10) /* from starting a program until it serves */
 #define BACK_NAME  "channel-below"
+#define HOST_NET   "net:" /* before the name of an extension for cards, in the words of its host */
 
 /* ---- Descriptions (wrap.c, describe.c, info.c) ---- */
 
@@ -28,7 +30,9 @@
  */
 struct wrapped {
     struct dt_block_ext ext;
-    const struct dt_block_ext *real;
+    struct dt_net_ext net; /* of a card's extension, with the same */
+    const struct link_class *class;
+    const struct dt_block_ext *real, *view; /* view: as core has it */
     char *name;
     char **argv;
     char *hello;
@@ -39,13 +43,18 @@ struct wrapped {
 };
 static inline const struct wrapped *wrapped_of(const struct dt_block_ext *ext)
 {
-    return container_of(ext, struct wrapped, ext);
+    return registry_kind(ext) == DEVICE_NET ? registry_owner(ext)
+                                            : container_of(ext, struct wrapped, ext);
 }
+/** wrap_net() - the description for core of @w, whose .ext is ready, in the place of the card's extension @real. */
+const struct dt_block_ext *wrap_net(struct wrapped *w, const struct dt_net_ext *real);
 /** describe_parse() - a program's description of itself, judged as the registry judges. */
 int describe_parse(struct wrapped *w, const char *hello, struct dt_error *err);
 
 json_t *info_to_json(const struct dt_block_info *info);
 int info_from_json(struct dt_block_info *info, const json_t *json);
+json_t *net_info_to_json(const struct dt_net_info *info);
+int net_info_from_json(struct dt_net_info *info, const json_t *json);
 
 /* ---- The process (process.c) ---- */
 
@@ -90,6 +99,9 @@ extern const struct placed_config *placed_configuration;
 /* ---- The proxy ---- */
 
 enum on_crash { ON_CRASH_HOLD, ON_CRASH_BYPASS, ON_CRASH_FAIL };
+
+struct link;
+struct proxy;
 
 /* The process and what is done about it: one state, on the device's first thread. */
 enum proxy_state {
@@ -162,6 +174,40 @@ struct sub {
 };
 
 /**
+ * struct link_class - what is peculiar to requests of disks (reclaim.c), or to packets of cards (packets.c).
+ * @noun:    "requests".
+ * @lost:    what becomes of those that a dead process had: "held".
+ * @attach:  make a channel for the next process: its memfd or -errno. @detach: done with it.
+ * @memory:  bytes that the channel is in the process.
+ * @take:    read what the process sent; messages, or -EPROTO with the reason.
+ * @arm:     ask for a wake-up; false if there is something to take already.
+ * @ping:    ask for a sign of life, unless one is awaited.
+ * @oldest:  when the process got what it has for longest without an answer; UINT64_MAX = nothing.
+ * @reclaim: the process is gone: take back what it had. Return: how many.
+ * @send:    what waits, as far as there is room.
+ * @end_queue: what waits, too: as on-crash= says (@policy), or at a rest.
+ * @look_below: what the device below is now. @below: the same as JSON. @take_info: how the process makes it out.
+ */
+struct link_class {
+    const char *noun, *lost;
+    int (*attach)(struct link *l, struct dt_error *err);
+    void (*detach)(struct link *l);
+    uint64_t (*memory)(const struct proxy *p);
+    int (*take)(struct link *l, const char **why);
+    bool (*arm)(struct link *l);
+    void (*publish)(struct link *l);
+    void (*ping)(struct link *l, uint64_t now);
+    uint64_t (*oldest)(const struct link *l);
+    unsigned (*reclaim)(struct link *l);
+    void (*send)(struct link *l);
+    void (*end_queue)(struct link *l, bool policy);
+    void (*look_below)(struct proxy *p);
+    json_t *(*below)(const struct proxy *p);
+    int (*take_info)(struct proxy *p, const json_t *answer);
+};
+extern const struct link_class request_class, packet_class;
+
+/**
  * struct link - the proxy on one thread: a channel of its own, and the requests that came by there.
  *
  * All of it is its thread's, with three exceptions: while it is down, the first thread makes the channel of the
@@ -208,6 +254,8 @@ struct link {
     struct dt_req *trial; /* the suspect that is being tried alone */
     bool trying;
 
+    struct packets *packets; /* of a card, in the place of slots, requests and their queue */
+
     /* Silence. */
     uint32_t ping, pong;
     uint32_t cancels,
@@ -235,6 +283,7 @@ struct proxy {
 
     struct dt_layer *layer;
     const struct wrapped *w;
+    const struct link_class *class;
     struct link **links; /* by thread */
     unsigned nlinks;
     struct dt_ctx *c; /* of the first thread; NULL while stopped */
@@ -243,6 +292,7 @@ struct proxy {
     struct dt_watch sock_watch, pid_watch;
     struct dt_timer timer; /* restarts, start deadline */
     struct dt_block_info below, info;
+    struct dt_net_info net_below, net_info; /* of a card */
     bool have_info;
 
     /* Answers that are awaited, by sequence number; 0 = none. */
@@ -303,6 +353,8 @@ int proxy_cancel(struct dt_ctx *c, struct dt_req *req);
 void link_ping(struct link *l, uint64_t now);
 /** link_take_pong() - all sent before the ping was read. NULL, or what was wrong. */
 const char *link_take_pong(struct link *l, uint32_t id);
+/** link_allowed() - how many of @asked the extension would admit now; with none it tells when that changes. */
+unsigned link_allowed(struct link *l, unsigned asked);
 void link_enqueue(struct link *l, struct dt_req *req, bool first);
 /** link_send_queue() - send what waits, as far as there is room. */
 void link_send_queue(struct link *l);

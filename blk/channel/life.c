@@ -13,7 +13,7 @@
 /* Each thread beyond the first brings a channel, and a stack and what its loop needs. */
 static uint64_t memory_of(const struct proxy *p)
 {
-    uint64_t bytes = p->mem_limit + (p->nlinks - 1) * (link_memory(p) + THREAD_BYTES);
+    uint64_t bytes = p->mem_limit + (p->nlinks - 1) * (p->class->memory(p) + THREAD_BYTES);
 
     return p->mem_limit == 0 ? 0 : p->trust ? bytes | PLACED_LIMIT_PRIVATE : bytes;
 }
@@ -23,7 +23,7 @@ int proxy_spawn(struct proxy *p, struct dt_error *err)
     int ret;
 
     p->hung_up = p->ended = false;
-    p->below = *dt_layer_info(p->layer);
+    p->class->look_below(p);
     ret = process_start(&p->process, p->w, memory_of(p), err);
     if (ret < 0)
         return ret;
@@ -96,7 +96,8 @@ static void new_links(struct proxy *p)
 static void free_all(struct proxy *p)
 {
     for (unsigned i = 0; i < p->nlinks; i++) {
-        link_detach(p->links[i]);
+        p->class->detach(p->links[i]);
+        free(p->links[i]->packets);
         free(p->links[i]);
     }
     free(p->links);
@@ -112,13 +113,15 @@ static int proxy_open(struct dt_layer *layer, struct dt_error *err)
 
     p->layer = layer;
     p->w = wrapped_of(layer_ext(layer));
+    p->class = p->w->class;
     process_init(&p->process);
     p->frame = xcalloc(1, sizeof(*p->frame));
     new_links(p);
     proxy_init_orders(p);
     ret = judge_policy(p, err);
     if (ret == 0 && p->trust && !p->w->vectors)
-        ret = dt_fail(err, -EINVAL, "trust=memory: this program knows copies of data alone");
+        ret = dt_fail(err, -EINVAL, "trust=memory: %s knows copies of data alone",
+                      p->w->argv ? "this program" : "an extension for cards");
     layer_watch_memory(layer, p->trust ? proxy_memory_changed : NULL);
     ret = ret ?: open_process(p, err);
     if (ret < 0) {
@@ -216,7 +219,7 @@ static unsigned poll_up(struct loop_poller *poller)
 
     if (!link_is_up(l))
         return 0;
-    n = link_take(l, &why);
+    n = l->p->class->take(l, &why);
     if (n < 0)
         link_break(l, why);
     return n < 0 ? 1 : (unsigned)n;
@@ -229,7 +232,7 @@ static bool arm_up(struct loop_poller *poller)
     if (!link_is_up(l))
         return true;
     link_count(l);
-    return channel_arm(&l->up);
+    return l->p->class->arm(l);
 }
 
 static void on_kick(struct dt_watch *watch, uint32_t events)
@@ -247,7 +250,7 @@ static void run_flush(struct loop_deferred *deferred)
     struct link *l = container_of(deferred, struct link, flush);
 
     if (link_is_up(l))
-        channel_publish(&l->down);
+        l->p->class->publish(l);
 }
 
 void link_watch(struct link *l)
@@ -288,7 +291,7 @@ static int start_proxy(struct proxy *p, struct dt_ctx *c, struct dt_error *err)
 
     if (ret < 0) {
         for (unsigned i = 0; i < p->nlinks; i++)
-            link_detach(p->links[i]);
+            p->class->detach(p->links[i]);
         return ret;
     }
     p->c = c;
@@ -332,7 +335,7 @@ void proxy_save_now(struct proxy *p)
     p->save_seq = 0; /* what is on its way is older */
     proxy_ask_state(p);
     /* Answers come in order: once this one is here, so is the state. */
-    proxy_call(p, CONTROL_INFO, json_pack("{so}", "below", info_to_json(&p->below)), &answer, &err);
+    proxy_call(p, CONTROL_INFO, json_pack("{so}", "below", p->class->below(p)), &answer, &err);
     json_decref(answer);
 }
 
@@ -359,7 +362,7 @@ static void proxy_stop(struct dt_ctx *c)
     link_unwatch(l);
     dt_timer_cancel(c, &l->tick);
     dt_timer_cancel(c, &l->rest);
-    link_detach(l);
+    l->p->class->detach(l);
     subs_fini(l);
     l->state = LINK_DOWN;
     l->c = NULL;

@@ -98,15 +98,15 @@ static void fall(struct proxy *p)
 static void give_up(struct proxy *p)
 {
     static const char *const what[] = {
-        [ON_CRASH_HOLD] = "requests are held until 'restart-process'",
-        [ON_CRASH_BYPASS] = "requests pass it by",
-        [ON_CRASH_FAIL] = "requests fail",
+        [ON_CRASH_HOLD] = "are held until 'restart-process'",
+        [ON_CRASH_BYPASS] = "pass it by",
+        [ON_CRASH_FAIL] = "fail",
     };
 
     p->state = PROXY_GIVEN_UP;
     dt_timer_cancel(p->c, &p->timer);
-    dt_layer_event(p->layer, "extension-given-up", "%u failures: %s", p->nfailures,
-                   what[p->on_crash]);
+    dt_layer_event(p->layer, "extension-given-up", "%u failures: %s %s", p->nfailures,
+                   p->class->noun, what[p->on_crash]);
     order_all(p, ORDER_GIVE_UP);
 }
 
@@ -129,8 +129,8 @@ static void fallen(struct proxy *p)
     for (unsigned i = 0; i < p->nlinks; i++)
         facts.requests += p->links[i]->had;
     p->state = PROXY_WAITING;
-    layer_event(p->layer, &facts, "extension-died", "%s; %u requests held", p->end.cause,
-                facts.requests);
+    layer_event(p->layer, &facts, "extension-died", "%s; %u %s %s", p->end.cause, facts.requests,
+                p->class->noun, p->class->lost);
     if (!p->wanted && count_failure(p, dt_clock_ns())) {
         give_up(p);
         return;
@@ -198,8 +198,8 @@ static void report_restart(struct proxy *p)
     for (unsigned i = 0; i < p->nlinks; i++)
         facts.requests += __atomic_load_n(&p->links[i]->queued, __ATOMIC_RELAXED);
     p->restarts++;
-    layer_event(p->layer, &facts, "extension-restarted", "after %.1f ms; %u requests go on",
-                (double)facts.pause_ns / 1e6, facts.requests);
+    layer_event(p->layer, &facts, "extension-restarted", "after %.1f ms; %u %s go on",
+                (double)facts.pause_ns / 1e6, facts.requests, p->class->noun);
     p->died_at = 0;
 }
 

@@ -223,31 +223,38 @@ static uint32_t allowed(const struct link *l)
     return n <= INT32_MAX ? n : 0;
 }
 
+unsigned link_allowed(struct link *l, unsigned asked)
+{
+    struct channel_header *h = l->map.header;
+    unsigned want = asked;
+
+    if (!__atomic_load_n(&h->limited, __ATOMIC_ACQUIRE))
+        return want;
+    want = MIN(want, allowed(l));
+    if (want == 0) {
+        __atomic_store_n(&h->waiting, 1, __ATOMIC_SEQ_CST);
+        want = MIN(asked, allowed(l)); /* unless it was changed just now */
+    }
+    return want;
+}
+
 /* Requests that cannot be sent at once are best left in the guest's ring. */
 unsigned proxy_admit(struct dt_ctx *c, unsigned asked)
 {
     struct link *l = link_of(c);
-    struct channel_header *h;
     unsigned want = asked;
 
     if (l->state == LINK_GIVEN_UP && l->p->on_crash != ON_CRASH_HOLD)
         return want;
     if (l->state != LINK_LIVE)
         return 0; /* its life begins with a wake */
-    h = l->map.header;
     if (l->queue) {
         l->stopped = true;
         return 0;
     }
-    if (__atomic_load_n(&h->limited, __ATOMIC_ACQUIRE)) {
-        want = MIN(want, allowed(l));
-        if (want == 0) {
-            __atomic_store_n(&h->waiting, 1, __ATOMIC_SEQ_CST);
-            want = MIN(asked, allowed(l)); /* unless it was changed just now */
-        }
-        if (want == 0)
-            return 0;
-    }
+    want = link_allowed(l, asked);
+    if (want == 0)
+        return 0;
     want = MIN(want, SLOTS - l->in_slots);
     if (want == 0)
         l->stopped = true;

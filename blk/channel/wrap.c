@@ -205,32 +205,38 @@ static int wrap(struct wrapped *w, const struct dt_block_ext *ext, struct dt_err
     return wrap_params(w, ext->params, err);
 }
 
-static const struct dt_block_ext *keep(struct wrapped *w)
+static const struct dt_block_ext *keep(struct wrapped *w, const struct dt_block_ext *view)
 {
+    w->view = view;
     w->next = all_wrapped;
     all_wrapped = w;
-    return &w->ext;
+    return view;
 }
 
 static const struct dt_block_ext *wrap_extension(const struct dt_block_ext *ext, const char *name,
                                                  struct dt_error *err)
 {
+    const struct dt_net_ext *net = registry_net(ext);
     struct wrapped *w;
 
     for (w = all_wrapped; w; w = w->next)
         if (w->real == ext)
-            return &w->ext;
+            return w->view;
     w = xcalloc(1, sizeof(*w));
     w->real = ext;
-    w->name = xstrdup(name);
+    w->class = net ? &packet_class : &request_class;
+    w->name = xasprintf("%s%s", net ? HOST_NET : "", name);
     w->holds = ext->quiesce || ext->admit;
     w->responds = ext->complete || ext->response;
     w->saves = ext->save;
     w->cancels = ext->cancel;
-    w->vectors = true;
-    if (wrap(w, ext, err) < 0)
+    w->vectors = !net;
+    if (wrap(w, ext, err) < 0) {
+        free(w->name);
+        free(w);
         return NULL;
-    return keep(w);
+    }
+    return keep(w, net ? wrap_net(w, net) : &w->ext);
 }
 
 /* ---- Programs ---- */
@@ -303,6 +309,7 @@ static const struct dt_block_ext *wrap_program(const char *const *argv, struct d
     struct dt_block_ext ext;
 
     w->argv = copy_argv(argv);
+    w->class = &request_class;
     w->hello = ask_hello(w, err);
     if (!w->hello)
         goto fail;
@@ -322,7 +329,7 @@ static const struct dt_block_ext *wrap_program(const char *const *argv, struct d
         goto fail;
     free((void *)(uintptr_t)ext.params); /* wrap() made its own; the texts are shared */
     free((void *)(uintptr_t)ext.verbs);
-    return keep(w);
+    return keep(w, &w->ext);
 
 fail:
     free(w->hello);

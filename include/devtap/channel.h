@@ -40,6 +40,7 @@ enum dt_channel_event_type {
     DT_CHANNEL_END,         /* devtap is gone, or broke the protocol (@error): end the program */
     DT_CHANNEL_CANCEL, /* complete @id now, with -ECANCELED, if it is held; comes only where the
                                description has "cancels" */
+    DT_CHANNEL_PACKET, /* of a network card: dt_channel_verdict(), at once or later */
 };
 
 enum dt_channel_control {
@@ -62,6 +63,9 @@ enum dt_channel_control {
  * @data:   the request's bytes as the layers above see them, if the description asks for data;
  *          for layers that transform, @below is what the layers below see.
  * @bytes:  of each of the two.
+ *
+ * Of a packet, @op is its direction (0 transmit, 1 receive), @flags what is left to do on it (enum dt_offload of
+ * <devtap/net.h>), @bytes how many of its @length are at @data; @segment and @when are as in struct dt_packet.
  */
 struct dt_channel_event {
     uint32_t type;
@@ -79,6 +83,9 @@ struct dt_channel_event {
     uint32_t seq;
     const char *text; /* until the next dt_channel_poll() */
     int fd;           /* owned by the program */
+    uint32_t length;
+    uint16_t segment;
+    uint64_t when;
 };
 
 /**
@@ -130,6 +137,40 @@ DT_PUBLIC int dt_channel_sub_new(struct dt_channel *ch, void **data, uint32_t *s
 DT_PUBLIC int dt_channel_sub_submit(struct dt_channel *ch, uint32_t id, uint8_t op, uint8_t flags,
                                     uint64_t sector, uint32_t sectors);
 DT_PUBLIC void dt_channel_sub_free(struct dt_channel *ch, uint32_t id);
+
+/* ---- Packets ---- */
+
+enum dt_channel_decision {
+    DT_CHANNEL_DROP,
+    DT_CHANNEL_PASS,
+    DT_CHANNEL_CHANGED, /* pass it as it is in its buffer now */
+};
+/**
+ * struct dt_channel_verdict - what becomes of packet @id.
+ * @way: where it goes on, unless it is dropped: 0 to the wire, 1 to the guest. Usually where it was going.
+ * @needs, @segment, @length: of a changed packet.
+ */
+struct dt_channel_verdict {
+    uint32_t id;
+    uint8_t decision;
+    uint8_t way;
+    uint8_t needs;
+    uint16_t segment;
+    uint32_t length;
+};
+/**
+ * dt_channel_packet() - the buffer of packet @id: writable, of @room bytes. Of a packet that is not all there (@bytes
+ * below @length) only these bytes can be changed, and their number cannot. NULL: no such packet waits for a verdict.
+ */
+DT_PUBLIC void *dt_channel_packet(struct dt_channel *ch, uint32_t id, uint32_t *room);
+/** dt_channel_verdict() - 0; -ENOENT: no such packet waits; -EMSGSIZE: a length that it cannot have; -EINVAL. */
+DT_PUBLIC int dt_channel_verdict(struct dt_channel *ch, const struct dt_channel_verdict *verdict);
+/**
+ * dt_channel_inject() - a packet of the program's own, in the window of dt_channel_sub_new(); DT_CHANNEL_SUB tells that
+ * the window is free again. @verdict's @id is the window's, its @decision nothing. 0, or -EMSGSIZE.
+ */
+DT_PUBLIC int dt_channel_inject(struct dt_channel *ch, const struct dt_channel_verdict *verdict,
+                                uint16_t queue);
 
 /** dt_channel_answer() - to control @seq: JSON, or NULL for plain success. */
 DT_PUBLIC int dt_channel_answer(struct dt_channel *ch, uint32_t seq, const char *json);

@@ -92,6 +92,7 @@ struct dt_headers {
 enum dt_packet_flags {
     DT_PACKET_PARSED = 1,     /* headers_ are right; private to dt_headers() */
     DT_PACKET_CSUM_VALID = 2, /* whoever gave us the packet has verified its checksum */
+    DT_PACKET_MARK = 4,       /* its holder's, who clears it before it hands the packet on */
 };
 
 /**
@@ -207,6 +208,57 @@ DT_PUBLIC unsigned dt_room(struct dt_ctx *c);
  * For layers that hold packets of the guest's, which takes that many of them at most. 256 while no ring runs.
  */
 DT_PUBLIC unsigned dt_ring_size(struct dt_ctx *c);
+
+/* ---- Packets that a layer holds ---- */
+
+/**
+ * struct dt_pending - packets that wait, first in, first out: to look at, and to take in any order. Embed it; their `next` is
+ * the list's. The guest's descriptors of those that it sent stay outstanding, so for the guest they are still in its ring;
+ * but nothing of them can change any more.
+ */
+struct dt_pending {
+    struct dt_packet *first, **end;
+    uint32_t count;
+};
+static inline void dt_pending_init(struct dt_pending *l)
+{
+    l->first = NULL;
+    l->end = &l->first;
+    l->count = 0;
+}
+/** dt_pending_add() - behind the others; false, and nothing, when @most wait. */
+static inline bool dt_pending_add(struct dt_pending *l, struct dt_packet *p, uint64_t most)
+{
+    if (l->count >= most)
+        return false;
+    p->next = NULL;
+    *l->end = p;
+    l->end = &p->next;
+    l->count++;
+    return true;
+}
+/** dt_pending_peek() - the one behind @p, or the first (NULL); NULL = there is none. They stay where they are. */
+static inline struct dt_packet *dt_pending_peek(const struct dt_pending *l,
+                                                const struct dt_packet *p)
+{
+    return p ? p->next : l->first;
+}
+/** dt_pending_take() - @p, or the first (NULL), waits no longer; NULL if it did not. A walk as far as @p. */
+static inline struct dt_packet *dt_pending_take(struct dt_pending *l, struct dt_packet *p)
+{
+    struct dt_packet **at = &l->first;
+
+    while (p && *at && *at != p)
+        at = &(*at)->next;
+    p = *at;
+    if (!p)
+        return NULL;
+    *at = p->next;
+    if (!*at)
+        l->end = at;
+    l->count--;
+    return p;
+}
 
 /* ---- Description ---- */
 

@@ -16,7 +16,6 @@
  */
 #include "base/base.h"
 #include "base/bucket.h"
-#include "base/fifo.h"
 #include <devtap/net.h>
 
 #include <pthread.h>
@@ -40,14 +39,11 @@ struct rate {
     pthread_mutex_t lock;
 };
 
-FIFO(packet_fifo, dt_packet)
-
 struct rate_ctx {
     struct dt_ctx *c;
     struct dt_timer tx_timer, rx_timer;
     uint64_t stopped_at; /* 0 = intake is open */
-    struct packet_fifo late;
-    uint64_t queued;
+    struct dt_pending late;
 };
 
 #define RATE(limit)                                                                               \
@@ -239,20 +235,19 @@ static void release(struct rate_ctx *rc, bool all)
 
     do {
         lock(r);
-        for (n = 0; n < ARRAY_SIZE(batch) && rc->late.head; n++) {
-            struct dt_packet *p = rc->late.head;
+        for (n = 0; n < ARRAY_SIZE(batch) && rc->late.count; n++) {
+            struct dt_packet *p = dt_pending_peek(&rc->late, NULL);
 
             if (all)
                 charge_received(r, p);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
-            batch[n] = packet_fifo_take(&rc->late);
-            rc->queued--;
+            batch[n] = dt_pending_take(&rc->late, NULL);
         }
         unlock(r);
         dt_receive(c, batch, n);
     } while (n == ARRAY_SIZE(batch));
-    if (rc->late.head)
+    if (rc->late.count)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -265,13 +260,10 @@ static void keep(struct rate_ctx *rc, struct dt_packet *p)
 {
     const struct rate *r = rc->c->layer_data;
 
-    if (rc->queued >= r->queue) {
+    if (dt_pending_add(&rc->late, p, r->queue))
+        dt_count(rc->c, RX_DELAYED, 1);
+    else
         dt_drop_one(rc->c, p, RX_DROPPED);
-        return;
-    }
-    packet_fifo_add(&rc->late, p);
-    rc->queued++;
-    dt_count(rc->c, RX_DELAYED, 1);
 }
 
 static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
@@ -281,18 +273,18 @@ static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned 
     uint64_t now = dt_now(c), when = 0;
     unsigned passed = 0;
 
-    if (!r->limited[DT_RX] && !rc->late.head) {
+    if (!r->limited[DT_RX] && !rc->late.count) {
         dt_receive(c, packets, n);
         return;
     }
     lock(r);
-    while (!rc->late.head && passed < n && pass(r, packets[passed], now, &when))
+    while (!rc->late.count && passed < n && pass(r, packets[passed], now, &when))
         passed++;
     unlock(r);
     dt_receive(c, packets, passed);
     for (unsigned i = passed; i < n; i++)
         keep(rc, packets[i]);
-    if (rc->late.head && !rc->rx_timer.heap_index)
+    if (rc->late.count && !rc->rx_timer.heap_index)
         dt_timer_set(c, &rc->rx_timer, MAX(when, now + LEAST_PAUSE));
 }
 
@@ -341,7 +333,7 @@ static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err
 
         if (rc && rc->stopped_at)
             dt_timer_set(c, &rc->tx_timer, dt_clock_ns());
-        if (rc && rc->late.head)
+        if (rc && rc->late.count)
             dt_timer_set(c, &rc->rx_timer, dt_clock_ns());
     }
     return 0;
@@ -361,7 +353,7 @@ static int rate_start(struct dt_ctx *c, struct dt_error *err)
     struct rate_ctx *rc = c->data;
 
     rc->c = c;
-    packet_fifo_init(&rc->late);
+    dt_pending_init(&rc->late);
     rc->tx_timer.fire = fire_tx;
     rc->rx_timer.fire = fire_rx;
     return 0;

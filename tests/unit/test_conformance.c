@@ -179,6 +179,37 @@ static void test_undeclared(void **state)
     check_broken("undeclared", "neutral", "needs DT_CONTENT_BEARING");
 }
 
+/* Of a network card: @property finds it out, saying @why. */
+static void check_broken_net(const char *name, const char *property, const char *why)
+{
+    char chain[512];
+    struct conformance_config config = {.chain = chain,
+                                        .net = true,
+                                        .seed = SEED,
+                                        .property = property,
+                                        .duration = DT_MS(100),
+                                        .patience = DT_S(2)};
+    struct dt_error err = {""};
+    json_t *report = NULL;
+
+    snprintf(chain, sizeof(chain), "%s/%s.so", BROKEN_DIR, name);
+    assert_true(conformance_run(&config, &report, &err) > 0);
+    assert_string_equal(field(report, property, "outcome"), "failed");
+    if (!strstr(field(report, property, "text"), why))
+        fail_msg("%s", field(report, property, "text"));
+    json_decref(report);
+}
+
+static void test_net_keep(void **state)
+{
+    check_broken_net("net-keep", "quiesce", "it does not come to rest");
+}
+
+static void test_net_spoil(void **state)
+{
+    check_broken_net("net-spoil", "offloads", "left with a wrong checksum");
+}
+
 static void test_what_cannot_be_tested(void **state)
 {
     struct conformance_config config = {.chain = "nothing-like-it"};
@@ -208,6 +239,8 @@ int main(void)
         cmocka_unit_test(test_eager),
         cmocka_unit_test(test_inplace),
         cmocka_unit_test(test_undeclared),
+        cmocka_unit_test(test_net_keep),
+        cmocka_unit_test(test_net_spoil),
         cmocka_unit_test(test_what_cannot_be_tested),
     };
 

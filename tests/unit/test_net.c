@@ -289,6 +289,9 @@ static enum dt_net_verdict sieve_tx(struct dt_ctx *c, struct dt_packet *p)
     case 'h':
         held = p;
         return DT_HOLD;
+    case 'b':
+        dt_receive_one(c, p);
+        return DT_HOLD;
     default:
         return DT_ACCEPT;
     }
@@ -338,8 +341,11 @@ static void test_verdicts(void **state)
     rig_arrive(f.bytes, f.n, NULL);
     assert_int_equal(rig.guest.n, 1);
     assert_int_equal(rig_ops("plain-wire", "receive", "requests"), 1);
-    rig_stop(); /* asks for what is held */
-    assert_int_equal(rig.sent, 4);
+    assert_true(send_text("comes b"));
+    assert_int_equal(rig.guest.n, 2);
+    assert_int_equal(rig.sent, 4); /* its descriptor comes back with it */
+    rig_stop();                    /* asks for what is held */
+    assert_int_equal(rig.sent, 5);
 }
 
 static void test_guest_that_takes_nothing(void **state)
@@ -398,6 +404,34 @@ static void test_change(void **state)
     assert_int_equal(rig_try("sieve place=process | wire"), -ENOENT);
 }
 
+static void test_pending(void **state)
+{
+    struct dt_packet p[4] = {{.length = 60}};
+    struct dt_packet *at = NULL;
+    struct dt_pending l;
+    unsigned n = 0;
+
+    dt_pending_init(&l);
+    assert_null(dt_pending_peek(&l, NULL));
+    assert_null(dt_pending_take(&l, NULL));
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(dt_pending_add(&l, &p[i], 3));
+    assert_false(dt_pending_add(&l, &p[3], 3));
+    while ((at = dt_pending_peek(&l, at)) != NULL)
+        assert_ptr_equal(at, &p[n++]);
+    assert_int_equal(n, 3);
+    assert_ptr_equal(dt_pending_take(&l, &p[2]),
+                     &p[2]); /* the last one: what is added goes behind the second */
+    assert_null(dt_pending_take(&l, &p[2]));
+    assert_true(dt_pending_add(&l, &p[3], 3));
+    assert_ptr_equal(dt_pending_take(&l, &p[1]), &p[1]);
+    assert_ptr_equal(dt_pending_take(&l, NULL), &p[0]);
+    assert_int_equal(l.count, 1);
+    assert_ptr_equal(dt_pending_take(&l, NULL), &p[3]);
+    assert_true(dt_pending_add(&l, &p[0], 1));
+    assert_ptr_equal(dt_pending_peek(&l, NULL), &p[0]);
+}
+
 static int setup(void **state)
 {
     struct dt_error err;
@@ -419,6 +453,7 @@ int main(void)
         cmocka_unit_test(test_guest_that_takes_nothing),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_change),
+        cmocka_unit_test(test_pending),
     };
 
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -30,6 +30,7 @@ struct conformance_result {
 /**
  * struct conformance_config - what to test, how long.
  * @chain: as for `devtap run`; without a back, a model of one is put below.
+ * @net: it is a network card's.
  * @seed: of everything random; the same seed does the same again. 0 = from the clock.
  * @property: only this one, or NULL.
  * @duration: ns of load for each property.
@@ -38,6 +39,7 @@ struct conformance_result {
  */
 struct conformance_config {
     const char *chain;
+    bool net;
     uint64_t seed;
     const char *property;
     uint64_t duration, patience;
@@ -55,7 +57,7 @@ struct conformance_config {
  */
 int conformance_run(const struct conformance_config *config, json_t **report, struct dt_error *err);
 
-/** conformance_property() - name and claim of property @index; false behind the last. */
-bool conformance_property(unsigned index, const char **name, const char **claim);
+/** conformance_property() - name and claim of property @index; of disks or of cards; false behind the last. */
+bool conformance_property(bool net, unsigned index, const char **name, const char **claim);
 
 #endif

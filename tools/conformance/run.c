@@ -3,7 +3,7 @@
  * run.c - runs the properties, each in a child process: a failed check of core's ends the child,
  * and what it printed tells why. A child that hangs is killed.
  */
-#include "tools/conformance/internal.h"
+#include "tools/conformance/net.h"
 
 #include <ftw.h>
 #include <signal.h>
@@ -22,7 +22,7 @@ static void property_open(struct bench *b)
     bench_close(b);
 }
 
-static const struct property properties[] = {
+static const struct property disk_properties[] = {
     {"open", "devices", "it opens, starts, stops and closes", property_open},
     {"content", "requests", "every request comes back once, and reads give what was written",
      property_content},
@@ -43,11 +43,38 @@ static const struct property properties[] = {
     {"map", "sectors", "what is said to be zeroes or a hole reads as zeroes", property_map},
     {"threads", "requests", "with DT_PER_QUEUE, two threads at once are safe", property_threads},
     {"kill", "kills", "after kill -9 and replay, everything flushed is there", property_kill},
+    {NULL},
 };
 
-bool conformance_property(unsigned index, const char **name, const char **claim)
+static const struct property card_properties[] = {
+    {"open", "cards", "it opens, starts, stops and closes", card_property_open},
+    {"verdicts", "packets", "every packet ends once, and is counted once", card_property_verdicts},
+    {"batches", "packets", "batches of 1 to 32 are the same as single packets",
+     card_property_batches},
+    {"offloads", "packets", "to a wire that takes no offloads none is left to do",
+     card_property_offloads},
+    {"quiesce", "stops", "under load, everything held is let go of by the deadline",
+     card_property_quiesce},
+    {"restart", "restarts", "stop and start, close and open leave nothing behind",
+     card_property_restart},
+    {"state", "blobs", "saved state comes back; damaged state is refused or harmless",
+     card_property_state},
+    {"live", "changes", "live parameters take valid values and refuse others", card_property_live},
+    {"parameters", "refusals", "a parameter that there is not is refused in one line",
+     card_property_parameters},
+    {NULL},
+};
+
+static const struct property *properties_of(bool net)
 {
-    if (index >= ARRAY_SIZE(properties))
+    return net ? card_properties : disk_properties;
+}
+
+bool conformance_property(bool net, unsigned index, const char **name, const char **claim)
+{
+    const struct property *properties = properties_of(net);
+
+    if (!properties[index].name)
         return false;
     *name = properties[index].name;
     *claim = properties[index].claim;
@@ -178,7 +205,8 @@ static int resolve(struct bench *b, struct dt_error *err)
     for (unsigned i = 0; i < b->user.count; i++) {
         struct layer_spec rest;
 
-        b->exts[i] = placement_find(DEVICE_DISK, &b->user.layers[i], &rest, err);
+        b->exts[i] = placement_find(b->config->net ? DEVICE_NET : DEVICE_DISK, &b->user.layers[i],
+                                    &rest, err);
         free(rest.settings);
         if (!b->exts[i])
             return -ENOENT;
@@ -188,7 +216,10 @@ static int resolve(struct bench *b, struct dt_error *err)
     guards = b->user.count + !b->has_back;
     b->guarded = frames + guards * GUARD_FRAME <= DT_FRAME_BUDGET &&
                  b->user.count + guards + !b->has_back <= CHAIN_MAX_LAYERS;
-    if (!registry_find(model_ext.name, NULL)) {
+    if (b->config->net) {
+        if (!registry_find_kind(DEVICE_NET, card_wire.name, NULL))
+            ret = registry_add_net(&card_wire, err) ?: registry_add_net(&card_plain_wire, err);
+    } else if (!registry_find(model_ext.name, NULL)) {
         ret = registry_add(&model_ext, err);
         ret = ret ?: registry_add(&guard_ext, err);
     }
@@ -215,8 +246,8 @@ static unsigned run_all(struct bench *b, json_t *report)
     unsigned counts[3] = {0};
     json_t *list = json_array();
 
-    for (unsigned i = 0; i < ARRAY_SIZE(properties); i++) {
-        const struct property *p = &properties[i];
+    for (unsigned i = 0; properties_of(config->net)[i].name; i++) {
+        const struct property *p = &properties_of(config->net)[i];
         struct conformance_result r = {.property = p->name, .unit = p->unit};
 
         if (config->property && i > 0 && strcmp(config->property, p->name) != 0)
@@ -242,14 +273,15 @@ static unsigned run_all(struct bench *b, json_t *report)
     return counts[CONFORMANCE_FAILED];
 }
 
-static int check_property(const char *name, struct dt_error *err)
+static int check_property(const struct conformance_config *config, struct dt_error *err)
 {
+    const char *name = config->property;
     struct nearest nearest = {.wanted = name};
 
-    for (unsigned i = 0; i < ARRAY_SIZE(properties); i++) {
-        if (strcmp(properties[i].name, name) == 0)
+    for (const struct property *p = properties_of(config->net); p->name; p++) {
+        if (strcmp(p->name, name) == 0)
             return 0;
-        nearest_offer(&nearest, properties[i].name);
+        nearest_offer(&nearest, p->name);
     }
     dt_fail(err, -EINVAL, "no property is named '%.40s'", name);
     nearest_hint(&nearest, err);
@@ -261,7 +293,7 @@ int conformance_run(const struct conformance_config *given, json_t **report, str
     struct conformance_config config = *given;
     struct bench *b = xcalloc(1, sizeof(*b));
     const char *tmp = getenv("TMPDIR");
-    int ret = config.property ? check_property(config.property, err) : 0;
+    int ret = config.property ? check_property(&config, err) : 0;
 
     if (config.seed == 0)
         config.seed = dt_clock_ns() % 1000000000u + 1;

@@ -1,0 +1,696 @@
+/* SPDX-License-Identifier: MIT */
+/* test_net_queue.c - `queue`: programs that judge, that die, that are silent, and that lie. */
+#include "tests/unit/net_rig.h"
+
+#include "channel/channel.h"
+#include <devtap/queue.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+static struct frame f;
+static char dir[] = "/tmp/devtap-queue-XXXXXX", path[64];
+static char last_event[512];
+
+static void hear(const char *device, const char *event, const char *text)
+{
+    snprintf(last_event, sizeof(last_event), "%s: %s", event, text);
+}
+
+/* ---- The card ---- */
+
+static int try_chain(const char *settings, const char *back)
+{
+    char chain[256];
+
+    snprintf(chain, sizeof(chain), "queue socket=%s %s | %s", path, settings, back);
+    return rig_try(chain);
+}
+
+static void start(const char *settings)
+{
+    if (try_chain(settings, "wire") < 0)
+        fail_msg("%s", rig.err.text);
+}
+
+static void make_frame(unsigned number, uint32_t bytes)
+{
+    frame_ether(&f, 0x88b5);
+    frame_pattern(&f, bytes - 14);
+    store_be16(f.bytes + 14, (uint16_t)number);
+}
+
+static bool send_numbered(unsigned number)
+{
+    make_frame(number, 100);
+    return rig_send(f.bytes, f.n, NULL, 0);
+}
+
+static void arrive_numbered(unsigned number)
+{
+    make_frame(number, 100);
+    rig_arrive(f.bytes, f.n, NULL);
+}
+
+static unsigned number_of(const struct rig_list *list, unsigned i)
+{
+    assert_in_range(i, 0, list->n - 1);
+    return load_be16(list->frames[i].data + 14);
+}
+
+static uint64_t counter(const char *name)
+{
+    return rig_counter("queue", name);
+}
+
+/* ---- Its programs ---- */
+
+struct opening {
+    struct dt_queue *q;
+    struct dt_error err;
+    int timeout_ms, ret;
+    bool done;
+};
+
+static void *run_open(void *arg)
+{
+    struct opening *o = arg;
+
+    o->ret = dt_queue_open(&o->q, path, o->timeout_ms, &o->err);
+    __atomic_store_n(&o->done, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* The card's loop is turned by this thread, so another one waits for it. */
+static int open_within(struct opening *o, int timeout_ms)
+{
+    pthread_t thread;
+
+    *o = (struct opening){.timeout_ms = timeout_ms};
+    assert_int_equal(pthread_create(&thread, NULL, run_open, o), 0);
+    while (!__atomic_load_n(&o->done, __ATOMIC_ACQUIRE))
+        rig_turn();
+    pthread_join(thread, NULL);
+    return o->ret;
+}
+
+static struct dt_queue *attach(void)
+{
+    struct opening o;
+
+    if (open_within(&o, 10000) < 0)
+        fail_msg("%s", o.err.text);
+    return o.q;
+}
+
+static unsigned read_some(struct dt_queue *q, struct dt_queue_packet *packets, unsigned max)
+{
+    int n;
+
+    rig_turn();
+    n = dt_queue_read(q, packets, max, 0);
+    assert_in_range(n, 0, max);
+    return (unsigned)n;
+}
+
+static void decide(struct dt_queue *q, uint32_t id, enum dt_queue_verdict verdict)
+{
+    assert_int_equal(dt_queue_set_verdict(q, id, verdict, NULL, 0), 0);
+}
+
+static void heard(struct dt_queue *q)
+{
+    dt_queue_flush(q);
+    for (unsigned i = 0; i < 4; i++)
+        rig_turn();
+}
+
+static void leave(struct dt_queue *q)
+{
+    dt_queue_close(q);
+    for (unsigned i = 0; i < 4; i++)
+        rig_turn();
+}
+
+/* ---- Verdicts ---- */
+
+static void test_verdicts(void **state)
+{
+    struct dt_queue_packet p[64];
+    struct dt_queue *q;
+    unsigned n;
+
+    start("");
+    q = attach();
+    assert_non_null(strstr(dt_queue_description(q), "\"layer\":\"queue\""));
+    for (unsigned i = 0; i < 40; i++)
+        assert_true(send_numbered(i));
+    for (unsigned i = 0; i < 20; i++)
+        arrive_numbered(100 + i);
+    assert_int_equal(rig.wire.n + rig.guest.n, 0);
+    n = read_some(q, p, 32);
+    assert_int_equal(n, 32);
+    n += read_some(q, p + 32, 32);
+    assert_int_equal(n, 60);
+    for (unsigned i = 0; i < n; i++) {
+        struct dt_queue_packet again;
+
+        assert_int_equal(p[i].transmit, i < 40);
+        assert_int_equal(load_be16(p[i].data + 14), i < 40 ? i : 60 + i);
+        assert_int_equal(p[i].length, 100);
+        assert_int_equal(p[i].captured, 100);
+        assert_true(p[i].when <= dt_clock_ns());
+        assert_int_equal(dt_queue_get_packet(q, p[i].id, &again), 0);
+        assert_ptr_equal(again.data, p[i].data);
+        decide(q, p[i].id, i % 4 ? DT_QUEUE_ACCEPT : DT_QUEUE_DROP);
+        assert_int_equal(dt_queue_set_verdict(q, p[i].id, DT_QUEUE_ACCEPT, NULL, 0), -ENOENT);
+        assert_int_equal(dt_queue_get_packet(q, p[i].id, &again), -ENOENT);
+    }
+    heard(q);
+    assert_int_equal(rig.wire.n, 30);
+    assert_int_equal(rig.guest.n, 15);
+    assert_int_equal(rig.sent, 40);
+    assert_int_equal(number_of(&rig.wire, 0), 1);
+    assert_int_equal(number_of(&rig.guest, 14), 119);
+    assert_int_equal(counter("sent"), 60);
+    assert_int_equal(counter("denied"), 15);
+    assert_int_equal(rig_ops("queue", "transmit", "errors"), 10);
+    assert_int_equal(rig_ops("queue", "receive", "errors"), 5);
+    leave(q);
+    rig_stop();
+}
+
+/* In whatever order; an id is given again once it has its verdict, and not before. */
+static void test_order(void **state)
+{
+    struct dt_queue_packet p[3];
+    struct dt_queue *q;
+    uint32_t kept;
+
+    start("direction=tx length=3");
+    q = attach();
+    arrive_numbered(7);
+    assert_int_equal(rig.guest.n, 1); /* not asked about */
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(send_numbered(i));
+    assert_int_equal(read_some(q, p, 3), 3);
+    kept = p[0].id;
+    decide(q, p[2].id, DT_QUEUE_ACCEPT);
+    decide(q, p[1].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_int_equal(number_of(&rig.wire, 0), 2);
+    assert_int_equal(number_of(&rig.wire, 1), 1);
+    for (unsigned i = 0; i < 100; i++) {
+        assert_true(send_numbered(50 + i));
+        assert_int_equal(read_some(q, p, 3), 1);
+        assert_int_not_equal(p[0].id, kept);
+        decide(q, p[0].id, DT_QUEUE_ACCEPT);
+        heard(q);
+    }
+    decide(q, kept, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_int_equal(number_of(&rig.wire, 102), 0);
+    leave(q);
+    rig_stop();
+}
+
+static void test_changed(void **state)
+{
+    static uint8_t longer[4000];
+    struct dt_queue_packet p[3];
+    struct dt_queue *q;
+
+    memset(longer, 0x5a, sizeof(longer));
+    start("");
+    q = attach();
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(send_numbered(i));
+    assert_int_equal(read_some(q, p, 3), 3);
+    assert_int_equal(p[0].room, 4096);
+    assert_int_equal(dt_queue_set_verdict(q, p[0].id, DT_QUEUE_ACCEPT, longer, 4097), -EMSGSIZE);
+    assert_int_equal(dt_queue_set_verdict(q, p[0].id, DT_QUEUE_ACCEPT, longer, 13), -EMSGSIZE);
+    assert_int_equal(dt_queue_set_verdict(q, p[0].id, DT_QUEUE_ACCEPT, longer, 60), 0);
+    assert_int_equal(dt_queue_set_verdict(q, p[1].id, DT_QUEUE_ACCEPT, longer, 4000), 0);
+    assert_int_equal(dt_queue_set_verdict(q, p[2].id, DT_QUEUE_DROP, longer, 60), 0);
+    heard(q);
+    assert_int_equal(rig.wire.n, 2);
+    assert_int_equal(rig.wire.frames[0].length, 60);
+    assert_int_equal(rig.wire.frames[1].length, 4000); /* in another, larger packet */
+    assert_memory_equal(rig.wire.frames[1].data, longer, 4000);
+    assert_int_equal(rig.sent, 3);
+    assert_int_equal(counter("changed"), 2);
+    leave(q);
+    rig_stop();
+}
+
+static void test_snap(void **state)
+{
+    struct dt_queue_packet p;
+    uint8_t head[64] = {1, 2, 3};
+    struct dt_queue *q;
+
+    start("snap=64");
+    q = attach();
+    make_frame(1, 1000);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(read_some(q, &p, 1), 1);
+    assert_int_equal(p.length, 1000);
+    assert_int_equal(p.captured, 64);
+    assert_int_equal(p.room, 64);
+    assert_int_equal(dt_queue_set_verdict(q, p.id, DT_QUEUE_ACCEPT, head, 60), -EMSGSIZE);
+    assert_int_equal(dt_queue_set_verdict(q, p.id, DT_QUEUE_ACCEPT, head, 64), 0);
+    heard(q);
+    assert_int_equal(rig.wire.frames[0].length, 1000);
+    assert_memory_equal(rig.wire.frames[0].data, head, 64);
+    assert_memory_equal(rig.wire.frames[0].data + 64, f.bytes + 64, 936);
+    leave(q);
+    rig_stop();
+}
+
+/* ---- Bounds ---- */
+
+static void test_bounds(void **state)
+{
+    struct dt_queue_packet p[16];
+    struct dt_queue *q;
+
+    start("length=4");
+    q = attach();
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(send_numbered(i));
+    assert_false(send_numbered(4)); /* stays in the guest's ring */
+    for (unsigned i = 0; i < 10; i++)
+        arrive_numbered(i);
+    assert_int_equal(counter("rx-full"), 2); /* four with the program, four before it */
+    assert_int_equal(read_some(q, p, 16), 8);
+    rig.woken = 0;
+    decide(q, p[0].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_true(rig.woken > 0);
+    assert_true(send_numbered(4));
+    assert_false(send_numbered(5));
+    decide(q, p[4].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_int_equal(read_some(q, p + 8, 8), 2); /* one of each direction took their places */
+    for (unsigned i = 0; i < 10; i++)
+        if (i != 0 && i != 4)
+            decide(q, p[i].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_int_equal(read_some(q, p, 16), 3);
+    for (unsigned i = 0; i < 3; i++)
+        decide(q, p[i].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(number_of(&rig.guest, i), i);
+    leave(q);
+    rig_stop();
+}
+
+/* ---- Without a program ---- */
+
+static void test_hold(void **state)
+{
+    struct dt_queue_packet p[8];
+    struct dt_queue *q;
+
+    start("length=4");
+    assert_false(send_numbered(0));
+    for (unsigned i = 0; i < 6; i++)
+        arrive_numbered(i);
+    assert_int_equal(counter("rx-full"), 2);
+    q = attach();
+    assert_true(rig.woken > 0);
+    assert_true(send_numbered(10));
+    assert_int_equal(read_some(q, p, 8), 5);
+    leave(q); /* it dies with five */
+    assert_non_null(strstr(last_event, "program-lost: process"));
+    assert_non_null(strstr(last_event, "it had 5 packets; packets wait for the next one"));
+    assert_false(send_numbered(11));
+    q = attach();
+    assert_int_equal(read_some(q, p, 8), 5);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(load_be16(p[i].data + 14),
+                         p[i].transmit ? 10 : i - (i > 0 && p[0].transmit));
+    decide(q, p[0].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    leave(q); /* and the next one: nobody gets the other four again */
+    assert_int_equal(counter("lost"), 4);
+    assert_int_equal(rig.sent, 1);
+    assert_int_equal(counter("programs"), 2);
+    q = attach();
+    assert_int_equal(read_some(q, p, 8), 0);
+    leave(q);
+    rig_stop();
+}
+
+static void test_accept_and_drop(void **state)
+{
+    struct dt_error err;
+    struct dt_queue_packet p[4];
+    struct dt_queue *q;
+
+    start("on-death=accept");
+    assert_true(send_numbered(0));
+    arrive_numbered(0);
+    assert_int_equal(rig.wire.n + rig.guest.n, 2);
+    assert_int_equal(counter("unjudged"), 2);
+    q = attach();
+    assert_true(send_numbered(1));
+    assert_int_equal(read_some(q, p, 4), 1);
+    assert_int_equal(rig.wire.n, 1);
+    leave(q);
+    assert_int_equal(rig.wire.n, 2);
+    assert_int_equal(counter("unjudged"), 3);
+    assert_int_equal(device_set(rig.dev, "queue", "on-death", "drop", &err), 0);
+    assert_true(send_numbered(2));
+    arrive_numbered(2);
+    assert_int_equal(counter("lost"), 2);
+    assert_int_equal(device_set(rig.dev, "queue", "on-death", "hold", &err), 0);
+    arrive_numbered(3);
+    assert_int_equal(rig.guest.n, 1);
+    assert_int_equal(device_set(rig.dev, "queue", "on-death", "accept", &err), 0);
+    assert_int_equal(rig.guest.n, 2);
+    rig_stop();
+}
+
+static void pass_time(uint64_t ns)
+{
+    test_clock += ns;
+    rig_turn();
+    rig_turn();
+}
+
+static void test_timeout(void **state)
+{
+    struct dt_queue_packet p[4];
+    struct dt_queue *q;
+
+    test_clock = DT_S(1000);
+    start("length=2 timeout=100ms");
+    q = attach();
+    assert_true(send_numbered(0));
+    pass_time(DT_MS(60));
+    assert_true(send_numbered(1));
+    assert_int_equal(read_some(q, p, 4), 2);
+    pass_time(DT_MS(60));
+    assert_int_equal(counter("timeouts"), 1);
+    assert_int_equal(counter("lost"), 1);
+    assert_int_equal(rig.sent, 1);
+    assert_false(send_numbered(2)); /* the program still has its id */
+    decide(q, p[0].id, DT_QUEUE_ACCEPT);
+    decide(q, p[1].id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_int_equal(rig.wire.n, 1); /* too late for the first */
+    assert_int_equal(number_of(&rig.wire, 0), 1);
+    assert_true(send_numbered(2));
+    assert_true(send_numbered(3));
+    pass_time(DT_MS(200));
+    assert_int_equal(counter("timeouts"), 3);
+    assert_non_null(strstr(last_event, "it hangs"));
+    leave(q);
+    rig_stop();
+    test_clock = 0;
+}
+
+static void test_second_waits(void **state)
+{
+    struct opening o;
+    struct dt_queue *q;
+
+    start("");
+    q = attach();
+    assert_int_equal(open_within(&o, 50), -ETIMEDOUT);
+    assert_non_null(strstr(o.err.text, "another program has it"));
+    leave(q);
+    q = attach();
+    leave(q);
+    rig_stop();
+    assert_int_equal(dt_queue_open(&q, path, 0, &o.err), -ECONNREFUSED);
+    assert_true(try_chain("length=0", "wire") < 0);
+    assert_true(try_chain("on-death=maybe", "wire") < 0);
+    assert_null(strchr(rig.err.text, '\n'));
+}
+
+/* ---- Offloads ---- */
+
+static const struct dt_vnet_header TSO = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                                          .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+                                          .gso_size = 1000,
+                                          .hdr_len = 54,
+                                          .csum_start = 34,
+                                          .csum_offset = 16};
+
+static void make_super(void)
+{
+    frame_ether(&f, 0x0800);
+    frame_ipv4(&f, 6, "10.0.0.1", "10.0.0.2");
+    frame_tcp(&f, 1, 2, 3, 0x10);
+    frame_pattern(&f, 2500);
+    frame_end(&f);
+}
+
+static void test_cut(void **state)
+{
+    struct dt_queue_packet p[8];
+    struct dt_queue *q;
+
+    start("");
+    q = attach();
+    make_super();
+    assert_true(rig_send(f.bytes, f.n, &TSO, DT_OFFLOAD_ALL));
+    assert_int_equal(read_some(q, p, 8), 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(p[i].needs, 0);
+        assert_true(frame_sums_right(p[i].data, p[i].length));
+        assert_int_equal(rig.sent, 0);
+        decide(q, p[i].id, DT_QUEUE_ACCEPT);
+    }
+    heard(q);
+    assert_int_equal(rig.sent, 1);
+    leave(q);
+    rig_stop();
+}
+
+static void test_super(void **state)
+{
+    struct dt_queue_packet p[3];
+    uint8_t copy[4096];
+    struct dt_queue *q;
+
+    start("super=on");
+    q = attach();
+    make_super();
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(rig_send(f.bytes, f.n, &TSO, DT_OFFLOAD_ALL));
+    assert_int_equal(read_some(q, p, 3), 3);
+    assert_int_equal(p[0].needs, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4);
+    assert_int_equal(p[0].segment, 1000);
+    decide(q, p[0].id, DT_QUEUE_ACCEPT);
+    memcpy(copy, p[1].data, p[1].length);
+    copy[53 + 100] ^= 1;
+    assert_int_equal(dt_queue_set_verdict(q, p[1].id, DT_QUEUE_ACCEPT, copy, p[1].length), 0);
+    copy[23] = 17; /* no TCP any more: nobody can cut it */
+    assert_int_equal(dt_queue_set_verdict(q, p[2].id, DT_QUEUE_ACCEPT, copy, p[1].length), 0);
+    heard(q);
+    assert_int_equal(rig.wire.n, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(rig.wire.frames[i].needs, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4);
+        assert_int_equal(rig.wire.frames[i].segment, 1000);
+    }
+    assert_int_equal(counter("unfit"), 1);
+    assert_int_equal(rig.sent, 3);
+    leave(q);
+    rig_stop();
+}
+
+/* ---- Rest ---- */
+
+static void test_rest(void **state)
+{
+    struct dt_queue_packet p[2];
+    struct dt_queue *q;
+
+    start("on-death=accept");
+    q = attach();
+    assert_true(send_numbered(0));
+    assert_int_equal(read_some(q, p, 2), 1);
+    rig_stop(); /* with a program that says nothing */
+    assert_int_equal(dt_queue_read(q, p, 2, 0), -EPIPE);
+    dt_queue_close(q);
+    start("");
+    for (unsigned i = 0; i < 3; i++)
+        arrive_numbered(i);
+    rig_stop(); /* without one */
+}
+
+/* ---- Programs that lie ---- */
+
+struct liar {
+    struct channel_map map;
+    struct channel_producer up;
+    int sock, fds[3];
+};
+
+static int connect_raw(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    strcpy(address.sun_path, path);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    return fd;
+}
+
+static void attach_liar(struct liar *liar)
+{
+    static struct control_frame frame;
+    struct dt_error err;
+
+    liar->sock = connect_raw();
+    assert_int_equal(control_send(liar->sock, CONTROL_HELLO, 0, "{}", NULL, 0), 0);
+    for (unsigned i = 0; i < 8; i++)
+        rig_turn();
+    assert_int_equal(control_recv(liar->sock, &frame), 1);
+    assert_int_equal(frame.type, CONTROL_INIT);
+    assert_int_equal(control_recv(liar->sock, &frame), 1);
+    assert_int_equal(frame.nfds, 3);
+    memcpy(liar->fds, frame.fds, sizeof(liar->fds));
+    assert_int_equal(channel_attach(&liar->map, liar->fds[0], &err), 0);
+    channel_producer_init(&liar->up, liar->map.up, &liar->map.header->up, liar->map.entries,
+                          liar->fds[2]);
+}
+
+static void free_liar(struct liar *liar)
+{
+    channel_detach(&liar->map);
+    for (unsigned i = 0; i < 3; i++)
+        close(liar->fds[i]);
+    close(liar->sock);
+}
+
+/* Each lie ends the conversation with a reason; the packet goes on as on-death= says, and the next program is served. */
+static void check_lie(struct channel_msg m, const char *reason)
+{
+    struct liar liar;
+
+    start("on-death=accept");
+    attach_liar(&liar);
+    assert_true(send_numbered(1));
+    rig_turn();
+    assert_int_equal(liar.map.down[0].kind, CHANNEL_PACKET);
+    m.id += liar.map.down[0].id;
+    *channel_push(&liar.up) = m;
+    channel_publish(&liar.up);
+    for (unsigned i = 0; i < 4; i++)
+        rig_turn();
+    if (!strstr(last_event, reason))
+        fail_msg("%s, not %s", last_event, reason);
+    assert_int_equal(rig.wire.n, 1);
+    free_liar(&liar);
+    leave(attach());
+    assert_int_equal(counter("programs"), 2);
+    rig_stop();
+}
+
+static void test_lies(void **state)
+{
+#define SAY(...) ((struct channel_msg){.kind = CHANNEL_VERDICT, __VA_ARGS__})
+    check_lie(SAY(.id = 1, .verdict = CHANNEL_PASS), "a packet that it did not have");
+    check_lie(SAY(.id = 5000, .verdict = CHANNEL_PASS), "a packet that there is not");
+    check_lie(SAY(.verdict = 3), "a verdict that there is not");
+    check_lie(SAY(.verdict = CHANNEL_PASS, .way = 2), "a verdict that there is not");
+    check_lie(SAY(.verdict = CHANNEL_PASS, .way = 1), "back to where it came from");
+    check_lie(SAY(.verdict = CHANNEL_CHANGED, .length = 4097), "longer than its buffer");
+    check_lie(SAY(.verdict = CHANNEL_CHANGED, .length = UINT32_MAX), "longer than its buffer");
+    check_lie(SAY(.verdict = CHANNEL_CHANGED, .length = 13), "shorter than a frame");
+    check_lie((struct channel_msg){.kind = CHANNEL_INJECT, .length = 60}, "did not declare");
+    check_lie((struct channel_msg){.kind = CHANNEL_PONG}, "a ping that there was not");
+    check_lie((struct channel_msg){.kind = 77}, "an unknown kind");
+}
+
+static void test_lies_about_the_ring(void **state)
+{
+    struct liar liar;
+    int fd;
+
+    start("");
+    attach_liar(&liar);
+    __atomic_store_n(&liar.map.header->up.head, liar.map.entries + 1, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < 8 && !strstr(last_event, "more messages than there can be"); i++) {
+        const uint64_t one = 1;
+
+        assert_int_equal(write(liar.fds[2], &one, sizeof(one)), sizeof(one));
+        rig_turn();
+    }
+    assert_non_null(strstr(last_event, "more messages than there can be"));
+    free_liar(&liar);
+    fd = connect_raw();
+    assert_int_equal(control_send(fd, CONTROL_ANSWER, 0, "{}", NULL, 0), 0);
+    for (unsigned i = 0; i < 8; i++)
+        rig_turn();
+    assert_non_null(strstr(last_event, "its first word was not HELLO"));
+    close(fd);
+    fd = connect_raw();
+    assert_int_equal(send(fd, "hello", 5, 0), 5);
+    for (unsigned i = 0; i < 8; i++)
+        rig_turn();
+    assert_non_null(strstr(last_event, "a damaged control message"));
+    close(fd);
+    leave(attach());
+    rig_stop();
+}
+
+/* Its memory is the program's to write whenever it wants: what counts is what was copied. */
+static void test_late_bytes(void **state)
+{
+    struct dt_queue_packet p;
+    struct dt_queue *q;
+
+    start("");
+    q = attach();
+    assert_true(send_numbered(1));
+    assert_int_equal(read_some(q, &p, 1), 1);
+    memset((void *)(uintptr_t)p.data, 0xee, p.length); /* and yet says "unchanged" */
+    decide(q, p.id, DT_QUEUE_ACCEPT);
+    heard(q);
+    assert_memory_equal(rig.wire.frames[0].data, f.bytes, f.n);
+    leave(q);
+    rig_stop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_changed),
+        cmocka_unit_test(test_snap),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_hold),
+        cmocka_unit_test(test_accept_and_drop),
+        cmocka_unit_test(test_timeout),
+        cmocka_unit_test(test_second_waits),
+        cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_super),
+        cmocka_unit_test(test_rest),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_lies_about_the_ring),
+        cmocka_unit_test(test_late_bytes),
+    };
+    int ret;
+
+    if (!mkdtemp(dir))
+        return 1;
+    snprintf(path, sizeof(path), "%s/queue", dir);
+    device_events(hear);
+    ret = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(path);
+    rmdir(dir);
+    return ret;
+}
