@@ -63,10 +63,10 @@ unsigned card_rear_write(struct port_out *out, struct dt_packet **packets, unsig
         while (done < n && write_one(cc, packets[done]))
             done++;
     out->blocked = done < n || !cc->rings || cc->broken;
-    if (done) {
+    if (done)
         dt_sent(cc->c, packets, done);
-        card_rear_show(cc);
-    }
+    if (cc->rings && (done || out->blocked))
+        card_rear_show(cc); /* and when it is blocked, the rear is asked to call */
     return done;
 }
 

@@ -73,6 +73,7 @@ static uint8_t execute(struct fake_rear *r, const struct walk *w)
 static void push(struct fake_rear *r, struct fake_ring *q, uint32_t id, uint32_t len, int lie)
 {
     struct vring_used *used = memmap_host(&r->memory, q->used, 6 + 8ull * q->size);
+    const struct vring_avail *avail = memmap_host(&r->memory, q->avail, 6 + 2ull * q->size);
     unsigned copies = lie == LIE_TWICE ? 2 : 1;
     const uint64_t one = 1;
     uint16_t idx;
@@ -93,7 +94,10 @@ static void push(struct fake_rear *r, struct fake_ring *q, uint32_t id, uint32_t
         r->mangle_used(r, &raw_id, &raw_len, &idx);
         *e = (struct vring_used_elem){.id = raw_id, .len = raw_len};
     }
-    __atomic_store_n(&used->idx, idx, __ATOMIC_RELEASE);
+    __atomic_store_n(&used->idx, idx, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (avail && __atomic_load_n(&avail->flags, __ATOMIC_RELAXED) & VRING_AVAIL_F_NO_INTERRUPT)
+        return;
     CHECK(q->call < 0 || write(q->call, &one, sizeof(one)) == sizeof(one));
 }
 

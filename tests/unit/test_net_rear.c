@@ -203,15 +203,15 @@ static void test_takes_nothing(void **state)
     begin("queue-size=64");
     rear.mute = true;
     rig.sent = 0;
-    for (unsigned i = 0; i < 100; i++)
+    for (unsigned i = 0; i < 100; i++) {
         send_frame();
-    rig_turn();
+        rig_turn(); /* the ring is not polled any more when the next one comes */
+    }
     assert_int_equal(rig.sent, 64); /* the others wait in the guest's ring */
     __atomic_store_n(&rear.mute, false, __ATOMIC_RELAXED);
-    send_frame();
     CHECK(write(rear.rings[1].kick, &(uint64_t){1}, 8) == 8);
-    TURN_UNTIL(rig.sent == 101);
-    TURN_UNTIL(served() == 102);
+    TURN_UNTIL(rig.sent == 100);
+    TURN_UNTIL(served() == 101);
     assert_int_equal(rig_counter("vhost-user", "tx-full"), 0);
     end();
 }
