@@ -14,12 +14,12 @@
 static struct frame f;
 static char last_event[512], told[4096];
 
-static void hear(const char *device, const char *event, const char *text)
+static void hear(const struct device_event *e)
 {
     size_t n = strlen(told);
 
-    snprintf(last_event, sizeof(last_event), "%s: %s", event, text);
-    snprintf(told + n, sizeof(told) - n, "%s;", event);
+    snprintf(last_event, sizeof(last_event), "%s: %s", e->event, e->text);
+    snprintf(told + n, sizeof(told) - n, "%s;", e->event);
 }
 
 /* ---- An extension that does all that one can do; the last byte says what ---- */

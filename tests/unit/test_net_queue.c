@@ -18,9 +18,9 @@ static struct frame f;
 static char dir[] = "/tmp/devtap-queue-XXXXXX", path[64];
 static char last_event[512];
 
-static void hear(const char *device, const char *event, const char *text)
+static void hear(const struct device_event *e)
 {
-    snprintf(last_event, sizeof(last_event), "%s: %s", event, text);
+    snprintf(last_event, sizeof(last_event), "%s: %s", e->event, e->text);
 }
 
 /* ---- The card ---- */
