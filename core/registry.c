@@ -254,8 +254,8 @@ static const struct dt_block_ext *load_object(enum device_kind kind, const char 
     return NULL;
 }
 
-/* Beside a program that was built and not installed, in the folders of its modules. */
-static char *build_directories(void)
+/* Above a program that was built and not installed. */
+static char *build_directory(void)
 {
     char program[4096];
     ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
@@ -267,12 +267,12 @@ static char *build_directories(void)
     slash = strrchr(program, '/');
     if (slash)
         *slash = '\0';
-    return xasprintf("%s/../blk:%s/../net", program, program);
+    return xasprintf("%s/..", program);
 }
 
 char *registry_directories(void)
 {
-    _cleanup_free_ char *built = build_directories();
+    _cleanup_free_ char *built = build_directory();
     const char *own = getenv("DEVTAP_EXTENSIONS");
 
     return xasprintf("%s%s%s:%s", own ?: "", own ? ":" : "", built, DEVTAP_EXTENSION_DIR);
