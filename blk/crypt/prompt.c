@@ -19,7 +19,8 @@
 
 #define PROMPT_MAX 512u
 
-static int read_line(struct secret *key)
+/* The terminal's signals are off meanwhile: whoever interrupts gets it back as it was. */
+static int read_line(struct secret *key, const struct termios *terminal)
 {
     while (key->length < PROMPT_MAX) {
         ssize_t n = read(STDIN_FILENO, key->bytes + key->length, 1);
@@ -28,6 +29,9 @@ static int read_line(struct secret *key)
             continue;
         if (n <= 0)
             return n < 0 ? -errno : -ENODATA;
+        if (key->bytes[key->length] == terminal->c_cc[VINTR] ||
+            key->bytes[key->length] == terminal->c_cc[VQUIT])
+            return -ECANCELED;
         if (key->bytes[key->length] == '\n') {
             key->bytes[key->length] = 0;
             return 0;
@@ -49,11 +53,11 @@ int prompt_ask(const char *device, struct secret *key, struct dt_error *err)
     if (ret < 0)
         return ret;
     hidden = shown;
-    hidden.c_lflag &= ~(tcflag_t)ECHO;
+    hidden.c_lflag &= ~(tcflag_t)(ECHO | ISIG);
     fprintf(stderr, "Passphrase for %s: ", device);
     fflush(stderr);
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
-    ret = read_line(key);
+    ret = read_line(key, &hidden);
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &shown);
     fputc('\n', stderr);
     if (ret < 0) {
