@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * core.h - requests, chains, devices, parameters, registry and statistics.
+ * core.h - requests, devices and their lanes, registry and statistics. Chains and parameters as text are in text.h, a
+ * back that serves the guest's own rings is in passthrough.h.
  *
  * Theory of operation: a device is a chain of layers plus what its front promised the guest.
  * Each thread that serves the device has a *lane*: one dt_ctx per layer, linked down for submit
@@ -15,116 +16,11 @@
 #define CORE_H
 
 #include "base/base.h"
+#include "core/text.h"
 #include "loop/loop.h"
 #include <devtap/block.h>
 #include <devtap/net.h>
 #include <jansson.h>
-
-/* ---- Parameters ---------------------------------------------------------------------------- */
-
-/** struct setting - `key=value` as written; both owned. */
-struct setting {
-    char *key, *value;
-};
-/** struct layer_spec - one layer of a chain as written. @ordinal: N of "name#N", which is the Nth of
- *  that name for life, wherever it stands; 0 = the first number that is free. */
-struct layer_spec {
-    char *name;
-    unsigned ordinal;
-    struct setting *settings;
-    unsigned count;
-};
-/** struct chain_spec - a parsed chain: extensions first, the back last. */
-struct chain_spec {
-    struct layer_spec *layers;
-    unsigned count;
-};
-#define CHAIN_MAX_LAYERS  16u
-#define LAYER_MAX_ORDINAL 999u
-#define LAYER_NAME        64u
-
-/**
- * chain_parse() - parse `name key=value ... | name ... | back key=value`.
- * Values may be quoted with "..." or '...'; a backslash escapes the next character outside
- * single quotes. Errors name the position.
- */
-int chain_parse(struct chain_spec *spec, const char *text, struct dt_error *err);
-void chain_spec_free(struct chain_spec *spec);
-void layer_spec_clear(struct layer_spec *layer);
-/** layer_spec_equal() - the same name and settings; the ordinal does not matter. */
-bool layer_spec_equal(const struct layer_spec *a, const struct layer_spec *b);
-void chain_spec_copy(struct chain_spec *to, const struct chain_spec *from);
-/** chain_format() - as a person would write it, such that chain_parse() gives the same; owned. */
-char *chain_format(const struct chain_spec *spec);
-
-/**
- * struct chain_edit - a chain that is being changed. @names: what its layers are called in front of people;
- * ends with those that were there before and what new ones will probably be called.
- */
-struct chain_edit {
-    struct chain_spec spec;
-    char names[CHAIN_MAX_LAYERS][LAYER_NAME];
-};
-/**
- * chain_edit_step() - apply one step, in words:
- *     insert POSITION EXTENSION [key=value...]
- *     remove LAYER
- *     move LAYER POSITION
- *     replace LAYER EXTENSION [key=value...]
- *     adopt LAYER: in the place of LAYER and all below it, the chain that it names with to='...'
- * POSITION: a number from 1, nearest the guest; `top`; `bottom`, right above the back; `above:LAYER` or
- * `below:LAYER`. A failed step may leave @edit half changed.
- */
-int chain_edit_step(struct chain_edit *edit, const char *step, struct dt_error *err);
-
-/** param_apply() - parse @value for @p into the layer's data at @base. A string replaces (and
- *  frees) the one before. */
-int param_apply(const struct dt_param *p, void *base, const char *value, struct dt_error *err);
-/** struct param_old - a field's former value while a live change is being judged. */
-struct param_old {
-    _Alignas(8) unsigned char bytes[8];
-};
-/** param_change() - as param_apply(), but what was there before can come back, exactly: if it
- *  returned 0, end with param_change_end(), to @keep the new value or to restore the old one. */
-int param_change(const struct dt_param *p, void *base, const char *value, struct param_old *old,
-                 struct dt_error *err);
-void param_change_end(const struct dt_param *p, void *base, struct param_old *old, bool keep);
-/** param_apply_all() - defaults, then the settings; unknown, repeated and missing ones refused,
- *  with the nearest known name suggested. Errors do not name the layer: the caller knows its name
- *  in the chain. */
-int param_apply_all(const struct dt_param *params, void *base, const struct layer_spec *spec,
-                    struct dt_error *err);
-void param_free_all(const struct dt_param *params, void *base);
-/** param_format() - the present value as a person would write it; owned by the caller. */
-char *param_format(const struct dt_param *p, const void *base);
-const char *param_type_name(const struct dt_param *p);
-int param_find(const struct dt_param *params, const char *name);
-/** param_size() - bytes of the field of this type; 0 for an unknown type. */
-size_t param_size(const struct dt_param *p);
-
-/* Numbers with units, for tools too: -EINVAL for what is none, -ERANGE for what is too large. */
-int parse_uint(const char *text, uint64_t *value);   /* 20k = 20000 */
-int parse_size(const char *text, uint64_t *bytes);   /* 64K = 65536 */
-int parse_duration(const char *text, uint64_t *ns);  /* 5ms */
-int parse_fraction(const char *text, double *value); /* 1% = 0.01 = 1e-2 */
-int parse_bool(const char *text, bool *value);
-/* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
-char *format_count(uint64_t n);
-char *format_size(uint64_t bytes);
-char *format_duration(uint64_t ns);
-
-/**
- * struct nearest - finds the known name that a person probably meant. Set @wanted, zero the rest,
- * offer what is known, and let nearest_hint() add "; did you mean 'X'?" to an error.
- */
-struct nearest {
-    const char *wanted, *best;
-    unsigned distance;
-};
-void nearest_offer(struct nearest *nearest, const char *name);
-void nearest_hint(const struct nearest *nearest, struct dt_error *err);
-/** word_list_add() - append ", word" to a list in a buffer of @size bytes; cut where it is full. */
-void word_list_add(char *list, size_t size, const char *word);
 
 /* ---- Registry -------------------------------------------------------------------------------- */
 
@@ -509,72 +405,6 @@ void layer_offer_handover(struct dt_layer *layer, const struct handover_ops *ops
 /** layer_state_save() - save() now, for the next process of this run, instead of whatever was saved before.
  *  On the device's first thread. */
 void layer_state_save(struct dt_layer *layer);
-
-/* ---- Passthrough: a back that serves the guest's own rings (passthrough.c) ---- */
-
-/**
- * struct device_ring - a ring of the guest's driver, with nothing of it in flight.
- * @base: as vhost-user's SET_VRING_BASE has it; set again by left().
- * @desc, @driver, @device: guest-physical.
- * @kick, @call: -1 = none.
- */
-struct device_ring {
-    unsigned index;
-    uint16_t size;
-    uint32_t base;
-    uint64_t desc, driver, device;
-    int kick, call;
-};
-/**
- * struct passthrough - the rings while a back has them; the front's, which keeps it in place from enter()
- * until entered() failed or left() was called.
- * @features: that the driver acknowledged. @writeback: the cache mode it chose.
- * @log: the region with the in-flight logs of the rings. @logged: set by judge(): the back keeps them up to
- *       date, so that its loss loses nothing.
- * @lossy: set by judge(): what the back had may get lost (packets do), so split rings go on from their used index
- *       when it is.
- * @entered: result of enter(): 0, or -errno with @why; then the back has none of the rings.
- * @left: the back has none of the rings any more, because leave() was called or for reasons of its
- *        own. 0: all that it took is answered and each @base is right; else -errno with @why, and only the log
- *        knows.
- * Both run on a thread of the back's.
- * @drain_ns: set by the back before left(): how long it waited for what was in flight.
- */
-struct passthrough {
-    uint64_t features;
-    bool packed, writeback, logged, lossy;
-    struct {
-        int fd;
-        uint64_t size, offset;
-        uint16_t queues, queue_size;
-    } log;
-    struct device_ring *rings;
-    unsigned count;
-    uint64_t drain_ns;
-    void (*entered)(struct passthrough *p, int result, const char *why);
-    void (*left)(struct passthrough *p, int result, const char *why);
-};
-/** struct passthrough_ops - of such a back; none of them waits. @judge: could it serve these rings? */
-struct passthrough_ops {
-    int (*judge)(struct dt_layer *layer, struct passthrough *p, struct dt_error *err);
-    void (*enter)(struct dt_layer *layer, struct passthrough *p);
-    void (*leave)(struct dt_layer *layer);
-};
-/** layer_offer_passthrough() - from open(). */
-void layer_offer_passthrough(struct dt_layer *layer, const struct passthrough_ops *ops);
-/** device_passthrough() - the back and what it offers. Return: 0; -ENOTSUP where it cannot, or the layers
- *  above it change what the guest reads, with @err. */
-int device_passthrough(struct device *dev, struct dt_layer **back,
-                       const struct passthrough_ops **ops, struct dt_error *err);
-/** device_in_passthrough() - the front is about to hand rings over; or has them again. On the device's
- *  first thread. Meanwhile no layer that must see every write can come into the chain. */
-void device_in_passthrough(struct device *dev, bool on);
-/** layer_want_passthrough() - from load(): a person wanted it of the process before. */
-void layer_want_passthrough(struct dt_layer *layer);
-bool device_wants_passthrough(const struct device *dev);
-/** layer_set_passthrough() - a person wants it, or wants it no more; the front follows when it can. On the
- *  device's first thread. */
-int layer_set_passthrough(struct dt_layer *layer, bool on, struct dt_error *err);
 
 /* ---- Calls across threads ---- */
 

@@ -5,6 +5,7 @@
  * A back offers it, a person asks for it, and the front, which has the rings, does it
  * (blk/vhost-user/mode.c).
  */
+#include "core/passthrough.h"
 #include "core/internal.h"
 
 void layer_offer_passthrough(struct dt_layer *layer, const struct passthrough_ops *ops)

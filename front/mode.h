@@ -3,6 +3,7 @@
 #ifndef FRONT_MODE_H
 #define FRONT_MODE_H
 
+#include "core/passthrough.h"
 #include "front/served.h"
 
 enum front_mode_state { MODE_INTERPOSE, MODE_ENTERING, MODE_PASSTHROUGH, MODE_LEAVING };

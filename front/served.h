@@ -12,6 +12,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
+struct passthrough;
+
 #define FRONT_MAGIC 0x46726e74u
 enum queue_state {
     QUEUE_IDLE,     /* no ring */

@@ -20,7 +20,7 @@
 #ifndef REAR_REAR_H
 #define REAR_REAR_H
 
-#include "core/core.h"
+#include "core/passthrough.h"
 #include "vhost/frontend.h"
 
 #include <pthread.h>
