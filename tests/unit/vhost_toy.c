@@ -208,7 +208,8 @@ static void toy_kick_changed(void *dev, unsigned index)
 
     CHECK(q->toy->paused);
     q->kick_changes++;
-    toy_watch(q, vhost_backend_kick_fd(q->toy->session, index));
+    if (q->vq.started) /* else it was abandoned, and takes nothing any more */
+        toy_watch(q, vhost_backend_kick_fd(q->toy->session, index));
 }
 
 static void toy_set_status(void *dev, uint8_t status)
