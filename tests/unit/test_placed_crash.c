@@ -103,14 +103,27 @@ static void hanging_and_leaking_is_death(void **state)
     }
 }
 
+static bool given_up;
+
+static void hear(const struct device_event *event)
+{
+    given_up |= strcmp(event->event, "extension-given-up") == 0;
+}
+
 static void the_policy_holds_passes_or_fails(void **state)
 {
     struct dt_error err;
     json_t *reply;
 
+    device_events(hear);
+
     /* Killed by its own request again and again, from outside as it seems. */
     rig_open("bad place=process how=kill sector=80 tries=3 on-crash=hold");
     assert_int_equal(rig_one(DT_OP_WRITE, 80, 8, DT_MS(300)), 1);
+    for (unsigned i = 0; i < 500 && !given_up; i++)
+        rig_run(DT_MS(20));
+    assert_true(given_up);
+    device_events(NULL);
     assert_int_equal(rig.in_flight, 1);
     assert_int_equal(device_set(rig.dev, "bad", "sector", "8000000", &err), 0);
     assert_int_equal(device_do(rig.dev, "bad", "restart-process", 0, NULL, &reply, &err), 0);
