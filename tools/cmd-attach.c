@@ -66,7 +66,8 @@ static void tell(const struct attach *a, const struct attach_options *o)
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct attach_options *o = options;
-    struct attach a = {.disk = o->disk ?: argv[1],
+    struct attach a = {.ready.fd = -1,
+                       .disk = o->disk ?: argv[1],
                        .layers = o->layers,
                        .rear_options = o->rear_options,
                        .timeout = o->timeout,

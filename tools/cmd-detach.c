@@ -141,7 +141,8 @@ static void tell(const struct served *s, const struct detach_options *o, const s
 static int run(const struct verb *verb, void *options, int argc, char **argv)
 {
     const struct detach_options *o = options;
-    struct attach a = {.timeout = o->timeout, .replug = o->replug, .force = o->force};
+    struct attach a = {
+        .ready.fd = -1, .timeout = o->timeout, .replug = o->replug, .force = o->force};
     struct served s = {0};
     struct dt_error err;
     uint64_t began = 0;

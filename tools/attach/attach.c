@@ -150,14 +150,19 @@ static int serve(struct attach *a, unsigned mode, struct dt_error *err)
                           "--socket-mode", rights,
                           /* The way back may lead to a back end with fewer than ours. */
                           "--memory-slots", "off", chain, NULL};
+    int ret = ready_listen(&a->ready, err);
 
+    if (ret < 0)
+        return ret;
     a->child = fork();
     if (a->child == 0) {
         execv("/proc/self/exe", argv);
         fprintf(stderr, "devtap attach: cannot run devtap: %m\n");
         _exit(STATUS_FAILED);
     }
-    return a->child < 0 ? dt_fail(err, -errno, "fork: %s", strerror(errno)) : 0;
+    ret = a->child < 0 ? dt_fail(err, -errno, "fork: %s", strerror(errno)) : 0;
+    ready_started(&a->ready);
+    return ret;
 }
 
 static bool child_ended(struct attach *a)
@@ -168,14 +173,19 @@ static bool child_ended(struct attach *a)
     return true;
 }
 
+/* A connection alone says little: the socket is there before the chain is open. */
+static bool is_served(struct attach *a)
+{
+    return vm_connected(&a->vm) && (!a->child || ready_heard(&a->ready));
+}
+
 int attach_await_vm(struct attach *a, struct dt_error *err)
 {
     uint64_t end = dt_clock_ns() + a->timeout;
 
-    while (!vm_connected(&a->vm)) {
+    while (!is_served(a)) {
         if (a->child && child_ended(a))
-            return dt_fail(err, -ECHILD,
-                           "devtap run ended before the VM came; its reason is above");
+            return dt_fail(err, -ECHILD, "devtap run ended before it served; its reason is above");
         if (dt_clock_ns() >= end)
             return dt_fail(err, -ETIMEDOUT, "QEMU did not connect to %s within %s", a->vm.socket,
                            human_ns(a->timeout));
@@ -252,6 +262,7 @@ int attach_run(struct attach *a, struct dt_error *err)
 
     if (ret < 0)
         undo(a);
+    ready_end(&a->ready);
     a->pause = dt_clock_ns() - began;
     return ret;
 }

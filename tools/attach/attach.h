@@ -4,6 +4,7 @@
 #define TOOLS_ATTACH_H
 
 #include "tools/attach/plug.h"
+#include "tools/ready.h"
 
 #define ATTACH_RECONNECT 1u /* s: of a chardev that we make for the tap, which may be restarted */
 
@@ -12,7 +13,7 @@
  * @disk: name of the soft disk. @layers: what stands before the back, or NULL. @rear_options: of the back, or NULL.
  * @rear: where the back end's socket goes. @timeout: for QEMU to connect again, ns.
  * @replug: the disk is taken out of the VM meanwhile, and put in again; @force: even if it may boot from it.
- * @child: the process that serves, 0 = none. @pause: how long the disk was without a back end, ns.
+ * @child: the process that serves, 0 = none; @ready: whether it does yet. @pause: how long the disk was without a back end, ns.
  */
 struct attach {
     struct vm vm;
@@ -23,6 +24,7 @@ struct attach {
     struct plug plug;
     bool moved, cut;
     pid_t child;
+    struct ready ready;
     uint64_t pause;
 };
 

@@ -7,11 +7,10 @@
  * bench is the VM. What was made is deleted whatever happens, but for our own death.
  */
 #include "tools/cvd/cvd.h"
+#include "tools/ready.h"
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #define READY_NS  DT_S(20)
@@ -107,30 +106,12 @@ static unsigned make_clone(struct run *r, struct dt_error *err)
 
 /* ---- The measurement ---- */
 
-/* It says when it serves as it would to systemd: sd_notify(3). */
-static int hear_ready(const struct run *r, struct dt_error *err)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/notify", r->folder);
-    if (fd < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        int ret = dt_fail(err, -errno, "%s: %s", addr.sun_path, strerror(errno));
-
-        if (fd >= 0)
-            close(fd);
-        return ret;
-    }
-    setenv("NOTIFY_SOCKET", addr.sun_path, true);
-    return fd;
-}
-
-static int await_ready(struct run *r, int notify, struct dt_error *err)
+static int await_ready(struct run *r, struct ready *ready, struct dt_error *err)
 {
     uint64_t deadline = dt_clock_ns() + READY_NS;
-    struct pollfd p = {.fd = notify, .events = POLLIN};
+    struct pollfd p = {.fd = ready->fd, .events = POLLIN};
 
-    while (poll(&p, 1, POLL_MS) <= 0) {
+    while (poll(&p, 1, POLL_MS) <= 0 || !ready_heard(ready)) {
         if (waitpid(r->server, NULL, WNOHANG) != 0) {
             r->server = 0;
             return dt_fail(err, -EIO, "devtap run failed");
@@ -143,20 +124,23 @@ static int await_ready(struct run *r, int notify, struct dt_error *err)
 
 static int serve(struct run *r, const char *path, struct dt_error *err)
 {
-    _cleanup_close_ int notify = hear_ready(r, err);
-    int served = target_served_by(r->pool, err);
+    int served = target_served_by(r->pool, err), ret;
     _cleanup_free_ char *chain =
         xasprintf("%s pool=%s name=%s", served > 0 ? "cvd" : "cvd-local", r->pool, r->name);
     const char *const words[] = {"devtap",   "run", "--single", "--disk", r->name,
                                  "--socket", path,  chain,      NULL};
+    struct ready ready;
 
     if (served > 0)
         close(served);
-    if (served < 0 || notify < 0)
-        return served < 0 ? served : notify;
+    ret = served < 0 ? served : ready_listen(&ready, err);
+    if (ret < 0)
+        return ret;
     r->server = start(r->devtap, words, true);
-    unsetenv("NOTIFY_SOCKET");
-    return await_ready(r, notify, err);
+    ready_started(&ready);
+    ret = await_ready(r, &ready, err);
+    ready_end(&ready);
+    return ret;
 }
 
 static int measure(struct run *r, const char *socket, const struct cvd_options *o,
@@ -183,7 +167,7 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
               struct dt_error *err)
 {
     struct run r = {.pool = t->path, .disk = t->name, .folder = "/tmp/cvd-bench-XXXXXX"};
-    _cleanup_free_ char *socket = NULL, *notify = NULL;
+    _cleanup_free_ char *socket = NULL;
     struct dt_error late;
     unsigned made;
     int ret = find_programs(&r, err);
@@ -195,7 +179,6 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
     signal(SIGINT,
            SIG_IGN); /* it ends the measurement, and what was made is deleted all the same */
     socket = xasprintf("%s/sock", r.folder);
-    notify = xasprintf("%s/notify", r.folder);
     snprintf(r.name, sizeof(r.name), "bench-%d", (int)getpid());
     made = make_clone(&r, err);
     ret = made < 3 ? -EIO : serve(&r, socket, err) ?: measure(&r, socket, o, err);
@@ -205,7 +188,6 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
     }
     remove_clone(&r, made);
     unlink(socket);
-    unlink(notify);
     rmdir(r.folder);
     return ret;
 }
