@@ -282,7 +282,9 @@ static int open_layer(struct dt_layer *layer, struct dt_error *err)
         ret = table_init(&l->tables[k], CONNECTIONS_MAX, sizeof(struct connection));
     if (ret < 0) {
         close_layer(layer);
-        return dt_fail(err, ret, "no memory for connections");
+        return dt_fail(err, ret,
+                       "no room for the tables of connections: in a process of its own they "
+                       "need mem-limit=1G, of addresses, not of memory");
     }
     return set(layer, 0, err);
 }

@@ -45,7 +45,7 @@ def programs(card, n):
 def test_symmetry_in_python(t):
     """A flood is limited and a transfer beside it is not; the placed extension, the program and the worker die."""
     socket = t.folder / "queue"
-    space, card, guest = start(t, f"limits pps=1M place=process | queue socket={socket} super=on | tap ifname=card0",
+    space, card, guest = start(t, f"limits pps=1M place=process mem-limit=1G | queue socket={socket} super=on | tap ifname=card0",
                                root="testroot")
     program = judge(t, socket)
     programs(card, 1)
