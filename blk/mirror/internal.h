@@ -213,6 +213,8 @@ int mirror_read_early(struct dt_layer *layer, uint64_t sector, uint32_t sectors,
 /* resync.c */
 void resync_kick(struct mirror *m);
 void resync_forget(struct mirror *m);
+/** resync_hurry() - a write waits for the region under way: its rest is copied without regard to the rate. */
+void resync_hurry(struct mirror *m);
 
 extern const struct dt_verb mirror_verbs[];
 

@@ -146,6 +146,7 @@ static void write_begin(struct fan *fan)
     if (m->copying >= first && m->copying <= last) {
         dt_count(m->c, WAITED, 1);
         fan_list_add(&m->blocked, fan);
+        resync_hurry(m);
         return;
     }
     if (!intent_ready(m, first, last)) {
@@ -315,10 +316,20 @@ void mirror_let_go(struct mirror *m)
         dt_complete_one(m->c, req, -ECANCELED);
 }
 
+/* The guest's requests come again: whoever wanted the device at rest has had it. */
+static void rest_over(struct mirror *m)
+{
+    m->rest_until = 0;
+    m->patience = (struct patience){0};
+    resync_kick(m);
+}
+
 void mirror_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
     struct mirror *m = c->layer_data;
 
+    if (unlikely(m->rest_until) && !(reqs[0]->flags & DT_REQ_SUB))
+        rest_over(m);
     for (unsigned i = 0; i < n; i++) {
         struct dt_req *req = reqs[i];
         bool none = (req->op == DT_OP_DISCARD && !m->info.can_discard) ||

@@ -33,11 +33,18 @@ static void go_on(struct mirror *m, uint64_t when)
     dt_timer_set(m->c, &m->copy_timer, when);
 }
 
+/* The rate is for what nobody waits for. */
 static uint64_t next_time(const struct mirror *m)
 {
-    if (!m->resync_rate)
+    if (!m->resync_rate || m->blocked.head)
         return dt_now(m->c);
     return m->copy_started + m->copied * DT_MS(1) / MAX(m->resync_rate / 1000, 1u);
+}
+
+void resync_hurry(struct mirror *m)
+{
+    if (m->resync_rate && m->copy_timer.heap_index)
+        go_on(m, dt_now(m->c));
 }
 
 static void step_failed(struct mirror *m)
@@ -165,9 +172,15 @@ static void finish(struct mirror *m)
     fan_end(&m->copier);
 }
 
+/* While the device is to rest it goes on only for writes that wait for the region it is in. */
+static bool rests(const struct mirror *m)
+{
+    return m->rest_until && !m->blocked.head && dt_now(m->c) < m->rest_until;
+}
+
 void resync_kick(struct mirror *m)
 {
-    if (!m->running || m->copy_busy || m->copy_timer.heap_index || dt_now(m->c) < m->rest_until)
+    if (!m->running || m->copy_busy || m->copy_timer.heap_index || rests(m))
         return;
     if (!m->needs)
         finish(m);

@@ -8,6 +8,7 @@ import time
 from devtap_test import Disk
 from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
+from devtap_test.softdisk import conforms
 from devtap_test.storage import MIRROR_METADATA, NbdServer, mirror_complete, mirror_status
 
 MIB = 1 << 20
@@ -46,3 +47,13 @@ def test_legs_and_workers_killed(t):
     t.equal(disk.stop(), 0, "exit status")
     server.stop()
     subprocess.run(["cmp", "-n", str(SIZE), a, b], check=True)
+
+
+@limit(120)
+def test_conformance(t):
+    """What devtap promises of every layer, also while regions are copied at any rate."""
+    for number in range(20):
+        for leg in "ab":
+            with open(t.folder / f"{number}{leg}", "wb") as file:
+                file.truncate(64 << 20)
+    conforms(f"mirror create=sync leg1='file path={t.folder}/{{0}}a' leg2='file path={t.folder}/{{0}}b'")

@@ -15,10 +15,16 @@
 
 #define LOG_MAX 65536u
 
+/* As whoever serves it stops it: a layer may have begun work of its own. */
 static void property_open(struct bench *b)
 {
+    const char *late;
+
     bench_open(b, 1);
     b->verdict->count++;
+    late = bench_quiesce(b, b->config->patience);
+    if (late)
+        bench_fail("it does not come to rest: %s", late);
     bench_close(b);
 }
 
