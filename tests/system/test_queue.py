@@ -71,7 +71,8 @@ def test_symmetry_in_python(t):
     programs(card, 2)
     ping(guest)
 
-    card.kill_worker()  # the program finds the next one by itself
+    card.kill_worker()  # the program finds the next one by itself; what is sent meanwhile may be lost
     programs(card, 1)
+    wait_for("packets again", lambda: guest.run("ping -c 1 -W 2 10.77.0.1 >/dev/null")[0] == 0, 30.0)
     ping(guest)
     t.log(card.counters("queue"))
