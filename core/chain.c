@@ -123,9 +123,9 @@ int layer_open(struct dt_layer *layer, const struct layer_spec *spec, bool fresh
     if (ret < 0)
         return ret;
     layer->open = true;
-    ret = layer->dev->class->layer_info(layer, err);
-    if (ret == 0 && !fresh)
+    if (!fresh)
         ret = state_load(layer, err);
+    ret = ret ?: layer->dev->class->layer_info(layer, err);
     layer->loaded = ret == 0;
     return ret;
 }

@@ -22,8 +22,7 @@
 
 /* ---- Dialling -------------------------------------------------------------------------------- */
 
-/* Announced for later, when this process may be confined; now it does without help. */
-static int announce(struct remote *r, struct dt_error *err)
+int remote_announce(struct remote *r, struct dt_error *err)
 {
     bool colons = r->uri.host && strchr(r->uri.host, ':');
     int n = r->uri.path ? snprintf(r->address, sizeof(r->address), "unix:%s", r->uri.path)
@@ -42,10 +41,10 @@ static int announce(struct remote *r, struct dt_error *err)
 int remote_resolve(struct remote *r, struct dt_error *err)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    int ret = announce(r, err);
+    int ret;
 
-    if (ret < 0 || r->uri.path)
-        return ret;
+    if (r->uri.path)
+        return 0;
     ret = getaddrinfo(r->uri.host, r->uri.port, &hints, &r->addresses);
     return ret ? dt_fail(err, -EHOSTUNREACH, "the server '%s' is not known: %s", r->uri.host,
                          gai_strerror(ret))
@@ -284,9 +283,15 @@ static int learn_blocks(struct remote *r, struct nbd_handle *h, struct dt_error 
     info->max_sectors = MAX_SECTORS;
     if (most > 0 && most < (int64_t)MAX_SECTORS << DT_SECTOR_SHIFT)
         info->max_sectors = power_of_two_below((uint64_t)most) >> DT_SECTOR_SHIFT;
+    return 0;
+}
+
+void remote_limits(struct dt_block_info *info)
+{
+    info->max_sectors = MIN(info->max_sectors, MAX_SECTORS);
     info->max_discard = info->max_write_zeroes = MAX_RANGE;
     info->discard_align = info->physical_block >> DT_SECTOR_SHIFT;
-    return 0;
+    info->write_zeroes_unmaps = info->can_write_zeroes;
 }
 
 int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err)
@@ -308,7 +313,7 @@ int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err)
     info->can_flush = nbd_can_flush(h) > 0;
     info->can_discard = !info->read_only && nbd_can_trim(h) > 0;
     info->can_write_zeroes = !info->read_only && nbd_can_zero(h) > 0;
-    info->write_zeroes_unmaps = info->can_write_zeroes;
+    remote_limits(info);
     r->fua = nbd_can_fua(h) > 0;
     r->multi = nbd_can_multi_conn(h) > 0;
     r->maps = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;

@@ -22,6 +22,7 @@ struct addrinfo;
  * @maps:    the server tells what is allocated.
  * @keys: of TLS; NULL without it.
  * @told: that the server can be reached, but not be used; until it can.
+ * @known: @info and what else the server can do; else @away, a failure, tells why not.
  * @written, @flushed: how many writes completed, and how many of them a flush is known to cover.
  */
 struct remote {
@@ -37,7 +38,9 @@ struct remote {
     struct nbd_handle **handles;
     struct dt_block_info info;
     struct tls_keys *keys;
-    bool fua, multi, maps, flush_failed, told;
+    bool known, fua, multi, maps, flush_failed, told;
+    struct dt_error away;
+    int failure;
     uint64_t written, flushed;
     struct dt_layer *layer;
 };
@@ -131,6 +134,9 @@ static inline struct remote_io *io_list_take(struct io_list *list)
 }
 
 /* connect.c: one handle. */
+/** remote_announce() - for later, when this process may be confined; now it does without help. */
+int remote_announce(struct remote *r, struct dt_error *err);
+/** remote_resolve() - look up the server's name. */
 int remote_resolve(struct remote *r, struct dt_error *err);
 /** remote_dial() - a new handle that is connecting over @fd, which it takes over. */
 int remote_dial(struct remote *r, int fd, struct nbd_handle **h, struct dt_error *err);
@@ -139,6 +145,8 @@ int remote_connect(struct remote *r, struct nbd_handle **h, uint64_t deadline,
                    struct dt_error *err);
 /** remote_learn() - what the disk is, from the first connection. */
 int remote_learn(struct remote *r, struct nbd_handle *h, struct dt_error *err);
+/** remote_limits() - of @info what follows from the rest, and from what this program can do. */
+void remote_limits(struct dt_block_info *info);
 /** remote_same() - is it still that disk? */
 int remote_same(const struct remote *r, struct nbd_handle *h, struct dt_error *err);
 /** remote_reason() - why @h, on which libnbd's last call on this thread failed, is of no use. */
@@ -171,6 +179,11 @@ void remote_take_back(struct remote_io *io);
 void remote_hand_up(struct remote_ctx *rc);
 int remote_requests_init(struct remote_ctx *rc, struct dt_error *err);
 void remote_requests_fini(struct remote_ctx *rc);
+
+/* identity.c: what the disk is, for the next process of the run. */
+int64_t remote_save(struct dt_layer *layer, void *buf, size_t size);
+int remote_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+                struct dt_error *err);
 
 /* status.c */
 void remote_status(struct dt_layer *layer, struct dt_extent *extent);

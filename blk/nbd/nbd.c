@@ -13,7 +13,8 @@
  * (hence fence-delay), and one that crashed may have lost writes that it had acknowledged and no
  * flush had covered (hence lost-cache).
  *
- * The first connections are made in open(); later ones over sockets that core hands over, since a confined
+ * The first connections are made in open(), unless the server is away and a process before has left word of what
+ * the disk is; later ones over sockets that core hands over, since a confined
  * process can make none. TLS is spoken by threads beside the device's (tls.c).
  */
 #include "blk/nbd/internal.h"
@@ -58,12 +59,17 @@ static const struct dt_counter counters[] = {
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
+static void hang_up_all(struct remote *r)
+{
+    for (unsigned i = 0; r->handles && i < r->connections * dt_layer_threads(r->layer); i++)
+        remote_hang_up(TAKE_PTR(r->handles[i]));
+}
+
 static void remote_close(struct dt_layer *layer)
 {
     struct remote *r = dt_layer_data(layer);
 
-    for (unsigned i = 0; r->handles && i < r->connections * dt_layer_threads(layer); i++)
-        remote_hang_up(r->handles[i]);
+    hang_up_all(r);
     free(r->handles);
     if (r->addresses)
         freeaddrinfo(r->addresses);
@@ -75,10 +81,7 @@ static void remote_close(struct dt_layer *layer)
 static int connect_all(struct remote *r, unsigned threads, struct dt_error *err)
 {
     uint64_t deadline = dt_clock_ns() + r->connect_timeout;
-    int ret;
-
-    r->handles = xcalloc(r->connections * threads, sizeof(*r->handles));
-    ret = remote_connect(r, &r->handles[0], deadline, err);
+    int ret = remote_connect(r, &r->handles[0], deadline, err);
     ret = ret ?: remote_learn(r, r->handles[0], err);
     if (ret < 0)
         return ret;
@@ -94,6 +97,19 @@ static int connect_all(struct remote *r, unsigned threads, struct dt_error *err)
     return ret;
 }
 
+/* One that is away is no failure yet: the process before may have known what the disk is (identity.c). */
+static void find_server(struct remote *r)
+{
+    r->handles = xcalloc(r->connections * dt_layer_threads(r->layer), sizeof(*r->handles));
+    r->failure =
+        remote_resolve(r, &r->away) ?: connect_all(r, dt_layer_threads(r->layer), &r->away);
+    r->known = r->failure == 0;
+    if (r->known)
+        dt_layer_state_changed(r->layer);
+    else
+        hang_up_all(r);
+}
+
 static int remote_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct remote *r = dt_layer_data(layer);
@@ -103,17 +119,21 @@ static int remote_open(struct dt_layer *layer, struct dt_error *err)
     ret = remote_uri_parse(&r->uri, r->text, err);
     if (ret == 0 && r->uri.tls)
         ret = tls_keys_load(&r->keys, &r->uri, err);
-    ret = ret ?: remote_resolve(r, err);
-    ret = ret ?: connect_all(r, dt_layer_threads(layer), err);
-    if (ret < 0)
+    ret = ret ?: remote_announce(r, err);
+    if (ret < 0) {
         remote_close(layer);
-    return ret;
+        return ret;
+    }
+    find_server(r);
+    return 0;
 }
 
 static int remote_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err)
 {
     const struct remote *r = dt_layer_data(layer);
 
+    if (!r->known)
+        return dt_fail(err, r->failure, "%s", r->away.text);
     *info = r->info;
     return 0;
 }
@@ -211,7 +231,7 @@ const struct dt_block_ext blk_nbd = {
     .summary = "A disk on an NBD server",
     .help = "By Unix socket, TCP or TLS, over several connections where the server allows it. When "
             "the server goes away requests wait, and are sent again when it is back.",
-    .flags = DT_BACK | DT_PER_QUEUE,
+    .flags = DT_BACK | DT_PER_QUEUE | DT_STATE_OF_RUN,
     .read_data = DT_DATA_PEEK,
     .write_data = DT_DATA_PEEK,
     .params = params,
@@ -220,6 +240,7 @@ const struct dt_block_ext blk_nbd = {
     .layer_size = sizeof(struct remote),
     .ctx_size = sizeof(struct remote_ctx),
     .frame_size = sizeof(struct remote_io),
+    .state_version = 1,
     .open = remote_open,
     .close = remote_close,
     .start = remote_start,
@@ -229,5 +250,7 @@ const struct dt_block_ext blk_nbd = {
     .quiesce = remote_quiesce,
     .cancel = remote_cancel,
     .fence = remote_fence,
+    .save = remote_save,
+    .load = remote_load,
     .status = remote_status,
 };

@@ -322,7 +322,8 @@ struct dt_block_ext {
     /* Live parameter @index (one flagged DT_PARAM_LIVE) has the new value in the layer's data.
      * No thread is inside the layer. An error restores the old value. */
     int (*set)(struct dt_layer *layer, unsigned index, struct dt_error *err);
-    /* Soft state for the next process: bytes written to @buf, or -errno. */
+    /* Soft state for the next process: bytes written to @buf, or -errno. load() comes between open() and the
+     * first info(). */
     int64_t (*save)(struct dt_layer *layer, void *buf, size_t size);
     int (*load)(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
                 struct dt_error *err);

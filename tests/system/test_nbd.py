@@ -62,10 +62,17 @@ def test_server_killed(t):
     t.log(f"{passes} passes of fio, {resent} requests sent again")
 
 
+def without_server(disk, times):
+    """Waits until so many workers have begun without a server, and served all the same."""
+    wait_for("a worker without a server", lambda: len(
+        [e for e in disk.events("disconnected") if "at the start" in e["text"]]) == times)
+    disk.worker()
+
+
 @limit(180)
 def test_worker_killed(t):
     """kill -9 of workers, and of the server between, under verified load; once it is away for longer than a
-    worker's start waits for it."""
+    worker's start waits for it, and a worker that serves without it dies, too."""
     server = slow_server(t)
     disk = t.soft_disk(f"nbd uri={server.uri} connect-timeout=1s fence-delay=100ms")
     guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
@@ -76,8 +83,9 @@ def test_worker_killed(t):
         if number % 3 == 0:
             server.kill()
             if number == 6:
-                wait_for("a worker that finds no server",
-                         lambda: any("cannot serve" in e["text"] for e in disk.events("worker-died")))
+                without_server(disk, 1)
+                disk.kill_worker()
+                without_server(disk, 2)
             server.restart()
         load.check(f"after {number} kills")
     load.goes_on()
