@@ -15,7 +15,7 @@
 
 static uint8_t *good;
 
-static void quiet(void *arg, const char *event, const char *text)
+static void quiet(void *arg, uint32_t slot, const char *event, const char *text)
 {
     CHECK(*text);
 }

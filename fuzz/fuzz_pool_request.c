@@ -23,6 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         CHECK(*request.disk && *request.owner);
     if (request.verb == REQUEST_MAP)
         CHECK(*request.disk && request.start <= INT64_MAX && request.length <= INT64_MAX);
+    if (request.verb == REQUEST_EVENTS)
+        CHECK(!request.disk || *request.disk);
     if (request.verb == REQUEST_RUN) {
         CHECK(*request.pool && request.count > 0 && !request.words[request.count]);
         for (unsigned i = 0; i < request.count; i++)

@@ -368,6 +368,9 @@ struct pool {
 /** pool_fail() - something of the pool's own broke: no changes from now on. Returns @error. */
 int pool_fail(struct pool *pool, int error, const char *what);
 void pool_say(struct pool *pool, const char *event, const char *fmt, ...) DT_PRINTF(3, 4);
+/** pool_say_of() - of one disk or snapshot; pool_say() is of all. */
+void pool_say_of(struct pool *pool, uint32_t slot, const char *event, const char *fmt, ...)
+    DT_PRINTF(4, 5);
 /** pool_kick() - pool_turn() is needed. */
 void pool_kick(struct pool *pool);
 uint64_t pool_random(void);

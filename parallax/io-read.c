@@ -10,10 +10,10 @@ static void blame(struct op *op, uint64_t addr, uint64_t index)
 
     pool_full_name(op->disk->pool, op->disk->slot, name);
     op->disk->counters.checksum_errors++;
-    pool_say(op->disk->pool, "damage",
-             "%s: block %llu, which is at %llu bytes of %s, differs from its checksum",
-             op->disk->pool->store->name, (unsigned long long)addr,
-             (unsigned long long)(index << PX_BLOCK_SHIFT), name);
+    pool_say_of(op->disk->pool, disk_about(op->disk), "damage",
+                "%s: block %llu, which is at %llu bytes of %s, differs from its checksum",
+                op->disk->pool->store->name, (unsigned long long)addr,
+                (unsigned long long)(index << PX_BLOCK_SHIFT), name);
 }
 
 /* Index of the first block that is not what its pointer says, or the count. */

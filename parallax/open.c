@@ -26,18 +26,33 @@ uint64_t pool_random(void)
     return n;
 }
 
-void pool_say(struct pool *pool, const char *event, const char *fmt, ...)
+static void say(struct pool *pool, uint32_t slot, const char *event, const char *fmt, va_list args)
 {
     char text[256];
+
+    vsnprintf(text, sizeof(text), fmt, args);
+    if (pool->o.event)
+        pool->o.event(pool->o.arg, slot, event, text);
+    else
+        log_warning("%s", text);
+}
+
+void pool_say(struct pool *pool, const char *event, const char *fmt, ...)
+{
     va_list args;
 
     va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
+    say(pool, NO_SLOT, event, fmt, args);
     va_end(args);
-    if (pool->o.event)
-        pool->o.event(pool->o.arg, event, text);
-    else
-        log_warning("%s", text);
+}
+
+void pool_say_of(struct pool *pool, uint32_t slot, const char *event, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    say(pool, slot, event, fmt, args);
+    va_end(args);
 }
 
 int pool_fail(struct pool *pool, int error, const char *what)

@@ -27,7 +27,8 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * struct pool_options
  * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
  * calls the pool calls that, too.
- * @event: something a person should know: "full", "resumed", "damage", "quota".
+ * @event: something a person should know: "full", "resumed", "damage", "quota"; of the disk or snapshot in @slot,
+ * or with NO_SLOT of the whole pool.
  * @clock: ns since 1970 for the history; NULL = the system's.
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
@@ -35,7 +36,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
 struct pool_options {
     bool read_only;
     void (*kick)(void *arg);
-    void (*event)(void *arg, const char *event, const char *text);
+    void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     uint64_t (*clock)(void *arg);
     void *arg;
     size_t cache;
@@ -242,6 +243,8 @@ int disk_open_at(struct disk **disk, struct pool *pool, uint32_t slot, uint64_t 
 /** disk_close() - nothing may be under way. */
 void disk_close(struct disk *disk);
 uint32_t disk_slot(const struct disk *disk);
+/** disk_about() - the same; of what a disk was, that disk's. Events name it. */
+uint32_t disk_about(const struct disk *disk);
 struct pool *disk_pool(const struct disk *disk);
 
 /**

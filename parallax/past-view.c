@@ -218,6 +218,11 @@ void past_view_free(struct past_view *v)
     free(v);
 }
 
+uint32_t disk_about(const struct disk *disk)
+{
+    return disk->past ? disk->past->disk : disk->slot;
+}
+
 int disk_open_at(struct disk **disk, struct pool *pool, uint32_t slot, uint64_t number,
                  const char *owner, struct dt_error *err)
 {

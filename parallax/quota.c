@@ -59,9 +59,9 @@ static void say_reached(struct disk *disk)
     if (disk->over_told)
         return;
     disk->over_told = r->policy != PX_FAIL;
-    pool_say(disk->pool, "quota",
-             "%s has reached its quota of %llu MiB: %s (delete snapshots, or cvd quota)", r->name,
-             (unsigned long long)(r->quota >> (20 - PX_BLOCK_SHIFT)), then[r->policy]);
+    pool_say_of(disk->pool, disk->slot, "quota",
+                "%s has reached its quota of %llu MiB: %s (delete snapshots, or cvd quota)",
+                r->name, (unsigned long long)(r->quota >> (20 - PX_BLOCK_SHIFT)), then[r->policy]);
 }
 
 void quota_refuse(struct op *op)
@@ -137,7 +137,8 @@ static bool drop_oldest(struct disk *disk)
         return false;
     pool_full_name(pool, oldest, name);
     if (pool_delete_snapshot(pool, oldest, &err) == 0) /* else the journal is busy: next turn */
-        pool_say(pool, "dropped", "%s was deleted: its disk has reached its quota", name);
+        pool_say_of(pool, disk->slot, "dropped", "%s was deleted: its disk has reached its quota",
+                    name);
     return true;
 }
 
@@ -149,8 +150,8 @@ static void attend(struct disk *disk)
     retry(disk);
     if (!disk->over.head) {
         if (disk->over_told)
-            pool_say(disk->pool, "resumed",
-                     "%s is below its quota again: the writes that waited went on", r->name);
+            pool_say_of(disk->pool, disk->slot, "resumed",
+                        "%s is below its quota again: the writes that waited went on", r->name);
         disk->over_told = false;
         return;
     }

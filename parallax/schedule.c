@@ -113,8 +113,8 @@ static bool take(struct pool *pool, uint32_t slot, uint64_t now)
         return false;
     ret = schedule_snapshot(pool, slot, now, &err);
     if (ret < 0 && ret != -EAGAIN)
-        pool_say(pool, "schedule", "no snapshot of %s: %s", catalog_record(pool, slot)->name,
-                 err.text);
+        pool_say_of(pool, slot, "schedule", "no snapshot of %s: %s",
+                    catalog_record(pool, slot)->name, err.text);
     return ret != -EAGAIN;
 }
 

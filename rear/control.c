@@ -212,7 +212,7 @@ static void on_wish(struct rear *rear)
 
 static void serve(struct rear *rear)
 {
-    struct pollfd p[3] = {{.fd = rear->wake, .events = POLLIN}};
+    struct pollfd p[4] = {{.fd = rear->wake, .events = POLLIN}};
     char fault[sizeof(rear->fault)];
     uint64_t count;
     unsigned n = 1;
@@ -222,6 +222,7 @@ static void serve(struct rear *rear)
             (struct pollfd){.fd = vhost_frontend_socket(rear->session.frontend), .events = POLLIN};
         p[n++] = (struct pollfd){.fd = vhost_frontend_backend_fd(rear->session.frontend),
                                  .events = POLLIN};
+        p[n++] = (struct pollfd){.fd = rear->heard ? rear->aside : -1, .events = POLLIN};
     }
     poll(p, n, rear->session.frontend ? -1 : rear->retry_ms);
     if (p[0].revents && read(rear->wake, &count, sizeof(count)) < 0)
@@ -234,6 +235,8 @@ static void serve(struct rear *rear)
             try_again(rear);
         return;
     }
+    if (p[3].revents)
+        rear->heard(rear);
     if (take_fault(rear, fault, sizeof(fault)))
         rear_lose(rear, fault, true);
     else if (p[1].revents & POLLIN && !(p[1].revents & (POLLHUP | POLLERR)))

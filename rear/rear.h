@@ -158,6 +158,9 @@ struct rear {
     const struct rear_class *class;
     /* What comes before vhost-user on a new connection, or NULL. Takes at most @timeout_ms. */
     int (*greet)(struct rear *rear, int sock, int timeout_ms, struct dt_error *err);
+    /* Called by the control thread when there is something to read at @aside, or NULL; -1: not now. */
+    void (*heard)(struct rear *rear);
+    int aside;
     struct dt_layer *layer;
     char address[DT_ADDRESS_MAX]; /* of @path */
     uint64_t features, protocol;  /* agreed on */

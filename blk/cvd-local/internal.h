@@ -14,7 +14,7 @@ enum cvd_counter { HELD, PARTIAL, ZERO_BLOCKS, CHECKSUM_ERRORS, RETRIED, QUOTA_H
  * @users: disks, and the host.
  * @peek:  before the fence: a look at it without a lock, for the sizes of disks.
  * @running: users that are started; all are on @loop's thread.
- * @holder, @event, @arg: the host's; without one a disk speaks for all.
+ * @holder, @event, @arg: the host's; without one events are those of the disks concerned.
  */
 struct shared {
     struct shared *next;
@@ -26,7 +26,7 @@ struct shared {
     struct loop *loop;
     struct loop_deferred turn;
     struct dt_timer timer, schedules;
-    void (*event)(void *arg, const char *event, const char *text);
+    void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     void *arg;
     struct list disks;
 };

@@ -17,15 +17,31 @@
 
 static struct shared *all;
 
-/* Without a host the first disk speaks for all. */
-static void pool_event(void *arg, const char *event, const char *text)
+/* Each disk that it concerns; the first one speaks for those that are not open here. */
+static void tell_disks(const struct shared *s, uint32_t slot, const char *event, const char *text)
 {
-    struct shared *s = arg;
+    bool told = false;
+
+    list_for_each (it, &s->disks) {
+        const struct cvd *d = list_entry(it, struct cvd, node);
+
+        if (slot != NO_SLOT && !(d->disk && disk_about(d->disk) == slot))
+            continue;
+        dt_layer_event(d->layer, event, "%s", text);
+        told = true;
+    }
+    if (!told && !list_empty(&s->disks))
+        dt_layer_event(list_entry(s->disks.next, struct cvd, node)->layer, event, "%s", text);
+}
+
+static void pool_event(void *arg, uint32_t slot, const char *event, const char *text)
+{
+    const struct shared *s = arg;
 
     if (s->event)
-        s->event(s->arg, event, text);
-    else if (!list_empty(&s->disks))
-        dt_layer_event(list_entry(s->disks.next, struct cvd, node)->layer, event, "%s", text);
+        s->event(s->arg, slot, event, text);
+    else
+        tell_disks(s, slot, event, text);
 }
 
 /* ---- Turns ---- */

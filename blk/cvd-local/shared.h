@@ -23,7 +23,7 @@ struct shared_config {
     struct loop *loop;
     size_t cache;
     uint64_t deadline;
-    void (*event)(void *arg, const char *event, const char *text);
+    void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     void *arg;
 };
 /** shared_host() - open the pool, recover it, and serve it. Blocks. */

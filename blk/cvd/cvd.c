@@ -5,9 +5,11 @@
  * Theory of operation: it is the back `vhost-user` (blk/rear/), whose connection begins with the name of
  * a disk. So the pool's process reads and writes the guest's memory itself, requests are sent
  * again when that process comes back after its death, and passthrough works. What is left to do here is
- * to say which disk, and to pass commands on.
+ * to say which disk, to pass commands on, and events back. For those there is a second connection, as long as the session
+ * lasts (events.c).
  */
 #include "blk/cvd/ask.h"
+#include "blk/cvd/events.h"
 #include "blk/cvd/params.h"
 #include "blk/rear/internal.h"
 
@@ -20,6 +22,8 @@ struct cvd {
     bool read_only;
     uint64_t weight;
     char *path; /* of the socket, unless told */
+    bool opened;
+    struct cvd_events events; /* on disk.rear.aside */
 };
 _Static_assert(offsetof(struct cvd, disk) == 0, "");
 
@@ -53,12 +57,46 @@ static const struct dt_param params[] = {
 
 /* ---- The connection ---- */
 
+static void events_end(struct cvd *d)
+{
+    if (d->disk.rear.aside >= 0)
+        close(TAKE_FD(d->disk.rear.aside));
+}
+
+/* Without them the disk is served all the same. As for the session, a worker connects itself while it opens
+ * the chain. */
+static void events_begin(struct cvd *d, int timeout_ms)
+{
+    struct rear *rear = &d->disk.rear;
+    struct dt_error err;
+
+    events_end(d);
+    rear->aside = d->opened ? layer_connect(rear->layer, rear->address, timeout_ms)
+                            : vhost_connect(d->path, &err);
+    if (rear->aside >= 0 && cvd_events_ask(&d->events, rear->aside, d->name) < 0)
+        events_end(d);
+    if (rear->aside < 0)
+        log_warning("%s: no events of the pool are told: no connection to %s",
+                    dt_layer_device(rear->layer), d->path);
+}
+
+static void heard(struct rear *rear)
+{
+    struct cvd *d = container_of(rear, struct cvd, disk.rear);
+
+    if (cvd_events_read(&d->events, rear->aside, rear->layer) < 0)
+        events_end(d);
+}
+
 static int greet(struct rear *rear, int sock, int timeout_ms, struct dt_error *err)
 {
-    const struct cvd *d = container_of(rear, struct cvd, disk.rear);
+    struct cvd *d = container_of(rear, struct cvd, disk.rear);
+    int ret = cvd_ask_disk(sock, d->name, d->read_only, (unsigned)d->weight,
+                           dt_layer_device(rear->layer), timeout_ms, err);
 
-    return cvd_ask_disk(sock, d->name, d->read_only, (unsigned)d->weight,
-                        dt_layer_device(rear->layer), timeout_ms, err);
+    if (ret == 0)
+        events_begin(d, timeout_ms);
+    return ret;
 }
 
 static int cvd_open(struct dt_layer *layer, struct dt_error *err)
@@ -76,15 +114,20 @@ static int cvd_open(struct dt_layer *layer, struct dt_error *err)
     d->path = d->socket ? xstrdup(d->socket) : cvd_socket(d->pool);
     d->disk.rear.path = d->path;
     d->disk.rear.greet = greet;
+    d->disk.rear.heard = heard;
+    d->disk.rear.aside = -1;
     ret = disk_rear_open(layer, err);
+    d->opened = true;
     if (ret == -ENOENT && access(d->path, F_OK) < 0)
         dt_fail(err, ret, "nobody serves the pool %s (there is no %s): 'cvd pool open %s' does",
                 d->pool, d->path, d->pool);
     if (ret == -ECONNREFUSED)
         dt_fail(err, ret, "nobody serves the pool %s any more: 'cvd pool open %s' does", d->pool,
                 d->pool);
-    if (ret < 0)
+    if (ret < 0) {
+        events_end(d);
         free(d->path);
+    }
     return ret;
 }
 
@@ -93,6 +136,7 @@ static void cvd_close(struct dt_layer *layer)
     struct cvd *d = dt_layer_data(layer);
 
     rear_close(layer);
+    events_end(d);
     free(d->path);
 }
 

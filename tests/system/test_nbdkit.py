@@ -1,47 +1,15 @@
 """The nbdkit plug-in: soft disks as NBD exports, and from there as files and loop devices of the host."""
 
-import contextlib
 import json
 import os
-import pathlib
-import shutil
 import subprocess
 
 from devtap_test import wait_for
+from devtap_test.nbdkit import Export, loop_device, mounted, need_loop_device, plugin, run
 from devtap_test.pool import PoolProcess, cvd
 from devtap_test.process import Process, free_socket_path
-from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
-
-
-def plugin(t):
-    """The plug-in that was built with the binary under test."""
-    path = pathlib.Path(SoftDisk.binary()).parent / "nbdkit/nbdkit-devtap-plugin.so"
-    if not path.exists() or not shutil.which("nbdkit"):
-        t.skip("the plug-in is not built: nbdkit's header was not there")
-    return path
-
-
-class Export(Process):
-    """nbdkit on a soft disk's socket, or with the plug-in's own parameters."""
-
-    def __init__(self, t, socket, *options, filters=(), parameters=()):
-        self.socket = free_socket_path(t.folder, "nbd.sock")
-        self.uri = f"nbd+unix:///?socket={self.socket}"
-        command = ["nbdkit", "-f", "-U", self.socket, *options]
-        command += [f"--filter={name}" for name in filters]
-        super().__init__([*command, plugin(t), *(parameters or [socket])], t.folder, name="nbdkit",
-                         env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
-        wait_for("nbdkit", lambda: os.path.exists(self.socket))
-
-
-def run(*command, **options):
-    """Output of a command that must succeed."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60,
-                          check=False, **options)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def info(uri):
@@ -236,40 +204,15 @@ def test_refusals(t):
         assert done.returncode != 0 and said in done.stderr, done.stderr
 
 
-@contextlib.contextmanager
-def loop_device(t, uri):
-    """The export as a block device of this host, as doc/host-access.md has it."""
-    folder = t.folder / "fuse"
-    folder.mkdir()
-    with Process(["nbdfuse", folder, uri], t.folder, name="nbdfuse"):
-        try:
-            wait_for("nbdfuse", lambda: (folder / "nbd").exists())
-            device = run("losetup", "--find", "--show", "--partscan", folder / "nbd").strip()
-            try:
-                yield device
-            finally:
-                run("losetup", "--detach", device)
-        finally:
-            run("umount", folder)
-
-
 def test_loop_device(t):
     """A file system made and used on the host is what a guest finds on its disk."""
-    for need in ("/dev/fuse", "/dev/loop-control"):
-        if not os.path.exists(need):
-            t.skip(f"no {need} here")
-    if os.geteuid() != 0 or not shutil.which("nbdfuse"):
-        t.skip("needs root and nbdfuse")
-    image, mount = t.sparse_file(64 * MIB), t.folder / "mnt"
-    mount.mkdir()
+    need_loop_device(t)
+    image = t.sparse_file(64 * MIB)
     with t.soft_disk(f"throttle iops=100k | file path={image}") as disk:
         with Export(t, disk.socket) as export, loop_device(t, export.uri) as device:
             run("mkfs.ext4", "-q", device)
-            run("mount", device, mount)
-            try:
-                (mount / "hello").write_text("from the host\n")
-            finally:
-                run("umount", mount)
+            with mounted(device, t.folder / "mnt") as folder:
+                (folder / "hello").write_text("from the host\n")
     with t.soft_disk(f"file path={image}") as disk, t.guest([disk.socket]) as guest:
         t.equal(guest.check("e2fsck -fn /dev/vda >/dev/null 2>&1; mount /dev/vda /mnt && "
                             "cat /mnt/hello").strip(), "from the host")

@@ -148,6 +148,34 @@ def test_activated(t):
 
 
 @limit(60)
+def test_full(t):
+    """Each disk's own events tell that the pool is full, and that it goes on; whoever asks is told all."""
+    pool, _ = make_pool(t, "64M", 16)
+    cvd("dup", f"{pool}/base@v1", "vm", "--count", 2)
+    cvd("create", f"{pool}/ballast", "--size", "16M")
+    cvd("fill", f"{pool}/ballast", t.folder / "image")
+    t.use(PoolProcess(pool, t.folder))
+    one = t.soft_disk(chain(pool, "vm1"), disk="one")
+    two = t.soft_disk(chain(pool, "vm2"), disk="two")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{pool}.sock")
+        sock.sendall(b'{"verb": "events"}\n')
+        lines = map(json.loads, sock.makefile())
+        t.equal(next(lines), {"ok": True})
+        load = Load(t, one, 30, "--rw", "write", "--size", "64K", "--sleep")
+        told = next(lines)
+        t.equal(told["event"], "full")
+        for disk in (one, two):
+            t.equal(wait_for("the event", lambda d=disk: d.events("full"))[0]["text"], told["text"])
+        cvd("delete", f"{pool}/ballast")
+        t.equal(next(lines)["event"], "resumed")
+    for disk in (one, two):
+        wait_for("the end", lambda d=disk: d.events("resumed"))
+    cvd("pool", "grow", pool, "--size", "1G")
+    load.stop(t)
+
+
+@limit(60)
 def test_worker_of_client_killed(t):
     """devtap's own worker dies: its successor gets the disk when the session before is over."""
     pool, _ = make_pool(t)

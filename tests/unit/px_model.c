@@ -660,7 +660,7 @@ void rig_step(struct rig *rig)
 /* ---- Life ---- */
 
 /* The model learns of a snapshot that a quota cost at the moment when it happens. */
-static void said(void *arg, const char *event, const char *text)
+static void said(void *arg, uint32_t slot, const char *event, const char *text)
 {
     struct rig *rig = arg;
     size_t n = strcspn(text, " ");

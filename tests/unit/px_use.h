@@ -7,15 +7,16 @@
 
 #include <stdio.h>
 
-/** struct px_use - @events: how often each was said; @last: the text of the last. */
+/** struct px_use - @events: how often each was said; @last: the text of the last, @about: its slot. */
 struct px_use {
     struct rig_store *store;
     struct pool *pool;
     unsigned quota, dropped, resumed, others;
     char last[256];
+    uint32_t about;
 };
 
-static inline void px_said(void *arg, const char *event, const char *text)
+static inline void px_said(void *arg, uint32_t slot, const char *event, const char *text)
 {
     struct px_use *u = arg;
 
@@ -28,6 +29,7 @@ static inline void px_said(void *arg, const char *event, const char *text)
     else
         u->others++;
     snprintf(u->last, sizeof(u->last), "%s", text);
+    u->about = slot;
 }
 
 static inline void px_reopen(struct px_use *u)

@@ -40,7 +40,7 @@ static uint64_t the_time(void *arg)
     return ((struct past *)arg)->clock;
 }
 
-static void said(void *arg, const char *event, const char *text)
+static void said(void *arg, uint32_t slot, const char *event, const char *text)
 {
     if (strcmp(event, "full") == 0)
         ((struct past *)arg)->full++;

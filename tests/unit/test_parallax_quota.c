@@ -75,6 +75,7 @@ static void hold(void **state)
     assert_false(io->done);
     assert_int_equal(u.quota, 1);
     assert_non_null(strstr(u.last, "vm has reached its quota"));
+    assert_int_equal(u.about, px_slot(&u, "vm"));
     assert_int_equal(px_do(&u, disk, DISK_WRITE, 10, 40), 0);
     assert_int_equal(px_do(&u, disk, DISK_READ, 10, 40), 0);
     assert_int_equal(px_do(&u, disk, DISK_FLUSH, 0, 0), 0);

@@ -136,6 +136,24 @@ static void command_durable(struct pool_waiter *waiter, int error)
     }
 }
 
+/* As open_disk(): the socket is its own from then on. */
+static int subscribe(struct caller *c, struct dt_error *err)
+{
+    struct subscriber *s;
+    int sock = c->watch.fd;
+    int ret = subscriber_new(&s, c->server, c->request.disk, err);
+
+    if (ret < 0)
+        return ret;
+    loop_watch_remove(c->server->loop, &c->watch);
+    if (answer(c, json_pack("{sb}", "ok", 1)) <= 0)
+        shutdown(sock, SHUT_RDWR);
+    c->watch.fd = -1;
+    caller_free(c);
+    subscriber_begin(s, sock);
+    return 0;
+}
+
 static int run_command(struct caller *c, struct dt_error *err)
 {
     char *output = NULL;
@@ -182,9 +200,10 @@ static void attend(struct caller *c)
         close_pool(c);
         return;
     }
-    ret = c->request.verb == REQUEST_OPEN  ? open_disk(c, &err)
-          : c->request.verb == REQUEST_MAP ? map_disk(c, &err)
-                                           : run_command(c, &err);
+    ret = c->request.verb == REQUEST_OPEN     ? open_disk(c, &err)
+          : c->request.verb == REQUEST_MAP    ? map_disk(c, &err)
+          : c->request.verb == REQUEST_EVENTS ? subscribe(c, &err)
+                                              : run_command(c, &err);
     if (ret == 0)
         return;
     if (dt_clock_ns() >= c->give_up || (ret != -EAGAIN && !(ret == -EBUSY && c->request.disk)))

@@ -33,15 +33,17 @@ struct pool_server {
     struct shared *shared;
     struct listener listener;
     struct control *control; /* of the supervisor */
-    struct list callers, exports;
+    struct list callers, exports, subscribers;
     bool ending;
 };
 
 /* ---- request.c ---- */
 
-enum request_verb { REQUEST_OPEN, REQUEST_RUN, REQUEST_MAP, REQUEST_CLOSE };
+enum request_verb { REQUEST_OPEN, REQUEST_RUN, REQUEST_MAP, REQUEST_EVENTS, REQUEST_CLOSE };
+
 /**
  * struct pool_request - the first line of a connection, judged. Owns @json, which the texts are in.
+ * @disk:  of events: NULL: of all.
  * @pool:  what the asker calls the pool.
  * @words: of a command, ended by NULL; the array is owned.
  * @start, @length: of a map, bytes.
@@ -82,6 +84,19 @@ int export_map(struct pool_server *s, const struct pool_request *request, json_t
                struct dt_error *err);
 /** exports_end() - all of them, in good order; pool_server_quiet() follows. */
 void exports_end(struct pool_server *s);
+
+/* ---- subscriber.c ---- */
+
+/** subscriber_new() - who hears of events from now on, of @disk or (NULL) of all; it becomes one by subscriber_begin(). */
+struct subscriber;
+int subscriber_new(struct subscriber **s, struct pool_server *server, const char *disk,
+                   struct dt_error *err);
+/** subscriber_begin() - on @sock, which is its own from now on. */
+void subscriber_begin(struct subscriber *s, int sock);
+/** subscribers_tell() - those whom it concerns: of the disk or snapshot in @slot; NO_SLOT: of all. */
+void subscribers_tell(struct pool_server *server, uint32_t slot, const char *event,
+                      const char *text);
+void subscribers_end(struct pool_server *server);
 
 /* ---- command.c ---- */
 

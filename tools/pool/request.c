@@ -89,10 +89,15 @@ int pool_request_parse(struct pool_request *r, const char *line, size_t size, st
     } else if (ret == 0 && strcmp(verb, "map") == 0) {
         r->verb = REQUEST_MAP;
         ret = parse_map(r, err);
+    } else if (ret == 0 && strcmp(verb, "events") == 0) {
+        r->verb = REQUEST_EVENTS;
+        if (json_object_get(r->json, "disk"))
+            ret = need_text(r->json, "disk", &r->disk, err);
     } else if (ret == 0 && strcmp(verb, "close") == 0) {
         r->verb = REQUEST_CLOSE;
     } else if (ret == 0) {
-        ret = dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run, map and close are", verb);
+        ret =
+            dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run, map, events and close are", verb);
     }
     if (ret < 0)
         pool_request_free(r);

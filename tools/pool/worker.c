@@ -32,9 +32,10 @@ void pool_server_say(const char *event, const char *text)
     packet_send(SPAWN_FIRST_FD + WORKER_SUPPLY, &m, sizeof(m), -1);
 }
 
-static void pool_event(void *arg, const char *event, const char *text)
+static void pool_event(void *arg, uint32_t slot, const char *event, const char *text)
 {
     pool_server_say(event, text);
+    subscribers_tell(arg, slot, event, text);
 }
 
 /* ---- The end ---- */
@@ -80,7 +81,8 @@ static int open_pool(struct pool_server *s, size_t cache, const char *holder, st
                                          .cache = cache,
                                          .holder = holder,
                                          .deadline = dt_clock_ns() + LOCK_NS,
-                                         .event = pool_event};
+                                         .event = pool_event,
+                                         .arg = s};
 
     return shared_host(&s->shared, &config, err);
 }
@@ -137,6 +139,7 @@ static int serve(struct pool_server *s, char **argv, struct dt_error *err)
     if (ret == 0)
         loop_run(s->loop);
     callers_free(s);
+    subscribers_end(s);
     control_free(s->control);
     if (ret == 0)
         return shared_unhost(s->shared, err);
@@ -168,6 +171,7 @@ int pool_worker_main(char **argv)
     s.path = argv[2];
     list_init(&s.callers);
     list_init(&s.exports);
+    list_init(&s.subscribers);
     ret = serve(&s, argv, &err);
     if (s.loop)
         loop_free(s.loop);
