@@ -332,20 +332,6 @@ def test_deadline(t):
         disk.stop()
 
 
-@limit(60)
-def test_weight(t):
-    """A worker in a control group of its own, or a line that says why it is not; it serves either way."""
-    disk = t.soft_disk("mem size=16M", options=("--weight", "200"))
-    Load(t, disk, 1).judge(t)
-    not_set = disk.events("weight-not-set")
-    with open(f"/proc/{disk.worker()}/cgroup", encoding="ascii") as file:
-        groups = file.read()
-    t.equal("devtap-worker-" in groups, not not_set, groups)
-    for event in not_set:
-        assert event["text"].startswith("the worker has no weight of its own: control group /"), event
-        t.log(event["text"])
-
-
 def shared_memory(pid):
     """The files in memory that a process has open."""
     found = set()
