@@ -70,11 +70,7 @@ static struct dt_packet *take_frame(struct dt_ctx *c, struct stream_bytes *b, ui
     memcpy(&v, from, header);
     memcpy(p->data, from + header, length - header);
     b->at += STREAM_LENGTH + length;
-    if (!(v.flags | v.gso_type) || dt_vnet_read(p, &v, DT_OFFLOAD_ALL) == 0)
-        return p;
-    dt_drop_one(c, p, RX_HEADER);
-    errno = EBADMSG;
-    return NULL;
+    return port_offloads(c, p, &v, RX_HEADER);
 }
 
 struct dt_packet *wire_read(struct port_in *in)
