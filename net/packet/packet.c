@@ -15,6 +15,7 @@
  */
 #include "net/port/port.h"
 
+#include "base/bytes.h"
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
@@ -250,10 +251,8 @@ static struct tag find_tag(struct msghdr *m)
 static void put_tag(uint8_t *data, uint32_t length, struct tag tag)
 {
     memmove(data + 12 + TAG_BYTES, data + 12, length - 12);
-    data[12] = (uint8_t)(tag.tpid >> 8);
-    data[13] = (uint8_t)tag.tpid;
-    data[14] = (uint8_t)(tag.tci >> 8);
-    data[15] = (uint8_t)tag.tci;
+    store_be16(data + 12, tag.tpid);
+    store_be16(data + 14, tag.tci);
 }
 
 /* What is not a frame: @p goes back; errno for the reader. */
