@@ -270,4 +270,8 @@ int control_send(int sock, uint32_t type, uint32_t seq, const char *text, const 
 int control_recv(int sock, struct control_frame *frame);
 void control_close_fds(struct control_frame *frame);
 
+#define CONTROL_WORD_MAX 32u
+/** control_word() - @text, which the peer chose, as one word in @word; @otherwise where nothing is in it. Return: @word. */
+const char *control_word(char word[CONTROL_WORD_MAX], const char *text, const char *otherwise);
+
 #endif

@@ -2,6 +2,8 @@
 /* control.c - frames on the control socket: a header, a text, at most a few descriptors. */
 #include "channel/channel.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #define FRAME_MAGIC 0x6c435444u /* "DTCl" */
@@ -101,4 +103,13 @@ void control_close_fds(struct control_frame *f)
         if (f->fds[i] >= 0)
             close(f->fds[i]);
     f->nfds = 0;
+}
+
+const char *control_word(char word[CONTROL_WORD_MAX], const char *text, const char *otherwise)
+{
+    snprintf(word, CONTROL_WORD_MAX, "%s", text && *text ? text : otherwise);
+    for (char *c = word; *c; c++)
+        if (!isalnum((unsigned char)*c))
+            *c = '-';
+    return word;
 }

@@ -9,10 +9,18 @@
 #include "control/cgroup.h"
 
 #include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define SUPERVISOR "devtap-supervisor"
+
+/* Linux, block/bfq-iosched.h: BFQ_MAX_WEIGHT. */
+#define BFQ_WEIGHT_MAX 1000u
 
 static int read_text(int dir, const char *file, char *text, size_t size)
 {
@@ -85,10 +93,13 @@ static int move_aside(int parent)
     return write_text(parent, SUPERVISOR "/cgroup.procs", "0");
 }
 
-static void move_back(int parent)
+/* As it was before: else nobody could be started there again. */
+static void move_back(const struct cgroup *cgroup)
 {
-    write_text(parent, "cgroup.procs", "0");
-    unlinkat(parent, SUPERVISOR, AT_REMOVEDIR);
+    if (cgroup->undo[0])
+        write_text(cgroup->parent, "cgroup.subtree_control", cgroup->undo);
+    write_text(cgroup->parent, "cgroup.procs", "0");
+    unlinkat(cgroup->parent, SUPERVISOR, AT_REMOVEDIR);
 }
 
 static bool has_word(const char *text, const char *word)
@@ -101,42 +112,84 @@ static bool has_word(const char *text, const char *word)
     return false;
 }
 
-static int enable_controllers(int parent, bool *io, struct dt_error *err)
+static int enable(struct cgroup *cgroup, const char *controller)
+{
+    char text[1024], word[10];
+    int ret = read_text(cgroup->parent, "cgroup.subtree_control", text, sizeof(text));
+
+    if (ret < 0 || has_word(text, controller))
+        return ret;
+    snprintf(word, sizeof(word), "+%s", controller);
+    ret = write_text(cgroup->parent, "cgroup.subtree_control", word);
+    if (ret == 0) {
+        size_t n = strlen(cgroup->undo);
+
+        snprintf(cgroup->undo + n, sizeof(cgroup->undo) - n, "-%s ", controller);
+    }
+    return ret;
+}
+
+static int enable_controllers(struct cgroup *cgroup, bool *io, struct dt_error *err)
 {
     char have[1024];
-    int ret = read_text(parent, "cgroup.controllers", have, sizeof(have));
+    int ret = read_text(cgroup->parent, "cgroup.controllers", have, sizeof(have));
 
     if (ret < 0)
         return dt_fail(err, ret, "it is no cgroup v2");
     if (!has_word(have, "cpu"))
         return dt_fail(err, -EOPNOTSUPP, "the host delegates no processor time to it");
-    ret = write_text(parent, "cgroup.subtree_control", "+cpu");
+    ret = enable(cgroup, "cpu");
     if (ret == -EBUSY)
         return dt_fail(err, ret, "other processes are in it");
     if (ret < 0)
         return dt_fail(err, ret, "its controllers cannot be enabled: %s", strerror(-ret));
-    *io = has_word(have, "io") && write_text(parent, "cgroup.subtree_control", "+io") == 0;
+    *io = has_word(have, "io") && enable(cgroup, "io") == 0;
     return 0;
 }
 
-static int make_group(struct cgroup *cgroup, unsigned weight, bool io, struct dt_error *err)
+static int set_weight(struct cgroup *cgroup, const char *file, const char *format, unsigned weight,
+                      struct dt_error *err)
 {
     char text[40];
     int ret;
 
+    snprintf(text, sizeof(text), "%s%u", format, weight);
+    ret = write_text(cgroup->fd, file, text);
+    return ret < 0 ? dt_fail(err, ret, "%s: %s", file, strerror(-ret)) : 0;
+}
+
+/* The kernel has two ways to divide I/O, by cost and by the scheduler BFQ: either, both or none may be there. */
+static int set_io_weight(struct cgroup *cgroup, const char *file, unsigned weight,
+                         struct dt_error *err)
+{
+    int ret = set_weight(cgroup, file, "default ", weight, err);
+
+    return ret == -ENOENT || ret == -EOPNOTSUPP ? 0 : ret;
+}
+
+static int make_group(struct cgroup *cgroup, struct dt_error *err)
+{
     if (mkdirat(cgroup->parent, cgroup->name, 0755) < 0 && errno != EEXIST)
         return dt_fail(err, -errno, "no group can be made in it: %s", strerror(errno));
     cgroup->fd = openat(cgroup->parent, cgroup->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (cgroup->fd < 0)
         return dt_fail(err, -errno, "its new group: %s", strerror(errno));
-    snprintf(text, sizeof(text), "%u", weight);
-    ret = write_text(cgroup->fd, "cpu.weight", text);
-    if (ret < 0)
-        return dt_fail(err, ret, "cpu.weight: %s", strerror(-ret));
-    snprintf(text, sizeof(text), "default %u", weight);
-    ret = io ? write_text(cgroup->fd, "io.weight", text) : 0;
-    if (ret < 0 && ret != -ENOENT && ret != -EOPNOTSUPP) /* not every I/O scheduler has weights */
-        return dt_fail(err, ret, "io.weight: %s", strerror(-ret));
+    return 0;
+}
+
+/* Who may write its files may not yet bring processes in: it takes the right to take them from where they are. */
+static int try_birth(const struct cgroup *cgroup, struct dt_error *err)
+{
+    struct clone_args args = {
+        .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)cgroup->fd};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+
+    if (pid == 0)
+        _exit(0);
+    if (pid < 0)
+        return dt_fail(err, -errno, "no process of this group can begin there: %s",
+                       strerror(errno));
+    waitpid(pid, NULL, 0);
     return 0;
 }
 
@@ -153,17 +206,22 @@ int cgroup_new(struct cgroup *cgroup, const char *parent, unsigned weight, struc
         snprintf(path, sizeof(path), "%s", parent);
     else if ((ret = own_group(path, sizeof(path), err)) < 0)
         return ret;
+    cgroup->aside = !parent;
     cgroup->parent = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (cgroup->parent < 0)
         return dt_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (!parent && (ret = move_aside(cgroup->parent)) < 0)
+    if (cgroup->aside && (ret = move_aside(cgroup->parent)) < 0)
         dt_fail(err, ret, "no group can be made in it: %s", strerror(-ret));
-    ret = ret ?: enable_controllers(cgroup->parent, &io, err);
-    ret = ret ?: make_group(cgroup, weight, io, err);
+    ret = ret ?: enable_controllers(cgroup, &io, err);
+    ret = ret ?: make_group(cgroup, err);
+    ret = ret ?: set_weight(cgroup, "cpu.weight", "", weight, err);
+    if (io) {
+        ret = ret ?: set_io_weight(cgroup, "io.weight", weight, err);
+        ret = ret ?: set_io_weight(cgroup, "io.bfq.weight", MIN(weight, BFQ_WEIGHT_MAX), err);
+    }
+    ret = ret ?: try_birth(cgroup, err);
     if (ret < 0) {
         dt_fail_prefix(err, "control group %s", path);
-        if (!parent)
-            move_back(cgroup->parent);
         cgroup_free(cgroup);
     }
     return ret;
@@ -171,14 +229,14 @@ int cgroup_new(struct cgroup *cgroup, const char *parent, unsigned weight, struc
 
 void cgroup_free(struct cgroup *cgroup)
 {
-    if (cgroup->fd < 0) {
-        if (cgroup->parent > 0)
-            close(cgroup->parent);
-        cgroup->parent = -1;
+    if (cgroup->parent < 0)
         return;
+    if (cgroup->fd >= 0) {
+        close(cgroup->fd);
+        unlinkat(cgroup->parent, cgroup->name, AT_REMOVEDIR);
     }
-    close(cgroup->fd);
-    unlinkat(cgroup->parent, cgroup->name, AT_REMOVEDIR);
+    if (cgroup->aside)
+        move_back(cgroup);
     close(cgroup->parent);
     *cgroup = (struct cgroup){.parent = -1, .fd = -1};
 }

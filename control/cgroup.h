@@ -7,10 +7,14 @@
 
 #define CGROUP_WEIGHT_MAX 10000u
 
-/** struct cgroup - @fd: the group, for CLONE_INTO_CGROUP; -1 = none. */
+/**
+ * struct cgroup - @fd: the group, for CLONE_INTO_CGROUP; -1 = none. @aside: this process has moved beside it.
+ * @undo: takes back what was enabled for it.
+ */
 struct cgroup {
     int parent, fd;
-    char name[40];
+    bool aside;
+    char name[40], undo[16];
 };
 
 /**
@@ -22,7 +26,10 @@ struct cgroup {
  * is as before.
  */
 int cgroup_new(struct cgroup *cgroup, const char *parent, unsigned weight, struct dt_error *err);
-/** cgroup_free() - remove it, if it is empty; for one of zeroes with @fd -1, too. */
+/**
+ * cgroup_free() - remove it, if it is empty, and move back from beside it; for one with @parent -1, too. The group of a
+ * named parent leaves the controllers enabled there, which its neighbours have as well.
+ */
 void cgroup_free(struct cgroup *cgroup);
 
 #endif

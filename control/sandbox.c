@@ -33,13 +33,21 @@ static void miss(char *missing, const char *what, int error)
              strerror(error));
 }
 
-/* An empty, read-only file system becomes the root; the old one is detached from it. */
+/* The working directory becomes the root, and the old one is detached from it. The root of an initramfs cannot be, only
+ * covered, as switch_root(8) does: without a directory above the new one it is as far away. */
+static int change_root(void)
+{
+    if (syscall(SYS_pivot_root, ".", ".") == 0)
+        return umount2(".", MNT_DETACH);
+    return errno == EINVAL ? mount(".", "/", NULL, MS_MOVE, NULL) ?: chroot(".") : -1;
+}
+
+/* An empty, read-only file system becomes the root. */
 static int empty_root(struct dt_error *err)
 {
     if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("none", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") < 0 ||
-        chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
-        umount2(".", MNT_DETACH) < 0 ||
+        chdir("/tmp") < 0 || change_root() < 0 ||
         mount("none", "/", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) <
             0 ||
         chdir("/") < 0)

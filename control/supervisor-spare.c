@@ -108,13 +108,12 @@ void spare_renew(struct supervisor *s)
 bool spare_take(struct supervisor *s, struct newborn *born)
 {
     struct spare *spare = &s->spare;
+    bool upgrading = s->upgrade == UPGRADE_STARTING;
 
-    bool next = s->upgrade == UPGRADE_STARTING;
-
-    if (spare->next != next && next)
-        spare_drop(s);
-    if (spare->born.child.pidfd < 0 || spare->next != next)
-        return false;
+    if (upgrading && !spare->next)
+        spare_drop(s); /* of the program of before */
+    if (upgrading != spare->next || spare->born.child.pidfd < 0)
+        return false; /* none; or the next program's, which the upgrade is still to have */
     loop_watch_remove(s->config.loop, &spare->ended);
     *born = spare->born;
     spare->born = (struct newborn){.child.pidfd = -1, .control = -1, .supply = -1};

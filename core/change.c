@@ -404,19 +404,6 @@ static void disinherit(struct plan *p)
         }
 }
 
-struct start_call {
-    struct lane *lane;
-    struct dt_error *err;
-    int ret;
-};
-
-static void start_on_thread(void *arg)
-{
-    struct start_call *call = arg;
-
-    call->ret = lane_start(call->lane, call->err);
-}
-
 static void stop_on_thread(void *arg)
 {
     ctx_stop(arg);
@@ -432,20 +419,18 @@ static void stop_layer(struct device *dev, struct dt_layer *layer)
 static int start_new(struct plan *p)
 {
     struct device *dev = p->dev;
-    struct start_call call = {.err = p->err};
+    int ret = 0;
 
-    for (unsigned t = 0; t < dev->threads && call.ret == 0; t++) {
-        call.lane = dev->lanes[t];
-        loop_call(dev->loops[t], start_on_thread, &call);
-    }
-    if (call.ret < 0) {
+    for (unsigned t = 0; t < dev->threads && ret == 0; t++)
+        ret = device_start_contexts(dev, t, p->err);
+    if (ret < 0) {
         for (unsigned i = 1; i <= dev->nlayers; i++)
             if (!p->kept[i])
                 stop_layer(dev, dev->layers[i]);
         device_exclusive(dev, exchange_back, p);
         disinherit(p);
     }
-    return call.ret;
+    return ret;
 }
 
 /* From the last request of the old chain to the first of the new. */

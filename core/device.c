@@ -63,6 +63,14 @@ static void start_on_thread(void *arg)
     call->ret = lane_start(call->lane, call->err);
 }
 
+int device_start_contexts(struct device *dev, unsigned thread, struct dt_error *err)
+{
+    struct start_call call = {.lane = dev->lanes[thread], .err = err};
+
+    loop_call(dev->loops[thread], start_on_thread, &call);
+    return call.ret;
+}
+
 static void stop_on_thread(void *arg)
 {
     lane_stop(arg);
@@ -88,18 +96,16 @@ int device_fence(struct device *dev, struct dt_error *err)
 
 static int start_lane(struct device *dev, unsigned t, struct dt_error *err)
 {
-    struct start_call call = {.err = err};
     int ret = lane_new(&dev->lanes[t], dev, t, err);
 
     if (ret < 0)
         return ret;
-    call.lane = dev->lanes[t];
-    loop_call(dev->loops[t], start_on_thread, &call);
-    if (call.ret < 0) {
+    ret = device_start_contexts(dev, t, err);
+    if (ret < 0) {
         lane_free(dev->lanes[t]);
         dev->lanes[t] = NULL;
     }
-    return call.ret;
+    return ret;
 }
 
 static void stop_lanes(struct device *dev)

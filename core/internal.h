@@ -181,6 +181,8 @@ int lane_new(struct lane **lane, struct device *dev, unsigned thread, struct dt_
 void lane_free(struct lane *lane);
 /** lane_start() - start the contexts that are not; if one fails, those are stopped again. */
 int lane_start(struct lane *lane, struct dt_error *err);
+/** device_start_contexts() - the same, on the lane's own thread. */
+int device_start_contexts(struct device *dev, unsigned thread, struct dt_error *err);
 void lane_stop(struct lane *lane);
 /** lane_link() - make a lane of the device's layers, each of which has its context; -ENOMEM. */
 int lane_link(struct lane *lane);

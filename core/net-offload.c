@@ -9,6 +9,7 @@
  */
 #include "core/net.h"
 
+#include "base/bytes.h"
 #include <netinet/in.h>
 
 /* Sums of 32-bit words in a 64-bit accumulator cannot overflow within a packet; ones' complement does

@@ -12,6 +12,7 @@
  */
 #include "core/net.h"
 
+#include "base/bytes.h"
 #include <netinet/in.h>
 
 #define MAX_TAGS       4u

@@ -11,6 +11,7 @@
  */
 #include "core/net.h"
 
+#include "base/bytes.h"
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
 

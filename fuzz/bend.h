@@ -8,8 +8,8 @@
 
 #include "core/core.h"
 #include "tests/unit/fake_rear.h"
+#include "tests/unit/fds.h"
 
-#include <dirent.h>
 #include <stdio.h>
 
 struct bend {
@@ -65,18 +65,6 @@ static inline void bend_used(struct fake_rear *r, uint32_t *id, uint32_t *len, u
     r->lie = bend[0] & 0x80 ? bend[2] % LIE_COUNT : LIE_NONE;
 }
 
-static inline unsigned bend_count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
-
 /* What is open that was not before? */
 static inline void bend_check_fds(unsigned before)
 {
@@ -84,7 +72,7 @@ static inline void bend_check_fds(unsigned before)
 
     while (dial_count() > 0) /* a connection that took too long ends on its own thread */
         usleep(1000);
-    if (bend_count_fds() == before)
+    if (count_fds() == before)
         return;
     for (int fd = 0; fd < 1024; fd++) {
         ssize_t n;

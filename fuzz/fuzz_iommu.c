@@ -12,6 +12,7 @@
 #include "blk/blk.h"
 #include "blk/vhost-user/front.h"
 #include "fuzz/vmm.h"
+#include "tests/unit/fds.h"
 
 #include <linux/virtio_blk.h>
 #include <sys/eventfd.h>
@@ -288,7 +289,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
                                   .queues = 1,
                                   .packed = true,
                                   .iommu = true};
-    unsigned before = vmm_count_fds();
+    unsigned before = count_fds();
     struct front *front;
     struct dt_error err;
     struct vmm v;
@@ -307,6 +308,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         loop_turn(loop, true);
     CHECK(gate.count == 0);
     front_free(front);
-    CHECK(vmm_count_fds() == before);
+    CHECK(count_fds() == before);
     return 0;
 }

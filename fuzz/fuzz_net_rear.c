@@ -52,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     unsigned fds;
 
     log_set_level(DT_LOG_ERROR);
-    fds = bend_count_fds();
+    fds = count_fds();
     rear = (struct fake_rear){.net = true,
                               .features = FAKE_NET_FEATURES,
                               .protocol = FAKE_NET_PROTOCOL,

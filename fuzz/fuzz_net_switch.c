@@ -5,6 +5,8 @@
  */
 #include "net/switch/fabric.h"
 
+#include "base/bytes.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum {

@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     unsigned fds;
 
     log_set_level(DT_LOG_ERROR);
-    fds = bend_count_fds();
+    fds = count_fds();
     rear = (struct fake_rear){.features = FAKE_FEATURES,
                               .protocol = FAKE_PROTOCOL,
                               .disk = {.capacity = FAKE_SECTORS, .blk_size = 512, .seg_max = 126},

@@ -8,10 +8,10 @@
  * its peer hangs up, with all rings stopped and no memory mapped; no descriptor is left.
  * See vhost_record.h for the format of the input.
  */
+#include "tests/unit/fds.h"
 #include "tests/unit/vhost_peer.h"
 #include "tests/unit/vhost_record.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -43,18 +43,6 @@ static void begin_process(void)
     CHECK(memory_fd >= 0 && ftruncate(memory_fd, PEER_MEM_SIZE) == 0);
     memory = mmap(NULL, PEER_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
     CHECK(memory != MAP_FAILED);
-}
-
-static unsigned count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
 }
 
 static void connect_session(struct fuzz *f)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "fuzz/vmm.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <sys/eventfd.h>
@@ -15,18 +14,6 @@
      1ull << VHOST_F_BACKEND_REQ)
 #define FEATURES \
     (1ull << VHOST_FEATURE_PROTOCOL | 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_ACCESS_PLATFORM)
-
-unsigned vmm_count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
 
 /* ---- Messages -------------------------------------------------------------------------------- */
 

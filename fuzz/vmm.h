@@ -65,6 +65,5 @@ void vmm_write(struct vmm *v, size_t at, const void *bytes, size_t n);
 void vmm_wrote(struct vmm *v, size_t at, size_t n);
 /** vmm_check() - has anything changed that nobody was allowed to write? */
 void vmm_check(struct vmm *v);
-unsigned vmm_count_fds(void);
 
 #endif

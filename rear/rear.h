@@ -55,14 +55,14 @@ struct rear_ring {
 
 /**
  * struct rear_part - one thread's part of a session; the class's begins with it. Made and freed by the control
- * thread, used by the device's thread in between.
+ * thread, used by the device's thread in between; threads change what is in theirs with each request, so no two share a line.
  * @base: where this part begins in the session's region; the rear sees it at @gpa.
  */
 struct rear_part {
     uint8_t *base;
     uint64_t gpa;
     struct rear_ring rings[REAR_MAX_RINGS];
-};
+} CACHE_ALIGNED;
 
 /** rear_gpa() - where the rear sees @p, which lies in this part. */
 static inline uint64_t rear_gpa(const struct rear_part *part, const void *p)

@@ -214,7 +214,7 @@ int rear_session_restart_rings(struct rear *rear, struct rear_session *s, struct
     int ret = 0;
 
     end_parts(rear, s);
-    s->parts = xcalloc(threads, rear->class->part_size);
+    s->parts = xaligned(CACHE_LINE, threads * rear->class->part_size);
     for (unsigned t = 0; t < threads; t++)
         empty_part(rear_session_part(rear, s, t));
     for (unsigned t = 0; ret == 0 && t < threads; t++)

@@ -11,8 +11,11 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 
-#define ANSWER_SECONDS 30
+#define ANSWER_SECONDS  30
+#define OUTCOME_SECONDS 60
+#define OUTCOME_POLL_NS 10000000
 
 struct client {
     int sock;
@@ -197,6 +200,50 @@ int client_call(struct client *c, json_t *request, json_t **result, struct dt_er
     ret = judge_reply(reply, result, err);
     json_decref(reply);
     return ret;
+}
+
+/* ---- Outcomes ------------------------------------------------------------------------------ */
+
+/* What the events so far say: 1 = done, 0 = nothing yet, or why not. */
+static int outcome(struct client *client, json_int_t after, const char *device, const char *done,
+                   const char *refused, struct dt_error *err)
+{
+    json_t *events = NULL, *event;
+    int ret =
+        client_call(client, json_pack("{ss sI}", "verb", "events", "after", after), &events, err);
+    size_t i;
+
+    json_array_foreach(events, i, event)
+    {
+        const char *kind = json_string_value(json_object_get(event, "event")) ?: "";
+        const char *of = json_string_value(json_object_get(event, "device")) ?: "";
+
+        if (device && strcmp(of, device) != 0)
+            continue;
+        if (strcmp(kind, done) == 0)
+            ret = 1;
+        else if (strcmp(kind, refused) == 0)
+            ret = dt_fail(err, -ECANCELED, "%s",
+                          json_string_value(json_object_get(event, "text")) ?: "refused");
+    }
+    json_decref(events);
+    return ret;
+}
+
+int client_outcome(struct client *client, json_int_t after, const char *device, const char *done,
+                   const char *refused, struct dt_error *err)
+{
+    const struct timespec pause = {.tv_nsec = OUTCOME_POLL_NS};
+    uint64_t until = dt_clock_ns() + DT_S(OUTCOME_SECONDS);
+    int ret;
+
+    while ((ret = outcome(client, after, device, done, refused, err)) == 0) {
+        if (dt_clock_ns() > until)
+            return dt_fail(err, -ETIMEDOUT, "no outcome after %u s; see devtap events",
+                           OUTCOME_SECONDS);
+        nanosleep(&pause, NULL);
+    }
+    return MIN(ret, 0);
 }
 
 /* ---- All processes ------------------------------------------------------------------------- */

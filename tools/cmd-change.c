@@ -6,11 +6,6 @@
  */
 #include "tools/tools.h"
 
-#include <time.h>
-
-#define WAIT_SECONDS 60
-#define POLL_NS      10000000
-
 /* ---- Words to steps -------------------------------------------------------------------------- */
 
 /* One argument of the shell is one word of the step, whatever is in it. */
@@ -47,46 +42,6 @@ static char *make_step(const char *verb, char **argv, unsigned plain)
 
 /* ---- The request ----------------------------------------------------------------------------- */
 
-/* What the events after number @after say of @device: 1 = changed, 0 = nothing yet, or why not. */
-static int outcome(struct client *client, json_int_t after, struct dt_error *err)
-{
-    json_t *events = NULL, *event;
-    int ret =
-        client_call(client, json_pack("{ss sI}", "verb", "events", "after", after), &events, err);
-    size_t i;
-
-    json_array_foreach(events, i, event)
-    {
-        const char *kind = json_string_value(json_object_get(event, "event")) ?: "";
-        const char *device = json_string_value(json_object_get(event, "device")) ?: "";
-
-        if (strcmp(device, client_device(client)) != 0)
-            continue;
-        if (strcmp(kind, "changed") == 0)
-            ret = 1;
-        else if (strcmp(kind, "change-refused") == 0)
-            ret = dt_fail(err, -ECANCELED, "%s",
-                          json_string_value(json_object_get(event, "text")) ?: "refused");
-    }
-    json_decref(events);
-    return ret;
-}
-
-static int wait_for_successor(struct client *client, json_int_t after, struct dt_error *err)
-{
-    const struct timespec pause = {.tv_nsec = POLL_NS};
-    uint64_t until = dt_clock_ns() + DT_S(WAIT_SECONDS);
-    int ret;
-
-    while ((ret = outcome(client, after, err)) == 0) {
-        if (dt_clock_ns() > until)
-            return dt_fail(err, -ETIMEDOUT, "no outcome after %u s; see devtap events",
-                           WAIT_SECONDS);
-        nanosleep(&pause, NULL);
-    }
-    return MIN(ret, 0);
-}
-
 static void print_result(const char *device, json_t *result)
 {
     json_int_t drain = json_integer_value(json_object_get(result, "drain_ns"));
@@ -120,7 +75,8 @@ int chain_change(struct client *client, json_t *steps, const struct change_optio
 
     after = ret == 0 ? json_object_get(*result, "after") : NULL;
     if (after)
-        ret = wait_for_successor(client, json_integer_value(after), err);
+        ret = client_outcome(client, json_integer_value(after), client_device(client), "changed",
+                             "change-refused", err);
     if (ret == 0) {
         json_object_del(*result, "after");
         return 0;

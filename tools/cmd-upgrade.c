@@ -2,42 +2,13 @@
 /* cmd-upgrade.c - devtap upgrade: a worker of another program takes over while VMs run. */
 #include "tools/tools.h"
 
-#include <time.h>
-
-#define WAIT_SECONDS 60
-#define POLL_NS      50000000
-
 struct upgrade_options {
     const char *binary;
     bool all;
 };
 
-/* What the events after number @after say: 1 = done, 0 = not yet, or why not. */
-static int outcome(struct client *client, json_int_t after, struct dt_error *err)
-{
-    json_t *events = NULL, *event;
-    int ret =
-        client_call(client, json_pack("{ss sI}", "verb", "events", "after", after), &events, err);
-    size_t i;
-
-    json_array_foreach(events, i, event)
-    {
-        const char *kind = json_string_value(json_object_get(event, "event")) ?: "";
-
-        if (strcmp(kind, "upgraded") == 0)
-            ret = 1;
-        else if (strcmp(kind, "upgrade-refused") == 0)
-            ret = dt_fail(err, -ECANCELED, "%s",
-                          json_string_value(json_object_get(event, "text")) ?: "refused");
-    }
-    json_decref(events);
-    return ret;
-}
-
 static int upgrade(struct client *client, const struct upgrade_options *o, struct dt_error *err)
 {
-    const struct timespec pause = {.tv_nsec = POLL_NS};
-    uint64_t until = dt_clock_ns() + DT_S(WAIT_SECONDS);
     json_t *request = json_pack("{ss}", "verb", "upgrade"), *begun = NULL;
     json_int_t after;
     int ret;
@@ -47,13 +18,7 @@ static int upgrade(struct client *client, const struct upgrade_options *o, struc
     ret = client_call(client, request, &begun, err);
     after = json_integer_value(json_object_get(begun, "after"));
     json_decref(begun);
-    while (ret == 0 && (ret = outcome(client, after, err)) == 0) {
-        if (dt_clock_ns() > until)
-            return dt_fail(err, -ETIMEDOUT, "no outcome after %u s; see devtap events",
-                           WAIT_SECONDS);
-        nanosleep(&pause, NULL);
-    }
-    return ret < 0 ? ret : 0;
+    return ret ?: client_outcome(client, after, NULL, "upgraded", "upgrade-refused", err);
 }
 
 struct each {

@@ -216,6 +216,12 @@ const char *client_path(const struct client *client);
  * Return: 0, or a negative errno that exit_status_of() maps to the status in the reply.
  */
 int client_call(struct client *client, json_t *request, json_t **result, struct dt_error *err);
+/**
+ * client_outcome() - wait for an event after number @after: @done, or @refused, which becomes the error's text.
+ * @device: that it is to be of; NULL = any.
+ */
+int client_outcome(struct client *client, json_int_t after, const char *device, const char *done,
+                   const char *refused, struct dt_error *err);
 
 /** struct change_options - of devtap change; zero but for @patience. */
 struct change_options {

@@ -263,6 +263,8 @@ void job_free(struct job *job);
 /** job_lock() - @step runs when the blocks of the request are locked. */
 void job_lock(struct job *job, void (*step)(struct job *job));
 void job_unlock(struct job *job);
+/** job_end() - its request is done. */
+void job_end(struct job *job);
 /** job_wait() - one more thing is pending; job_done(): it has ended. */
 void job_go(struct job *job, void (*step)(struct job *job));
 void job_done(struct job *job, int error);

@@ -83,6 +83,17 @@ void job_unlock(struct job *job)
     job->locked = false;
 }
 
+void job_end(struct job *job)
+{
+    struct cache *k = job->k;
+    struct dt_req *req = job->req;
+    int error = job->error;
+
+    job_unlock(job);
+    job_free(job);
+    cache_finish(k, req, error);
+}
+
 void job_go(struct job *job, void (*step)(struct job *job))
 {
     job->step = step;

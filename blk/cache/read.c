@@ -13,24 +13,13 @@
 
 static void read_piece(struct job *job);
 
-static void end(struct job *job)
-{
-    struct cache *k = job->k;
-    struct dt_req *req = job->req;
-    int error = job->error;
-
-    job_unlock(job);
-    job_free(job);
-    cache_finish(k, req, error);
-}
-
 /* ---- Straight ------------------------------------------------------------------------------- */
 
 static void straight_done(struct job *job)
 {
     job_unpin(job);
     if (!job->error) {
-        end(job);
+        job_end(job);
         return;
     }
     /* The file cannot be read: piece by piece the disk below may help. */
@@ -49,7 +38,7 @@ static void filled(struct job *job)
     if (job->done < job->req->sectors)
         read_piece(job);
     else
-        end(job);
+        job_end(job);
 }
 
 static void populate(struct job *job)
@@ -93,7 +82,7 @@ static void gathered(struct job *job)
 
         job_unpin(job);
         if (!again) {
-            end(job);
+            job_end(job);
             return;
         }
         job->error = 0;
@@ -111,7 +100,7 @@ static void read_slots(struct job *job)
 {
     if (job->error) {
         job_unpin(job);
-        end(job);
+        job_end(job);
         return;
     }
     job_go(job, gathered);

@@ -19,17 +19,6 @@
 
 static void write_piece(struct job *job);
 
-static void end(struct job *job)
-{
-    struct cache *k = job->k;
-    struct dt_req *req = job->req;
-    int error = job->error;
-
-    job_unlock(job);
-    job_free(job);
-    cache_finish(k, req, error);
-}
-
 static uint32_t most_blocks(const struct cache *k)
 {
     return BUFFER >> (k->shift + DT_SECTOR_SHIFT);
@@ -129,7 +118,7 @@ static void landed(struct job *job)
         give_back(job, job->fresh);
     else
         enter(job, job->fresh, true);
-    end(job);
+    job_end(job);
 }
 
 static void mark_dirty(struct job *job, const uint8_t *except)
@@ -179,7 +168,7 @@ static void piece_done(struct job *job)
     if (job->done < job->req->sectors)
         write_piece(job);
     else
-        end(job);
+        job_end(job);
 }
 
 static void first_places_done(struct job *job)
@@ -188,7 +177,7 @@ static void first_places_done(struct job *job)
         job_unpin(job);
         give_back(job, job->fresh);
         give_back(job, job->late);
-        end(job);
+        job_end(job);
         return;
     }
     enter(job, job->fresh, true);
@@ -290,14 +279,14 @@ static void range_pieces(struct job *job);
 static void range_forwarded(struct job *job)
 {
     job->k->commit.below_unflushed = true;
-    end(job);
+    job_end(job);
 }
 
 static void zeroed(struct job *job)
 {
     job_unpin(job);
     if (job->error) {
-        end(job);
+        job_end(job);
         return;
     }
     job->done += job->sectors;

@@ -7,7 +7,6 @@
  */
 #include "blk/channel/internal.h"
 
-#include <ctype.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -238,18 +237,13 @@ static void take_answer(struct proxy *p, const struct control_frame *f, json_t *
     }
 }
 
-/* One word, whatever the process calls it. */
 static void take_event(struct proxy *p, const json_t *json)
 {
-    const char *event = json_string_value(json_object_get(json, "event")) ?: "";
+    const char *event = json_string_value(json_object_get(json, "event"));
     const char *text = json_string_value(json_object_get(json, "text")) ?: "";
-    char word[32];
-    size_t n = 0;
+    char word[CONTROL_WORD_MAX];
 
-    for (; *event && n < sizeof(word) - 1; event++)
-        word[n++] = isalnum((unsigned char)*event) || *event == '-' ? *event : '-';
-    word[n] = '\0';
-    dt_layer_event(p->layer, n ? word : "extension", "%.300s", text);
+    dt_layer_event(p->layer, control_word(word, event, "extension"), "%.300s", text);
 }
 
 static void take_frame(struct proxy *p, struct control_frame *f)

@@ -96,20 +96,26 @@ static void write_zeroes(struct file_io *fio)
     dt_io_writev(fio->c, &fio->io, f->fd, &zero_pieces[i], 1, file_offset(fio) + fio->moved);
 }
 
-static void zero_range_done(struct dt_io *io, int result)
+/* The end of one way to write zeroes; @lacks: whether the file system does not know it; then @instead. */
+static void zeroed(struct dt_io *io, int result, bool *lacks, void (*instead)(struct file_io *fio))
 {
     struct file_io *fio = file_io_of(io);
-    struct file *f = fio->c->layer_data;
 
-    if (result == 0) {
+    if (missing(result))
+        __atomic_store_n(lacks, true, __ATOMIC_RELAXED);
+    if (result == 0)
         file_written(fio);
-    } else if (missing(result) || result == -EINVAL) {
-        if (missing(result))
-            __atomic_store_n(&f->no_zero_range, true, __ATOMIC_RELAXED);
-        write_zeroes(fio);
-    } else {
+    else if (missing(result) || result == -EINVAL)
+        instead(fio);
+    else
         file_failed(fio, result);
-    }
+}
+
+static void zero_range_done(struct dt_io *io, int result)
+{
+    struct file *f = file_io_of(io)->c->layer_data;
+
+    zeroed(io, result, &f->no_zero_range, write_zeroes);
 }
 
 static void zero_keeping_space(struct file_io *fio)
@@ -124,18 +130,9 @@ static void zero_keeping_space(struct file_io *fio)
 
 static void zero_punch_done(struct dt_io *io, int result)
 {
-    struct file_io *fio = file_io_of(io);
-    struct file *f = fio->c->layer_data;
+    struct file *f = file_io_of(io)->c->layer_data;
 
-    if (result == 0) {
-        file_written(fio);
-    } else if (missing(result) || result == -EINVAL) {
-        if (missing(result))
-            __atomic_store_n(&f->no_punch, true, __ATOMIC_RELAXED);
-        zero_keeping_space(fio);
-    } else {
-        file_failed(fio, result);
-    }
+    zeroed(io, result, &f->no_punch, zero_keeping_space);
 }
 
 void file_zero(struct file_io *fio)

@@ -12,6 +12,7 @@
  * need nothing of this.
  */
 #include "base/base.h"
+#include "base/bytes.h"
 #include "base/prefix.h"
 #include <devtap/net.h>
 
@@ -88,12 +89,6 @@ static const struct dt_counter counters[] = {
 
 /* ---- Frames ---- */
 
-static void be16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
 static void send(struct announce_ctx *ac, const uint8_t to[6], uint16_t type, const void *body,
                  uint32_t length)
 {
@@ -107,7 +102,7 @@ static void send(struct announce_ctx *ac, const uint8_t to[6], uint16_t type, co
     memset(p->data, 0, p->length);
     memcpy(p->data, to, 6);
     memcpy(p->data + 6, a->mac, 6);
-    be16(p->data + 12, type);
+    store_be16(p->data + 12, type);
     memcpy(p->data + 14, body, length);
     dt_count(ac->c, ANNOUNCED, 1);
     dt_transmit_one(ac->c, p);
@@ -149,7 +144,7 @@ static void send_advertisement(struct announce_ctx *ac, const uint8_t address[16
     memcpy(na + 26, a->mac, 6);
     sum = dt_checksum(ip + 8, 32, 0);
     sum = dt_checksum(pseudo, sizeof(pseudo), sum);
-    be16(na + 2, (uint16_t)~dt_checksum(na, 32, sum));
+    store_be16(na + 2, (uint16_t)~dt_checksum(na, 32, sum));
     send(ac, all_nodes_mac, 0x86dd, ip, sizeof(ip));
 }
 

@@ -12,6 +12,7 @@
  */
 #include "net/antispoof/antispoof.h"
 
+#include "base/bytes.h"
 #include <netinet/in.h>
 
 enum { DHCP_SERVER = 67, DHCP_CLIENT = 68, DHCP6_SERVER = 547 };
@@ -23,11 +24,6 @@ enum {
     NEIGHBOUR_ADVERTISEMENT = 136,
     MLD2_REPORT = 143,
 };
-
-static uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
 
 static bool all_zero(const uint8_t *p, unsigned n)
 {
@@ -41,7 +37,7 @@ static bool all_zero(const uint8_t *p, unsigned n)
 
 static enum trick judge_arp(const struct identity *id, const uint8_t *arp)
 {
-    unsigned operation = be16(arp + 6);
+    unsigned operation = load_be16(arp + 6);
     const uint8_t *hardware = arp + 8, *address = arp + 14;
 
     if (memcmp(hardware, id->mac, 6) != 0)
@@ -91,7 +87,7 @@ static bool is_dhcp_request(const struct identity *id, const struct dt_headers *
     static const uint8_t everybody[4] = {255, 255, 255, 255};
 
     return id->dhcp && h->flags & DT_HDR_UDP && !(h->flags & DT_HDR_FRAGMENT) &&
-           be16(udp) == DHCP_CLIENT && be16(udp + 2) == DHCP_SERVER &&
+           load_be16(udp) == DHCP_CLIENT && load_be16(udp + 2) == DHCP_SERVER &&
            memcmp(ip + 16, everybody, 4) == 0;
 }
 
@@ -102,7 +98,7 @@ static enum trick judge_ipv4(const struct identity *id, const struct dt_headers 
 
     if (h->flags & DT_HDR_OPTIONS && source_routed(ip))
         return TRICK_OPTIONS;
-    if (h->flags & DT_HDR_UDP && be16(data + h->l4) == DHCP_SERVER)
+    if (h->flags & DT_HDR_UDP && load_be16(data + h->l4) == DHCP_SERVER)
         return TRICK_DHCP_SERVER;
     if (prefixes_contain(&id->ip4, ip + 12))
         return HONEST;
@@ -222,7 +218,7 @@ static enum trick judge_ipv6(const struct identity *id, const struct dt_headers 
         return TRICK_OPTIONS;
     if (h->protocol == IPPROTO_ICMPV6 && h->flags & DT_HDR_FRAGMENT)
         return TRICK_FRAGMENT;
-    if (h->flags & DT_HDR_UDP && be16(data + h->l4) == DHCP6_SERVER)
+    if (h->flags & DT_HDR_UDP && load_be16(data + h->l4) == DHCP6_SERVER)
         return TRICK_DHCP_SERVER;
     if (!owns6(id, ip + 8) && !(all_zero(ip + 8, 16) && may_be_nameless(h, data)))
         return TRICK_IP;

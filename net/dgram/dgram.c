@@ -279,13 +279,6 @@ static unsigned dgram_write(struct port_out *out, struct dt_packet **packets, un
     return n;
 }
 
-static struct dt_packet *drop(struct dgram_ctx *dc, struct dt_packet *p, unsigned counter)
-{
-    dt_drop_one(dc->c, p, counter);
-    errno = EBADMSG;
-    return NULL;
-}
-
 static struct dt_packet *dgram_read(struct port_in *in)
 {
     struct dgram_ctx *dc = container_of(in, struct dgram_ctx, in);
@@ -296,17 +289,12 @@ static struct dt_packet *dgram_read(struct port_in *in)
     if (!p)
         return NULL;
     n = recv(in->watch.fd, p->data, PORT_LARGEST, MSG_TRUNC); /* the length that it had */
-    if (n < 0) {
-        int error = errno;
-
-        dt_sent(dc->c, &p, 1);                         /* never filled: it only goes back */
-        errno = error == ECONNREFUSED ? EINTR : error; /* of what we sent: see above */
-        return NULL;
-    }
+    if (n < 0) /* a refusal is of what we sent: see above */
+        return port_unread(dc->c, p, errno == ECONNREFUSED ? EINTR : errno);
     if (n < (ssize_t)PORT_LEAST)
-        return drop(dc, p, RX_SHORT);
+        return port_drop(dc->c, p, RX_SHORT);
     if (n > (ssize_t)PORT_LARGEST)
-        return drop(dc, p, RX_LONG);
+        return port_drop(dc->c, p, RX_LONG);
     return port_fit(dc->c, p, (uint32_t)n);
 }
 

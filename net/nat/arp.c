@@ -36,11 +36,11 @@ static void say(struct nat *n, struct side *side, uint16_t operation, uint32_t t
     memset(p->data, 0, p->length);
     nat_ether(p, operation == REQUEST ? everybody : mac, side->mac);
     memcpy(p->data + 12, head, sizeof(head));
-    put16(p->data + 20, operation);
+    store_be16(p->data + 20, operation);
     memcpy(p->data + 22, side->told, 6);
-    put32(p->data + 28, side->address);
+    store_be32(p->data + 28, side->address);
     memcpy(p->data + 32, operation == REQUEST ? nobody : mac, 6);
-    put32(p->data + 38, to);
+    store_be32(p->data + 38, to);
     if (side->way == DT_TX)
         dt_transmit_one(n->c, p);
     else
@@ -136,7 +136,7 @@ const uint8_t *nat_next_hop(struct nat *n, uint32_t address)
 void nat_arp(struct nat *n, struct side *side, struct dt_packet *p)
 {
     const uint8_t *arp = p->data + dt_headers(p)->l3, *mac = arp + 8;
-    uint32_t sender = be32(arp + 14), target = be32(arp + 24);
+    uint32_t sender = load_be32(arp + 14), target = load_be32(arp + 24);
     bool neighbour = nat_within(side, sender) ||
                      (side == &n->outer && sender == n->router_address && sender != 0);
     const struct neighbour *b;
@@ -154,6 +154,6 @@ void nat_arp(struct nat *n, struct side *side, struct dt_packet *p)
     b = neighbour ? find(n, side, sender, false) : NULL;
     if (neighbour && !(mac[0] & 1) && (target == side->address || (b && b->address)))
         nat_learn(n, side, sender, mac);
-    if (be16(arp + 6) == REQUEST && target == side->address)
+    if (load_be16(arp + 6) == REQUEST && target == side->address)
         say(n, side, REPLY, sender, mac);
 }

@@ -23,7 +23,8 @@ static struct key key_of(struct dt_packet *p, enum dt_direction way)
 {
     const uint8_t *ip = p->data + dt_headers(p)->l3;
 
-    return (struct key){be32(ip + 12), be32(ip + 16), be16(ip + 4), ip[9], (uint8_t)way};
+    return (struct key){load_be32(ip + 12), load_be32(ip + 16), load_be16(ip + 4), ip[9],
+                        (uint8_t)way};
 }
 
 static bool is(const struct fragment *f, const struct key *k)

@@ -24,11 +24,11 @@ static bool quote_ports(const uint8_t *l4, uint8_t protocol, bool source, struct
     case 6:
     case 17:
         q->protocol = protocol == 6 ? TCP : UDP;
-        q->port = be16(l4 + (source ? 0 : 2));
+        q->port = load_be16(l4 + (source ? 0 : 2));
         return true;
     case 1:
         q->protocol = ICMP;
-        q->port = be16(l4 + 4);
+        q->port = load_be16(l4 + 4);
         return source && l4[0] == ECHO_REQUEST;
     default:
         return false;
@@ -44,11 +44,11 @@ bool nat_quoted(struct dt_packet *p, bool source, struct quoted *q)
     if (h->flags & DT_HDR_FRAGMENT || length < 8 + 20 || !is_error(icmp[0]) || quoted[0] >> 4 != 4)
         return false;
     header = (quoted[0] & 15u) * 4;
-    if (header < 20 || length < 8 + header + 8 || be16(quoted + 6) & 0x1fff)
+    if (header < 20 || length < 8 + header + 8 || load_be16(quoted + 6) & 0x1fff)
         return false;
     if (dt_checksum(icmp, length, 0) != 0xffff)
         return false;
-    q->address = be32(quoted + (source ? 12 : 16));
+    q->address = load_be32(quoted + (source ? 12 : 16));
     return quote_ports(quoted + header, quoted[9], source, q);
 }
 
@@ -72,8 +72,8 @@ bool nat_answer_echo(struct nat *n, struct dt_packet *p)
     memcpy(mac, reply->data + 6, 6);
     nat_ether(reply, mac, n->inner.mac);
     icmp[0] = 0;
-    put16(icmp + 2, 0);
-    put16(icmp + 2, (uint16_t)~dt_checksum(icmp, h->end - h->l4, 0));
+    store_be16(icmp + 2, 0);
+    store_be16(icmp + 2, (uint16_t)~dt_checksum(icmp, h->end - h->l4, 0));
     dt_packet_changed(reply);
     dt_receive_one(n->c, reply);
     return true;
@@ -108,12 +108,12 @@ void nat_tell_expired(struct nat *n, struct dt_packet *p)
     memset(error->data, 0, 14 + 28);
     nat_ether(error, p->data + 6, n->inner.mac);
     memcpy(error->data + 12, head, sizeof(head));
-    put16(ip + 2, (uint16_t)(28 + quote));
-    put32(ip + 12, n->inner.address);
+    store_be16(ip + 2, (uint16_t)(28 + quote));
+    store_be32(ip + 12, n->inner.address);
     memcpy(ip + 16, p->data + h->l3 + 12, 4);
-    put16(ip + 10, (uint16_t)~dt_checksum(ip, 20, 0));
+    store_be16(ip + 10, (uint16_t)~dt_checksum(ip, 20, 0));
     icmp[0] = TIME_EXCEEDED;
     memcpy(icmp + 8, p->data + h->l3, quote);
-    put16(icmp + 2, (uint16_t)~dt_checksum(icmp, 8 + quote, 0));
+    store_be16(icmp + 2, (uint16_t)~dt_checksum(icmp, 8 + quote, 0));
     dt_receive_one(n->c, error);
 }

@@ -4,6 +4,7 @@
 #define NET_NAT_INTERNAL_H
 
 #include "base/base.h"
+#include "base/bytes.h"
 #include "net/table/table.h"
 #include <devtap/net.h>
 
@@ -193,24 +194,6 @@ int nat_apply_forwards(struct nat *n, struct dt_error *err);
 static inline bool nat_within(const struct side *s, uint32_t address)
 {
     return ((address ^ s->address) & s->mask) == 0;
-}
-static inline uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-static inline uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)be16(p) << 16 | be16(p + 2);
-}
-static inline void put16(uint8_t *p, uint16_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-static inline void put32(uint8_t *p, uint32_t v)
-{
-    put16(p, (uint16_t)(v >> 16));
-    put16(p + 2, (uint16_t)v);
 }
 
 #endif

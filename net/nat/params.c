@@ -81,7 +81,7 @@ static void make_mac(uint8_t mac[6], char letter, uint32_t address)
 {
     mac[0] = 2;
     mac[1] = (uint8_t)letter;
-    put32(mac + 2, address);
+    store_be32(mac + 2, address);
 }
 
 /* ---- Forwards ---- */

@@ -10,9 +10,9 @@
 /* What a field's change adds to the complement of a checksum over it. */
 static uint32_t replace16(uint8_t *p, uint16_t v)
 {
-    uint32_t difference = (uint16_t)~be16(p) + (uint32_t)v;
+    uint32_t difference = (uint16_t)~load_be16(p) + (uint32_t)v;
 
-    put16(p, v);
+    store_be16(p, v);
     return difference;
 }
 
@@ -23,21 +23,21 @@ static uint32_t replace32(uint8_t *p, uint32_t v)
 
 static void adjust(uint8_t *sum, uint32_t difference)
 {
-    uint32_t s = (uint16_t)~be16(sum) + difference;
+    uint32_t s = (uint16_t)~load_be16(sum) + difference;
 
     s = (s & 0xffff) + (s >> 16);
     s = (s & 0xffff) + (s >> 16);
-    put16(sum, (uint16_t)~s);
+    store_be16(sum, (uint16_t)~s);
 }
 
 /* Of UDP 0 means that there is none. */
 static void adjust_udp(uint8_t *sum, uint32_t difference)
 {
-    if (be16(sum) == 0)
+    if (load_be16(sum) == 0)
         return;
     adjust(sum, difference);
-    if (be16(sum) == 0)
-        put16(sum, 0xffff);
+    if (load_be16(sum) == 0)
+        store_be16(sum, 0xffff);
 }
 
 void nat_rewrite(struct dt_packet *p, bool source, uint32_t address, uint16_t port)
@@ -71,7 +71,7 @@ void nat_age_packet(struct dt_packet *p)
 {
     uint8_t *ip = p->data + dt_headers(p)->l3;
 
-    adjust(ip + 10, replace16(ip + 8, (uint16_t)(be16(ip + 8) - 0x100)));
+    adjust(ip + 10, replace16(ip + 8, (uint16_t)(load_be16(ip + 8) - 0x100)));
 }
 
 void nat_ether(struct dt_packet *p, const uint8_t to[6], const uint8_t from[6])
@@ -106,8 +106,8 @@ void nat_rewrite_error(struct dt_packet *p, bool source, uint32_t address, uint1
 
     adjust(quoted + 10, difference);
     rewrite_quoted_port(quoted + (quoted[0] & 15) * 4, end, quoted[9], source, port, difference);
-    put16(icmp + 2, 0);
-    put16(icmp + 2, (uint16_t)~dt_checksum(icmp, (uint32_t)(end - icmp), 0));
+    store_be16(icmp + 2, 0);
+    store_be16(icmp + 2, (uint16_t)~dt_checksum(icmp, (uint32_t)(end - icmp), 0));
     /* An error about a packet from the guest comes to it, one about a packet to it goes from it. */
     adjust(ip + 10, replace32(ip + (source ? 16 : 12), address));
 }

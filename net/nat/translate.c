@@ -30,12 +30,12 @@ static bool port_of(struct dt_packet *p, bool source, struct port *port)
     const uint8_t *l4 = p->data + h->l4;
 
     if (h->flags & (DT_HDR_TCP | DT_HDR_UDP)) {
-        *port = (struct port){h->flags & DT_HDR_TCP ? TCP : UDP, be16(l4 + (source ? 0 : 2))};
+        *port = (struct port){h->flags & DT_HDR_TCP ? TCP : UDP, load_be16(l4 + (source ? 0 : 2))};
         return true;
     }
     if (!(h->flags & DT_HDR_ICMP) || h->end - h->l4 < 8)
         return false;
-    *port = (struct port){ICMP, be16(l4 + 4)};
+    *port = (struct port){ICMP, load_be16(l4 + 4)};
     return l4[0] == (source ? ECHO_REQUEST : ECHO_REPLY);
 }
 
@@ -155,7 +155,7 @@ static enum dt_net_verdict error_out(struct nat *n, struct dt_packet *p, const u
     const struct mapping *m;
     struct quoted q;
 
-    if (!nat_quoted(p, false, &q) || q.address != be32(ip + 12))
+    if (!nat_quoted(p, false, &q) || q.address != load_be32(ip + 12))
         return REFUSE(UNKNOWN);
     m = nat_find(n, q.protocol, q.address, q.port);
     if (!m)
@@ -199,7 +199,7 @@ static enum dt_net_verdict hairpin(struct nat *n, struct dt_packet *p, const str
 static enum dt_net_verdict first_out(struct nat *n, struct dt_packet *p, const uint8_t *hop)
 {
     const struct dt_headers *h = dt_headers(p);
-    uint32_t inner = be32(p->data + h->l3 + 12);
+    uint32_t inner = load_be32(p->data + h->l3 + 12);
     const struct fragment *f;
     struct mapping *m;
     struct port port;
@@ -274,8 +274,8 @@ enum dt_net_verdict nat_tx(struct dt_ctx *c, struct dt_packet *p)
     if (verdict != DT_HOLD)
         return verdict;
     ip = p->data + dt_headers(p)->l3;
-    from = be32(ip + 12);
-    to = be32(ip + 16);
+    from = load_be32(ip + 12);
+    to = load_be32(ip + 16);
     if (!nat_within(&n->inner, from) || from == n->inner.address || !is_unicast(from))
         return REFUSE(FOREIGN);
     if (to == n->inner.address)
@@ -304,8 +304,8 @@ enum dt_net_verdict nat_rx(struct dt_ctx *c, struct dt_packet *p)
     if (verdict != DT_HOLD)
         return verdict;
     ip = p->data + dt_headers(p)->l3;
-    from = be32(ip + 12);
-    if (be32(ip + 16) != n->outer.address || from == n->outer.address ||
+    from = load_be32(ip + 12);
+    if (load_be32(ip + 16) != n->outer.address || from == n->outer.address ||
         nat_within(&n->inner, from) || !is_unicast(from))
         return REFUSE(FOREIGN);
     if (ip[8] <= 1)

@@ -15,6 +15,7 @@
  */
 #include "net/port/port.h"
 
+#include "base/bytes.h"
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
@@ -250,17 +251,8 @@ static struct tag find_tag(struct msghdr *m)
 static void put_tag(uint8_t *data, uint32_t length, struct tag tag)
 {
     memmove(data + 12 + TAG_BYTES, data + 12, length - 12);
-    data[12] = (uint8_t)(tag.tpid >> 8);
-    data[13] = (uint8_t)tag.tpid;
-    data[14] = (uint8_t)(tag.tci >> 8);
-    data[15] = (uint8_t)tag.tci;
-}
-
-static struct dt_packet *drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter)
-{
-    dt_drop_one(c, p, counter);
-    errno = EBADMSG;
-    return NULL;
+    store_be16(data + 12, tag.tpid);
+    store_be16(data + 14, tag.tci);
 }
 
 /* What is not a frame: @p goes back; errno for the reader. */
@@ -269,15 +261,13 @@ static struct dt_packet *failed(struct dt_ctx *c, struct dt_packet *p, int error
     const struct raw *r = c->layer_data;
 
     if (error == EINVAL) /* a super-frame of a kind that the header cannot tell of */
-        return drop(c, p, RX_HEADER);
-    dt_sent(c, &p, 1); /* never filled: it only goes back */
+        return port_drop(c, p, RX_HEADER);
     if (error == ENETDOWN) {
         dt_layer_event(c->layer, "interface-down",
                        "%s is down or gone: nothing comes until it is up", r->ifname);
         error = EINTR;
     }
-    errno = error;
-    return NULL;
+    return port_unread(c, p, error);
 }
 
 static struct dt_packet *judge(struct dt_ctx *c, struct dt_packet *p, struct msghdr *m,
@@ -287,9 +277,9 @@ static struct dt_packet *judge(struct dt_ctx *c, struct dt_packet *p, struct msg
     struct tag tag;
 
     if (n < (ssize_t)(HEADER_BYTES + PORT_LEAST))
-        return drop(c, p, RX_SHORT);
+        return port_drop(c, p, RX_SHORT);
     if (m->msg_flags & MSG_TRUNC)
-        return drop(c, p, RX_LONG);
+        return port_drop(c, p, RX_LONG);
     tag = find_tag(m);
     if (tag.tpid) {
         put_tag(p->data, length, tag);
@@ -297,9 +287,7 @@ static struct dt_packet *judge(struct dt_ctx *c, struct dt_packet *p, struct msg
         v->csum_start = (uint16_t)(v->csum_start + TAG_BYTES);
     }
     p = port_fit(c, p, length);
-    if ((v->flags | v->gso_type) && dt_vnet_read(p, v, DT_OFFLOAD_ALL) < 0)
-        return drop(c, p, RX_HEADER);
-    return p;
+    return port_offloads(c, p, v, RX_HEADER);
 }
 
 static struct dt_packet *raw_read(struct port_in *in)

@@ -111,3 +111,25 @@ struct dt_packet *port_fit(struct dt_ctx *c, struct dt_packet *p, uint32_t lengt
     dt_sent(c, &p, 1);
     return small;
 }
+
+struct dt_packet *port_drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter)
+{
+    dt_drop_one(c, p, counter);
+    errno = EBADMSG;
+    return NULL;
+}
+
+struct dt_packet *port_unread(struct dt_ctx *c, struct dt_packet *p, int error)
+{
+    dt_sent(c, &p, 1); /* it only goes back */
+    errno = error;
+    return NULL;
+}
+
+struct dt_packet *port_offloads(struct dt_ctx *c, struct dt_packet *p,
+                                const struct dt_vnet_header *v, unsigned counter)
+{
+    if ((v->flags | v->gso_type) && dt_vnet_read(p, v, DT_OFFLOAD_ALL) < 0)
+        return port_drop(c, p, counter);
+    return p;
+}

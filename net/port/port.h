@@ -55,6 +55,16 @@ void port_in_resume(struct port_in *in);
  *  it, which may be another one. */
 struct dt_packet *port_fit(struct dt_ctx *c, struct dt_packet *p, uint32_t length);
 
+/* How struct port_in's @read ends. Each returns what that is to return. */
+
+/** port_drop() - @p is dropped and counted. */
+struct dt_packet *port_drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter);
+/** port_unread() - nothing came to fill @p with: @error, as errno has it. */
+struct dt_packet *port_unread(struct dt_ctx *c, struct dt_packet *p, int error);
+/** port_offloads() - @p, with what @v says is left to do on it; or dropped and counted where that contradicts it. */
+struct dt_packet *port_offloads(struct dt_ctx *c, struct dt_packet *p,
+                                const struct dt_vnet_header *v, unsigned counter);
+
 /* ---- To the wire (out.c) ---- */
 
 /**

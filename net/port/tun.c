@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 #ifndef TUN_F_USO4 /* Linux 6.2 */
 #define TUN_F_USO4 0x20
@@ -93,4 +94,33 @@ int port_tun_name(char name[IFNAMSIZ], const char *text, struct dt_error *err)
     memset(name, 0, IFNAMSIZ);
     memcpy(name, text, n);
     return 0;
+}
+
+bool port_tun_write(int fd, struct dt_packet *p, uint32_t from, uint32_t end)
+{
+    struct dt_vnet_header v;
+    struct iovec iov[2] = {{&v, sizeof(v)}, {p->data + from, end - from}};
+
+    dt_vnet_write(p, &v);
+    v.csum_start = (uint16_t)(v.csum_start - (p->needs ? from : 0));
+    v.hdr_len = (uint16_t)(v.hdr_len - (v.hdr_len ? from : 0));
+    return writev(fd, iov, 2) >= 0;
+}
+
+struct dt_packet *port_tun_read(struct port_in *in, uint32_t from, uint32_t least,
+                                unsigned too_short, struct dt_vnet_header *v)
+{
+    struct dt_packet *p = dt_packet_new(in->c, PORT_LARGEST);
+    struct iovec iov[2] = {{v, sizeof(*v)}, {p ? p->data + from : NULL, PORT_LARGEST - from}};
+    ssize_t n;
+
+    errno = ENOBUFS;
+    if (!p)
+        return NULL;
+    n = readv(in->watch.fd, iov, 2);
+    if (n < 0)
+        return port_unread(in->c, p, errno);
+    if (n < (ssize_t)(sizeof(*v) + least))
+        return port_drop(in->c, p, too_short);
+    return port_fit(in->c, p, (uint32_t)n - (uint32_t)sizeof(*v) + from);
 }

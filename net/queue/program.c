@@ -3,7 +3,6 @@
 #include "net/queue/queue.h"
 
 #include "base/listen.h"
-#include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -188,19 +187,14 @@ static void run_kick(struct dt_watch *watch, uint32_t events)
 
 /* ---- What it says ---- */
 
-/* One word, whatever the program calls it. */
 static void take_event(struct queue_ctx *qc, const struct control_frame *f)
 {
     json_t *json = json_loadb(f->payload, f->length, 0, NULL);
-    const char *event = json_string_value(json_object_get(json, "event")) ?: "program";
+    const char *event = json_string_value(json_object_get(json, "event"));
     const char *text = json_string_value(json_object_get(json, "text")) ?: "";
-    char word[32];
-    size_t n = 0;
+    char word[CONTROL_WORD_MAX];
 
-    for (; *event && n < sizeof(word) - 1; event++)
-        word[n++] = isalnum((unsigned char)*event) || *event == '-' ? *event : '-';
-    word[n] = '\0';
-    dt_layer_event(qc->c->layer, word, "%.300s", text);
+    dt_layer_event(qc->c->layer, control_word(word, event, "program"), "%.300s", text);
     json_decref(json);
 }
 

@@ -2,16 +2,6 @@
 /* features.c - what is agreed with the rear: offloads (virtio 1.2, 5.1.3) and the largest packet. */
 #include "net/rear/internal.h"
 
-static const struct {
-    uint8_t ours, host, guest;
-} offload_bits[] = {
-    {DT_OFFLOAD_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
-    {DT_OFFLOAD_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
-    {DT_OFFLOAD_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
-    {DT_OFFLOAD_USO4, CARD_F_HOST_USO, CARD_F_GUEST_USO4},
-    {DT_OFFLOAD_USO6, CARD_F_HOST_USO, CARD_F_GUEST_USO6},
-};
-
 /* What a driver may not take of an offer (5.1.3.1), and what would need buffers of 64 KiB. */
 static uint64_t sensible(uint64_t features)
 {
@@ -29,13 +19,8 @@ static uint64_t sensible(uint64_t features)
 
 static void describe(struct card_rear *cr, uint64_t features)
 {
-    cr->takes = cr->gives = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(offload_bits); i++) {
-        if (features & REAR_BIT(offload_bits[i].host))
-            cr->takes |= offload_bits[i].ours;
-        if (features & REAR_BIT(offload_bits[i].guest))
-            cr->gives |= offload_bits[i].ours;
-    }
+    cr->takes = virtio_device_offloads(features);
+    cr->gives = virtio_driver_offloads(features);
     cr->mergeable = features & REAR_BIT(VIRTIO_NET_F_MRG_RXBUF);
     cr->ecn = features & REAR_BIT(VIRTIO_NET_F_HOST_ECN);
 }

@@ -20,9 +20,8 @@
 #define NET_REAR_INTERNAL_H
 
 #include "net/port/port.h"
+#include "net/virtio/offloads.h"
 #include "rear/rear.h"
-
-#include <linux/virtio_net.h>
 
 #define CARD_HEADER  sizeof(struct dt_vnet_header) /* with VERSION_1 always */
 #define CARD_BUFFER  2048u
@@ -33,17 +32,13 @@ _Static_assert(CARD_BUFFERS *CARD_BUFFER >= PORT_LARGEST + CARD_HEADER, "");
 enum card_ring { CARD_RX, CARD_TX };
 enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY };
 
-/* Virtio 1.2; older headers lack them. */
-#define CARD_F_GUEST_USO4 54
-#define CARD_F_GUEST_USO6 55
-#define CARD_F_HOST_USO   56
 /* The rear may lack any of these. */
 #define CARD_HOST_SUPER                                                    \
     (REAR_BIT(VIRTIO_NET_F_HOST_TSO4) | REAR_BIT(VIRTIO_NET_F_HOST_TSO6) | \
-     REAR_BIT(CARD_F_HOST_USO))
+     REAR_BIT(VIRTIO_NET_F_HOST_USO))
 #define CARD_GUEST_SUPER                                                     \
     (REAR_BIT(VIRTIO_NET_F_GUEST_TSO4) | REAR_BIT(VIRTIO_NET_F_GUEST_TSO6) | \
-     REAR_BIT(CARD_F_GUEST_USO4) | REAR_BIT(CARD_F_GUEST_USO6))
+     REAR_BIT(VIRTIO_NET_F_GUEST_USO4) | REAR_BIT(VIRTIO_NET_F_GUEST_USO6))
 #define CARD_FEATURES                                                                        \
     (REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |                  \
      REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \

@@ -8,6 +8,8 @@
  */
 #include "net/route/internal.h"
 
+#include "base/bytes.h"
+
 enum { SOLICITATION = 135, ADVERTISEMENT = 136 };
 enum { IS_ROUTER = 0x80, SOLICITED = 0x40, OVERRIDE = 0x20 };
 
@@ -63,7 +65,6 @@ static uint32_t advertise(uint8_t *reply, const uint8_t *mac, const uint8_t *ask
     static const uint8_t all_nodes_mac[6] = {0x33, 0x33, 0, 0, 0, 1};
     static const uint8_t head[] = {0x60, 0, 0, 0, 0, 32, 58, 255};
     uint8_t *ip = reply + 14, *icmp = ip + 40;
-    uint16_t sum;
 
     memset(reply, 0, 14 + 40 + 32);
     memcpy(reply, nobody ? all_nodes_mac : mac, 6);
@@ -78,9 +79,7 @@ static uint32_t advertise(uint8_t *reply, const uint8_t *mac, const uint8_t *ask
     icmp[24] = 2; /* option: the target's link-layer address */
     icmp[25] = 1;
     memcpy(icmp + 26, route_gateway, 6);
-    sum = (uint16_t)~icmp6_sum(ip, icmp, 32);
-    icmp[2] = (uint8_t)(sum >> 8);
-    icmp[3] = (uint8_t)sum;
+    store_be16(icmp + 2, (uint16_t)~icmp6_sum(ip, icmp, 32));
     return 14 + 40 + 32;
 }
 

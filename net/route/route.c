@@ -205,17 +205,6 @@ static int judge(const struct route *r, const struct dt_headers *h, const uint8_
     return prefixes_contain(v4 ? &r->own4 : &r->own6, ip + (v4 ? 12 : 8)) ? 0 : -1;
 }
 
-static bool write_one(int fd, struct dt_packet *p)
-{
-    struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p->data + ETHER, dt_headers(p)->end - ETHER}};
-
-    dt_vnet_write(p, &v);
-    v.csum_start = (uint16_t)(v.csum_start - (p->needs ? ETHER : 0));
-    v.hdr_len = (uint16_t)(v.hdr_len - (v.hdr_len ? ETHER : 0));
-    return writev(fd, iov, 2) >= 0;
-}
-
 static void transmit_one(struct dt_ctx *c, struct dt_packet *p)
 {
     struct route *r = c->layer_data;
@@ -228,7 +217,7 @@ static void transmit_one(struct dt_ctx *c, struct dt_packet *p)
         answer(c, p);
     else if (judge(r, h, p->data, &why) < 0)
         dt_drop_one(c, p, why);
-    else if (learn(r, p->data + 6), likely(write_one(r->fds[c->thread], p)))
+    else if (learn(r, p->data + 6), likely(port_tun_write(r->fds[c->thread], p, ETHER, h->end)))
         dt_sent(c, &p, 1);
     else
         dt_drop_one(c, p, TX_FULL);
@@ -241,13 +230,6 @@ static void route_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigne
 }
 
 /* ---- To the guest ---- */
-
-static struct dt_packet *drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter)
-{
-    dt_drop_one(c, p, counter);
-    errno = EBADMSG;
-    return NULL;
-}
 
 /* @p has an IP packet behind room for an Ethernet header, of which nothing but its length is known. */
 static struct dt_packet *finish(struct dt_ctx *c, struct dt_packet *p, struct dt_vnet_header *v)
@@ -264,40 +246,21 @@ static struct dt_packet *finish(struct dt_ctx *c, struct dt_packet *p, struct dt
     h = dt_headers(p);
     ip = p->data + ETHER;
     if (h->flags & DT_HDR_BROKEN || !(h->flags & DT_HDR_IP))
-        return drop(c, p, RX_SHORT);
+        return port_drop(c, p, RX_SHORT);
     if (!prefixes_contain(v4 ? &r->own4 : &r->own6, ip + (v4 ? 16 : 24)))
-        return drop(c, p, RX_FOREIGN);
+        return port_drop(c, p, RX_FOREIGN);
     if (!guest)
-        return drop(c, p, RX_NOBODY);
+        return port_drop(c, p, RX_NOBODY);
     v->csum_start = (uint16_t)(v->csum_start + ETHER);
-    if ((v->flags | v->gso_type) && dt_vnet_read(p, v, DT_OFFLOAD_ALL) < 0)
-        return drop(c, p, RX_HEADER);
-    return p;
+    return port_offloads(c, p, v, RX_HEADER);
 }
 
 static struct dt_packet *route_read(struct port_in *in)
 {
-    struct dt_ctx *c = in->c;
-    struct dt_packet *p = dt_packet_new(c, PORT_LARGEST);
     struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p ? p->data + ETHER : NULL, PORT_LARGEST - ETHER}};
-    ssize_t n;
+    struct dt_packet *p = port_tun_read(in, ETHER, LEAST_PACKET, RX_SHORT, &v);
 
-    errno = ENOBUFS;
-    if (!p)
-        return NULL;
-    n = readv(in->watch.fd, iov, 2);
-    if (n < 0) {
-        int error = errno;
-
-        dt_sent(c, &p, 1); /* never filled: it only goes back */
-        errno = error;
-        return NULL;
-    }
-    if (n < (ssize_t)(sizeof(v) + LEAST_PACKET))
-        return drop(c, p, RX_SHORT);
-    p = port_fit(c, p, (uint32_t)n - (uint32_t)sizeof(v) + ETHER);
-    return finish(c, p, &v);
+    return p ? finish(in->c, p, &v) : NULL;
 }
 
 static void route_ended(struct port_in *in, int error)

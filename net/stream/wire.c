@@ -2,28 +2,16 @@
 /* wire.c - frames into bytes and out of them: see stream.h. */
 #include "net/stream/stream.h"
 
+#include "base/bytes.h"
 #include <sys/socket.h>
 
 #define WRITE_FRAMES 32u
 
 /* ---- From the peer ---- */
 
-static uint32_t load_length(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static uint32_t header_of(const struct stream_ctx *sc)
 {
     return ((const struct stream *)sc->c->layer_data)->vnet ? STREAM_HEADER : 0;
-}
-
-static void store_length(uint8_t *p, uint32_t length)
-{
-    p[0] = (uint8_t)(length >> 24);
-    p[1] = (uint8_t)(length >> 16);
-    p[2] = (uint8_t)(length >> 8);
-    p[3] = (uint8_t)length;
 }
 
 /* Bytes that are there already. Returns 1 and the length of a whole frame, 0 where more bytes are needed, -1 for a
@@ -34,7 +22,7 @@ static int whole_frame(const struct stream_bytes *b, uint32_t header, uint32_t *
 
     if (have < STREAM_LENGTH)
         return 0;
-    *length = load_length(b->bytes + b->at);
+    *length = load_be32(b->bytes + b->at);
     if (*length > PORT_LARGEST + header)
         return -1;
     return have - STREAM_LENGTH >= *length;
@@ -70,11 +58,7 @@ static struct dt_packet *take_frame(struct dt_ctx *c, struct stream_bytes *b, ui
     memcpy(&v, from, header);
     memcpy(p->data, from + header, length - header);
     b->at += STREAM_LENGTH + length;
-    if (!(v.flags | v.gso_type) || dt_vnet_read(p, &v, DT_OFFLOAD_ALL) == 0)
-        return p;
-    dt_drop_one(c, p, RX_HEADER);
-    errno = EBADMSG;
-    return NULL;
+    return port_offloads(c, p, &v, RX_HEADER);
 }
 
 struct dt_packet *wire_read(struct port_in *in)
@@ -127,7 +111,7 @@ static void gather(struct vector *v, const struct stream_bytes *rest, uint32_t h
     for (unsigned i = 0; i < MIN(n, WRITE_FRAMES); i++) {
         struct prefix *prefix = &v->prefixes[i];
 
-        store_length(prefix->length, packets[i]->length + header);
+        store_be32(prefix->length, packets[i]->length + header);
         if (header)
             dt_vnet_write(packets[i], &prefix->header);
         v->iov[v->n++] = (struct iovec){prefix, STREAM_LENGTH + header};

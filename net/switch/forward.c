@@ -2,6 +2,8 @@
 /* forward.c - where a frame may go: see fabric.h. */
 #include "net/switch/fabric.h"
 
+#include "base/bytes.h"
+
 #define TPID 0x8100u
 
 /* ---- Addresses ---- */

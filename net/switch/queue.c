@@ -2,6 +2,8 @@
 /* queue.c - packets that wait for a port, and whose turn it is: see fabric.h. */
 #include "net/switch/fabric.h"
 
+#include "base/bytes.h"
+
 #define TAG_BYTES 4u
 
 void fabric_queue_to(struct fabric_port *to, struct fabric_port *from, struct dt_packet *p)

@@ -11,13 +11,10 @@
  */
 #include "net/symmetry/internal.h"
 
+#include "base/bytes.h"
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-static uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
 
 /* ---- Identity ---- */
 
@@ -194,7 +191,7 @@ uint32_t sym_sent(struct flow *flow, struct dt_packet *p)
 
     if (!tcp)
         return segments;
-    first = be32(tcp + 4);
+    first = load_be32(tcp + 4);
     end = first + (h->end - h->payload) + !!(tcp[13] & SYN) + !!(tcp[13] & FIN);
     if (!flow->unacked)
         flow->una = flow->nxt = first;
@@ -212,7 +209,7 @@ uint32_t sym_received(struct flow *flow, struct dt_packet *p)
 
     if (!tcp || !flow->unacked || (tcp[13] & (ACK | RST)) != ACK)
         return segments;
-    acked = be32(tcp + 8) - flow->una;
+    acked = load_be32(tcp + 8) - flow->una;
     if (acked == 0 || acked > outstanding)
         return segments;
     credit = (uint32_t)(((uint64_t)flow->unacked * acked + outstanding - 1) / outstanding);

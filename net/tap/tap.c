@@ -101,22 +101,13 @@ static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
 
 /* ---- To the wire ---- */
 
-static bool write_one(int fd, struct dt_packet *p)
-{
-    struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p->data, p->length}};
-
-    dt_vnet_write(p, &v);
-    return writev(fd, iov, 2) >= 0;
-}
-
 static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
     const struct tap *t = c->layer_data;
     int fd = t->fds[c->thread];
 
     for (unsigned i = 0; i < n; i++) {
-        if (likely(write_one(fd, packets[i])))
+        if (likely(port_tun_write(fd, packets[i], 0, packets[i]->length)))
             dt_sent(c, &packets[i], 1);
         else
             dt_drop_one(c, packets[i], TX_FULL);
@@ -125,38 +116,12 @@ static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned 
 
 /* ---- From the wire ---- */
 
-static struct dt_packet *drop(struct dt_ctx *c, struct dt_packet *p, unsigned counter)
-{
-    dt_drop_one(c, p, counter);
-    errno = EBADMSG;
-    return NULL;
-}
-
 static struct dt_packet *tap_read(struct port_in *in)
 {
-    struct dt_ctx *c = in->c;
-    struct dt_packet *p = dt_packet_new(c, PORT_LARGEST);
     struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p ? p->data : NULL, PORT_LARGEST}};
-    ssize_t n;
+    struct dt_packet *p = port_tun_read(in, 0, PORT_LEAST, RX_SHORT, &v);
 
-    errno = ENOBUFS;
-    if (!p)
-        return NULL;
-    n = readv(in->watch.fd, iov, 2);
-    if (n < 0) {
-        int error = errno;
-
-        dt_sent(c, &p, 1); /* never filled: it only goes back */
-        errno = error;
-        return NULL;
-    }
-    if (n < (ssize_t)(sizeof(v) + PORT_LEAST))
-        return drop(c, p, RX_SHORT);
-    p = port_fit(c, p, (uint32_t)(n - (ssize_t)sizeof(v)));
-    if ((v.flags | v.gso_type) && dt_vnet_read(p, &v, DT_OFFLOAD_ALL) < 0)
-        return drop(c, p, RX_HEADER);
-    return p;
+    return p ? port_offloads(in->c, p, &v, RX_HEADER) : NULL;
 }
 
 static void tap_ended(struct port_in *in, int error)

@@ -9,24 +9,9 @@
 #include "net/vhost-user/internal.h"
 
 #include "front/mode.h"
-
-#include <linux/virtio_net.h>
+#include "net/virtio/offloads.h"
 
 #define BIT(n) (1ull << (n))
-/* Virtio 1.2; older headers lack them. */
-#define F_GUEST_USO4 54
-#define F_GUEST_USO6 55
-#define F_HOST_USO   56
-
-static const struct {
-    uint8_t ours, host, guest;
-} offload_bits[] = {
-    {DT_OFFLOAD_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
-    {DT_OFFLOAD_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
-    {DT_OFFLOAD_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
-    {DT_OFFLOAD_USO4, F_HOST_USO, F_GUEST_USO4},
-    {DT_OFFLOAD_USO6, F_HOST_USO, F_GUEST_USO6},
-};
 
 /* ---- What is offered, and what was chosen ---- */
 
@@ -42,11 +27,8 @@ static void card_init(struct front *front, const struct front_config *config)
                      BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
     if (front->packed)
         front->offered |= BIT(VIRTIO_F_RING_PACKED);
-    for (unsigned i = 0; i < ARRAY_SIZE(offload_bits); i++) {
-        front->offered |= BIT(offload_bits[i].guest); /* core does what the guest does not */
-        if (info->offloads & offload_bits[i].ours)
-            front->offered |= BIT(offload_bits[i].host);
-    }
+    /* Core does what the guest does not. */
+    front->offered |= virtio_offload_features(info->offloads, DT_OFFLOAD_ALL);
     front->offered |= BIT(VIRTIO_NET_F_GUEST_ECN);
     if (info->offloads & DT_OFFLOAD_TSO4)
         front->offered |= BIT(VIRTIO_NET_F_HOST_ECN);
@@ -77,13 +59,8 @@ static int card_set_features(void *dev, uint64_t features, struct dt_error *err)
     struct card_front *card = CARD(front);
 
     front->features = features;
-    card->allowed = card->takes = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(offload_bits); i++) {
-        if (features & BIT(offload_bits[i].host))
-            card->allowed |= offload_bits[i].ours;
-        if (features & BIT(offload_bits[i].guest))
-            card->takes |= offload_bits[i].ours;
-    }
+    card->allowed = virtio_device_offloads(features);
+    card->takes = virtio_driver_offloads(features);
     if (!(card->takes & DT_OFFLOAD_CSUM)) /* super-frames stand on it (5.1.3.1) */
         card->takes = 0;
     card->mergeable = features & BIT(VIRTIO_NET_F_MRG_RXBUF);

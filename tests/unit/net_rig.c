@@ -276,12 +276,6 @@ uint64_t rig_ops(const char *layer, const char *way, const char *what)
 
 /* ---- Frames ---- */
 
-static void put16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
 void frame_bytes(struct frame *f, const void *bytes, uint32_t n)
 {
     CHECK(f->n + n <= sizeof(f->bytes));
@@ -303,14 +297,14 @@ void frame_ether(struct frame *f, uint16_t type)
     f->n = 0;
     frame_bytes(f, addresses, sizeof(addresses));
     frame_bytes(f, "\0", 2);
-    put16(f->bytes + 12, type);
+    store_be16(f->bytes + 12, type);
 }
 
 void frame_vlan(struct frame *f, uint16_t tpid, uint16_t tci, uint16_t type)
 {
-    put16(f->bytes + f->n - 2, tpid);
-    put16(f->bytes + f->n, tci);
-    put16(f->bytes + f->n + 2, type);
+    store_be16(f->bytes + f->n - 2, tpid);
+    store_be16(f->bytes + f->n, tci);
+    store_be16(f->bytes + f->n + 2, type);
     f->n += 4;
 }
 
@@ -334,13 +328,12 @@ void frame_tcp(struct frame *f, uint16_t from, uint16_t to, uint32_t seq, uint8_
 {
     uint8_t h[20] = {0};
 
-    put16(h, from);
-    put16(h + 2, to);
-    put16(h + 4, seq >> 16);
-    put16(h + 6, seq);
+    store_be16(h, from);
+    store_be16(h + 2, to);
+    store_be32(h + 4, seq);
     h[12] = 0x50;
     h[13] = flags;
-    put16(h + 14, 65535);
+    store_be16(h + 14, 65535);
     frame_bytes(f, h, sizeof(h));
 }
 
@@ -348,8 +341,8 @@ void frame_udp(struct frame *f, uint16_t from, uint16_t to)
 {
     uint8_t h[8] = {0};
 
-    put16(h, from);
-    put16(h + 2, to);
+    store_be16(h, from);
+    store_be16(h + 2, to);
     frame_bytes(f, h, sizeof(h));
 }
 
@@ -383,22 +376,22 @@ void frame_end(struct frame *f)
         l3 += 4;
     ip = f->bytes + l3;
     if (ip[0] >> 4 == 4) {
-        put16(ip + 2, f->n - l3);
-        put16(ip + 10, 0);
-        put16(ip + 10, ~sum_words(ip, (ip[0] & 15u) * 4, 0));
+        store_be16(ip + 2, f->n - l3);
+        store_be16(ip + 10, 0);
+        store_be16(ip + 10, ~sum_words(ip, (ip[0] & 15u) * 4, 0));
     } else {
-        put16(ip + 4, f->n - l3 - 40);
+        store_be16(ip + 4, f->n - l3 - 40);
     }
     if (ip[0] >> 4 == 4 && ip[9] == 17)
-        put16(ip + (ip[0] & 15u) * 4 + 4, f->n - l3 - (ip[0] & 15u) * 4);
+        store_be16(ip + (ip[0] & 15u) * 4 + 4, f->n - l3 - (ip[0] & 15u) * 4);
     else if (ip[0] >> 4 == 6 && ip[6] == 17)
-        put16(ip + 44, f->n - l3 - 40);
+        store_be16(ip + 44, f->n - l3 - 40);
     dt_parse(&h, f->bytes, f->n);
     if (h.flags & (DT_HDR_TCP | DT_HDR_UDP)) {
         uint8_t *field = f->bytes + h.l4 + (h.flags & DT_HDR_TCP ? 16 : 6);
 
-        put16(field, 0);
-        put16(field, ~transport_sum(&h, f->bytes));
+        store_be16(field, 0);
+        store_be16(field, ~transport_sum(&h, f->bytes));
     }
 }
 

@@ -4,6 +4,7 @@
 #ifndef TESTS_NET_RIG_H
 #define TESTS_NET_RIG_H
 
+#include "base/bytes.h"
 #include "core/net.h"
 #include <linux/virtio_net.h>
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_cgroup.c - a group for the worker, in a folder that looks like a control group: what is
- * written where, and what is said where the host does not allow it. The kernel's part is for hosts
- * that delegate one.
+ * written where, and what is said where the host does not allow it. With a real one: tests/system/test_cgroup.py.
  */
 #include "control/cgroup.h"
 
@@ -80,42 +79,44 @@ static int teardown(void **state)
     return system(command);
 }
 
-static void test_weights(void **state)
-{
-    _cleanup_free_ char *cpu = in_group("cpu.weight"), *io = in_group("io.weight");
-    struct cgroup cgroup;
-    struct dt_error err;
-
-    make_group();
-    assert_int_equal(cgroup_new(&cgroup, folder, 250, &err), 0);
-    assert_string_equal(get(cpu), "250");
-    assert_string_equal(get(io), "default 250");
-    assert_true(cgroup.fd >= 0);
-    cgroup_free(&cgroup);
-    cgroup_free(&cgroup);
-}
-
-static void refused(const char *why)
+static void refused(unsigned weight, const char *why)
 {
     struct cgroup cgroup;
     struct dt_error err = {""};
 
-    assert_true(cgroup_new(&cgroup, folder, 100, &err) < 0);
+    assert_true(cgroup_new(&cgroup, folder, weight, &err) < 0);
     if (!strstr(err.text, why) || !strstr(err.text, folder))
         fail_msg("%s", err.text);
     assert_int_equal(cgroup.fd, -1);
+    cgroup_free(&cgroup); /* once more: nothing */
+}
+
+/* All is written; and then no process can begin in a folder. */
+static void test_weights(void **state)
+{
+    _cleanup_free_ char *cpu = in_group("cpu.weight"), *io = in_group("io.weight"),
+                        *bfq = in_group("io.bfq.weight");
+
+    make_group();
+    refused(2500, "no process of this group can begin there");
+    assert_string_equal(get(cpu), "2500");
+    assert_string_equal(get(io), "default 2500");
+    assert_string_equal(get(bfq), "");
+    put(bfq, "");
+    refused(2500, "no process of this group can begin there");
+    assert_string_equal(get(bfq), "default 1000");
 }
 
 static void test_not_allowed(void **state)
 {
     char path[256];
 
-    refused("cpu.weight"); /* a group that has none */
+    refused(100, "cpu.weight"); /* a group that has none */
     put("cgroup.controllers", "cpuset memory\n");
-    refused("no processor time");
+    refused(100, "no processor time");
     snprintf(path, sizeof(path), "%s/cgroup.controllers", folder);
     unlink(path);
-    refused("no cgroup v2");
+    refused(100, "no cgroup v2");
 }
 
 /* Where a hierarchy is mounted that we may change: a child begins its life in the group. */

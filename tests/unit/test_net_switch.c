@@ -2,6 +2,7 @@
 /* test_net_switch.c - the switch, with the far end of each port in the test's hands. */
 #include "net/switch/fabric.h"
 
+#include "base/bytes.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

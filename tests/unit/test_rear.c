@@ -4,9 +4,9 @@
  * as something else, or lies.
  */
 #include "tests/unit/fake_rear.h"
+#include "tests/unit/fds.h"
 #include "tests/unit/tap_rig.h"
 
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -321,18 +321,6 @@ static void test_silent(void **state)
     fake_rear_stop(&rear);
     assert_true(try_open("", "", &err) < 0);
     assert_non_null(strstr(err.text, "cannot connect"));
-}
-
-static unsigned count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    assert_non_null(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
 }
 
 static void test_nothing_is_left(void **state)

@@ -3,6 +3,7 @@
  * test_vhost_fds.c - descriptors that are not what they should be: too many, of the wrong kind,
  * full, or files that shrink.
  */
+#include "fds.h"
 #include "vhost_peer.h"
 
 #include <fcntl.h>
@@ -22,7 +23,7 @@ static unsigned fds_before;
 
 static int setup(void **state)
 {
-    fds_before = peer_count_fds();
+    fds_before = count_fds();
     *state = peer_new(PROTOCOL_ALL);
     return 0;
 }
@@ -30,7 +31,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     peer_free(*state);
-    assert_int_equal(peer_count_fds(), fds_before);
+    assert_int_equal(count_fds(), fds_before);
     return 0;
 }
 

@@ -3,6 +3,7 @@
  * test_vhost_frontend.c - our front end drives our back end, which runs in a thread of its own; and
  * it meets back ends that answer wrongly or not at all.
  */
+#include "fds.h"
 #include "vhost/frontend.h"
 #include "vhost_peer.h"
 
@@ -182,10 +183,10 @@ static void drive(uint64_t protocol_offered)
 
 static void all_features(void **state)
 {
-    unsigned before = peer_count_fds();
+    unsigned before = count_fds();
 
     drive(PROTOCOL_ALL);
-    assert_int_equal(peer_count_fds(), before);
+    assert_int_equal(count_fds(), before);
 }
 
 /* Without REPLY_ACK and slots: barriers and whole tables. */
@@ -320,7 +321,7 @@ static void wrong_answers(void **state)
 {
     const struct vhost_message right = {.header = {VHOST_GET_FEATURES, 5, 8}};
     struct vhost_message m;
-    unsigned before = peer_count_fds();
+    unsigned before = count_fds();
 
     answer_with(&right, 0, -ECONNRESET);
     answer_with(&right, 7, -ETIMEDOUT);
@@ -340,7 +341,7 @@ static void wrong_answers(void **state)
     m = right;
     m.fds[m.nfds++] = STDERR_FILENO;
     answer_with(&m, 20, -EPROTO);
-    assert_int_equal(peer_count_fds(), before);
+    assert_int_equal(count_fds(), before);
 }
 
 static void paths(void **state)

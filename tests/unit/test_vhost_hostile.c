@@ -4,6 +4,7 @@
  * with descriptors missing, spare or of the wrong kind. The session breaks with a reason or
  * refuses; nothing leaks, and the session beside it goes on.
  */
+#include "fds.h"
 #include "vhost_peer.h"
 
 #include <fcntl.h>
@@ -362,7 +363,7 @@ static unsigned fds_before;
 
 static int setup(void **state)
 {
-    fds_before = peer_count_fds();
+    fds_before = count_fds();
     *state = peer_new(PROTOCOL_ALL);
     return 0;
 }
@@ -375,7 +376,7 @@ static int teardown(void **state)
     negotiate(p, true);
     peer_io(p, 0, 10);
     peer_free(p);
-    assert_int_equal(peer_count_fds(), fds_before);
+    assert_int_equal(count_fds(), fds_before);
     return 0;
 }
 

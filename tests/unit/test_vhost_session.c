@@ -3,6 +3,7 @@
  * test_vhost_session.c - the back-end session as a state machine: parking, breaking, ending, and
  * what it asks of a device that takes its time.
  */
+#include "fds.h"
 #include "vhost_peer.h"
 
 #include <setjmp.h>
@@ -29,7 +30,7 @@ static void reconnect(struct peer *p)
 
 static int setup(void **state)
 {
-    fds_before = peer_count_fds();
+    fds_before = count_fds();
     *state = peer_new(PROTOCOL_ALL);
     negotiate(*state);
     return 0;
@@ -38,7 +39,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     peer_free(*state);
-    assert_int_equal(peer_count_fds(), fds_before);
+    assert_int_equal(count_fds(), fds_before);
     return 0;
 }
 

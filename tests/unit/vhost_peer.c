@@ -2,23 +2,10 @@
 #include "vhost_peer.h"
 #include "vhost_record.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-
-unsigned peer_count_fds(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
 
 static void peer_connect(struct peer *p, uint64_t protocol)
 {

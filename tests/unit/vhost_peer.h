@@ -44,8 +44,6 @@ struct peer *peer_new(uint64_t protocol);
 void peer_record(struct peer *p, const char *name);
 /** peer_free() - hangs up, and checks that the session ends and nothing is left behind. */
 void peer_free(struct peer *p);
-/** peer_count_fds() - descriptors of this process. */
-unsigned peer_count_fds(void);
 /** peer_reconnect() - a new session of a new toy with the same guest. */
 void peer_reconnect(struct peer *p, uint64_t protocol);
 /** peer_turn() - turn the loop until nothing happens any more. */

@@ -2,6 +2,7 @@
 /* net-packet.c - random packets: what guests send, what they should not, and super-frames. */
 #include "tools/conformance/net.h"
 
+#include "base/bytes.h"
 #include <netinet/in.h>
 
 enum { ETHER = 14, TCP_BYTES = 20, UDP_BYTES = 8 };

@@ -8,12 +8,16 @@ import subprocess
 from . import paths
 
 
-def initramfs_with(folder, programs):
-    """The small initramfs with `programs` in /usr/bin; returns its path, for QEMU's -initrd."""
+def initramfs_with(folder, programs, modules=()):
+    """The small initramfs with `programs` (names or paths) in /usr/bin, and modules of the guest's kernel in /root for
+    insmod; returns its path, for QEMU's -initrd."""
     root = folder / "toolbox"
+    for module in modules:
+        [path] = paths.image("kernel").rglob(f"{module}.ko")
+        copy(path, root / "root" / path.name)
     for program in programs:
         path = shutil.which(program)
-        copy(path, root / "usr/bin" / program)
+        copy(path, root / "usr/bin" / os.path.basename(program))
         needs = subprocess.run(["ldd", path], check=True, text=True, stdout=subprocess.PIPE).stdout
         for library in re.findall(r"(/\S+) \(0x", needs):
             loader = os.path.basename(library).startswith("ld-linux")

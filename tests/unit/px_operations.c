@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/* px_operations.c - random operations on a pool and on its model: px_rig.h. */
+#include "px_model.h"
+
+#include "parallax/receive.h"
+
+#include <stdio.h>
+
+/* ---- On disks ---- */
+
+static unsigned pick(struct rig *rig, bool snapshot)
+{
+    unsigned start = (unsigned)dt_rng_below(&rig->rng, RIG_THINGS);
+
+    for (unsigned i = 0; i < RIG_THINGS; i++) {
+        unsigned t = (start + i) % RIG_THINGS;
+
+        if (rig->things[t].used && rig->things[t].snapshot == snapshot && !rig->things[t].headless)
+            return t;
+    }
+    return RIG_THINGS;
+}
+
+static unsigned empty(struct rig *rig)
+{
+    unsigned t = 0;
+
+    while (t < RIG_THINGS && rig->things[t].used)
+        t++;
+    return t;
+}
+
+static void op_writes(struct rig *rig, unsigned t)
+{
+    unsigned n = 1 + (unsigned)dt_rng_below(&rig->rng, 4);
+
+    while (n--) {
+        unsigned kind = (unsigned)dt_rng_below(&rig->rng, 10), first, length;
+        enum disk_op op = kind < 7   ? DISK_WRITE
+                          : kind < 8 ? DISK_ZERO
+                          : kind < 9 ? DISK_DISCARD
+                                     : DISK_FLUSH;
+
+        if (dt_rng_below(&rig->rng, 3)) { /* whole blocks */
+            first = 8 * (unsigned)dt_rng_below(&rig->rng, RIG_BLOCKS);
+            length = 8 * (1 + (unsigned)dt_rng_below(&rig->rng, 6));
+        } else if (op == DISK_ZERO) { /* within a block: several records make no states of ours */
+            first = (unsigned)dt_rng_below(&rig->rng, RIG_SECTORS);
+            length = 1 + (unsigned)dt_rng_below(&rig->rng, 8 - first % 8);
+        } else {
+            first = (unsigned)dt_rng_below(&rig->rng, RIG_SECTORS);
+            length = 1 + (unsigned)dt_rng_below(&rig->rng, 20);
+        }
+        model_submit(rig, t, op, first, MIN(length, RIG_SECTORS - first));
+    }
+    model_run(rig);
+}
+
+static void op_quota(struct rig *rig, unsigned t)
+{
+    uint64_t charged = pool_record(rig->pool, model_slot(rig, t))->charged;
+    uint64_t more = dt_rng_below(&rig->rng, 20);
+
+    model_set_quota(rig, t, more ? charged + more : 0,
+                    dt_rng_below(&rig->rng, 2) ? PX_HOLD : PX_DROP_OLDEST);
+}
+
+static void op_create(struct rig *rig, unsigned t)
+{
+    struct rig_thing thing = {0};
+    struct dt_error err;
+
+    snprintf(thing.name, sizeof(thing.name), "d%u", ++rig->stamp);
+    if (pool_create_disk(rig->pool, thing.name, RIG_BLOCKS * PX_BLOCK, 512, &err) < 0)
+        return;
+    model_add(rig, t, &thing);
+    model_push(rig);
+    model_mount(rig, t);
+}
+
+/* ---- On snapshots ---- */
+
+static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
+{
+    struct rig_thing thing = rig->things[disk];
+    uint32_t slot = model_slot(rig, disk);
+    char name[PX_NAME];
+    const char *names = name;
+    struct dt_error err;
+
+    snprintf(name, sizeof(name), "s%u", ++rig->stamp);
+    if (pool_snapshot(rig->pool, &slot, 1, &names, NULL, &err) < 0)
+        return;
+    thing.snapshot = true;
+    thing.labelled = false;
+    thing.disk = disk;
+    thing.origin = 0;
+    thing.order = ++rig->order;
+    thing.quota = 0;
+    snprintf(thing.name, sizeof(thing.name), "%.40s@%s", rig->things[disk].name, name);
+    model_add(rig, t, &thing);
+    model_push(rig);
+    model_make_durable(rig);
+}
+
+static void op_clone(struct rig *rig, unsigned snapshot, unsigned t)
+{
+    struct rig_thing thing = rig->things[snapshot];
+    struct dt_error err;
+
+    if (!thing.labelled) {
+        if (pool_label(rig->pool, model_slot(rig, snapshot), NULL, &err) == 0)
+            rig->things[snapshot].labelled = true;
+        return;
+    }
+    snprintf(thing.name, sizeof(thing.name), "c%u", ++rig->stamp);
+    if (pool_clone(rig->pool, model_slot(rig, snapshot), thing.name, 1, false, 0, &err) < 0)
+        return;
+    thing.snapshot = thing.labelled = false;
+    thing.quota = 0;
+    thing.origin = snapshot + 1;
+    model_add(rig, t, &thing);
+    model_push(rig);
+    model_mount(rig, t);
+}
+
+static bool has_clones(const struct rig *rig, unsigned snapshot)
+{
+    for (unsigned t = 0; t < RIG_THINGS; t++)
+        if (rig->things[t].used && !rig->things[t].snapshot &&
+            rig->things[t].origin == snapshot + 1)
+            return true;
+    return false;
+}
+
+static unsigned newest(const struct rig *rig, unsigned disk)
+{
+    unsigned best = RIG_THINGS;
+
+    for (unsigned t = 0; t < RIG_THINGS; t++)
+        if (rig->things[t].used && rig->things[t].snapshot && rig->things[t].disk == disk &&
+            (best == RIG_THINGS || rig->things[t].order > rig->things[best].order))
+            best = t;
+    return best;
+}
+
+static void op_delete_snapshot(struct rig *rig, unsigned t)
+{
+    struct dt_error err;
+    int ret;
+
+    if (rig->things[t].labelled && !has_clones(rig, t) &&
+        pool_unlabel(rig->pool, model_slot(rig, t), &err) == 0)
+        rig->things[t].labelled = false;
+    ret = pool_delete_snapshot(rig->pool, model_slot(rig, t), &err);
+    if (ret == -EAGAIN)
+        return;
+    CHECK((ret < 0) == (rig->things[t].labelled || has_clones(rig, t)));
+    if (ret == 0) {
+        model_drop(rig, t);
+        model_push(rig);
+    }
+}
+
+static void op_delete_disk(struct rig *rig, unsigned t)
+{
+    struct dt_error err;
+    uint32_t slot = model_slot(rig, t);
+    unsigned s;
+
+    model_unmount(rig, t);
+    if (pool_delete_disk(rig->pool, slot, &err) < 0) {
+        model_mount(rig, t);
+        return;
+    }
+    model_drop(rig, t);
+    while ((s = newest(rig, t)) < RIG_THINGS && !rig->things[s].labelled && !has_clones(rig, s))
+        model_drop(rig, s);
+    model_push(rig);
+    if (s < RIG_THINGS)
+        rig->things[t].used = rig->things[t].headless = true;
+    else
+        rig->things[t].origin = 0;
+}
+
+/* A deleted disk without snapshots is gone for good. */
+static void op_bury(struct rig *rig)
+{
+    struct dt_error err;
+
+    for (unsigned t = 0; t < RIG_THINGS; t++)
+        if (rig->things[t].used && rig->things[t].headless && newest(rig, t) == RIG_THINGS &&
+            pool_delete_disk(rig->pool, model_slot(rig, t), &err) == 0) {
+            rig->things[t].used = rig->things[t].headless = false;
+            model_push(rig);
+        }
+}
+
+static void op_rollback(struct rig *rig, unsigned t)
+{
+    unsigned s = newest(rig, t);
+    struct dt_error err;
+    int ret;
+
+    if (s == RIG_THINGS)
+        return;
+    model_unmount(rig, t);
+    ret = pool_rollback(rig->pool, model_slot(rig, t), model_slot(rig, s), &err);
+    model_mount(rig, t);
+    if (ret < 0)
+        return;
+    for (unsigned i = 0; i < RIG_SECTORS; i++)
+        model_set_sector(rig, &rig->things[t], i, rig->things[s].sector[i]);
+    model_push(rig);
+}
+
+/* ---- Histories ---- */
+
+static void op_history(struct rig *rig, unsigned t)
+{
+    uint32_t seconds = (uint32_t)dt_rng_below(&rig->rng, 30);
+    struct dt_error err;
+
+    rig->histories += pool_history(rig->pool, model_slot(rig, t), seconds, &err) == 0;
+    if (dt_rng_below(&rig->rng, 2))
+        pool_history_turn(rig->pool);
+}
+
+/* ---- Receiving ---- */
+
+static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
+{
+    const struct px_record *r = pool_record(rig->pool, model_slot(rig, base));
+
+    *what = (struct pool_received){.size = RIG_BLOCKS * PX_BLOCK,
+                                   .created = 1,
+                                   .sector = 512,
+                                   .name = name,
+                                   .base_name = r->name};
+    snprintf(name, PX_NAME, "r%u", ++rig->stamp);
+    memcpy(what->snapshot, &rig->stamp, sizeof(rig->stamp));
+    memcpy(what->base, r->uuid, sizeof(what->base));
+}
+
+/* All at once: the disk that was written goes, its contents are the other's, which has one snapshot more. */
+static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsigned t,
+                          const struct pool_received *what)
+{
+    struct rig_thing thing;
+    struct dt_error err;
+    int ret;
+
+    model_unmount(rig, disk);
+    model_unmount(rig, staged);
+    model_settle(rig);
+    ret = pool_receive_end(rig->pool, rig->things[disk].name, what, &err);
+    model_mount(rig, disk);
+    if (ret < 0) {
+        model_mount(rig, staged);
+        return;
+    }
+    for (unsigned i = 0; i < RIG_SECTORS; i++)
+        model_set_sector(rig, &rig->things[disk], i, rig->things[staged].sector[i]);
+    thing = rig->things[disk];
+    model_drop(rig, staged);
+    thing.snapshot = true;
+    thing.labelled = false;
+    thing.disk = disk;
+    thing.origin = 0;
+    thing.order = ++rig->order;
+    thing.quota = 0;
+    snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, what->name);
+    model_add(rig, t, &thing);
+    model_push(rig);
+    model_make_durable(rig);
+}
+
+/* What arrives is written to a disk of its own, which sometimes stays as it is when a stream breaks off. */
+static void op_receive(struct rig *rig, unsigned disk)
+{
+    unsigned base = empty(rig), staged, t;
+    struct pool_received what;
+    struct rig_thing thing;
+    char name[PX_NAME];
+    struct dt_error err;
+    uint64_t position;
+
+    if (base == RIG_THINGS || strchr(rig->things[disk].name, '~'))
+        return;
+    op_snapshot(rig, disk, base);
+    model_turn(rig);
+    if (!rig->things[base].used)
+        return;
+    staged = empty(rig);
+    if (staged == RIG_THINGS)
+        return;
+    what_arrives(rig, &what, base, name);
+    if (pool_receive_begin(rig->pool, rig->things[disk].name, &what, false, &position, &err) < 0)
+        return;
+    thing = rig->things[base];
+    thing.snapshot = false;
+    thing.origin = base + 1;
+    snprintf(thing.name, sizeof(thing.name), "%.60s~", rig->things[disk].name);
+    model_add(rig, staged, &thing);
+    model_push(rig);
+    model_turn(rig); /* as rig_step() does: from here on it outlives the process */
+    model_mount(rig, staged);
+    for (unsigned i = 0; i < 3; i++) {
+        op_writes(rig, staged);
+        if (dt_rng_below(&rig->rng, 2))
+            pool_receive_progress(rig->pool, rig->things[disk].name, (i + 1) * PX_BLOCK, &err);
+    }
+    t = empty(rig);
+    if (t < RIG_THINGS && dt_rng_below(&rig->rng, 4))
+        end_receiving(rig, disk, staged, t, &what);
+}
+
+static void op_on_snapshots(struct rig *rig, unsigned what)
+{
+    unsigned disk = pick(rig, false), snapshot = pick(rig, true), t = empty(rig);
+
+    if (what < 5 && disk < RIG_THINGS && t < RIG_THINGS)
+        op_snapshot(rig, disk, t);
+    else if (what < 7 && snapshot < RIG_THINGS && t < RIG_THINGS)
+        op_clone(rig, snapshot, t);
+    else if (what < 10 && snapshot < RIG_THINGS)
+        op_delete_snapshot(rig, snapshot);
+    else if (what < 11 && disk < RIG_THINGS)
+        op_delete_disk(rig, disk);
+    else if (what < 12 && disk < RIG_THINGS) {
+        model_settle(rig);
+        op_rollback(rig, disk);
+    } else if (what < 13 && disk < RIG_THINGS) {
+        op_receive(rig, disk);
+    } else {
+        op_bury(rig);
+    }
+}
+
+void rig_step(struct rig *rig)
+{
+    unsigned what = (unsigned)dt_rng_below(&rig->rng, 40), disk = pick(rig, false);
+    struct dt_error err;
+
+    rig->now += DT_S(1);
+    if (disk == RIG_THINGS || what == 0) {
+        if (empty(rig) < RIG_THINGS)
+            op_create(rig, empty(rig));
+        model_turn(rig);
+    } else if (what < 15) {
+        op_on_snapshots(rig, what - 1);
+        model_turn(rig); /* from here on it outlives the process */
+    } else if (what == 15) {
+        model_make_durable(rig);
+    } else if (what == 17) {
+        op_quota(rig, disk);
+        model_turn(rig);
+    } else if (what == 18) {
+        op_history(rig, disk);
+        model_turn(rig);
+    } else if (what == 16 && rig->store->pending_n == 0) {
+        model_settle(rig);
+        CHECK(pool_checkpoint(rig->pool, &err) == 0);
+        model_promise(rig, rig->states);
+    } else {
+        op_writes(rig, disk);
+    }
+    if (dt_rng_below(&rig->rng, 3) == 0)
+        model_turn(rig);
+}
