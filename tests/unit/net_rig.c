@@ -70,7 +70,8 @@ struct outstanding {
 
 static void guest_sent(struct lane *lane, void *slot)
 {
-    free(slot);
+    if (slot != &rig) /* what a test itself puts there */
+        free(slot);
     rig.sent++;
 }
 
