@@ -131,6 +131,8 @@ struct front_ops {
      * what the front had outstanding for a packet that it sent is over (net.h). */
     void (*receive)(struct lane *lane, struct dt_packet **packets, unsigned n);
     void (*sent)(struct lane *lane, void *slot);
+    /* Copy the rest of a packet with DT_OFFLOAD_FETCH. May be NULL: there are none, then. */
+    void (*fetch)(struct lane *lane, void *slot, struct dt_packet *p);
     /* Call @look() for every request of this lane that may be within the chain, for device_config.deadline. It may
      * complete the request. May be NULL: then no request has a deadline. */
     void (*each)(struct lane *lane, void (*look)(struct lane *lane, struct request *req));

@@ -142,6 +142,7 @@ struct dt_packet *dt_packet_copy(struct dt_ctx *c, const struct dt_packet *p)
 {
     struct dt_packet *copy = dt_packet_new(c, p->length);
 
+    CHECK(!(p->needs & DT_OFFLOAD_FETCH));
     if (!copy)
         return NULL;
     memcpy(copy->data, p->data, p->length);

@@ -49,6 +49,16 @@ static int complete_elsewhere(struct dt_packet *p, const struct dt_vnet_header *
     return 0;
 }
 
+/* Parsed with what lies behind those bytes, which is not the packet's: so what is found must end before. */
+bool net_peekable(struct dt_packet *p, const struct dt_vnet_header *v)
+{
+    const struct dt_headers *h = dt_headers(p);
+
+    return plain(h) && h->payload <= DT_PEEK_BYTES &&
+           (!(v->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) ||
+            (v->csum_start == h->l4 && v->csum_offset == field_offset(h)));
+}
+
 static int read_checksum(struct dt_packet *p, const struct dt_vnet_header *v, uint32_t allowed)
 {
     const struct dt_headers *h;

@@ -67,6 +67,7 @@ struct dt_packet *net_packet_resize(struct dt_ctx *c, struct dt_packet *p, uint3
 {
     struct dt_packet *other = p;
 
+    CHECK(!(p->needs & DT_OFFLOAD_FETCH));
     if (length > packet_of(p)->capacity) {
         other = dt_packet_new(c, length);
         if (!other)
@@ -82,6 +83,34 @@ struct dt_packet *net_packet_resize(struct dt_ctx *c, struct dt_packet *p, uint3
     }
     dt_packet_set_length(other, length);
     return other;
+}
+
+/* ---- Peeking ---- */
+
+void dt_packet_fetch(struct dt_packet *p)
+{
+    struct packet *packet = packet_of(p);
+
+    if (!(p->needs & DT_OFFLOAD_FETCH))
+        return;
+    packet->lane->front_ops->fetch(packet->lane, packet->slot, p);
+    p->needs &= (uint8_t)~DT_OFFLOAD_FETCH;
+}
+
+/* Of use only if all between the front and who wants it leave them so. */
+static void look_for_peek(struct lane *lane)
+{
+    const struct ctx *c = lane->front->net->next[DT_TX];
+
+    while (c && c->net->takes & DT_OFFLOAD_FETCH && !c->net->peek)
+        c = c->net->next[DT_TX];
+    lane->net->peeks = c && c->net->takes & DT_OFFLOAD_FETCH && lane->front_ops->fetch;
+}
+
+void dt_peek(struct dt_ctx *c, bool on)
+{
+    ctx_of(c)->net->peek = on;
+    look_for_peek(ctx_of(c)->lane);
 }
 
 /* ---- Edges ---- */
@@ -132,13 +161,15 @@ static void cross_finished(struct crossing *x, struct dt_packet **packets, unsig
     for (unsigned i = 0; i < n; i++) {
         uint32_t left = packets[i]->needs & ~takes;
 
+        if (left & DT_OFFLOAD_FETCH)
+            dt_packet_fetch(packets[i]);
         if (left & DT_OFFLOAD_SUPER) {
             hold(x->from, first - i);
             if (i > first)
                 enter(x->to, x->way, packets + first, i - first);
             cut(x, packets[i]);
             first = i + 1;
-        } else if (left) {
+        } else if (left & DT_OFFLOAD_CSUM) {
             net_complete_checksum(packets[i]);
         }
     }
@@ -329,8 +360,10 @@ static int link_lane(struct lane *lane)
         if (lane->ctxs[i]->net->handle[DT_RX])
             next = lane->ctxs[i];
     }
-    if (lane->net)
+    if (lane->net) {
+        look_for_peek(lane);
         return 0;
+    }
     lane->net = xcalloc(1, sizeof(*lane->net));
     return net_pools_init(lane->net, lane);
 }

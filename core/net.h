@@ -47,6 +47,11 @@ unsigned net_admit(struct lane *lane, unsigned want);
 struct packet *net_packet_new(struct lane *lane, uint32_t length);
 /** net_packet_free() - its descriptor goes back with it. */
 void net_packet_free(struct lane *lane, struct packet *p);
+/** net_peeks() - should long packets have their headers alone now? Those of which net_peekable() is true may have
+ *  DT_OFFLOAD_FETCH then, and front_ops.fetch copies the rest, from DT_PEEK_BYTES on. */
+static inline bool net_peeks(const struct lane *lane);
+/** net_peekable() - @p, of which only the first DT_PEEK_BYTES are there, and @v, which came with it. */
+bool net_peekable(struct dt_packet *p, const struct dt_vnet_header *v);
 /** net_transmit() - @n packets, at most NET_BURST, enter the chain. */
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
 /** net_set_room() - the guest takes packets (@open), and @room of them now. */
@@ -66,6 +71,7 @@ struct net_ctx {
     void (*handle[2])(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
     struct ctx *next[2];
     uint32_t takes;
+    bool peek; /* dt_peek() */
     uint64_t packets[2], bytes[2], dropped[2];
 };
 
@@ -81,12 +87,18 @@ struct net_lane {
     struct net_pool small, big;
     bool starved; /* net_admit() said 0 for want of packets */
     bool stopped; /* dt_room() said 0 */
+    bool peeks;   /* net_peeks() */
     bool open;    /* the guest takes packets, and this many now */
     unsigned room;
     unsigned ring;       /* descriptors of the smallest transmit ring; 0 = none runs */
     uint64_t closed;     /* packets for a guest that takes none */
     uint64_t pool_empty; /* a layer found no packet */
 };
+
+static inline bool net_peeks(const struct lane *lane)
+{
+    return lane->net->peeks;
+}
 
 /** net_segment() - cut super-frame @p: @emit gets bursts of segments, which lane's pool has room for or which are missing.
  *  @p stays the caller's. Return: how many could not be made. */

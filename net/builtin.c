@@ -14,7 +14,6 @@
     X(net_rate)      \
     X(net_symmetry)  \
     X(net_tap)       \
-    X(net_packet)    \
     X(net_route)     \
     X(net_stream)    \
     X(net_dgram)     \

@@ -444,6 +444,26 @@ def run(extension):
 
 # ---- Packets ----
 
+_IPV4, _IPV6, _TAGS = b"\x08\x00", b"\x86\xdd", (b"\x81\x00", b"\x88\xa8")
+
+
+def _flow(data):
+    """See Packet.flow; what is too short, or nothing that we know, has what there is of it."""
+    data, at = bytes(data[:256]), 12
+    while data[at:at + 2] in _TAGS:
+        at += 4
+    kind, ip = data[at:at + 2], data[at + 2:]
+    if kind == _IPV4 and len(ip) >= 20:
+        protocol, ends, rest = ip[9], (ip[12:16], ip[16:20]), ip[(ip[0] & 15) * 4:]
+        whole = ip[6] & 0x3f == 0 and ip[7] == 0
+    elif kind == _IPV6 and len(ip) >= 40:
+        protocol, ends, rest, whole = ip[6], (ip[8:24], ip[24:40]), ip[40:], True
+    else:
+        return kind, frozenset((data[:6], data[6:12]))
+    ports = (rest[:2], rest[2:4]) if protocol in (6, 17) and whole else (b"", b"")
+    return protocol, frozenset(zip(ends, ports))
+
+
 class Packet:
     """An Ethernet frame that waits for a verdict: accept() or drop(), once.
 
@@ -451,6 +471,7 @@ class Packet:
     memoryview of its first bytes, all of them unless the layer has snap=, until the verdict.
     queue: the guest's queue pair. when: seconds of time.monotonic(). needs, segment: what is left
     to do on it; 0 unless the layer has super=on.
+    flow: of dictionaries a key, the same for both directions: hosts, protocol, and of unfragmented TCP and UDP ports.
     """
     __slots__ = ("_queue", "_session", "id", "transmit", "length", "data", "queue", "when", "needs",
                  "segment", "gone", "user")
@@ -461,6 +482,10 @@ class Packet:
         self.queue, self.needs, self.segment = raw.queue, raw.needs, raw.segment
         self.when, self.gone = raw.when / 1e9, False
         self.data = _view(raw.data, raw.captured)
+
+    @property
+    def flow(self):
+        return _flow(self.data)
 
     def _decide(self, verdict, data=None):
         if not self.gone:

@@ -363,7 +363,7 @@ const struct dt_block_ext *wrap_net(struct wrapped *w, const struct dt_net_ext *
         .summary = e->summary,
         .help = e->help,
         .flags = real->flags & ~(uint32_t)(DT_SELF_CONTAINED | DT_PER_QUEUE),
-        .takes = real->takes,
+        .takes = real->takes & DT_OFFLOAD_ALL, /* it has copies */
         .params = e->params,
         .counters = e->counters,
         .verbs = e->verbs,

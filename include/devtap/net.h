@@ -45,9 +45,12 @@ enum dt_offload {
     DT_OFFLOAD_TSO6 = 4,  /* the same over IPv6 */
     DT_OFFLOAD_USO4 = 8,  /* super-frame of UDP datagrams over IPv4 */
     DT_OFFLOAD_USO6 = 16, /* the same over IPv6 */
+    DT_OFFLOAD_FETCH =
+        32, /* peeked: all but its first DT_PEEK_BYTES is still the guest's: dt_peek() */
 };
 #define DT_OFFLOAD_SUPER (DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_USO4 | DT_OFFLOAD_USO6)
-#define DT_OFFLOAD_ALL   (DT_OFFLOAD_CSUM | DT_OFFLOAD_SUPER)
+/* Does not contain DT_OFFLOAD_FETCH, which only those take who say so. */
+#define DT_OFFLOAD_ALL (DT_OFFLOAD_CSUM | DT_OFFLOAD_SUPER)
 
 /** enum dt_header_flags - what was found in a packet. */
 enum dt_header_flags {
@@ -211,10 +214,26 @@ DT_PUBLIC unsigned dt_ring_size(struct dt_ctx *c);
 
 /* ---- Packets that a layer holds ---- */
 
+#define DT_PEEK_BYTES 128u
+/**
+ * dt_peek() - while @on, packets of the guest's come to this layer with their headers alone: there is a private copy of their
+ * first DT_PEEK_BYTES bytes, and the rest stays in the guest's memory until the packet is handed on; it is
+ * never copied of one that is dropped. For layers that hold packets and take some of them
+ * out of their turn, or none.
+ *
+ * Such packets have DT_OFFLOAD_FETCH. They are long ones of TCP or UDP, unfragmented and without IP options, whose headers
+ * are among those bytes; all others come whole. All of dt_headers() is right, and @length; of @data no more than
+ * DT_PEEK_BYTES may be read, and none written. This layer, and those between it and the guest, must declare
+ * to take DT_OFFLOAD_FETCH; else nothing changes.
+ */
+DT_PUBLIC void dt_peek(struct dt_ctx *c, bool on);
+/** dt_packet_fetch() - have all of it here, as dt_transmit() does by itself for a layer that does not take such packets. */
+DT_PUBLIC void dt_packet_fetch(struct dt_packet *p);
+
 /**
  * struct dt_pending - packets that wait, first in, first out: to look at, and to take in any order. Embed it; their `next` is
  * the list's. The guest's descriptors of those that it sent stay outstanding, so for the guest they are still in its ring;
- * but nothing of them can change any more.
+ * but what was copied of them, all or with dt_peek() the headers, cannot change any more.
  */
 struct dt_pending {
     struct dt_packet *first, **end;

@@ -136,7 +136,7 @@ const struct dt_net_ext net_antispoof = {
         "other MAC and IP addresses, VLAN tags, ARP and neighbour discovery for others, DHCP "
         "servers, router advertisements, source routes, bridge protocols, and what is malformed.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
-    .takes = DT_OFFLOAD_ALL,
+    .takes = DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct antispoof),

@@ -315,7 +315,7 @@ const struct dt_net_ext net_limits = {
             "conntrack, "
             "linklocal. Existing connections go on when there may be no new ones.",
     .flags = DT_SELF_CONTAINED | DT_STATE_OF_RUN,
-    .takes = DT_OFFLOAD_ALL,
+    .takes = DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH,
     .params = params,
     .counters = counters,
     .verbs = verbs,

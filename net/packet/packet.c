@@ -10,44 +10,33 @@
  * What this host sends over the interface is not received (PACKET_IGNORE_OUTGOING), for the same reason as with
  * macvtap: it goes to the wire, and the guest is not on the wire but beside the card.
  *
+ * With an AF_XDP socket beside it (xdp.c) frames that are for neither this host nor a group come from there, and what is
+ * no super-frame goes there. The rest has the packet socket as before: groups, whose frames this host gets too, super-frames, and
+ * what is longer than the memory of AF_XDP.
+ *
  * A successor of a process that was killed has sockets of its own. What they got before it served is thrown away: most of
  * it reached the guest through its predecessor.
  */
-#include "net/port/port.h"
+#include "net/packet/internal.h"
 
 #include "base/bytes.h"
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
-#include <net/if.h>
-#include <net/if_arp.h>
-#include <stdio.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#ifndef PACKET_IGNORE_OUTGOING /* Linux 4.20 */
-#define PACKET_IGNORE_OUTGOING 23
-#endif
-
-#define THREADS_MAX 64u
-#define QUEUE_BYTES (4 << 20) /* what may wait to be read */
 #define HEADER_BYTES \
     offsetof(struct dt_vnet_header, num_buffers) /* the kernel's has no such field */
 #define TAG_BYTES 4u
 
-struct raw {
-    const char *ifname;
-    bool promiscuous;
-    unsigned index;
-    uint16_t mtu;
-    int fds[THREADS_MAX];
-    unsigned nfds;
-};
-
 struct raw_ctx {
     struct port_in in;
     struct port_out out;
+    struct xdp_queue *xq; /* or NULL */
 };
+
+static const char *const xdp_uses[] = {
+    [XDP_NEVER] = "off", [XDP_IF_POSSIBLE] = "auto", [XDP_ALWAYS] = "on", NULL};
 
 #define FIELD(field) .offset = offsetof(struct raw, field)
 static const struct dt_param params[] = {
@@ -55,10 +44,12 @@ static const struct dt_param params[] = {
      .help = "The interface, which must be there."},
     {"promiscuous", DT_PARAM_BOOL, FIELD(promiscuous), .initial = "on",
      .help = "Have it receive what is not for its own address; the guest's is another one."},
+    {"xdp", DT_PARAM_ENUM, FIELD(xdp_use), .initial = "off", .choices = xdp_uses,
+     .help = "Frames for others than this host by AF_XDP, past its stack: auto = where that is "
+             "possible, on = or not at all."},
     {NULL},
 };
 
-enum { TX_REFUSED, TX_FULL, RX_SHORT, RX_LONG, RX_HEADER, RX_MEMORY };
 static const struct dt_counter counters[] = {
     [TX_REFUSED] =
         {"tx-refused", "packets",
@@ -70,157 +61,84 @@ static const struct dt_counter counters[] = {
                    "Dropped because what the kernel said of them contradicts them."},
     [RX_MEMORY] = {"rx-memory", "times",
                    "Reading stopped because all memory for packets was in use."},
+    [XDP_SENT] = {"xdp-sent", "packets", "Sent by AF_XDP; the others went by a packet socket."},
+    [XDP_RECEIVED] = {"xdp-received", "packets", "Received by AF_XDP."},
+    [XDP_MISSED] =
+        {"xdp-missed", "packets",
+         "Dropped by the kernel because they came faster than they were read by AF_XDP."},
     {NULL},
 };
 
-/* ---- Opening ---- */
-
-static int ask(int fd, unsigned long what, struct ifreq *request, const struct raw *r,
-               struct dt_error *err)
-{
-    *request = (struct ifreq){0};
-    memcpy(request->ifr_name, r->ifname, strlen(r->ifname));
-    return ioctl(fd, what, request) < 0
-               ? dt_fail(err, -errno, "interface '%s': %s", r->ifname, strerror(errno))
-               : 0;
-}
-
-static int find_interface(struct raw *r, int fd, struct dt_error *err)
-{
-    struct ifreq request;
-    int ret = ask(fd, SIOCGIFHWADDR, &request, r, err);
-
-    if (ret == 0 && request.ifr_hwaddr.sa_family != ARPHRD_ETHER)
-        return dt_fail(err, -EINVAL, "interface '%s' is not an Ethernet", r->ifname);
-    ret = ret ?: ask(fd, SIOCGIFMTU, &request, r, err);
-    r->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
-    ret = ret ?: ask(fd, SIOCGIFINDEX, &request, r, err);
-    r->index = (unsigned)request.ifr_ifindex;
-    return ret;
-}
-
-static int option(int fd, int name, const char *what, struct dt_error *err)
-{
-    const int on = 1;
-
-    return setsockopt(fd, SOL_PACKET, name, &on, sizeof(on)) < 0
-               ? dt_fail(err, -errno, "%s: %s", what, strerror(errno))
-               : 0;
-}
-
-static int make_promiscuous(const struct raw *r, int fd, struct dt_error *err)
-{
-    const struct packet_mreq m = {.mr_ifindex = (int)r->index, .mr_type = PACKET_MR_PROMISC};
-
-    return setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &m, sizeof(m)) < 0
-               ? dt_fail(err, -errno, "interface '%s': it cannot be promiscuous: %s", r->ifname,
-                         strerror(errno))
-               : 0;
-}
-
-static int bind_to(const struct raw *r, int fd, struct dt_error *err)
-{
-    const struct sockaddr_ll at = {
-        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = (int)r->index};
-    const int bytes = QUEUE_BYTES;
-
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) < 0)
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
-    return bind(fd, (const struct sockaddr *)&at, sizeof(at)) < 0
-               ? dt_fail(err, -errno, "interface '%s': %s", r->ifname, strerror(errno))
-               : 0;
-}
-
-/* The first socket makes a group with a number that nobody has, and the others join it. */
-static int join_group(const struct raw *r, int fd, unsigned *group, struct dt_error *err)
-{
-    unsigned value = PACKET_FANOUT_HASH << 16;
-    socklen_t size = sizeof(value);
-
-    value |= *group ? *group : (unsigned)PACKET_FANOUT_FLAG_UNIQUEID << 16;
-    if (setsockopt(fd, SOL_PACKET, PACKET_FANOUT, &value, sizeof(value)) < 0 ||
-        getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &value, &size) < 0)
-        return dt_fail(err, -errno, "interface '%s': PACKET_FANOUT: %s", r->ifname,
-                       strerror(errno));
-    *group = value & 0xffff;
-    return 0;
-}
-
-static int open_queue(struct raw *r, struct dt_error *err)
-{
-    /* Without a protocol it receives nothing until it is bound. */
-    int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret = 0;
-
-    if (fd < 0)
-        return dt_fail(err, -errno, "packet socket: %s%s", strerror(errno),
-                       errno == EPERM ? " (run as root, or with CAP_NET_RAW)" : "");
-    r->fds[r->nfds++] = fd;
-    if (!r->index)
-        ret = find_interface(r, fd, err);
-    ret = ret ?: option(fd, PACKET_VNET_HDR, "PACKET_VNET_HDR", err);
-    ret = ret ?: option(fd, PACKET_AUXDATA, "PACKET_AUXDATA", err);
-    ret = ret ?: option(fd, PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING", err);
-    if (ret == 0 && r->promiscuous)
-        ret = make_promiscuous(r, fd, err);
-    return ret ?: bind_to(r, fd, err);
-}
-
-static void raw_close(struct dt_layer *layer)
-{
-    const struct raw *r = dt_layer_data(layer);
-
-    for (unsigned i = 0; i < r->nfds; i++)
-        close(r->fds[i]);
-}
-
-static int raw_open(struct dt_layer *layer, struct dt_error *err)
-{
-    struct raw *r = dt_layer_data(layer);
-    unsigned threads = MIN(dt_layer_threads(layer), THREADS_MAX), group = 0;
-    int ret = 0;
-
-    if (strlen(r->ifname) >= IFNAMSIZ || !*r->ifname)
-        return dt_fail(err, -EINVAL, "ifname '%.40s' has not 1 to %d characters", r->ifname,
-                       IFNAMSIZ - 1);
-    for (unsigned i = 0; ret == 0 && i < threads; i++) {
-        ret = open_queue(r, err);
-        if (ret == 0 && threads > 1)
-            ret = join_group(r, r->fds[i], &group, err);
-    }
-    if (ret < 0)
-        raw_close(layer);
-    return ret;
-}
-
-static int raw_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
-{
-    const struct raw *r = dt_layer_data(layer);
-
-    info->mtu = r->mtu;
-    return 0;
-}
-
 /* ---- To the wire ---- */
+
+/* False: it takes nothing now. */
+static bool write_one(struct dt_ctx *c, struct dt_packet *p)
+{
+    struct dt_vnet_header v;
+    struct iovec iov[2] = {{&v, HEADER_BYTES}, {p->data, p->length}};
+    const struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+    const struct raw *r = c->layer_data;
+
+    dt_vnet_write(p, &v);
+    if (likely(sendmsg(r->fds[c->thread], &m, MSG_DONTWAIT) >= 0))
+        dt_sent(c, &p, 1);
+    else if (errno == EAGAIN)
+        return false;
+    else
+        dt_drop_one(c, p, TX_REFUSED);
+    return true;
+}
 
 static unsigned raw_write(struct port_out *out, struct dt_packet **packets, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
-        struct dt_vnet_header v;
-        struct iovec iov[2] = {{&v, HEADER_BYTES}, {packets[i]->data, packets[i]->length}};
-        const struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
-        const struct raw *r = out->c->layer_data;
-
-        dt_vnet_write(packets[i], &v);
-        if (likely(sendmsg(r->fds[out->c->thread], &m, MSG_DONTWAIT) >= 0)) {
-            dt_sent(out->c, &packets[i], 1);
-        } else if (errno == EAGAIN) {
-            out->blocked = true;
-            return i;
-        } else {
-            dt_drop_one(out->c, packets[i], TX_REFUSED);
-        }
+        if (likely(write_one(out->c, packets[i])))
+            continue;
+        out->blocked = true;
+        return i;
     }
     return n;
+}
+
+/* AF_XDP sends what it gets, and a checksum costs less than the way through the stack. */
+static void complete_checksum(struct dt_packet *p)
+{
+    const struct dt_headers *h = dt_headers(p);
+    uint16_t sum = htons(dt_transport_checksum(p));
+
+    memcpy(p->data + h->l4 + (h->flags & DT_HDR_TCP ? 16 : 6), &sum, sizeof(sum));
+    p->needs = 0;
+}
+
+/* What was put before a packet that goes the other way leaves before it. */
+static unsigned raw_write_xdp(struct port_out *out, struct dt_packet **packets, unsigned n)
+{
+    struct xdp_queue *xq = container_of(out, struct raw_ctx, out)->xq;
+    unsigned done = 0, put = 0;
+
+    for (; done < n && !out->blocked; done++) {
+        struct dt_packet *p = packets[done];
+
+        if (likely(xq_takes(xq, p))) {
+            if (p->needs)
+                complete_checksum(p);
+            out->blocked = !xq_put(xq, p);
+            if (out->blocked)
+                break;
+            put++;
+            dt_sent(out->c, &p, 1);
+            continue;
+        }
+        xq_flush(xq);
+        out->blocked = !write_one(out->c, p);
+        if (out->blocked)
+            break;
+    }
+    dt_count(out->c, XDP_SENT, put);
+    xq_flush(xq);
+    if (unlikely(out->blocked))
+        xq_retry(xq);
+    return done;
 }
 
 /* ---- From the wire ---- */
@@ -329,6 +247,8 @@ static void raw_resume(struct dt_ctx *c)
     struct raw_ctx *rc = c->data;
 
     port_in_resume(&rc->in);
+    if (rc->xq)
+        xq_resume(rc->xq);
 }
 
 static void raw_quiesce(struct dt_ctx *c, uint64_t deadline)
@@ -343,6 +263,8 @@ static void raw_stop(struct dt_ctx *c)
     struct raw_ctx *rc = c->data;
 
     port_in_close(&rc->in);
+    if (rc->xq)
+        xq_stop(rc->xq);
     port_out_close(&rc->out);
 }
 
@@ -361,16 +283,20 @@ static int raw_start(struct dt_ctx *c, struct dt_error *err)
     struct raw_ctx *rc = c->data;
     int fd = r->fds[c->thread];
 
+    rc->xq = r->queues[c->thread];
     rc->in = (struct port_in){.read = raw_read, .ended = ended, .c = c, .memory = RX_MEMORY};
-    rc->out = (struct port_out){.write = raw_write, .c = c, .full = TX_FULL};
+    rc->out =
+        (struct port_out){.write = rc->xq ? raw_write_xdp : raw_write, .c = c, .full = TX_FULL};
     throw_away(fd);
-    if (port_out_open(&rc->out, fd) < 0 || port_in_open(&rc->in, fd) < 0) {
-        port_out_close(&rc->out);
-        return dt_fail(err, -EIO, "cannot watch %s", r->ifname);
-    }
-    return 0;
+    if (port_out_open(&rc->out, rc->xq ? -1 : fd) == 0 && port_in_open(&rc->in, fd) == 0 &&
+        (!rc->xq || xq_start(rc->xq, c, &rc->out, ended) == 0))
+        return 0;
+    port_in_close(&rc->in);
+    port_out_close(&rc->out);
+    return dt_fail(err, -EIO, "cannot watch %s", r->ifname);
 }
 
+extern const struct dt_net_ext net_packet;
 const struct dt_net_ext net_packet = {
     DT_NET_EXT_HEADER,
     .name = "packet",

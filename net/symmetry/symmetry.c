@@ -279,7 +279,7 @@ const struct dt_net_ext net_symmetry = {
         "until answers come. TCP and all that listens to its peer passes; a flood is left a few "
         "packets per second.",
     .flags = DT_SELF_CONTAINED | DT_STATE_OF_RUN,
-    .takes = DT_OFFLOAD_ALL,
+    .takes = DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH,
     .params = params,
     .counters = counters,
     .verbs = verbs,

@@ -11,8 +11,8 @@
  * Only what has gone on counts as sent. A penalty ends at once when the entity is symmetric again: by a packet that
  * it receives, or because what it sent is a second old.
  *
- * What waits is kept by flow, in order; flows take turns. Its descriptors stay outstanding, so the guest bears
- * the queue. A flow may have a quarter of the ring and a pair a half; beyond that its packets are dropped, or
+ * What waits is kept by flow, in order; flows take turns. Its descriptors stay outstanding, and its payload in the guest's
+ * memory (dt_peek()), so the guest bears the queue. A flow may have a quarter of the ring and a pair a half; beyond that its packets are dropped, or
  * with excess=hold the ring stops until the flow is within its share. All others are served meanwhile.
  */
 #include "net/symmetry/internal.h"
@@ -109,6 +109,8 @@ static struct wait *join(struct symmetry *s, enum level level, struct entity *e,
         *w = (struct wait){0};
         held_init(&w->held);
         begin(s, level, e, w, id);
+        if (level == CARD)
+            dt_peek(s->c, true);
     }
     w = &s->waits[e->wait];
     w->packets++;
@@ -207,6 +209,8 @@ static void leave(struct symmetry *s, enum level level, struct entity *e, uint32
         list_del(&w->node);
     if (level != CARD)
         s->free_waits[s->nfree++] = e->wait;
+    else
+        dt_peek(s->c, false);
     e->wait = 0;
 }
 

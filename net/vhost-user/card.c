@@ -188,6 +188,7 @@ static const struct front_ops device_ops = {
     .set_passthrough = front_set_passthrough,
     .receive = card_receive,
     .sent = card_sent,
+    .fetch = card_fetch,
 };
 
 const struct front_class card_front = {

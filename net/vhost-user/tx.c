@@ -5,6 +5,10 @@
  * One copy: header and frame are read once, into private memory, and judged there. The descriptor goes back to
  * the guest when the packet has left the chain, at once or much later; the ring shows what came back
  * once per turn.
+ *
+ * While a layer peeks, of long packets only the headers are copied and judged, and the rest is when the packet is handed on
+ * (card_fetch): each byte is still read once. Guest memory stays where it is meanwhile, as for a disk's requests:
+ * nobody takes it away before the layers have let go of all that is in flight.
  */
 #include "net/vhost-user/internal.h"
 
@@ -13,6 +17,8 @@
 #define LEAST_FRAME 14u
 /* A packet that was in flight at so many crashes is not tried again. */
 #define POISON_ATTEMPTS 2u
+/* Below this two copies cost more than they may spare. */
+#define PEEK_LEAST 512u
 
 static void give_back(struct card_slot *slot)
 {
@@ -22,6 +28,16 @@ static void give_back(struct card_slot *slot)
     front_mark_dirty(q);
 }
 
+/* What was copied already was judged, and is not read again. */
+void card_fetch(struct lane *lane, void *arg, struct dt_packet *p)
+{
+    const struct card_slot *slot = arg;
+    const struct virtq_chain *chain = &slot->chain;
+
+    dt_iov_read(chain->iov, chain->nread, CARD(slot->queue->front)->header + DT_PEEK_BYTES,
+                p->data + DT_PEEK_BYTES, p->length - DT_PEEK_BYTES);
+}
+
 void card_sent(struct lane *lane, void *slot)
 {
     give_back(slot);
@@ -29,20 +45,20 @@ void card_sent(struct lane *lane, void *slot)
 
 /* Drivers put the header into a vector of its own, or before the frame; everything else is as valid. */
 static void copy_in(const struct virtq_chain *chain, struct dt_vnet_header *v, uint32_t header,
-                    struct dt_packet *p)
+                    uint8_t *data, uint32_t n)
 {
     const struct iovec *iov = chain->iov;
 
     if (likely(iov[0].iov_len >= header)) {
-        size_t first = iov[0].iov_len - header;
+        size_t first = MIN(iov[0].iov_len - header, n);
 
         memcpy(v, iov[0].iov_base, header);
-        memcpy(p->data, (const char *)iov[0].iov_base + header, first);
+        memcpy(data, (const char *)iov[0].iov_base + header, first);
         if (chain->nread > 1)
-            dt_iov_read(iov + 1, chain->nread - 1u, 0, p->data + first, p->length - first);
+            dt_iov_read(iov + 1, chain->nread - 1u, 0, data + first, n - first);
     } else {
         dt_iov_read(iov, chain->nread, 0, v, header);
-        dt_iov_read(iov, chain->nread, header, p->data, p->length);
+        dt_iov_read(iov, chain->nread, header, data, n);
     }
 }
 
@@ -59,6 +75,7 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     struct front_queue *q = slot->queue;
     struct dt_vnet_header v = {0};
     struct packet *p;
+    bool peeked;
 
     if (unlikely(chain->read_len < card->header + LEAST_FRAME ||
                  chain->read_len > card->header + NET_MAX_FRAME ||
@@ -68,12 +85,20 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     }
     p = net_packet_new(q->lane->lane, (uint32_t)chain->read_len - card->header);
     CHECK(p); /* net_admit() has seen it */
-    copy_in(chain, &v, card->header, &p->pub);
+    peeked = unlikely(net_peeks(q->lane->lane)) && p->pub.length >= PEEK_LEAST;
+    copy_in(chain, &v, card->header, p->pub.data, peeked ? DT_PEEK_BYTES : p->pub.length);
+    if (unlikely(peeked) && !net_peekable(&p->pub, &v)) {
+        card_fetch(q->lane->lane, slot, &p->pub);
+        dt_packet_changed(&p->pub);
+        peeked = false;
+    }
     if (unlikely((v.flags | v.gso_type) && dt_vnet_read(&p->pub, &v, card->allowed) < 0)) {
         cl->drops[DROP_HEADER]++;
         net_packet_free(q->lane->lane, p);
         return NULL;
     }
+    if (unlikely(peeked))
+        p->pub.needs |= DT_OFFLOAD_FETCH;
     p->pub.queue = (uint16_t)(q->index / 2);
     p->slot = slot;
     learn_queue(cl, &p->pub);

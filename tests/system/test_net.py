@@ -1,12 +1,13 @@
 """Network cards: real guests on `devtap run --net`, with the host's own stack at the other end."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 
 from devtap_test import paths, wait_for
-from devtap_test.card import Card, ping, require, start, transfer
+from devtap_test.card import INIT, Card, Namespace, arguments, ping, require, start, transfer
 from devtap_test.case import Skip, limit
 
 
@@ -75,6 +76,35 @@ def test_packet(t):
         assert seen["bytes"] / seen["requests"] > 1514, f"no super-frame came: {way}: {seen}"
     card.kill_worker()
     ping(guest)
+
+
+def xdp_program(space):
+    """The number of the XDP program on card0; None = there is none."""
+    [link] = json.loads(space.run("ip", "-d", "-j", "link", "show", "card0"))
+    return link.get("xdp", {}).get("prog", {}).get("id")
+
+
+@limit(150)
+def test_packet_xdp(t):
+    """By AF_XDP: ping, and TCP both ways; a killed worker's program is gone, its successor has one, and the end leaves none."""
+    require()
+    space = t.use(Namespace(t.folder, veth=True))
+    space.run("ethtool", "-K", "card0", "rxvlan", "off")
+    space.run("ethtool", "-K", "host0", "tx", "off")  # or its own stack's frames have no checksums yet
+    card = t.use(Card("packet ifname=card0 xdp=on", t.folder, space.enter))
+    guest = t.guest(root="initramfs", extra=arguments(card))
+    guest.check(INIT)
+    ping(guest)
+    transfer(t, space, guest, mib=4)
+    seen = card.counters("packet")
+    assert seen["xdp-sent"] > 20 and seen["xdp-received"] > 1000, seen  # what is sent is super-frames mostly
+    before = xdp_program(space)
+    card.kill_worker()
+    ping(guest)
+    assert xdp_program(space) not in (None, before), before
+    assert card.counters("packet")["xdp-received"] > 0
+    card.stop()
+    t.equal(xdp_program(space), None, "program that is left")
 
 
 @limit(60)

@@ -6,6 +6,7 @@ import shutil
 from devtap_test import wait_for
 from devtap_test.card import INIT, Card, Namespace, arguments, ping, require, transfer
 from devtap_test.case import Skip, limit
+from devtap_test.openvswitch import OpenVSwitch
 from devtap_test.process import Process, free_socket_path
 
 
@@ -153,5 +154,30 @@ def test_dpdk(t):
     t.use(Testpmd(t.folder))
     wait_for("the rear to be back", lambda: "serves again" in tap.output())
     passes_by(t, tap, guest)
+    t.equal(tap.counters("vhost-user")["rear-lies"], 0)
+    t.equal(complaints(guest), "")
+
+
+@limit(120)
+def test_open_vswitch(t):
+    """A port of Open vSwitch as the rear: TCP both ways, passthrough and back, and its death."""
+    require()
+    space = t.use(Namespace(t.folder))
+    ovs = t.use(OpenVSwitch(t.folder, space.enter))
+    port = ovs.port("vhost0")
+    space.run("sh", "-c", "ip addr del 10.77.0.1/24 dev card0; ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
+    tap = t.use(Card(f"vhost-user path={port}", t.folder, card="tap"))
+    guest = t.guest(root="initramfs", extra=arguments(tap))
+    guest.check(INIT)
+    ping(guest)
+    transfer(t, space, guest, mib=1)
+    mode(tap, "passthrough")
+    passes_by(t, tap, guest)
+    mode(tap, "interpose")
+    ping(guest)
+    ovs.restart()
+    wait_for("the rear to be back", lambda: "serves again" in tap.output(), 30)
+    space.run("sh", "-c", "ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
+    ping(guest)
     t.equal(tap.counters("vhost-user")["rear-lies"], 0)
     t.equal(complaints(guest), "")

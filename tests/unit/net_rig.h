@@ -34,7 +34,8 @@ extern struct rig {
     struct device *dev;
     struct lane *lane;
     struct rig_list wire, guest;
-    unsigned sent; /* descriptors that came back */
+    unsigned sent;    /* descriptors that came back */
+    unsigned fetched; /* packets of which the rest was copied */
     unsigned woken;
     struct dt_error err;
 } rig;

@@ -76,12 +76,21 @@ static void guest_sent(struct lane *lane, void *slot)
     card.outstanding--;
 }
 
+static void guest_fetch(struct lane *lane, void *slot, struct dt_packet *p)
+{
+    const struct card_slot *s = slot;
+
+    if (!s->busy)
+        bench_fail("a packet is asked for that the chain does not have");
+    memcpy(p->data + DT_PEEK_BYTES, s->frame + DT_PEEK_BYTES, p->length - DT_PEEK_BYTES);
+}
+
 static void guest_wake(struct lane *lane)
 {
 }
 
 static const struct front_ops ops = {
-    .receive = guest_receive, .sent = guest_sent, .wake = guest_wake};
+    .receive = guest_receive, .sent = guest_sent, .fetch = guest_fetch, .wake = guest_wake};
 
 /* ---- Life ---- */
 
@@ -166,6 +175,18 @@ static struct packet *fill(struct bench *b, struct packet *p, const uint8_t *fra
     return p;
 }
 
+/* What a layer that peeks does not see yet is in the slot, and something else in its place. */
+static void hide(struct packet *p, struct card_slot *s)
+{
+    const struct dt_vnet_header nothing = {0};
+
+    if (!net_peeks(card.lane) || p->pub.length <= DT_PEEK_BYTES || !net_peekable(&p->pub, &nothing))
+        return;
+    memcpy(s->frame, p->pub.data, p->pub.length);
+    memset(p->pub.data + DT_PEEK_BYTES, 0xee, p->pub.length - DT_PEEK_BYTES);
+    p->pub.needs |= DT_OFFLOAD_FETCH;
+}
+
 static void send_burst(struct bench *b, unsigned n)
 {
     struct dt_packet *packets[CARD_BURST];
@@ -184,6 +205,7 @@ static void send_burst(struct bench *b, unsigned n)
         s->busy = true;
         card.outstanding++;
         p->slot = s;
+        hide(p, s);
         packets[sent] = &p->pub;
     }
     card.fed += sent;

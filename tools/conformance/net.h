@@ -9,9 +9,12 @@
 #define CARD_SLOTS 256u /* descriptors of the guest's ring */
 #define CARD_BURST NET_BURST
 
-/** struct card_slot - one descriptor. */
+#define PACKET_MOST 9000u
+
+/** struct card_slot - one descriptor; @frame: of a packet that a layer peeks at. */
 struct card_slot {
     bool busy;
+    uint8_t frame[PACKET_MOST];
     struct card_slot *next; /* of those that are free */
 };
 
@@ -51,7 +54,6 @@ void card_load(struct bench *b, uint64_t ns);
 const char *card_rest(uint64_t ns);
 
 /* Packets (net-packet.c). */
-#define PACKET_MOST 9000u
 /** random_packet() - a frame at @to, of any kind; its offloads in @needs and @segment. Return: its length. */
 uint32_t random_packet(struct dt_rng *rng, uint8_t *to, uint8_t *needs, uint16_t *segment);
 /** packet_is_right() - has it the checksums that a receiver wants? All that random_packet() makes have, or will have. */
