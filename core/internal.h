@@ -280,6 +280,7 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    pthread_mutex_t asking;        /* recursive: one thread at a time asks for status */
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;
     bool want_passthrough;

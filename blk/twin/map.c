@@ -75,6 +75,7 @@ void twin_mark_all(struct twin *t)
         set_word(t, r / 64, t->regions - r < 64 ? (1ull << (t->regions - r)) - 1 : UINT64_MAX);
     t->dirty = t->regions;
     t->equal = false;
+    twin_holes_touch(t, 0, t->sectors); /* what the second chain said may not last */
     for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)
         t->copiers[i].spoiled = true;
 }
