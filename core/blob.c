@@ -8,6 +8,9 @@
  * over the number, the version, the layer's name and the bytes tells a slot that is torn, or
  * that a captured process made up carelessly, from one that a save has finished. (One that was made up
  * with care is for the layer's load() to judge, as any input.)
+ *
+ * What a layer changes all the time it does not save, but writes in place at the end of its room (blob_live()), without any
+ * of this: stores of a killed process are there in their order, and that has to be enough.
  */
 #include "core/internal.h"
 
@@ -124,6 +127,12 @@ int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uin
     WRITE_ONCE(slot->head.number, head.number);
     KILL_POINT("state-saved");
     return n;
+}
+
+void *blob_live(struct blob_area *area, unsigned index, size_t bytes)
+{
+    CHECK(bytes < BLOB_BYTES_MAX);
+    return slots_of(area, index)[0].bytes + ALIGN_DOWN(BLOB_BYTES_MAX - bytes, (size_t)CACHE_LINE);
 }
 
 bool blob_empty(const struct blob_area *area, unsigned index)

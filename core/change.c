@@ -267,7 +267,7 @@ static int let_giver_go(struct plan *p)
     if (ret < 0)
         return ret;
     p->let_go = true;
-    device_exclusive(p->dev, let_go, p);
+    loop_call(p->dev->loops[0], let_go, p);
     return 0;
 }
 
@@ -275,7 +275,7 @@ static void take_giver_back(struct plan *p)
 {
     if (!p->let_go)
         return;
-    device_exclusive(p->dev, take_back, p);
+    loop_call(p->dev->loops[0], take_back, p);
     device_let_go(p->dev);
 }
 

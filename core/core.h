@@ -183,6 +183,9 @@ int blob_read(const struct blob_area *area, unsigned index, char name[BLOB_NAME]
 int64_t blob_write(struct blob_area *area, unsigned index, const char *name, uint32_t version,
                    int64_t (*fill)(void *arg, void *bytes, size_t room), void *arg);
 void blob_clear(struct blob_area *area, unsigned index);
+/** blob_live() - the last @bytes of the room at @index, for whoever writes there in place: what is saved there must leave
+ *  them (up to a cache line more) alone. */
+void *blob_live(struct blob_area *area, unsigned index, size_t bytes);
 /** blob_find() - the slot that was last written under @name, or -1. */
 int blob_find(const struct blob_area *area, const char *name);
 /** blob_empty() - is nothing saved at @index? */
@@ -316,6 +319,8 @@ struct loop *layer_loop(const struct dt_layer *layer, unsigned thread);
 /** ctx_busy() - the layer begins (1) or ends (-1) work of its own that is no request: a stop waits for
  *  its end, after `quiesce` has asked for it. */
 void ctx_busy(struct dt_ctx *c, int change);
+/** ctx_resting() - is the device coming to rest, or held there? Then the layer begins nothing of its own. */
+bool ctx_resting(struct dt_ctx *c);
 const struct dt_block_ext *layer_ext(const struct dt_layer *layer);
 /** layer_verb() - the verb whose run() this is. */
 const char *layer_verb(const struct dt_layer *layer);
@@ -392,9 +397,9 @@ unsigned dial_count(void);
  * @chain: the other chain, as written.
  * @seal:  from now on nothing is acknowledged that the other chain does not have. An error if they are
  *         not equal now; with @force they need not be.
+ *         While all threads stand still.
  * @let_go: close the other chain, which this process opens anew; nothing is in flight, and nothing comes before
- *         the change is over. @take_back: it failed.
- * All but @chain run while all threads stand still.
+ *         the change is over. @take_back: it failed. Both on the device's first thread, which may be the other chain's, too.
  */
 struct handover_ops {
     const char *(*chain)(const struct dt_layer *layer);
@@ -407,6 +412,15 @@ void layer_offer_handover(struct dt_layer *layer, const struct handover_ops *ops
 /** layer_state_save() - save() now, for the next process of this run, instead of whatever was saved before.
  *  On the device's first thread. */
 void layer_state_save(struct dt_layer *layer);
+
+/**
+ * layer_live() - @bytes of memory that the layer writes in place, and that the next process of this run finds as
+ * this one left it, however that ended. In start(), on the device's first thread; always with the same @bytes.
+ *
+ * Nothing protects it: what the layer saves next must tell whether it is whole, and of whom. save() has @bytes less room.
+ * Return: NULL where nobody keeps state; anything may be in it.
+ */
+void *layer_live(struct dt_layer *layer, size_t bytes);
 
 /* ---- Calls across threads ---- */
 

@@ -18,6 +18,17 @@ static int judge_name(const char *name, struct dt_error *err)
     return 0;
 }
 
+/* A layer asks those below it within an answer of its own, and a thread of its own may ask, too. */
+static void init_asking(struct device *dev)
+{
+    pthread_mutexattr_t recursive;
+
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&dev->asking, &recursive);
+    pthread_mutexattr_destroy(&recursive);
+}
+
 int device_new(struct device **out, const struct device_config *config, struct dt_error *err)
 {
     struct device *dev;
@@ -28,6 +39,7 @@ int device_new(struct device **out, const struct device_config *config, struct d
     CHECK(config->threads >= 1 && config->threads <= DEVICE_MAX_THREADS);
     dev = xcalloc(1, sizeof(*dev));
     dev->magic = DEVICE_MAGIC;
+    init_asking(dev);
     dev->class = config->kind == DEVICE_NET ? &net_class : &disk_class;
     snprintf(dev->name, sizeof(dev->name), "%s", config->name);
     dev->threads = config->threads;
@@ -159,6 +171,7 @@ void device_free(struct device *dev)
     chain_close(dev);
     device_set_memory(dev, NULL, 0);
     dev->magic = 0;
+    pthread_mutex_destroy(&dev->asking);
     free(dev->state_dir);
     free(dev->loops);
     free(dev);

@@ -52,6 +52,7 @@ struct dt_layer {
     struct ctx **ctxs;                /* by thread; NULL before the start */
     int state_fd;                     /* its state directory, or -1 */
     bool state_changed;               /* since it was last saved to the device's blobs */
+    size_t live_bytes;                /* of the room of what it saves (layer_live()) */
     const char *verb;                 /* the one that runs now */
     char *addresses[LAYER_ADDRESSES]; /* those announced (connect.c) */
     unsigned naddresses;
@@ -281,6 +282,7 @@ struct device {
     bool started, fenced;
     struct loop_message info_message;
     bool info_pending;
+    pthread_mutex_t asking;        /* recursive: one thread at a time asks for status */
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;
     bool want_passthrough;

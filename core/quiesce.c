@@ -49,6 +49,13 @@ void lane_release(struct lane *lane, uint64_t deadline)
     }
 }
 
+bool ctx_resting(struct dt_ctx *c)
+{
+    const struct lane *lane = ctx_of(c)->lane;
+
+    return lane->quiescing || lane->closed;
+}
+
 /* On each lane's thread. */
 static void run_start(struct loop_message *message)
 {
@@ -64,6 +71,22 @@ static void run_start(struct loop_message *message)
     lane_drained(lane);
 }
 
+/* A layer whose state belongs to the first thread gets work there from the other lanes, which may have come after that
+ * one's report; when they all have reported, no more can come. */
+static bool first_has_work(struct device *dev)
+{
+    struct lane *lane = dev->lanes[0];
+
+    if (dev->threads == 1 || dev->quiesce_late[0] || (lane->in_flight == 0 && lane->subs == 0))
+        return false;
+    dev->quiesce_left = 1;
+    lane->quiescing = true;
+    loop_timer_set(lane->loop, &lane->quiesce_timer, dev->quiesce_deadline);
+    lane_release(lane, dev->quiesce_deadline);
+    lane_drained(lane);
+    return true;
+}
+
 /* On the device's first thread, once per lane. */
 static void run_report(struct loop_message *message)
 {
@@ -73,7 +96,7 @@ static void run_report(struct loop_message *message)
 
     if (lane->late[0] && !dev->quiesce_late[0])
         snprintf(dev->quiesce_late, sizeof(dev->quiesce_late), "%s", lane->late);
-    if (--dev->quiesce_left > 0)
+    if (--dev->quiesce_left > 0 || first_has_work(dev))
         return;
     dev->quiesce_done = NULL;
     done(dev->quiesce_arg, dev->quiesce_late[0] ? dev->quiesce_late : NULL);

@@ -153,7 +153,15 @@ static int64_t fill_blob(void *arg, void *bytes, size_t room)
 {
     struct dt_layer *layer = arg;
 
-    return layer->ext->save(layer, bytes, room);
+    return layer->ext->save(layer, bytes, room - layer->live_bytes);
+}
+
+void *layer_live(struct dt_layer *layer, size_t bytes)
+{
+    if (!layer->dev->blobs)
+        return NULL;
+    layer->live_bytes = ALIGN_UP(bytes, (size_t)CACHE_LINE);
+    return blob_live(layer->dev->blobs, (unsigned)take_slot(layer), layer->live_bytes);
 }
 
 static void save_blob(struct dt_layer *layer)

@@ -6,6 +6,9 @@
  * wait for a file system or a peer, and requests do not wait for either. What a layer's own threads change it looks at
  * while they stand still, for as long as that takes (dt_layer_exclusive()).
  *
+ * One thread at a time asks: the one that answers the control socket, or one that a layer has for itself, to learn of what it
+ * stands on. So layers need not reckon with two questions at once.
+ *
  * The guest goes on writing meanwhile. An answer is still right for all that was acknowledged before the
  * question, because the question goes the way that data goes: a layer that hands data down between its answer and
  * that of the layers below has handed down what those then know of. What is under way may be in the answer or not.
@@ -55,7 +58,9 @@ void dt_status_below(struct dt_layer *layer, struct dt_extent *extent)
     if (extent->sector >= size)
         return; /* it shrank, or never was so large */
     extent->sectors = MIN(extent->sectors, size - extent->sector);
+    pthread_mutex_lock(&layer->dev->asking);
     ask(layer->below, extent);
+    pthread_mutex_unlock(&layer->dev->asking);
 }
 
 void dt_layer_exclusive(struct dt_layer *layer, void (*fn)(void *arg), void *arg)
@@ -71,7 +76,9 @@ void device_status(struct device *dev, struct dt_extent *extent)
     extent->sectors = MIN(extent->sectors, ASK_SECTORS);
     if (!extent->deadline)
         extent->deadline = dt_clock_ns() + ASK_NS;
+    pthread_mutex_lock(&dev->asking);
     ask(dev->layers[1], extent);
+    pthread_mutex_unlock(&dev->asking);
 }
 
 /* ---- As JSON ---- */

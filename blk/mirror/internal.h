@@ -5,6 +5,7 @@
 
 #include "base/fifo.h"
 #include "base/patience.h"
+#include "blk/branch/branch.h"
 #include "blk/mirror/meta.h"
 #include "core/core.h"
 
@@ -141,7 +142,8 @@ struct mirror {
     unsigned joins, intent_joins, copy_joins;
     uint8_t *copy;
     struct dt_timer copy_timer, tick;
-    uint64_t rest_until, next_probe, next_clean;
+    struct rest rest;
+    uint64_t next_probe, next_clean;
     struct patience patience; /* with legs that are not there */
     /* What the mirror does itself, one of each at a time. */
     struct fan record, intent, cleaner, copier, probe;

@@ -212,7 +212,7 @@ static void run_tick(struct dt_timer *timer)
     dt_timer_set(m->c, timer, now + MIN(MIN(m->retry, m->settle), DT_S(1)));
     if (patience_over(&m->patience, now) && !m->running)
         mirror_let_go(m);
-    if (now < m->rest_until)
+    if (rests(&m->rest, m->c))
         return;
     resync_kick(m);
     if (!m->running) {
@@ -319,7 +319,7 @@ static void mirror_quiesce(struct dt_ctx *c, uint64_t deadline)
 {
     struct mirror *m = c->layer_data;
 
-    m->rest_until = deadline;
+    rest_begin(&m->rest, deadline);
     patience_begin(&m->patience, dt_clock_ns(), deadline);
     for (unsigned i = 0; i < m->count; i++)
         if (m->legs[i].dev)

@@ -316,10 +316,8 @@ void mirror_let_go(struct mirror *m)
         dt_complete_one(m->c, req, -ECANCELED);
 }
 
-/* The guest's requests come again: whoever wanted the device at rest has had it. */
 static void rest_over(struct mirror *m)
 {
-    m->rest_until = 0;
     m->patience = (struct patience){0};
     resync_kick(m);
 }
@@ -328,7 +326,7 @@ void mirror_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
     struct mirror *m = c->layer_data;
 
-    if (unlikely(m->rest_until) && !(reqs[0]->flags & DT_REQ_SUB))
+    if (unlikely(rest_ended_by(&m->rest, c, reqs[0])))
         rest_over(m);
     for (unsigned i = 0; i < n; i++) {
         struct dt_req *req = reqs[i];

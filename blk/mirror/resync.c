@@ -173,14 +173,14 @@ static void finish(struct mirror *m)
 }
 
 /* While the device is to rest it goes on only for writes that wait for the region it is in. */
-static bool rests(const struct mirror *m)
+static bool is_to_rest(const struct mirror *m)
 {
-    return m->rest_until && !m->blocked.head && dt_now(m->c) < m->rest_until;
+    return !m->blocked.head && rests(&m->rest, m->c);
 }
 
 void resync_kick(struct mirror *m)
 {
-    if (!m->running || m->copy_busy || m->copy_timer.heap_index || rests(m))
+    if (!m->running || m->copy_busy || m->copy_timer.heap_index || is_to_rest(m))
         return;
     if (!m->needs)
         finish(m);

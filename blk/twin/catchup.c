@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * catchup.c - dirty regions, and how they become clean: some are copied at a time, each under a
+ * catchup.c - how dirty regions become clean: some are copied at a time, each under a
  * lock. A write that went by without one (request.c) spoils the copy, and the region is copied
  * again.
  *
  * Zeroes are not written as data where the second chain can write zeroes, so what is sparse stays
- * sparse.
+ * sparse; what the disk calls a hole is not even read (holes.c).
  */
 #include "blk/twin/twin.h"
 
@@ -15,81 +15,18 @@
 
 static void run_copier(struct twin_copier *k);
 
-/* ---- The map --------------------------------------------------------------------------------- */
-
-static bool is_dirty(const struct twin *t, uint64_t region)
-{
-    return t->map[region / 64] >> (region % 64) & 1;
-}
-
-static uint64_t last_region(const struct twin *t, uint64_t sector, uint32_t sectors)
-{
-    return (sector + sectors - (sectors ? 1 : 0)) >> t->shift;
-}
-
-bool twin_any_dirty(const struct twin *t, uint64_t sector, uint32_t sectors)
-{
-    uint64_t last = last_region(t, sector, sectors);
-
-    for (uint64_t r = sector >> t->shift; t->dirty && r <= last; r++)
-        if (is_dirty(t, r))
-            return true;
-    return false;
-}
-
-bool twin_all_dirty(const struct twin *t, uint64_t sector, uint32_t sectors)
-{
-    uint64_t last = last_region(t, sector, sectors);
-
-    for (uint64_t r = sector >> t->shift; r <= last; r++)
-        if (!is_dirty(t, r))
-            return false;
-    return true;
-}
-
-void twin_mark(struct twin *t, uint64_t sector, uint32_t sectors)
-{
-    uint64_t last = last_region(t, sector, sectors);
-
-    t->equal = false;
-    for (uint64_t r = sector >> t->shift; r <= last; r++) {
-        t->dirty += !is_dirty(t, r);
-        t->map[r / 64] |= 1ull << (r % 64);
-    }
-}
-
-void twin_mark_all(struct twin *t)
-{
-    for (uint64_t r = 0; r < t->regions; r++)
-        t->map[r / 64] |= 1ull << (r % 64);
-    t->dirty = t->regions;
-    t->equal = false;
-    for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)
-        t->copiers[i].spoiled = true;
-}
-
-static uint64_t region_end(const struct twin *t, uint64_t region)
-{
-    return MIN((region + 1) << t->shift, t->sectors);
-}
+/* ---- One region ------------------------------------------------------------------------------ */
 
 void twin_spoil(struct twin *t, uint64_t sector, uint32_t sectors)
 {
     for (unsigned i = 0; i < TWIN_COPIERS; i++) {
         struct twin_copier *k = &t->copiers[i];
 
-        if (k->busy && sector < region_end(t, k->region) &&
+        if (k->busy && sector < twin_region_end(t, k->region) &&
             k->region << t->shift < sector + sectors)
             k->spoiled = true;
     }
 }
-
-uint64_t twin_bytes_left(const struct twin *t)
-{
-    return MIN(t->dirty << t->shift, t->sectors) << DT_SECTOR_SHIFT;
-}
-
-/* ---- One region ------------------------------------------------------------------------------ */
 
 static void again(struct twin *t, uint64_t when)
 {
@@ -119,7 +56,20 @@ static void failed(struct twin_copier *k, const char *what, int error)
         dt_layer_event(t->layer, "copy-failed", "%s; tried again", t->failure);
     }
     t->next_copy = dt_now(t->c) + TWIN_RETRY_NS;
+    t->wanted = NO_REGION; /* nobody is to wait for that */
     leave(k);
+}
+
+static void count(const struct twin_copier *k, uint64_t bytes)
+{
+    struct twin *t = k->io.t;
+
+    dt_count(t->c, k->hole ? TWIN_HOLES : TWIN_COPIED, bytes);
+    if (k->hole)
+        return;
+    t->copied += bytes;
+    if (t->live)
+        WRITE_ONCE(t->live->copied, t->copied);
 }
 
 static void was_written(struct twin_io *io, int error)
@@ -133,19 +83,16 @@ static void was_written(struct twin_io *io, int error)
         return;
     }
     t->failure[0] = '\0';
-    t->copied += bytes;
-    dt_count(t->c, TWIN_COPIED, bytes);
+    count(k, bytes);
     if (t->rate)
         t->next_copy = MAX(t->next_copy, dt_now(t->c)) + bytes * DT_MS(1) / MAX(t->rate / 1000, 1u);
     k->at += k->now;
-    if (k->at < region_end(t, k->region)) {
+    if (k->at < twin_region_end(t, k->region)) {
         run_copier(k);
         return;
     }
-    if (!k->spoiled) {
-        t->map[k->region / 64] &= ~(1ull << (k->region % 64));
-        t->dirty--;
-    }
+    if (!k->spoiled)
+        twin_clean(t, k->region);
     leave(k);
 }
 
@@ -154,23 +101,29 @@ static bool all_zero(const uint8_t *bytes, size_t n)
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, n - 1) == 0;
 }
 
+static void write_piece(struct twin_copier *k, bool zero)
+{
+    k->io.done = was_written;
+    twin_send(&k->io, zero ? DT_OP_WRITE_ZEROES : DT_OP_WRITE, zero ? DT_REQ_UNMAP : 0, k->at,
+              k->now, zero ? 0 : 1);
+}
+
+static bool zeroes_at_once(const struct twin *t, uint32_t sectors)
+{
+    return t->can_zero && (!t->max_zero || sectors <= t->max_zero);
+}
+
 static void was_read(struct dt_ctx *c, struct dt_req *sub)
 {
     struct twin_copier *k = dt_sub_arg(sub);
-    struct twin *t = k->io.t;
-    bool zero;
     int error = sub->error;
 
     dt_sub_free(c, sub);
-    if (error) {
+    if (error)
         failed(k, "read", error);
-        return;
-    }
-    k->io.done = was_written;
-    zero = t->can_zero && (!t->max_zero || k->now <= t->max_zero) &&
-           all_zero(k->bytes, (size_t)k->now << DT_SECTOR_SHIFT);
-    twin_send(&k->io, zero ? DT_OP_WRITE_ZEROES : DT_OP_WRITE, zero ? DT_REQ_UNMAP : 0, k->at,
-              k->now, zero ? 0 : 1);
+    else
+        write_piece(k, zeroes_at_once(k->io.t, k->now) &&
+                           all_zero(k->bytes, (size_t)k->now << DT_SECTOR_SHIFT));
 }
 
 static void run_copier(struct twin_copier *k)
@@ -178,8 +131,12 @@ static void run_copier(struct twin_copier *k)
     struct twin *t = k->io.t;
     struct dt_req *sub;
 
-    k->now = (uint32_t)MIN(region_end(t, k->region) - k->at, TWIN_CHUNK >> DT_SECTOR_SHIFT);
+    k->now = (uint32_t)MIN(twin_region_end(t, k->region) - k->at, TWIN_CHUNK >> DT_SECTOR_SHIFT);
     k->io.iov = (struct iovec){k->bytes, (size_t)k->now << DT_SECTOR_SHIFT};
+    if (k->hole) {
+        write_piece(k, true);
+        return;
+    }
     sub = dt_sub_new(t->c, DT_OP_READ, k->at, k->now, &k->io.iov, 1, was_read, k);
     CHECK(sub); /* there is one for each */
     dt_sub_submit(t->c, sub);
@@ -187,7 +144,7 @@ static void run_copier(struct twin_copier *k)
 
 /* ---- Which ----------------------------------------------------------------------------------- */
 
-static bool under_way(const struct twin *t, uint64_t region)
+bool twin_under_way(const struct twin *t, uint64_t region)
 {
     for (unsigned i = 0; i < TWIN_COPIERS; i++)
         if (t->copiers[i].busy && t->copiers[i].region == region)
@@ -206,34 +163,49 @@ static uint64_t next_dirty(struct twin *t)
             continue;
         }
         t->cursor = r + 1 < t->regions ? r + 1 : 0;
-        if (is_dirty(t, r) && !under_way(t, r))
+        if (twin_is_dirty(t, r) && !twin_under_way(t, r))
             return r;
     }
     return NO_REGION;
 }
 
+static bool try_region(struct twin_copier *k, uint64_t region)
+{
+    struct twin *t = k->io.t;
+    uint64_t at = region << t->shift, sectors = twin_region_end(t, region) - at;
+
+    if (twin_under_way(t, region) || twin_any_loose(t, at, sectors) ||
+        !dt_range_try(t->c, &k->range, at, sectors))
+        return false;
+    k->region = region;
+    k->at = at;
+    k->busy = true;
+    k->spoiled = false;
+    k->hole = zeroes_at_once(t, TWIN_CHUNK >> DT_SECTOR_SHIFT) && twin_is_hole(t, region);
+    if (t->wanted == region)
+        t->wanted = NO_REGION;
+    return true;
+}
+
 static bool take_region(struct twin_copier *k)
 {
     struct twin *t = k->io.t;
-    uint64_t region = NO_REGION, at, sectors;
+    uint64_t region = NO_REGION;
 
+    if (t->wanted != NO_REGION)
+        return try_region(k, t->wanted);
     for (unsigned i = 0; i < TRIES; i++) {
         region = next_dirty(t);
         if (region == NO_REGION)
             return false;
-        at = region << t->shift;
-        sectors = region_end(t, region) - at;
-        if (twin_any_loose(t, at, sectors) || !dt_range_try(t->c, &k->range, at, sectors))
-            continue;
-        k->region = region;
-        k->at = at;
-        k->busy = true;
-        k->spoiled = false;
-        if (t->wanted == region)
-            t->wanted = NO_REGION;
-        return true;
+        if (twin_holes_unknown(t, region)) {
+            t->cursor = region;
+            return false;
+        }
+        if (try_region(k, region))
+            return true;
     }
-    if (t->wanted == NO_REGION)
+    if (twin_in_step(t)) /* else nothing waits, and the others go first */
         t->wanted = region;
     return false;
 }
@@ -285,7 +257,7 @@ void twin_catch_up(struct twin *t)
 {
     uint64_t now = dt_now(t->c);
 
-    if (t->absent[0] || now < t->rest_until || t->equal || t->flushing || t->sealed_until)
+    if (t->absent[0] || t->equal || t->flushing || t->sealed_until || rests(&t->rest, t->c))
         return;
     if (t->dirty == 0) {
         t->wanted = NO_REGION;
@@ -295,7 +267,7 @@ void twin_catch_up(struct twin *t)
     }
     if (t->lagging)
         return; /* the tick calls again */
-    if (now < t->next_copy) {
+    if (now < t->next_copy && t->wanted == NO_REGION) {
         again(t, t->next_copy);
         return;
     }

@@ -1,28 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * life.c - the second chain is opened, begun, saved and closed.
+ * life.c - the second chain is opened, begun and closed.
  *
  * The disk must start whatever became of the second chain: one that is not there, or not what it
- * was, makes the layer let everything pass. The map outlives a worker that ended in good order.
- * While one runs, what is saved says so: its successor after a kill, which cannot know what was on
- * its way, takes everything for dirty.
+ * was, makes the layer let everything pass.
  */
 #include "blk/branch/branch.h"
 #include "blk/twin/twin.h"
 
-#include <endian.h>
 #include <stdio.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #define LEAST_SHIFT  7u           /* regions of 64 KiB */
-#define MOST_REGIONS (1ull << 22) /* their map must fit into what is saved */
+#define MOST_REGIONS (1ull << 21) /* their map must fit twice into what is saved */
 
 const struct dt_counter twin_counters[] = {
     [TWIN_BOTH] = {"both", "requests", "Writes that went to both chains."},
     [TWIN_MISSED] = {"missed", "requests", "Writes that the second chain did not get in time."},
     [TWIN_WAITED] = {"waited", "requests", "Writes that waited for a lock or for memory."},
     [TWIN_COPIED] = {"copied", "bytes", "Bytes copied to the second chain."},
+    [TWIN_HOLES] = {"holes", "bytes", "Bytes that the disk said are zeroes: they were not read."},
     [TWIN_FAILURES] = {"failures", "requests", "Writes, flushes and copies that failed there."},
     [TWIN_COMPARED] = {"compared", "requests", "Reads whose data were compared."},
     [TWIN_MISMATCHES] = {"mismatches", "requests", "Of these, reads with other data."},
@@ -144,8 +140,10 @@ static void on_wake(struct lane *lane)
 {
     struct twin *t = lane_front(lane);
 
-    if (t && t->c)
-        dt_wake(t->c);
+    if (!t || !t->c)
+        return;
+    dt_wake(t->c);
+    twin_run_waiting(t); /* of other threads */
 }
 
 static void on_info_changed(void *front)
@@ -170,6 +168,8 @@ static void run_tick(struct dt_timer *timer)
     if (t->sealed_until && now > t->sealed_until)
         twin_unseal(t);
     twin_judge_pace(t);
+    twin_run_cancelled(t, NULL);
+    twin_run_waiting(t);
     twin_catch_up(t);
 }
 
@@ -209,9 +209,9 @@ int twin_start(struct dt_ctx *c, struct dt_error *err)
     static const struct front_ops ops = {on_complete, on_wake, on_info_changed};
     struct twin *t = c->layer_data;
     struct dt_error why;
-    int ret = take_memory(t, err);
+    int ret = twin_at_home(c) ? take_memory(t, err) : 0;
 
-    if (ret < 0)
+    if (ret < 0 || !twin_at_home(c))
         return ret;
     t->wait_tail = &t->wait_head;
     t->timer.fire = run_timer;
@@ -222,10 +222,11 @@ int twin_start(struct dt_ctx *c, struct dt_error *err)
     if (ret < 0)
         snprintf(t->absent, sizeof(t->absent), "%s", why.text);
     t->began = dt_clock_ns();
-    layer_state_save(t->layer); /* whoever comes after a kill is to know that there was one */
-    if (!t->absent[0])
-        dt_timer_set(c, &t->tick, t->began + TWIN_TICK_NS);
-    twin_catch_up(t);
+    twin_live_begin(t);
+    if (t->absent[0])
+        return 0;
+    dt_timer_set(c, &t->tick, t->began + TWIN_TICK_NS);
+    dt_timer_set(c, &t->timer, t->began); /* not before all layers have started */
     return 0;
 }
 
@@ -233,8 +234,11 @@ void twin_stop(struct dt_ctx *c)
 {
     struct twin *t = c->layer_data;
 
+    if (!twin_at_home(c))
+        return;
     dt_timer_cancel(c, &t->timer);
     dt_timer_cancel(c, &t->tick);
+    twin_holes_fini(t);
     if (t->dev)
         device_stop(t->dev);
     t->c = NULL;
@@ -247,68 +251,8 @@ int twin_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 
     t->equal = t->told = false;
     t->next_copy = 0;
+    t->wanted = NO_REGION;
     if (t->c)
         dt_timer_set(t->c, &t->timer, dt_clock_ns());
-    return 0;
-}
-
-/* ---- From one worker to the next ------------------------------------------------------------- */
-
-/** struct twin_record - what is saved, little-endian; the map follows. */
-struct twin_record {
-    uint64_t sectors, to, copied;
-    uint32_t shift;
-    uint32_t whole; /* nothing was on its way when it was saved */
-};
-
-int64_t twin_save(struct dt_layer *layer, void *buf, size_t size)
-{
-    const struct twin *t = dt_layer_data(layer);
-    size_t map = (t->regions + 63) / 64 * sizeof(uint64_t);
-    struct twin_record r = {.sectors = htole64(t->sectors),
-                            .to = htole64(XXH3_64bits(t->to, strlen(t->to))),
-                            .copied = htole64(t->copied),
-                            .shift = htole32(t->shift),
-                            .whole = htole32(!t->c && !t->absent[0])};
-
-    if (size < sizeof(r) + map)
-        return -ENOSPC;
-    memcpy(buf, &r, sizeof(r));
-    for (size_t i = 0; i < map / sizeof(uint64_t); i++) {
-        uint64_t word = htole64(t->map[i]);
-
-        memcpy((uint8_t *)buf + sizeof(r) + i * sizeof(word), &word, sizeof(word));
-    }
-    return (int64_t)(sizeof(r) + map);
-}
-
-int twin_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
-              struct dt_error *err)
-{
-    struct twin *t = dt_layer_data(layer);
-    size_t words = (t->regions + 63) / 64;
-    struct twin_record r;
-
-    if (version != 1 || size != sizeof(r) + words * sizeof(uint64_t))
-        return dt_fail(err, -EBADMSG, "it is of another disk or version");
-    memcpy(&r, buf, sizeof(r));
-    if (!r.whole || t->absent[0]) {
-        twin_mark_all(t);
-        return 0;
-    }
-    if (le64toh(r.sectors) != t->sectors || le32toh(r.shift) != t->shift ||
-        le64toh(r.to) != XXH3_64bits(t->to, strlen(t->to)))
-        return dt_fail(err, -EBADMSG, "it is of another disk");
-    t->copied = le64toh(r.copied);
-    t->dirty = 0;
-    for (size_t i = 0; i < words; i++) {
-        uint64_t word;
-
-        memcpy(&word, (const uint8_t *)buf + sizeof(r) + i * sizeof(word), sizeof(word));
-        t->map[i] = le64toh(word);
-        if (i == words - 1 && t->regions % 64)
-            t->map[i] &= (1ull << (t->regions % 64)) - 1;
-        t->dirty += (unsigned)__builtin_popcountll(t->map[i]);
-    }
     return 0;
 }

@@ -81,7 +81,7 @@ static void end_stuck(struct twin *t, bool served)
             continue;
         twin_mark(t, job->sector, job->sectors);
         twin_job_end(job);
-        dt_complete_one(t->c, guest, served ? 0 : -ECANCELED);
+        twin_answer(t, guest, served ? 0 : -ECANCELED);
     }
 }
 
@@ -104,6 +104,7 @@ static void let_go(struct dt_layer *layer)
 
     if (!t->dev)
         return;
+    twin_live_end(t);
     device_stop(t->dev);
     device_free(t->dev);
     t->dev = NULL;

@@ -21,20 +21,28 @@
  * that both do not have, whatever happens, so whoever opens the second chain finds all that the
  * guest was told. That lasts until the layer is gone, or for SEAL_NS.
  *
- * All runs on one thread.
+ * Threads: all of this belongs to the disk's first thread, and so does the second chain. What it has to know of other
+ * threads' requests comes there by message (hop.c); reads of a disk that is merely copied do not.
+ *
+ * Kills: the map, and the ranges of the writes under way, also stand in memory that outlives the worker (state.c). Its
+ * successor takes for dirty what the map says and what was being written, and nothing else.
  */
 #ifndef TWIN_H
 #define TWIN_H
 
 #include "base/histogram.h"
+#include "blk/branch/branch.h"
 #include "core/copypool.h"
 #include "core/core.h"
+
+#include <semaphore.h>
 
 enum twin_counter {
     TWIN_BOTH,
     TWIN_MISSED,
     TWIN_WAITED,
     TWIN_COPIED,
+    TWIN_HOLES,
     TWIN_FAILURES,
     TWIN_COMPARED,
     TWIN_MISMATCHES,
@@ -50,6 +58,7 @@ enum twin_side { FIRST, SECOND, SIDES };
 #define TWIN_RETRY_NS DT_S(1)
 #define SEAL_NS       DT_S(30) /* longer than it takes to replace a worker */
 #define NO_REGION     UINT64_MAX
+#define HOLES_WINDOW  (1u << 17) /* regions that are asked about at once */
 
 struct twin;
 
@@ -83,20 +92,71 @@ struct twin_job {
     void *buffer;
 };
 
-/** struct twin_copier - one region on its way. @spoiled: written meanwhile, so it stays dirty. */
+/**
+ * struct twin_copier - one region on its way.
+ * @spoiled: written meanwhile, so it stays dirty.
+ * @hole:    the disk says that it reads as zeroes: it is not read.
+ */
 struct twin_copier {
     struct twin_io io;
     struct dt_range range;
     uint64_t region, at;
     uint32_t now;
-    bool busy, spoiled;
+    bool busy, spoiled, hole;
     uint8_t *bytes;
 };
 
-/** struct twin_frame - in each of the guest's requests. */
+/**
+ * struct twin_frame - in each of the guest's requests.
+ * @c:       of its own thread.
+ * @message: between that and the first one (hop.c).
+ * @cancel:  its thread wants it back; atomic.
+ */
 struct twin_frame {
     struct twin_job *job;
     struct dt_req *next;
+    struct dt_ctx *c;
+    struct loop_message message;
+    bool cancel;
+};
+
+/** struct twin_ctx - of each thread but the first: its quiesce() on the way there. @posted: atomic, as is @deadline. */
+struct twin_ctx {
+    struct loop_message message;
+    struct dt_ctx *c;
+    uint64_t deadline;
+    bool posted;
+};
+
+/**
+ * struct twin_live - what a successor is to know after a kill; in memory that outlives the process, written in place.
+ * @id:     0 = it says nothing; else what the last save() has, too.
+ * @writes: where a write is under way, which one chain may have and the other not. @sectors 0: no write.
+ * @map:    as struct twin's.
+ */
+struct twin_live {
+    uint64_t id, copied;
+    struct {
+        uint64_t sector, sectors;
+    } writes[TWIN_JOBS];
+    uint64_t map[];
+};
+
+/**
+ * struct twin_holes - where both chains say that they hold zeroes, so that these are neither read nor written (holes.c).
+ * @asking:  the thread has a question: @first and @second are its. Else they are the answers, for regions from @begin to
+ *           before @end.
+ * @touched: regions that are, or were, under way since the question, from @begin on.
+ * @step:    what is data is not asked about again for so many sectors.
+ */
+struct twin_holes {
+    pthread_t thread;
+    sem_t wake;
+    struct loop_message answered;
+    struct dt_extent first, second;
+    uint64_t begin, end, step;
+    uint64_t *touched;
+    bool made, asking, stop;
 };
 
 /**
@@ -107,7 +167,10 @@ struct twin_frame {
  * @early:    writes answered already, and not yet by the second chain.
  * @lagging:  it answered nothing for too long: as beside, until it has answered all.
  * @equal:    nothing is dirty, nothing under way that could make it so, and flushed.
- * @wanted:   a region that cannot be copied because it is written all the time: writes wait for it.
+ * @wanted:   a region that cannot be copied because it is written all the time: writes wait for it, so neither the
+ *            rate nor a rest may hold it up.
+ * @resumes:  the id under which a process that was killed left its map; 0 = none did.
+ * @before:   of @copied, what earlier processes did.
  */
 struct twin {
     const char *to;
@@ -137,7 +200,11 @@ struct twin {
 
     struct twin_copier *copiers;
     struct twin_io flush;
-    uint64_t cursor, wanted, next_copy, rest_until, began, copied;
+    struct rest rest;
+    struct twin_holes holes;
+    struct twin_live *live;
+    uint64_t id, resumes;
+    uint64_t cursor, wanted, next_copy, began, copied, before;
     char failure[160]; /* of the last region that could not be copied */
     struct dt_timer timer, tick;
 
@@ -151,6 +218,16 @@ static inline bool twin_in_step(const struct twin *t)
     return t->sealed_until || (t->sync && !t->lagging);
 }
 
+/** twin_frame() - of a request of any thread. */
+static inline struct twin_frame *twin_frame(const struct twin *t, struct dt_req *req)
+{
+    return dt_frame(t->c, req);
+}
+static inline bool twin_writes(uint8_t op)
+{
+    return op == DT_OP_WRITE || op == DT_OP_WRITE_ZEROES;
+}
+
 /* life.c: callbacks of both extensions. */
 int twin_open(struct dt_layer *layer, struct dt_error *err);
 void twin_close(struct dt_layer *layer);
@@ -159,10 +236,19 @@ void twin_stop(struct dt_ctx *c);
 int twin_info(struct dt_layer *layer, struct dt_block_info *info, struct dt_error *err);
 int twin_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error *err);
 int twin_set(struct dt_layer *layer, unsigned index, struct dt_error *err);
+extern const struct dt_counter twin_counters[];
+
+/* state.c */
 int64_t twin_save(struct dt_layer *layer, void *buf, size_t size);
 int twin_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
               struct dt_error *err);
-extern const struct dt_counter twin_counters[];
+/** twin_live_begin() - after the fence: take over what a killed process left, and have the same kept of this one. */
+void twin_live_begin(struct twin *t);
+/** twin_live_end() - from here on writes may pass the second chain by. */
+void twin_live_end(struct twin *t);
+/** twin_live_write() - a write begins; twin_live_written(): both chains have it, or it is in the map. */
+void twin_live_write(struct twin *t, const struct twin_job *job);
+void twin_live_written(struct twin *t, const struct twin_job *job);
 
 /* Parameters of both, whose help speaks of a copy or of a shadow. */
 #define TWIN_FIELD(field) .offset = offsetof(struct twin, field)
@@ -189,14 +275,14 @@ extern const struct dt_counter twin_counters[];
 
 /* All of a struct dt_block_ext but its names, its parameters, what it does with reads, and open().
  */
-#define TWIN_EXTENSION                                                                         \
-    .flags = DT_STATE_OF_RUN, .write_data = DT_DATA_STABLE, .counters = twin_counters,         \
-    .verbs = twin_verbs, .layer_size = sizeof(struct twin),                                    \
-    .frame_size = sizeof(struct twin_frame), .sub_requests = TWIN_COPIERS, .state_version = 1, \
-    .close = twin_close, .start = twin_start, .stop = twin_stop, .info = twin_info,            \
-    .submit = twin_submit, .complete = twin_complete, .admit = twin_admit,                     \
-    .quiesce = twin_quiesce, .cancel = twin_cancel, .set = twin_set, .save = twin_save,        \
-    .load = twin_load, .fence = twin_fence, .status = dt_status_below
+#define TWIN_EXTENSION                                                                          \
+    .flags = DT_STATE_OF_RUN | DT_PER_QUEUE, .write_data = DT_DATA_STABLE,                      \
+    .counters = twin_counters, .verbs = twin_verbs, .layer_size = sizeof(struct twin),          \
+    .ctx_size = sizeof(struct twin_ctx), .frame_size = sizeof(struct twin_frame),               \
+    .sub_requests = TWIN_COPIERS, .state_version = 2, .close = twin_close, .start = twin_start, \
+    .stop = twin_stop, .info = twin_info, .submit = twin_submit, .complete = twin_complete,     \
+    .admit = twin_admit, .quiesce = twin_quiesce, .cancel = twin_cancel, .set = twin_set,       \
+    .save = twin_save, .load = twin_load, .fence = twin_fence, .status = dt_status_below
 
 /* seal.c */
 extern const struct handover_ops twin_handover;
@@ -214,24 +300,71 @@ unsigned twin_admit(struct dt_ctx *c, unsigned want);
 void twin_quiesce(struct dt_ctx *c, uint64_t deadline);
 int twin_cancel(struct dt_ctx *c, struct dt_req *req);
 void twin_run_waiting(struct twin *t);
+/** twin_run_cancelled() - those that wait and that their threads want back go up; is @req among them? */
+bool twin_run_cancelled(struct twin *t, const struct dt_req *req);
+/** twin_begin() - a request of another thread, on the first one. */
+void twin_begin(struct twin *t, struct dt_req *req);
+/** twin_rest() - by @deadline. */
+void twin_rest(struct twin *t, uint64_t deadline);
+
+/* job.c */
+#define TWIN_LOOSE \
+    ((struct twin_job *)1) /* a frame's: to the first chain alone, and without a lock */
+/** twin_job_begin() - with a buffer if @both get data, and unless it is a flush with its lock; NULL: not now. */
+struct twin_job *twin_job_begin(struct twin *t, struct dt_req *req, bool both);
+/** twin_job_end() - both sides have answered, or it is given up. */
+void twin_job_end(struct twin_job *job);
+void twin_send_second(struct twin_job *job, const struct dt_req *req);
+void twin_send(struct twin_io *io, enum dt_op op, uint8_t flags, uint64_t sector, uint32_t sectors,
+               unsigned niov);
+/** twin_first_answered() - by the first chain: does the guest get its answer now? */
+bool twin_first_answered(struct twin *t, struct dt_req *req);
+/** twin_end() - the same, of a request of another thread, and all that follows. */
+void twin_end(struct twin *t, struct dt_req *req);
 /** twin_any_loose() - is there a write without a lock in this range? */
 bool twin_any_loose(const struct twin *t, uint64_t sector, uint64_t sectors);
 /** twin_judge_pace() - is the second chain too slow, or does it follow again? */
 void twin_judge_pace(struct twin *t);
-/** twin_job_end() - both sides have answered, or it is given up. */
-void twin_job_end(struct twin_job *job);
-void twin_send(struct twin_io *io, enum dt_op op, uint8_t flags, uint64_t sector, uint32_t sectors,
-               unsigned niov);
 
-/* catchup.c: regions. */
+/* hop.c: from thread to thread. */
+static inline bool twin_at_home(const struct dt_ctx *c)
+{
+    return c->thread == 0;
+}
+/** twin_hop_begin(), twin_hop_end(), twin_hop_rest() - what is called so above is to be done on the first thread. */
+void twin_hop_begin(struct dt_ctx *c, struct dt_req *req);
+void twin_hop_end(struct dt_ctx *c, struct dt_req *req);
+void twin_hop_rest(struct dt_ctx *c, uint64_t deadline);
+/** twin_forward(), twin_answer() - on the first thread: by the request's own, it goes down, or up. */
+void twin_forward(struct twin *t, struct dt_req *req);
+void twin_answer(struct twin *t, struct dt_req *req, int error);
+
+/* holes.c */
+void twin_holes_fini(struct twin *t);
+/** twin_holes_touch() - what was answered of this range is out of date. */
+void twin_holes_touch(struct twin *t, uint64_t sector, uint64_t sectors);
+/** twin_holes_unknown() - is an answer to come that tells of this region? Asks if need be. */
+bool twin_holes_unknown(struct twin *t, uint64_t region);
+/** twin_is_hole() - does this region, which is locked, read as zeroes for certain? */
+bool twin_is_hole(const struct twin *t, uint64_t region);
+
+/* map.c: dirty regions. */
+bool twin_is_dirty(const struct twin *t, uint64_t region);
+void twin_clean(struct twin *t, uint64_t region);
+uint64_t twin_region_end(const struct twin *t, uint64_t region);
+uint64_t twin_last_region(const struct twin *t, uint64_t sector, uint64_t sectors);
 bool twin_any_dirty(const struct twin *t, uint64_t sector, uint32_t sectors);
 bool twin_all_dirty(const struct twin *t, uint64_t sector, uint32_t sectors);
 void twin_mark(struct twin *t, uint64_t sector, uint32_t sectors);
 void twin_mark_all(struct twin *t);
+uint64_t twin_bytes_left(const struct twin *t);
+
+/* catchup.c: how they become clean. */
+/** twin_under_way() - is it being copied? */
+bool twin_under_way(const struct twin *t, uint64_t region);
 /** twin_spoil() - a write without a lock: what is being copied there must be copied again. */
 void twin_spoil(struct twin *t, uint64_t sector, uint32_t sectors);
 void twin_catch_up(struct twin *t);
-uint64_t twin_bytes_left(const struct twin *t);
 
 /* verbs.c */
 extern const struct dt_verb twin_verbs[];

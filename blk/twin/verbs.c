@@ -46,8 +46,8 @@ static int do_status(struct dt_layer *layer, int argc, const char *const *argv,
     dt_reply_u64(reply, "bytes-left", twin_bytes_left(t));
     dt_reply_u64(reply, "bytes-copied", t->copied);
     took = (dt_clock_ns() - t->began) / DT_MS(1);
-    if (t->dirty && t->copied)
-        dt_reply_u64(reply, "bytes-per-second", t->copied * 1000 / MAX(took, 1u));
+    if (t->dirty && t->copied > t->before)
+        dt_reply_u64(reply, "bytes-per-second", (t->copied - t->before) * 1000 / MAX(took, 1u));
     if (t->failure[0])
         dt_reply(reply, "failure", "%s", t->failure);
     if (!t->compares || !t->c)

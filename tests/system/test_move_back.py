@@ -1,6 +1,7 @@
 """A running disk moves to another back; a shadow works beside it; a rear is detached and attached again."""
 
 import json
+import re
 import subprocess
 import time
 
@@ -8,9 +9,11 @@ from devtap_test import Disk, SoftDisk, StorageDaemon, wait_for
 from devtap_test.case import limit
 from devtap_test.change import show
 from devtap_test.load import Load, VerifiedLoad, kernel_errors
+from devtap_test.softdisk import conforms
 
 MIB = 1 << 20
 SIZE = 96 * MIB
+UNDER_WAY = 16 * MIB  # regions in which writes may be under way at a kill, and more
 
 
 def refused(disk, *words):
@@ -79,16 +82,19 @@ def test_guest(t):
 
 @limit(300)
 def test_kills(t):
-    """Workers are killed all the while; when the move is over, nothing is lost."""
-    disk = t.soft_disk(f"file path={filled(t, 'a.img')}")
-    load = Load(t, disk, 40, "--depth", "32")
+    """Workers of two threads are killed all the while, and the copying goes on; when the move is over, nothing is lost."""
+    disk = t.soft_disk(f"file path={filled(t, 'a.img')}", options=("--threads", "2", "--threads-per-disk", "2"))
+    load = Load(t, disk, 40, "--depth", "32", "--queues", "2")
     time.sleep(0.5)
     new = t.sparse_file(SIZE, "b.img")
     disk.devtap("move-back", "--background", "--rate", "40M", "vm1", f"file path={new}")
-    for _ in range(4):
-        time.sleep(0.4)
-        t.equal(back(disk)["name"], "file")
+
+    for share in (0.9, 0.7, 0.5):
+        before = wait_for("the copying to go on", lambda most=SIZE * share: left(disk, most), 60.0)
         disk.kill_worker()
+        after = left(disk)
+        t.log(f"{before >> 20} MiB left before a kill, {after >> 20} after it")
+        assert after < before + UNDER_WAY, (before, after)
     mover = subprocess.Popen([disk.binary(), "move-back", "--rate", "0", "--json", "vm1"],
                              env=disk.environment, stdout=subprocess.PIPE, text=True)
     while mover.poll() is None:
@@ -99,10 +105,19 @@ def test_kills(t):
         time.sleep(1.5)
     said, _ = mover.communicate(timeout=60)
     t.equal(mover.returncode, 0, said)
+    copied = int(re.search(r"(\d+) MiB copied", disk.events("in-step")[-1]["text"])[1])
+    t.log(f"{copied} MiB of {SIZE >> 20} copied")
+    assert copied < SIZE * 3 // 2 >> 20, copied
     t.equal(back(disk)["parameters"]["path"], str(new))
     disk.kill_worker()
     t.equal(back(disk)["parameters"]["path"], str(new))
     load.judge(t)
+
+
+def left(disk, most=SIZE):
+    """The bytes that are still to be copied, or None if it is more."""
+    said = status(disk, "copy")["bytes-left"]
+    return said if said <= most else None
 
 
 def status_or_none(disk):
@@ -227,3 +242,13 @@ def test_intercept_forced(t):
         t.equal(show(disk)["rear"], f"vhost-user path={rear.socket}")
         disk.devtap("mode", "--force", "tap", "interpose")
         t.equal([layer["name"] for layer in show(disk)["chain"]], ["vhost-user"])
+
+
+@limit(120)
+def test_conformance(t):
+    """What devtap promises of every layer, while regions are copied."""
+    for number in range(20):
+        for name in "ab":
+            t.sparse_file(64 * MIB, f"{number}{name}")
+    both = f"to='file path={t.folder}/{{0}}b' rate=1M | file path={t.folder}/{{0}}a"
+    conforms(f"copy {both}", f"shadow content=copy sync=on {both}", skipped=())

@@ -31,6 +31,7 @@ static struct disk {
     unsigned completed, woken;
     enum loop_engine engine;
     const char *state_dir;
+    struct blob_area *blobs;
     uint64_t deadline;
     struct dt_error err;
 } disk;
@@ -81,6 +82,7 @@ static inline int disk_try_named(const char *name, const char *chain)
                                    .loops = &disk.loop,
                                    .threads = 1,
                                    .state_dir = disk.state_dir,
+                                   .blobs = disk.blobs,
                                    .deadline = disk.deadline};
     struct chain_spec spec;
     int ret;

@@ -220,6 +220,73 @@ static void test_rate(void **state)
     disk_rest_and_close();
 }
 
+/* Region 0 is dirty, and written all the time; it can only be copied when its writes wait. */
+static struct disk_slot *write_hot(unsigned i)
+{
+    memset(data, (int)i, sizeof(data));
+    return disk_submit(DT_OP_WRITE, 0, 8 * (i % 16), 8, data);
+}
+
+static void turn_a_little(void)
+{
+    for (unsigned i = 0; i < 20; i++)
+        loop_turn(disk.loop, false);
+}
+
+/* Such writes do not wait for the rate: here a region costs a minute, and the other one has just been copied. */
+static void test_wanted(void **state)
+{
+    struct disk_slot *first, *second;
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "delay time=500ms ops=write | ", "delay time=1500ms ops=write | ");
+    disk_set("delay", "time", "0ns");
+    disk_until("copy", "state", "in step");
+    disk_set("delay", "time", "1500ms");
+    disk_set("copy", "rate", "1K");
+    first = write_hot(0);
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 256, 8, NULL), 0);
+    turn_a_little();
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), 0);
+    turn_a_little();
+    second = write_hot(1);
+    assert_int_equal(disk_counter("copy", "waited"), 1);
+    assert_int_equal(disk_wait(first), 0);
+    assert_int_equal(disk_wait(second), 0);
+    disk_set("copy", "rate", "0");
+    disk_until("copy", "state", "in step");
+    assert_true(same_files());
+    disk_rest_and_close();
+}
+
+/* Nor for one that is not copied because the device comes to rest; and when it goes on, so does the copying. */
+static void test_rest(void **state)
+{
+    struct disk_slot *first, *second;
+    uint64_t start;
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 3);
+    open_twin("copy", "", "", "delay time=300ms ops=write | ");
+    disk_until("copy", "state", "in step");
+    first = write_hot(0);
+    assert_int_equal(disk_do(DT_OP_DISCARD, 0, 0, 8, NULL), 0);
+    turn_a_little();
+    second = write_hot(1);
+    assert_int_equal(disk_counter("copy", "waited"), 1);
+    start = dt_clock_ns();
+    assert_int_equal(disk_quiesce(DT_S(30)), 0);
+    assert_true(dt_clock_ns() < start + DT_S(20));
+    assert_false(first->busy || second->busy);
+    assert_true(first->error == 0 && second->error == 0);
+    assert_string_equal(disk_status("copy", "state"), "copying");
+    assert_int_equal(write_at(5, 512, 8), 0);
+    disk_until("copy", "state", "in step");
+    disk_rest_and_close();
+    assert_true(same_files());
+}
+
 /* ---- Shadows --------------------------------------------------------------------------------- */
 
 static void test_shadow(void **state)
@@ -400,6 +467,7 @@ static void test_promote(void **state)
     open_twin("shadow", "sync=on", "", "");
     disk_until("shadow", "state", "in step");
     assert_int_equal(disk_do(DT_OP_READ, 0, 256, 8, data), 0);
+    assert_int_equal(disk_quiesce(DT_S(5)), 0); /* the shadow has answered, too */
     assert_int_equal(change_chain("adopt shadow", false, false), -EPERM);
     assert_error_says("answered differently");
     assert_int_equal(change_chain("adopt shadow", false, true), 0);
@@ -472,6 +540,8 @@ int main(void)
         cmocka_unit_test(test_hanging),
         cmocka_unit_test(test_absent),
         cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_wanted),
+        cmocka_unit_test(test_rest),
         cmocka_unit_test(test_shadow),
         cmocka_unit_test(test_slow_shadow),
         cmocka_unit_test(test_lying_shadow),

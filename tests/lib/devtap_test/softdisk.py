@@ -148,9 +148,11 @@ def tool(*arguments, status=0):
     return done.stdout + done.stderr
 
 
-def conforms(*chains):
-    """What devtap promises of every layer. Each property has files of its own, named with {}."""
-    skipped = ("state", "threads", "kill")  # nothing to save, one thread, disks of two sizes
+def conforms(*chains, skipped=("state", "threads", "kill")):
+    """What devtap promises of every layer. Each property has files of its own, named with {}.
+
+    skipped: for layers with nothing to save, of one thread, that cannot have disks of two sizes.
+    """
     listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
     for number, name in enumerate(n for n in listed if n not in skipped):
         for chain in chains:
