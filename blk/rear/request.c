@@ -101,13 +101,14 @@ static int offer(struct rear_rings *q, unsigned id, struct virtq_buffer *bufs, u
                  bool into, uint64_t bytes)
 {
     struct rear_line *line = &q->lines[id];
-    struct vring_desc *table = q->tables + id * REAR_TABLE;
     unsigned nread = into ? 1 : 1 + n;
+    struct vring_desc *table;
 
     bufs[0] = (struct virtq_buffer){rear_gpa(&q->part, &line->header), sizeof(line->header)};
     bufs[1 + n] = (struct virtq_buffer){rear_gpa(&q->part, &line->status), 1};
     if (!q->tables)
         return virtq_driver_add(rear_vq(q), bufs, nread, n + 2 - nread);
+    table = q->tables + id * REAR_TABLE;
     for (unsigned i = 0; i < n + 2; i++)
         virtq_table_set(rear_vq(q), table, i, bufs[i], i >= nread, i < n + 1);
     virtq_driver_add_tables(
