@@ -306,6 +306,15 @@ static int open_new(struct plan *p)
     return 0;
 }
 
+/* A dry run. Of layers that take nothing from outside, it is seen what only opening shows. */
+static int try_new(struct plan *p)
+{
+    for (unsigned i = 1; i <= p->n; i++)
+        if (!p->kept[i] && !within(p, &p->spec.layers[i - 1]))
+            return 0;
+    return open_new(p) ?: judge_info(p);
+}
+
 /* ---- The exchange ---------------------------------------------------------------------------- */
 
 static void swap_chains(struct plan *p)
@@ -539,7 +548,9 @@ int device_change(struct device *dev, const struct chain_spec *target, struct ch
     ret = judge(&p);
     if (ret >= 0 && !change->dry_run)
         ret = seal_giver(&p) ?: ret;
-    if (ret == 0 && !change->dry_run) {
+    if (ret == 0 && change->dry_run) {
+        ret = try_new(&p);
+    } else if (ret == 0) {
         ret = let_giver_go(&p) ?: open_new(&p) ?: judge_info(&p) ?: switch_over(&p);
         if (ret == 0) {
             dev->generation++;

@@ -110,6 +110,16 @@ struct request {
 _Static_assert(sizeof(struct request) == 2 * CACHE_LINE, "a request is two cache lines");
 #define REQUEST_SIZE (sizeof(struct request) + DT_FRAME_BUDGET)
 
+/** request_data() - dt_req_map() for a layer of this program that declared that it looks at data, and asks for that of
+ *  reads and writes alone. */
+static inline unsigned request_data(const struct dt_req *req, const struct iovec **iov)
+{
+    const struct request *r = container_of(req, struct request, pub);
+
+    *iov = r->iov;
+    return r->niov;
+}
+
 /* ---- Devices and lanes ---- */
 
 #define DEVICE_MAX_THREADS 64u

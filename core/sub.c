@@ -105,9 +105,9 @@ static void sub_return(struct ctx *owner, struct request *r)
 void sub_complete(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
 {
     struct ctx *ctx = ctx_of(c);
-    unsigned others = 0;
+    unsigned others = ctx->lane->subs ? 0 : n;
 
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = others; i < n; i++) {
         struct request *r = request_of(reqs[i]);
 
         if (r->sub_owner == ctx && (r->pub.flags & DT_REQ_SUB))

@@ -38,23 +38,11 @@ void rear_map_free(const struct rear_map *map)
     free((void *)(uintptr_t)map);
 }
 
-static bool holds(const struct device_region *r, const void *host, size_t len, uint64_t *gpa)
-{
-    uint64_t at = (uint64_t)((uintptr_t)host - (uintptr_t)r->host);
-
-    if (at >= r->size || len > r->size - at)
-        return false;
-    *gpa = r->gpa + at;
-    return true;
-}
-
-bool rear_map_gpa(const struct rear_map *map, const void *host, size_t len, unsigned *hint,
-                  uint64_t *gpa)
+bool rear_map_find(const struct rear_map *map, const void *host, size_t len, unsigned *hint,
+                   uint64_t *gpa)
 {
     unsigned low = 0, high = map->count;
 
-    if (likely(*hint < map->count && holds(&map->regions[*hint], host, len, gpa)))
-        return true;
     while (low < high) { /* the first region that begins above @host */
         unsigned middle = (low + high) / 2;
 
@@ -63,7 +51,7 @@ bool rear_map_gpa(const struct rear_map *map, const void *host, size_t len, unsi
         else
             high = middle;
     }
-    if (low == 0 || !holds(&map->regions[low - 1], host, len, gpa))
+    if (low == 0 || !rear_region_gpa(&map->regions[low - 1], host, len, gpa))
         return false;
     *hint = low - 1;
     return true;

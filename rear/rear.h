@@ -261,17 +261,36 @@ size_t rear_ring_bytes(const struct rear *rear);
 /** rear_ring_init() - @ring of @part, at @at within it. */
 int rear_ring_init(struct rear_part *part, unsigned ring, const struct rear *rear,
                    uint64_t features, uint8_t *at, struct dt_error *err);
-/** rear_ring_kick() - show what was added, and kick if the rear wants that. */
-void rear_ring_kick(struct rear *rear, struct rear_ring *ring);
+/** rear_ring_kick() - show what was added, and kick if the rear wants that. Return: did it? */
+bool rear_ring_kick(struct rear *rear, struct rear_ring *ring);
 
 /* ---- map.c ---- */
 
 struct rear_map *rear_map_new(const struct device_region *regions, unsigned count,
                               uint64_t generation);
 void rear_map_free(const struct rear_map *map);
-/** rear_map_gpa() - where the rear sees [@host, @host + @len); false if it does not. */
-bool rear_map_gpa(const struct rear_map *map, const void *host, size_t len, unsigned *hint,
-                  uint64_t *gpa);
+static inline bool rear_region_gpa(const struct device_region *r, const void *host, size_t len,
+                                   uint64_t *gpa)
+{
+    uint64_t at = (uint64_t)((uintptr_t)host - (uintptr_t)r->host);
+
+    if (at >= r->size || len > r->size - at)
+        return false;
+    *gpa = r->gpa + at;
+    return true;
+}
+/** rear_map_find() - rear_map_gpa() where the hint was wrong. */
+bool rear_map_find(const struct rear_map *map, const void *host, size_t len, unsigned *hint,
+                   uint64_t *gpa);
+/** rear_map_gpa() - where the rear sees [@host, @host + @len); false if it does not. @hint: the region that had
+ *  the last one. */
+static inline bool rear_map_gpa(const struct rear_map *map, const void *host, size_t len,
+                                unsigned *hint, uint64_t *gpa)
+{
+    if (likely(*hint < map->count && rear_region_gpa(&map->regions[*hint], host, len, gpa)))
+        return true;
+    return rear_map_find(map, host, len, hint, gpa);
+}
 
 /* ---- passthrough.c: on the control thread ---- */
 

@@ -26,10 +26,13 @@ int rear_ring_init(struct rear_part *part, unsigned ring, const struct rear *rea
     return 0;
 }
 
-void rear_ring_kick(struct rear *rear, struct rear_ring *ring)
+bool rear_ring_kick(struct rear *rear, struct rear_ring *ring)
 {
     const uint64_t one = 1;
 
-    if (virtq_driver_publish(&ring->vq) && write(ring->kick, &one, sizeof(one)) < 0)
+    if (!virtq_driver_publish(&ring->vq))
+        return false;
+    if (write(ring->kick, &one, sizeof(one)) < 0)
         log_debug("%s: kick: %m", rear->path); /* EAGAIN: a kick is pending already */
+    return true;
 }

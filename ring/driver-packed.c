@@ -18,10 +18,11 @@ static inline uint64_t *desc_word(const struct virtq_driver *d, unsigned at)
     return (uint64_t *)(void *)&desc_ring(d)[at].len;
 }
 
-int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
+static inline int add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
                       unsigned n, uint32_t max_len, unsigned extra_flags)
 {
     uint16_t id = d->free_head, at = d->avail;
+    struct virtq_entry *e = &d->entries[id];
     bool wrap = d->avail_wrap;
 
     for (unsigned i = 0; i < n; i++) {
@@ -41,11 +42,27 @@ int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, u
     }
     d->avail = at;
     d->avail_wrap = wrap;
-    d->free_head = d->next[id];
+    d->free_head = e->next;
     d->free_count = (uint16_t)(d->free_count - n);
-    d->chain_len[id] = (uint16_t)n;
-    d->max_len[id] = max_len;
+    e->ndesc = (uint16_t)n;
+    e->max_len = max_len;
     return id;
+}
+
+int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
+                      unsigned n, uint32_t max_len)
+{
+    return add(d, bufs, nread, n, max_len, 0);
+}
+
+void packed_driver_add_tables(struct virtq_driver *d, const struct virtq_table *tables, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const struct virtq_table *t = &tables[i];
+        struct virtq_buffer buf = {t->addr, t->n * (uint32_t)sizeof(struct vring_desc)};
+
+        add(d, &buf, 1, 1, t->max_len, VRING_DESC_F_INDIRECT);
+    }
 }
 
 bool packed_driver_publish(struct virtq_driver *d)
@@ -80,24 +97,25 @@ int packed_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, un
 
     for (; n < max && packed_driver_used(d, &word); n++) {
         uint16_t id = (uint16_t)(word >> 32);
-        if (n == 0)
-            packed_prefetch(desc_word(d, d->used));
         /* Without the write flag the length means nothing (virtio 1.2, 2.8.4). */
         uint32_t len = word >> 48 & VRING_DESC_F_WRITE ? (uint32_t)word : 0;
+        struct virtq_entry *e = &d->entries[MIN(id, d->size - 1u)];
 
-        if (unlikely(id >= d->size || d->chain_len[id] == 0)) {
+        if (n == 0)
+            packed_prefetch(desc_word(d, d->used));
+        if (unlikely(id >= d->size || e->ndesc == 0)) {
             driver_fault(d, "descriptor %u: used id %u is not outstanding", d->used, id);
             return n > 0 ? (int)n : -EPROTO;
         }
-        if (unlikely(len > d->max_len[id])) {
+        if (unlikely(len > e->max_len)) {
             driver_fault(d, "descriptor %u: used id %u: %u bytes written, but %u were offered",
-                         d->used, id, len, d->max_len[id]);
+                         d->used, id, len, e->max_len);
             return n > 0 ? (int)n : -EPROTO;
         }
-        ring_advance(&d->used, &d->used_wrap, d->chain_len[id], d->size);
-        d->free_count = (uint16_t)(d->free_count + d->chain_len[id]);
-        d->chain_len[id] = 0;
-        d->next[id] = d->free_head;
+        ring_advance(&d->used, &d->used_wrap, e->ndesc, d->size);
+        d->free_count = (uint16_t)(d->free_count + e->ndesc);
+        e->ndesc = 0;
+        e->next = d->free_head;
         d->free_head = id;
         ids[n] = id;
         if (lens)

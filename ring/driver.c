@@ -49,21 +49,15 @@ int virtq_driver_init(struct virtq_driver *d, uint16_t size, bool packed, bool e
     };
     driver_layout(d);
     memset(mem, 0, d->total);
-    d->chain_len = ring_array(size, sizeof(*d->chain_len));
-    d->next = ring_array(size, sizeof(*d->next));
-    d->last = ring_array(size, sizeof(*d->last));
-    d->max_len = ring_array(size, sizeof(*d->max_len));
+    d->entries = ring_array(size, sizeof(*d->entries));
     for (uint16_t i = 0; i + 1 < size; i++)
-        d->next[i] = (uint16_t)(i + 1);
+        d->entries[i].next = (uint16_t)(i + 1);
     return 0;
 }
 
 void virtq_driver_fini(struct virtq_driver *d)
 {
-    free(d->chain_len);
-    free(d->next);
-    free(d->last);
-    free(d->max_len);
+    free(d->entries);
     *d = (struct virtq_driver){0};
 }
 
@@ -98,40 +92,29 @@ int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, un
     if (n > d->free_count)
         return -ENOSPC;
     max_len = writable_bytes(bufs, nread, n);
-    return d->packed ? packed_driver_add(d, bufs, nread, n, max_len, 0)
-                     : split_driver_add(d, bufs, nread, n, max_len, 0);
+    return d->packed ? packed_driver_add(d, bufs, nread, n, max_len)
+                     : split_driver_add(d, bufs, nread, n, max_len);
 }
 
-/* In the table of a packed ring neither order nor links are written: they follow from the place. */
-static void fill_table(const struct virtq_driver *d, const struct virtq_buffer *bufs,
-                       unsigned nread, unsigned n, ring_word *table)
+unsigned virtq_driver_ids(const struct virtq_driver *d, uint16_t *ids, unsigned max)
 {
+    unsigned n = MIN(max, d->free_count);
+    uint16_t id = d->free_head;
+
     for (unsigned i = 0; i < n; i++) {
-        uint64_t flags = i >= nread ? VRING_DESC_F_WRITE : 0;
-        uint64_t rest = flags << 48;
-
-        if (!d->packed)
-            rest = (flags | (i + 1 < n ? VRING_DESC_F_NEXT : 0)) << 32 | (uint64_t)(i + 1) << 48;
-        table[2 * i] = bufs[i].addr;
-        table[2 * i + 1] = bufs[i].len | rest;
+        ids[i] = id;
+        id = d->entries[id].next;
     }
+    return n;
 }
 
-int virtq_driver_add_indirect(struct virtq_driver *d, const struct virtq_buffer *bufs,
-                              unsigned nread, unsigned nwrite, void *table, uint64_t table_addr)
+void virtq_driver_add_tables(struct virtq_driver *d, const struct virtq_table *tables, unsigned n)
 {
-    unsigned n = nread + nwrite;
-    const struct virtq_buffer one = {table_addr, n * (uint32_t)sizeof(struct vring_desc)};
-    uint32_t max_len;
-
-    if (n == 0)
-        return -EINVAL;
-    if (d->free_count == 0)
-        return -ENOSPC;
-    fill_table(d, bufs, nread, n, table);
-    max_len = writable_bytes(bufs, nread, n);
-    return d->packed ? packed_driver_add(d, &one, 1, 1, max_len, VRING_DESC_F_INDIRECT)
-                     : split_driver_add(d, &one, 1, 1, max_len, VRING_DESC_F_INDIRECT);
+    CHECK(n <= d->free_count);
+    if (d->packed)
+        packed_driver_add_tables(d, tables, n);
+    else
+        split_driver_add_tables(d, tables, n);
 }
 
 bool virtq_driver_publish(struct virtq_driver *d)

@@ -267,14 +267,16 @@ void packed_notify(struct virtq *vq, bool want);
 
 /* Driver side. */
 int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                     unsigned n, uint32_t max_len, unsigned extra_flags);
+                     unsigned n, uint32_t max_len);
+void split_driver_add_tables(struct virtq_driver *d, const struct virtq_table *tables, unsigned n);
 bool split_driver_publish(struct virtq_driver *d);
 int split_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
 bool split_driver_pending(const struct virtq_driver *d);
 void split_driver_notify(struct virtq_driver *d, bool want);
 
 int packed_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
-                      unsigned n, uint32_t max_len, unsigned extra_flags);
+                      unsigned n, uint32_t max_len);
+void packed_driver_add_tables(struct virtq_driver *d, const struct virtq_table *tables, unsigned n);
 bool packed_driver_publish(struct virtq_driver *d);
 int packed_driver_reap(struct virtq_driver *d, uint16_t *ids, uint32_t *lens, unsigned max);
 bool packed_driver_pending(const struct virtq_driver *d);
@@ -395,19 +397,41 @@ int walk_abort(struct walk *w, int error);
 int walk_fault(struct walk *w, unsigned at, const char *fmt, ...) DT_PRINTF(3, 4)
     __attribute__((cold, noinline));
 
+static inline bool region_holds(const struct memmap_region *r, uint64_t addr, uint32_t len)
+{
+    uint64_t off = addr - r->gpa;
+
+    return off < r->size && len <= r->size - off;
+}
+
+/* One of the two regions that matched last, if all of [@addr, @addr+@len) is there; else NULL. */
+static inline const struct memmap_region *walk_region(struct virtq *vq, uint64_t addr, uint32_t len)
+{
+    const struct memmap *map = vq->config.map;
+    unsigned hint = vq->hint, other = vq->other;
+
+    if (likely(hint < map->count && region_holds(&map->regions[hint], addr, len)))
+        return &map->regions[hint];
+    if (other >= map->count || !region_holds(&map->regions[other], addr, len))
+        return NULL;
+    vq->hint = other;
+    vq->other = hint;
+    return &map->regions[other];
+}
+/* walk_iov() - as memmap_iov(); keeps both regions in mind. */
+int walk_iov(struct virtq *vq, uint64_t addr, uint32_t len, enum memmap_access access,
+             struct iovec *iov, unsigned max);
+
 /* Translate descriptor @at; 0, -EPROTO (fault recorded) or -EAGAIN (no list, or no translation). */
 static inline int walk_add(struct walk *w, const struct ring_desc *d, unsigned at)
 {
-    const struct memmap *map = w->vq->config.map;
-    unsigned hint = w->vq->hint;
     bool write = d->flags & VRING_DESC_F_WRITE;
 
-    if (likely(hint < map->count && w->n < w->max && w->writable <= write && d->len > 0)) {
-        const struct memmap_region *r = &map->regions[hint];
-        uint64_t off = d->addr - r->gpa;
+    if (likely(w->n < w->max && w->writable <= write && d->len > 0)) {
+        const struct memmap_region *r = walk_region(w->vq, d->addr, d->len);
 
-        if (likely(off < r->size && d->len <= r->size - off)) {
-            w->iov[w->n++] = (struct iovec){r->host + off, d->len};
+        if (likely(r != NULL)) {
+            w->iov[w->n++] = (struct iovec){r->host + (d->addr - r->gpa), d->len};
             w->writable = write;
             w->read_len += write ? 0 : d->len;
             w->write_len += write ? d->len : 0;

@@ -310,7 +310,8 @@ struct virtq {
     uint16_t *replay; /* found in the log, oldest first: heads (split) or log entries (packed) */
     unsigned replay_count, replay_next;
     uint64_t counter; /* in-flight log: submission order */
-    unsigned hint;    /* last memory region */
+    unsigned hint;    /* last memory region, */
+    unsigned other;   /* and the one before it: a tap's headers and its guest's data lie in two */
     struct virtq_stats stats;
     char fault[160]; /* why virtq_take() returned an error */
 };
@@ -418,6 +419,17 @@ struct virtq_buffer {
 };
 
 /**
+ * struct virtq_entry - what the driver knows of a chain by its id, and of the descriptor of that number.
+ * @max_len: of the chain: writable bytes offered. @ndesc: its descriptors, 0 = not outstanding.
+ * @last: split: its last descriptor.
+ * @next: of the descriptor, or of the id in a packed ring: free list, and split chains.
+ */
+struct virtq_entry {
+    uint32_t max_len;
+    uint16_t ndesc, last, next;
+};
+
+/**
  * struct virtq_driver - the driver's end of a ring: the front end library's, and the tap's when
  * it faces a rear. The device is not trusted either: ids and lengths it returns are checked.
  */
@@ -437,10 +449,7 @@ struct virtq_driver {
     uint16_t armed_at;
     uint16_t first_at;   /* packed: where the first chain since the last publish begins */
     uint64_t first_word; /* packed: its len, id and flags, withheld until publish */
-    uint16_t *chain_len; /* by id: descriptors in use, 0 = not outstanding */
-    uint16_t *next;      /* free list and split chains, private copy */
-    uint16_t *last;      /* split: by id, the last descriptor of the chain */
-    uint32_t *max_len;   /* by id: writable bytes offered */
+    struct virtq_entry *entries;
     char fault[160];
 };
 
@@ -457,17 +466,31 @@ void virtq_driver_fini(struct virtq_driver *d);
  */
 int virtq_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,
                      unsigned nwrite);
+/** struct virtq_table - a chain whose @n descriptors are in an indirect table, which the device sees at @addr and
+ *  which stays as it is until the chain came back. @max_len: bytes that they let the device write. */
+struct virtq_table {
+    uint64_t addr;
+    uint32_t n, max_len;
+};
 /**
- * virtq_driver_add_indirect() - the same in one descriptor, where INDIRECT_DESC was negotiated.
- * @table: room for @nread + @nwrite descriptors of 16 bytes in shared memory, in place until the
- * chain came back; the device sees it at @table_addr.
+ * virtq_driver_add_tables() - offer @n chains in tables, where INDIRECT_DESC was negotiated: each takes one descriptor of
+ * the ring, and virtq_driver_ids() told their ids.
  */
-int virtq_driver_add_indirect(struct virtq_driver *d, const struct virtq_buffer *bufs,
-                              unsigned nread, unsigned nwrite, void *table, uint64_t table_addr);
-/** virtq_driver_room() - descriptors that are free. */
-static inline unsigned virtq_driver_room(const struct virtq_driver *d)
+void virtq_driver_add_tables(struct virtq_driver *d, const struct virtq_table *tables, unsigned n);
+/** virtq_driver_ids() - the ids of the chains that are added next, each in a table. Return: how many, at most @max,
+ *  there is room for. */
+unsigned virtq_driver_ids(const struct virtq_driver *d, uint16_t *ids, unsigned max);
+/** virtq_table_set() - write descriptor @at of @table, which lies in shared memory. @more: others follow it. */
+static inline void virtq_table_set(const struct virtq_driver *d, struct vring_desc *table,
+                                   unsigned at, struct virtq_buffer buf, bool write, bool more)
 {
-    return d->free_count;
+    uint64_t flags = write ? VRING_DESC_F_WRITE : 0, rest = flags << 48;
+
+    /* In the table of a packed ring neither order nor links are written: they follow from the place. */
+    if (!d->packed)
+        rest = (flags | (more ? VRING_DESC_F_NEXT : 0)) << 32 | (uint64_t)(at + 1) << 48;
+    __atomic_store_n(&table[at].addr, buf.addr, __ATOMIC_RELAXED);
+    __atomic_store_n((uint64_t *)(void *)&table[at].len, buf.len | rest, __ATOMIC_RELAXED);
 }
 /** virtq_driver_publish() - show what was added; true if the device wants a kick. */
 bool virtq_driver_publish(struct virtq_driver *d);

@@ -81,6 +81,17 @@ static int walk_unreachable(struct walk *w, const struct ring_desc *d, unsigned 
     return 0;
 }
 
+int walk_iov(struct virtq *vq, uint64_t addr, uint32_t len, enum memmap_access access,
+             struct iovec *iov, unsigned max)
+{
+    unsigned before = vq->hint;
+    int r = memmap_iov(vq->config.map, addr, len, access, iov, max, &vq->hint);
+
+    if (vq->hint != before)
+        vq->other = before;
+    return r;
+}
+
 int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
 {
     bool write = d->flags & VRING_DESC_F_WRITE;
@@ -94,8 +105,8 @@ int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
     if (w->vq->spans)
         walk_span(w, d->addr, d->len);
     for (;;) {
-        r = memmap_iov(w->vq->config.map, d->addr, d->len, write ? MEMMAP_WRITE : MEMMAP_READ,
-                       w->iov + w->n, w->max - w->n, &w->vq->hint);
+        r = walk_iov(w->vq, d->addr, d->len, write ? MEMMAP_WRITE : MEMMAP_READ, w->iov + w->n,
+                     w->max - w->n);
         if (r != -E2BIG)
             break;
         r = walk_grow(w);
@@ -120,8 +131,7 @@ int walk_add_slow(struct walk *w, const struct ring_desc *d, unsigned at)
 static int table_gather(struct walk *w, uint64_t addr, uint64_t words[2])
 {
     struct iovec iov[16]; /* a region has at least one byte */
-    int r =
-        memmap_iov(w->vq->config.map, addr, 16, MEMMAP_READ, iov, ARRAY_SIZE(iov), &w->vq->hint);
+    int r = walk_iov(w->vq, addr, 16, MEMMAP_READ, iov, ARRAY_SIZE(iov));
 
     if (r > 0)
         dt_iov_read(iov, (unsigned)r, 0, words, 16);
@@ -184,6 +194,7 @@ static int table_walk(struct walk *w, uint64_t addr, const uint8_t *host, unsign
 
 int walk_indirect(struct walk *w, const struct ring_desc *d, unsigned at)
 {
+    const struct memmap_region *region;
     struct iovec table;
     const uint8_t *host = NULL;
 
@@ -199,8 +210,10 @@ int walk_indirect(struct walk *w, const struct ring_desc *d, unsigned at)
     w->parent = at;
     if (w->vq->spans)
         walk_span(w, d->addr, d->len);
-    if (likely(memmap_iov(w->vq->config.map, d->addr, d->len, MEMMAP_READ, &table, 1,
-                          &w->vq->hint) == 1))
+    region = walk_region(w->vq, d->addr, d->len);
+    if (likely(region != NULL))
+        host = region->host + (d->addr - region->gpa);
+    else if (walk_iov(w->vq, d->addr, d->len, MEMMAP_READ, &table, 1) == 1)
         host = table.iov_base;
     return table_walk(w, d->addr, host, d->len / 16);
 }

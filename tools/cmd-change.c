@@ -148,7 +148,7 @@ static int run_change(const struct verb *verb, void *options, int argc, char **a
 
 static const struct dt_param options[] = {
     {"dry-run", DT_PARAM_BOOL, .offset = offsetof(struct change_options, dry_run),
-     .help = "Judge the change, open nothing and change nothing."},
+     .help = "Judge the change: say why it would be refused, or who would do it."},
     {"force", DT_PARAM_BOOL, .offset = offsetof(struct change_options, force),
      .help = "Change it though the guest may read other data then: you know that it will not."},
     {"patience", DT_PARAM_DURATION, .offset = offsetof(struct change_options, patience),

@@ -7,6 +7,11 @@
  * has one ring (queue.c), and a part of the session's region with headers, status bytes, indirect
  * tables and bounce buffers.
  *
+ * Whatever a request needs belongs to the ring's id that it gets: a slot of ours, and a line that the rear sees, with an indirect
+ * table whose descriptors of header and status were written when the session began. So a request with its
+ * data in one piece costs a header and one descriptor. Longer ones have a table elsewhere, and a rear
+ * that does not know of indirect tables gets all descriptors in the ring.
+ *
  * The rear gets the guest's memory. What a request has in it is not copied. What lies elsewhere (private
  * copies, requests of layers' own) is copied through a bounce buffer: a rear that had our private
  * memory could change it after it was verified.
@@ -19,6 +24,7 @@
 
 #include "base/patience.h"
 #include "core/copypool.h"
+#include "core/core.h"
 #include "rear/rear.h"
 
 #include <linux/virtio_blk.h>
@@ -28,7 +34,6 @@
 #define REAR_BOUNCE    (4u << 20)                 /* bytes of each thread */
 #define REAR_MAX_BYTES (1u << COPYPOOL_MAX_SHIFT) /* of one request: a bounce buffer's */
 #define REAR_BURST     32u
-#define REAR_NO_SLOT   UINT16_MAX
 
 /* The rear may lack any of these; the disk then has less to offer. */
 #define DISK_REAR_FEATURES                                                                        \
@@ -47,33 +52,40 @@ enum disk_rear_counter {
     REAR_REPLAYED = REAR_OWN_COUNTERS,
     REAR_HELD,
     REAR_BOUNCED,
-    REAR_INDIRECT
+    REAR_KICKS,
+    REAR_CALLS
 };
 
-/** struct rear_line - what a request shares with the rear, in one cache line. */
+/** struct rear_line - what a request shares with the rear: a cache line to be read, and one to be written. */
 struct rear_line {
     struct virtio_blk_outhdr header;
+    struct vring_desc table[3]; /* of header, one piece of data or a range, status */
+    uint8_t status CACHE_ALIGNED;
     struct virtio_blk_discard_write_zeroes range;
-    uint8_t status;
-} CACHE_ALIGNED;
+};
+_Static_assert(offsetof(struct rear_line, status) == CACHE_LINE, "header and table fill a line");
 
 /** struct rear_slot - a request that the rear has. Private. */
 struct rear_slot {
     struct dt_req *req; /* NULL = free */
     void *bounce;       /* its data, if they had to be copied */
-    uint16_t next;      /* free list */
     bool flushing;      /* the write is done, and the flush that makes it durable under way */
 };
 
-/** struct rear_rings - one thread's part of a session. */
+/*
+ * For one request, REAR_BUFFERS are needed. It is an odd number of cache lines, so that the tables' beginnings do not
+ * all compete for the same few places of a cache.
+ */
+#define REAR_TABLE (REAR_BUFFERS + CACHE_LINE / (unsigned)sizeof(struct vring_desc))
+
+/** struct rear_rings - one thread's part of a session. Arrays by the ring's id. */
 struct rear_rings {
     struct rear_part part;
     struct rear_line *lines;
-    uint8_t *tables; /* REAR_BUFFERS descriptors for each slot; NULL without indirect ones */
+    struct vring_desc *tables; /* REAR_TABLE each; NULL: the rear knows of no indirect tables */
     struct copypool bounce;
     struct rear_slot *slots;
-    uint16_t *by_id; /* the ring's id -> slot */
-    uint16_t nslots, free_slot;
+    uint16_t nslots;
 };
 static inline struct virtq_driver *rear_vq(struct rear_rings *q)
 {
@@ -147,11 +159,12 @@ void rear_obey(struct rear_lane *lane, enum rear_order order, struct rear_part *
 void rear_give_up(struct rear_lane *lane);
 
 /* request.c: a request in the rear's words. */
-/** rear_send() - put @req on the ring; false: there is no room now. */
-bool rear_send(struct rear_ctx *rc, struct dt_req *req);
-/** rear_received() - the rear returned @id with @len bytes written: judge it. Return: the request
- * if it is finished, else NULL. */
-struct dt_req *rear_received(struct rear_ctx *rc, uint16_t id, uint32_t len);
+/** rear_send() - put requests on the ring. Return: how many; there is no room now for the rest. */
+unsigned rear_send(struct rear_ctx *rc, struct dt_req **reqs, unsigned n);
+/** rear_received() - the rear returned @n ids, at most REAR_BURST, with @lens bytes written: judge them. @done: gets the
+ *  requests that are finished. Return: how many. The others, if it did not lie, are on the ring again. */
+unsigned rear_received(struct rear_ctx *rc, const uint16_t *ids, const uint32_t *lens, unsigned n,
+                       struct dt_req **done);
 /** rear_slot_release() - its request is not the rear's any more. */
 void rear_slot_release(struct rear_rings *q, struct rear_slot *slot);
 

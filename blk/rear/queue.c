@@ -31,7 +31,7 @@ static void send_waiting(struct rear_ctx *rc)
 
     if (!rc->waiting.head || !ready(rc))
         return;
-    while ((req = rc->waiting.head) != NULL && rear_send(rc, req))
+    while ((req = rc->waiting.head) != NULL && rear_send(rc, &req, 1))
         rear_list_take(rc, &rc->waiting);
     show(rc);
 }
@@ -69,8 +69,7 @@ void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
         return;
     }
     if (likely(!rc->waiting.head && ready(rc))) {
-        while (i < n && rear_send(rc, reqs[i]))
-            i++;
+        i = rear_send(rc, reqs, n);
         show(rc);
     }
     if (unlikely(i < n && gone(rc)))
@@ -84,8 +83,8 @@ static void publish(struct loop_deferred *deferred)
 {
     struct rear_ctx *rc = container_of(deferred, struct rear_ctx, publish);
 
-    if (rc->rings)
-        rear_ring_kick(&rc->rear->rear, &rc->rings->part.rings[0]);
+    if (rc->rings && rear_ring_kick(&rc->rear->rear, &rc->rings->part.rings[0]))
+        dt_count(rc->c, REAR_KICKS, 1);
 }
 
 /* ---- Receiving ------------------------------------------------------------------------------- */
@@ -96,7 +95,7 @@ static unsigned poll_ring(struct loop_poller *poller)
     struct dt_req *done[REAR_BURST];
     uint16_t ids[REAR_BURST];
     uint32_t lens[REAR_BURST];
-    unsigned ndone = 0;
+    unsigned ndone;
     int n;
 
     if (!rc->rings || rc->broken)
@@ -107,14 +106,9 @@ static unsigned poll_ring(struct loop_poller *poller)
         rear_fault(&rc->rear->rear, "%s", rear_vq(rc->rings)->fault);
         return 0;
     }
-    for (int i = 0; i < n && !rc->broken; i++) {
-        struct dt_req *req = rear_received(rc, ids[i], lens[i]);
-
-        if (likely(req))
-            done[ndone++] = req;
-        else if (!rc->broken)
-            show(rc);
-    }
+    ndone = rear_received(rc, ids, lens, (unsigned)n, done);
+    if (unlikely(ndone < (unsigned)n) && !rc->broken)
+        show(rc);
     if (ndone)
         dt_complete(rc->c, done, ndone);
     if (unlikely(rc->waiting.head) && n > 0)
@@ -136,6 +130,7 @@ static void run_called(struct dt_watch *watch, uint32_t events)
 
     if (read(watch->fd, &count, sizeof(count)) < 0)
         return;
+    dt_count(rc->c, REAR_CALLS, 1);
     if (rc->rings && !rc->broken) {
         virtq_driver_disarm(rear_vq(rc->rings));
         loop_poller_wake(ctx_loop(rc->c), &rc->poller);

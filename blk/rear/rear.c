@@ -30,7 +30,8 @@ const struct dt_counter rear_counters[] = {
     [REAR_HELD] = {"held", "requests", "Requests that came while it was gone, and waited."},
     [REAR_BOUNCED] = {"bounced", "requests",
                       "Requests copied because their data are not in guest memory."},
-    [REAR_INDIRECT] = {"indirect", "requests", "Requests that took an indirect table."},
+    [REAR_KICKS] = {"kicks", "kicks", "Times it was woken up; it may poll instead."},
+    [REAR_CALLS] = {"calls", "calls", "Times it woke us up; we may poll instead."},
     {NULL},
 };
 

@@ -2,8 +2,7 @@
 /* rings.c - one thread's part of the region that a session shares with the rear: its layout. */
 #include "blk/rear/internal.h"
 
-#define TABLE_BYTES (REAR_BUFFERS * sizeof(struct vring_desc))
-#define MIB         ((size_t)1 << 20)
+#define MIB ((size_t)1 << 20)
 
 static size_t line_part(const struct rear *rear)
 {
@@ -12,13 +11,24 @@ static size_t line_part(const struct rear *rear)
 
 static size_t table_part(const struct rear *rear)
 {
-    return ALIGN_UP(rear->queue_size * TABLE_BYTES, (size_t)PAGE_SIZE_4K);
+    return ALIGN_UP(rear->queue_size * REAR_TABLE * sizeof(struct vring_desc),
+                    (size_t)PAGE_SIZE_4K);
 }
 
 /* Bounce buffers first, since theirs is the coarsest alignment. */
 size_t rear_rings_bytes(const struct rear *rear)
 {
     return ALIGN_UP(REAR_BOUNCE + rear_ring_bytes(rear) + line_part(rear) + table_part(rear), MIB);
+}
+
+/* Of a request with one piece of data all but the header's contents and that piece is known. */
+static void init_line(struct rear_rings *q, struct rear_line *line)
+{
+    const struct virtq_buffer header = {rear_gpa(&q->part, &line->header), sizeof(line->header)};
+    const struct virtq_buffer status = {rear_gpa(&q->part, &line->status), 1};
+
+    virtq_table_set(rear_vq(q), line->table, 0, header, false, true);
+    virtq_table_set(rear_vq(q), line->table, 2, status, true, false);
 }
 
 int rear_rings_init(struct rear *rear, uint64_t features, struct rear_part *part,
@@ -33,12 +43,11 @@ int rear_rings_init(struct rear *rear, uint64_t features, struct rear_part *part
     q->nslots = (uint16_t)rear->queue_size;
     q->lines = (void *)(ring + rear_ring_bytes(rear));
     if (features & REAR_BIT(VIRTIO_RING_F_INDIRECT_DESC))
-        q->tables = ring + rear_ring_bytes(rear) + line_part(rear);
+        q->tables = (void *)(ring + rear_ring_bytes(rear) + line_part(rear));
     copypool_init_at(&q->bounce, part->base, REAR_BOUNCE);
     q->slots = xcalloc(q->nslots, sizeof(*q->slots));
-    q->by_id = xcalloc(q->nslots, sizeof(*q->by_id));
     for (uint16_t i = 0; i < q->nslots; i++)
-        q->slots[i].next = i + 1 < q->nslots ? (uint16_t)(i + 1) : REAR_NO_SLOT;
+        init_line(q, &q->lines[i]);
     return 0;
 }
 
@@ -48,5 +57,4 @@ void rear_rings_fini(struct rear_part *part)
 
     copypool_abandon(&q->bounce);
     free(q->slots);
-    free(q->by_id);
 }

@@ -81,6 +81,8 @@ def test_refusals(t):
             (("replace", "vm1", "file", f"file path={other}"), "could read other data"),
             (("replace", "vm1", "file", f"file path={t.folder}/none.img", "--force"), "does not exist"),
             (("replace", "vm1", "file", f"file path={small}", "--force"), "33554432 bytes, not 67108864"),
+            (("insert", "--dry-run", "vm1", "top", "readonly"), "the guest was told that it can"),
+            (("replace", "--dry-run", "vm1", "file", f"file path={other}"), "could read other data"),
             (("change", "vm1", "insert top delay", "remove nobody"), "no layer 'nobody'")):
         done = subprocess.run([disk.binary(), *words], env=disk.environment, text=True,
                               capture_output=True, check=False, timeout=60)

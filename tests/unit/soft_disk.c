@@ -59,6 +59,8 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
     front_config.dev = disk->dev;
     front_config.listen_fd = listen_at(disk->socket);
     must(front_new(&disk->front, &front_config, &err), &err);
+    if (disk->turned)
+        return;
     pthread_create(&disk->thread, NULL, serve, disk);
     while (!loop_is_foreign(disk->loop))
         usleep(100);

@@ -10,6 +10,7 @@
 /**
  * struct soft_disk - all of it.
  * @iommu: offer ACCESS_PLATFORM.
+ * @turned: no thread serves it: the caller turns its loop, and does not stop it.
  * @on_thread: called on the serving thread before it serves; may be NULL.
  */
 struct soft_disk {
@@ -19,7 +20,7 @@ struct soft_disk {
     pthread_t thread;
     char socket[64];
     void (*on_thread)(void);
-    bool iommu, stopped;
+    bool iommu, turned, stopped;
 };
 
 /** soft_disk_start() - serve @chain; ends the program with a message when it cannot. */

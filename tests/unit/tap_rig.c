@@ -113,10 +113,10 @@ struct tap_slot *tap_submit(struct tap_rig *rig, unsigned index, enum dt_op op, 
         .op = (uint8_t)op, .sector = sector, .sectors = sectors, .flags = (uint8_t)flags};
     r->iov = slot->iov;
     r->niov = 0;
-    if (dt_req_has_data(&r->pub)) { /* in as many vectors as there are */
-        for (unsigned i = 0; i < 4; i++)
-            slot->iov[i] = (struct iovec){slot->data + i * (bytes / 4), bytes / 4};
-        r->niov = 4;
+    if (dt_req_has_data(&r->pub)) {
+        r->niov = index % 4 < 2 ? 4 : 1;
+        for (unsigned i = 0; i < r->niov; i++)
+            slot->iov[i] = (struct iovec){slot->data + i * (bytes / r->niov), bytes / r->niov};
     }
     lane_submit(device_lane(rig->dev, 0), &r, 1);
     return slot;

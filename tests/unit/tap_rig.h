@@ -9,8 +9,8 @@
 #define TAP_SLOTS 32u
 #define TAP_BYTES 65536u
 
-/** struct tap_slot - a request; @data lies in guest memory for even slots, elsewhere for odd ones.
- */
+/** struct tap_slot - a request; @data lies in guest memory for even slots, elsewhere for odd ones. It is in four
+ *  pieces in slots 0 and 1, in one in 2 and 3, and so on. */
 struct tap_slot {
     struct request req;
     uint8_t frames[DT_FRAME_BUDGET];

@@ -420,7 +420,7 @@ static void the_confined_open_nothing(void **state)
     stop();
 }
 
-static void a_dry_run_opens_nothing(void **state)
+static void a_dry_run_changes_nothing(void **state)
 {
     start("tag | plain", 1);
     change = (struct change){.dry_run = true};
@@ -429,6 +429,17 @@ static void a_dry_run_opens_nothing(void **state)
     is_now("tag | plain");
     change = (struct change){.dry_run = true};
     assert_true(to("tag | tag id=x | plain") < 0);
+    /* What only opening shows, of those that need nothing from outside. */
+    change = (struct change){.dry_run = true};
+    assert_true(to("tag | tag id=2 fail-open=on | plain") < 0);
+    assert_non_null(strstr(error.text, "told not to open"));
+    change = (struct change){.dry_run = true, .force = true};
+    assert_true(to("tag | plain read-only=on") < 0);
+    assert_non_null(strstr(error.text, "could not be written"));
+    change = (struct change){.dry_run = true, .confined = true};
+    assert_int_equal(to("outside | tag fail-open=on | plain"), 1);
+    assert_int_equal(opened, 1);
+    is_now("tag | plain");
     stop();
 }
 
@@ -498,7 +509,7 @@ int main(void)
         cmocka_unit_test(the_floor_holds),
         cmocka_unit_test(what_the_chain_lacks_is_emulated),
         cmocka_unit_test(the_confined_open_nothing),
-        cmocka_unit_test(a_dry_run_opens_nothing),
+        cmocka_unit_test(a_dry_run_changes_nothing),
         cmocka_unit_test(one_held_is_not_changed),
         cmocka_unit_test(many_generations),
     };

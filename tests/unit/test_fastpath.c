@@ -125,6 +125,18 @@ static void file_allocates_and_locks_nothing(void **state)
     unlink(path);
 }
 
+/* The tap's thread serves, and drives the rear's ring. */
+static void tap_allocates_and_locks_nothing(void **state)
+{
+    struct soft_disk rear = {0};
+    char chain[128];
+
+    soft_disk_start(&rear, "null size=1G");
+    snprintf(chain, sizeof(chain), "vhost-user path=%s", rear.socket);
+    check(chain, false);
+    soft_disk_stop(&rear);
+}
+
 /* The counters do see what the serving thread does: opening a session allocates. */
 static void the_counters_count(void **state)
 {
@@ -149,6 +161,7 @@ int main(void)
         cmocka_unit_test(null_allocates_and_locks_nothing),
         cmocka_unit_test(mem_allocates_and_locks_nothing),
         cmocka_unit_test(file_allocates_and_locks_nothing),
+        cmocka_unit_test(tap_allocates_and_locks_nothing),
     };
 
     blk_register_builtin();

@@ -38,10 +38,7 @@ static void copy_survivors(struct rig *to, const struct rig *from)
     memcpy(to->log, from->log, from->log_bytes);
     *d = from->driver;
     d->mem = old.mem;
-    d->chain_len = memcpy(old.chain_len, from->driver.chain_len, size * sizeof(*d->chain_len));
-    d->next = memcpy(old.next, from->driver.next, size * sizeof(*d->next));
-    d->last = memcpy(old.last, from->driver.last, size * sizeof(*d->last));
-    d->max_len = memcpy(old.max_len, from->driver.max_len, size * sizeof(*d->max_len));
+    d->entries = memcpy(old.entries, from->driver.entries, size * sizeof(*d->entries));
 }
 
 /* Reap all; returns how many, and takes them out of @out. */
@@ -126,7 +123,7 @@ static void succeed(const struct rig *dead, unsigned level)
 
     copy_survivors(heir, dead);
     for (unsigned id = 0; id < dead->config.size; id++) {
-        out[id] = dead->driver.chain_len[id] != 0;
+        out[id] = dead->driver.entries[id].ndesc != 0;
         expected += out[id];
     }
     expected -= reap_all(heir, out);

@@ -95,7 +95,7 @@ static int add_indirect(struct model *m, const struct offered *o)
     id = virtq_driver_add(d, &(struct virtq_buffer){table, n * 16}, !write, write);
     if (id < 0)
         return id;
-    d->max_len[id] = o->max_len;
+    d->entries[id].max_len = o->max_len;
     make_indirect(m, (uint16_t)id, at);
     return id;
 }
