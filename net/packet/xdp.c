@@ -44,47 +44,58 @@
 #define JUMP_SAME_IMM(d, i, o)  INSN(BPF_JMP32 | BPF_JEQ | BPF_K, d, 0, o, i)
 #define JUMP_OTHER_IMM(d, i, o) INSN(BPF_JMP32 | BPF_JNE | BPF_K, d, 0, o, i)
 
-static int load_program(const struct raw *r, struct dt_error *err)
+static int failed(struct dt_error *err, int ret, const char *what)
+{
+    return dt_fail(err, ret, "%s: %s%s", what, strerror(-ret),
+                   ret == -EPERM ? " (run as root, or with CAP_BPF and CAP_NET_ADMIN)" : "");
+}
+
+/* @begin and @end: of this host's address, as they are in memory. */
+static int load_program(const struct raw *r, int32_t begin, uint16_t end)
 {
     LIBBPF_OPTS(bpf_prog_load_opts, options, .prog_flags = BPF_F_XDP_HAS_FRAGS);
-    int32_t mac_begin;
-    uint16_t mac_end;
+    const struct bpf_insn program[] = {
+        MOVE(6, 1), /* struct xdp_md */
+        CALL(BPF_FUNC_xdp_get_buff_len),
+        JUMP_ABOVE_IMM(0, (int32_t)xq_most(r), 17),
+        LOAD(BPF_W, 2, 6, offsetof(struct xdp_md, data)),
+        LOAD(BPF_W, 3, 6, offsetof(struct xdp_md, data_end)),
+        MOVE(4, 2),
+        ADD(4, PORT_LEAST),
+        JUMP_ABOVE(4, 3, 12),
+        LOAD(BPF_W, 5, 2, 0), /* the address that it is for */
+        LOAD(BPF_H, 4, 2, 4),
+        JUMP_OTHER_IMM(5, begin, 1),
+        JUMP_SAME_IMM(4, end, 8),
+        AND(5, 1), /* of a group (IEEE 802.3) */
+        JUMP_SAME_IMM(5, 1, 6),
+        LOAD(BPF_W, 2, 6, offsetof(struct xdp_md, rx_queue_index)),
+        INSN(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, r->xdp.map),
+        INSN(0, 0, 0, 0, 0), /* its other half */
+        SET(3, XDP_PASS),    /* where no socket is */
+        CALL(BPF_FUNC_redirect_map),
+        RETURN(),
+        SET(0, XDP_PASS),
+        RETURN(),
+    };
 
-    memcpy(&mac_begin, r->mac, 4);
-    memcpy(&mac_end, r->mac + 4, 2);
-    {
-        const struct bpf_insn program[] = {
-            MOVE(6, 1), /* struct xdp_md */
-            CALL(BPF_FUNC_xdp_get_buff_len),
-            JUMP_ABOVE_IMM(0, (int32_t)xq_most(r), 17),
-            LOAD(BPF_W, 2, 6, offsetof(struct xdp_md, data)),
-            LOAD(BPF_W, 3, 6, offsetof(struct xdp_md, data_end)),
-            MOVE(4, 2),
-            ADD(4, PORT_LEAST),
-            JUMP_ABOVE(4, 3, 12),
-            LOAD(BPF_W, 5, 2, 0), /* the address that it is for */
-            LOAD(BPF_H, 4, 2, 4),
-            JUMP_OTHER_IMM(5, mac_begin, 1),
-            JUMP_SAME_IMM(4, mac_end, 8),
-            AND(5, 1), /* of a group (IEEE 802.3) */
-            JUMP_SAME_IMM(5, 1, 6),
-            LOAD(BPF_W, 2, 6, offsetof(struct xdp_md, rx_queue_index)),
-            INSN(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, r->xdp.map),
-            INSN(0, 0, 0, 0, 0), /* its other half */
-            SET(3, XDP_PASS),    /* where no socket is */
-            CALL(BPF_FUNC_redirect_map),
-            RETURN(),
-            SET(0, XDP_PASS),
-            RETURN(),
-        };
-        int fd = bpf_prog_load(BPF_PROG_TYPE_XDP, "devtap", "MIT", program, ARRAY_SIZE(program),
-                               &options);
+    return bpf_prog_load(BPF_PROG_TYPE_XDP, "devtap", "MIT", program, ARRAY_SIZE(program),
+                         &options);
+}
 
-        return fd < 0 ? dt_fail(err, fd, "the XDP program: %s%s", strerror(-fd),
-                                fd == -EPERM ? " (run as root, or with CAP_BPF and CAP_NET_ADMIN)"
-                                             : "")
-                      : fd;
-    }
+static int make_program(struct raw *r, struct dt_error *err)
+{
+    int32_t begin;
+    uint16_t end;
+
+    memcpy(&begin, r->mac, sizeof(begin));
+    memcpy(&end, r->mac + sizeof(begin), sizeof(end));
+    r->xdp.map = bpf_map_create(BPF_MAP_TYPE_XSKMAP, "devtap", sizeof(uint32_t), sizeof(uint32_t),
+                                THREADS_MAX, NULL);
+    if (r->xdp.map < 0)
+        return failed(err, r->xdp.map, "a map for AF_XDP sockets");
+    r->xdp.program = load_program(r, begin, end);
+    return r->xdp.program < 0 ? failed(err, r->xdp.program, "the XDP program") : 0;
 }
 
 /* ---- The interface ---- */
@@ -166,16 +177,8 @@ static int open_all(struct raw *r, unsigned n, struct dt_error *err)
 {
     int ret = refuse_hidden_tags(r, err);
 
-    if (ret < 0)
-        return ret;
-    r->xdp.map = bpf_map_create(BPF_MAP_TYPE_XSKMAP, "devtap", sizeof(uint32_t), sizeof(uint32_t),
-                                THREADS_MAX, NULL);
-    if (r->xdp.map < 0)
-        return dt_fail(err, r->xdp.map, "a map for AF_XDP sockets: %s%s", strerror(-r->xdp.map),
-                       r->xdp.map == -EPERM ? " (run as root, or with CAP_BPF and CAP_NET_ADMIN)"
-                                            : "");
-    r->xdp.program = load_program(r, err);
-    ret = r->xdp.program < 0 ? r->xdp.program : attach(r, err);
+    ret = ret ?: make_program(r, err);
+    ret = ret ?: attach(r, err);
     return ret ?: open_sockets(r, n, err);
 }
 

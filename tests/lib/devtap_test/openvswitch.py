@@ -35,8 +35,8 @@ class OpenVSwitch:
                                  f"--unixctl={folder}/ovsdb.ctl"], folder, env=self.environment,
                                 ready_socket=f"{folder}/db.sock")
         self.ctl("--no-wait", "init")
-        # What it adds by itself contradicts --no-huge, unless --legacy-mem is there.
-        self.ctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
+        # What it adds by itself contradicts --no-huge, unless --legacy-mem is there; memory for all ports would be 800 MB.
+        self.ctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true", "other_config:per-port-memory=true",
                  f"other_config:dpdk-extra=--no-huge --legacy-mem -m 512 --no-pci --file-prefix=ovs{os.getpid()}",
                  "other_config:dpdk-lcore-mask=1", f"other_config:pmd-cpu-mask={1 << core:x}")
         self.daemon = self._start()
@@ -58,6 +58,12 @@ class OpenVSwitch:
         wait_for("the port's socket", lambda: os.path.exists(path))
         self.ports.append(path)
         return path
+
+    def flows(self, *flows):
+        """These OpenFlow rules alone, instead of a learning switch."""
+        for words in (["del-flows"], *(["add-flow", flow] for flow in flows)):
+            subprocess.run(["ovs-ofctl", words[0], f"unix:{self.folder}/br0.mgmt", *words[1:]], check=True,
+                           env=self.environment)
 
     def restart(self):
         """Another process, with the same ports; it binds no socket that is left of the one before."""
