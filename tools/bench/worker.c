@@ -294,6 +294,20 @@ static void pin(const struct worker *w)
     pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+/* What is written: not zeroes, nor anything that could be packed, for layers take those for less work. */
+static void make_data(const struct load *load, unsigned queue)
+{
+    struct dt_rng rng;
+
+    dt_rng_seed(&rng, load->seed + queue);
+    for (unsigned i = 0; load->writes && i < load->depth; i++) {
+        uint64_t *words = (uint64_t *)vblk_request(vblk_queue(load->driver, queue), i)->data;
+
+        for (uint32_t w = 0; w < load->bytes / sizeof(*words); w++)
+            words[w] = dt_rng_next(&rng);
+    }
+}
+
 static void *run_worker(void *arg)
 {
     struct worker *w = arg;
@@ -307,6 +321,7 @@ static void *run_worker(void *arg)
 
         c->q = vblk_queue(load->driver, q);
         c->first = vblk_request(c->q, 0);
+        make_data(load, q);
         c->starts = xcalloc(load->depth, sizeof(uint64_t));
         c->burst = MAX(1u, MIN(load->depth / 2, BURST));
         if (!load->sleep)
