@@ -89,6 +89,7 @@ static const int serving[] = {
     SCMP_SYS(fallocate),       SCMP_SYS(ftruncate),    SCMP_SYS(copy_file_range),
     SCMP_SYS(io_uring_enter),  SCMP_SYS(memfd_create), SCMP_SYS(timerfd_create),
     SCMP_SYS(timerfd_settime), SCMP_SYS(mlock),        SCMP_SYS(munlock),
+    SCMP_SYS(fadvise64),
 };
 
 /* Channels to placed extensions; and connections to what was listening before the filter: nothing else can. */

@@ -278,15 +278,16 @@ static void extend(struct catalog *c, uint32_t slots)
 uint32_t catalog_free_run(struct pool *pool, uint64_t count)
 {
     struct catalog *c = &pool->catalog;
-    uint32_t run = 0;
+    uint32_t run = 0, first = NO_SLOT, slot;
 
-    for (uint32_t slot = c->free_hint; slot < c->slots; slot++) {
+    for (slot = c->free_hint; slot < c->slots && run < count; slot++) {
         if (catalog_record(pool, slot)->kind != PX_FREE || c->info[slot].dead)
             run = 0;
-        else if (++run == count)
-            return slot + 1 - run;
+        else if (run++ == 0)
+            first = MIN(first, slot);
     }
-    return c->slots - run;
+    c->free_hint = MIN(first, slot); /* not to look at what is before it again each time */
+    return slot - run;
 }
 
 static void add_log(struct catalog *c, uint32_t slot)
@@ -308,6 +309,28 @@ static void remove_log(struct catalog *c, uint32_t slot)
     c->logs[i] = c->logs[--c->logs_n];
 }
 
+void catalog_doom(struct pool *pool, uint32_t slot)
+{
+    struct catalog *c = &pool->catalog;
+
+    if (c->doomed_n == c->doomed_room) {
+        c->doomed_room = MAX(2 * c->doomed_room, 64u);
+        c->doomed = realloc(c->doomed, c->doomed_room * sizeof(*c->doomed));
+        CHECK(c->doomed);
+    }
+    c->doomed[c->doomed_n++] = slot;
+    c->dying++;
+}
+
+uint32_t catalog_doomed(struct pool *pool)
+{
+    struct catalog *c = &pool->catalog;
+
+    while (c->doomed_n && !(catalog_record(pool, c->doomed[c->doomed_n - 1])->flags & PX_DYING))
+        c->doomed_n--;
+    return c->doomed_n ? c->doomed[c->doomed_n - 1] : NO_SLOT;
+}
+
 static void link_up(struct pool *pool, uint32_t slot)
 {
     struct catalog *c = &pool->catalog;
@@ -319,7 +342,8 @@ static void link_up(struct pool *pool, uint32_t slot)
         c->info[r->prev - 1].next = slot;
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
-    c->dying += !!(r->flags & PX_DYING);
+    if (r->flags & PX_DYING)
+        catalog_doom(pool, slot);
     if (r->kind == PX_LOG)
         add_log(c, slot);
 }
@@ -486,6 +510,15 @@ static int read_block(struct pool *pool, const struct tree *t, uint32_t i, struc
     return ret < 0 ? dt_fail(err, ret, "%s: its catalogue cannot be read", pool->store->name) : 0;
 }
 
+/* All blocks of it at once; what cannot be read shows when it is. */
+static void hint_blocks(struct pool *pool, const struct tree *t, uint32_t blocks)
+{
+    for (unsigned level = 2; level-- > 0;)
+        for (uint32_t i = 0; i < blocks; i += level ? PX_FANOUT : 1)
+            if (tree_hint(pool, t, i, level) < 0)
+                return;
+}
+
 int catalog_load(struct pool *pool, struct dt_error *err)
 {
     struct catalog *c = &pool->catalog;
@@ -498,6 +531,7 @@ int catalog_load(struct pool *pool, struct dt_error *err)
         return dt_fail(err, -EBADMSG, "%s is damaged: it claims %llu catalogue slots",
                        pool->store->name, (unsigned long long)slots);
     extend(c, (uint32_t)slots);
+    hint_blocks(pool, &t, (uint32_t)(slots / PX_RECORDS));
     for (uint32_t i = 0; i < slots / PX_RECORDS && ret == 0; i++)
         ret = read_block(pool, &t, i, err);
     for (uint32_t slot = 0; slot < slots && ret == 0; slot++)
@@ -524,5 +558,6 @@ void catalog_fini(struct pool *pool)
     free(c->hash);
     free(c->dead);
     free(c->logs);
+    free(c->doomed);
     memset(c, 0, sizeof(*c));
 }

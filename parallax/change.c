@@ -123,7 +123,7 @@ void change_begin_dying(struct pool *pool, uint32_t slot)
 
     catalog_unname(pool, slot);
     if (!(r->flags & PX_DYING))
-        pool->catalog.dying++;
+        catalog_doom(pool, slot);
     r->flags |= PX_DYING;
     r->flags &= ~(uint32_t)PX_HIDDEN;
     catalog_touch(pool, slot);
@@ -150,7 +150,7 @@ static void do_delete_disk(struct pool *pool, uint32_t slot)
     uint32_t s;
 
     past_stop(pool, slot);
-    for (s = pool_snapshot_before(pool, slot); s != NO_SLOT; s = pool_snapshot_before(pool, slot)) {
+    for (s = pool_snapshot_before(pool, slot); s != NO_SLOT; s = pool_snapshot_before(pool, s)) {
         if ((catalog_record(pool, s)->flags & PX_LABELLED) || pool_clones(pool, s))
             break;
         change_begin_dying(pool, s);
@@ -166,7 +166,7 @@ static void do_delete_disk(struct pool *pool, uint32_t slot)
         r->parent = 0;
     }
     if (!(r->flags & PX_DYING))
-        pool->catalog.dying++;
+        catalog_doom(pool, slot);
     r->flags |= PX_DYING;
     catalog_name(pool, slot); /* a headless one keeps it */
     catalog_touch(pool, slot);

@@ -55,6 +55,8 @@ void node_move(struct pool *pool, struct node *node, uint64_t addr);
 /** node_drop() - forget what may be there of a block that was freed. */
 void node_drop(struct pool *pool, uint64_t addr);
 struct node *node_peek(struct pool *pool, uint64_t addr);
+/** node_hint() - node_get() will be called for it: have the store read it meanwhile. */
+void node_hint(struct pool *pool, struct px_ptr ptr);
 /** node_cleaned() - it was written. */
 void node_cleaned(struct pool *pool, struct node *node);
 /** node_trim() - evict clean ones beyond the limit; pointers to unpinned nodes are void. */
@@ -143,6 +145,8 @@ static inline bool tree_owned(const struct tree *t, uint64_t birth, uint64_t end
 /** tree_lookup() - the pointers of @count indices from @index on. */
 int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
                 struct px_ptr *ptrs);
+/** tree_hint() - the node at @level above @index will be needed; 0: the mapped block itself. */
+int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned level);
 /** tree_leaf() - the node at level @bottom + 1 above @index, changeable; made if it is not there.
  */
 int tree_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf);
@@ -219,12 +223,14 @@ struct catalog {
     uint32_t slots, room; /* multiples of PX_RECORDS */
     uint32_t *hash;
     uint32_t hash_mask, named;
-    uint32_t free_hint;
+    uint32_t free_hint; /* no slot before it may be used */
     uint64_t dying;
     uint32_t *dead; /* slots, those that the root being made leaves out first */
     uint32_t dead_n, dead_room, dead_frozen;
     uint32_t *logs; /* slots of the histories that there are */
     uint32_t logs_n, logs_room;
+    uint32_t *doomed; /* slots that were, and may still be, being deleted; the newest last */
+    uint32_t doomed_n, doomed_room;
 };
 
 int catalog_load(struct pool *pool, struct dt_error *err);
@@ -235,6 +241,9 @@ void catalog_touch(struct pool *pool, uint32_t slot);
 int catalog_claim(struct pool *pool, uint32_t slot, const struct px_record *record);
 /** catalog_release() - the slot is empty; used again after the next root. */
 void catalog_release(struct pool *pool, uint32_t slot);
+/** catalog_doom() - the slot is being deleted: catalog_doomed() is the one for which that was said last. */
+void catalog_doom(struct pool *pool, uint32_t slot);
+uint32_t catalog_doomed(struct pool *pool);
 /** catalog_unname(), catalog_name() - around a change of name, parent or state. */
 void catalog_unname(struct pool *pool, uint32_t slot);
 void catalog_name(struct pool *pool, uint32_t slot);
@@ -361,7 +370,6 @@ struct pool {
     uint64_t in_flight;
     uint64_t journal_promised; /* bytes of records of writes under way */
     uint32_t reclaiming;       /* the slot that is being given back, or NO_SLOT: one at a time */
-    uint32_t reclaim_hint;
     bool reclaim_maybe;
 };
 

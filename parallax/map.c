@@ -69,6 +69,24 @@ int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigne
     return 0;
 }
 
+int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned level)
+{
+    struct px_ptr ptr = *t->root;
+
+    if (index >= tree_span(*t->levels) || level > *t->levels)
+        return 0;
+    for (unsigned at = *t->levels; at > level && !ptr_hole(ptr); at--) {
+        struct node *node;
+        int ret = node_get(pool, ptr, t->kind, at, &node);
+
+        if (ret < 0)
+            return ret;
+        ptr = node->ptrs[slot_of(index, at)];
+    }
+    node_hint(pool, ptr);
+    return 0;
+}
+
 /* ---- Owning ---- */
 
 static int new_block(struct pool *pool, uint64_t *addr)

@@ -173,6 +173,13 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
     return 0;
 }
 
+void node_hint(struct pool *pool, struct px_ptr ptr)
+{
+    if (pool->store->prefetch && !ptr_hole(ptr) && possible(pool, ptr, ptr_birth(ptr)) &&
+        !node_peek(pool, ptr_addr(ptr)))
+        pool->store->prefetch(pool->store, ptr_addr(ptr), 1);
+}
+
 struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, unsigned level)
 {
     struct node *node = make(addr, kind, level);

@@ -63,37 +63,22 @@ static bool is_dying(const struct pool *pool, uint32_t slot)
     return catalog_record(pool, slot)->flags & PX_DYING;
 }
 
-/* The next in the line of what is dying: the disk itself, then the newest snapshot, and the empty
- * disk at the very end. */
-static uint32_t choose_in_line(const struct pool *pool, uint32_t slot)
-{
-    const struct px_record *r = catalog_record(pool, slot), *disk;
-    uint32_t at;
-
-    if (r->kind == PX_SNAPSHOT)
-        slot = r->parent;
-    disk = catalog_record(pool, slot);
-    if ((disk->flags & PX_DYING) &&
-        (!ptr_hole(disk->root) || disk->prev == 0 || (disk->flags & PX_HEADLESS)))
-        return slot;
-    for (at = disk->prev; at && !is_dying(pool, at - 1); at = catalog_record(pool, at - 1)->prev)
-        ;
-    return at ? at - 1 : slot;
-}
-
+/* Of a disk that is being deleted it is its turn first, then its newest snapshot's, and the empty disk's at the very
+ * end. Snapshots of one that stays come in any order. */
 static uint32_t choose(struct pool *pool)
 {
-    uint32_t n = pool->catalog.slots;
+    uint32_t slot = catalog_doomed(pool);
+    const struct px_record *r, *disk;
 
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t slot = (pool->reclaim_hint + i) % n;
-
-        if (is_dying(pool, slot)) {
-            pool->reclaim_hint = slot;
-            return choose_in_line(pool, slot);
-        }
-    }
-    return NO_SLOT;
+    if (slot == NO_SLOT)
+        return NO_SLOT;
+    r = catalog_record(pool, slot);
+    disk = r->kind == PX_SNAPSHOT ? catalog_record(pool, r->parent) : r;
+    if (!(disk->flags & PX_DYING))
+        return slot;
+    if (!ptr_hole(disk->root) || disk->prev == 0 || (disk->flags & PX_HEADLESS))
+        return r->kind == PX_SNAPSHOT ? r->parent : slot;
+    return is_dying(pool, disk->prev - 1) ? disk->prev - 1 : slot;
 }
 
 void reclaim_find(struct pool *pool)

@@ -4,7 +4,8 @@
  *
  * Theory of operation: first the journal's end is found and judged, and every block that a record
  * names is reserved, so that replaying cannot take it for a node. Then the records are carried out
- * by the same code that carried them out before. Until the new root is durable nothing is changed
+ * by the same code that carried them out before. They may be about as many leaves as there are records, all over the
+ * pool; so these are asked for before, level by level, and the store reads them all at once. Until the new root is durable nothing is changed
  * that the old one reaches, so a crash on the way is harmless.
  */
 #include "parallax/internal.h"
@@ -115,6 +116,13 @@ static const struct px_entry *entry_at(const struct px_journal *block, uint32_t 
     }
 }
 
+static bool in_pool(const struct replay *r, const struct px_write *w)
+{
+    const struct space *s = &r->pool->space;
+
+    return w->addr >= s->first && w->addr <= s->blocks && w->count <= s->blocks - w->addr;
+}
+
 /* 1: all of its data is there. */
 static int data_arrived(struct replay *r, const struct px_write *w)
 {
@@ -135,8 +143,7 @@ static int reserve(struct replay *r, uint64_t n, const struct px_entry *e, struc
 
     if (e->type != PX_WRITE)
         return 1;
-    if (w->addr < r->pool->space.first || w->addr > r->pool->space.blocks ||
-        w->count > r->pool->space.blocks - w->addr)
+    if (!in_pool(r, w))
         return bad(r, n, err);
     if (r->pool->journal.start + n >= r->flushed && !data_arrived(r, w))
         return 0;
@@ -165,6 +172,88 @@ static int reserve_all(struct replay *r, struct dt_error *err)
         }
     return 0;
 }
+
+/* ---- Reading ahead ---- */
+
+/* What is wrong shows when it is carried out. */
+static void hint_free_maps(struct pool *pool, const struct tree *t, const struct px_write *w)
+{
+    struct tree space = pool_space_tree(pool);
+    struct px_ptr old[PX_FANOUT];
+
+    if (w->head.type != PX_WRITE || tree_lookup(pool, t, w->index, w->count, old) < 0)
+        return;
+    for (uint32_t i = 0; i < w->count; i++)
+        if (!ptr_hole(old[i]))
+            tree_hint(pool, &space, ptr_addr(old[i]) >> PX_GROUP_SHIFT, 0);
+}
+
+/* The node at @level for each record; 0: the free maps of what it replaces. */
+static void hint_level(struct replay *r, unsigned level)
+{
+    struct pool *pool = r->pool;
+
+    for (uint64_t n = 0; n < r->n; n++) {
+        for (uint32_t at = 0; at < r->blocks[n].used;) {
+            const struct px_entry *e = entry_at(&r->blocks[n], at);
+            const struct px_write *w = (const struct px_write *)e;
+            const struct px_record *record = e ? pool_record(pool, e->slot) : NULL;
+            struct tree t;
+
+            if (!e)
+                return;
+            at += e->length;
+            if ((e->type != PX_WRITE && e->type != PX_ZERO) || !record || record->kind != PX_DISK ||
+                w->index >= record->size >> PX_BLOCK_SHIFT)
+                continue;
+            t = catalog_tree(pool, e->slot);
+            if (level)
+                tree_hint(pool, &t, w->index, level);
+            else
+                hint_free_maps(pool, &t, w);
+        }
+        node_trim(pool);
+    }
+}
+
+/* Data of writes that are not known to be flushed, which will be compared: often one write's follows the other's. */
+static void hint_data(struct replay *r)
+{
+    struct store *store = r->pool->store;
+    uint64_t first = 0, count = 0;
+
+    for (uint64_t n = r->flushed - MIN(r->flushed, r->pool->journal.start); n < r->n; n++)
+        for (uint32_t at = 0; at < r->blocks[n].used;) {
+            const struct px_entry *e = entry_at(&r->blocks[n], at);
+            const struct px_write *w = (const struct px_write *)e;
+
+            if (!e)
+                return;
+            at += e->length;
+            if (e->type != PX_WRITE || !in_pool(r, w))
+                continue;
+            if (w->addr != first + count) {
+                if (count)
+                    store->prefetch(store, first, count);
+                first = w->addr;
+                count = 0;
+            }
+            count += w->count;
+        }
+    if (count)
+        store->prefetch(store, first, count);
+}
+
+static void hint_all(struct replay *r)
+{
+    if (!r->pool->store->prefetch)
+        return;
+    hint_data(r);
+    for (unsigned level = PX_MAX_LEVELS; level-- > 0;)
+        hint_level(r, level);
+}
+
+/* ---- Carrying out ---- */
 
 static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, struct dt_error *err)
 {
@@ -224,6 +313,8 @@ int recover(struct pool *pool, struct dt_error *err)
     int ret = read_journal(&r, err);
 
     pool->replaying = true;
+    if (ret == 0)
+        hint_all(&r);
     ret = ret ?: reserve_all(&r, err);
     ret = ret ?: replay_all(&r, err);
     pool->replaying = false;

@@ -292,28 +292,34 @@ int space_checkpoint(struct pool *pool)
     return ret;
 }
 
-/* Whole words of bits that went from busy to free: their space can go back to the file. */
-static void punch_word(struct pool *pool, uint64_t index, const struct group *g, unsigned word)
+/* @n whole words of bits that are free now: their space can go back to the file. */
+static void punch_words(struct pool *pool, uint64_t index, unsigned word, unsigned n)
 {
-    if (g->busy[word] == 0 && pool->store->punch)
-        pool->store->punch(pool->store, (index << PX_GROUP_SHIFT) + word * 64ull, 64);
+    if (n && pool->store->punch)
+        pool->store->punch(pool->store, (index << PX_GROUP_SHIFT) + word * 64ull, n * 64ull);
 }
 
+/* Runs of words are punched at once: a file system has about the same work for any length. */
 static void release(struct pool *pool, uint64_t index)
 {
     struct group *g = pool->space.groups[index];
+    unsigned run = 0;
 
     for (unsigned word = 0; word < GROUP_WORDS; word++) {
         uint64_t n = (uint64_t)__builtin_popcountll(g->freeing[word]);
 
-        if (n == 0)
-            continue;
         g->busy[word] &= ~g->freeing[word];
         g->freeing[word] = 0;
         pool->space.free += n;
         pool->space.pending -= n;
-        punch_word(pool, index, g, word);
+        if (n && g->busy[word] == 0) {
+            run++;
+            continue;
+        }
+        punch_words(pool, index, word - run, run);
+        run = 0;
     }
+    punch_words(pool, index, GROUP_WORDS - run, run);
     g->has_freeing = false;
 }
 

@@ -330,6 +330,12 @@ static int find_size(struct file_store *f, struct dt_error *err)
     return 0;
 }
 
+static void file_prefetch(struct store *s, uint64_t addr, uint64_t count)
+{
+    posix_fadvise(of(s)->fd, (off_t)(addr << PX_BLOCK_SHIFT), (off_t)(count << PX_BLOCK_SHIFT),
+                  POSIX_FADV_WILLNEED);
+}
+
 static int open_both(struct file_store *f, const struct store_file_options *o, struct dt_error *err)
 {
     int flags = O_CLOEXEC | O_NOCTTY | (o->read_only ? O_RDONLY : O_RDWR);
@@ -360,6 +366,7 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .put = file_put,
                           .sync = file_sync,
                           .punch = file_punch,
+                          .prefetch = file_prefetch,
                           .close = file_close};
     pthread_mutex_init(&f->flusher.lock, NULL);
     pthread_cond_init(&f->flusher.wake, NULL);

@@ -36,6 +36,7 @@ struct store_io {
  * @flush:  all that completed before.
  * @get, @put, @sync: the same, blocking.
  * @punch:  these blocks are in no use: give their space back. A hint.
+ * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. Either may be NULL.
  */
 struct store {
     uint64_t blocks;
@@ -48,6 +49,7 @@ struct store {
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
     void (*punch)(struct store *s, uint64_t addr, uint64_t count);
+    void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };
 

@@ -30,6 +30,8 @@ static const struct dt_param options[] = {
      .help = "What to do; auto is randread, or randrw with --verify."},
     {OPTION("read-share", DT_PARAM_FRACTION, read_share), .initial = "50%",
      .help = "Share of reads with randrw."},
+    {OPTION("flush", DT_PARAM_BOOL, flush),
+     .help = "Flush after each write, which is over when its flush is."},
     {OPTION("size", DT_PARAM_SIZE, size), .initial = "4K", .min = 512, .max = 16u << 20,
      .help = "Size of each request."},
     {OPTION("depth", DT_PARAM_UINT, depth), .initial = "16", .min = 1, .max = 1024,
@@ -128,6 +130,7 @@ static int judge_options(struct bench *b, struct dt_error *err)
                             .sleep = o->sleep,
                             .seed = o->seed,
                             .reads = mode != MODE_WRITE && mode != MODE_RANDWRITE,
+                            .flush = o->flush,
                             .writes = mode != MODE_READ && mode != MODE_RANDREAD};
     b->load.read_share = (uint32_t)(MIN(o->read_share, 0.9999999) * 4294967296.0);
     return parse_time(b, err) ?: parse_cpus(b, err);

@@ -154,7 +154,7 @@ static bool is_elsewhere(const struct shared *s)
     return s->running && !loop_is_own(s->loop);
 }
 
-int shared_get(struct shared **out, const char *path, struct dt_error *err)
+static int get(struct shared **out, const char *path, bool looks, struct dt_error *err)
 {
     struct store_file_options o = {0};
     struct shared *s = find(path);
@@ -176,7 +176,7 @@ int shared_get(struct shared **out, const char *path, struct dt_error *err)
     list_init(&s->disks);
     all = s;
     ret = store_file_open(&s->store, path, &o, err);
-    if (ret == 0) {
+    if (ret == 0 && looks) {
         ret = look(s, err);
         if (ret < 0)
             s->store->close(s->store);
@@ -188,6 +188,11 @@ int shared_get(struct shared **out, const char *path, struct dt_error *err)
     s->users = 1;
     *out = s;
     return 0;
+}
+
+int shared_get(struct shared **out, const char *path, struct dt_error *err)
+{
+    return get(out, path, true, err);
 }
 
 int shared_lock(struct shared *s, size_t cache, uint64_t deadline, struct dt_error *err)
@@ -229,7 +234,8 @@ int shared_host(struct shared **out, const struct shared_config *config, struct 
 {
     struct dt_error late;
     struct shared *s;
-    int ret = shared_get(&s, config->path, err);
+    int ret =
+        get(&s, config->path, false, err); /* it is about to be opened: that would be done twice */
 
     if (ret < 0)
         return ret;

@@ -394,6 +394,14 @@ def test_bench_finds_faults(t):
         good.stop()
 
 
+def test_bench_flush(t):
+    """Each write of --flush is followed by a flush, but for those that the end came upon."""
+    disk = t.soft_disk(f"trace out={t.folder}/trace | mem size=1M")
+    disk.bench("--rw", "randwrite", "--flush", "--depth", "4", "--time", "100ms")
+    writes, flushes = (disk.operations("trace", name) for name in ("write", "flush"))
+    assert 0 <= writes - flushes <= 4 < writes, f"{writes} writes, {flushes} flushes"
+
+
 def test_hostile_control_client(t):
     """Nonsense on the control socket costs its sender the connection, and nobody anything."""
     disk = t.soft_disk("null size=1M")

@@ -66,11 +66,20 @@ class Operations:
                                           text=True)
                          for n, expected in enumerate(self.expected)]
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for child in self.children:
+            child.kill()
+            child.wait()
+
     def end(self, t):
+        """Each tells how many it did."""
         for child in self.children:
             output, _ = child.communicate(timeout=60)
             t.equal(child.returncode, 0, output)
-            assert int(output) > 100, f"{output} operations"
+            assert int(output) > 0, output
             t.log(f"{output.strip()} operations of fsx")
 
     def judge(self, folder):
@@ -114,12 +123,13 @@ def test_killed(t):
     with block_device(t, pool, "files") as device:
         run("mkfs.ext4", "-q", device)
         with mounted(device, t.folder / "mnt") as folder:
-            operations, log = Operations(t, folder), Log(folder / "log")
-            try:
-                process, cuts = kill_and_snapshot(t, pool, process, log)
-            finally:
-                log.end()
-            operations.end(t)
+            log = Log(folder / "log")
+            with Operations(t, folder) as operations:
+                try:
+                    process, cuts = kill_and_snapshot(t, pool, process, log)
+                finally:
+                    log.end()
+                operations.end(t)
             operations.judge(folder)
         run("fsck.ext4", "-fn", device)
         run("blockdev", "--flushbufs", device)

@@ -119,6 +119,11 @@ static int rig_sync(struct store *s)
     return flush_outcome(of(s), of(s)->log_n);
 }
 
+static void rig_prefetch(struct store *s, uint64_t addr, uint64_t count)
+{
+    CHECK(count && addr < s->blocks && count <= s->blocks - addr);
+}
+
 /* What was punched may be anything: a reader of it would be found out. */
 static void rig_punch(struct store *s, uint64_t addr, uint64_t count)
 {
@@ -143,6 +148,7 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
                           .put = rig_put,
                           .sync = rig_sync,
                           .punch = rig_punch,
+                          .prefetch = rig_prefetch,
                           .close = rig_close};
     r->bytes = xaligned(PX_BLOCK, blocks * PX_BLOCK);
     dt_rng_seed(&r->rng, seed);

@@ -13,7 +13,7 @@ struct bench_options {
     unsigned rw;
     double read_share;
     uint64_t size, depth, queues, threads, range, seed;
-    bool packed, event_idx, no_inflight, poll, sleep, huge, verify, reconnect, json;
+    bool flush, packed, event_idx, no_inflight, poll, sleep, huge, verify, reconnect, json;
 };
 
 /** struct bench - one run. */

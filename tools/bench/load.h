@@ -55,6 +55,7 @@ struct load {
     uint32_t bytes;
     uint64_t blocks; /* of @bytes each, in the range that is used */
     bool random, reads, writes;
+    bool flush;          /* after each write */
     uint32_t read_share; /* of 2^32, where both */
     bool sleep;
     uint64_t seed;

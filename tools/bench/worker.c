@@ -104,7 +104,7 @@ static inline void send(struct worker *w, const struct load *load, struct vblk_q
 
 static void verify_done(struct worker *w, const struct load *load, struct vblk_request *req)
 {
-    bool write = req->type == VIRTIO_BLK_T_OUT, ok = req->status == VIRTIO_BLK_S_OK;
+    bool write = req->type != VIRTIO_BLK_T_IN, ok = req->status == VIRTIO_BLK_S_OK;
     uint64_t block = req->tag & BLOCK_TAG;
     char why[200];
 
@@ -123,8 +123,10 @@ static void failed(struct worker *w, const struct vblk_request *req)
 
     count(&w->errors, 1);
     snprintf(text, sizeof(text), "a %s of sector %llu came back with status %u",
-             req->type == VIRTIO_BLK_T_OUT ? "write" : "read", (unsigned long long)req->sector,
-             req->status);
+             req->type == VIRTIO_BLK_T_OUT  ? "write"
+             : req->type == VIRTIO_BLK_T_IN ? "read"
+                                            : "flush after a write",
+             (unsigned long long)req->sector, req->status);
     problem(w, text);
 }
 
@@ -147,22 +149,37 @@ static inline void finish(struct worker *w, const struct load *load, struct vblk
         verify_done(w, load, req);
 }
 
+/* A write that is to be durable: it is over when its flush is. */
+static bool flush_next(const struct load *load, struct vblk_queue *q, struct vblk_request *req)
+{
+    if (!load->flush || req->type != VIRTIO_BLK_T_OUT || req->status != VIRTIO_BLK_S_OK)
+        return false;
+    req->type = VIRTIO_BLK_T_FLUSH;
+    req->bytes = 0;
+    vblk_submit(q, req);
+    return true;
+}
+
 /* Reaps one queue and, where @again, submits what came back. Returns how many, or -EPROTO. */
 static int serve(struct worker *w, const struct load *load, const struct clocks *c, bool again)
 {
     struct vblk_request *done[BURST];
-    int n = vblk_reap(c->q, done, c->burst);
+    int n = vblk_reap(c->q, done, c->burst), over = n;
 
     if (n <= 0)
         return n;
     for (int i = 0; i < n; i++) {
         uint64_t *start = &c->starts[done[i] - c->first];
 
+        if (unlikely(again && flush_next(load, c->q, done[i]))) {
+            over--;
+            continue;
+        }
         finish(w, load, done[i], start);
         if (likely(again))
             send(w, load, c->q, done[i], start);
     }
-    count(&w->done, (uint64_t)n);
+    count(&w->done, (uint64_t)over);
     if (likely(again))
         vblk_publish(c->q);
     return n;
@@ -277,6 +294,20 @@ static void pin(const struct worker *w)
     pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+/* What is written: not zeroes, nor anything that could be packed, for layers take those for less work. */
+static void make_data(const struct load *load, unsigned queue)
+{
+    struct dt_rng rng;
+
+    dt_rng_seed(&rng, load->seed + queue);
+    for (unsigned i = 0; load->writes && i < load->depth; i++) {
+        uint64_t *words = (uint64_t *)vblk_request(vblk_queue(load->driver, queue), i)->data;
+
+        for (uint32_t w = 0; w < load->bytes / sizeof(*words); w++)
+            words[w] = dt_rng_next(&rng);
+    }
+}
+
 static void *run_worker(void *arg)
 {
     struct worker *w = arg;
@@ -290,6 +321,7 @@ static void *run_worker(void *arg)
 
         c->q = vblk_queue(load->driver, q);
         c->first = vblk_request(c->q, 0);
+        make_data(load, q);
         c->starts = xcalloc(load->depth, sizeof(uint64_t));
         c->burst = MAX(1u, MIN(load->depth / 2, BURST));
         if (!load->sleep)

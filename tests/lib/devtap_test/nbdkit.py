@@ -62,7 +62,7 @@ def loop_device(t, uri):
             finally:
                 run("losetup", "--detach", device)
         finally:
-            run("umount", folder)
+            wait_for("the loop device to let go", lambda: subprocess.run(["umount", folder], check=False).returncode == 0)
 
 
 @contextlib.contextmanager
@@ -72,5 +72,7 @@ def mounted(device, folder):
     run("mount", device, folder)
     try:
         yield folder
-    finally:
-        run("umount", folder)
+    except BaseException:
+        subprocess.run(["umount", "--lazy", folder], check=False)  # who uses it still ends with the test
+        raise
+    run("umount", folder)
