@@ -83,12 +83,13 @@ static const int keeper_only[] = {
 };
 
 static const int serving[] = {
-    SCMP_SYS(pread64),         SCMP_SYS(pwrite64),     SCMP_SYS(preadv),
-    SCMP_SYS(pwritev),         SCMP_SYS(preadv2),      SCMP_SYS(pwritev2),
-    SCMP_SYS(fsync),           SCMP_SYS(fdatasync),    SCMP_SYS(sync_file_range),
-    SCMP_SYS(fallocate),       SCMP_SYS(ftruncate),    SCMP_SYS(copy_file_range),
-    SCMP_SYS(io_uring_enter),  SCMP_SYS(memfd_create), SCMP_SYS(timerfd_create),
-    SCMP_SYS(timerfd_settime), SCMP_SYS(mlock),        SCMP_SYS(munlock),
+    SCMP_SYS(pread64),        SCMP_SYS(pwrite64),        SCMP_SYS(preadv),
+    SCMP_SYS(pwritev),        SCMP_SYS(preadv2),         SCMP_SYS(pwritev2),
+    SCMP_SYS(fsync),          SCMP_SYS(fdatasync),       SCMP_SYS(sync_file_range),
+    SCMP_SYS(fallocate),      SCMP_SYS(ftruncate),       SCMP_SYS(copy_file_range),
+    SCMP_SYS(fadvise64),      SCMP_SYS(io_uring_enter),  SCMP_SYS(memfd_create),
+    SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(mlock),
+    SCMP_SYS(munlock),
 };
 
 /* Channels to placed extensions; and connections to what was listening before the filter: nothing else can. */

@@ -252,6 +252,12 @@ static void file_punch(struct store *s, uint64_t addr, uint64_t count)
         f->no_punch = true;
 }
 
+static void file_want(struct store *s, uint64_t addr, uint64_t count)
+{
+    posix_fadvise(of(s)->fd, (off_t)(addr << PX_BLOCK_SHIFT), (off_t)(count << PX_BLOCK_SHIFT),
+                  POSIX_FADV_WILLNEED);
+}
+
 static void file_close(struct store *s)
 {
     struct file_store *f = of(s);
@@ -359,6 +365,7 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .get = file_get,
                           .put = file_put,
                           .sync = file_sync,
+                          .want = file_want,
                           .punch = file_punch,
                           .close = file_close};
     pthread_mutex_init(&f->flusher.lock, NULL);

@@ -35,6 +35,7 @@ struct store_io {
  * @read, @write: @count consecutive blocks from @addr; @buf is aligned to 4096 and stays in place.
  * @flush:  all that completed before.
  * @get, @put, @sync: the same, blocking.
+ * @want:   these blocks will be asked for by @get in some ms. A hint; NULL: not needed.
  * @punch:  these blocks are in no use: give their space back. A hint.
  */
 struct store {
@@ -47,6 +48,7 @@ struct store {
     int (*get)(struct store *s, void *buf, uint64_t addr, unsigned count);
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
+    void (*want)(struct store *s, uint64_t addr, uint64_t count);
     void (*punch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 
+from devtap_test import wait_for
 from devtap_test.load import file_system, fio_verify, kernel_errors
 from devtap_test.pool import PoolProcess, binary, check, cvd
 from devtap_test.process import Process, free_socket_path
@@ -49,6 +50,51 @@ def test_program(t):
     t.equal(json.loads(cvd("list", pool, "--json")), [])
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     t.equal((found["findings"], found["blocks"]), ([], 0))
+
+
+def test_share(t):
+    """Equal blocks of two disks and zeroes: stored once, charged twice, read right, and counted."""
+    pool, image = t.folder / "pool", t.folder / "image"
+    data = random.Random(3).randbytes(2 * MIB)
+    image.write_bytes(data + bytes(MIB) + data)
+    cvd("pool", "create", pool, "--size", "256M", "--share", "on")
+    assert "does not share" in cvd("pool", "share", other_pool(t), "--now", status=1)
+    for name in ("a", "b"):
+        cvd("create", f"{pool}/{name}", "--size", "16M")
+        cvd("fill", f"{pool}/{name}", image)
+    before = json.loads(cvd("pool", "info", pool, "--json"))
+    told = json.loads(cvd("pool", "share", pool, "--now", "--json"))
+    t.equal((told["saved"], told["merged"], told["share"]), (6 * MIB, 6 * MIB // 4096, "on"))
+    after = json.loads(cvd("pool", "info", pool, "--json"))
+    t.equal(after["saved"], 6 * MIB)
+    assert before["used"] - after["used"] > 5 * MIB, "the pool has no more space than before"
+    for name in ("a", "b"):
+        (usage,) = json.loads(cvd("du", f"{pool}/{name}", "--json"))
+        t.equal((usage["charged"], usage["shared"], usage["held"]), (4 * MIB, 4 * MIB, 0))
+    with PoolProcess(pool, t.folder):
+        served_meanwhile(t, pool, image)
+    assert check(pool)["findings"] == [], "the pool is not whole"
+
+
+def other_pool(t):
+    cvd("pool", "create", t.folder / "other", "--size", "1M")
+    return t.folder / "other"
+
+
+def served_meanwhile(t, pool, image):
+    """The janitor of the process that serves it finds what is written, at a rate set meanwhile."""
+    told = json.loads(cvd("pool", "share", pool, "writes", "--rate", "64M", "--json"))
+    t.equal((told["share"], told["rate"]), ("writes", 64 * MIB))
+    cvd("create", f"{pool}/c", "--size", "16M")
+    cvd("fill", f"{pool}/c", image)
+    wait_for(lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 10 * MIB,
+             "the third disk to share its blocks with the others")
+    assert "background" in cvd("pool", "share", pool, "--now", status=4)
+    cvd("export", f"{pool}/c", t.folder / "copy")
+    t.equal((t.folder / "copy").read_bytes()[:image.stat().st_size], image.read_bytes())
+    cvd("delete", f"{pool}/a")
+    wait_for(lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 6 * MIB,
+             "the deleted disk to be given back")
 
 
 def test_guest(t):

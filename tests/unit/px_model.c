@@ -196,7 +196,9 @@ static void submit(struct rig *rig, unsigned thing, enum disk_op op, unsigned se
     q->req = (struct disk_req){
         .op = op, .offset = (uint64_t)sector << 9, .length = (uint64_t)n << 9, .done = done};
     if (op == DISK_WRITE) {
-        q->stamp = ++rig->stamp;
+        /* What is written twice can be shared. */
+        q->stamp = dt_rng_below(&rig->rng, 3) ? ++rig->stamp
+                                              : 0x80000000u + (uint32_t)dt_rng_below(&rig->rng, 3);
         q->req.buf = xaligned(PX_BLOCK, ALIGN_UP((size_t)n * 512, (size_t)PX_BLOCK));
         for (unsigned i = 0; i < n * 128; i++)
             ((uint32_t *)q->req.buf)[i] = q->stamp;
@@ -514,6 +516,36 @@ static void op_history(struct rig *rig, unsigned t)
         pool_history_turn(rig->pool);
 }
 
+/* ---- Sharing ---- */
+
+/* It may be turned off and on again; some of its work is done at once, or all of a round. */
+static void op_share(struct rig *rig)
+{
+    bool all = dt_rng_below(&rig->rng, 2);
+    struct dt_error err;
+    int ret;
+
+    if (dt_rng_below(&rig->rng, 8) == 0 && rig->store->pending_n == 0) {
+        settle(rig);
+        CHECK(pool_set_share(rig->pool, PX_SHARE_OFF, SHARE_LEAST_RATE, &err) == 0);
+        CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
+        promise(rig, rig->states);
+    }
+    do
+        ret = pool_share_now(rig->pool, (1 + dt_rng_below(&rig->rng, 20)) * 2 * PX_BLOCK);
+    while (ret > 0 && all);
+    CHECK(ret >= 0);
+}
+
+void rig_share(struct rig *rig)
+{
+    struct dt_error err;
+
+    rig->shares = true;
+    settle(rig);
+    CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
+}
+
 /* ---- Receiving ---- */
 
 static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
@@ -645,6 +677,9 @@ void rig_step(struct rig *rig)
         turn(rig);
     } else if (what == 18) {
         op_history(rig, disk);
+        turn(rig);
+    } else if ((what == 19 || what == 20) && rig->shares) {
+        op_share(rig);
         turn(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         settle(rig);
@@ -822,5 +857,5 @@ void rig_check(struct pool *pool)
 
     CHECK(pool_check(pool, &check, &err) == 0);
     CHECK(check.damaged == 0 && check.leaked == 0 && check.unmarked == 0 && check.doubly == 0 &&
-          check.mischarged == 0);
+          check.mischarged == 0 && check.miscounted == 0);
 }

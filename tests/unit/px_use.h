@@ -6,13 +6,15 @@
 #include "px_rig.h"
 
 #include <stdio.h>
+#include <time.h>
 
-/** struct px_use - @events: how often each was said; @last: the text of the last. */
+/** struct px_use - how often each event was said; @last: the text of the last. @now: the pool's clock; 0: the system's. */
 struct px_use {
     struct rig_store *store;
     struct pool *pool;
     unsigned quota, dropped, resumed, others;
     char last[256];
+    uint64_t now;
 };
 
 static inline void px_said(void *arg, const char *event, const char *text)
@@ -30,9 +32,18 @@ static inline void px_said(void *arg, const char *event, const char *text)
     snprintf(u->last, sizeof(u->last), "%s", text);
 }
 
+static inline uint64_t px_clock(void *arg)
+{
+    const struct px_use *u = arg;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return u->now ?: (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
+}
+
 static inline void px_reopen(struct px_use *u)
 {
-    struct pool_options o = {.event = px_said, .arg = u};
+    struct pool_options o = {.event = px_said, .clock = px_clock, .arg = u};
     struct dt_error err = {""};
 
     if (u->pool) {
