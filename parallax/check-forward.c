@@ -182,8 +182,7 @@ void check_forwards(struct checking *k)
     }
     if (ret < 0)
         check_found(k, &k->c->damaged, "the table of shared blocks cannot be read");
-    else if (counted != k->forwards->n - k->forwards->kept ||
-             relived != k->pool->forwards.relived)
+    else if (counted != k->forwards->n - k->forwards->kept || relived != k->pool->forwards.relived)
         check_found(k, &k->c->miscounted, "%llu blocks are shared, and counted as %llu",
                     (unsigned long long)(k->forwards->n - k->forwards->kept),
                     (unsigned long long)counted);

@@ -133,8 +133,7 @@ static int change(struct pool *pool, uint64_t addr, unsigned life, struct px_for
     int ret = tree_page(pool, &t, page_of(addr, life), &page);
 
     pool->changes++;
-    if (ret == 0)
-        *entry = &page->forwards[addr % PX_FORWARDS];
+    *entry = ret == 0 ? &page->forwards[addr % PX_FORWARDS] : NULL;
     return ret;
 }
 
@@ -309,7 +308,7 @@ int forward_mergeable(struct pool *pool, struct px_ptr a, struct px_ptr b)
 
 int forward_merge(struct pool *pool, struct px_ptr a, struct px_ptr b)
 {
-    struct px_forward *address, *own, *to;
+    struct px_forward *address, *own = NULL, *to = NULL;
     struct meeting m;
     int ret = meet(pool, a, b, &m);
 

@@ -21,18 +21,19 @@
  */
 #include "parallax/internal.h"
 
-#define WAYS        4u
-#define MAP_LEAST   1024u
-#define MAP_MOST    (1u << 21) /* places: 48 MiB */
-#define WANTED      1024u      /* pairs that wait for being compared, */
-#define WANTED_FULL (WANTED - PX_FANOUT) /* and no more are looked for from here on: a leaf may add so many */
-#define WRITTEN     4096u      /* blocks that wait for being looked up */
-#define REST_NS     DT_S(60)   /* between rounds */
-#define TICK_NS     DT_MS(5)
-#define TICK_BYTES  (64u << 10)
-#define LEAF_COST   PX_BLOCK
-#define LOOK_COST   64u /* a tree that has nothing to be looked at */
-#define PAIR_COST   (2 * PX_BLOCK)
+#define WAYS      4u
+#define MAP_LEAST 1024u
+#define MAP_MOST  (1u << 21) /* places: 48 MiB */
+#define WANTED    1024u      /* pairs that wait for being compared, */
+#define WANTED_FULL \
+    (WANTED - PX_FANOUT)    /* and no more are looked for from here on: a leaf may add so many */
+#define WRITTEN    4096u    /* blocks that wait for being looked up */
+#define REST_NS    DT_S(60) /* between rounds */
+#define TICK_NS    DT_MS(5)
+#define TICK_BYTES (64u << 10)
+#define LEAF_COST  PX_BLOCK
+#define LOOK_COST  64u /* a tree that has nothing to be looked at */
+#define PAIR_COST  (2 * PX_BLOCK)
 
 /** struct place - where a block of data was seen. @slot: NO_SLOT: nowhere. */
 struct place {
@@ -75,19 +76,23 @@ static uint64_t clock_of(const struct pool *pool)
 
 /* ---- The map ---- */
 
-static void forget_all(struct pool *pool, struct janitor *j)
+/* Where it has room for all blocks, what it knows is of use to the next walk, and to what is written. */
+static void make_map(struct pool *pool, struct janitor *j)
 {
     uint64_t sets = MAP_LEAST / WAYS;
 
     while (sets * WAYS < MIN(2 * pool->space.used, (uint64_t)MAP_MOST))
         sets *= 2;
-    if (sets != j->mask + 1 || !j->map) {
+    if (j->map && sets <= j->mask + 1 && j->parts == 1)
+        return;
+    if (!j->map || sets > j->mask + 1) {
         free(j->map);
         j->map = xcalloc(sets * WAYS, sizeof(*j->map));
         j->mask = sets - 1;
     }
-    for (uint64_t i = 0; i < sets * WAYS; i++)
-        j->map[i].slot = NO_SLOT;
+    for (uint64_t i = 0; i <= j->mask; i++)
+        for (unsigned k = 0; k < WAYS; k++)
+            j->map[i * WAYS + k].slot = NO_SLOT;
 }
 
 /* The place of a block with this CRC, or one to be used for it: a free one, or one of four by chance. */
@@ -186,8 +191,8 @@ static void compare_next(struct pool *pool, struct janitor *j)
 
 /* ---- Writes ---- */
 
-void janitor_written(struct pool *pool, uint32_t slot, uint64_t index, uint64_t addr, unsigned count,
-                     const uint32_t *crc)
+void janitor_written(struct pool *pool, uint32_t slot, uint64_t index, uint64_t addr,
+                     unsigned count, const uint32_t *crc)
 {
     struct janitor *j = pool->janitor;
 
@@ -237,7 +242,7 @@ static void next_part(struct pool *pool, struct janitor *j)
         j->counters.rounds++;
         j->rest_until = clock_of(pool) + REST_NS;
     }
-    forget_all(pool, j);
+    make_map(pool, j);
 }
 
 /* One leaf of a tree, or a tree that has none to be looked at. What it costs. */
@@ -298,7 +303,7 @@ static bool work(struct pool *pool, struct janitor *j, bool rests)
     }
     while (!rests && j->wanted_n < WANTED_FULL && j->budget >= LEAF_COST) {
         if (j->slot >= pool->catalog.slots) {
-            if (j->wanted_n) /* the map is forgotten with this part */
+            if (j->wanted_n) /* a round ends when what it found was compared */
                 break;
             next_part(pool, j);
             if (j->part == 0)
@@ -319,7 +324,7 @@ static struct janitor *of(struct pool *pool)
     j = pool->janitor = xcalloc(1, sizeof(*j));
     j->parts = (uint32_t)(1 + 2 * pool->space.used / MAP_MOST);
     j->filled = clock_of(pool);
-    forget_all(pool, j);
+    make_map(pool, j);
     return j;
 }
 
@@ -395,9 +400,8 @@ int pool_set_share(struct pool *pool, enum px_share share, uint64_t rate, struct
 
 void pool_share(const struct pool *pool, struct pool_share *share)
 {
-    *share = (struct pool_share){.share = pool->root.share,
-                                 .rate = pool->root.share_rate,
-                                 .shared = pool->forwards.shared};
+    *share = (struct pool_share){
+        .share = pool->root.share, .rate = pool->root.share_rate, .shared = pool->forwards.shared};
     if (pool->janitor)
         share->counters = pool->janitor->counters;
 }

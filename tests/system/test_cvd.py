@@ -5,10 +5,9 @@ import os
 import random
 import subprocess
 
-from devtap_test import wait_for
 from devtap_test.load import file_system, fio_verify, kernel_errors
 from devtap_test.pool import PoolProcess, binary, check, cvd
-from devtap_test.process import Process, free_socket_path
+from devtap_test.process import Process, free_socket_path, wait_for
 
 MIB = 1 << 20
 
@@ -58,22 +57,25 @@ def test_share(t):
     data = random.Random(3).randbytes(2 * MIB)
     image.write_bytes(data + bytes(MIB) + data)
     cvd("pool", "create", pool, "--size", "256M", "--share", "on")
-    assert "does not share" in cvd("pool", "share", other_pool(t), "--now", status=1)
+    assert "does not share" in cvd("pool", "share", other_pool(t), "--now", status=2)
     for name in ("a", "b"):
         cvd("create", f"{pool}/{name}", "--size", "16M")
         cvd("fill", f"{pool}/{name}", image)
     before = json.loads(cvd("pool", "info", pool, "--json"))
     told = json.loads(cvd("pool", "share", pool, "--now", "--json"))
-    t.equal((told["saved"], told["merged"], told["share"]), (6 * MIB, 6 * MIB // 4096, "on"))
+    t.equal((told["saved"], told["share"]), (6 * MIB, "on"))
+    assert told["merged"] and not told["different"], f"{told}"
     after = json.loads(cvd("pool", "info", pool, "--json"))
     t.equal(after["saved"], 6 * MIB)
-    assert before["used"] - after["used"] > 5 * MIB, "the pool has no more space than before"
+    gained = before["used"] - after["used"]
+    assert gained > after["saved"] - before["saved"] - MIB, f"the pool gained {gained} bytes"
     for name in ("a", "b"):
         (usage,) = json.loads(cvd("du", f"{pool}/{name}", "--json"))
         t.equal((usage["charged"], usage["shared"], usage["held"]), (4 * MIB, 4 * MIB, 0))
-    with PoolProcess(pool, t.folder):
-        served_meanwhile(t, pool, image)
-    assert check(pool)["findings"] == [], "the pool is not whole"
+    t.use(PoolProcess(pool, t.folder))
+    served_meanwhile(t, pool, image)
+    cvd("pool", "close", pool)
+    check(pool)
 
 
 def other_pool(t):
@@ -87,14 +89,14 @@ def served_meanwhile(t, pool, image):
     t.equal((told["share"], told["rate"]), ("writes", 64 * MIB))
     cvd("create", f"{pool}/c", "--size", "16M")
     cvd("fill", f"{pool}/c", image)
-    wait_for(lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 10 * MIB,
-             "the third disk to share its blocks with the others")
+    wait_for("the third disk to share its blocks with the others",
+             lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 10 * MIB)
     assert "background" in cvd("pool", "share", pool, "--now", status=4)
     cvd("export", f"{pool}/c", t.folder / "copy")
     t.equal((t.folder / "copy").read_bytes()[:image.stat().st_size], image.read_bytes())
     cvd("delete", f"{pool}/a")
-    wait_for(lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 6 * MIB,
-             "the deleted disk to be given back")
+    wait_for("the deleted disk to be given back",
+             lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 6 * MIB)
 
 
 def test_guest(t):

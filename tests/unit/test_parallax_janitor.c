@@ -55,10 +55,8 @@ static uint64_t used(struct px_use *u)
 static void put(struct px_use *u, struct disk *disk, uint64_t block, void (*fill)(uint8_t *, int),
                 int value)
 {
-    struct px_io io = {.req = {.op = DISK_WRITE,
-                               .offset = block * PX_BLOCK,
-                               .length = PX_BLOCK,
-                               .done = px_done}};
+    struct px_io io = {
+        .req = {.op = DISK_WRITE, .offset = block * PX_BLOCK, .length = PX_BLOCK, .done = px_done}};
 
     io.req.buf = xaligned(PX_BLOCK, PX_BLOCK);
     fill(io.req.buf, value);
@@ -425,8 +423,8 @@ static void histories(void **state)
     put(&u, d, 1, fill_plain, 7);
     for (unsigned i = 0; i < 2; i++) { /* the second time, the place of one has been used again */
         rig_check(u.pool);
-        assert_int_equal(
-            disk_open_at(&was, u.pool, px_slot(&u, "a"), past.last, "reader", &err), 0);
+        assert_int_equal(disk_open_at(&was, u.pool, px_slot(&u, "a"), past.last, "reader", &err),
+                         0);
         io = px_submit(was, DISK_READ, 0, 2);
         px_run(&u);
         for (unsigned k = 0; k < 2 * PX_BLOCK; k++)

@@ -10,13 +10,12 @@ static void print_json_of(const struct target *t, const struct pool_share *s)
 {
     const struct pool_share_counters *c = &s->counters;
 
-    print_json_to(t->out, json_pack("{ss sI sI sI sI sI sI sI sI}", "share",
-                                    share_choices[s->share], "rate", (json_int_t)s->rate, "saved",
-                                    (json_int_t)(s->shared << PX_BLOCK_SHIFT), "looked",
-                                    (json_int_t)c->looked, "compared", (json_int_t)c->compared,
-                                    "different", (json_int_t)c->different, "merged",
-                                    (json_int_t)c->merged, "missed", (json_int_t)c->missed,
-                                    "rounds", (json_int_t)c->rounds));
+    print_json_to(
+        t->out, json_pack("{ss sI sI sI sI sI sI sI sI}", "share", share_choices[s->share], "rate",
+                          (json_int_t)s->rate, "saved", (json_int_t)(s->shared << PX_BLOCK_SHIFT),
+                          "looked", (json_int_t)c->looked, "compared", (json_int_t)c->compared,
+                          "different", (json_int_t)c->different, "merged", (json_int_t)c->merged,
+                          "missed", (json_int_t)c->missed, "rounds", (json_int_t)c->rounds));
 }
 
 static int print(const struct target *t, bool json)
@@ -53,7 +52,8 @@ static int share_now(struct target *t, struct dt_error *err)
             return -EIO;
     }
     if (ret == -EROFS)
-        return dt_fail(err, ret, "it does not share blocks: 'cvd pool share POOL on' begins that");
+        return dt_fail(err, -EINVAL,
+                       "it does not share blocks: 'cvd pool share POOL on' begins that");
     return ret < 0 ? dt_fail(err, ret, "equal blocks cannot be shared: %s", strerror(-ret)) : 0;
 }
 
