@@ -118,11 +118,11 @@ void super_forget_worker(struct supervisor *s)
 
 /* ---- Its death ----------------------------------------------------------------------------- */
 
-static void restart_later(struct supervisor *s, bool served)
+static void restart_later(struct supervisor *s, bool at_once)
 {
     uint64_t wait = 0;
 
-    if (served || s->innocent)
+    if (at_once)
         s->backoff = 0;
     else
         wait = s->backoff = s->backoff ? MIN(2 * s->backoff, BACKOFF_MAX) : BACKOFF_FIRST;
@@ -137,16 +137,21 @@ static void restart_later(struct supervisor *s, bool served)
         super_start_worker(s);
 }
 
+/* It could not even start, and has said why: it has taken no request. */
+static bool has_refused(const struct supervisor *s, int code)
+{
+    return code == CLD_EXITED && s->refusal[0];
+}
+
 static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
 {
-    bool said = code == CLD_EXITED && s->refusal[0];
     char cause[80];
 
     if (s->hung)
         events_add(
             events(s), NULL, "worker-died", json_pack("{ss si}", "why", "hang", "pid", (int)pid),
             "worker %d hung for %.1f s and was killed", (int)pid, (double)s->config.hang / 1e9);
-    else if (said)
+    else if (has_refused(s, code))
         events_add(events(s), NULL, "worker-died", cause_json(code, status, pid),
                    "worker %d cannot serve: %s", (int)pid, s->refusal);
     else
@@ -154,20 +159,25 @@ static void tell_death(struct supervisor *s, int code, int status, pid_t pid)
                    "worker %d died: %s", (int)pid, cause_text(code, status, cause, sizeof(cause)));
 }
 
+/* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing. */
+static bool ended_from_outside(const struct supervisor *s, int code, int status)
+{
+    bool killed = code == CLD_EXITED ? status == KILL_STATUS : status == SIGKILL;
+
+    return (killed && !s->hung && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
+}
+
 static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid)
 {
     bool served = s->ready_at && dt_clock_ns() - s->ready_at > SERVED_WELL_NS;
-    bool killed;
+    bool refused = has_refused(s, code);
 
     super_forget_worker(s);
     watchdog_stop(&s->watchdog);
     s->ready_at = 0;
-    /* SIGKILL comes from a person, or where memory is short; the latter may be a request's doing.
-     */
     s->soon = served ? 0 : s->soon + 1;
-    killed = code == CLD_EXITED ? status == KILL_STATUS : status == SIGKILL;
-    s->innocent =
-        (killed && !s->hung && s->soon < SOON_ENOUGH) || (code == CLD_EXITED && status == 0);
+    if (!refused) /* else what its predecessor ran is still judged by how that one ended */
+        s->innocent = ended_from_outside(s, code, status);
     if (s->stopping) {
         super_finish(s, code == CLD_EXITED ? status : 1);
         return;
@@ -190,7 +200,7 @@ static void worker_is_gone(struct supervisor *s, int code, int status, pid_t pid
         super_start_worker(s);
         return;
     }
-    restart_later(s, served);
+    restart_later(s, served || (s->innocent && !refused));
 }
 
 static void run_worker_ended(struct dt_watch *watch, uint32_t poll_events)

@@ -532,11 +532,11 @@ class PacketQueue:
 
     def _open(self):
         error = _Error()
+        self._session += 1  # before timers run: what they have kept is of the session before
         code = self._lib.dt_queue_open(ctypes.byref(self._queue), os.fsencode(self.path),
                                        int(self.SLICE * 1000), ctypes.byref(error))
         self._run_timers()
         if code == 0:
-            self._session += 1
             self.card = json.loads(self._lib.dt_queue_description(self._queue))
         elif -code not in (errno.ENOENT, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EAGAIN,
                            errno.EPIPE):

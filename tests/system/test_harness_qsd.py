@@ -21,14 +21,6 @@ def test_split_1_queue(t):
     check(t, queues=1, packed=False)
 
 
-def test_split_4_queues(t):
-    check(t, queues=4, packed=False)
-
-
-def test_packed_1_queue(t):
-    check(t, queues=1, packed=True)
-
-
 def test_packed_4_queues(t):
     check(t, queues=4, packed=True)
 

@@ -15,7 +15,7 @@ from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
 
 MIB = 1 << 20
-KILLS = int(os.environ.get("DEVTAP_KILLS", "40"))
+KILLS = int(os.environ.get("DEVTAP_KILLS", "24"))
 
 
 def killed(t, packed, queues, kills, chain=""):

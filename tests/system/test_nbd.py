@@ -64,9 +64,10 @@ def test_server_killed(t):
 
 @limit(180)
 def test_worker_killed(t):
-    """kill -9 of workers, and of the server between, under verified load."""
+    """kill -9 of workers, and of the server between, under verified load; once it is away for longer than a
+    worker's start waits for it."""
     server = slow_server(t)
-    disk = t.soft_disk(f"nbd uri={server.uri} connect-timeout=5s fence-delay=100ms")
+    disk = t.soft_disk(f"nbd uri={server.uri} connect-timeout=1s fence-delay=100ms")
     guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
     load = VerifiedLoad(guest, jobs=2)
     for number in range(1, 11):
@@ -74,8 +75,12 @@ def test_worker_killed(t):
         disk.kill_worker()
         if number % 3 == 0:
             server.kill()
+            if number == 6:
+                wait_for("a worker that finds no server",
+                         lambda: any("cannot serve" in e["text"] for e in disk.events("worker-died")))
             server.restart()
         load.check(f"after {number} kills")
+    load.goes_on()
     passes = load.finish()
     t.equal(kernel_errors(guest), "")
     t.log(f"{passes} passes of fio")

@@ -87,9 +87,14 @@ class VerifiedLoad:
         return int(fields[0]) + int(fields[4])
 
     def goes_on(self, more=20, timeout=60.0):
-        """Waits until `more` requests have completed since now."""
+        """Waits until `more` requests have completed since now; fails at once with fio's words if fio has given up."""
         before = self.requests()
-        wait_for("the guest's I/O to go on", lambda: self.requests() > before + more, timeout)
+
+        def more_done():
+            self.check("is to go on")
+            return self.requests() > before + more
+
+        wait_for("the guest's I/O to go on", more_done, timeout)
 
     def check(self, when=""):
         """Fails with fio's words if fio has found fault."""
