@@ -221,6 +221,8 @@ void janitor_written(struct pool *pool, uint32_t slot, uint64_t index, uint64_t 
 /** janitor_turn() - look for equal blocks, at the rate that was set. True: there is more to do now. */
 bool janitor_turn(struct pool *pool);
 void janitor_fini(struct pool *pool);
+/** share_judge() - could a pool be told so? */
+int share_judge(enum px_share share, uint64_t rate, struct dt_error *err);
 
 /* ---- Journal (journal.c) ---- */
 

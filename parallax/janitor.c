@@ -371,27 +371,32 @@ void janitor_fini(struct pool *pool)
 
 /* ---- What is asked for ---- */
 
-static int refuse_rate(struct dt_error *err)
+int share_judge(enum px_share share, uint64_t rate, struct dt_error *err)
 {
-    return dt_fail(err, -EINVAL, "the janitor reads at least 64K per second");
+    if (share >= PX_SHARES)
+        return dt_fail(err, -EINVAL, "blocks are shared off, on or with writes");
+    if (share != PX_SHARE_OFF && (rate < SHARE_LEAST_RATE || rate > SHARE_MOST_RATE))
+        return dt_fail(err, -EINVAL, "the janitor reads 64K to 1T per second");
+    return 0;
 }
 
 int pool_set_share(struct pool *pool, enum px_share share, uint64_t rate, struct dt_error *err)
 {
     struct px_root *root = &pool->root;
+    int ret = share_judge(share, rate, err);
 
-    if (share >= PX_SHARES)
-        return dt_fail(err, -EINVAL, "blocks are shared off, on or with writes");
-    if (share != PX_SHARE_OFF && rate < SHARE_LEAST_RATE)
-        return refuse_rate(err);
+    if (ret < 0)
+        return ret;
     if (pool->o.read_only)
         return dt_fail(err, -EROFS, "%s was opened read-only", pool->store->name);
-    if (share != PX_SHARE_OFF && !root->features) {
+    if (share == PX_SHARE_OFF && !root->features)
+        return 0;
+    if (!root->features) {
         root->features |= PX_SHARED;
         forward_begin(pool);
     }
     root->share = (uint8_t)share;
-    root->share_rate = rate;
+    root->share_rate = MIN(rate, SHARE_MOST_RATE);
     pool->changes++;
     pool_kick(pool);
     /* There is no record of it in the journal: a root tells it. */
@@ -408,7 +413,12 @@ void pool_share(const struct pool *pool, struct pool_share *share)
 
 uint64_t pool_share_wait(const struct pool *pool)
 {
-    return pool->root.share == PX_SHARE_OFF || pool->failed
-               ? UINT64_MAX
-               : MAX(TICK_NS, DT_S(1) / MAX(pool->root.share_rate / TICK_BYTES, (uint64_t)1));
+    const struct janitor *j = pool->janitor;
+    uint64_t now;
+
+    if (pool->root.share == PX_SHARE_OFF || pool->failed)
+        return UINT64_MAX;
+    if (j && !j->wanted_n && !j->written_n && (now = clock_of(pool)) < j->rest_until)
+        return j->rest_until - now;
+    return MAX(TICK_NS, DT_S(1) / MAX(pool->root.share_rate / TICK_BYTES, (uint64_t)1));
 }

@@ -161,7 +161,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     if (journal < PX_JOURNAL_MIN || journal > PX_JOURNAL_MAX || journal > store->blocks / 4)
         return dt_fail(err, -EINVAL, "a journal has %u to %u blocks, at most a quarter of the pool",
                        PX_JOURNAL_MIN, PX_JOURNAL_MAX);
-    ret = refuse_existing(store, err);
+    ret = share_judge(o->share, o->share_rate, err) ?: refuse_existing(store, err);
     if (ret < 0)
         return ret;
     ret = wipe(store, PX_JOURNAL_AT + journal);
@@ -174,7 +174,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     if (o->share) {
         pool->root.features = PX_SHARED;
         pool->root.share = (uint8_t)o->share;
-        pool->root.share_rate = MAX(o->share_rate, SHARE_LEAST_RATE);
+        pool->root.share_rate = o->share_rate;
         forward_begin(pool);
     }
     journal_init(pool, pool_random(), 1);
@@ -245,7 +245,7 @@ static bool features_possible(const struct px_root *root)
            root->relived < root->blocks * PX_LIVES &&
            tree_span(root->forward_levels) / PX_LIVES >=
                (root->blocks + PX_FORWARDS - 1) / PX_FORWARDS &&
-           root->share_rate <= UINT64_MAX >> 24;
+           root->share_rate <= SHARE_MOST_RATE;
 }
 
 static int read_root(struct pool *pool, struct dt_error *err)

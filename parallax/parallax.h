@@ -92,6 +92,7 @@ void pool_info(const struct pool *pool, struct pool_info *info);
 
 #define SHARE_RATE       ((uint64_t)16 << 20) /* unless told */
 #define SHARE_LEAST_RATE ((uint64_t)64 << 10)
+#define SHARE_MOST_RATE  ((uint64_t)1 << 40)
 /**
  * pool_set_share() - who looks for equal blocks from now on.
  * @share: nobody, a janitor in the background, or it and whoever writes. What is shared stays so.

@@ -496,6 +496,67 @@ static void what_was_written_is_looked_up(void **state)
     px_end(&u);
 }
 
+/* With more blocks the table has more levels. */
+static void it_grows(void **state)
+{
+    struct dt_error err = {""};
+    struct px_use u;
+    struct disk *d;
+    uint8_t *more;
+
+    begin(&u, 1024);
+    share(&u, PX_SHARE_ON);
+    d = px_create(&u, "a", BLOCKS);
+    for (uint64_t i = 0; i < 10; i++)
+        put(&u, d, i, fill_plain, 8);
+    janitor(&u);
+    checkpoint(&u);
+    more = xaligned(PX_BLOCK, (size_t)8192 * PX_BLOCK);
+    memcpy(more, u.store->bytes, (size_t)1024 * PX_BLOCK);
+    free(u.store->bytes);
+    u.store->bytes = more;
+    u.store->s.blocks = 8192;
+    assert_int_equal(pool_grow(u.pool, &err), 0);
+    put(&u, d, 20, fill_plain, 8);
+    janitor(&u);
+    assert_int_equal(told(&u).shared, 10);
+    rig_check(u.pool);
+    disk_close(d);
+    px_reopen(&u);
+    rig_check(u.pool);
+    expect(&u, "a", 9, fill_plain, 8);
+    px_end(&u);
+}
+
+/* Writes wait for space, the janitor makes some, and they go on. */
+static void a_full_pool(void **state)
+{
+    struct dt_error err = {""};
+    struct px_io *io[440];
+    struct px_use u;
+    struct disk *d;
+
+    begin(&u, 512);
+    share(&u, PX_SHARE_ON);
+    assert_int_equal(pool_create_disk(u.pool, "a", (uint64_t)4096 * PX_BLOCK, 512, &err), 0);
+    d = px_open(&u, "a");
+    for (unsigned i = 0; i < 440; i++) { /* 255 different ones */
+        io[i] = px_submit(d, DISK_WRITE, i, 1);
+        px_run(&u);
+    }
+    assert_true(!io[439]->done && u.others == 1); /* it was said */
+    for (unsigned i = 0; i < 440 && !io[439]->done; i++) {
+        janitor(&u);
+        px_run(&u);
+    }
+    for (unsigned i = 0; i < 440; i++)
+        assert_int_equal(px_finish(io[i]), 0);
+    assert_int_equal(px_charged(&u, "a"), 440);
+    rig_check(u.pool);
+    disk_close(d);
+    px_end(&u);
+}
+
 static void refuses(struct px_use *u, int error, const char *text)
 {
     struct pool_options o = {0};
@@ -519,6 +580,9 @@ static void formats(void **state)
     assert_int_equal(pool_share_now(u.pool, 1 << 20), -EROFS);
     assert_true(pool_set_share(u.pool, PX_SHARES, SHARE_RATE, &err) == -EINVAL && *err.text);
     assert_true(pool_set_share(u.pool, PX_SHARE_ON, 100, &err) == -EINVAL && *err.text);
+    assert_int_equal(pool_set_share(u.pool, PX_SHARE_OFF, SHARE_RATE, &err), 0);
+    checkpoint(&u);
+    assert_int_equal(version(&u), 2);
     share(&u, PX_SHARE_ON);
     assert_int_equal(version(&u), 3);
     share(&u, PX_SHARE_OFF);
@@ -550,6 +614,8 @@ int main(void)
         cmocka_unit_test(histories),
         cmocka_unit_test(rot_does_not_spread),
         cmocka_unit_test(what_was_written_is_looked_up),
+        cmocka_unit_test(it_grows),
+        cmocka_unit_test(a_full_pool),
         cmocka_unit_test(formats),
     };
 
