@@ -49,6 +49,7 @@ struct place {
  * @wanted:  pairs to be compared, in their order; the store was told.
  * @written: what was written lately; @addr tells whether it still stands there.
  * @budget:  bytes that it may read now; @filled: when it got some last.
+ * @seen:    the root when the last round ended.
  */
 struct janitor {
     struct place *map;
@@ -64,7 +65,7 @@ struct janitor {
     } written[WRITTEN];
     uint32_t wanted_at, wanted_n, written_at, written_n;
     uint8_t *bytes; /* of two blocks */
-    uint64_t budget, filled, rest_until;
+    uint64_t budget, filled, rest_until, seen;
     struct pool_share_counters counters;
 };
 
@@ -241,6 +242,7 @@ static void next_part(struct pool *pool, struct janitor *j)
         j->parts = (uint32_t)(1 + 2 * pool->space.used / MAP_MOST);
         j->counters.rounds++;
         j->rest_until = clock_of(pool) + REST_NS;
+        j->seen = pool->root.seq;
     }
     make_map(pool, j);
 }
@@ -328,10 +330,19 @@ static struct janitor *of(struct pool *pool)
     return j;
 }
 
+/* Where nothing has changed since the last round, the next one would find nothing. */
+static bool is_resting(const struct pool *pool, struct janitor *j, uint64_t now)
+{
+    if (now >= j->rest_until && j->seen == pool->root.seq && j->part == 0 && j->slot == 0 &&
+        j->cursor == 0)
+        j->rest_until = now + REST_NS;
+    return now < j->rest_until;
+}
+
 bool janitor_turn(struct pool *pool)
 {
     struct janitor *j;
-    uint64_t now, most = MAX(pool->root.share_rate / 8, (uint64_t)TICK_BYTES);
+    uint64_t now, most = MAX(pool->root.share_rate / 64, (uint64_t)TICK_BYTES);
 
     if (likely(pool->root.share == PX_SHARE_OFF) || pool->failed || pool->o.read_only)
         return false;
@@ -342,7 +353,7 @@ bool janitor_turn(struct pool *pool)
     j->budget += MIN(now - j->filled, DT_S(1)) / 1000 * pool->root.share_rate / 1000000;
     j->budget = MIN(j->budget, most);
     j->filled = now;
-    return work(pool, j, now < j->rest_until) && j->budget >= TICK_BYTES;
+    return work(pool, j, is_resting(pool, j, now)) && j->budget >= TICK_BYTES;
 }
 
 int pool_share_now(struct pool *pool, uint64_t bytes)
