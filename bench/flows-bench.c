@@ -8,6 +8,7 @@
  * CHAIN goes before a wire that answers every packet, and is by default `symmetry flows=1M`. No ring, no system call: what is
  * measured is the chain, beside the wire alone. Each flow sends one packet in its turn.
  */
+#include "base/bytes.h"
 #include "core/net.h"
 #include "net/net.h"
 

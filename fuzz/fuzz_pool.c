@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fuzz_pool.c - changes to a good pool, as they are and with the checksums of journal, root and
- * label repaired; then it is opened, checked, read and written.
+ * fuzz_pool.c - changes to a good pool, as they are and with the checksums of journal, root, label and
+ * table of shared blocks repaired; then it is opened, checked, read and written.
  *
  * An input is a list of changes: 2 bytes of block, 2 bytes of offset in it, 1 byte of value each.
  * Invariants: whatever a pool holds, opening it ends with a pool or a sentence; nothing leads
@@ -22,19 +22,52 @@ static void quiet(void *arg, uint32_t slot, const char *event, const char *text)
 
 static void make_good(void)
 {
+    struct pool_share told;
     struct rig rig;
 
     rig_new(&rig, BLOCKS, PX_JOURNAL_MIN, 42);
+    rig_share(&rig);
     for (unsigned i = 0; i < STEPS; i++)
+        rig_step(&rig);
+    while (pool_share_now(rig.pool, 1 << 20) > 0)
+        ;
+    pool_share(rig.pool, &told);
+    CHECK(told.shared > 0);
+    rig_reopen(&rig, false);
+    for (unsigned i = 0; i < STEPS / 4; i++)
         rig_step(&rig);
     good = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK);
     memcpy(good, rig.store->bytes, BLOCKS * PX_BLOCK);
     rig_free(&rig);
 }
 
+/* The table of shared blocks, from its leaves up. What was changed may lead in circles: @left ends them. */
+static void repair_tree(uint8_t *bytes, struct px_ptr *ptr, unsigned level, unsigned *left)
+{
+    uint8_t *block = bytes + ptr_addr(*ptr) * PX_BLOCK;
+
+    if (ptr_hole(*ptr) || ptr_addr(*ptr) >= BLOCKS || level > PX_MAX_LEVELS || *left == 0)
+        return;
+    --*left;
+    for (unsigned i = 0; level && i < PX_FANOUT; i++)
+        repair_tree(bytes, (struct px_ptr *)block + i, level - 1, left);
+    *ptr = ptr_make(ptr_addr(*ptr), ptr_birth(*ptr), ptr_flags(*ptr), crc32c(0, block, PX_BLOCK));
+}
+
+static void repair_forwards(uint8_t *bytes)
+{
+    for (unsigned i = 0; i < 2 * PX_ROOT_SLOTS; i++) {
+        struct px_root *root = (struct px_root *)(bytes + (PX_ROOT_AT + i) * PX_BLOCK);
+        unsigned left = 100;
+
+        repair_tree(bytes, &root->forwards, root->forward_levels, &left);
+    }
+}
+
 /* No mutation would ever find a checksum. */
 static void repair(uint8_t *bytes)
 {
+    repair_forwards(bytes);
     for (unsigned i = 0; i < PX_JOURNAL_AT + PX_JOURNAL_MIN; i++) {
         uint8_t *block = bytes + (size_t)i * PX_BLOCK;
         unsigned at = i < PX_JOURNAL_AT ? 12 : 4;
@@ -60,6 +93,8 @@ static void use(struct rig_store *store, struct pool *pool)
         if (pool_record(pool, slot))
             (void)pool_usage(pool, slot, &usage, &err);
     }
+    for (unsigned i = 0; i < 100 && pool_share_now(pool, 1 << 20) > 0; i++)
+        ;
     if (pool_reclaim_all(pool, &err) == 0)
         (void)pool_check(pool, &check, &err);
 }

@@ -6,28 +6,15 @@
  * is gone through once. For each block reached, a fingerprint of where it stands and what is said
  * of it (its index, birth and checksum) is kept: a block that is reached again must have the same
  * one, because what trees share stands at the same index. What is reached twice otherwise has two
- * owners. At the end the blocks reached and the free maps must agree. Each block of data is counted for
+ * owners. Blocks that are shared for their contents: check-forward.c. At the end the blocks reached and the free maps must agree. Each block of data is counted for
  * the disk whose line it was born in, and the counts must be what the disks are charged for.
  */
-#include "parallax/internal.h"
+#include "parallax/check.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-struct checking {
-    struct pool *pool;
-    struct pool_check *c;
-    uint32_t *prints;  /* of each block; 0 = not reached */
-    uint64_t *charges; /* of each slot */
-    uint32_t slot;     /* whose tree is being gone through, */
-    uint64_t after;    /* but for what was not born after this */
-    uint8_t *buffer;
-    const char *where;
-    uint64_t cursor; /* of the tree that is being gone through */
-};
-
-static void find(struct checking *k, uint64_t *counter, const char *fmt, ...) DT_PRINTF(3, 4);
-static void find(struct checking *k, uint64_t *counter, const char *fmt, ...)
+void check_found(struct checking *k, uint64_t *counter, const char *fmt, ...)
 {
     char text[256];
     va_list args;
@@ -59,8 +46,8 @@ static bool reach(struct checking *k, struct px_ptr ptr, unsigned kind, unsigned
         return true;
     }
     if (*print != now)
-        find(k, &k->c->doubly, "block %llu has two owners; one is %s",
-             (unsigned long long)ptr_addr(ptr), k->where);
+        check_found(k, &k->c->doubly, "block %llu has two owners; one is %s",
+                    (unsigned long long)ptr_addr(ptr), k->where);
     return false;
 }
 
@@ -93,12 +80,23 @@ static void check_data(struct checking *k, struct px_ptr ptr, uint64_t index)
         return;
     ret = k->pool->store->get(k->pool->store, k->buffer, ptr_addr(ptr), 1);
     if (ret < 0)
-        find(k, &k->c->damaged, "%s: block %llu at %llu bytes cannot be read: %s", k->where,
-             (unsigned long long)ptr_addr(ptr), (unsigned long long)(index << PX_BLOCK_SHIFT),
-             strerror(-ret));
+        check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes cannot be read: %s", k->where,
+                    (unsigned long long)ptr_addr(ptr),
+                    (unsigned long long)(index << PX_BLOCK_SHIFT), strerror(-ret));
     else if (crc32c(0, k->buffer, PX_BLOCK) != ptr_crc(ptr))
-        find(k, &k->c->damaged, "%s: block %llu at %llu bytes differs from its checksum", k->where,
-             (unsigned long long)ptr_addr(ptr), (unsigned long long)(index << PX_BLOCK_SHIFT));
+        check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes differs from its checksum",
+                    k->where, (unsigned long long)ptr_addr(ptr),
+                    (unsigned long long)(index << PX_BLOCK_SHIFT));
+}
+
+static void check_block(struct checking *k, struct px_ptr ptr, uint64_t index)
+{
+    int ret = -1;
+
+    if (k->forwards)
+        ret = check_forwarded(k, &ptr, print_of(ptr, TREE_DISK, 0, index));
+    if (ret > 0 || (ret < 0 && reach(k, ptr, TREE_DISK, 0, index)))
+        check_data(k, ptr, index);
 }
 
 /* @bottom: the level of what the tree maps, as far as it is kept in nodes: 0, or 1 for disks. */
@@ -112,20 +110,20 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
     if (ptr_hole(ptr) || (index + 1) * span <= k->cursor || ptr_birth(ptr) <= k->after)
         return;
     if (ptr_addr(ptr) < k->pool->space.first || ptr_addr(ptr) >= k->pool->space.blocks) {
-        find(k, &k->c->damaged, "%s points outside of the pool", k->where);
+        check_found(k, &k->c->damaged, "%s points outside of the pool", k->where);
+        return;
+    }
+    if (level == 0 && kind == TREE_DISK) {
+        check_block(k, ptr, index);
         return;
     }
     if (!reach(k, ptr, kind, level, index))
         return;
-    if (level == 0 && kind == TREE_DISK) {
-        check_data(k, ptr, index);
-        return;
-    }
     k->c->nodes++;
     node_trim(k->pool);
     if (node_get(k->pool, ptr, kind, level, &node) < 0) {
-        find(k, &k->c->damaged, "%s: the node in block %llu is damaged", k->where,
-             (unsigned long long)ptr_addr(ptr));
+        check_found(k, &k->c->damaged, "%s: the node in block %llu is damaged", k->where,
+                    (unsigned long long)ptr_addr(ptr));
         return;
     }
     if (level == 0) {
@@ -200,8 +198,8 @@ static void compare_charges(struct checking *k)
         const struct px_record *r = catalog_record(k->pool, slot);
 
         if (r->kind == PX_DISK && r->charged != k->charges[slot])
-            find(k, &k->c->mischarged, "%s is charged for %llu blocks and has %llu", r->name,
-                 (unsigned long long)r->charged, (unsigned long long)k->charges[slot]);
+            check_found(k, &k->c->mischarged, "%s is charged for %llu blocks and has %llu", r->name,
+                        (unsigned long long)r->charged, (unsigned long long)k->charges[slot]);
     }
 }
 
@@ -218,15 +216,16 @@ static int compare_maps(struct checking *k)
             return ret;
         used += marked;
         if (marked && !reached)
-            find(k, &k->c->leaked, "block %llu is marked as in use, and nothing points to it",
-                 (unsigned long long)addr);
+            check_found(k, &k->c->leaked,
+                        "block %llu is marked as in use, and nothing points to it",
+                        (unsigned long long)addr);
         if (reached && !marked)
-            find(k, &k->c->unmarked, "block %llu is in use, and marked as free",
-                 (unsigned long long)addr);
+            check_found(k, &k->c->unmarked, "block %llu is in use, and marked as free",
+                        (unsigned long long)addr);
     }
     if (used != s->used)
-        find(k, &k->c->damaged, "%llu blocks are marked as in use, but counted as %llu",
-             (unsigned long long)used, (unsigned long long)s->used);
+        check_found(k, &k->c->damaged, "%llu blocks are marked as in use, but counted as %llu",
+                    (unsigned long long)used, (unsigned long long)s->used);
     return 0;
 }
 
@@ -245,14 +244,19 @@ int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err
                        (unsigned long long)(pool->space.blocks * sizeof(*k.prints)));
     k.charges = xcalloc(pool->catalog.slots + 1ull, sizeof(*k.charges));
     k.buffer = xaligned(PX_BLOCK, PX_BLOCK);
+    k.forwards = check_forwards_new(pool);
     k.where = "the catalogue";
     check_tree(&k, pool->root.catalog, TREE_CATALOG, pool->root.catalog_levels, 0);
     k.where = "the free maps";
     check_tree(&k, pool->root.spacemap, TREE_SPACE, pool->root.spacemap_levels, 0);
+    k.where = "the table of shared blocks";
+    check_tree(&k, pool->forwards.root, TREE_FORWARD, MAX(pool->forwards.levels, 1), 0);
     for (enum pass pass = LIVE; pass < PASSES; pass++)
         check_disks(&k, pass);
     compare_charges(&k);
+    check_forwards(&k);
     ret = compare_maps(&k);
+    check_forwards_free(k.forwards);
     free(k.prints);
     free(k.charges);
     free(k.buffer);

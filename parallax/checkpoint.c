@@ -90,6 +90,7 @@ int checkpoint_begin(struct pool *pool)
     ret = ret ?: space_checkpoint(pool);
     ret = ret ?: write_nodes(pool, TREE_DISK);
     ret = ret ?: write_nodes(pool, TREE_PAST);
+    ret = ret ?: write_nodes(pool, TREE_FORWARD);
     ret = ret ?: fill_catalog(pool);
     ret = ret ?: write_nodes(pool, TREE_CATALOG);
     ret = ret ?: write_nodes(pool, TREE_SPACE);
@@ -97,6 +98,11 @@ int checkpoint_begin(struct pool *pool)
         return pool_fail(pool, ret, "a root cannot be made");
     resolve(pool, &pool->root.catalog);
     resolve(pool, &pool->root.spacemap);
+    resolve(pool, &pool->forwards.root);
+    pool->root.forwards = pool->forwards.root;
+    pool->root.forward_levels = pool->forwards.levels;
+    pool->root.shared = pool->forwards.shared;
+    pool->root.relived = pool->forwards.relived;
     pool->root.blocks = pool->space.blocks;
     pool->root.used = pool->space.used;
     pool->changes = 0;
@@ -112,7 +118,7 @@ int checkpoint_root(struct pool *pool)
     int ret;
 
     memcpy(root->magic, ROOT_MAGIC, sizeof(root->magic));
-    root->version = PX_ROOT_VERSION;
+    root->version = root->features ? PX_ROOT_VERSION : PX_ROOT_PLAIN;
     memcpy(root->uuid, pool->uuid, sizeof(root->uuid));
     root->seq++;
     root->generation = pool->journal.generation;

@@ -11,7 +11,8 @@
 #define PX_FAN_SHIFT    8u
 #define PX_MAX_LEVELS   6u
 #define PX_VERSION      1u /* of the label */
-#define PX_ROOT_VERSION 2u /* and all versions before it can be read */
+#define PX_ROOT_VERSION 3u /* and all versions before it can be read */
+#define PX_ROOT_PLAIN   2u /* of a pool without features */
 #define PX_NAME         64u
 #define PX_MAX_SIZE     ((uint64_t)64 << 40) /* of a disk */
 
@@ -35,6 +36,9 @@ struct px_ptr {
 
 /* In memory only: the block is dirty and its CRC is not known yet. */
 #define PX_PTR_PENDING 0x8000u
+/* Of a pointer to data in a pool that shares blocks: its life. */
+#define PX_PTR_LIFE 0xfu
+#define PX_LIVES    16u
 
 static inline uint64_t ptr_addr(struct px_ptr p)
 {
@@ -47,6 +51,10 @@ static inline uint64_t ptr_birth(struct px_ptr p)
 static inline uint32_t ptr_flags(struct px_ptr p)
 {
     return (uint32_t)(p.hi >> 16) & 0xffff;
+}
+static inline unsigned ptr_life(struct px_ptr p)
+{
+    return ptr_flags(p) & PX_PTR_LIFE;
 }
 static inline uint32_t ptr_crc(struct px_ptr p)
 {
@@ -63,7 +71,7 @@ static inline struct px_ptr ptr_make(uint64_t addr, uint64_t birth, uint32_t fla
 }
 static inline bool ptr_same(struct px_ptr a, struct px_ptr b)
 {
-    return ptr_addr(a) == ptr_addr(b);
+    return ptr_addr(a) == ptr_addr(b) && ptr_life(a) == ptr_life(b);
 }
 
 struct px_label {
@@ -88,10 +96,35 @@ struct px_root {
     uint64_t slots;
     struct px_ptr catalog, spacemap;
     uint8_t catalog_levels, spacemap_levels;
-    uint16_t flags;
-    uint8_t reserved[3980];
+    uint16_t features; /* what follows is of version 3 */
+    uint8_t forward_levels, share;
+    uint16_t reserved1;
+    struct px_ptr forwards;
+    uint64_t shared, share_rate, relived;
+    uint8_t reserved[3936];
 };
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
+
+enum px_feature { PX_SHARED = 1, PX_FEATURES = PX_SHARED };
+enum px_share { PX_SHARE_OFF, PX_SHARE_ON, PX_SHARE_WRITES, PX_SHARES };
+
+/** struct px_forward - where pointers to an address with one life lead. Of life 0: also how many others lead
+ * to the block there, and which lives are forwarded. See the accessors. */
+struct px_forward {
+    uint64_t where, refs;
+};
+#define PX_FORWARDS     (PX_BLOCK / sizeof(struct px_forward))
+#define PX_FORWARD_KEPT ((uint64_t)1 << 41)
+#define PX_FORWARD_LIVE 48 /* bits of @where below those of the lives */
+
+static inline uint64_t forward_target(struct px_forward f)
+{
+    return f.where & (((uint64_t)1 << 40) - 1);
+}
+static inline uint32_t forward_lives(struct px_forward f)
+{
+    return (uint32_t)(f.where >> PX_FORWARD_LIVE);
+}
 
 enum px_kind { PX_FREE, PX_DISK, PX_SNAPSHOT, PX_LOG };
 enum px_policy { PX_HOLD, PX_FAIL, PX_DROP_OLDEST, PX_POLICIES };

@@ -10,7 +10,7 @@
 
 /* ---- Nodes in memory (node.c) ---- */
 
-enum tree_kind { TREE_DISK, TREE_PAST, TREE_CATALOG, TREE_SPACE, TREE_KINDS };
+enum tree_kind { TREE_DISK, TREE_PAST, TREE_FORWARD, TREE_CATALOG, TREE_SPACE, TREE_KINDS };
 
 /**
  * struct node - a block of a tree in memory: at level 1 and above, pointers; at level 0 (of
@@ -32,6 +32,7 @@ struct node {
         uint8_t bytes[PX_BLOCK];
         struct px_record records[PX_RECORDS];
         struct px_past past;
+        struct px_forward forwards[PX_FORWARDS];
     };
 };
 
@@ -104,6 +105,8 @@ int space_checkpoint(struct pool *pool);
 /** space_durable() - the root that was begun last is: what it dropped may be given out. */
 void space_durable(struct pool *pool);
 int space_grow(struct pool *pool, uint64_t blocks);
+/** space_set_reserve() - what writes leave free, as the pool's size and features are now. */
+void space_set_reserve(struct pool *pool);
 
 /* ---- Trees (map.c) ---- */
 
@@ -173,6 +176,57 @@ static inline void tree_uncharge(uint64_t *charged)
     if (charged && *charged)
         --*charged;
 }
+
+/* ---- Forwards (forward.c) ---- */
+
+/**
+ * struct forwards - the table of a pool that shares blocks.
+ * @root, @levels: of its tree, as the next root will have it.
+ * @shared:  how many blocks there would be more.
+ * @relived: entries with a target and another life than 0.
+ * @nodes:   that the whole table may have; 0 where the pool shares nothing.
+ */
+struct forwards {
+    struct px_ptr root;
+    uint8_t levels;
+    uint64_t shared, relived, nodes;
+};
+
+/** forward_possible() - could this be a page of the table? */
+bool forward_possible(const struct pool *pool, const struct px_forward *page);
+/** forward_begin() - the pool was opened, or begins to share blocks. */
+void forward_begin(struct pool *pool);
+/** forward_grow() - it has more blocks. */
+int forward_grow(struct pool *pool);
+/** forward_entry() - of pointers to @addr with a life; all zero for most. */
+int forward_entry(struct pool *pool, uint64_t addr, unsigned life, struct px_forward *entry);
+/** forward_pages() - the lives that the table knows something of, for addresses near this one. */
+int forward_pages(struct pool *pool, uint64_t addr, uint32_t *lives);
+/** forward_shared() - 1: others lead to the same block as this pointer. 0; -errno. */
+int forward_shared(struct pool *pool, struct px_ptr ptr);
+/** forward_follow() - pointers to data become pointers to where it is, for reading alone. */
+int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs);
+/** forward_life() - of a pointer to what is written at @addr now, as a pointer's flags. */
+int forward_life(struct pool *pool, uint64_t addr, uint32_t *flags);
+/** forward_free() - the owner of a block of data gives it back. */
+int forward_free(struct pool *pool, struct px_ptr ptr);
+/** forward_mergeable() - 1: of two different blocks, one can be forwarded. 0: not, or they share one. */
+int forward_mergeable(struct pool *pool, struct px_ptr a, struct px_ptr b);
+/** forward_merge() - the same, and do so: both are in use, and their contents are equal. */
+int forward_merge(struct pool *pool, struct px_ptr a, struct px_ptr b);
+
+/* ---- Janitor (janitor.c) ---- */
+
+struct janitor;
+
+/** janitor_written() - these blocks of a disk were written: compare them with others soon. */
+void janitor_written(struct pool *pool, uint32_t slot, uint64_t index, uint64_t addr,
+                     unsigned count, const uint32_t *crc);
+/** janitor_turn() - look for equal blocks, at the rate that was set. True: there is more to do now. */
+bool janitor_turn(struct pool *pool);
+void janitor_fini(struct pool *pool);
+/** share_judge() - could a pool be told so? */
+int share_judge(enum px_share share, uint64_t rate, struct dt_error *err);
 
 /* ---- Journal (journal.c) ---- */
 
@@ -341,6 +395,8 @@ struct pool {
     struct space space;
     struct journal journal;
     struct catalog catalog;
+    struct forwards forwards;
+    struct janitor *janitor; /* or NULL: it did nothing yet */
     struct list disks;
     uint64_t past_time; /* of the last stamp: time does not go back */
     uint64_t past_look; /* when histories were looked at last */
@@ -372,6 +428,19 @@ struct pool {
     uint32_t reclaiming;       /* the slot that is being given back, or NO_SLOT: one at a time */
     bool reclaim_maybe;
 };
+
+/** data_free() - the owner of a block of data gives it back. */
+static inline int data_free(struct pool *pool, struct px_ptr ptr)
+{
+    return likely(!pool->root.features) ? space_free(pool, ptr_addr(ptr)) : forward_free(pool, ptr);
+}
+static inline struct tree pool_forward_tree(struct pool *pool)
+{
+    return (struct tree){.root = &pool->forwards.root,
+                         .levels = &pool->forwards.levels,
+                         .kind = TREE_FORWARD,
+                         .epoch = pool->root.seq + 1};
+}
 
 /** pool_fail() - something of the pool's own broke: no changes from now on. Returns @error. */
 int pool_fail(struct pool *pool, int error, const char *what);

@@ -22,7 +22,8 @@ bool op_promise(struct op *op, bool data)
 {
     struct pool *pool = op->disk->pool;
     uint32_t blocks = nodes_for(op) + (data ? op->count : 0), bytes = journal_for(op);
-    uint64_t reserve = data ? pool->space.reserve : 0;
+    /* What is given back may be forwarded, and then costs nodes, too. */
+    uint64_t reserve = data ? pool->space.reserve : pool->forwards.nodes;
 
     if (pool->space.free < reserve + pool->space.promised + blocks ||
         !journal_has_room(pool, bytes, JOURNAL_SPARE))
@@ -76,7 +77,10 @@ static int record_run(struct op *op, struct tree *t, const struct run *run)
     w->count = run->count;
     memcpy(w->crc, &op->crc[run->first], run->count * sizeof(w->crc[0]));
     ret = space_use(pool, run->addr, run->count);
-    return ret ?: tree_set(pool, t, index, run->count, run->addr, &op->crc[run->first]);
+    ret = ret ?: tree_set(pool, t, index, run->count, run->addr, &op->crc[run->first]);
+    if (unlikely(pool->root.share == PX_SHARE_WRITES))
+        janitor_written(pool, op->disk->slot, index, run->addr, run->count, &op->crc[run->first]);
+    return ret;
 }
 
 /* The data has landed: from this moment on it is what the disk has. */
@@ -100,14 +104,12 @@ static void enter(struct op *op)
 
 static bool edges_changed(struct op *op)
 {
-    struct pool *pool = op->disk->pool;
-    struct tree t = catalog_tree(pool, op->disk->slot);
     uint32_t ends[] = {0, op->count - 1};
 
     for (unsigned i = 0; i < ARRAY_SIZE(ends); i++) {
         struct px_ptr now;
 
-        if (tree_lookup(pool, &t, op->index + ends[i], 1, &now) < 0 ||
+        if (disk_lookup(op->disk, op->index + ends[i], 1, &now) < 0 ||
             !ptr_same(now, op->ptrs[ends[i]]) || ptr_crc(now) != ptr_crc(op->ptrs[ends[i]]))
             return true;
     }
@@ -207,8 +209,6 @@ void op_write_data(struct op *op)
 /* Promised. */
 static void write_promised(struct op *op)
 {
-    struct tree t = catalog_tree(op->disk->pool, op->disk->slot);
-
     if (op->edges) {
         op_bounce(op);
         op_read(op);
@@ -217,7 +217,7 @@ static void write_promised(struct op *op)
     op->blocks = op->source;
     /* A map that cannot be read must fail this request now, not the pool when the data has landed.
      */
-    if (tree_lookup(op->disk->pool, &t, op->index, op->count, op->ptrs) < 0) {
+    if (disk_lookup(op->disk, op->index, op->count, op->ptrs) < 0) {
         op_fail(op, -EIO);
         return;
     }

@@ -156,14 +156,17 @@ int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned c
 
         for (unsigned i = 0; ret == 0 && i < n; i++, index++, addr++) {
             struct px_ptr *slot = &leaf->ptrs[at + i];
+            uint32_t flags = 0;
 
+            if (unlikely(pool->root.features))
+                ret = forward_life(pool, addr, &flags);
             if (unlikely(t->note != NULL))
-                ret = past_add(pool, t, index, 0, *slot);
+                ret = ret ?: past_add(pool, t, index, 0, *slot);
             if (!t->note && !ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
-                ret = space_free(pool, ptr_addr(*slot));
+                ret = ret ?: data_free(pool, *slot);
             else if (t->charged)
                 ++*t->charged;
-            *slot = ptr_make(addr, t->epoch, 0, *crc++);
+            *slot = ptr_make(addr, t->epoch, flags, *crc++);
         }
         if (ret < 0)
             return ret;
@@ -207,9 +210,11 @@ int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, 
     }
     if (!alone)
         return 0;
-    if (level == 0)
+    if (level == 0 && t->kind == TREE_DISK) {
         tree_uncharge(t->charged);
-    if (level == 0 && t->kind != TREE_DISK)
+        return data_free(pool, ptr);
+    }
+    if (level == 0)
         node_drop(pool, ptr_addr(ptr));
     return space_free(pool, ptr_addr(ptr));
 }

@@ -116,24 +116,34 @@ static int damaged(const struct pool *pool, uint64_t addr, const char *why)
 }
 
 /* Is it possible that this pointer stands in a node that was born at @birth? */
-static bool possible(const struct pool *pool, struct px_ptr p, uint64_t birth)
+static bool possible(const struct pool *pool, struct px_ptr p, uint64_t birth, uint32_t flags)
 {
     if (ptr_hole(p))
         return p.lo == 0 && p.hi == 0;
-    return ptr_flags(p) == 0 && ptr_addr(p) >= pool->space.first &&
+    return (ptr_flags(p) & ~flags) == 0 && ptr_addr(p) >= pool->space.first &&
            ptr_addr(p) < pool->space.blocks && ptr_birth(p) <= birth && ptr_birth(p) > 0;
+}
+
+/* Of the block that a tree maps, as far as it is kept in nodes. */
+static int judge_page(const struct pool *pool, const struct node *node)
+{
+    if (node->kind == TREE_PAST && !past_possible(pool, &node->past))
+        return damaged(pool, node->addr, "a page of a history that cannot be");
+    if (node->kind == TREE_FORWARD && !forward_possible(pool, node->forwards))
+        return damaged(pool, node->addr, "a page of forwards that cannot be");
+    return 0;
 }
 
 static int judge(const struct pool *pool, const struct node *node, struct px_ptr ptr)
 {
+    bool data = node->level == 1 && node->kind == TREE_DISK && pool->root.features;
+
     if (node->crc != ptr_crc(ptr))
         return damaged(pool, node->addr, "a node has another checksum than its pointer tells");
     if (node->level == 0)
-        return node->kind == TREE_PAST && !past_possible(pool, &node->past)
-                   ? damaged(pool, node->addr, "a page of a history that cannot be")
-                   : 0;
+        return judge_page(pool, node);
     for (unsigned i = 0; i < PX_FANOUT; i++)
-        if (!possible(pool, node->ptrs[i], ptr_birth(ptr)))
+        if (!possible(pool, node->ptrs[i], ptr_birth(ptr), data ? PX_PTR_LIFE : 0))
             return damaged(pool, node->addr, "a node holds a pointer that cannot be");
     return 0;
 }
@@ -152,7 +162,7 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
         return damaged(pool, ptr_addr(ptr), "two pointers to it contradict each other");
     }
     /* Only a damaged pool leads here with an address that no judged pointer had. */
-    if ((ptr_flags(ptr) & PX_PTR_PENDING) || !possible(pool, ptr, ptr_birth(ptr)))
+    if ((ptr_flags(ptr) & PX_PTR_PENDING) || !possible(pool, ptr, ptr_birth(ptr), 0))
         return damaged(pool, ptr_addr(ptr), "a pointer to it cannot be");
     n = make(ptr_addr(ptr), kind, level);
     ret = pool->store->get(pool->store, n->bytes, n->addr, 1);
@@ -175,7 +185,7 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
 
 void node_hint(struct pool *pool, struct px_ptr ptr)
 {
-    if (pool->store->prefetch && !ptr_hole(ptr) && possible(pool, ptr, ptr_birth(ptr)) &&
+    if (pool->store->prefetch && !ptr_hole(ptr) && possible(pool, ptr, ptr_birth(ptr), 0) &&
         !node_peek(pool, ptr_addr(ptr)))
         pool->store->prefetch(pool->store, ptr_addr(ptr), 1);
 }

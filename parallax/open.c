@@ -103,6 +103,7 @@ static void unmake(struct pool *pool)
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
     free(pool->journal.block);
+    janitor_fini(pool);
     pool->magic = 0;
     free(pool);
 }
@@ -175,7 +176,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     if (journal < PX_JOURNAL_MIN || journal > PX_JOURNAL_MAX || journal > store->blocks / 4)
         return dt_fail(err, -EINVAL, "a journal has %u to %u blocks, at most a quarter of the pool",
                        PX_JOURNAL_MIN, PX_JOURNAL_MAX);
-    ret = refuse_existing(store, err);
+    ret = share_judge(o->share, o->share_rate, err) ?: refuse_existing(store, err);
     if (ret < 0)
         return ret;
     ret = wipe(store, PX_JOURNAL_AT + journal);
@@ -185,6 +186,12 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     space_init(pool, store->blocks, pool->space.first);
     pool->root.catalog_levels = 1;
     pool->root.spacemap_levels = (uint8_t)tree_levels_for(pool->space.n);
+    if (o->share) {
+        pool->root.features = PX_SHARED;
+        pool->root.share = (uint8_t)o->share;
+        pool->root.share_rate = o->share_rate;
+        forward_begin(pool);
+    }
     journal_init(pool, pool_random(), 1);
     ret = ret ?: pool_checkpoint(pool, NULL);
     /* The label last: half a pool is none. */
@@ -235,6 +242,27 @@ static int read_label(struct pool *pool, struct dt_error *err)
     return 0;
 }
 
+/* What roots without features have in their place means nothing. */
+static void forget_features(struct px_root *root)
+{
+    root->features = 0;
+    root->share = root->forward_levels = 0;
+    root->forwards = (struct px_ptr){0, 0};
+    root->shared = root->share_rate = root->relived = 0;
+}
+
+static bool features_possible(const struct px_root *root)
+{
+    if (!root->features)
+        return root->share == PX_SHARE_OFF && ptr_hole(root->forwards);
+    return root->share < PX_SHARES && root->forward_levels > 0 &&
+           root->forward_levels <= PX_MAX_LEVELS && root->shared < root->blocks * PX_LIVES &&
+           root->relived < root->blocks * PX_LIVES &&
+           tree_span(root->forward_levels) / PX_LIVES >=
+               (root->blocks + PX_FORWARDS - 1) / PX_FORWARDS &&
+           root->share_rate <= SHARE_MOST_RATE;
+}
+
 static int read_root(struct pool *pool, struct dt_error *err)
 {
     _cleanup_free_ struct px_root *root = xaligned(PX_BLOCK, PX_BLOCK);
@@ -249,6 +277,12 @@ static int read_root(struct pool *pool, struct dt_error *err)
     if (best->version == 0 || best->version > PX_ROOT_VERSION)
         return dt_fail(err, -ENOTSUP, "%s has a root of version %u; this program knows version %u",
                        pool->store->name, best->version, PX_ROOT_VERSION);
+    if (best->version <= PX_ROOT_PLAIN)
+        forget_features(&pool->root);
+    if (best->features & ~PX_FEATURES)
+        return dt_fail(err, -ENOTSUP,
+                       "%s has features (0x%x) that this program does not know: use a newer one",
+                       pool->store->name, best->features & ~PX_FEATURES);
     if (best->blocks > pool->store->blocks)
         return dt_fail(err, -EINVAL, "%s was cut short: it has %llu blocks, and had %llu",
                        pool->store->name, (unsigned long long)pool->store->blocks,
@@ -257,7 +291,8 @@ static int read_root(struct pool *pool, struct dt_error *err)
         best->blocks < PX_MIN_BLOCKS || best->catalog_levels == 0 ||
         best->catalog_levels > PX_MAX_LEVELS || best->spacemap_levels == 0 ||
         best->spacemap_levels > PX_MAX_LEVELS || best->journal_seq >> 60 || best->seq >> 39 ||
-        tree_span(best->spacemap_levels) << PX_GROUP_SHIFT < best->blocks)
+        tree_span(best->spacemap_levels) << PX_GROUP_SHIFT < best->blocks ||
+        !features_possible(best))
         return dt_fail(err, -EBADMSG, "%s is damaged: its root", pool->store->name);
     return 0;
 }
@@ -282,6 +317,7 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
     ret = ret ?: read_root(pool, err);
     if (ret == 0) {
         space_init(pool, pool->root.blocks, pool->root.used);
+        forward_begin(pool);
         journal_init(pool, pool->root.generation, pool->root.journal_seq);
         ret = catalog_load(pool, err);
     }
@@ -352,6 +388,8 @@ static void judge_full(struct pool *pool)
 
 bool pool_turn(struct pool *pool)
 {
+    bool more;
+
     CHECK_MAGIC(pool, POOL_MAGIC);
     pool->kicked = false;
     io_turn(pool);
@@ -363,10 +401,11 @@ bool pool_turn(struct pool *pool)
     if (io_stalled(pool))
         io_resume(pool);
     past_turn(pool);
+    more = janitor_turn(pool);
     checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);
     judge_full(pool);
     node_trim(pool);
-    return pool->reclaim_maybe;
+    return pool->reclaim_maybe || more;
 }
 
 bool pool_idle(const struct pool *pool)
@@ -401,6 +440,7 @@ int pool_grow(struct pool *pool, struct dt_error *err)
     if (ret < 0)
         return ret;
     ret = space_grow(pool, MIN(pool->store->blocks, PX_MAX_BLOCKS));
+    ret = ret ?: forward_grow(pool);
     if (ret < 0)
         return dt_fail(err, ret, "%s cannot grow: %s", pool->store->name, strerror(-ret));
     return pool_checkpoint(pool, err);

@@ -16,9 +16,10 @@ struct disk;
 
 /* ---- Pools ---- */
 
-/** struct pool_create_options - @journal: blocks; 0 chooses. */
+/** struct pool_create_options - @journal: blocks; 0 chooses. @share, @share_rate: as in pool_set_share(). */
 struct pool_create_options {
-    uint64_t journal;
+    uint64_t journal, share_rate;
+    enum px_share share;
 };
 /** pool_create() - make a pool of the whole store. It may not be one already. Blocks. */
 int pool_create(struct store *store, const struct pool_create_options *o, struct dt_error *err);
@@ -87,6 +88,41 @@ struct pool_info {
     bool recovered; /* the last opening replayed a journal */
 };
 void pool_info(const struct pool *pool, struct pool_info *info);
+
+/* ---- Sharing: equal blocks are stored once ---- */
+
+#define SHARE_RATE       ((uint64_t)16 << 20) /* unless told */
+#define SHARE_LEAST_RATE ((uint64_t)64 << 10)
+#define SHARE_MOST_RATE  ((uint64_t)1 << 40)
+/**
+ * pool_set_share() - who looks for equal blocks from now on.
+ * @share: nobody, a janitor in the background, or it and whoever writes. What is shared stays so.
+ * @rate:  what it may read of maps and data, bytes per second.
+ *
+ * A pool that was told once to share cannot be opened by programs that do not know how. Blocks.
+ */
+int pool_set_share(struct pool *pool, enum px_share share, uint64_t rate, struct dt_error *err);
+/** pool_share_now() - a piece of the janitor's work, of @bytes. 1: there is more in this round; 0; -errno. Blocks. */
+int pool_share_now(struct pool *pool, uint64_t bytes);
+
+/**
+ * struct pool_share_counters - since the pool was opened, in blocks.
+ * @looked: looked up by their checksums. @compared: with another one; @different: and were not equal, or not
+ * readable. @merged: stored no longer, because there is an equal one. @missed: written, and not looked up, because there were too many: the
+ * janitor finds them later. @rounds: times that it went through the pool.
+ */
+struct pool_share_counters {
+    uint64_t looked, compared, different, merged, missed, rounds;
+};
+/** struct pool_share - @shared: how many blocks more there would be if none were shared. */
+struct pool_share {
+    enum px_share share;
+    uint64_t rate, shared;
+    struct pool_share_counters counters;
+};
+void pool_share(const struct pool *pool, struct pool_share *share);
+/** pool_share_wait() - pool_turn() is to be called after so many ns, for its sake. */
+uint64_t pool_share_wait(const struct pool *pool);
 
 /* ---- The catalogue: POOL/DISK[@SNAPSHOT] ---- */
 
@@ -194,9 +230,10 @@ int pool_birth(struct pool *pool, uint32_t slot, uint64_t index, uint64_t *epoch
 
 /* ---- Questions that read trees. They block. ---- */
 
-/** struct disk_usage - in blocks. @held: what deleting this one alone would give back. */
+/** struct disk_usage - in blocks. @shared: of those mapped, with equal ones elsewhere. @held: what deleting this one alone would give
+ * back, but for shared ones. */
 struct disk_usage {
-    uint64_t mapped, held, held_nodes;
+    uint64_t mapped, shared, held, held_nodes;
 };
 int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struct dt_error *err);
 /** pool_diff() - calls @range for each run of blocks that differs between two of one line; @older
@@ -225,7 +262,7 @@ struct pool_check {
     void (*progress)(void *arg, uint64_t done, uint64_t total);
     void *arg;
     bool data; /* read all data and compare it with its checksums */
-    uint64_t nodes, blocks, damaged, leaked, unmarked, doubly, mischarged;
+    uint64_t nodes, blocks, damaged, leaked, unmarked, doubly, mischarged, miscounted;
 };
 /** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
  * found. */

@@ -122,9 +122,10 @@ int disk_lookup(struct disk *disk, uint64_t index, unsigned count, struct px_ptr
 {
     struct tree t = catalog_tree(disk->pool, disk->slot);
 
-    if (unlikely(disk->past != NULL))
-        return past_lookup(disk->past, index, count, ptrs);
-    return tree_lookup(disk->pool, &t, index, count, ptrs);
+    int ret = likely(!disk->past) ? tree_lookup(disk->pool, &t, index, count, ptrs)
+                                  : past_lookup(disk->past, index, count, ptrs);
+
+    return likely(!disk->pool->root.features) ? ret : ret ?: forward_follow(disk->pool, count, ptrs);
 }
 
 /* ---- Making one ---- */

@@ -123,12 +123,13 @@ bool past_possible(const struct pool *pool, const struct px_past *page)
     for (unsigned i = 0; i < page->used; i++) {
         const struct px_past_entry *e = &page->entries[i];
         bool hole = ptr_hole(e->old);
+        uint32_t life = pool->root.features && past_level(e) == 0 ? PX_PTR_LIFE : 0;
 
         if (past_level(e) > PX_MAX_LEVELS || past_index(e) > PX_MAX_SIZE >> PX_BLOCK_SHIFT ||
             past_index(e) % tree_span(past_level(e)) || (i && e->number < e[-1].number))
             return false;
         if (hole ? e->old.lo || e->old.hi
-                 : ptr_flags(e->old) || ptr_addr(e->old) < pool->space.first ||
+                 : (ptr_flags(e->old) & ~life) || ptr_addr(e->old) < pool->space.first ||
                        ptr_addr(e->old) >= pool->space.blocks || ptr_birth(e->old) == 0)
             return false;
     }

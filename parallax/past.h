@@ -90,7 +90,7 @@ int past_lookup(struct past_view *view, uint64_t index, unsigned count, struct p
 /** past_pinned() - writes after this number are needed by somebody who looks. */
 uint64_t past_pinned(const struct pool *pool, uint32_t slot);
 void past_view_free(struct past_view *view);
-/** disk_lookup() - the pointers of what is mounted. */
+/** disk_lookup() - where the blocks of what is mounted are. */
 int disk_lookup(struct disk *disk, uint64_t index, unsigned count, struct px_ptr *ptrs);
 
 #endif

@@ -51,6 +51,8 @@ int pool_read(struct pool *pool, uint32_t slot, uint64_t index, unsigned count, 
         unsigned n = MIN(count, MOST);
 
         ret = tree_lookup(pool, &t, index, n, ptrs);
+        if (pool->root.features)
+            ret = ret ?: forward_follow(pool, n, ptrs);
         ret = ret ?: fetch(pool, ptrs, n, bytes);
         if (ret < 0)
             return dt_fail(err, ret, "%s cannot be read: %s", pool->store->name, strerror(-ret));

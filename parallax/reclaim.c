@@ -19,7 +19,7 @@
 static int give_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
 {
     tree_uncharge(w->arg);
-    return space_free(w->pool, ptr_addr(a));
+    return data_free(w->pool, a);
 }
 
 static int give_node(struct walk *w, struct px_ptr a)

@@ -31,6 +31,13 @@ static void clear_bit(uint64_t *bits, uint64_t i)
     bits[i / 64] &= ~(1ull << (i % 64));
 }
 
+void space_set_reserve(struct pool *pool)
+{
+    struct space *s = &pool->space;
+
+    s->reserve = MAX(s->blocks / 64, (uint64_t)48) + 2 * s->n + 2 * pool->forwards.nodes;
+}
+
 int space_init(struct pool *pool, uint64_t blocks, uint64_t used)
 {
     struct space *s = &pool->space;
@@ -40,7 +47,7 @@ int space_init(struct pool *pool, uint64_t blocks, uint64_t used)
     s->free = blocks - used;
     s->n = (blocks + PX_GROUP_BLOCKS - 1) >> PX_GROUP_SHIFT;
     s->groups = xcalloc(s->n, sizeof(struct group *));
-    s->reserve = MAX(blocks / 64, (uint64_t)48) + 2 * s->n;
+    space_set_reserve(pool);
     s->data_at = 0;
     s->node_at = blocks / 2;
     return 0;
@@ -348,7 +355,7 @@ int space_grow(struct pool *pool, uint64_t blocks)
     s->n = n;
     s->blocks = blocks;
     s->free += blocks - old;
-    s->reserve = MAX(blocks / 64, (uint64_t)48) + 2 * n;
+    space_set_reserve(pool);
     for (uint64_t i = old; i < MIN(blocks, ALIGN_UP(old, (uint64_t)PX_GROUP_BLOCKS)); i++) {
         clear_bit(last->map, i & (PX_GROUP_BLOCKS - 1));
         clear_bit(last->busy, i & (PX_GROUP_BLOCKS - 1));

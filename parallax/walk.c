@@ -142,16 +142,28 @@ void walk_against(struct pool *pool, uint32_t slot, struct walk *w)
 
 /* ---- Questions ---- */
 
+/* 1: there are others that stand for the same block. */
+static int is_shared(struct pool *pool, struct px_ptr ptr)
+{
+    return pool->root.features ? forward_shared(pool, ptr) : 0;
+}
+
 static int count_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
 {
-    (*(uint64_t *)w->arg)++;
-    return 0;
+    struct disk_usage *usage = w->arg;
+    int ret = is_shared(w->pool, a);
+
+    usage->mapped++;
+    usage->shared += ret == 1;
+    return MIN(ret, 0);
 }
 
 static int held_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
 {
-    ((struct disk_usage *)w->arg)->held++;
-    return 0;
+    int ret = is_shared(w->pool, a);
+
+    ((struct disk_usage *)w->arg)->held += ret == 0;
+    return MIN(ret, 0);
 }
 
 static int held_node(struct walk *w, struct px_ptr a)
@@ -176,7 +188,7 @@ int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struc
                        .b_levels = r->levels,
                        .budget = UINT64_MAX,
                        .block = count_block,
-                       .arg = &usage->mapped};
+                       .arg = usage};
     struct walk held;
     int ret;
 

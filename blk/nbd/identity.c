@@ -7,7 +7,16 @@
  */
 #include "blk/nbd/internal.h"
 
-enum { CAN_FLUSH = 1, CAN_DISCARD = 2, CAN_ZERO = 4, CAN_FUA = 8, CAN_MULTI = 16, CAN_MAP = 32, READ_ONLY = 64, ROTATES = 128 };
+enum {
+    CAN_FLUSH = 1,
+    CAN_DISCARD = 2,
+    CAN_ZERO = 4,
+    CAN_FUA = 8,
+    CAN_MULTI = 16,
+    CAN_MAP = 32,
+    READ_ONLY = 64,
+    ROTATES = 128
+};
 
 /** struct identity - before the text of the URI, which says whose it is. */
 struct identity {
@@ -21,8 +30,8 @@ static uint32_t pack_flags(const struct remote *r)
 
     return (info->can_flush ? CAN_FLUSH : 0) | (info->can_discard ? CAN_DISCARD : 0) |
            (info->can_write_zeroes ? CAN_ZERO : 0) | (r->fua ? CAN_FUA : 0) |
-           (r->multi ? CAN_MULTI : 0) | (r->maps ? CAN_MAP : 0) | (info->read_only ? READ_ONLY : 0) |
-           (info->rotational ? ROTATES : 0);
+           (r->multi ? CAN_MULTI : 0) | (r->maps ? CAN_MAP : 0) |
+           (info->read_only ? READ_ONLY : 0) | (info->rotational ? ROTATES : 0);
 }
 
 int64_t remote_save(struct dt_layer *layer, void *buf, size_t size)

@@ -7,7 +7,7 @@ import subprocess
 
 from devtap_test.load import file_system, fio_verify, kernel_errors
 from devtap_test.pool import PoolProcess, binary, check, cvd
-from devtap_test.process import Process, free_socket_path
+from devtap_test.process import Process, free_socket_path, wait_for
 
 MIB = 1 << 20
 
@@ -49,6 +49,54 @@ def test_program(t):
     t.equal(json.loads(cvd("list", pool, "--json")), [])
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     t.equal((found["findings"], found["blocks"]), ([], 0))
+
+
+def test_share(t):
+    """Equal blocks of two disks and zeroes: stored once, charged twice, read right, and counted."""
+    pool, image = t.folder / "pool", t.folder / "image"
+    data = random.Random(3).randbytes(2 * MIB)
+    image.write_bytes(data + bytes(MIB) + data)
+    cvd("pool", "create", pool, "--size", "256M", "--share", "on")
+    assert "does not share" in cvd("pool", "share", other_pool(t), "--now", status=2)
+    for name in ("a", "b"):
+        cvd("create", f"{pool}/{name}", "--size", "16M")
+        cvd("fill", f"{pool}/{name}", image)
+    before = json.loads(cvd("pool", "info", pool, "--json"))
+    told = json.loads(cvd("pool", "share", pool, "--now", "--json"))
+    t.equal((told["saved"], told["share"]), (6 * MIB, "on"))
+    assert told["merged"] and not told["different"], f"{told}"
+    after = json.loads(cvd("pool", "info", pool, "--json"))
+    t.equal(after["saved"], 6 * MIB)
+    gained = before["used"] - after["used"]
+    assert gained > after["saved"] - before["saved"] - MIB, f"the pool gained {gained} bytes"
+    for name in ("a", "b"):
+        (usage,) = json.loads(cvd("du", f"{pool}/{name}", "--json"))
+        t.equal((usage["charged"], usage["shared"], usage["held"]), (4 * MIB, 4 * MIB, 0))
+    t.use(PoolProcess(pool, t.folder))
+    served_meanwhile(t, pool, image)
+    cvd("pool", "close", pool)
+    check(pool)
+
+
+def other_pool(t):
+    cvd("pool", "create", t.folder / "other", "--size", "1M")
+    return t.folder / "other"
+
+
+def served_meanwhile(t, pool, image):
+    """The janitor of the process that serves it finds what is written, at a rate set meanwhile."""
+    told = json.loads(cvd("pool", "share", pool, "writes", "--rate", "64M", "--json"))
+    t.equal((told["share"], told["rate"]), ("writes", 64 * MIB))
+    cvd("create", f"{pool}/c", "--size", "16M")
+    cvd("fill", f"{pool}/c", image)
+    wait_for("the third disk to share its blocks with the others",
+             lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 10 * MIB)
+    assert "background" in cvd("pool", "share", pool, "--now", status=4)
+    cvd("export", f"{pool}/c", t.folder / "copy")
+    t.equal((t.folder / "copy").read_bytes()[:image.stat().st_size], image.read_bytes())
+    cvd("delete", f"{pool}/a")
+    wait_for("the deleted disk to be given back",
+             lambda: json.loads(cvd("pool", "share", pool, "--json"))["saved"] == 6 * MIB)
 
 
 def test_guest(t):

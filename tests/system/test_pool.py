@@ -23,11 +23,11 @@ KILLS = int(os.environ.get("DEVTAP_POOL_KILLS", "15"))
 DISKS = 8
 
 
-def make_pool(t, size="4G", image_mib=8):
+def make_pool(t, *options, size="4G", image_mib=8):
     """A pool with a labelled template that holds random bytes."""
     pool, image = t.folder / "pool", t.folder / "image"
     image.write_bytes(random.Random(7).randbytes(image_mib * MIB))
-    cvd("pool", "create", pool, "--size", size)
+    cvd("pool", "create", pool, "--size", size, *options)
     cvd("create", f"{pool}/base", "--size", "64M")
     cvd("fill", f"{pool}/base", image)
     cvd("snap", f"{pool}/base", "--name", "v1")
@@ -219,8 +219,8 @@ def test_passthrough(t):
 
 @limit(1200)
 def test_killed(t):
-    """The pool's process is killed again and again under the verified load of eight disks."""
-    pool, _ = make_pool(t)
+    """The pool's process is killed again and again under the verified load of eight disks, while it merges equal blocks."""
+    pool, _ = make_pool(t, "--share", "writes", "--rate", "64M")
     process = t.use(PoolProcess(pool, t.folder))
     cvd("dup", f"{pool}/base@v1", "vm", "--count", DISKS)
     names = [f"vm{n}" for n in range(1, DISKS + 1)]
@@ -244,4 +244,5 @@ def test_killed(t):
     t.equal(listed, snapshots, "snapshots")
     disk.stop()
     process.stop()
+    t.log(f"{json.loads(cvd('pool', 'info', pool, '--json'))['saved']} bytes are shared")
     check(pool)

@@ -226,6 +226,36 @@ static void op_history(struct rig *rig, unsigned t)
         pool_history_turn(rig->pool);
 }
 
+/* ---- Sharing ---- */
+
+/* It may be turned off and on again; some of its work is done at once, or all of a round. */
+static void op_share(struct rig *rig)
+{
+    bool all = dt_rng_below(&rig->rng, 2);
+    struct dt_error err;
+    int ret;
+
+    if (dt_rng_below(&rig->rng, 8) == 0 && rig->store->pending_n == 0) {
+        model_settle(rig);
+        CHECK(pool_set_share(rig->pool, PX_SHARE_OFF, SHARE_LEAST_RATE, &err) == 0);
+        CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
+        model_promise(rig, rig->states);
+    }
+    do
+        ret = pool_share_now(rig->pool, (1 + dt_rng_below(&rig->rng, 20)) * 2 * PX_BLOCK);
+    while (ret > 0 && all);
+    CHECK(ret >= 0);
+}
+
+void rig_share(struct rig *rig)
+{
+    struct dt_error err;
+
+    rig->shares = true;
+    model_settle(rig);
+    CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
+}
+
 /* ---- Receiving ---- */
 
 static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
@@ -357,6 +387,9 @@ void rig_step(struct rig *rig)
         model_turn(rig);
     } else if (what == 18) {
         op_history(rig, disk);
+        model_turn(rig);
+    } else if ((what == 19 || what == 20) && rig->shares) {
+        op_share(rig);
         model_turn(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         model_settle(rig);

@@ -89,6 +89,7 @@ struct rig {
     uint64_t hash, order;
     unsigned in_flight, errors;
     bool over; /* something waits for a quota */
+    bool shares;
     uint64_t lifted, dropped, histories;
     uint64_t now;            /* the pool's clock: each step takes a second */
     struct durable *waiting; /* for what they did to be durable */
@@ -97,6 +98,8 @@ struct rig {
 
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed);
 void rig_free(struct rig *rig);
+/** rig_share() - the pool shares blocks from now on, and steps include its janitor. */
+void rig_share(struct rig *rig);
 /** rig_step() - one random operation, or a few writes at once; the model follows. */
 void rig_step(struct rig *rig);
 void rig_reopen(struct rig *rig, bool crash);

@@ -6,14 +6,19 @@
 #include "px_rig.h"
 
 #include <stdio.h>
+#include <time.h>
 
-/** struct px_use - @events: how often each was said; @last: the text of the last, @about: its slot. */
+/**
+ * struct px_use - how often each event was said; @last: the text of the last, @about: its slot. @now: the pool's clock;
+ * 0: the system's.
+ */
 struct px_use {
     struct rig_store *store;
     struct pool *pool;
     unsigned quota, dropped, resumed, others;
     char last[256];
     uint32_t about;
+    uint64_t now;
 };
 
 static inline void px_said(void *arg, uint32_t slot, const char *event, const char *text)
@@ -32,9 +37,18 @@ static inline void px_said(void *arg, uint32_t slot, const char *event, const ch
     u->about = slot;
 }
 
+static inline uint64_t px_clock(void *arg)
+{
+    const struct px_use *u = arg;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return u->now ?: (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
+}
+
 static inline void px_reopen(struct px_use *u)
 {
-    struct pool_options o = {.event = px_said, .arg = u};
+    struct pool_options o = {.event = px_said, .clock = px_clock, .arg = u};
     struct dt_error err = {""};
 
     if (u->pool) {

@@ -19,7 +19,7 @@ static uint64_t steps(uint64_t initial)
     return text ? strtoull(text, NULL, 10) : initial;
 }
 
-static uint64_t lifted, dropped, holes;
+static uint64_t lifted, dropped, holes, merged;
 
 /* What is not mapped holds zeroes. */
 static void compare_map(const struct rig_thing *thing, struct disk *d)
@@ -41,12 +41,15 @@ static void compare_maps(const struct rig *rig)
             compare_map(&rig->things[i], rig->disks[i]);
 }
 
-static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
+static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, bool share)
 {
+    struct pool_share told;
     struct dt_error err;
     struct rig rig;
 
     rig_new(&rig, blocks, journal, seed);
+    if (share)
+        rig_share(&rig);
     for (uint64_t i = 0; i < n; i++) {
         rig_step(&rig);
         if (i % 97 == 96) {
@@ -54,6 +57,8 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
             compare_maps(&rig);
         }
         if (i % 211 == 210) {
+            pool_share(rig.pool, &told);
+            merged += told.counters.merged;
             rig_reopen(&rig, i % 422 == 421);
             rig_compare(&rig);
             rig_check(rig.pool);
@@ -72,19 +77,28 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n)
 static void like_a_model(void **state)
 {
     for (uint64_t seed = 1; seed <= 4; seed++)
-        play(4096, 0, seed, steps(2000));
+        play(4096, 0, seed, steps(2000), seed % 2);
     assert_true(lifted > 0 && dropped > 0); /* quotas were reached */
     assert_true(holes > 0);
 }
 
 static void with_a_short_journal(void **state)
 {
-    play(4096, PX_JOURNAL_MIN, 11, steps(2000));
+    play(4096, PX_JOURNAL_MIN, 11, steps(2000), false);
 }
 
 static void across_groups(void **state)
 {
-    play(PX_GROUP_BLOCKS + 700, 0, 21, steps(800));
+    play(PX_GROUP_BLOCKS + 700, 0, 21, steps(800), true);
+}
+
+/* Little space, so that addresses are used again while pointers to them are forwarded. */
+static void sharing(void **state)
+{
+    merged = 0;
+    for (uint64_t seed = 31; seed <= 34; seed++)
+        play(640, PX_JOURNAL_MIN, seed, steps(1500), true);
+    assert_true(merged > 100);
 }
 
 int main(void)
@@ -93,6 +107,7 @@ int main(void)
         cmocka_unit_test(like_a_model),
         cmocka_unit_test(with_a_short_journal),
         cmocka_unit_test(across_groups),
+        cmocka_unit_test(sharing),
     };
 
     log_set_level(DT_LOG_WARNING);

@@ -7,7 +7,7 @@
  * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
  * open, its check must find nothing, and what it holds must be one of the states that the model
  * went through: none before the last flush, and when the process was killed, none before the last
- * completed request. Some recoveries are crashed, too.
+ * completed request. Some recoveries are crashed, too. Every other pool shares blocks.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
  */
@@ -32,7 +32,7 @@ struct crash {
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
-    uint64_t replayed, deep;
+    uint64_t replayed, deep, merged, shared;
 };
 
 static void refuse(const struct crash *c, const char *why)
@@ -55,6 +55,7 @@ static void open_and_judge(struct crash *c)
 {
     struct pool_options o = {.cache = 64 * 4200};
     struct dt_error err = {""};
+    struct pool_share told;
     struct pool_info info;
     struct pool *pool;
     uint64_t hash;
@@ -63,6 +64,8 @@ static void open_and_judge(struct crash *c)
         refuse(c, err.text);
     pool_info(pool, &info);
     c->replayed += info.recovered;
+    pool_share(pool, &told);
+    c->shared += told.shared > 0;
     hash = rig_hash_pool(c->into, pool, &err);
     if (!among(c, hash))
         refuse(c, *err.text ? err.text
@@ -71,6 +74,10 @@ static void open_and_judge(struct crash *c)
     rig_check(pool);
     /* And it goes on from there: what was deleted comes back, and nothing else changes. */
     if (dt_rng_below(&c->rng, 4) == 0) {
+        while (c->rig->shares && pool_share_now(pool, 1 << 20) > 0)
+            ;
+        pool_share(pool, &told);
+        c->merged += told.counters.merged;
         if (pool_reclaim_all(pool, &err) < 0)
             refuse(c, err.text);
         rig_check(pool);
@@ -131,6 +138,8 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     c->seed = seed;
     dt_rng_seed(&c->rng, seed);
     rig_new(&rig, BLOCKS, JOURNAL, seed);
+    if (seed % 2)
+        rig_share(&rig);
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
         rig_step(&rig);
     rig_reopen(&rig, false);
@@ -167,6 +176,7 @@ static void every_crash_leaves_a_pool(void **state)
         episode(&c, seed, MIN(n - done, (uint64_t)STATES));
     /* Else the states were none worth trying. */
     assert_true(c.replayed > n / 4 && c.deep > n / 10);
+    assert_true(c.shared > n / 8 && c.merged > n / 8);
     rig_store_free(c.into);
     free(c.base);
     free(c.before);

@@ -5,7 +5,8 @@
 static const char *const no_options[] = {NULL};
 static const char *const json_options[] = {"json", NULL};
 static const char *const create_options[] = {"size", "sector", "json", NULL};
-static const char *const pool_create_options[] = {"size", "journal", NULL};
+static const char *const pool_create_options[] = {"size", "journal", "share", "rate", NULL};
+static const char *const share_options[] = {"rate", "now", "json", NULL};
 static const char *const open_options[] = {"background", "cache", "sandbox", NULL};
 static const char *const check_options[] = {"data", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
@@ -22,8 +23,9 @@ static const char *const send_options[] = {"from", "zstd", "token", "output", "j
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
 const struct command cvd_commands[] = {
-    {"pool create", "POOL --size SIZE", "make a pool in a new file, or on a block device",
-     NEEDS_NOTHING, true, true, 1, 1, pool_create_options, cmd_pool_create},
+    {"pool create", "POOL --size SIZE [--share off|on|writes]",
+     "make a pool in a new file, or on a block device", NEEDS_NOTHING, true, true, 1, 1,
+     pool_create_options, cmd_pool_create},
     {"pool open", "POOL [--background] [--cache SIZE] [--sandbox on|off]",
      "serve a pool to any number of VMs", NEEDS_NOTHING, true, false, 1, 1, open_options,
      cmd_pool_open},
@@ -36,6 +38,9 @@ const struct command cvd_commands[] = {
     {"pool grow", "POOL [--size SIZE] [--json]",
      "make a pool larger, or use what its device has grown", NEEDS_CHANGE, true, false, 1, 1,
      grow_options, cmd_pool_grow, .plain = true},
+    {"pool share", "POOL [off|on|writes] [--rate SIZE] [--now] [--json]",
+     "have equal blocks stored once, or tell what that saves", NEEDS_CHANGE, true, false, 1, 2,
+     share_options, cmd_pool_share},
     {"pool stats", "POOL [--json]", "what each disk in use got of the pool", NEEDS_SERVED, true,
      false, 1, 1, json_options, cmd_pool_stats},
     {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1,
@@ -112,6 +117,7 @@ const struct command cvd_commands[] = {
 
 #define ANY_SECTOR "18446744073709551615"
 static const char *const off_on[] = {"off", "on", NULL};
+const char *const share_choices[] = {"off", "on", "writes", NULL};
 
 #define FIELD(field) .offset = offsetof(struct cvd_options, field)
 const struct dt_param cvd_option_table[] = {
@@ -134,6 +140,12 @@ const struct dt_param cvd_option_table[] = {
              "log: the number of the sector of 512 bytes; all of them unless told."},
     {"journal", DT_PARAM_SIZE, FIELD(journal), .initial = "0",
      .help = "Size of the journal; 0 takes a 16th of the pool, at most 64M."},
+    {"share", DT_PARAM_ENUM, FIELD(share), .initial = "off", .choices = share_choices,
+     .help = "Have equal blocks stored once: see pool share."},
+    {"rate", DT_PARAM_SIZE, FIELD(rate), .initial = "0", .max = (uint64_t)1 << 40,
+     .help = "What the search for equal blocks may read, bytes per second; 16M unless told."},
+    {"now", DT_PARAM_BOOL, FIELD(now),
+     .help = "Look for equal blocks until none are left, and return then."},
     {"count", DT_PARAM_UINT, FIELD(count), .initial = "0",
      .help = "So many clones, named NAME and a number."},
     {"first", DT_PARAM_UINT, FIELD(first), .initial = "1", .help = "The first number."},

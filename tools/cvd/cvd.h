@@ -10,8 +10,9 @@
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
     bool json, data, background, all, zstd, resume, status;
-    unsigned sandbox;
-    uint64_t size, sector, journal, count, first, cache, depth, every;
+    unsigned sandbox, share;
+    bool now;
+    uint64_t rate, size, sector, journal, count, first, cache, depth, every;
     const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
 };
 
@@ -124,6 +125,10 @@ int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char
                    struct dt_error *err);
 int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err);
+int cmd_pool_share(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                   struct dt_error *err);
+/** share_choices - who looks for equal blocks, by enum px_share. */
+extern const char *const share_choices[];
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
 int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,

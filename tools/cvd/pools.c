@@ -13,7 +13,9 @@
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err)
 {
-    const struct pool_create_options create = {.journal = o->journal >> PX_BLOCK_SHIFT};
+    const struct pool_create_options create = {.journal = o->journal >> PX_BLOCK_SHIFT,
+                                               .share = (enum px_share)o->share,
+                                               .share_rate = o->rate ?: SHARE_RATE};
     struct store_file_options file = {.create = true, .size = o->size};
     struct store *store;
     struct stat st;
@@ -76,25 +78,30 @@ static void uuid_text(const uint8_t *id, char *text)
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
+    struct pool_share share;
     struct pool_info i;
     char uuid[40];
 
     pool_info(t->pool, &i);
+    pool_share(t->pool, &share);
     uuid_text(i.uuid, uuid);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI ss sI}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
             "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
-            (json_int_t)i.root_seq));
+            (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
+            (json_int_t)(share.shared << PX_BLOCK_SHIFT)));
         return 0;
     }
     printf("uuid       %s\nsize       %s\nused       %s\nfree       %s\n", uuid,
            human_bytes(i.blocks << PX_BLOCK_SHIFT), human_bytes(i.used << PX_BLOCK_SHIFT),
            human_bytes(i.free << PX_BLOCK_SHIFT));
     printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
+    if (share.share || share.shared)
+        printf("saved      %s by sharing\n", human_bytes(share.shared << PX_BLOCK_SHIFT));
     if (i.dying)
         printf("deleting   %" PRIu64 "\n", i.dying);
     return 0;
@@ -131,11 +138,11 @@ int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char
 
     progress_end();
     if (ret == 0 && o->json)
-        print_json(json_pack("{sI sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
+        print_json(json_pack("{sI sI sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
                              (json_int_t)c.blocks, "damaged", (json_int_t)c.damaged, "leaked",
                              (json_int_t)c.leaked, "unmarked", (json_int_t)c.unmarked, "doubly",
                              (json_int_t)c.doubly, "mischarged", (json_int_t)c.mischarged,
-                             "findings", f.list));
+                             "miscounted", (json_int_t)c.miscounted, "findings", f.list));
     else if (ret == 0)
         printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data: %" PRIu64 " findings\n", c.nodes,
                c.blocks, f.n);

@@ -95,8 +95,9 @@ static int add_usage(struct table *table, json_t *list, struct target *t, uint32
         return ret;
     pool_full_name(t->pool, slot, name);
     if (list) {
-        json_t *row = json_pack("{ss sI sI sI}", "name", name, "mapped",
-                                (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "held",
+        json_t *row = json_pack("{ss sI sI sI sI}", "name", name, "mapped",
+                                (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "shared",
+                                (json_int_t)(u.shared << PX_BLOCK_SHIFT), "held",
                                 (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
                                 (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT));
 
@@ -107,6 +108,7 @@ static int add_usage(struct table *table, json_t *list, struct target *t, uint32
     }
     table_cell(table, "%s", name);
     table_cell(table, "%s", human_bytes(u.mapped << PX_BLOCK_SHIFT));
+    table_cell(table, "%s", human_bytes(u.shared << PX_BLOCK_SHIFT));
     table_cell(table, "%s", human_bytes(u.held << PX_BLOCK_SHIFT));
     table_cell(table, "%s", human_bytes(u.held_nodes << PX_BLOCK_SHIFT));
     return 0;
@@ -115,7 +117,7 @@ static int add_usage(struct table *table, json_t *list, struct target *t, uint32
 int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
            struct dt_error *err)
 {
-    struct table *table = table_new("NAME >MAPPED >HELD >MAPS");
+    struct table *table = table_new("NAME >MAPPED >SHARED >HELD >MAPS");
     json_t *list = o->json ? json_array() : NULL;
     int ret = 0;
 
