@@ -157,14 +157,15 @@ def test_guest(t):
 
 @limit(300)
 def test_quiesce(t):
-    """Two disks at rest while a command runs: nothing is served, and then all goes on."""
+    """Three disks of two processes at rest while a command runs: nothing is served, and then all goes on."""
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", more={"vm2": "delay time=5ms | mem size=64M"})
-    load = Load(t, disk, 6)
+    other = t.soft_disk("mem size=64M", disk="vm3")
+    load, beside = Load(t, disk, 6), Load(t, other, 6)
     time.sleep(0.5)
-    script = ("a=$($D stats vm1 | tail -n +2); sleep 0.3; "
-              "b=$($D stats vm1 | tail -n +2); [ \"$a\" = \"$b\" ] && exit 42; echo \"$a\" \"$b\"; exit 1")
+    script = ("now() { for d in vm1 vm3; do $D stats $d | tail -n +2; done; }; a=$(now); sleep 0.3; b=$(now); "
+              "[ \"$a\" = \"$b\" ] && exit 42; echo \"$a\" \"$b\"; exit 1")
     before = disk.operations("file", "write")
-    done = subprocess.run([disk.binary(), "quiesce", "--flush", "vm1", "vm2", "--", "sh", "-c", script],
+    done = subprocess.run([disk.binary(), "quiesce", "--flush", "vm1", "vm2", "vm3", "--", "sh", "-c", script],
                           env=dict(disk.environment, D=disk.binary()), text=True, capture_output=True,
                           check=False, timeout=60)
     t.equal(done.returncode, 42, done)
@@ -183,3 +184,4 @@ def test_quiesce(t):
     before = disk.operations("file", "write")
     wait_for("the load to go on", lambda: disk.operations("file", "write") > before + 10)
     load.judge(t)
+    beside.judge(t)
