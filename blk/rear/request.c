@@ -293,8 +293,12 @@ unsigned rear_received(struct rear_ctx *rc, const uint16_t *ids, const uint32_t 
             done[ndone++] = req;
     }
     rc->in_flight -= ndone + ndurable;
-    /* Only now: a flush may take the id of any that came. */
+    /* Only now: a flush may take the id of any that came. After a lie it may not, for those that were not judged
+     * have their slots still; then it is all done again by whom comes next. */
     for (unsigned i = 0; i < ndurable; i++)
-        send_flush(rc, durable[i]);
+        if (likely(!rc->broken))
+            send_flush(rc, durable[i]);
+        else
+            rear_list_add(rc, &rc->waiting, durable[i]);
     return ndone;
 }

@@ -150,6 +150,39 @@ static void test_durable_together(void **state)
     end();
 }
 
+static void lie_later(struct fake_rear *r, uint32_t *id, uint32_t *len, uint16_t *idx)
+{
+    if (r->served == 4)
+        __atomic_store_n(&r->lie, LIE_STATUS, __ATOMIC_SEQ_CST);
+}
+
+/* What came back before a lie is not yet durable, and goes to whom comes next, as all that was in flight. */
+static void test_durable_before_a_lie(void **state)
+{
+    struct dt_error err = {""};
+
+    make_rear();
+    rear.mangle_used = lie_later;
+    if (try_open("", "", &err) < 0)
+        fail_msg("%s", err.text);
+    tap_give_memory(&rig, 0x10000000);
+    for (unsigned i = 0; i < TAP_SLOTS; i++) {
+        memset(rig.slots[i].data, (int)i + 1, 2048);
+        tap_submit(&rig, i, DT_OP_WRITE, 4 * i, 4, DT_REQ_FUA);
+    }
+    tap_turn(&rig, 0);
+    for (unsigned i = 0; i < 1000 && __atomic_load_n(&rear.served, __ATOMIC_RELAXED) < TAP_SLOTS;
+         i++)
+        usleep(1000); /* so that they are seen together */
+    for (unsigned i = 0; i < TAP_SLOTS; i++)
+        assert_int_equal(tap_wait(&rig, &rig.slots[i], LONG), 0);
+    assert_int_equal(tap_counter(&rig, "rear-lies"), 1);
+    assert_true(rear.flushes >= TAP_SLOTS);
+    for (unsigned i = 0; i < TAP_SLOTS; i++)
+        assert_int_equal(rear.data[i * 2048], i + 1);
+    end();
+}
+
 static void test_resize(void **state)
 {
     begin("", "");
@@ -362,6 +395,7 @@ int main(void)
         cmocka_unit_test(test_plain_ring),
         cmocka_unit_test(test_durable),
         cmocka_unit_test(test_durable_together),
+        cmocka_unit_test(test_durable_before_a_lie),
         cmocka_unit_test(test_resize),
         cmocka_unit_test(test_held),
         cmocka_unit_test(test_failed),
