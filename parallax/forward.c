@@ -281,7 +281,7 @@ static bool may_leave(struct px_forward f, struct px_ptr ptr)
 static int meet(struct pool *pool, struct px_ptr a, struct px_ptr b, struct meeting *m)
 {
     struct px_ptr at[] = {a, b};
-    struct px_forward fa, fb;
+    struct px_forward fa, fb = {0, 0};
     int ret = forward_entry(pool, ptr_addr(a), 0, &fa);
 
     ret = ret ?: forward_entry(pool, ptr_addr(b), 0, &fb);

@@ -196,7 +196,9 @@ static void test_refused(void **state)
         assert_true(rig_send(f.bytes, f.n, NULL, 0));
     assert_int_equal(rig_counter("packet", "tx-refused"), 2);
     assert_int_equal(rig.sent, 2 + xdp);
-    assert_int_equal(system("ip link set card0 up"), 0);
+    assert_int_equal(system("ip link set card0 up && "
+                            "until ip link show far0 | grep -q 'state UP'; do sleep 0.01; done"),
+                     0);
     if (xdp)
         TURN_UNTIL(next_at_far_end(0x88b5) == f.n);
     send_from_far_end(NULL);
