@@ -316,6 +316,13 @@ static void hang_up(struct fake_rear *r)
     }
 }
 
+static void wait_idle(struct fake_rear *r, struct pollfd *p, nfds_t n)
+{
+    pthread_mutex_unlock(&r->busy);
+    poll(p, n, -1);
+    pthread_mutex_lock(&r->busy);
+}
+
 static void serve_session(struct fake_rear *r)
 {
     struct vhost_stream stream = {.sock = r->conn, .expect = VHOST_EXPECT_REQUESTS};
@@ -327,7 +334,7 @@ static void serve_session(struct fake_rear *r)
                              {.fd = r->rings[r->net].kick, .events = POLLIN}};
         int rc = 0;
 
-        poll(p, 3, -1);
+        wait_idle(r, p, 3);
         if (p[0].revents)
             break;
         if (p[2].revents && read(r->rings[r->net].kick, &count, sizeof(count)) > 0)
@@ -347,19 +354,22 @@ static void *run(void *arg)
 {
     struct fake_rear *r = arg;
 
+    pthread_mutex_lock(&r->busy);
     for (;;) {
         struct pollfd p[] = {{.fd = r->quit_fd, .events = POLLIN},
                              {.fd = r->listen_fd, .events = POLLIN}};
 
-        poll(p, 2, -1);
+        wait_idle(r, p, 2);
         if (p[0].revents)
-            return NULL;
+            break;
         r->conn = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (r->conn < 0)
             continue;
         __atomic_add_fetch(&r->sessions, 1, __ATOMIC_RELAXED);
         serve_session(r);
     }
+    pthread_mutex_unlock(&r->busy);
+    return NULL;
 }
 
 void fake_rear_start(struct fake_rear *r)
@@ -378,7 +388,14 @@ void fake_rear_start(struct fake_rear *r)
     for (unsigned i = 0; i < 2; i++)
         r->rings[i].kick = r->rings[i].call = -1;
     memmap_init(&r->memory);
+    pthread_mutex_init(&r->busy, NULL);
     CHECK(pthread_create(&r->thread, NULL, run, r) == 0);
+}
+
+void fake_rear_settle(struct fake_rear *r)
+{
+    pthread_mutex_lock(&r->busy);
+    pthread_mutex_unlock(&r->busy);
 }
 
 void fake_rear_stop(struct fake_rear *r)
@@ -398,6 +415,8 @@ void fake_rear_resize(struct fake_rear *r, uint64_t sectors)
     struct vhost_message m = {
         .header = {.request = VHOST_BACKEND_CONFIG_CHANGE_MSG, .flags = VHOST_VERSION}};
 
+    pthread_mutex_lock(&r->busy);
     r->disk.capacity = sectors;
     CHECK(vhost_send(r->events, &m, 1000) == 0);
+    pthread_mutex_unlock(&r->busy);
 }

@@ -74,6 +74,7 @@ struct fake_rear {
     uint8_t data[FAKE_SECTORS * 512];
     unsigned sessions, flushes, served;
     pthread_t thread;
+    pthread_mutex_t busy; /* but while it waits */
     int listen_fd, quit_fd, conn, events;
     struct memmap memory;
     struct fake_ring rings[2];
@@ -86,6 +87,8 @@ struct fake_rear {
 void fake_rear_start(struct fake_rear *rear);
 /** fake_rear_stop() - hang up and listen no more; may be started again at the same path. */
 void fake_rear_stop(struct fake_rear *rear);
+/** fake_rear_settle() - until it has done what it is at: then what is here may be looked at, if nothing is under way. */
+void fake_rear_settle(struct fake_rear *rear);
 /** fake_rear_send() - @bytes, header and packet, over as many of the front end's buffers as are needed, of @each bytes
  *  at most. Return: false where there are none. From any thread, while a session is up. */
 bool fake_rear_send(struct fake_rear *rear, const void *bytes, uint32_t n, uint32_t each);

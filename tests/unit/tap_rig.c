@@ -3,12 +3,15 @@
 #include "tests/unit/tap_rig.h"
 
 #include "blk/blk.h"
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/mman.h>
 
 #define GUEST_BYTES (TAP_SLOTS * TAP_BYTES)
 
 static struct tap_rig *hears;
+static char heard[sizeof(hears->events)];
+static pthread_mutex_t hearing = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_complete(struct lane *lane, struct request **reqs, unsigned n)
 {
@@ -28,11 +31,25 @@ static void on_info(void *front)
 static const struct front_ops front = {
     .complete = on_complete, .wake = on_wake, .info_changed = on_info};
 
+/* On any thread. */
 static void on_event(const struct device_event *e)
 {
-    size_t used = strlen(hears->events);
+    size_t used;
 
-    snprintf(hears->events + used, sizeof(hears->events) - used, "%s: %s\n", e->event, e->text);
+    pthread_mutex_lock(&hearing);
+    used = strlen(heard);
+    snprintf(heard + used, sizeof(heard) - used, "%s: %s\n", e->event, e->text);
+    pthread_mutex_unlock(&hearing);
+}
+
+static void hear(struct tap_rig *rig)
+{
+    size_t used = strlen(rig->events);
+
+    pthread_mutex_lock(&hearing);
+    snprintf(rig->events + used, sizeof(rig->events) - used, "%s", heard);
+    heard[0] = '\0';
+    pthread_mutex_unlock(&hearing);
 }
 
 static void make_guest(struct tap_rig *rig)
@@ -63,6 +80,7 @@ int tap_open(struct tap_rig *rig, const char *chain, struct dt_error *err)
 
     *rig = (struct tap_rig){0};
     hears = rig;
+    heard[0] = '\0';
     blk_register_builtin();
     device_events(on_event);
     CHECK(loop_new(&rig->loop, &config, err) == 0 && chain_parse(&spec, chain, err) == 0);
@@ -128,6 +146,7 @@ int tap_wait(struct tap_rig *rig, struct tap_slot *slot, unsigned ms)
 
     while (slot->busy && dt_clock_ns() < end)
         loop_turn(rig->loop, false);
+    hear(rig);
     return slot->busy ? -ETIME : slot->req.pub.error;
 }
 
@@ -137,6 +156,7 @@ void tap_turn(struct tap_rig *rig, unsigned ms)
 
     while (dt_clock_ns() < end)
         loop_turn(rig->loop, false);
+    hear(rig);
 }
 
 uint64_t tap_counter(struct tap_rig *rig, const char *name)

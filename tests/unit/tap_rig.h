@@ -25,7 +25,7 @@ struct tap_rig {
     struct tap_slot *slots;
     uint8_t *guest;
     int guest_fd;
-    char events[512]; /* what the device said, one after the other */
+    char events[512]; /* what the device said until the last turn, one after the other */
     unsigned resized;
 };
 

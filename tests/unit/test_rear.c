@@ -50,9 +50,18 @@ static void end(void)
     fake_rear_stop(&rear);
 }
 
+static int wait_slot(unsigned slot)
+{
+    int ret = tap_wait(&rig, &rig.slots[slot], LONG);
+
+    fake_rear_settle(&rear);
+    return ret;
+}
+
 static int run(unsigned slot, enum dt_op op, uint64_t sector, uint32_t sectors, unsigned flags)
 {
-    return tap_wait(&rig, tap_submit(&rig, slot, op, sector, sectors, flags), LONG);
+    tap_submit(&rig, slot, op, sector, sectors, flags);
+    return wait_slot(slot);
 }
 
 /* ---- A rear that does what it should --------------------------------------------------------- */
@@ -119,7 +128,7 @@ static void test_plain_ring(void **state)
     for (unsigned i = 0; i < TAP_SLOTS; i++) /* more than the ring holds */
         tap_submit(&rig, i, DT_OP_READ, i, 4, 0);
     for (unsigned i = 0; i < TAP_SLOTS; i++)
-        assert_int_equal(tap_wait(&rig, &rig.slots[i], LONG), 0);
+        assert_int_equal(wait_slot(i), 0);
     end();
 }
 
@@ -142,7 +151,7 @@ static void test_durable_together(void **state)
         tap_submit(&rig, i, DT_OP_WRITE, 4 * i, 4, DT_REQ_FUA);
     }
     for (unsigned i = 0; i < TAP_SLOTS; i++)
-        assert_int_equal(tap_wait(&rig, &rig.slots[i], LONG), 0);
+        assert_int_equal(wait_slot(i), 0);
     assert_int_equal(rear.flushes, TAP_SLOTS);
     assert_int_equal(tap_counter(&rig, "rear-lies"), 0);
     for (unsigned i = 0; i < TAP_SLOTS; i++)
@@ -170,12 +179,12 @@ static void test_durable_before_a_lie(void **state)
         memset(rig.slots[i].data, (int)i + 1, 2048);
         tap_submit(&rig, i, DT_OP_WRITE, 4 * i, 4, DT_REQ_FUA);
     }
-    tap_turn(&rig, 0);
+    loop_turn(rig.loop, false);
     for (unsigned i = 0; i < 1000 && __atomic_load_n(&rear.served, __ATOMIC_RELAXED) < TAP_SLOTS;
          i++)
         usleep(1000); /* so that they are seen together */
     for (unsigned i = 0; i < TAP_SLOTS; i++)
-        assert_int_equal(tap_wait(&rig, &rig.slots[i], LONG), 0);
+        assert_int_equal(wait_slot(i), 0);
     assert_int_equal(tap_counter(&rig, "rear-lies"), 1);
     assert_true(rear.flushes >= TAP_SLOTS);
     for (unsigned i = 0; i < TAP_SLOTS; i++)
@@ -200,6 +209,7 @@ static void wait_for_event(const char *event)
 {
     for (unsigned i = 0; i < 1000 && !strstr(rig.events, event); i++)
         tap_turn(&rig, 10);
+    fake_rear_settle(&rear);
     if (!strstr(rig.events, event))
         fail_msg("no event %s in '%s'", event, rig.events);
 }
