@@ -150,7 +150,7 @@ def test_activated(t):
 @limit(60)
 def test_full(t):
     """Each disk's own events tell that the pool is full, and that it goes on; whoever asks is told all."""
-    pool, _ = make_pool(t, "64M", 16)
+    pool, _ = make_pool(t, size="64M", image_mib=16)
     cvd("dup", f"{pool}/base@v1", "vm", "--count", 2)
     cvd("create", f"{pool}/ballast", "--size", "16M")
     cvd("fill", f"{pool}/ballast", t.folder / "image")
