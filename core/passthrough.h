@@ -7,7 +7,7 @@
 
 /**
  * struct device_ring - a ring of the guest's driver, with nothing of it in flight.
- * @base: as vhost-user's SET_VRING_BASE has it; set again by left().
+ * @base: as vhost-user's SET_VRING_BASE has it; set again by left(), or @unsure: only the ring's own flags tell.
  * @desc, @driver, @device: guest-physical.
  * @kick, @call: -1 = none.
  */
@@ -15,6 +15,7 @@ struct device_ring {
     unsigned index;
     uint16_t size;
     uint32_t base;
+    bool unsure;
     uint64_t desc, driver, device;
     int kick, call;
 };
@@ -24,7 +25,7 @@ struct device_ring {
  * @features: that the driver acknowledged. @writeback: the cache mode it chose.
  * @log: the region with the in-flight logs of the rings. @logged: set by judge(): the back keeps them up to
  *       date, so that its loss loses nothing.
- * @lossy: set by judge(): what the back had may get lost (packets do), so split rings go on from their used index
+ * @lossy: set by judge(): what the back had may get lost (packets do), so rings go on from where they stand
  *       when it is.
  * @entered: result of enter(): 0, or -errno with @why; then the back has none of the rings.
  * @left: the back has none of the rings any more, because leave() was called or for reasons of its

@@ -11,8 +11,8 @@
  *
  * If the rear is lost, the in-flight log tells what it had, and that is run again. A rear that
  * keeps none has the log spoilt before it gets the rings: whoever would recover from it is told
- * that it cannot be. Where that may be lost which it had (packets), the log stays as it is, and empty: split rings
- * then go on from their used index. For packed ones nothing but a log says where that is.
+ * that it cannot be. Where that may be lost which it had (packets), rings go on from where they stand: split ones
+ * from their used index, and their log stays as it is, and empty; packed ones from where the descriptors' flags say (ring/packed-find.c).
  */
 #include "front/mode.h"
 
@@ -39,7 +39,7 @@ static void try_later(struct front *front)
 /* Can the rings go on when the rear is lost? */
 static bool survives(const struct passthrough *p)
 {
-    return p->logged || (p->lossy && !p->packed);
+    return p->logged || p->lossy;
 }
 
 /* ---- Rings on their way ---------------------------------------------------------------------- */
@@ -124,6 +124,8 @@ static void hand_over(struct front *front)
             q->seen = q->base;
         if (!survives(p))
             inflight_spoil(q->handed.inflight);
+        else if (!p->logged && p->packed)
+            inflight_loosen(q->handed.inflight);
     }
     front->mode->ops->enter(front->mode->back, p);
 }
@@ -138,7 +140,7 @@ static int take_back(struct front *front, bool recover, struct dt_error *err)
         struct front_queue *q = queue_of(front, i);
 
         q->handed.innocent = true;
-        ret = virtq_start(&q->vq, &q->handed, p->rings[i].base, recover, err);
+        ret = virtq_start(&q->vq, &q->handed, p->rings[i].base, recover || p->rings[i].unsure, err);
         if (ret == 0)
             q->state = QUEUE_PAUSED;
         front_call_driver(q); /* what the rear answered may have been signalled to an old eventfd */

@@ -133,13 +133,18 @@ static void try_again(struct rear *rear)
 {
     struct dt_error err;
 
-    if (begin(rear, &err) == 0) {
+    if (begin(rear, &err) == 0 && !rear->lost_at) {
+        dt_layer_event(rear->layer, "rear-there", "%s: a back end connected, and serves",
+                       rear->path);
+    } else if (rear->session.frontend) {
         dt_layer_event(rear->layer, "rear-back", "%s serves again after %.1f s", rear->path,
                        (double)(dt_clock_ns() - rear->lost_at) / 1e9);
     } else if (!rear->complained) {
         rear->complained = true; /* once: it is tried ten times a second */
         log_warning("%s: %s: %s", dt_layer_device(rear->layer), rear->path, err.text);
     }
+    if (!rear->session.frontend)
+        rear->retry_ms = RETRY_MS;
 }
 
 /* ---- What may happen ------------------------------------------------------------------------- */
@@ -210,31 +215,43 @@ static void on_wish(struct rear *rear)
         rear_passthrough_leave(rear);
 }
 
+/* false: somebody woke us, and that was all. */
+static bool wait_for(struct rear *rear, struct pollfd *p, unsigned n, int timeout_ms)
+{
+    uint64_t count;
+
+    p[0] = (struct pollfd){.fd = rear->wake, .events = POLLIN};
+    poll(p, n, timeout_ms);
+    if (p[0].revents && read(rear->wake, &count, sizeof(count)) < 0)
+        return false;
+    return !__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE);
+}
+
+/* Without a session. Who listens does so after the same pause, and then for as long as it takes. */
+static void look_for_one(struct rear *rear)
+{
+    bool listens = rear->listen && rear->retry_ms < 0;
+    struct pollfd p[2] = {[1] = {.fd = rear->listener, .events = POLLIN}};
+
+    if (!wait_for(rear, p, listens ? 2 : 1, rear->retry_ms))
+        return;
+    on_wish(rear);
+    if (listens ? p[1].revents : !p[0].revents && !rear->listen)
+        try_again(rear);
+    else if (!p[0].revents)
+        rear->retry_ms = -1;
+}
+
 static void serve(struct rear *rear)
 {
-    struct pollfd p[4] = {{.fd = rear->wake, .events = POLLIN}};
+    struct vhost_frontend *f = rear->session.frontend;
     char fault[sizeof(rear->fault)];
-    uint64_t count;
-    unsigned n = 1;
+    struct pollfd p[4] = {[1] = {.fd = vhost_frontend_socket(f), .events = POLLIN},
+                          [2] = {.fd = vhost_frontend_backend_fd(f), .events = POLLIN},
+                          [3] = {.fd = rear->heard ? rear->aside : -1, .events = POLLIN}};
 
-    if (rear->session.frontend) {
-        p[n++] =
-            (struct pollfd){.fd = vhost_frontend_socket(rear->session.frontend), .events = POLLIN};
-        p[n++] = (struct pollfd){.fd = vhost_frontend_backend_fd(rear->session.frontend),
-                                 .events = POLLIN};
-        p[n++] = (struct pollfd){.fd = rear->heard ? rear->aside : -1, .events = POLLIN};
-    }
-    poll(p, n, rear->session.frontend ? -1 : rear->retry_ms);
-    if (p[0].revents && read(rear->wake, &count, sizeof(count)) < 0)
+    if (!wait_for(rear, p, 4, -1))
         return;
-    if (__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
-        return;
-    if (!rear->session.frontend) {
-        on_wish(rear);
-        if (!p[0].revents)
-            try_again(rear);
-        return;
-    }
     if (p[3].revents)
         rear->heard(rear);
     if (take_fault(rear, fault, sizeof(fault)))
@@ -253,10 +270,14 @@ static void *control_thread(void *arg)
     struct rear *rear = arg;
     struct dt_error err;
 
-    if (begin(rear, &err) < 0)
+    if (!rear->listen && begin(rear, &err) < 0)
         rear_lose(rear, err.text, false);
-    while (!__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE))
-        serve(rear);
+    while (!__atomic_load_n(&rear->quit, __ATOMIC_ACQUIRE)) {
+        if (rear->session.frontend)
+            serve(rear);
+        else
+            look_for_one(rear);
+    }
     end(rear);
     return NULL;
 }

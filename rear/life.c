@@ -160,7 +160,9 @@ int rear_open(struct dt_layer *layer, const struct rear_class *class, struct dt_
     rear->class = class;
     rear->layer = layer;
     snprintf(rear->address, sizeof(rear->address), "unix:%s", rear->path);
-    ret = dt_layer_may_connect(layer, rear->address, err);
+    rear->listener = -1;
+    rear->session.memory_fd = -1;
+    ret = rear->listen ? rear_listen(rear, err) : dt_layer_may_connect(layer, rear->address, err);
     if (ret < 0)
         return ret;
     pthread_mutex_init(&rear->lock, NULL);
@@ -169,11 +171,15 @@ int rear_open(struct dt_layer *layer, const struct rear_class *class, struct dt_
     rear->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (rear->wake < 0)
         ret = dt_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno));
+    else if (rear->listen)
+        rear->lost = true; /* until somebody comes */
     else
         ret = rear_session_connect(rear, &rear->session, false, err);
     if (ret < 0) {
         if (rear->wake >= 0)
             close(rear->wake);
+        if (rear->listener >= 0)
+            close(rear->listener);
         free(rear->lanes);
         return ret;
     }
@@ -193,6 +199,8 @@ void rear_close(struct dt_layer *layer)
     rear_map_free(rear->map);
     rear_map_free(rear->next_map);
     close(rear->wake);
+    if (rear->listener >= 0)
+        close(rear->listener);
     pthread_mutex_destroy(&rear->lock);
     pthread_cond_destroy(&rear->acknowledged);
     free(rear->lanes);

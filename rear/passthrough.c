@@ -99,19 +99,32 @@ static void settle(const struct rear *rear)
     } while (now - quiet_since < quiet && now - start < most);
 }
 
-/* Split: the used index. Packed: the rear tells both offsets, or only where it takes from. */
-static int judge_base(const struct rear *rear, const struct device_ring *ring, uint32_t base,
-                      struct dt_error *err)
+/*
+ * The rear tells where it takes from and where it answers, or, as DPDK does, the former alone. Of packets the ring's flags
+ * tell the latter.
+ */
+static int judge_packed(const struct rear *rear, struct device_ring *ring, struct dt_error *err)
+{
+    uint32_t taken = ring->base & 0xffff, answered = ring->base >> 16;
+
+    if (taken != answered && !rear->class->keeps_log)
+        ring->unsure = true;
+    else if (taken != answered && answered)
+        return dt_fail(err, -EIO, "ring %u stopped with requests unanswered (base 0x%x)",
+                       ring->index, ring->base);
+    ring->base = taken | taken << 16;
+    return 0;
+}
+
+/* Of split rings the used index tells. */
+static int judge_base(const struct rear *rear, struct device_ring *ring, struct dt_error *err)
 {
     uint64_t end = dt_clock_ns() + DRAIN_NS;
+    uint32_t base = ring->base;
     uint16_t index;
 
-    if (rear->passthrough->packed) {
-        if (base >> 16 && base >> 16 != (base & 0xffff))
-            return dt_fail(err, -EIO, "ring %u stopped with requests unanswered (base 0x%x)",
-                           ring->index, base);
-        return 0;
-    }
+    if (rear->passthrough->packed)
+        return judge_packed(rear, ring, err);
     while (used_index(rear, ring, &index) && index != (uint16_t)base) {
         if (dt_clock_ns() >= end)
             return dt_fail(err, -EIO, "ring %u stopped at %u with %u requests unanswered",
@@ -295,7 +308,7 @@ static int take_rings(struct rear *rear, struct passthrough *p, struct dt_error 
         ret = vhost_frontend_ring_stop(rear->session.frontend, p->rings[i].index, &p->rings[i].base,
                                        err);
     for (unsigned i = 0; ret == 0 && i < p->count; i++)
-        ret = judge_base(rear, &p->rings[i], p->rings[i].base, err);
+        ret = judge_base(rear, &p->rings[i], err);
     p->drain_ns = dt_clock_ns() - start;
     return ret;
 }

@@ -128,6 +128,8 @@ struct rear_lane {
  * @obey: carry an order out, on the device's thread. @map: what of the guest's memory the rear knows.
  * @while_lost: what happens to what the guest wants while the rear is gone, for people.
  * @loss_accepted: true where somebody said that requests may be lost with a rear that keeps no log.
+ * @promised: of a rear that connects to us: features to want, and those it must have, because the device said so when
+ *            nobody was there yet. NULL where there is no such parameter.
  * @give: tell the rear what else it has to know to serve the guest's rings. May be NULL.
  */
 struct rear_class {
@@ -145,6 +147,7 @@ struct rear_class {
                  const struct rear_map *map);
     const char *(*while_lost)(const struct rear *rear);
     bool (*loss_accepted)(const struct rear *rear);
+    void (*promised)(const struct rear *rear, uint64_t *wanted, uint64_t *needed);
     int (*give)(struct rear *rear, const struct passthrough *p, struct dt_error *err);
 };
 
@@ -153,8 +156,11 @@ struct rear {
     const char *path;
     uint64_t queue_size, timeout;
     bool packed;
+    bool listen; /* the rear connects to us */
+    const char *socket_group, *socket_mode;
 
     bool wanted; /* passthrough, by a person */
+    int listener;
     const struct rear_class *class;
     /* What comes before vhost-user on a new connection, or NULL. Takes at most @timeout_ms. */
     int (*greet)(struct rear *rear, int sock, int timeout_ms, struct dt_error *err);
@@ -216,6 +222,13 @@ static inline bool rear_gone(const struct rear *rear)
 {
     return __atomic_load_n(&rear->lost, __ATOMIC_RELAXED);
 }
+
+/* ---- listen.c ---- */
+
+/** rear_listen() - wait for a rear at the path, with the rights that the parameters say. */
+int rear_listen(struct rear *rear, struct dt_error *err);
+/** rear_accept() - the rear that connected, or -EAGAIN. Nobody is waited for. */
+int rear_accept(struct rear *rear, struct dt_error *err);
 
 /* ---- control.c ---- */
 
@@ -310,6 +323,22 @@ void rear_passthrough_leave(struct rear *rear);
     {                                                                                     \
         .name = "packed", .type = DT_PARAM_BOOL, .offset = offsetof(struct rear, packed), \
         .initial = "off", .help = "Use packed rings, which it must offer."                \
+    }
+#define REAR_PARAMS_LISTEN                                                                    \
+    {.name = "listen",                                                                        \
+     .type = DT_PARAM_BOOL,                                                                   \
+     .offset = offsetof(struct rear, listen),                                                 \
+     .initial = "off",                                                                        \
+     .help = "Make the socket and wait there for the back end to connect."},                  \
+        {.name = "socket-group",                                                              \
+         .type = DT_PARAM_STRING,                                                             \
+         .offset = offsetof(struct rear, socket_group),                                       \
+         .unit = "group",                                                                     \
+         .help = "Group of that socket."},                                                    \
+    {                                                                                         \
+        .name = "socket-mode", .type = DT_PARAM_STRING,                                       \
+        .offset = offsetof(struct rear, socket_mode), .initial = "600", .unit = "octal mode", \
+        .help = "Who may connect to that socket: 660 for its group, too."                     \
     }
 #define REAR_PARAM_TIMEOUT(text)                                                                \
     {                                                                                           \

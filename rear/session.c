@@ -17,16 +17,19 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
     int ret;
 
     s->protocol = rear->class->protocol;
+    if (rear->listen)
+        rear->class->promised(rear, &features, &needed);
     if (rear->packed)
         needed |= REAR_BIT(VIRTIO_F_RING_PACKED);
-    if (again)
+    if (again && !rear->listen)
         features = needed = rear->features;
     vhost_frontend_queue_rings(s->frontend, rear->class->queue_rings);
     ret = vhost_frontend_negotiate(s->frontend, &features, &s->protocol, needed, &queues, err);
     if (ret == -ENOTSUP && rear->packed && !again)
         return dt_fail(err, ret, "the back end has no packed rings: leave packed=on out");
     if (ret == -ENOTSUP && again)
-        dt_fail_prefix(err, "it came back as another device");
+        dt_fail_prefix(err, rear->listen ? "it lacks what the device promised for it"
+                                         : "it came back as another device");
     if (ret < 0)
         return ret;
     s->features = features;
@@ -45,16 +48,25 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
 
 /* The socket. A worker makes it itself while it opens the chain; later it asks for one that it
  * announced. */
-static int dial(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
+static int dial(struct rear *rear, bool again, int timeout, struct dt_error *err)
 {
-    int timeout = (int)(rear->timeout / DT_MS(1));
-    int sock =
-        again ? layer_connect(rear->layer, rear->address, timeout) : vhost_connect(rear->path, err);
-    int ret;
+    int sock;
+
+    if (rear->listen)
+        return rear_accept(rear, err);
+    if (!again)
+        return vhost_connect(rear->path, err);
+    sock = layer_connect(rear->layer, rear->address, timeout);
+    return sock < 0 ? dt_fail(err, sock, "cannot connect to '%s': %s", rear->path, strerror(-sock))
+                    : sock;
+}
+
+static int meet(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err)
+{
+    int timeout = (int)(rear->timeout / DT_MS(1)), sock = dial(rear, again, timeout, err), ret;
 
     if (sock < 0)
-        return again ? dt_fail(err, sock, "cannot connect to '%s': %s", rear->path, strerror(-sock))
-                     : sock;
+        return sock;
     ret = rear->greet ? rear->greet(rear, sock, timeout, err) : 0;
     ret = ret ?: vhost_frontend_new(&s->frontend, sock, timeout, err);
     if (ret < 0)
@@ -68,14 +80,14 @@ int rear_session_connect(struct rear *rear, struct rear_session *s, bool again,
     int ret;
 
     *s = (struct rear_session){.memory_fd = -1};
-    ret = dial(rear, s, again, err);
+    ret = meet(rear, s, again, err);
     ret = ret ?: agree(rear, s, again, err);
     ret = ret ?: rear->class->agreed(rear, s, again, err);
     if (ret < 0) {
         rear_session_end(rear, s);
         return ret;
     }
-    if (!again)
+    if (!again || rear->listen)
         rear->features = s->features;
     __atomic_store_n(&rear->protocol, s->protocol, __ATOMIC_RELAXED);
     return 0;

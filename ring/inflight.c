@@ -49,6 +49,20 @@ void inflight_spoil(void *mem)
     WRITE_ONCE(log->version, LOG_SPOILED);
 }
 
+void inflight_loosen(void *mem)
+{
+    struct log_split *log = mem;
+
+    WRITE_ONCE(log->version, LOG_LOOSE);
+}
+
+bool log_loose(const void *mem)
+{
+    const struct log_split *log = mem;
+
+    return READ_ONCE(log->version) == LOG_LOOSE;
+}
+
 void inflight_renumber(void *mem, uint16_t queue_size, uint64_t next)
 {
     struct log_packed *log = mem;
@@ -89,11 +103,16 @@ void log_commit(void *mem)
 
 void log_format(void *mem, uint16_t queue_size, bool packed)
 {
+    inflight_clear(mem);
+    log_fill(mem, queue_size, packed);
+}
+
+void log_fill(void *mem, uint16_t queue_size, bool packed)
+{
     size_t head = offsetof(struct log_split, version) + sizeof(((struct log_split *)0)->version);
     struct log_packed *p = mem;
     struct log_split *s = mem;
 
-    inflight_clear(mem);
     memset((uint8_t *)mem + head, 0, inflight_queue_size(queue_size, packed) - head);
     s->features = 0;
     if (!packed) {

@@ -72,6 +72,7 @@ int iotlb_host(struct iotlb *tlb, uint64_t iova, uint64_t len, unsigned access, 
  */
 #define LOG_VERSION 1u
 #define LOG_SPOILED 0xffffu /* somebody served the ring and kept no log */
+#define LOG_LOOSE   0xfffeu /* the same, of a packed ring of packets, which may get lost */
 
 union log_split_word {
     struct {
@@ -174,9 +175,13 @@ struct log_found {
 
 /* Is there a log at all? A buffer that was never formatted is zero. */
 bool log_present(const void *mem);
+/* Does it say that only the ring's own flags tell where it stands? */
+bool log_loose(const void *mem);
 /* An empty log in two steps: what log_format() made counts for nothing before log_commit(). */
 void log_format(void *mem, uint16_t queue_size, bool packed);
 void log_commit(void *mem);
+/* All of log_format() but the version, which stays what it is until log_commit(). */
+void log_fill(void *mem, uint16_t queue_size, bool packed);
 /* Charge @chain, about to run again, with a crash; @attempts: in the log. */
 void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *attempts);
 /** struct log_age - an entry of the log, and when it was made. */
@@ -264,6 +269,11 @@ int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out);
 bool packed_publish(struct virtq *vq);
 bool packed_pending(struct virtq *vq);
 void packed_notify(struct virtq *vq, bool want);
+/**
+ * packed_find() - the base where the ring stands by its own flags; chains of which that cannot be told are used up.
+ * Return: 0, or -EBADMSG for a ring that no driver and no device leave so.
+ */
+int packed_find(struct virtq *vq, uint32_t *base, struct dt_error *err);
 
 /* Driver side. */
 int split_driver_add(struct virtq_driver *d, const struct virtq_buffer *bufs, unsigned nread,

@@ -197,6 +197,9 @@ void inflight_clear(void *mem);
 /** inflight_spoil() - make the log at @mem unfit to recover from: somebody serves the ring who keeps no
  *  log, and virtq_start() is to refuse it until the log is made anew. */
 void inflight_spoil(void *mem);
+/** inflight_loosen() - somebody serves the packed ring who keeps no log, and requests may get lost: whoever recovers
+ *  goes on where the ring's own flags say. */
+void inflight_loosen(void *mem);
 /**
  * inflight_renumber() - set the number of the next request in a packed ring's log, of which none is in flight.
  * Whoever recovers from it goes on there.
@@ -324,7 +327,8 @@ struct virtq {
  *        the indices from the ring's used index and the log (never from @base), and make
  *        virtq_take() return the unfinished chains first, oldest first, each charged with an attempt as
  *        it is taken. A log
- *        that is all zeroes (its version is 0) records nothing and counts as a fresh start.
+ *        that is all zeroes (its version is 0) records nothing and counts as a fresh start; of one that
+ *        inflight_loosen() has seen the ring's flags tell the rest.
  *        Without @recover the log is made anew.
  *
  * @vq is zeroed before its first start; statistics survive a stop.

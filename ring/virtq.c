@@ -127,6 +127,36 @@ static void mark_device_area(struct virtq *vq)
         dirtylog_mark(c->dirty, c->log_used, c->packed ? 4 : 6 + 8 * (uint64_t)c->size);
 }
 
+static int start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err)
+{
+    const struct virtq_config *c = &vq->config;
+    int r;
+
+    if (!recover)
+        log_format(c->inflight, c->size, c->packed);
+    r = c->packed ? packed_start(vq, base, recover, err) : split_start(vq, base, recover, err);
+    /* Only now does the log say something: a successor of a process that died within this
+     * function starts afresh too. */
+    if (r == 0 && !recover)
+        log_commit(c->inflight);
+    return r;
+}
+
+/* Nor does the session know the base, so the log stays what it is until it says where the ring stands. */
+static int start_loose(struct virtq *vq, struct dt_error *err)
+{
+    uint32_t base;
+    int r = packed_find(vq, &base, err);
+
+    if (r < 0)
+        return r;
+    log_fill(vq->config.inflight, vq->config.size, true);
+    r = packed_start(vq, base, false, err);
+    if (r == 0)
+        log_commit(vq->config.inflight);
+    return r;
+}
+
 int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t base, bool recover,
                 struct dt_error *err)
 {
@@ -151,20 +181,17 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
     if (config->map->iotlb)
         vq->spans = virtq_spans_new(size);
     recover = recover && log_present(config->inflight);
-    if (!recover)
-        log_format(config->inflight, size, config->packed);
-    r = config->packed ? packed_start(vq, base, recover, err) : split_start(vq, base, recover, err);
+    if (recover && config->packed && log_loose(config->inflight))
+        r = start_loose(vq, err);
+    else
+        r = start(vq, base, recover, err);
     if (r < 0) {
         virtq_release(vq);
         return r;
     }
     vq->started = true;
-    /* Only now does the log say something: a successor of a process that died within this
-     * function starts afresh too. */
     if (recover)
         mark_device_area(vq);
-    else
-        log_commit(config->inflight);
     return 0;
 }
 

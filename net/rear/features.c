@@ -25,6 +25,22 @@ static void describe(struct card_rear *cr, uint64_t features)
     cr->ecn = features & REAR_BIT(VIRTIO_NET_F_HOST_ECN);
 }
 
+/* Ring features are each rear's own business; what the guest was offered is not. */
+void card_rear_promised(const struct rear *rear, uint64_t *wanted, uint64_t *needed)
+{
+    const uint64_t rings = REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |
+                           REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU);
+    uint64_t offloads = card_rear(rear)->offloads ? CARD_OFFLOADS : 0;
+
+    *wanted = rings | offloads;
+    *needed |= offloads;
+}
+
+void card_rear_promise(struct card_rear *cr)
+{
+    describe(cr, cr->offloads ? CARD_OFFLOADS : 0);
+}
+
 /* Few rears have a configuration space: over vhost-user it is the VMM's. */
 static int judge_mtu(const struct card_rear *cr, struct rear_session *s, struct dt_error *err)
 {
@@ -64,7 +80,7 @@ int card_rear_agreed(struct rear *rear, struct rear_session *s, bool again, stru
     if (ret < 0)
         return ret;
     s->features = features;
-    if (!again) /* which it then has to have again, all of them */
+    if (!again || rear->listen) /* which it then has to have again, all of them */
         describe(cr, features);
     return 0;
 }

@@ -44,6 +44,12 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
      REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \
      REAR_BIT(VIRTIO_NET_F_HOST_ECN) | CARD_HOST_SUPER | REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER)
+/* What offloads=on promises of a rear that connects to us. */
+#define CARD_OFFLOADS                                                        \
+    (REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) | REAR_BIT(VIRTIO_NET_F_CSUM) |        \
+     REAR_BIT(VIRTIO_NET_F_HOST_TSO4) | REAR_BIT(VIRTIO_NET_F_HOST_TSO6) |   \
+     REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | REAR_BIT(VIRTIO_NET_F_GUEST_TSO4) | \
+     REAR_BIT(VIRTIO_NET_F_GUEST_TSO6))
 /* Permissions that a rear may leave unused, and what concerns the control queue, which stays with the VMM. */
 #define CARD_OPTIONAL                                                                          \
     (REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER | \
@@ -106,6 +112,7 @@ struct card_ctx {
 struct card_rear {
     struct rear rear;
     uint64_t mtu;
+    bool offloads;
     uint32_t takes, gives;
     bool mergeable, ecn;
 };
@@ -115,6 +122,10 @@ static inline struct card_rear *card_rear(const struct rear *rear)
 }
 
 /* features.c: what is agreed with the rear. */
+/** card_rear_promised() - of one that connects to us: what to want, and what it must have. */
+void card_rear_promised(const struct rear *rear, uint64_t *wanted, uint64_t *needed);
+/** card_rear_promise() - before one is there: describe it. */
+void card_rear_promise(struct card_rear *cr);
 int card_rear_agreed(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err);
 
 /* rings.c: a thread's part of the session's region. */

@@ -7,7 +7,7 @@ static const struct dt_param params[] = {
      .type = DT_PARAM_PATH,
      .flags = DT_PARAM_REQUIRED,
      .offset = offsetof(struct card_rear, rear.path),
-     .help = "Socket of a vhost-user-net back end that listens."},
+     .help = "Socket of a vhost-user-net back end that listens; or ours, with listen=on."},
     {.name = "mtu",
      .type = DT_PARAM_UINT,
      .offset = offsetof(struct card_rear, mtu),
@@ -18,6 +18,13 @@ static const struct dt_param params[] = {
      .help = "Largest network packet; the back end is told of it, where it can be."},
     REAR_PARAM_QUEUE_SIZE(64),
     REAR_PARAM_PACKED,
+    REAR_PARAMS_LISTEN,
+    {.name = "offloads",
+     .type = DT_PARAM_BOOL,
+     .offset = offsetof(struct card_rear, offloads),
+     .initial = "off",
+     .help = "With listen=on: who connects will take and give checksums and TSO, and the guest is "
+             "offered them."},
     REAR_PARAM_TIMEOUT("Longest wait for an answer on its control socket; then it counts as gone."),
     {NULL},
 };
@@ -63,15 +70,21 @@ static const struct rear_class class = {
     .obey = card_rear_obey,
     .while_lost = while_lost,
     .loss_accepted = loss_accepted,
+    .promised = card_rear_promised,
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
 static int card_open(struct dt_layer *layer, struct dt_error *err)
 {
-    const struct card_rear *cr = dt_layer_data(layer);
-    int ret = rear_open(layer, &class, err);
+    struct card_rear *cr = dt_layer_data(layer);
+    int ret;
 
+    if (cr->offloads && !cr->rear.listen)
+        return dt_fail(err, -EINVAL, "offloads=on is for listen=on: else the back end is asked");
+    if (cr->rear.listen)
+        card_rear_promise(cr);
+    ret = rear_open(layer, &class, err);
     if (ret == 0)
         dt_layer_takes(layer, cr->takes);
     return ret;

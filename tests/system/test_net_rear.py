@@ -60,8 +60,8 @@ def test_interpose(t):
 
 @limit(150)
 def test_two_threads(t):
-    """Packed rings on both sides, and two pairs of them, each on a thread of its own."""
-    space, _rear, tap, guest = tapped(t, queues=2, packed=True, options="packed=on",
+    """Packed rings on both sides, and two pairs of them, each on a thread of its own; whoever dies in passthrough."""
+    space, rear, tap, guest = tapped(t, queues=2, packed=True, options="packed=on",
                                       threads=("--threads", "2", "--threads-per-disk", "2"))
     for cpu in range(2):
         guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
@@ -72,7 +72,21 @@ def test_two_threads(t):
         passes_by(t, tap, guest)
         mode(tap, "interpose")
         ping(guest)
+    mode(tap, "passthrough")
+    for victim in (rear, tap):
+        flood(guest)
+        victim.kill_worker()
+        passes_by(t, tap, guest)
+    flood(guest)
+    t.use(restart(rear, space, t.folder))
+    wait_for("the rear to be back", lambda: "serves again" in tap.output())
+    passes_by(t, tap, guest)
     t.equal(complaints(guest), "")
+
+
+def flood(guest):
+    """Traffic of the guest's for some seconds, while the test goes on."""
+    guest.check("for i in 1 2; do (ping -i 0.002 -c 2000 -s 1000 10.77.0.1 > /dev/null 2>&1) & done; true")
 
 
 def mode(card, wanted):
@@ -137,10 +151,10 @@ class Testpmd(Process):
 
 @limit(120)
 def test_dpdk(t):
-    """Somebody else's back end as the rear; it dies and comes back."""
+    """Somebody else's back end as the rear, with packed rings in passthrough; it dies and comes back."""
     pmd = t.use(Testpmd(t.folder))
     tap = t.use(Card(f"vhost-user path={pmd.socket}", t.folder, card="tap"))
-    guest = t.guest(root="initramfs", extra=arguments(tap))
+    guest = t.guest(root="initramfs", extra=arguments(tap, packed=True))
     guest.check(INIT)
     ping(guest)
     mode(tap, "passthrough")
@@ -148,6 +162,7 @@ def test_dpdk(t):
     mode(tap, "interpose")
     ping(guest)
     mode(tap, "passthrough")
+    flood(guest)
     pmd.kill()
     os.unlink(pmd.socket)
     wait_for("the loss", lambda: tap.counters("vhost-user")["rear-losses"] == 1)
@@ -160,23 +175,28 @@ def test_dpdk(t):
 
 @limit(120)
 def test_open_vswitch(t):
-    """A port of Open vSwitch as the rear: TCP both ways, passthrough and back, and its death."""
+    """A port of Open vSwitch that connects to us: TCP both ways, passthrough and back, our worker's death and its own."""
     require()
     space = t.use(Namespace(t.folder))
     ovs = t.use(OpenVSwitch(t.folder, space.enter))
-    port = ovs.port("vhost0")
+    port = free_socket_path(t.folder, "rear.sock")
+    tap = t.use(Card(f"vhost-user path={port} listen=on", t.folder, card="tap"))
+    ovs.client_port("vhost0", port)
     space.run("sh", "-c", "ip addr del 10.77.0.1/24 dev card0; ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
-    tap = t.use(Card(f"vhost-user path={port}", t.folder, card="tap"))
     guest = t.guest(root="initramfs", extra=arguments(tap))
     guest.check(INIT)
+    wait_for("Open vSwitch to come", lambda: "a back end connected" in tap.output(), 30)
     ping(guest)
     transfer(t, space, guest, mib=1)
     mode(tap, "passthrough")
     passes_by(t, tap, guest)
     mode(tap, "interpose")
     ping(guest)
+    tap.kill_worker()
+    wait_for("Open vSwitch to come again", lambda: tap.output().count("event=rear-there") == 2, 30)
+    ping(guest)
     ovs.restart()
-    wait_for("the rear to be back", lambda: "serves again" in tap.output(), 30)
+    wait_for("the rear to be back", lambda: "event=rear-back" in tap.output(), 30)
     space.run("sh", "-c", "ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
     ping(guest)
     t.equal(tap.counters("vhost-user")["rear-lies"], 0)

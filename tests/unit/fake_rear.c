@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define CONNECT_MS 10
+
 /* ---- The ring -------------------------------------------------------------------------------- */
 
 struct walk {
@@ -316,11 +318,16 @@ static void hang_up(struct fake_rear *r)
     }
 }
 
-static void wait_idle(struct fake_rear *r, struct pollfd *p, nfds_t n)
+static void wait_idle_for(struct fake_rear *r, struct pollfd *p, nfds_t n, int ms)
 {
     pthread_mutex_unlock(&r->busy);
-    poll(p, n, -1);
+    poll(p, n, ms);
     pthread_mutex_lock(&r->busy);
+}
+
+static void wait_idle(struct fake_rear *r, struct pollfd *p, nfds_t n)
+{
+    wait_idle_for(r, p, n, -1);
 }
 
 static void serve_session(struct fake_rear *r)
@@ -350,6 +357,17 @@ static void serve_session(struct fake_rear *r)
     hang_up(r);
 }
 
+static int dial(const struct fake_rear *r)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    strcpy(addr.sun_path, r->path);
+    if (sock >= 0 && connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+        close(TAKE_FD(sock));
+    return sock;
+}
+
 static void *run(void *arg)
 {
     struct fake_rear *r = arg;
@@ -359,10 +377,11 @@ static void *run(void *arg)
         struct pollfd p[] = {{.fd = r->quit_fd, .events = POLLIN},
                              {.fd = r->listen_fd, .events = POLLIN}};
 
-        wait_idle(r, p, 2);
+        wait_idle_for(r, p, 2, r->connects ? CONNECT_MS : -1);
         if (p[0].revents)
             break;
-        r->conn = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        r->conn =
+            r->connects ? dial(r) : accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (r->conn < 0)
             continue;
         __atomic_add_fetch(&r->sessions, 1, __ATOMIC_RELAXED);
@@ -372,17 +391,22 @@ static void *run(void *arg)
     return NULL;
 }
 
-void fake_rear_start(struct fake_rear *r)
+static int listen_there(const struct fake_rear *r)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+    unlink(r->path);
+    strcpy(addr.sun_path, r->path);
+    CHECK(sock >= 0 && bind(sock, (void *)&addr, sizeof(addr)) == 0 && listen(sock, 8) == 0);
+    return sock;
+}
+
+void fake_rear_start(struct fake_rear *r)
+{
     if (!r->path[0])
         snprintf(r->path, sizeof(r->path), "/tmp/devtap-fake-rear.%d", getpid());
-    unlink(r->path);
-    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", r->path);
-    r->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(r->listen_fd >= 0 && bind(r->listen_fd, (void *)&addr, sizeof(addr)) == 0 &&
-          listen(r->listen_fd, 8) == 0);
+    r->listen_fd = r->connects ? -1 : listen_there(r);
     r->quit_fd = eventfd(0, EFD_CLOEXEC);
     r->conn = r->events = -1;
     for (unsigned i = 0; i < 2; i++)
@@ -406,6 +430,8 @@ void fake_rear_stop(struct fake_rear *r)
     pthread_join(r->thread, NULL);
     free(r->memory.regions);
     close(r->quit_fd);
+    if (r->connects)
+        return;
     close(r->listen_fd);
     unlink(r->path);
 }

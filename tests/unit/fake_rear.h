@@ -57,6 +57,7 @@ struct fake_ring {
  * @net: a network card, with ring 0 for packets to the front end and 1 for those from it. @frame: the last of these,
  *       with its header. @mute: it takes nothing from ring 1. @mtu: what it was told.
  * @lie: may be set at any time.
+ * @connects: to somebody who listens at @path, again and again; else it listens itself.
  * @mangle: change a reply before it is sent; false = do not send it. May be NULL.
  * @mangle_used: change a used entry and the index that is published with it. May be NULL.
  * @mangle_frame: change @frame before it is sent back; NULL: it is not.
@@ -78,7 +79,7 @@ struct fake_rear {
     int listen_fd, quit_fd, conn, events;
     struct memmap memory;
     struct fake_ring rings[2];
-    bool net, mute;
+    bool net, mute, connects;
     uint8_t frame[FAKE_FRAME];
     uint32_t frame_bytes;
     uint16_t mtu;

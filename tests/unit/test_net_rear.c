@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -329,6 +330,90 @@ static void test_lies(void **state)
     end();
 }
 
+/* ---- One that connects to us ------------------------------------------------------------------- */
+
+static void listens(const char *options)
+{
+    char chain[200];
+
+    rear = (struct fake_rear){.net = true,
+                              .connects = true,
+                              .features = FAKE_NET_FEATURES,
+                              .protocol = FAKE_NET_PROTOCOL};
+    snprintf(rear.path, sizeof(rear.path), "/tmp/devtap-net-rear.%d", getpid());
+    snprintf(chain, sizeof(chain), "vhost-user path=%s listen=on %s", rear.path, options);
+    if (rig_try(chain) < 0)
+        fail_msg("%s", rig.err.text);
+    make_frame(60, 1);
+}
+
+static void test_listens(void **state)
+{
+    struct stat st;
+
+    listens("socket-mode=620");
+    assert_int_equal(stat(rear.path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0620);
+    assert_int_equal(device_net_info(rig.dev)->offloads, 0);
+    send_frame(); /* waits for whoever comes */
+    fake_rear_start(&rear);
+    TURN_UNTIL(served() == 1);
+    arrives(2048);
+    for (unsigned i = 1; i < 3; i++) { /* another one each time, with other ring features */
+        fake_rear_stop(&rear);
+        TURN_UNTIL(rig_counter("vhost-user", "rear-losses") == i);
+        rear.features ^= 1ull << VIRTIO_NET_F_MRG_RXBUF;
+        fake_rear_start(&rear);
+        TURN_UNTIL(sessions() == i + 1 &&
+                   __atomic_load_n(&rear.rings[1].enabled, __ATOMIC_RELAXED));
+        arrives(UINT32_MAX);
+        send_through();
+    }
+    end();
+    unlink(rear.path);
+}
+
+/* Offloads are what the parameter promises of it, and no rear without them is taken. */
+static void test_listens_with_offloads(void **state)
+{
+    const uint32_t offloads = DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6;
+
+    listens("offloads=on");
+    assert_int_equal(device_net_info(rig.dev)->offloads, offloads);
+    fake_rear_start(&rear); /* it lacks TSO6 */
+    TURN_UNTIL(sessions() >= 2);
+    assert_false(rear.rings[1].enabled);
+    fake_rear_settle(&rear);
+    rear.features |= 1ull << VIRTIO_NET_F_HOST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_TSO6;
+    TURN_UNTIL(__atomic_load_n(&rear.rings[1].enabled, __ATOMIC_RELAXED));
+    send_through();
+    assert_int_equal(device_net_info(rig.dev)->offloads, offloads);
+    end();
+    unlink(rear.path);
+}
+
+static void refuses(const char *options, const char *text)
+{
+    char chain[200];
+
+    snprintf(chain, sizeof(chain), "vhost-user path=/tmp/devtap-net-rear.%d %s", getpid(), options);
+    assert_true(rig_try(chain) < 0);
+    if (!strstr(rig.err.text, text))
+        fail_msg("%s", rig.err.text);
+}
+
+static void test_refuses_to_listen(void **state)
+{
+    refuses("listen=on socket-mode=9", "socket-mode=9");
+    refuses("listen=on socket-group=no-such-group", "no-such-group");
+    refuses("offloads=on", "listen=on");
+    rear = (struct fake_rear){.net = true, .features = FAKE_NET_FEATURES};
+    snprintf(rear.path, sizeof(rear.path), "/tmp/devtap-net-rear.%d", getpid());
+    fake_rear_start(&rear);
+    refuses("listen=on", "in use");
+    fake_rear_stop(&rear);
+}
+
 static void test_refused(void **state)
 {
     assert_true(try_begin(FAKE_NET_FEATURES & ~(1ull << VIRTIO_F_VERSION_1), "") < 0);
@@ -353,6 +438,9 @@ int main(void)
         cmocka_unit_test(test_stays_away),
         cmocka_unit_test(test_comes_back_as_another),
         cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_listens),
+        cmocka_unit_test(test_listens_with_offloads),
+        cmocka_unit_test(test_refuses_to_listen),
         cmocka_unit_test(test_refused),
     };
 

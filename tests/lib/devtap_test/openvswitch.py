@@ -59,6 +59,11 @@ class OpenVSwitch:
         self.ports.append(path)
         return path
 
+    def client_port(self, name, path):
+        """A vhost-user port that connects to whoever listens at `path`."""
+        self.ctl("add-port", "br0", name, "--", "set", "Interface", name, "type=dpdkvhostuserclient",
+                 f"options:vhost-server-path={path}")
+
     def flows(self, *flows):
         """These OpenFlow rules alone, instead of a learning switch."""
         for words in (["del-flows"], *(["add-flow", flow] for flow in flows)):
