@@ -164,18 +164,14 @@ int listen_at(const char *path, long owner, long group, unsigned mode, unsigned 
 
 int socket_kind(int fd)
 {
-    struct sockaddr_storage addr;
-    socklen_t n = sizeof(addr);
-    int listening = 0, type = 0;
+    int listening = 0, type = 0, domain = 0;
+    socklen_t n = sizeof(int);
 
-    if (getsockname(fd, (struct sockaddr *)&addr, &n) < 0)
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) < 0)
         return -errno;
-    n = sizeof(type);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) < 0)
-        return -errno;
-    if (addr.ss_family != AF_UNIX || type != SOCK_STREAM)
+    if (domain != AF_UNIX || type != SOCK_STREAM)
         return -EPROTOTYPE;
-    n = sizeof(listening);
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &n) < 0)
         return -errno;
     return listening;

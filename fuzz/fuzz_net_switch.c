@@ -95,7 +95,8 @@ static void begin(void)
         configs[i] = (struct fabric_config){.name = names[i],
                                             .chain = "far",
                                             .uplink = i == UP,
-                                            .mac = {0x52, 0x54, 0, 0, 0, (uint8_t)i}};
+                                            .macs = {{0x52, 0x54, 0, 0, 0, (uint8_t)i}},
+                                            .nmacs = i != UP};
     configs[A].group = configs[B].group = "g";
     configs[D].vlan = 10;
     configs[D].trunk[20 / 8] = 1 << 20 % 8;

@@ -4,6 +4,8 @@
 
 #include "base/listen.h"
 #include "net/port/address.h"
+#include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -63,11 +65,29 @@ static int bind_tcp(const char *text, struct dt_error *err)
     return ret < 0 ? dt_fail(err, ret, "tcp:%s: cannot listen: %s", text, strerror(-ret)) : ret;
 }
 
+/* A socket that whoever started us has bound, and that listens. */
+static int inherit(const char *text, struct dt_error *err)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    int fd = *end || end == text || n > INT_MAX ? -1 : fcntl((int)n, F_DUPFD_CLOEXEC, 3);
+
+    if (fd >= 0 && socket_kind(fd) == 1 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return dt_fail(err, -EBADF, "fd:%.20s is no Unix socket that listens", text);
+}
+
 int wire_bind(const char *address, struct dt_error *err)
 {
     bool path = strncmp(address, "unix:", 5) == 0;
-    int fd = path ? listen_at(address + 5, -1, -1, 0600, LISTEN_PATIENCE_MS, err)
-                  : bind_tcp(strchr(address, ':') + 1, err);
+    int fd;
+
+    if (strncmp(address, "fd:", 3) == 0)
+        return inherit(address + 3, err);
+    fd = path ? listen_at(address + 5, -1, -1, 0600, LISTEN_PATIENCE_MS, err)
+              : bind_tcp(strchr(address, ':') + 1, err);
 
     if (fd >= 0 && listen(fd, 1) < 0) {
         int error = errno;

@@ -38,7 +38,12 @@ static int stream_open(struct dt_layer *layer, struct dt_error *err)
     if (strncmp(s->address, "unix-dgram:", 11) == 0)
         return dt_fail(err, -EINVAL, "'%.200s' is for datagrams: the back dgram has them",
                        s->address);
-    ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
+    if (strncmp(s->address, "fd:", 3) == 0)
+        ret = s->listen
+                  ? 0
+                  : dt_fail(err, -EINVAL, "address=fd:N is a socket that listens: say listen=on");
+    else
+        ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
     if (ret < 0 || !s->listen)
         return ret;
     s->listener = wire_bind(s->address, err);

@@ -12,8 +12,13 @@
 
 static void receive(struct lane *lane, struct dt_packet **packets, unsigned n)
 {
+    struct fabric_port *port = lane_front(lane);
+
     for (unsigned i = 0; i < n; i++)
-        fabric_judge(lane_front(lane), packets[i]);
+        if (likely(!port->leaving))
+            fabric_judge(port, packets[i]);
+        else
+            net_packet_free(lane, packet_of(packets[i]));
 }
 
 static void sent(struct lane *lane, void *slot)
@@ -21,7 +26,7 @@ static void sent(struct lane *lane, void *slot)
     struct fabric_port *port = slot;
 
     port->outstanding--;
-    if (port->waiting)
+    if (port->nwaiting)
         loop_defer(port->fabric->loop, &port->drain);
 }
 
@@ -32,7 +37,7 @@ static void wake(struct lane *lane)
     if (!port) /* it is just being started */
         return;
     net_resume(lane);
-    if (port->waiting)
+    if (port->nwaiting)
         loop_defer(port->fabric->loop, &port->drain);
 }
 
@@ -50,41 +55,112 @@ static void run_drain(struct loop_deferred *deferred)
 
 /* ---- Life ---- */
 
-static int open_port(struct fabric *f, struct fabric_port *port, struct dt_error *err)
+static int open_port(struct fabric *f, struct fabric_port *port, const char *chain,
+                     struct dt_error *err)
 {
     struct device_config device = {
         .kind = DEVICE_NET, .name = port->config.name, .loops = &f->loop, .threads = 1};
     struct chain_spec spec;
-    int ret = chain_parse(&spec, port->config.chain, err);
+    int ret = chain_parse(&spec, chain, err);
 
+    if (ret == 0) {
+        device.chain = &spec;
+        ret = device_new(&port->dev, &device, err);
+        chain_spec_free(&spec);
+    }
     if (ret < 0)
-        return ret;
-    device.chain = &spec;
-    ret = device_new(&port->dev, &device, err);
-    chain_spec_free(&spec);
+        dt_fail_prefix(err, "port %s", port->config.name);
     return ret;
 }
 
+static int judge(const struct fabric *f, const struct fabric_config *config, struct dt_error *err)
+{
+    for (unsigned i = 0; i < config->nmacs; i++)
+        if (config->macs[i][0] & 1)
+            return dt_fail(err, -EINVAL, "port %s: its address is that of a group", config->name);
+    if (!config->uplink && (config->nmacs == 0 || config->nmacs > FABRIC_MACS))
+        return dt_fail(err, -EINVAL, "port %s: it has %u addresses", config->name, config->nmacs);
+    if (fabric_find(f, config->name))
+        return dt_fail(err, -EEXIST, "two ports are named '%s'", config->name);
+    return 0;
+}
+
+static int free_index(const struct fabric *f, struct dt_error *err)
+{
+    for (unsigned i = 0; i < FABRIC_PORTS; i++)
+        if (!f->ports[i])
+            return (int)i;
+    return dt_fail(err, -E2BIG, "there are %u ports at most", FABRIC_PORTS);
+}
+
+static void forget(struct fabric_port *port)
+{
+    port->fabric->ports[port->index] = NULL;
+    if (port->dev)
+        device_free(port->dev);
+    free((char *)port->config.name);
+    free((char *)port->config.group);
+    free(port);
+}
+
+static void run_gone(struct loop_deferred *deferred)
+{
+    struct fabric_port *port = container_of(deferred, struct fabric_port, gone);
+
+    device_stop(port->dev);
+    port->fabric->leaving--;
+    forget(port);
+}
+
+/* Judged and open; nothing comes from there before start_port(). */
 static int add_port(struct fabric *f, const struct fabric_config *config, struct dt_error *err)
 {
-    struct fabric_port *port = xcalloc(1, sizeof(*port));
+    int index = judge(f, config, err), ret;
+    struct fabric_port *port;
 
+    index = index ?: free_index(f, err);
+    if (index < 0)
+        return index;
+    port = f->ports[index] = xcalloc(1, sizeof(*port));
+    f->top = MAX(f->top, (unsigned)index + 1);
     port->fabric = f;
-    port->index = f->count;
+    port->index = (unsigned)index;
     port->config = *config;
+    port->config.name = xstrdup(config->name);
+    port->config.group = config->group ? xstrdup(config->group) : NULL;
+    port->config.chain = NULL;
     port->drain.run = run_drain;
+    port->gone.run = run_gone;
     for (unsigned i = 0; i < FABRIC_PORTS; i++)
         fabric_queue_init(&port->from[i].queue);
     bucket_set(&port->broadcast, config->broadcast, BURST_NS, dt_clock_ns());
-    f->ports[f->count++] = port;
-    if (config->uplink && f->uplink)
-        return dt_fail(err, -EINVAL, "there is another uplink: %s", f->uplink->config.name);
-    if (config->uplink)
-        f->uplink = port;
-    else if (config->mac[0] & 1 || fabric_enter_mac(f, port) < 0)
-        return dt_fail(err, -EINVAL, "its address is %s",
-                       config->mac[0] & 1 ? "that of a group" : "another port's, too");
-    return open_port(f, port, err);
+    ret = fabric_know(f, err);
+    ret = ret ?: open_port(f, port, config->chain, err);
+    if (ret == 0)
+        return index;
+    forget(port);
+    fabric_know(f, NULL);
+    return ret;
+}
+
+static int start_port(struct fabric_port *port, struct dt_error *err)
+{
+    int ret = device_start(port->dev, &ops, port, err);
+
+    port->started = ret == 0;
+    if (ret == 0)
+        port->lane = device_lane(port->dev, 0);
+    else
+        dt_fail_prefix(err, "port %s", port->config.name);
+    return ret;
+}
+
+static void open_gate(struct fabric_port *port)
+{
+    lane_set_front(port->lane, port);
+    net_guest_takes(port->lane, DT_OFFLOAD_ALL);
+    net_set_room(port->lane, true, ROOM);
+    net_resume(port->lane);
 }
 
 int fabric_new(struct fabric **fabric, struct loop *loop, const struct fabric_config *configs,
@@ -94,42 +170,75 @@ int fabric_new(struct fabric **fabric, struct loop *loop, const struct fabric_co
     int ret = 0;
 
     f->loop = loop;
-    if (count > FABRIC_PORTS)
-        ret = dt_fail(err, -E2BIG, "%u ports: there are %u at most", count, FABRIC_PORTS);
-    for (unsigned i = 0; ret == 0 && i < count; i++) {
+    for (unsigned i = 0; ret >= 0 && i < count; i++)
         ret = add_port(f, &configs[i], err);
-        if (ret < 0)
-            dt_fail_prefix(err, "port %s", configs[i].name);
-    }
-    if (ret == 0)
+    if (ret >= 0)
         *fabric = f;
     else
         fabric_free(f);
-    return ret;
+    return MIN(ret, 0);
 }
 
 int fabric_start(struct fabric *f, struct dt_error *err)
 {
-    int ret = 0;
+    for (unsigned i = 0; i < f->top; i++) {
+        int ret = start_port(f->ports[i], err);
 
-    for (unsigned i = 0; ret == 0 && i < f->count; i++) {
-        struct fabric_port *port = f->ports[i];
+        if (ret < 0)
+            return ret;
+    }
+    for (unsigned i = 0; i < f->top; i++)
+        open_gate(f->ports[i]);
+    return 0;
+}
 
-        ret = device_start(port->dev, &ops, port, err);
-        if (ret < 0) {
-            dt_fail_prefix(err, "port %s", port->config.name);
-            break;
-        }
-        port->started = true;
-        port->lane = device_lane(port->dev, 0);
+struct fabric_port *fabric_find(const struct fabric *f, const char *name)
+{
+    for (unsigned i = 0; i < f->top; i++)
+        if (f->ports[i] && !f->ports[i]->leaving && strcmp(f->ports[i]->config.name, name) == 0)
+            return f->ports[i];
+    return NULL;
+}
+
+/* ---- While it runs ---- */
+
+int fabric_add(struct fabric *f, const struct fabric_config *config, struct dt_error *err)
+{
+    int index = add_port(f, config, err), ret;
+
+    if (index < 0)
+        return index;
+    ret = start_port(f->ports[index], err);
+    if (ret == 0) {
+        open_gate(f->ports[index]);
+        return 0;
     }
-    for (unsigned i = 0; ret == 0 && i < f->count; i++) {
-        lane_set_front(f->ports[i]->lane, f->ports[i]);
-        net_guest_takes(f->ports[i]->lane, DT_OFFLOAD_ALL);
-        net_set_room(f->ports[i]->lane, true, ROOM);
-        net_resume(f->ports[i]->lane);
-    }
+    forget(f->ports[index]);
+    fabric_know(f, NULL);
     return ret;
+}
+
+static void left(void *arg, const char *late)
+{
+    struct fabric_port *port = arg;
+
+    if (late)
+        log_warning("port %s is removed, and %s held packets", port->config.name, late);
+    loop_defer(port->fabric->loop,
+               &port->gone); /* the device is freed, and it is the device that called */
+}
+
+void fabric_remove(struct fabric_port *port)
+{
+    struct fabric *f = port->fabric;
+
+    port->leaving = true;
+    f->leaving++;
+    fabric_know(f, NULL); /* fewer ports cannot contradict each other */
+    fabric_queues_free(port);
+    loop_defer_cancel(f->loop, &port->drain);
+    net_set_room(port->lane, false, 0);
+    device_quiesce(port->dev, dt_clock_ns() + REST_NS, left, port);
 }
 
 static void rested(void *arg, const char *late)
@@ -141,7 +250,6 @@ static void stop_port(struct fabric_port *port)
 {
     bool done = false;
 
-    net_set_room(port->lane, false, 0);
     device_quiesce(port->dev, dt_clock_ns() + REST_NS, rested, &done);
     while (!done)
         loop_turn(port->fabric->loop, true);
@@ -150,24 +258,45 @@ static void stop_port(struct fabric_port *port)
 
 void fabric_free(struct fabric *f)
 {
-    for (unsigned i = 0; i < f->count; i++) { /* what waits is in the memory of others */
+    while (f->leaving)
+        loop_turn(f->loop, true);
+    for (unsigned i = 0; i < f->top; i++) { /* what waits is in the memory of others */
+        if (!f->ports[i])
+            continue;
         fabric_queues_free(f->ports[i]);
         loop_defer_cancel(f->loop, &f->ports[i]->drain);
         if (f->ports[i]->started)
             net_set_room(f->ports[i]->lane, false, 0);
     }
-    for (unsigned i = 0; i < f->count; i++)
-        if (f->ports[i]->started)
+    for (unsigned i = 0; i < f->top; i++)
+        if (f->ports[i] && f->ports[i]->started)
             stop_port(f->ports[i]);
-    for (unsigned i = 0; i < f->count; i++) {
-        if (f->ports[i]->dev)
-            device_free(f->ports[i]->dev);
-        free(f->ports[i]);
-    }
+    for (unsigned i = 0; i < f->top; i++)
+        if (f->ports[i])
+            forget(f->ports[i]);
     free(f);
 }
 
 /* ---- For people ---- */
+
+static void show_macs(const struct fabric_config *c, json_t *front)
+{
+    json_t *macs = json_array();
+
+    for (unsigned i = 0; i < c->nmacs; i++) {
+        const uint8_t *m = c->macs[i];
+        char text[18];
+
+        snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4],
+                 m[5]);
+        json_array_append_new(macs, json_string(text));
+    }
+    if (c->nmacs)
+        json_object_set(front, "mac", json_array_get(macs, 0));
+    if (c->nmacs > 1)
+        json_object_set(front, "macs", macs);
+    json_decref(macs);
+}
 
 static void show_vlans(const struct fabric_config *c, json_t *front)
 {
@@ -191,14 +320,10 @@ json_t *fabric_show(const struct fabric_port *port)
         [FABRIC_RESERVED] = "dropped_reserved", [FABRIC_PRIVATE] = "dropped_private",
         [FABRIC_UNKNOWN] = "dropped_unknown",   [FABRIC_BROADCAST] = "dropped_broadcast",
         [FABRIC_FULL] = "dropped_full"};
-    const uint8_t *m = port->config.mac;
     json_t *show = device_show(port->dev), *front = json_object();
-    char mac[18];
 
-    snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
     json_object_set_new(front, "port", json_string(port->config.uplink ? "uplink" : "card"));
-    if (!port->config.uplink)
-        json_object_set_new(front, "mac", json_string(mac));
+    show_macs(&port->config, front);
     show_vlans(&port->config, front);
     if (port->config.group)
         json_object_set_new(front, "group", json_string(port->config.group));

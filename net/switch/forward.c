@@ -6,33 +6,6 @@
 
 #define TPID 0x8100u
 
-/* ---- Addresses ---- */
-
-static unsigned hash(const uint8_t *mac)
-{
-    return (mac[5] + mac[4] * 31u + mac[3] * 131u) % FABRIC_HASH;
-}
-
-/* The place of @mac, or the empty one where it would be: there are more places than ports. */
-static struct fabric_port **place(struct fabric *f, const uint8_t *mac)
-{
-    unsigned i = hash(mac);
-
-    while (f->by_mac[i] && memcmp(f->by_mac[i]->config.mac, mac, 6) != 0)
-        i = (i + 1) % FABRIC_HASH;
-    return &f->by_mac[i];
-}
-
-int fabric_enter_mac(struct fabric *fabric, struct fabric_port *port)
-{
-    struct fabric_port **at = place(fabric, port->config.mac);
-
-    if (*at)
-        return -EEXIST;
-    *at = port;
-    return 0;
-}
-
 /* ---- Judgement ---- */
 
 static void drop(struct fabric_port *port, struct dt_packet *p, enum fabric_counter why)
@@ -63,7 +36,7 @@ static bool classify(const struct fabric_port *port, struct dt_packet *p)
     p->reason = false;
     p->queue = port->config.vlan;
     if (!is_tag(load_be16(data + 12)))
-        return true;
+        return fabric_is_member(port, port->config.vlan);
     if (load_be16(data + 12) != TPID || p->length < 18 || is_tag(load_be16(data + 16)))
         return false;
     p->reason = true;
@@ -71,7 +44,8 @@ static bool classify(const struct fabric_port *port, struct dt_packet *p)
     vid = fabric_vid(p);
     if (vid == 0 || vid == FABRIC_VLANS - 1)
         return false;
-    return port->config.uplink || port->config.trunk[vid / 8] >> vid % 8 & 1;
+    return port->config.uplink ? fabric_is_member(port, vid)
+                               : port->config.trunk[vid / 8] >> vid % 8 & 1;
 }
 
 static bool are_peers(const struct fabric_port *a, const struct fabric_port *b)
@@ -107,11 +81,12 @@ static void flood(struct fabric_port *port, struct dt_packet *p)
         return;
     }
     bucket_take(&port->broadcast, 1);
-    for (unsigned i = 0; i < f->count; i++) {
+    for (unsigned i = 0; i < f->top; i++) {
         struct fabric_port *to = f->ports[i];
         struct dt_packet *copy;
 
-        if (to == port || !are_peers(port, to) || !fabric_is_member(to, fabric_vid(p)))
+        if (!to || to == port || to->leaving || !are_peers(port, to) ||
+            !fabric_is_member(to, fabric_vid(p)))
             continue;
         if (last && (copy = duplicate(port, p)) != NULL)
             fabric_queue_to(last, port, copy);
@@ -125,6 +100,16 @@ static void flood(struct fabric_port *port, struct dt_packet *p)
         drop(port, p, FABRIC_UNKNOWN);
 }
 
+/* Cards that leave are nobody's; what is no card's is behind the VLAN's uplink. */
+static struct fabric_port *destination(const struct fabric_port *port, const struct dt_packet *p)
+{
+    struct fabric_port *card = fabric_owner(port->fabric, p->data);
+
+    if (card || port->config.uplink)
+        return card;
+    return port->fabric->uplink_of[fabric_vid(p)];
+}
+
 void fabric_judge(struct fabric_port *port, struct dt_packet *p)
 {
     struct fabric *f = port->fabric;
@@ -134,16 +119,13 @@ void fabric_judge(struct fabric_port *port, struct dt_packet *p)
     port->counters[FABRIC_RECEIVED]++;
     if (is_reserved(to_mac))
         drop(port, p, FABRIC_RESERVED);
-    else if (from_mac[0] & 1 || *place(f, from_mac) != (port->config.uplink ? NULL : port))
+    else if (from_mac[0] & 1 || fabric_owner(f, from_mac) != (port->config.uplink ? NULL : port))
         drop(port, p, FABRIC_SPOOFED);
     else if (!classify(port, p))
         drop(port, p, FABRIC_VLAN);
     else if (to_mac[0] & 1)
         flood(port, p);
-    else if ((to = *place(f, to_mac)
-                       ?: port->config.uplink ? NULL
-                                              : f->uplink) == NULL ||
-             to == port)
+    else if ((to = destination(port, p)) == NULL || to == port)
         drop(port, p, FABRIC_UNKNOWN);
     else if (!are_peers(port, to) || !fabric_is_member(to, fabric_vid(p)))
         drop(port, p, FABRIC_PRIVATE);

@@ -15,10 +15,13 @@ void fabric_queue_to(struct fabric_port *to, struct fabric_port *from, struct dt
         net_packet_free(from->lane, packet_of(p));
         return;
     }
+    if (!q->queue.head) {
+        fabric_set_change(&to->waiting, from->index, true);
+        to->nwaiting++;
+    }
     fabric_queue_add(&q->queue, p);
     q->packets++;
     q->bytes += p->length;
-    to->waiting |= 1ull << from->index;
     loop_defer(to->fabric->loop, &to->drain);
 }
 
@@ -29,8 +32,10 @@ static struct dt_packet *take(struct fabric_port *to, unsigned from)
 
     q->packets--;
     q->bytes -= p->length;
-    if (!q->queue.head)
-        to->waiting &= ~(1ull << from);
+    if (!q->queue.head) {
+        fabric_set_change(&to->waiting, from, false);
+        to->nwaiting--;
+    }
     return p;
 }
 
@@ -38,7 +43,7 @@ static struct dt_packet *take(struct fabric_port *to, unsigned from)
 static struct dt_packet *carry_over(struct fabric_port *to, const struct dt_packet *p)
 {
     uint16_t vid = fabric_vid(p);
-    bool tag = to->config.uplink ? vid != 0 : vid != to->config.vlan;
+    bool tag = vid != to->config.vlan;
     uint32_t skip = p->reason ? 12 + TAG_BYTES : 12, at = tag ? 12 + TAG_BYTES : 12;
     struct packet *new = net_packet_new(to->lane, p->length - skip + at);
     struct dt_packet *q;
@@ -63,9 +68,10 @@ static struct dt_packet *carry_over(struct fabric_port *to, const struct dt_pack
 /* The next port whose turn it is; there is one. */
 static unsigned whose_turn(struct fabric_port *to)
 {
-    uint64_t from_here = to->waiting & ~0ull << to->turn;
-    unsigned turn = (unsigned)__builtin_ctzll(from_here ?: to->waiting);
+    unsigned turn = fabric_set_next(&to->waiting, to->turn);
 
+    if (turn == FABRIC_PORTS)
+        turn = fabric_set_next(&to->waiting, 0);
     if (turn != to->turn || !to->begun)
         to->from[turn].deficit += FABRIC_QUANTUM;
     to->turn = turn;
@@ -106,13 +112,13 @@ void fabric_drain(struct fabric_port *to)
 {
     struct fabric *f = to->fabric;
 
-    while (to->waiting && to->outstanding < FABRIC_WINDOW) {
+    while (to->nwaiting && to->outstanding < FABRIC_WINDOW) {
         unsigned room = net_admit(to->lane, MIN(NET_BURST, FABRIC_WINDOW - to->outstanding)), n = 0;
         struct dt_packet *batch[NET_BURST];
 
         if (room == 0)
             return; /* wake() tells when that changes */
-        while (n < room && to->waiting) {
+        while (n < room && to->nwaiting) {
             unsigned from;
             struct dt_packet *p = next(to, &from), *copy = carry_over(to, p);
 
@@ -129,13 +135,19 @@ void fabric_drain(struct fabric_port *to)
     }
 }
 
-void fabric_queues_free(struct fabric_port *to)
+static void drop_all(struct fabric_port *to, unsigned from)
 {
-    struct fabric *f = to->fabric;
+    while (to->from[from].queue.head)
+        net_packet_free(to->fabric->ports[from]->lane, packet_of(take(to, from)));
+}
 
-    while (to->waiting) {
-        unsigned from = (unsigned)__builtin_ctzll(to->waiting);
+void fabric_queues_free(struct fabric_port *port)
+{
+    struct fabric *f = port->fabric;
 
-        net_packet_free(f->ports[from]->lane, packet_of(take(to, from)));
-    }
+    for (unsigned from; (from = fabric_set_next(&port->waiting, 0)) < FABRIC_PORTS;)
+        drop_all(port, from);
+    for (unsigned i = 0; i < f->top; i++)
+        if (f->ports[i])
+            drop_all(f->ports[i], port->index);
 }

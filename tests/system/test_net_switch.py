@@ -54,12 +54,10 @@ def start(t, group=True):
     """A namespace, a switch in it, and two guests, a and b; port c is nobody's yet."""
     require()
     space = t.use(Namespace(t.folder))
-    ports = []
-    for name, mac in MAC.items():
-        ports += ["--port", name, "--mac", mac]
-        if group and name != "c":
-            ports += ["--group", "web"]
-    switch = t.use(Switch(t.folder, ports, "tap ifname=card0", space.enter))
+    ports = {name: ["--port", name, "--mac", mac] + (["--group", "web"] if group and name != "c" else [])
+             for name, mac in MAC.items()}
+    switch = t.use(Switch(t.folder, ports["a"] + ports["c"], "tap ifname=card0", space.enter))
+    switch.change("add-port", "a", *ports["b"])
     cards = [t.use(Card(switch.chain(name), t.folder, card=f"net-{name}")) for name in "ab"]
     guests = [t.guest(root="initramfs", wait=False, extra=arguments(card, mac=MAC[name]))
               for name, card in zip("ab", cards)]
@@ -77,7 +75,8 @@ def ping(guest, address, count=3):
 
 @limit(180)
 def test_guests(t):
-    """Peers reach each other and the host; the switch is killed, and they do again. C takes no address and sees none."""
+    """Peers reach each other and the host, one on a port that was added; the switch is killed, and they do again. C takes no
+    address and sees none. At last the port is taken away."""
     space, switch, (a, b) = start(t)
     ping(a, HOST)
     ping(b, HOST)
@@ -101,6 +100,18 @@ def test_guests(t):
     ping(b, "10.77.0.2")
     neighbours = space.run("ip", "neigh", "show", "10.77.0.2")
     assert MAC["a"] in neighbours, neighbours
+    switch.change("remove-port", "b")
+    t.equal(a.run("ping -c 2 -W 2 10.77.0.3")[0], 1, "b is gone")
+    assert not (t.folder / "b.sock").exists()
+    ping(a, HOST)
+    for words, said in ((("remove-port", "b"), "no running device is named 'b'"), (("remove-port", "uplink"), "is an uplink"),
+                        (("add-port", "a", "--port", "a", "--mac", MAC["b"]), "two ports are named 'a'"),
+                        (("add-port", "a", "--port", "d", "--mac", MAC["a"]), "its address is another port's"),
+                        (("add-port", "a", "--uplink", "null"), "from the start")):
+        done = switch.change(*words, check=False)
+        assert done.returncode and said in done.stderr, done.stderr
+    switch.change("add-port", "uplink", "--port", "d", "--mac", MAC["b"] + "," + MAC["c"][:-1] + "9")
+    t.equal(len(switch.show("d")["macs"]), 2)
 
 
 @limit(180)

@@ -26,7 +26,7 @@ static struct far {
         uint8_t needs;
     } got[FRAMES];
     unsigned n;
-} fars[PORTS];
+} fars[FABRIC_PORTS];
 static unsigned nfars;
 static struct loop *loop;
 static struct fabric *fabric;
@@ -110,7 +110,8 @@ static void configure(struct fabric_config *configs)
         const uint8_t mac[6] = MAC(i);
 
         configs[i] = (struct fabric_config){.name = names[i], .chain = "far"};
-        memcpy(configs[i].mac, mac, 6);
+        memcpy(configs[i].macs[0], mac, 6);
+        configs[i].nmacs = 1;
     }
     configs[A].group = configs[B].group = "g";
     configs[D].vlan = 10;
@@ -128,7 +129,10 @@ static void start_with(const struct fabric_config *configs, unsigned count)
     if (!registered && registry_add_net(&far_ext, &error) < 0)
         fail_msg("%s", error.text);
     registered = true;
-    memset(fars, 0, sizeof(fars));
+    for (unsigned i = 0; i < FABRIC_PORTS; i++) {
+        fars[i].n = fars[i].nheld = 0;
+        fars[i].holds = false;
+    }
     nfars = 0;
     assert_int_equal(loop_new(&loop, &config, &error), 0);
     if (fabric_new(&fabric, loop, configs, count, &error) < 0 || fabric_start(fabric, &error) < 0)
@@ -213,7 +217,7 @@ static unsigned all_arrived(void)
 {
     unsigned n = 0;
 
-    for (unsigned i = 0; i < PORTS; i++)
+    for (unsigned i = 0; i < nfars; i++)
         n += fars[i].n;
     return n;
 }
@@ -459,6 +463,145 @@ static void test_offloads_survive(void **state)
     assert_int_equal(fars[UP].got[0].length, 1004);
 }
 
+/* ---- Several uplinks, addresses, and many ports ---- */
+
+enum { UP2 = 6 };
+
+/* B is no card any more but the uplink of VLAN 10, without a tag, and of VLAN 20, with one. */
+static void test_two_uplinks(void **state)
+{
+    static struct fabric_config configs[PORTS];
+
+    tear_down(state);
+    configure(configs);
+    configs[B] = (struct fabric_config){.name = "b", .chain = "far", .uplink = true, .vlan = 10};
+    configs[B].trunk[20 / 8] |= 1 << 20 % 8;
+    start_with(configs, PORTS);
+    expect_at(A, frame(A, 100), UP, frame(A, 100));
+    expect_at(D, frame(D, 100), B, frame(D, 100));
+    expect_at(E, tagged(frame(E, 100), 0x8100, 20), B, tagged(frame(E, 100), 0x8100, 20));
+    expect_at(E, tagged(frame(E, 100), 0x8100, 10), B, frame(E, 100));
+    expect_at(B, frame(100, D), D, frame(100, D));
+    expect_at(UP, frame(100, A), A, frame(100, A));
+    expect_dropped(UP, tagged(frame(100, D), 0x8100, 10), FABRIC_VLAN); /* the other's */
+    expect_dropped(B, tagged(frame(100, E), 0x8100, 30), FABRIC_VLAN);
+    expect_dropped(B, frame(100, A), FABRIC_PRIVATE); /* A is not in VLAN 10 */
+    expect_dropped(B, frame(A, 100), FABRIC_SPOOFED);
+    expect_dropped(UP, frame(100, 101), FABRIC_UNKNOWN); /* never from one to the other */
+    expect_dropped(B, frame(100, 101), FABRIC_UNKNOWN);
+    expect_at(A, to_all(A), UP, to_all(A));
+    pass_in(D, to_all(D));
+    assert_int_equal(fars[B].n, 4); /* and E, its peer, got the other */
+    assert_int_equal(counter(UP, FABRIC_SENT), 2);
+}
+
+/* An uplink of VLANs with a tag alone has nothing to do with frames that have none. */
+static void test_uplink_of_tags(void **state)
+{
+    static struct fabric_config configs[PORTS];
+
+    tear_down(state);
+    configure(configs);
+    configs[UP].trunk[10 / 8] |= 1 << 10 % 8;
+    start_with(configs, PORTS);
+    expect_at(D, frame(D, 100), UP, tagged(frame(D, 100), 0x8100, 10));
+    expect_dropped(A, frame(A, 100), FABRIC_UNKNOWN);
+    expect_dropped(UP, frame(100, A), FABRIC_VLAN);
+}
+
+static void test_two_addresses(void **state)
+{
+    const uint8_t second[6] = MAC(50);
+    static struct fabric_config configs[PORTS];
+
+    tear_down(state);
+    configure(configs);
+    memcpy(configs[A].macs[1], second, 6);
+    configs[A].nmacs = 2;
+    start_with(configs, PORTS);
+    expect_at(A, frame(A, 100), UP, frame(A, 100));
+    expect_at(A, frame(50, 100), UP, frame(50, 100));
+    expect_at(UP, frame(100, 50), A, frame(100, 50));
+    expect_at(B, frame(B, 50), A, frame(B, 50));
+    expect_dropped(A, frame(A, 50), FABRIC_UNKNOWN); /* its own */
+    expect_dropped(A, frame(51, 100), FABRIC_SPOOFED);
+    expect_dropped(B, frame(50, 100), FABRIC_SPOOFED);
+    expect_dropped(UP, frame(50, 100), FABRIC_SPOOFED);
+}
+
+static void test_many_ports(void **state)
+{
+    enum { MANY = 200 };
+    static struct fabric_config configs[MANY];
+    static char names[MANY][8];
+
+    tear_down(state);
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(names[i], sizeof(names[i]), "p%u", i);
+        configs[i] = (struct fabric_config){
+            .name = names[i], .chain = "far", .group = "g", .macs = {MAC(i)}, .nmacs = 1};
+    }
+    start_with(configs, MANY);
+    for (unsigned i = 0; i < MANY; i++)
+        expect_at(i, frame(i, (i + 67) % MANY), (i + 67) % MANY, frame(i, (i + 67) % MANY));
+    fars[7].holds = true; /* and each one waits its turn at a slow one */
+    for (unsigned round = 0; round < 3; round++)
+        for (unsigned i = 0; i < MANY; i++)
+            if (i != 7)
+                pass_in(i, frame(i, 7));
+    while (fars[7].nheld) {
+        let_go(&fars[7], 1);
+        turn();
+    }
+    assert_int_equal(fars[7].n, 1 + 3 * (MANY - 1));
+}
+
+/* ---- Ports that come and go ---- */
+
+static void add(const char *name, unsigned number, const char *group)
+{
+    const struct fabric_config config = {
+        .name = name, .chain = "far", .group = group, .macs = {MAC(number)}, .nmacs = 1};
+
+    if (fabric_add(fabric, &config, &error) < 0)
+        fail_msg("%s", error.text);
+}
+
+static void test_added_and_removed(void **state)
+{
+    const struct fabric_config same = {.name = "n", .chain = "far", .macs = {MAC(A)}, .nmacs = 1};
+    unsigned n;
+
+    expect_at(A, frame(A, 60), UP, frame(A, 60));
+    add("n", 60, "g");
+    expect_at(A, frame(A, 60), UP2, frame(A, 60));
+    expect_at(UP2, frame(60, B), B, frame(60, B));
+    assert_true(fabric_add(fabric, &same, &error) < 0); /* and leaves nothing behind */
+    expect_at(UP, frame(100, A), A, frame(100, A));
+    /* What is on its way between it and others when it goes. */
+    fars[UP].holds = fars[UP2].holds = true;
+    for (unsigned i = 0; i < 2 * FABRIC_WINDOW; i++) {
+        pass_in(UP2, frame(60, 100));
+        pass_in(A, frame(A, 60));
+    }
+    n = fars[UP].n;
+    fabric_remove(fabric_find(fabric, "n"));
+    assert_null(fabric_find(fabric, "n"));
+    assert_true(inject(UP2, frame(60, 100)));
+    for (unsigned i = 0; fabric->leaving && i < 1000; i++)
+        turn();
+    assert_int_equal(fabric->leaving, 0);
+    fars[UP].holds = false;
+    let_go(&fars[UP], FRAMES);
+    turn();
+    assert_int_equal(fars[UP].n, n); /* what waited there went with it */
+    expect_at(A, frame(A, 60), UP, frame(A, 60));
+    fars[nfars].n = fars[nfars].nheld = 0;
+    add("n", 60, NULL);
+    expect_dropped(A, frame(A, 60), FABRIC_PRIVATE);
+    fabric_remove(fabric_find(fabric, "n")); /* still on its way when the switch ends */
+}
+
 static void expect_refused(const struct fabric_config *configs, unsigned count, const char *says)
 {
     const struct loop_config config = {.engine = LOOP_EPOLL};
@@ -475,18 +618,36 @@ static void test_bad_ports(void **state)
     static struct fabric_config configs[FABRIC_PORTS + 1];
 
     configure(configs);
-    memcpy(configs[B].mac, configs[A].mac, 6);
+    memcpy(configs[B].macs[0], configs[A].macs[0], 6);
     expect_refused(configs, PORTS, "port b: its address is another port's");
     configure(configs);
-    configs[C].mac[0] = 1;
+    configs[C].macs[0][0] = 1;
     expect_refused(configs, PORTS, "port c: its address is that of a group");
     configure(configs);
-    configs[A].uplink = true;
-    expect_refused(configs, PORTS, "port up: there is another uplink");
+    configs[A] = (struct fabric_config){.name = "a", .chain = "far", .uplink = true};
+    expect_refused(configs, PORTS, "port up: there is another uplink for all other VLANs: a");
+    configs[A].vlan = configs[UP].vlan = 30;
+    expect_refused(configs, PORTS, "port up: there is another uplink for VLAN 30: a");
+    configure(configs);
+    configs[B].name = "a";
+    expect_refused(configs, PORTS, "two ports are named 'a'");
+    configure(configs);
+    configs[B].nmacs = 0;
+    expect_refused(configs, PORTS, "port b: it has 0 addresses");
+    configure(configs);
+    for (unsigned i = PORTS; i <= FABRIC_PORTS; i++) {
+        static char names[FABRIC_PORTS + 1][8];
+
+        snprintf(names[i], sizeof(names[i]), "p%u", i);
+        configs[i] = (struct fabric_config){.name = names[i],
+                                            .chain = "far",
+                                            .macs = {{2, 0, 0, 0, (uint8_t)(i >> 8), (uint8_t)i}},
+                                            .nmacs = 1};
+    }
+    expect_refused(configs, FABRIC_PORTS + 1, "at most");
     configure(configs);
     configs[A].chain = "nonsense";
     expect_refused(configs, PORTS, "port a: ");
-    expect_refused(configs, FABRIC_PORTS + 1, "at most");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -506,6 +667,11 @@ int main(void)
         TEST(test_flood_starves_nobody),
         TEST(test_flood_takes_no_memory_of_others),
         TEST(test_offloads_survive),
+        TEST(test_two_uplinks),
+        TEST(test_uplink_of_tags),
+        TEST(test_two_addresses),
+        TEST(test_many_ports),
+        TEST(test_added_and_removed),
         cmocka_unit_test(test_bad_ports),
     };
 

@@ -3,11 +3,13 @@
  * serve.c - the process of a switch, and the one that starts it again.
  *
  * Theory of operation: the process opens the ports' sockets, the uplink and the control socket, gives up all it does not
- * need any more, and forwards frames on one thread. It maps nobody's memory: frames come by sockets. Nothing is kept,
+ * need any more, and forwards frames on one thread. It maps nobody's memory: frames come by sockets. Nothing is kept
+ * but which ports there are (ports.c),
  * so when it dies another one is the same; the cards find its sockets again by themselves.
  */
 #include "tools/switch/switch.h"
 
+#include "base/packet.h"
 #include "control/sandbox.h"
 #include "control/supervisor.h"
 #include "net/net.h"
@@ -15,6 +17,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -22,9 +25,8 @@
 #define PAUSE_NS 100000000l /* before a process that died is started again */
 
 struct serving {
-    const struct switch_config *config;
+    struct switch_ports ports;
     struct loop *loop;
-    struct fabric *fabric;
     struct control *control;
     struct signals signals;
 };
@@ -33,11 +35,11 @@ struct serving {
 
 static struct fabric_port *find(struct serving *s, const char *name, struct dt_error *err)
 {
-    for (unsigned i = 0; i < s->fabric->count; i++)
-        if (strcmp(s->fabric->ports[i]->config.name, name) == 0)
-            return s->fabric->ports[i];
-    dt_fail(err, -ENODEV, "no port is named '%.64s'", name);
-    return NULL;
+    struct fabric_port *port = fabric_find(s->ports.fabric, name);
+
+    if (!port)
+        dt_fail(err, -ENODEV, "no port is named '%.64s'", name);
+    return port;
 }
 
 static json_t *show_port(const struct fabric_port *port)
@@ -51,13 +53,17 @@ static json_t *show_port(const struct fabric_port *port)
 
 static int answer_list(void *arg, json_t **result, struct dt_error *err)
 {
-    const struct serving *s = arg;
+    const struct fabric *f = ((const struct serving *)arg)->ports.fabric;
 
     *result = json_array();
-    for (unsigned i = 0; i < s->fabric->count; i++) {
-        json_t *show = show_port(s->fabric->ports[i]), *chain = json_array(), *layer;
+    for (unsigned i = 0; i < f->top; i++) {
+        json_t *show, *chain, *layer;
         size_t k;
 
+        if (!f->ports[i] || f->ports[i]->leaving)
+            continue;
+        show = show_port(f->ports[i]);
+        chain = json_array();
         json_array_foreach(json_object_get(show, "chain"), k, layer)
             json_array_append(chain, json_object_get(layer, "name"));
         json_array_append_new(
@@ -86,6 +92,16 @@ static int answer_stats(void *arg, const char *device, json_t **result, struct d
     return port ? 0 : -ENODEV;
 }
 
+static int answer_do(void *arg, const char *device, const char *layer, const char *command,
+                     int argc, const char *const *argv, json_t **result, struct dt_error *err)
+{
+    struct serving *s = arg;
+
+    if (strcmp(layer, "switch") != 0)
+        return dt_fail(err, -EINVAL, "the ports of a switch have no layers with commands");
+    return switch_ports_do(&s->ports, device, command, argv, err);
+}
+
 static void quit(void *arg)
 {
     struct serving *s = arg;
@@ -99,8 +115,11 @@ static int answer_quit(void *arg, struct dt_error *err)
     return 0;
 }
 
-static const struct protocol_ops protocol = {
-    .list = answer_list, .show = answer_show, .stats = answer_stats, .quit = answer_quit};
+static const struct protocol_ops protocol = {.list = answer_list,
+                                             .show = answer_show,
+                                             .stats = answer_stats,
+                                             .run = answer_do,
+                                             .quit = answer_quit};
 
 /* ---- The process ---- */
 
@@ -120,17 +139,19 @@ static int begin(struct serving *s, const char *control, uid_t uid, struct dt_er
     const struct loop_config config = {.spin_ns = DT_US(50)};
     int ret = loop_new(&s->loop, &config, err);
 
-    ret = ret ?: fabric_new(&s->fabric, s->loop, s->config->ports, s->config->count, err);
+    ret = ret
+              ?: fabric_new(&s->ports.fabric, s->loop, s->ports.config->ports,
+                            s->ports.config->count, err);
     ret = ret ?: control_new(&s->control, s->loop, control, &protocol, s, err);
     ret = ret ?: signals_watch(&s->signals, s->loop, err);
-    ret = ret ?: confine(s->config, uid, err);
-    return ret ?: fabric_start(s->fabric, err);
+    ret = ret ?: confine(s->ports.config, uid, err);
+    return ret ?: fabric_start(s->ports.fabric, err);
 }
 
-static int serve(const struct verb *verb, const struct switch_config *config, const char *control,
+static int serve(const struct verb *verb, const struct switch_ports *ports, const char *control,
                  uid_t uid)
 {
-    struct serving s = {.config = config, .signals = {.watch.fd = -1, .quit = quit}};
+    struct serving s = {.ports = *ports, .signals = {.watch.fd = -1, .quit = quit}};
     struct dt_error err;
     int ret;
 
@@ -144,8 +165,8 @@ static int serve(const struct verb *verb, const struct switch_config *config, co
     if (s.loop)
         signals_unwatch(&s.signals, s.loop);
     control_free(s.control);
-    if (s.fabric)
-        fabric_free(s.fabric);
+    if (s.ports.fabric)
+        fabric_free(s.ports.fabric);
     if (s.loop)
         loop_free(s.loop);
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;
@@ -154,6 +175,17 @@ static int serve(const struct verb *verb, const struct switch_config *config, co
 /* ---- And the one that starts it again ---- */
 
 static volatile sig_atomic_t child;
+
+/* A port has its socket and its peer's. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
 
 static void forward_signal(int signal)
 {
@@ -173,20 +205,20 @@ static void remove_sockets(const struct switch_config *c, const char *control)
 {
     unlink(control);
     for (unsigned i = 0; i < c->count; i++) {
-        _cleanup_free_ char *path = xasprintf("%s/%s.sock", c->options.sockets, c->ports[i].name);
+        _cleanup_free_ char *path = switch_socket(c, c->ports[i].name);
 
         if (!c->ports[i].uplink)
             unlink(path);
     }
 }
 
-static _Noreturn void run_child(const struct verb *verb, const struct switch_config *config,
+static _Noreturn void run_child(const struct verb *verb, const struct switch_ports *ports,
                                 const char *control, uid_t uid, pid_t parent)
 {
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    exit(getppid() == parent ? serve(verb, config, control, uid) : STATUS_FAILED);
+    exit(getppid() == parent ? serve(verb, ports, control, uid) : STATUS_FAILED);
 }
 
 static int await(pid_t pid)
@@ -199,7 +231,30 @@ static int await(pid_t pid)
     return status;
 }
 
-int switch_serve(const struct verb *verb, const struct switch_config *config)
+/* A process from its start to its end. Return: its status as of waitpid(), or -1 where there was none. */
+static int run_once(const struct verb *verb, struct switch_config *config, const char *control,
+                    uid_t uid)
+{
+    pid_t parent = getpid();
+    int pair[2];
+
+    if (packet_pair(pair) < 0)
+        return -1;
+    child = fork();
+    if (child == 0) {
+        const struct switch_ports ports = {.config = config, .parent = pair[1]};
+
+        close(pair[0]);
+        run_child(verb, &ports, control, uid, parent);
+    }
+    close(pair[1]);
+    if (child > 0)
+        switch_ports_answer(pair[0], config); /* until it is gone */
+    close(pair[0]);
+    return child > 0 ? await(child) : -1;
+}
+
+int switch_serve(const struct verb *verb, struct switch_config *config)
 {
     const struct sigaction forward = {.sa_handler = forward_signal};
     _cleanup_free_ char *control = control_path();
@@ -208,20 +263,16 @@ int switch_serve(const struct verb *verb, const struct switch_config *config)
 
     signal(SIGPIPE, SIG_IGN);
     net_register_builtin();
+    raise_limits();
     sigaction(SIGTERM, &forward, NULL);
     sigaction(SIGINT, &forward, NULL);
     for (;;) {
-        pid_t parent = getpid(), pid = fork();
-
-        if (pid == 0)
-            run_child(verb, config, control, uid, parent);
-        child = pid;
-        status = pid > 0 ? await(pid) : 0;
-        if (pid < 0 || WIFEXITED(status))
+        status = run_once(verb, config, control, uid);
+        if (status < 0 || WIFEXITED(status))
             break;
         log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
     }
     remove_sockets(config, control);
-    return child > 0 ? WEXITSTATUS(status) : STATUS_FAILED;
+    return status < 0 ? STATUS_FAILED : WEXITSTATUS(status);
 }

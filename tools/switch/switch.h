@@ -6,31 +6,61 @@
 #include "net/switch/fabric.h"
 #include "tools/run/run.h"
 
+#define SWITCH_NAME  32u /* bytes of a port's name */
+#define SWITCH_WORDS 32u /* that describe a port */
+
 /** struct switch_options - as on the command line. @sockets: the directory of the ports' sockets. */
 struct switch_options {
-    const char *sockets, *uplink;
+    const char *sockets;
     uint64_t uplink_broadcast;
     bool sandbox;
 };
+/** struct switch_port_options - of a card's port or an uplink. @broadcast: UINT64_MAX = not given. */
 struct switch_port_options {
-    const char *mac, *trunk, *group;
+    const char *macs, *trunk, *group;
     uint64_t vlan, broadcast;
 };
 
-/** struct switch_config - judged. Owns what it points at. */
+/** struct switch_config - judged. Owns names and chains. @texts: what a port that was added points at, or NULL. */
 struct switch_config {
     struct switch_options options;
     unsigned count;
     struct fabric_config ports[FABRIC_PORTS];
     struct switch_port_options port_options[FABRIC_PORTS];
+    char *texts[FABRIC_PORTS];
 };
 
 extern const struct dt_param switch_params[], switch_begin[], switch_port_params[];
 /** switch_parse() - the command line. Return: 0 or -EINVAL. */
 int switch_parse(struct switch_config *config, char **argv, struct dt_error *err);
+/** switch_add() - one more port: "--port NAME" and its options, @words ended by NULL. Return: its index, or -errno. */
+int switch_add(struct switch_config *config, const char *const *words, struct dt_error *err);
+/** switch_drop() - and away with it; those behind it move up. */
+void switch_drop(struct switch_config *config, unsigned index);
+/** switch_index() - by name, or -ENODEV. */
+int switch_index(const struct switch_config *config, const char *name);
+/** switch_socket() - the path of a card port's socket; the caller's. */
+char *switch_socket(const struct switch_config *config, const char *name);
 void switch_config_free(struct switch_config *config);
 
 /** switch_serve() - until told to stop; a process that dies is started again. Return: an exit status. */
-int switch_serve(const struct verb *verb, const struct switch_config *config);
+int switch_serve(const struct verb *verb, struct switch_config *config);
+
+/* ---- Ports that come and go (ports.c) ---- */
+
+/** struct switch_ports - the process of the switch. @parent: a packet pair to the process that starts it. */
+struct switch_ports {
+    struct switch_config *config;
+    struct fabric *fabric;
+    int parent;
+};
+/** switch_ports_do() - a command of the control socket, for @device. Return: 0 or -errno. */
+int switch_ports_do(struct switch_ports *ports, const char *device, const char *command,
+                    const char *const *words, struct dt_error *err);
+/** switch_ports_answer() - on the other end of @sock: do what the confined process asks for, as long as it lives. */
+void switch_ports_answer(int sock, struct switch_config *config);
+
+/** switch_change() - the verbs `add-port` and `remove-port`, argv[0]. Return: an exit status. */
+int switch_change(const struct verb *verb, char **argv);
 
 #endif

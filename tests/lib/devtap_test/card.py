@@ -113,6 +113,11 @@ class Switch(Process):
         """The back of a card that is joined to a port."""
         return f"stream address=unix:{self.sockets}/{port}.sock vnet=on"
 
+    def change(self, *words, check=True):
+        """`devtap switch add-port` or `remove-port`."""
+        return subprocess.run([paths.devtap(), "switch", *words], env=self.environment, check=check, text=True, timeout=30,
+                              stderr=None if check else subprocess.PIPE)
+
     def show(self, port):
         """What `devtap show` tells of a port's frames, and of the process."""
         done = subprocess.run([paths.devtap(), "show", "--json", port], env=self.environment, check=True, text=True,

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ports.c - ports that come and go while the switch runs.
+ *
+ * Theory of operation: the switch has given up its rights and can make no socket. So it asks the process that would start it
+ * again, which judges the port's words anew (the one who asks may have been taken over by a guest), makes the socket
+ * in the switch's directory and hands it over, and keeps the port in mind for the next one that it starts.
+ */
+#include "tools/switch/switch.h"
+
+#include "base/packet.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#define PATIENCE_MS 5000
+
+/* The words of a port, each with its zero; the name alone of one that goes. @ret: of an answer, with an error's text. */
+struct message {
+    enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_ANSWER } what;
+    int ret;
+    char text[2048];
+};
+
+/* ---- The process that is not confined ---- */
+
+static int make_socket(const struct switch_config *c, const char *name, struct dt_error *err)
+{
+    _cleanup_free_ char *path = switch_socket(c, name);
+    int sock = listen_at(path, -1, -1, SOCKET_MODE, 0, err);
+
+    if (sock >= 0 && listen(sock, 1) < 0) {
+        dt_fail(err, -errno, "%s: cannot listen: %s", path, strerror(errno));
+        close(TAKE_FD(sock));
+    }
+    return sock;
+}
+
+/* false: they do not end within the message. */
+static bool split(const struct message *m, const char **words)
+{
+    const char *at = m->text, *end = m->text + sizeof(m->text);
+    unsigned n = 0;
+
+    while (at < end && *at && n < SWITCH_WORDS) {
+        words[n++] = at;
+        at = memchr(at, 0, (size_t)(end - at));
+        if (!at++)
+            return false;
+    }
+    words[n] = NULL;
+    return at < end && !*at;
+}
+
+static int answer_add(struct switch_config *c, const struct message *m, struct dt_error *err)
+{
+    const char *words[SWITCH_WORDS + 1];
+    int index, sock;
+
+    if (!split(m, words))
+        return dt_fail(err, -E2BIG, "too many words");
+    index = switch_add(c, words, err);
+    if (index < 0)
+        return index;
+    sock = make_socket(c, c->ports[index].name, err);
+    if (sock < 0)
+        switch_drop(c, (unsigned)index);
+    return sock;
+}
+
+static int answer_remove(struct switch_config *c, const struct message *m, struct dt_error *err)
+{
+    const char *words[SWITCH_WORDS + 1];
+    int index = split(m, words) && words[0] ? switch_index(c, words[0]) : -EINVAL;
+    _cleanup_free_ char *path = NULL;
+
+    if (index < 0 || c->ports[index].uplink)
+        return dt_fail(err, -ENODEV, "there is no such port");
+    path = switch_socket(c, words[0]);
+    unlink(path);
+    switch_drop(c, (unsigned)index);
+    return -1; /* there is nothing to hand over */
+}
+
+void switch_ports_answer(int sock, struct switch_config *config)
+{
+    struct message m, answer;
+    int fd, got;
+
+    for (;;) {
+        struct pollfd p = {.fd = sock, .events = POLLIN};
+        struct dt_error err = {""};
+
+        poll(&p, 1, -1);
+        got = packet_receive(sock, &m, sizeof(m), &fd);
+        if (got < 0)
+            return;
+        if (got == 0)
+            continue;
+        if (fd >= 0)
+            close(fd);
+        fd = m.what == MESSAGE_ADD ? answer_add(config, &m, &err) : answer_remove(config, &m, &err);
+        answer = (struct message){.what = MESSAGE_ANSWER, .ret = err.text[0] ? fd : 0};
+        snprintf(answer.text, sizeof(answer.text), "%s", err.text);
+        if (packet_send(sock, &answer, sizeof(answer), MAX(fd, -1)) < 0)
+            log_warning("the switch does not take an answer");
+        if (fd >= 0)
+            close(fd);
+    }
+}
+
+/* ---- The switch ---- */
+
+/* Return: the descriptor that came, -1 where none did, or another -errno. */
+static int ask(const struct switch_ports *s, const struct message *question, int *fd,
+               struct dt_error *err)
+{
+    struct pollfd p = {.fd = s->parent, .events = POLLIN};
+    struct message answer;
+    int ret = packet_send(s->parent, question, sizeof(*question), -1);
+
+    if (ret == 0 && poll(&p, 1, PATIENCE_MS) <= 0)
+        ret = -ETIMEDOUT;
+    if (ret == 0)
+        ret = packet_receive(s->parent, &answer, sizeof(answer), fd);
+    if (ret <= 0)
+        return dt_fail(err, ret ?: -EPIPE, "the process that keeps the sockets does not answer");
+    answer.text[sizeof(answer.text) - 1] = '\0';
+    return answer.ret < 0 ? dt_fail(err, answer.ret, "%s", answer.text) : 0;
+}
+
+static int ask_for_socket(const struct switch_ports *s, const char *const *words, int *sock,
+                          struct dt_error *err)
+{
+    struct message m = {.what = MESSAGE_ADD};
+    char *at = m.text;
+
+    for (; *words; words++) {
+        size_t n = strlen(*words) + 1;
+
+        if (n >= sizeof(m.text) - (size_t)(at - m.text))
+            return dt_fail(err, -E2BIG, "too many words");
+        at = mempcpy(at, *words, n);
+    }
+    return ask(s, &m, sock, err);
+}
+
+static void give_up_socket(const struct switch_ports *s, const char *name)
+{
+    struct message m = {.what = MESSAGE_REMOVE};
+    struct dt_error err;
+    int fd;
+
+    snprintf(m.text, sizeof(m.text), "%s", name);
+    if (ask(s, &m, &fd, &err) < 0)
+        log_warning("port %s: %s", name, err.text);
+}
+
+static int open_port(struct switch_ports *s, unsigned index, int sock, struct dt_error *err)
+{
+    struct fabric_config *p = &s->config->ports[index];
+    _cleanup_free_ char *chain =
+        xasprintf("stream address=fd:%d listen=on vnet=on mtu=65535", sock);
+    struct fabric_config port = *p;
+
+    port.chain = chain;
+    return fabric_add(s->fabric, &port, err);
+}
+
+static int add(struct switch_ports *s, const char *const *words, struct dt_error *err)
+{
+    int sock = -1, index = switch_add(s->config, words, err), ret;
+
+    if (index < 0)
+        return index;
+    ret = ask_for_socket(s, words, &sock, err);
+    if (ret == 0) {
+        ret = open_port(s, (unsigned)index, sock, err);
+        if (ret < 0)
+            give_up_socket(s, s->config->ports[index].name);
+    }
+    if (sock >= 0)
+        close(sock); /* the port has its own */
+    if (ret < 0)
+        switch_drop(s->config, (unsigned)index);
+    return ret;
+}
+
+static int drop(struct switch_ports *s, const char *name, struct dt_error *err)
+{
+    struct fabric_port *port = fabric_find(s->fabric, name);
+    int index = switch_index(s->config, name);
+
+    if (!port || index < 0)
+        return dt_fail(err, -ENODEV, "no port is named '%.64s'", name);
+    if (port->config.uplink)
+        return dt_fail(err, -EINVAL, "'%s' is an uplink: these stay until the switch ends", name);
+    fabric_remove(port);
+    give_up_socket(s, name);
+    switch_drop(s->config, (unsigned)index);
+    return 0;
+}
+
+int switch_ports_do(struct switch_ports *s, const char *device, const char *command,
+                    const char *const *words, struct dt_error *err)
+{
+    if (strcmp(command, "add-port") == 0)
+        return add(s, words, err);
+    if (strcmp(command, "remove-port") == 0 && !words[0])
+        return drop(s, device, err);
+    return dt_fail(err, -EINVAL, "'%.40s': a switch knows add-port and remove-port", command);
+}
+
+/* ---- The verb ---- */
+
+static int change(char **argv, struct dt_error *err)
+{
+    bool adds = strcmp(argv[0], "add-port") == 0;
+    struct client *client = NULL;
+    json_t *words = json_array(), *request;
+    int ret;
+
+    if (!argv[1] || (adds ? !argv[2] : argv[2] != NULL)) {
+        json_decref(words);
+        return dt_fail(err, -EINVAL,
+                       adds ? "add-port ANY_PORT --port NAME --mac ADDRESS [OPTION...]"
+                            : "remove-port NAME");
+    }
+    for (char **word = argv + 2; *word; word++)
+        json_array_append_new(words, json_string(*word));
+    ret = client_find(&client, argv[1], err);
+    if (ret < 0) {
+        json_decref(words);
+        return ret;
+    }
+    request = json_pack("{ss ss ss ss so}", "verb", "do", "device", client_device(client), "layer",
+                        "switch", "command", argv[0], "args", words);
+    ret = request ? client_call(client, request, NULL, err)
+                  : dt_fail(err, -EINVAL, "a word is not UTF-8");
+    client_free(client);
+    return ret;
+}
+
+int switch_change(const struct verb *verb, char **argv)
+{
+    struct dt_error err;
+    int ret = change(argv, &err);
+
+    return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;
+}
