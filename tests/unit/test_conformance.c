@@ -205,6 +205,11 @@ static void test_net_keep(void **state)
     check_broken_net("net-keep", "quiesce", "it does not come to rest");
 }
 
+static void test_net_closed(void **state)
+{
+    check_broken_net("net-closed", "kill", "saved when it was killed is refused");
+}
+
 static void test_net_spoil(void **state)
 {
     check_broken_net("net-spoil", "offloads", "left with a wrong checksum");
@@ -225,23 +230,15 @@ static void test_what_cannot_be_tested(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_watchpoint),
-        cmocka_unit_test(test_xor),
-        cmocka_unit_test(test_two_together),
-        cmocka_unit_test(test_steady),
-        cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_lose),
-        cmocka_unit_test(test_corrupt),
-        cmocka_unit_test(test_deaf),
-        cmocka_unit_test(test_moved),
-        cmocka_unit_test(test_scribble),
-        cmocka_unit_test(test_whitewash),
-        cmocka_unit_test(test_eager),
-        cmocka_unit_test(test_inplace),
-        cmocka_unit_test(test_undeclared),
-        cmocka_unit_test(test_net_keep),
-        cmocka_unit_test(test_net_spoil),
-        cmocka_unit_test(test_what_cannot_be_tested),
+        cmocka_unit_test(test_watchpoint),   cmocka_unit_test(test_xor),
+        cmocka_unit_test(test_two_together), cmocka_unit_test(test_steady),
+        cmocka_unit_test(test_twice),        cmocka_unit_test(test_lose),
+        cmocka_unit_test(test_corrupt),      cmocka_unit_test(test_deaf),
+        cmocka_unit_test(test_moved),        cmocka_unit_test(test_scribble),
+        cmocka_unit_test(test_whitewash),    cmocka_unit_test(test_eager),
+        cmocka_unit_test(test_inplace),      cmocka_unit_test(test_undeclared),
+        cmocka_unit_test(test_net_keep),     cmocka_unit_test(test_net_closed),
+        cmocka_unit_test(test_net_spoil),    cmocka_unit_test(test_what_cannot_be_tested),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

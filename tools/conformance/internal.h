@@ -232,6 +232,12 @@ void property_live(struct bench *b);
 void property_map(struct bench *b);
 void property_threads(struct bench *b);
 void property_kill(struct bench *b);
+/** kill_start() - @fn in a process of its own. kill_finish() - its end: what it found counts as found here; so does its
+ *  death, if nobody killed it. */
+pid_t kill_start(struct bench *b, void (*fn)(struct bench *b));
+void kill_finish(struct bench *b, pid_t pid, int expected);
+/** kill_amid() - @work in a process of its own, which sets @started; it is killed a moment later. */
+void kill_amid(struct bench *b, void (*work)(struct bench *b), unsigned *started);
 /** shared_memory() - zeroed, shared with child processes. */
 void *shared_memory(size_t size);
 

@@ -117,8 +117,7 @@ static void verify(struct bench *b)
     bench_close(b);
 }
 
-/* Starts @fn in a process of its own. */
-static pid_t start(struct bench *b, void (*fn)(struct bench *b))
+pid_t kill_start(struct bench *b, void (*fn)(struct bench *b))
 {
     pid_t pid = fork();
 
@@ -133,8 +132,7 @@ static pid_t start(struct bench *b, void (*fn)(struct bench *b))
     return pid;
 }
 
-/* What the process found counts as found here; so does its death, if nobody killed it. */
-static void finish(struct bench *b, pid_t pid, int expected)
+void kill_finish(struct bench *b, pid_t pid, int expected)
 {
     int status;
 
@@ -148,9 +146,9 @@ static void finish(struct bench *b, pid_t pid, int expected)
 }
 
 /* False if it died before. */
-static bool wait_until_started(struct bench *b, pid_t pid)
+static bool wait_until_started(pid_t pid, const unsigned *started)
 {
-    while (!__atomic_load_n(&b->kill_log->started, __ATOMIC_ACQUIRE)) {
+    while (!__atomic_load_n(started, __ATOMIC_ACQUIRE)) {
         siginfo_t info = {.si_pid = 0};
 
         if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid)
@@ -160,18 +158,23 @@ static bool wait_until_started(struct bench *b, pid_t pid)
     return true;
 }
 
-static void kill_once(struct bench *b)
+void kill_amid(struct bench *b, void (*work)(struct bench *b), unsigned *started)
 {
     pid_t pid;
 
-    __atomic_store_n(&b->kill_log->started, 0, __ATOMIC_RELEASE);
-    pid = start(b, work);
-    if (wait_until_started(b, pid))
+    __atomic_store_n(started, 0, __ATOMIC_RELEASE);
+    pid = kill_start(b, work);
+    if (wait_until_started(pid, started))
         nanosleep(&(struct timespec){.tv_nsec = (long)dt_rng_below(&b->rng, DT_MS(30))}, NULL);
     kill(pid, SIGKILL);
-    finish(b, pid, SIGKILL);
+    kill_finish(b, pid, SIGKILL);
+}
+
+static void kill_once(struct bench *b)
+{
+    kill_amid(b, work, &b->kill_log->started);
     b->kill_log->killed = true;
-    finish(b, start(b, verify), 0);
+    kill_finish(b, kill_start(b, verify), 0);
 }
 
 void property_kill(struct bench *b)
@@ -180,8 +183,8 @@ void property_kill(struct bench *b)
 
     b->kill_log = shared_memory(sizeof(*b->kill_log));
     b->sectors = b->model.sectors = KILL_SECTORS;
-    finish(b, start(b, fill), 0);
-    finish(b, start(b, verify), 0);
+    kill_finish(b, kill_start(b, fill), 0);
+    kill_finish(b, kill_start(b, verify), 0);
     while (b->verdict->count < KILL_ROUNDS || dt_clock_ns() < end) {
         kill_once(b);
         b->verdict->count++;

@@ -70,6 +70,8 @@ static void guest_sent(struct lane *lane, void *slot)
 
     if (!s->busy)
         bench_fail("a descriptor came back that the chain did not have");
+    if (card.log)
+        card.log->records[s - card.slots].busy = 0;
     s->busy = false;
     s->next = card.free;
     card.free = s;
@@ -119,6 +121,7 @@ void card_build(struct bench *b)
                                            .name = "conformance",
                                            .chain = &chain,
                                            .loops = &card.loop,
+                                           .blobs = card.blobs,
                                            .threads = 1},
                    &err) < 0)
         bench_fail("the card does not open: %s", err.text);
@@ -165,8 +168,7 @@ void card_close(void)
 
 /* ---- Load ---- */
 
-static struct packet *fill(struct bench *b, struct packet *p, const uint8_t *frame, uint8_t needs,
-                           uint16_t segment)
+static struct packet *fill(struct packet *p, const uint8_t *frame, uint8_t needs, uint16_t segment)
 {
     memcpy(p->pub.data, frame, p->pub.length);
     p->pub.needs = needs;
@@ -187,6 +189,32 @@ static void hide(struct packet *p, struct card_slot *s)
     p->pub.needs |= DT_OFFLOAD_FETCH;
 }
 
+static struct card_record *record_of(const struct card_slot *s)
+{
+    return card.log ? &card.log->records[s - card.slots] : NULL;
+}
+
+struct dt_packet *card_send(const uint8_t *frame, uint32_t length, uint8_t needs, uint16_t segment)
+{
+    struct packet *p = fill(net_packet_new(card.lane, length), frame, needs, segment);
+    struct card_slot *s = card.free;
+    struct card_record *r = record_of(s);
+
+    card.free = s->next;
+    s->busy = true;
+    card.outstanding++;
+    if (r) {
+        memcpy(r->frame, frame, length);
+        r->length = length;
+        r->needs = needs;
+        r->segment = segment;
+        __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
+    }
+    p->slot = s;
+    hide(p, s);
+    return &p->pub;
+}
+
 static void send_burst(struct bench *b, unsigned n)
 {
     struct dt_packet *packets[CARD_BURST];
@@ -198,15 +226,8 @@ static void send_burst(struct bench *b, unsigned n)
         uint8_t frame[PACKET_MOST], needs;
         uint16_t segment;
         uint32_t length = random_packet(&b->rng, frame, &needs, &segment);
-        struct packet *p = fill(b, net_packet_new(card.lane, length), frame, needs, segment);
-        struct card_slot *s = card.free;
 
-        card.free = s->next;
-        s->busy = true;
-        card.outstanding++;
-        p->slot = s;
-        hide(p, s);
-        packets[sent] = &p->pub;
+        packets[sent] = card_send(frame, length, needs, segment);
     }
     card.fed += sent;
     if (sent)
@@ -226,7 +247,7 @@ static void arrive_burst(struct bench *b, unsigned n)
 
         if (!p)
             break;
-        packets[m] = &fill(b, packet_of(p), frame, needs, segment)->pub;
+        packets[m] = &fill(packet_of(p), frame, needs, segment)->pub;
     }
     card.arrived += m;
     if (m)

@@ -18,12 +18,27 @@ struct card_slot {
     struct card_slot *next; /* of those that are free */
 };
 
+/** struct card_record - a packet that the chain has, for the process after a killed one. */
+struct card_record {
+    uint8_t busy, needs;
+    uint16_t segment;
+    uint32_t length;
+    uint8_t frame[PACKET_MOST];
+};
+
+/** struct card_log - in shared memory. @blobs: what layers save, behind it. */
+struct card_log {
+    unsigned started;
+    struct card_record records[CARD_SLOTS];
+};
+
 /**
  * struct card - the device under test.
  * @fed, @arrived: packets that were given to the chain, from the guest and from the wire.
  * @wired, @received: that came out, at the wire and at the guest.
  * @plain: the wire takes no offloads, and everything that leaves is judged.
  * @wire: the model's back, where the chain ends with it.
+ * @log, @blobs: NULL except in `kill`.
  */
 struct card {
     struct loop *loop;
@@ -34,6 +49,8 @@ struct card {
     unsigned outstanding;
     uint64_t fed, arrived, wired, received;
     bool plain, started;
+    struct card_log *log;
+    struct blob_area *blobs;
 };
 extern struct card card;
 
@@ -50,6 +67,8 @@ void card_close(void);
 void card_burst(struct bench *b, unsigned n);
 /** card_load() - bursts of all sizes for @ns. */
 void card_load(struct bench *b, uint64_t ns);
+/** card_send() - a packet from the guest, with a descriptor of its own; there is one, and net_admit() has let it in. */
+struct dt_packet *card_send(const uint8_t *frame, uint32_t length, uint8_t needs, uint16_t segment);
 /** card_rest() - bring it to rest; NULL, or who was late. Nothing may be left in the chain. */
 const char *card_rest(uint64_t ns);
 
@@ -66,6 +85,7 @@ void card_property_batches(struct bench *b);
 void card_property_offloads(struct bench *b);
 void card_property_quiesce(struct bench *b);
 void card_property_restart(struct bench *b);
+void card_property_kill(struct bench *b);
 void card_property_state(struct bench *b);
 void card_property_live(struct bench *b);
 void card_property_parameters(struct bench *b);
