@@ -102,6 +102,8 @@ def test_completion(t):
     t.equal(complete("devtap", "help", "throt"), ["throttle"])
     t.equal(complete("devtap", "trace", "su"), ["summary"])
     t.equal(complete("devtap", "set", "some-disk", ""), ["null"])
+    t.equal(complete("devtap", "switch", "add"), ["add-port"])
+    t.equal(complete("devtap", "switch", "remove-port", "some"), ["some-disk"])
     t.equal(complete("devtap", "set", "some-disk", "throttle", "io"), ["iops="])
     t.equal(complete("devtap", "test", "--property", "qui"), ["quiesce"])
 
