@@ -354,6 +354,10 @@ static void test_bad_parameters(void **state)
         {"stream address=unix:/no/such/folder/x listen=on", "No such file"},
         {"stream address=tcp:192.0.2.1:7 listen=on", "cannot listen"},
         {"stream address=unix:/tmp/x mtu=60", "mtu"},
+        {"stream address=fd:0", "say listen=on"},
+        {"stream address=fd:0 listen=on", "no Unix socket that listens"},
+        {"stream address=fd:987654 listen=on", "no Unix socket that listens"},
+        {"stream address=fd:x listen=on", "no Unix socket that listens"},
     };
 
     rig_refuses(cases, ARRAY_SIZE(cases));
