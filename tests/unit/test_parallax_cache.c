@@ -414,7 +414,8 @@ static void private_blocks(void **state)
     assert_int_equal(px_do(&u, a, DISK_READ, 10, 4), 0);
     assert_int_equal(counters(&u).misses + counters(&u).hits + counters(&u).passed, 0);
     assert_int_equal(counters(&u).read, 8);
-    assert_int_equal(px_do(&u, a, DISK_READ, 8, 8), 0); /* in one transfer before, four blocks, two */
+    assert_int_equal(px_do(&u, a, DISK_READ, 8, 8),
+                     0); /* in one transfer before, four blocks, two */
     assert_int_equal(counters(&u).misses, 4);
     assert_int_equal(counters(&u).read, 16);
     read_right(&u, b, 8, 8);
