@@ -23,7 +23,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define DEPTH      16u
+#define DEPTH      8u /* of each disk: its buffers are memory */
 #define ANSWER_MS  30000
 #define SILENCE_NS DT_S(60)
 #define NAP_NS     DT_US(50)

@@ -68,7 +68,8 @@ static void on_said(void *arg, const char *event, const char *text)
         log_info("stopping (cvd pool close)");
         quit(s);
     } else if (strcmp(event, "data-cache") == 0) {
-        snprintf(s->data_cache, sizeof(s->data_cache), "%s", text);
+        if (text[strspn(text, "0123456789")] == '\0')
+            snprintf(s->data_cache, sizeof(s->data_cache), "%s", text);
     } else if (strcmp(event, "start-failed") == 0) {
         if (s->ready >= 0 && write(s->ready, text, strlen(text)) < 0)
             log_debug("nobody waits: %m");
