@@ -36,6 +36,8 @@ struct px_ptr {
 
 /* In memory only: the block is dirty and its CRC is not known yet. */
 #define PX_PTR_PENDING 0x8000u
+/* In memory only, of what forward_follow_marked() found: other pointers lead to the block, too. */
+#define PX_PTR_MERGED 0x4000u
 /* Of a pointer to data in a pool that shares blocks: its life. */
 #define PX_PTR_LIFE 0xfu
 #define PX_LIVES    16u

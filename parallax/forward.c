@@ -139,7 +139,8 @@ static int change(struct pool *pool, uint64_t addr, unsigned life, struct px_for
 
 /* ---- Reading ---- */
 
-int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs)
+/* @mark: of those whose block others lead to as well. */
+static int follow(struct pool *pool, unsigned count, struct px_ptr *ptrs, uint32_t mark)
 {
     uint64_t number = UINT64_MAX;
     struct node *page = NULL;
@@ -158,9 +159,21 @@ int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs)
         }
         target = page ? forward_target(page->forwards[addr % PX_FORWARDS]) : 0;
         if (target)
-            ptrs[i] = ptr_make(target, ptr_birth(ptrs[i]), 0, ptr_crc(ptrs[i]));
+            ptrs[i] = ptr_make(target, ptr_birth(ptrs[i]), mark, ptr_crc(ptrs[i]));
+        else if (page && page->forwards[addr % PX_FORWARDS].refs)
+            ptrs[i].hi |= (uint64_t)mark << 16;
     }
     return 0;
+}
+
+int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs)
+{
+    return follow(pool, count, ptrs, 0);
+}
+
+int forward_follow_marked(struct pool *pool, unsigned count, struct px_ptr *ptrs)
+{
+    return follow(pool, count, ptrs, PX_PTR_MERGED);
 }
 
 static bool forwarded(struct px_forward of_address, struct px_ptr ptr)

@@ -4,6 +4,7 @@
 #define PARALLAX_INTERNAL_H
 
 #include "base/fifo.h"
+#include "parallax/data-cache.h"
 #include "parallax/parallax.h"
 
 #define POOL_MAGIC 0x6c6f6f70u
@@ -206,6 +207,8 @@ int forward_pages(struct pool *pool, uint64_t addr, uint32_t *lives);
 int forward_shared(struct pool *pool, struct px_ptr ptr);
 /** forward_follow() - pointers to data become pointers to where it is, for reading alone. */
 int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs);
+/** forward_follow_marked() - the same, and those whose block others lead to as well become PX_PTR_MERGED. */
+int forward_follow_marked(struct pool *pool, unsigned count, struct px_ptr *ptrs);
 /** forward_life() - of a pointer to what is written at @addr now, as a pointer's flags. */
 int forward_life(struct pool *pool, uint64_t addr, uint32_t *flags);
 /** forward_free() - the owner of a block of data gives it back. */
@@ -396,7 +399,10 @@ struct pool {
     struct journal journal;
     struct catalog catalog;
     struct forwards forwards;
-    struct janitor *janitor; /* or NULL: it did nothing yet */
+    struct janitor *janitor;       /* or NULL: it did nothing yet */
+    struct data_cache *data_cache; /* or NULL */
+    struct list data_caches;       /* and those that something began with */
+    struct pool_cache_counters cached;
     struct list disks;
     uint64_t past_time; /* of the last stamp: time does not go back */
     uint64_t past_look; /* when histories were looked at last */
@@ -475,6 +481,12 @@ bool io_stalled(const struct pool *pool);
 int disk_mount(struct disk **disk, struct pool *pool, uint32_t slot, bool read_only,
                const char *owner, struct dt_error *err);
 
+/* io-common.c */
+/** common_mounted() - find out what the disk has in common with others. */
+void common_mounted(struct disk *disk);
+/** common_labelled() - the snapshot has been labelled. */
+void common_labelled(struct pool *pool, uint32_t snapshot);
+
 /* quota.c */
 void quota_turn(struct pool *pool);
 
@@ -495,6 +507,7 @@ void share_next(struct pool *pool);
  * @past:     of what it was, or NULL; then @slot is the snapshot that this stands on.
  * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
  * @weight:   0: what the catalogue says.
+ * @common:   what was born up to this epoch, others may have, too.
  * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
  * @over_told: that they wait was said. @over_look: when to look again for a snapshot to drop, or to speak.
  */
@@ -505,6 +518,7 @@ struct disk {
     uint32_t slot;
     bool read_only, over_told;
     struct past_view *past;
+    uint64_t common;
     char owner[64];
     uint64_t in_flight;
     struct request_list over;

@@ -22,7 +22,7 @@ static uint32_t first_wrong(const struct op *op)
     uint32_t i = 0;
 
     for (; i < op->count; i++)
-        if (!ptr_hole(op->ptrs[i]) &&
+        if (!ptr_hole(op->ptrs[i]) && !op_known(op, i) &&
             crc32c(0, op->blocks + (size_t)i * PX_BLOCK, PX_BLOCK) != ptr_crc(op->ptrs[i]))
             break;
     return i;
@@ -35,12 +35,16 @@ static void fill_holes(const struct op *op)
             memset(op->blocks + (size_t)i * PX_BLOCK, 0, PX_BLOCK);
 }
 
-static void read_done(struct op *op)
+void op_read_done(struct op *op)
 {
     uint32_t wrong;
 
     if (op->error) {
         op_done(op);
+        return;
+    }
+    if (unlikely(op->cache && op->alone)) { /* who read a block for it could not */
+        op_read(op);
         return;
     }
     wrong = first_wrong(op);
@@ -49,6 +53,7 @@ static void read_done(struct op *op)
         int ret = disk_lookup(op->disk, op->index + wrong, 1, &now);
 
         op->disk->counters.retried++;
+        op->alone = true;
         /* Replaced meanwhile? Then look again. If not, once more all the same: the bus or the cable
          * may have been it. */
         if (ret == 0 && (!ptr_same(now, op->ptrs[wrong]) || ++op->tries < READ_TRIES)) {
@@ -76,7 +81,7 @@ static void read_landed(struct store_io *sio, int result)
     if (result < 0 && !op->error)
         op->error = result;
     if (--op->pending == 0)
-        read_done(op);
+        op_read_done(op);
 }
 
 /* Runs of pointers to consecutive addresses, each one transfer. */
@@ -98,11 +103,12 @@ static void find_runs(struct op *op)
 
 static void read_runs(struct op *op)
 {
-    struct store *store = op->disk->pool->store;
+    struct pool *pool = op->disk->pool;
+    struct store *store = pool->store;
 
     find_runs(op);
     if (op->runs == 0) {
-        read_done(op);
+        op_read_done(op);
         return;
     }
     op->pending = op->runs;
@@ -111,6 +117,7 @@ static void read_runs(struct op *op)
 
         op->ios[i].op = op;
         op->ios[i].sio.done = read_landed;
+        pool->cached.read += run->count;
         store->read(store, &op->ios[i].sio, op->blocks + (size_t)run->first * PX_BLOCK, run->addr,
                     run->count);
     }
@@ -128,5 +135,7 @@ void op_read(struct op *op)
     if (op->req->op != DISK_READ)
         for (uint32_t i = 1; i + 1 < op->count; i++)
             op->ptrs[i] = (struct px_ptr){0, 0};
-    read_runs(op);
+    op->cache = NULL;
+    if (likely(!op_maybe_common(op)) || !op_read_common(op))
+        read_runs(op);
 }

@@ -38,7 +38,8 @@ static struct op *op_new(struct disk *disk, struct disk_req *req)
     op->error = 0;
     op->bounce = NULL;
     op->part = op->parts_n = 0;
-    op->zero_done = false;
+    op->zero_done = op->alone = false;
+    op->cache = NULL;
     share_begun(op);
     pool->in_flight++;
     return op;
@@ -99,7 +100,7 @@ void op_aim(struct op *op, uint64_t offset, uint64_t length)
 void op_bounce(struct op *op)
 {
     if (!op->bounce)
-        op->bounce = xaligned(PX_BLOCK, (size_t)SPAN * PX_BLOCK);
+        op->bounce = xaligned(PX_BLOCK, (size_t)op->count * PX_BLOCK);
     op->blocks = op->bounce;
 }
 

@@ -21,6 +21,9 @@ struct run {
  * @blocks:        memory of whole blocks: the request's own or @bounce.
  * @charge:        blocks promised to it of the disk's quota.
  * @parts:         of a request for zeroes: the partial blocks at both ends, to be written as data.
+ * @cache:         while it reads: what some of the blocks come from, or go to as @fills; NULL: nothing does. Those that need not
+ *                 be compared with their checksums any more are @known.
+ * @alone:         it has to read for itself, as something was wrong.
  */
 struct op {
     struct op *next;
@@ -31,7 +34,9 @@ struct op {
     uint32_t promised, journal_promised, charge;
     int error;
     bool edges, zero_done, under_way; /* @under_way: it takes a place of SHARE_DEPTH */
-    void (*again)(struct op *op);     /* where it goes on when it need not wait any more */
+    bool alone;
+    struct data_cache *cache;
+    void (*again)(struct op *op); /* where it goes on when it need not wait any more */
     uint8_t *source, *blocks, *bounce;
     struct {
         uint64_t offset, length;
@@ -44,6 +49,8 @@ struct op {
         struct store_io sio;
         struct op *op;
     } ios[SPAN];
+    uint64_t known[(SPAN + 63) / 64];
+    uint32_t fills[SPAN]; /* 0: none */
 };
 
 static inline void op_list_add(struct request_list *list, struct op *op)
@@ -68,7 +75,7 @@ static inline struct op *op_list_take_all(struct request_list *list)
 
 /** op_aim() - the blocks that @length bytes at @offset touch are what the next step is about. */
 void op_aim(struct op *op, uint64_t offset, uint64_t length);
-/** op_bounce() - memory of its own for whole blocks. */
+/** op_bounce() - memory of its own for the whole blocks that it is about, and no step of it is about more. */
 void op_bounce(struct op *op);
 /** op_done() - complete it with what its error says. op_fail(): with @error. */
 void op_done(struct op *op);
@@ -103,6 +110,25 @@ void quota_refuse(struct op *op);
 
 /** op_read() - read the blocks it is about; a write goes on with op_write_data(). */
 void op_read(struct op *op);
+/** op_read_done() - all of them have been read, or not. */
+void op_read_done(struct op *op);
+
+/* io-common.c */
+
+/** op_maybe_common() - may others have some of its blocks, too? */
+static inline bool op_maybe_common(const struct op *op)
+{
+    const struct pool *pool = op->disk->pool;
+
+    return pool->data_cache && (op->disk->common || pool->root.features) && !op->alone;
+}
+/** op_read_common() - read its blocks, those that others have, too, by way of the cache. False: there are none of these. */
+bool op_read_common(struct op *op);
+/** op_known() - is the block what its checksum says, as was found before? */
+static inline bool op_known(const struct op *op, uint32_t i)
+{
+    return unlikely(op->cache != NULL) && op->known[i / 64] >> (i % 64) & 1;
+}
 
 /* io-write.c */
 

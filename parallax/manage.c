@@ -169,7 +169,10 @@ int pool_label(struct pool *pool, uint32_t snapshot, const char *name, struct dt
 
     change_begin(&c, PX_LABEL, snapshot);
     ret = set_name(&c, name ?: r ? r->name : "", err);
-    return ret ?: change_commit(pool, &c, 1, err);
+    ret = ret ?: change_commit(pool, &c, 1, err);
+    if (ret == 0)
+        common_labelled(pool, snapshot);
+    return ret;
 }
 
 int pool_unlabel(struct pool *pool, uint32_t snapshot, struct dt_error *err)

@@ -86,6 +86,7 @@ static struct pool *make(struct store *store, const struct pool_options *o)
     pool->ckpt_time = dt_clock_ns();
     list_init(&pool->disks);
     list_init(&pool->share.waiting);
+    list_init(&pool->data_caches);
     node_cache_init(&pool->nodes, o->cache);
     return pool;
 }
@@ -104,6 +105,7 @@ static void unmake(struct pool *pool)
     node_cache_fini(&pool->nodes);
     free(pool->journal.block);
     janitor_fini(pool);
+    data_cache_free_all(&pool->data_caches);
     pool->magic = 0;
     free(pool);
 }
@@ -327,7 +329,7 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
 
         tell_holder(pool);
         journal_init(pool, pool_random(), flushed);
-        ret = pool_checkpoint(pool, err);
+        ret = pool_checkpoint(pool, err) ?: pool_set_data_cache(pool, o->data_cache, err);
     }
     if (ret < 0) {
         unmake(pool);
@@ -518,6 +520,7 @@ int disk_mount(struct disk **out, struct pool *pool, uint32_t slot, bool read_on
     disk_queue_init(&disk->queue);
     list_init(&disk->waiting);
     list_add_tail(&pool->disks, &disk->list);
+    common_mounted(disk);
     if (read_only)
         info->readers++;
     else

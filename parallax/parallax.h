@@ -31,7 +31,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * @event: something a person should know: "full", "resumed", "damage", "quota"; of the disk or snapshot in @slot,
  * or with NO_SLOT of the whole pool.
  * @clock: ns since 1970 for the history; NULL = the system's.
- * @cache: bytes of nodes to keep in memory; 0 = 256 MiB.
+ * @cache: bytes of nodes to keep in memory; 0 = 256 MiB. @data_cache: as in pool_set_data_cache().
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
 struct pool_options {
@@ -41,6 +41,7 @@ struct pool_options {
     uint64_t (*clock)(void *arg);
     void *arg;
     size_t cache;
+    uint64_t data_cache;
     const char *holder;
 };
 /** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
@@ -88,6 +89,38 @@ struct pool_info {
     bool recovered; /* the last opening replayed a journal */
 };
 void pool_info(const struct pool *pool, struct pool_info *info);
+
+/* ---- The data cache: blocks that several disks have in common are read once ---- */
+
+#define DATA_CACHE_LEAST ((uint64_t)64 << 10)
+#define DATA_CACHE_MOST  ((uint64_t)1 << 40)
+/**
+ * pool_set_data_cache() - keep blocks of data that disks have in common in @bytes of memory, 0: in none. What another one held is
+ * forgotten. All of it is mapped at once, and taken as it is filled.
+ *
+ * In common are what a labelled snapshot has, and blocks that were found to be equal. Not so what
+ * only one disk has: whoever reads it keeps it.
+ */
+int pool_set_data_cache(struct pool *pool, uint64_t bytes, struct dt_error *err);
+
+/**
+ * struct pool_cache_counters - in blocks, since the pool was opened.
+ * @hits:    copied from the cache. @waits: the same, after waiting for somebody else's read.
+ * @misses:  read, and kept.
+ * @failed:  of these, could not be read: whoever waited reads for itself.
+ * @passed:  read and not kept, because all of the cache was being filled.
+ * @evicted: left to make room. @dropped: because they were given back.
+ * @read:    read for disks from the pool, in common or not.
+ */
+struct pool_cache_counters {
+    uint64_t hits, waits, misses, failed, passed, evicted, dropped, read;
+};
+/** struct pool_data_cache - @bytes: as it was set. @most, @held: in blocks: what it can have, and has. */
+struct pool_data_cache {
+    uint64_t bytes, most, held;
+    struct pool_cache_counters counters;
+};
+void pool_data_cache(const struct pool *pool, struct pool_data_cache *cache);
 
 /* ---- Sharing: equal blocks are stored once ---- */
 

@@ -125,7 +125,9 @@ int disk_lookup(struct disk *disk, uint64_t index, unsigned count, struct px_ptr
     int ret = likely(!disk->past) ? tree_lookup(disk->pool, &t, index, count, ptrs)
                                   : past_lookup(disk->past, index, count, ptrs);
 
-    return likely(!disk->pool->root.features) ? ret : ret ?: forward_follow(disk->pool, count, ptrs);
+    return likely(!disk->pool->root.features)
+               ? ret
+               : ret ?: forward_follow_marked(disk->pool, count, ptrs);
 }
 
 /* ---- Making one ---- */

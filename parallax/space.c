@@ -220,6 +220,8 @@ int space_free(struct pool *pool, uint64_t addr)
                  (unsigned long long)addr);
         return -EBADMSG;
     }
+    if (pool->data_cache)
+        data_cache_drop(pool->data_cache, addr);
     if (!g->freed)
         g->freed = xcalloc(1, BITS_BYTES);
     clear_bit(g->map, i);

@@ -35,7 +35,7 @@ struct shared {
 struct cvd {
     const char *path, *name;
     bool read_only;
-    uint64_t cache, weight;
+    uint64_t cache, data_cache, weight;
 
     struct shared *shared;
     struct dt_layer *layer;
@@ -60,7 +60,8 @@ int shared_get(struct shared **shared, const char *path, struct dt_error *err);
 /** shared_put() - close it with the last user. */
 int shared_put(struct shared *shared, struct dt_error *err);
 /** shared_lock() - take the pool's lock, recover it. */
-int shared_lock(struct shared *s, size_t cache, uint64_t deadline, struct dt_error *err);
+int shared_lock(struct shared *s, size_t cache, uint64_t data_cache, uint64_t deadline,
+                struct dt_error *err);
 /** shared_start(), shared_stop() - on the thread. */
 int shared_start(struct shared *s, struct loop *loop, struct dt_error *err);
 void shared_stop(struct shared *s);

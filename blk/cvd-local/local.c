@@ -38,6 +38,15 @@ static const struct dt_param params[] = {
      .max = (uint64_t)1 << 40,
      .help = "Memory for the maps of the pool, that of its first disk counts: size/256 of what is "
              "used at random makes reads need one I/O."},
+    {.name = "data-cache",
+     .type = DT_PARAM_SIZE,
+     .flags = DT_PARAM_LIVE,
+     FIELD(data_cache),
+     .initial = "0",
+     .max = DATA_CACHE_MOST,
+     .help =
+         "Memory for blocks that disks have in common, that of the pool's first disk counts until "
+         "another one's is set: of use where several of this process stand on one template."},
     {NULL},
 };
 
@@ -219,7 +228,7 @@ static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error 
     struct cvd *d = dt_layer_data(layer);
     uint64_t moment;
     uint32_t slot;
-    int ret = shared_lock(d->shared, (size_t)d->cache, deadline, err);
+    int ret = shared_lock(d->shared, (size_t)d->cache, d->data_cache, deadline, err);
 
     if (ret < 0)
         return ret;
@@ -241,13 +250,15 @@ static int cvd_fence(struct dt_layer *layer, uint64_t deadline, struct dt_error 
     return ret;
 }
 
-/* The weight, which alone is live. */
 static int cvd_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
     const struct cvd *d = dt_layer_data(layer);
 
-    if (d->disk)
-        disk_set_weight(d->disk, (unsigned)d->weight);
+    if (!d->disk)
+        return 0;
+    if (params[index].offset == offsetof(struct cvd, data_cache))
+        return pool_set_data_cache(d->shared->pool, d->data_cache, err);
+    disk_set_weight(d->disk, (unsigned)d->weight);
     return 0;
 }
 

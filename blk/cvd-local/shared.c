@@ -196,10 +196,15 @@ int shared_get(struct shared **out, const char *path, struct dt_error *err)
     return get(out, path, true, err);
 }
 
-int shared_lock(struct shared *s, size_t cache, uint64_t deadline, struct dt_error *err)
+int shared_lock(struct shared *s, size_t cache, uint64_t data_cache, uint64_t deadline,
+                struct dt_error *err)
 {
-    struct pool_options o = {
-        .kick = kick, .event = pool_event, .arg = s, .cache = cache, .holder = s->holder};
+    struct pool_options o = {.kick = kick,
+                             .event = pool_event,
+                             .arg = s,
+                             .cache = cache,
+                             .data_cache = data_cache,
+                             .holder = s->holder};
     int ret;
 
     if (s->pool)
@@ -243,7 +248,7 @@ int shared_host(struct shared **out, const struct shared_config *config, struct 
     s->holder = config->holder;
     s->event = config->event;
     s->arg = config->arg;
-    ret = shared_lock(s, config->cache, config->deadline, err);
+    ret = shared_lock(s, config->cache, config->data_cache, config->deadline, err);
     ret = ret ?: shared_start(s, config->loop, err);
     if (ret < 0) {
         shared_put(s, &late);

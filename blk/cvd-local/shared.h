@@ -16,12 +16,13 @@ struct shared;
  * struct shared_config - a pool to be hosted.
  * @loop:     which is turned by the calling thread, or will be.
  * @deadline: until when whoever has the lock is waited for, ns.
- * @holder, @event: as in struct pool_options.
+ * @holder, @event, @cache, @data_cache: as in struct pool_options.
  */
 struct shared_config {
     const char *path, *holder;
     struct loop *loop;
     size_t cache;
+    uint64_t data_cache;
     uint64_t deadline;
     void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     void *arg;

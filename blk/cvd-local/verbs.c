@@ -99,9 +99,11 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
                 struct dt_error *err)
 {
     const struct cvd *d = dt_layer_data(layer);
+    struct pool_data_cache cache;
     struct pool_info i;
 
     pool_info(d->shared->pool, &i);
+    pool_data_cache(d->shared->pool, &cache);
     dt_reply_u64(reply, "size", i.blocks << PX_BLOCK_SHIFT);
     dt_reply_u64(reply, "used", i.used << PX_BLOCK_SHIFT);
     dt_reply_u64(reply, "free", i.free << PX_BLOCK_SHIFT);
@@ -110,6 +112,12 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
     dt_reply_u64(reply, "being-deleted", i.dying);
     dt_reply_u64(reply, "roots", i.root_seq);
     dt_reply_u64(reply, "dirty-nodes", i.dirty_nodes);
+    dt_reply_u64(reply, "data-cache", cache.bytes);
+    dt_reply_u64(reply, "cached", cache.held << PX_BLOCK_SHIFT);
+    dt_reply_u64(reply, "cache-hits", cache.counters.hits);
+    dt_reply_u64(reply, "cache-waits", cache.counters.waits);
+    dt_reply_u64(reply, "cache-misses", cache.counters.misses);
+    dt_reply_u64(reply, "blocks-read", cache.counters.read);
     return 0;
 }
 

@@ -126,6 +126,15 @@ static void follow(struct rig_req *q)
     }
 }
 
+/* Nothing writes to it meanwhile. */
+static void compare_read(const struct rig_req *q)
+{
+    const uint32_t *words = q->req.buf, *sector = q->rig->things[q->thing].sector;
+
+    for (unsigned i = 0; i < (unsigned)(q->req.length >> 2); i++)
+        CHECK(words[i] == sector[(q->req.offset >> 9) + i / 128]);
+}
+
 static void done(struct disk_req *req)
 {
     struct rig_req *q = container_of(req, struct rig_req, req);
@@ -136,7 +145,9 @@ static void done(struct disk_req *req)
         rig->errors++;
     else if (req->op == DISK_FLUSH)
         model_promise(rig, q->states);
-    else if (req->op != DISK_READ)
+    else if (req->op == DISK_READ)
+        compare_read(q);
+    else
         follow(q);
     free(req->buf);
     free(q);
@@ -198,6 +209,8 @@ void model_submit(struct rig *rig, unsigned thing, enum disk_op op, unsigned sec
         q->req.buf = xaligned(PX_BLOCK, ALIGN_UP((size_t)n * 512, (size_t)PX_BLOCK));
         for (unsigned i = 0; i < n * 128; i++)
             ((uint32_t *)q->req.buf)[i] = q->stamp;
+    } else if (op == DISK_READ) {
+        q->req.buf = xaligned(PX_BLOCK, ALIGN_UP((size_t)n * 512, (size_t)PX_BLOCK));
     }
     rig->in_flight++;
     disk_submit(rig->disks[thing], &q->req);
@@ -331,7 +344,11 @@ static uint64_t now(void *arg)
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200,
+                                .data_cache = DATA_CACHE_LEAST,
+                                .event = said,
+                                .clock = now,
+                                .arg = rig};
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
@@ -349,7 +366,11 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200,
+                                .data_cache = DATA_CACHE_LEAST,
+                                .event = said,
+                                .clock = now,
+                                .arg = rig};
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)

@@ -56,6 +56,27 @@ static void op_writes(struct rig *rig, unsigned t)
     model_run(rig);
 }
 
+/* The same range of all disks at once: those that have it in common wait for one another. A transfer may go wrong once. */
+static void op_reads(struct rig *rig)
+{
+    unsigned first = (unsigned)dt_rng_below(&rig->rng, RIG_SECTORS);
+    unsigned length = 1 + (unsigned)dt_rng_below(&rig->rng, 64);
+
+    rig->store->spoil_reads = dt_rng_below(&rig->rng, 4) == 0;
+    for (unsigned t = 0; t < RIG_THINGS; t++)
+        if (rig->things[t].used && rig->disks[t])
+            model_submit(rig, t, DISK_READ, first, MIN(length, RIG_SECTORS - first));
+    model_run(rig);
+    rig->store->spoil_reads = 0;
+}
+
+static void op_cache(struct rig *rig)
+{
+    struct dt_error err;
+
+    CHECK(pool_set_data_cache(rig->pool, dt_rng_below(&rig->rng, 4) * DATA_CACHE_LEAST, &err) == 0);
+}
+
 static void op_quota(struct rig *rig, unsigned t)
 {
     uint64_t charged = pool_record(rig->pool, model_slot(rig, t))->charged;
@@ -389,6 +410,10 @@ void rig_step(struct rig *rig)
     } else if ((what == 19 || what == 20) && rig->shares) {
         op_share(rig);
         model_turn(rig);
+    } else if (what == 21 || what == 22) {
+        op_reads(rig);
+    } else if (what == 23) {
+        op_cache(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         model_settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);

@@ -73,6 +73,15 @@ static int flush_outcome(struct rig_store *r, uint64_t issued)
     return 0;
 }
 
+static int land_read(struct rig_store *r, const struct rig_pending *p)
+{
+    r->reads += p->count;
+    memcpy(p->buf, r->bytes + p->addr * PX_BLOCK, (size_t)p->count * PX_BLOCK);
+    if (r->spoil_reads && r->spoil_reads--)
+        memset(p->buf, 0x5a, 64);
+    return r->fail_reads && r->fail_reads-- ? -EIO : 0;
+}
+
 bool rig_turn(struct rig_store *r)
 {
     struct rig_pending p;
@@ -85,7 +94,7 @@ bool rig_turn(struct rig_store *r)
     p = r->pending[i];
     r->pending[i] = r->pending[--r->pending_n];
     if (p.kind == RIG_READ) {
-        memcpy(p.buf, r->bytes + p.addr * PX_BLOCK, (size_t)p.count * PX_BLOCK);
+        result = land_read(r, &p);
     } else if (p.kind == RIG_WRITE) {
         memcpy(r->bytes + p.addr * PX_BLOCK, p.buf, (size_t)p.count * PX_BLOCK);
         append(r, p.buf, p.addr, p.count, p.issued);

@@ -18,7 +18,8 @@ struct rig_write {
 };
 
 /** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes
- * on. */
+ * on. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
+ * error. */
 struct rig_store {
     struct store s;
     uint8_t *bytes;
@@ -26,6 +27,8 @@ struct rig_store {
     uint64_t log_n, log_room;
     bool logging;
     int fail_flush;
+    uint64_t reads;
+    unsigned spoil_reads, fail_reads;
     const uint64_t *states;
     struct rig_pending {
         struct store_io *sio;

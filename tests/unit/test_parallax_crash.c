@@ -53,7 +53,7 @@ static bool among(const struct crash *c, uint64_t hash)
 /* Opens what a crash left, and judges it. */
 static void open_and_judge(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200};
+    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
     struct dt_error err = {""};
     struct pool_share told;
     struct pool_info info;
@@ -91,7 +91,7 @@ static void open_and_judge(struct crash *c)
 /* The recovery is crashed in its turn. */
 static void crash_recovery(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200};
+    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
     struct rig_store *second = rig_store_new(BLOCKS, 7);
     struct dt_error err = {""};
     struct pool *pool;

@@ -7,7 +7,7 @@ static const char *const json_options[] = {"json", NULL};
 static const char *const create_options[] = {"size", "sector", "json", NULL};
 static const char *const pool_create_options[] = {"size", "journal", "share", "rate", NULL};
 static const char *const share_options[] = {"rate", "now", "json", NULL};
-static const char *const open_options[] = {"background", "cache", "sandbox", NULL};
+static const char *const open_options[] = {"background", "cache", "data-cache", "sandbox", NULL};
 static const char *const check_options[] = {"data", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
@@ -26,7 +26,7 @@ const struct command cvd_commands[] = {
     {"pool create", "POOL --size SIZE [--share off|on|writes]",
      "make a pool in a new file, or on a block device", NEEDS_NOTHING, true, true, 1, 1,
      pool_create_options, cmd_pool_create},
-    {"pool open", "POOL [--background] [--cache SIZE] [--sandbox on|off]",
+    {"pool open", "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off]",
      "serve a pool to any number of VMs", NEEDS_NOTHING, true, false, 1, 1, open_options,
      cmd_pool_open},
     {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
@@ -43,6 +43,9 @@ const struct command cvd_commands[] = {
      share_options, cmd_pool_share},
     {"pool stats", "POOL [--json]", "what each disk in use got of the pool", NEEDS_SERVED, true,
      false, 1, 1, json_options, cmd_pool_stats},
+    {"pool data-cache", "POOL [SIZE|off] [--json]",
+     "what blocks that disks have in common are read once for, or how much memory that may take",
+     NEEDS_SERVED, true, false, 1, 2, json_options, cmd_pool_data_cache},
     {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1,
      1, create_options, cmd_create, .plain = true},
     {"fill", "POOL/DISK FILE|NBD-URI [--format raw|qcow2] [--json]",
@@ -131,6 +134,9 @@ const struct dt_param cvd_option_table[] = {
      .max = (uint64_t)1 << 40,
      .help = "Memory for the maps of the pool: size/256 of what is used at random makes reads need "
              "one I/O."},
+    {"data-cache", DT_PARAM_SIZE, FIELD(data_cache), .initial = "256M", .max = DATA_CACHE_MOST,
+     .help = "Memory for blocks of data that disks have in common, so that each is read once; 0: "
+             "none."},
     {"sandbox", DT_PARAM_ENUM, FIELD(sandbox), .initial = "on", .choices = off_on,
      .help = "Confine the process that has the pool to what it needs."},
     {"size", DT_PARAM_SIZE, FIELD(size), .initial = "0", .help = "Size, such as 20G."},

@@ -12,7 +12,7 @@ struct cvd_options {
     bool json, data, background, all, zstd, resume, status;
     unsigned sandbox, share;
     bool now;
-    uint64_t rate, size, sector, journal, count, first, cache, depth, every;
+    uint64_t rate, size, sector, journal, count, first, cache, data_cache, depth, every;
     const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
 };
 
@@ -22,7 +22,7 @@ struct cvd_options {
  * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
  * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
  * @NEEDS_ALONE:  opens it; nobody may serve it.
- * @NEEDS_SERVED: asks the process that serves it, and changes nothing.
+ * @NEEDS_SERVED: asks the process that serves it, and changes nothing that is stored.
  */
 enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, NEEDS_SERVED };
 
@@ -127,6 +127,10 @@ int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char 
                   struct dt_error *err);
 int cmd_pool_share(struct target *t, const struct cvd_options *o, int argc, char **argv,
                    struct dt_error *err);
+int cmd_pool_data_cache(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                        struct dt_error *err);
+/** data_cache_ask() - what `pool data-cache --json` says of the pool at @path; NULL where nobody serves it. */
+json_t *data_cache_ask(const char *path);
 /** share_choices - who looks for equal blocks, by enum px_share. */
 extern const char *const share_choices[];
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,

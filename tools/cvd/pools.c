@@ -39,8 +39,10 @@ int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, cha
 int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
-    const struct pool_open_options open = {
-        .cache = o->cache, .background = o->background, .sandbox = o->sandbox};
+    const struct pool_open_options open = {.cache = o->cache,
+                                           .data_cache = o->data_cache,
+                                           .background = o->background,
+                                           .sandbox = o->sandbox};
 
     return pool_supervise(t->path, &open, err);
 }
@@ -75,25 +77,43 @@ static void uuid_text(const uint8_t *id, char *text)
         text += sprintf(text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
 }
 
+static uint64_t told(const json_t *cache, const char *what)
+{
+    return (uint64_t)json_integer_value(json_object_get(cache, what));
+}
+
+static void print_cache(const json_t *cache)
+{
+    uint64_t from = told(cache, "hits") + told(cache, "waits"), size = told(cache, "size");
+
+    printf("cached     %s", human_bytes(told(cache, "held")));
+    if (size)
+        printf(" of %s", human_bytes(size));
+    printf("; of %" PRIu64 " blocks that disks have in common, %" PRIu64 " were read\n",
+           from + told(cache, "misses"), told(cache, "misses"));
+}
+
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
     struct pool_share share;
     struct pool_info i;
     char uuid[40];
+    json_t *cache;
 
     pool_info(t->pool, &i);
     pool_share(t->pool, &share);
     uuid_text(i.uuid, uuid);
+    cache = data_cache_ask(t->path);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI ss sI}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI ss sI so*}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
             "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
             (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
-            (json_int_t)(share.shared << PX_BLOCK_SHIFT)));
+            (json_int_t)(share.shared << PX_BLOCK_SHIFT), "data-cache", cache));
         return 0;
     }
     printf("uuid       %s\nsize       %s\nused       %s\nfree       %s\n", uuid,
@@ -104,6 +124,9 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
         printf("saved      %s by sharing\n", human_bytes(share.shared << PX_BLOCK_SHIFT));
     if (i.dying)
         printf("deleting   %" PRIu64 "\n", i.dying);
+    if (cache)
+        print_cache(cache);
+    json_decref(cache);
     return 0;
 }
 

@@ -9,7 +9,25 @@
 
 #include "tools/cvd/cvd.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+
+static uint64_t data_cache(const struct pool_server *s)
+{
+    struct pool_data_cache cache;
+
+    pool_data_cache(shared_pool(s->shared), &cache);
+    return cache.bytes;
+}
+
+/* The supervisor gives it to the next worker. */
+static void tell_data_cache(const struct pool_server *s)
+{
+    char text[24];
+
+    snprintf(text, sizeof(text), "%" PRIu64, data_cache(s));
+    pool_server_say("data-cache", text);
+}
 
 static int run(struct pool_server *s, const struct command *c, struct target *t, char **argv,
                struct dt_error *err)
@@ -32,6 +50,7 @@ int pool_run(struct pool_server *s, const struct pool_request *request, char **o
     size_t size = (request->count + 1) * sizeof(char *), length;
     _cleanup_free_ char **words = xcalloc(1, size);
     struct target t = {.pool = shared_pool(s->shared), .live = true};
+    uint64_t before = data_cache(s);
     char **argv = words;
     const struct command *c;
     int ret;
@@ -44,6 +63,8 @@ int pool_run(struct pool_server *s, const struct pool_request *request, char **o
     t.out = open_memstream(output, &length);
     CHECK(t.out);
     ret = run(s, c, &t, argv, err);
+    if (data_cache(s) != before)
+        tell_data_cache(s);
     fclose(t.out);
     free(t.path);
     free(t.name);

@@ -22,7 +22,7 @@
 
 /** struct pool_open_options - of `cvd pool open`. */
 struct pool_open_options {
-    uint64_t cache;
+    uint64_t cache, data_cache;
     bool background, sandbox;
 };
 

@@ -25,7 +25,8 @@ struct supervise {
     struct supervisor *supervisor;
     struct events *events;
     char program[4096];
-    int ready; /* a pipe to who waits for us, or -1 */
+    char data_cache[24]; /* of the next worker */
+    int ready;           /* a pipe to who waits for us, or -1 */
     int status;
 };
 
@@ -66,6 +67,9 @@ static void on_said(void *arg, const char *event, const char *text)
     if (strcmp(event, "close") == 0) {
         log_info("stopping (cvd pool close)");
         quit(s);
+    } else if (strcmp(event, "data-cache") == 0) {
+        if (text[strspn(text, "0123456789")] == '\0')
+            snprintf(s->data_cache, sizeof(s->data_cache), "%s", text);
     } else if (strcmp(event, "start-failed") == 0) {
         if (s->ready >= 0 && write(s->ready, text, strlen(text)) < 0)
             log_debug("nobody waits: %m");
@@ -151,10 +155,12 @@ static int supervise(char *path, const struct pool_open_options *o, int ready, s
     _cleanup_free_ char *uid = xasprintf("%u", supervisor_uid());
     _cleanup_free_ char *holder = xasprintf("cvd pool open (pid %d)", (int)getpid());
     _cleanup_free_ char *cache = xasprintf("%llu", (unsigned long long)o->cache);
-    char *words[] = {"cvd", "pool-worker", uid, holder, path, cache, o->sandbox ? "on" : "off",
-                     NULL};
+    char *words[] = {
+        "cvd",        "pool-worker", uid, holder, path, cache, o->sandbox ? "on" : "off",
+        s.data_cache, NULL};
     int ret;
 
+    snprintf(s.data_cache, sizeof(s.data_cache), "%llu", (unsigned long long)o->data_cache);
     signal(SIGPIPE, SIG_IGN);
     log_set_level(DT_LOG_INFO);
     activation_init(&s.activation);

@@ -74,12 +74,13 @@ static void accepted(struct listener *listener, int sock)
     caller_take(container_of(listener, struct pool_server, listener), sock);
 }
 
-static int open_pool(struct pool_server *s, size_t cache, const char *holder, struct dt_error *err)
+static int open_pool(struct pool_server *s, char **argv, struct dt_error *err)
 {
     const struct shared_config config = {.path = s->path,
                                          .loop = s->loop,
-                                         .cache = cache,
-                                         .holder = holder,
+                                         .cache = strtoull(argv[3], NULL, 10),
+                                         .data_cache = strtoull(argv[5], NULL, 10),
+                                         .holder = argv[1],
                                          .deadline = dt_clock_ns() + LOCK_NS,
                                          .event = pool_event,
                                          .arg = s};
@@ -129,7 +130,7 @@ static int serve(struct pool_server *s, char **argv, struct dt_error *err)
     int ret = loop_new(&s->loop, &config, err);
 
     ret = ret ?: registry_add(&blk_cvd_local, err);
-    ret = ret ?: open_pool(s, strtoull(argv[3], NULL, 10), argv[1], err);
+    ret = ret ?: open_pool(s, argv, err);
     if (ret < 0)
         return ret;
     KILL_POINT("fenced");
@@ -162,7 +163,7 @@ int pool_worker_main(char **argv)
 
     while (argv[words])
         words++;
-    if (words != 5)
+    if (words != 6)
         return STATUS_USAGE;
     signal(SIGABRT, on_abort);
     signal(SIGPIPE, SIG_IGN);
