@@ -23,14 +23,14 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define HEADERS   54u /* Ethernet, IPv4, TCP */
-#define SEGMENT   1448u
-#define PAYLOAD   (44u * SEGMENT)
-#define PAGES     ((PAYLOAD + PAGE_SIZE_4K - 1) / PAGE_SIZE_4K)
-#define AHEAD     8u                              /* packets on their way to the card */
-#define SLOT      (PAGE_SIZE_4K * (PAGES + 1u))   /* a packet's page for headers and table, then payload */
-#define TX_BASE   (2u << 20) /* below it a PC has its ROM */
-#define RX_BASE   (TX_BASE + (uint64_t)CARD_RING * SLOT)
+#define HEADERS 54u /* Ethernet, IPv4, TCP */
+#define SEGMENT 1448u
+#define PAYLOAD (44u * SEGMENT)
+#define PAGES   ((PAYLOAD + PAGE_SIZE_4K - 1) / PAGE_SIZE_4K)
+#define AHEAD   8u                            /* packets on their way to the card */
+#define SLOT    (PAGE_SIZE_4K * (PAGES + 1u)) /* a packet's page for headers and table, then payload */
+#define TX_BASE (2u << 20)                    /* below it a PC has its ROM */
+#define RX_BASE (TX_BASE + (uint64_t)CARD_RING * SLOT)
 
 static uint8_t frame[HEADERS];
 static const uint8_t card_mac[6] = {0x52, 0x54, 0, 0, 0, 1}, nobody[6] = {2, 0, 0, 0, 0, 0x99};
@@ -105,7 +105,8 @@ static void send_all(struct card *card, struct result *result)
         result->packets += (unsigned)done;
         n = virtq_driver_ids(d, ids, CARD_RING);
         for (unsigned i = 0; i < n; i++)
-            tables[i] = (struct virtq_table){.addr = TX_BASE + ids[i] * (uint64_t)SLOT, .n = PAGES + 1};
+            tables[i] =
+                (struct virtq_table){.addr = TX_BASE + ids[i] * (uint64_t)SLOT, .n = PAGES + 1};
         if (n) {
             virtq_driver_add_tables(d, tables, n);
             card_publish(card, CARD_TX);
@@ -132,7 +133,8 @@ static uint64_t page_of[CARD_RING]; /* by id */
 
 static void offer(struct card *card, uint64_t page)
 {
-    int id = virtq_driver_add(&card->rings[CARD_RX], &(struct virtq_buffer){page, PAGE_SIZE_4K}, 0, 1);
+    int id =
+        virtq_driver_add(&card->rings[CARD_RX], &(struct virtq_buffer){page, PAGE_SIZE_4K}, 0, 1);
 
     CHECK(id >= 0);
     page_of[id] = page;

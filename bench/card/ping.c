@@ -74,7 +74,7 @@ static void number(struct message *m, uint16_t n)
     uint32_t sum = 0x0800u + n;
 
     store_be16(icmp + 6, n);
-    store_be16(icmp + 2, (uint16_t)~((sum & 0xffff) + (sum >> 16)));
+    store_be16(icmp + 2, (uint16_t) ~((sum & 0xffff) + (sum >> 16)));
 }
 
 static bool is_reply(const struct message *m, size_t length, uint16_t n)
@@ -119,7 +119,8 @@ static uint64_t page_of[CARD_RING]; /* by id */
 
 static void offer(uint64_t page)
 {
-    int id = virtq_driver_add(&card.rings[CARD_RX], &(struct virtq_buffer){page, PAGE_SIZE_4K}, 0, 1);
+    int id =
+        virtq_driver_add(&card.rings[CARD_RX], &(struct virtq_buffer){page, PAGE_SIZE_4K}, 0, 1);
 
     CHECK(id >= 0);
     page_of[id] = page;

@@ -114,6 +114,16 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     return &p->pub;
 }
 
+/* Each is a line that the guest's core has: they come while the first ones are judged. */
+static void prefetch(struct virtq_chain *const *chains, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        __builtin_prefetch(chains[i]->iov[0].iov_base);
+        if (chains[i]->nread > 1) /* the header is by itself */
+            __builtin_prefetch(chains[i]->iov[1].iov_base);
+    }
+}
+
 unsigned card_tx_poll(struct front_queue *q)
 {
     struct card_front *card = CARD(q->front);
@@ -135,6 +145,7 @@ unsigned card_tx_poll(struct front_queue *q)
         if (n < 0)
             return 0;
     }
+    prefetch(chains, (unsigned)MAX(n, 0));
     for (int i = 0; i < n; i++) {
         struct card_slot *slot = container_of(chains[i], struct card_slot, chain);
         struct dt_packet *p;

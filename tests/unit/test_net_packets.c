@@ -17,9 +17,20 @@
 
 extern const struct dt_net_ext net_capture, net_filter;
 
-enum shape { PLAIN, TAGGED, STACKED, JUMBO, FIRST_FRAGMENT, LATER_FRAGMENT, NO_L4, HALF_L4, HALF_L3, SHAPES };
-static const char *const shapes[SHAPES] = {"plain",          "tagged",         "tagged twice",
-                                           "jumbo",          "first fragment", "later fragment",
+enum shape {
+    PLAIN,
+    TAGGED,
+    STACKED,
+    JUMBO,
+    FIRST_FRAGMENT,
+    LATER_FRAGMENT,
+    NO_L4,
+    HALF_L4,
+    HALF_L3,
+    SHAPES
+};
+static const char *const shapes[SHAPES] = {"plain",           "tagged",          "tagged twice",
+                                           "jumbo",           "first fragment",  "later fragment",
                                            "without layer 4", "half of layer 4", "half of layer 3"};
 static const char *const wires[] = {"wire", "plain-wire"};
 enum { CASES = SHAPES * FRAME_KINDS, WAYS = 4 }; /* wire or plain-wire; from the guest or to it */
@@ -206,7 +217,8 @@ static bool may_pass(const struct layer *l, unsigned i, unsigned way)
 {
     enum shape shape = i / FRAME_KINDS;
 
-    return l->from_guest == ALL || way & 2 || (shape != TAGGED && shape != STACKED && shape < NO_L4);
+    return l->from_guest == ALL || way & 2 ||
+           (shape != TAGGED && shape != STACKED && shape < NO_L4);
 }
 
 static void test_layer(void **state)
@@ -261,7 +273,9 @@ static void test_table(void **state)
 
             assert_true(frame_sums_right(rig.wire.frames[n].data, rig.wire.frames[n].length));
             dt_parse(&h, rig.wire.frames[n].data, rig.wire.frames[n].length);
-            assert_int_equal(h.vlans, i / FRAME_KINDS == TAGGED ? 1 : i / FRAME_KINDS == STACKED ? 2 : 0);
+            assert_int_equal(h.vlans, i / FRAME_KINDS == TAGGED    ? 1
+                                      : i / FRAME_KINDS == STACKED ? 2
+                                                                   : 0);
             bytes += h.end - h.payload;
         }
         assert_int_equal(bytes, i / FRAME_KINDS != JUMBO ? 3501 : super ? 60000 : 8900);
