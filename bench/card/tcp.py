@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import tempfile
@@ -21,6 +22,8 @@ from devtap_test.toolbox import initramfs_with
 
 BACK = ("taskset", "-c", "0")
 OURS, QEMU, KERNEL = "devtap tap", "QEMU's tap", "QEMU's tap, vhost=on (the kernel's)"
+# As QEMU does; by default a worker polls for 50 us before it sleeps, which is processor time, too.
+ASLEEP = "devtap tap, never polling"
 WAYS = {"send": "from the guest", "receive": "to the guest"}
 # Bits of virtio 1.2, 5.1.3, 2.7 and 6.
 FEATURES = {0: "csum", 1: "guest_csum", 7: "guest_tso4", 8: "guest_tso6", 11: "host_tso4", 12: "host_tso6", 15: "mrg_rxbuf",
@@ -110,8 +113,8 @@ def table(bench, rounds, title, how):
         cpu = [each[QEMU].cpu / each[name].cpu for each in rounds]
         print(f"| {title} | {name} | {statistics.median(each[name].rate for each in rounds):.2f} | {spread(rate)} | "
               f"{statistics.median(each[name].cpu for each in rounds):.3f} | {spread(cpu)} |", flush=True)
-        if name == OURS:
-            bench.goal(f"TCP {title}, of QEMU's tap, {how}", "1", rate)
+        if name in (OURS, ASLEEP):
+            bench.goal(f"TCP {title}, {name} of QEMU's, {how}", "1", rate)
             bench.goal("the same, bytes for a second of a processor", "1", cpu)
 
 
@@ -126,19 +129,46 @@ class Machine:
     """A guest with a card of each kind; each is on a TAP interface of its own with the address 10.77.N.1."""
 
     def __init__(self, stack, folder):
+        self.folder, self.guest = folder, None
         self.space = stack.enter_context(Namespace(folder))
-        self.card = stack.enter_context(Card("tap ifname=card0", folder, [*self.space.enter, *BACK]))
-        own = [(QEMU, "off")] + ([(KERNEL, "on")] if os.path.exists("/dev/vhost-net") else [])
-        self.names = [OURS, *(name for name, _ in own)]
-        extra = ["-initrd", initramfs_with(folder, ["iperf3"]), *arguments(self.card)]
-        for number, (_, vhost) in enumerate(own, 1):
-            self.space.run("sh", "-c", f"ip tuntap add dev q{number} mode tap vnet_hdr && "
-                           f"ip addr add 10.77.{number}.1/24 dev q{number} && ip link set q{number} up")
-            # As ours, which must do without because of an error of this QEMU's: see card.arguments().
-            vectors = ",vectors=0" if "vectors=0" in extra[-1] else ""
-            extra += ["-netdev", f"tap,id=q{number},ifname=q{number},script=no,downscript=no,vhost={vhost}",
-                      "-device", f"virtio-net-pci,netdev=q{number},mac={MAC[:-1]}{number + 1}{vectors}"]
-        self.folder, self.extra = folder, extra
+        self.names, self.cards = [], {}
+        self.extra = ["-initrd", initramfs_with(folder, ["iperf3"])]
+        self.ours(stack, OURS, ())
+        self.ours(stack, ASLEEP, ("--poll", "0s"))
+        self.own(QEMU, "off")
+        if os.path.exists("/dev/vhost-net"):
+            self.own(KERNEL, "on")
+
+    def interface(self, name):
+        """The next one's number, name and MAC address."""
+        number = len(self.names)
+        self.names.append(name)
+        if number:  # the first is the namespace's
+            self.space.run("sh", "-c", f"ip tuntap add dev card{number} mode tap vnet_hdr && "
+                           f"ip addr add 10.77.{number}.1/24 dev card{number} && ip link set card{number} up")
+        return number, f"card{number}", self.mac(number)
+
+    @staticmethod
+    def mac(number):
+        """Of a card."""
+        return MAC[:-1] + str(number + 1)
+
+    def ours(self, stack, name, options):
+        """A card of `devtap run`."""
+        number, interface, mac = self.interface(name)
+        card = stack.enter_context(Card(f"tap ifname={interface}", self.folder, [*self.space.enter, *BACK], options,
+                                        card=interface))
+        self.cards[number] = card
+        self.extra += [re.sub(r"((?:id|chardev|netdev)=n(?:et)?)0\b", rf"\g<1>{number}", word)
+                       for word in arguments(card, mac=mac)]
+
+    def own(self, name, vhost):
+        """A card of QEMU's own."""
+        number, interface, mac = self.interface(name)
+        # As ours, which must do without because of an error of this QEMU's: see card.arguments().
+        vectors = ",vectors=0" if "vectors=0" in self.extra[-1] else ""
+        self.extra += ["-netdev", f"tap,id=n{number},ifname={interface},script=no,downscript=no,vhost={vhost}",
+                       "-device", f"virtio-net-pci,netdev=n{number},mac={mac}{vectors}"]
 
     def boot(self, stack):
         """In the namespace, for QEMU's interfaces."""
@@ -146,20 +176,20 @@ class Machine:
             self.guest = stack.enter_context(Guest(root="initramfs", folder=self.folder, extra=self.extra))
         self.guest.check("modprobe virtio_net; ip link set lo up; cd /sys/class/net; for card in eth*; do "
                          "ip link set $card up; done")
-        macs = {MAC[:-1] + str(number + 1): number for number in range(len(self.names))}
+        macs = {self.mac(number): number for number in range(len(self.names))}
         for name in self.guest.check("ls /sys/class/net").split():
             number = macs.get(self.guest.check(f"cat /sys/class/net/{name}/address").strip())
             if number is not None:
                 self.guest.check(f"ip addr add 10.77.{number}.2/24 dev {name}")
                 bits = self.guest.check(f"cat /sys/class/net/{name}/device/features").strip()
                 print(f"({self.names[number]}: {names(int(bits[::-1], 2))})")
-        self.servers = [stack.enter_context(Process([*self.space.enter, "iperf3", "-s", "-B", f"10.77.{number}.1"], self.folder,
-                                                    name=f"iperf3-{number}")) for number in range(len(self.names))]
+                stack.enter_context(Process([*self.space.enter, "iperf3", "-s", "-B", f"10.77.{number}.1"], self.folder,
+                                            name=f"iperf3-{number}"))
 
     def measure(self, number, way, seconds):
         """Of the card of that number."""
         def used():
-            return cpu_seconds(self.card.show()["worker"]) if number == 0 else \
+            return cpu_seconds(self.cards[number].show()["worker"]) if number in self.cards else \
                 cpu_seconds(self.guest.process.pid, self.guest.process.pid)
         before = used()
         said = self.guest.check(f"iperf3 -c 10.77.{number}.1 -t {seconds} -J {'-R' if way == 'receive' else ''}",
