@@ -143,6 +143,8 @@ struct front_ops {
     void (*sent)(struct lane *lane, void *slot);
     /* Copy the rest of a packet with DT_OFFLOAD_FETCH. May be NULL: there are none, then. */
     void (*fetch)(struct lane *lane, void *slot, struct dt_packet *p);
+    /* Where those @length bytes are, in up to @most pieces; 0 = in more. May be NULL. */
+    unsigned (*pieces)(void *slot, uint32_t length, struct iovec *iov, unsigned most);
     /* Call @look() for every request of this lane that may be within the chain, for device_config.deadline. It may
      * complete the request. May be NULL: then no request has a deadline. */
     void (*each)(struct lane *lane, void (*look)(struct lane *lane, struct request *req));

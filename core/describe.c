@@ -244,7 +244,6 @@ int describe_check_net(const struct dt_net_ext *ext, const struct dt_block_ext *
     bool back = ext->flags & DT_BACK;
     struct rule rules[] = {
         {ext->takes & ~(uint32_t)(DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH), "takes has an unknown bit"},
-        {back && ext->takes & DT_OFFLOAD_FETCH, "a back takes whole packets: not DT_OFFLOAD_FETCH"},
         {ext->transmit && ext->tx, "it sets both transmit and tx: which one is meant?"},
         {ext->receive && ext->rx, "it sets both receive and rx: which one is meant?"},
         {back && !ext->transmit, "a back needs transmit"},

@@ -146,7 +146,7 @@ void dt_vnet_write(struct dt_packet *p, struct dt_vnet_header *v)
     *v = (struct dt_vnet_header){.num_buffers = 1};
     if (p->flags & DT_PACKET_CSUM_VALID)
         v->flags = VIRTIO_NET_HDR_F_DATA_VALID;
-    if (!p->needs)
+    if (!(p->needs & DT_OFFLOAD_ALL))
         return;
     h = dt_headers(p);
     v->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;

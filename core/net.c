@@ -97,6 +97,15 @@ void dt_packet_fetch(struct dt_packet *p)
     p->needs &= (uint8_t)~DT_OFFLOAD_FETCH;
 }
 
+unsigned dt_packet_rest(const struct dt_packet *p, struct iovec *iov, unsigned most)
+{
+    const struct packet *packet = container_of(p, struct packet, pub);
+    const struct front_ops *ops = packet->lane->front_ops;
+
+    CHECK(p->needs & DT_OFFLOAD_FETCH);
+    return ops->pieces ? ops->pieces(packet->slot, p->length - DT_PEEK_BYTES, iov, most) : 0;
+}
+
 /* Of use only if all between the front and who wants it leave them so. */
 static void look_for_peek(struct lane *lane)
 {

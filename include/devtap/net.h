@@ -229,6 +229,12 @@ DT_PUBLIC unsigned dt_ring_size(struct dt_ctx *c);
 DT_PUBLIC void dt_peek(struct dt_ctx *c, bool on);
 /** dt_packet_fetch() - have all of it here, as dt_transmit() does by itself for a layer that does not take such packets. */
 DT_PUBLIC void dt_packet_fetch(struct dt_packet *p);
+/**
+ * dt_packet_rest() - where the rest of a packet with DT_OFFLOAD_FETCH is: for backs that copy it to their wire, or have the
+ * kernel do so. It is the guest's memory: it may be read once, and not judged.
+ * Return: how many pieces; 0 if they are more than @most, or nobody knows: then dt_packet_fetch() it.
+ */
+DT_PUBLIC unsigned dt_packet_rest(const struct dt_packet *p, struct iovec *iov, unsigned most);
 
 /**
  * struct dt_pending - packets that wait, first in, first out: to look at, and to take in any order. Embed it; their `next` is

@@ -41,6 +41,8 @@ struct port_in {
     unsigned memory;
     bool buffered;
     bool open, watching;
+    uint64_t reads; /* packets that came */
+    unsigned rest;  /* how often port_in_expect() does nothing */
     struct dt_watch watch;
     struct dt_timer again;
 };
@@ -51,6 +53,9 @@ int port_in_open(struct port_in *in, int fd);
 void port_in_close(struct port_in *in);
 /** port_in_resume() - from the layer's callback of that name. */
 void port_in_resume(struct port_in *in);
+/** port_in_expect() - something was sent that whoever is behind the descriptor may have answered already, as the host's own
+ *  stack does while it takes it: read at the end of this turn, sooner than the descriptor is known to be readable. */
+void port_in_expect(struct port_in *in);
 /** port_fit() - @p was read into room for the largest frame, and has @length bytes: a packet of a size that suits
  *  it, which may be another one. */
 struct dt_packet *port_fit(struct dt_ctx *c, struct dt_packet *p, uint32_t length);

@@ -12,6 +12,8 @@
 #endif
 
 #define BUSY_TRIES 100u /* a second */
+/* Of the rest of a packet: Linux's drivers have 18, and memory regions may part some. */
+#define PIECES 24u
 
 static int set_up(struct dt_layer *layer, int fd, struct dt_error *err)
 {
@@ -22,7 +24,7 @@ static int set_up(struct dt_layer *layer, int fd, struct dt_error *err)
         return dt_fail(err, -errno, "TUNSETVNETHDRSZ: %s", strerror(errno));
     if (ioctl(fd, TUNSETOFFLOAD, plain | TUN_F_USO4 | TUN_F_USO6) == 0)
         return 0;
-    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6);
+    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_FETCH);
     if (ioctl(fd, TUNSETOFFLOAD, plain) < 0)
         return dt_fail(err, -errno, "TUNSETOFFLOAD: %s", strerror(errno));
     return 0;
@@ -99,12 +101,21 @@ int port_tun_name(char name[IFNAMSIZ], const char *text, struct dt_error *err)
 bool port_tun_write(int fd, struct dt_packet *p, uint32_t from, uint32_t end)
 {
     struct dt_vnet_header v;
-    struct iovec iov[2] = {{&v, sizeof(v)}, {p->data + from, end - from}};
+    struct iovec iov[2 + PIECES] = {{&v, sizeof(v)}, {p->data + from, end - from}};
+    unsigned n = 2, rest;
 
+    if (p->needs & DT_OFFLOAD_FETCH) {
+        rest = dt_packet_rest(p, iov + n, PIECES);
+        if (rest)
+            iov[1].iov_len = DT_PEEK_BYTES - from;
+        else
+            dt_packet_fetch(p);
+        n += rest;
+    }
     dt_vnet_write(p, &v);
-    v.csum_start = (uint16_t)(v.csum_start - (p->needs ? from : 0));
+    v.csum_start = (uint16_t)(v.csum_start - (v.csum_start ? from : 0));
     v.hdr_len = (uint16_t)(v.hdr_len - (v.hdr_len ? from : 0));
-    return writev(fd, iov, 2) >= 0;
+    return writev(fd, iov, (int)n) >= 0;
 }
 
 struct dt_packet *port_tun_read(struct port_in *in, uint32_t from, uint32_t least,

@@ -21,6 +21,7 @@ int port_tun_open(struct dt_layer *layer, char name[IFNAMSIZ], short kind, bool 
 /** port_tun_name() - put @text, the parameter `ifname`, into @name; -EINVAL if it cannot be one. */
 int port_tun_name(char name[IFNAMSIZ], const char *text, struct dt_error *err);
 /** port_tun_write() - a packet from byte @from to @end, with what is left to do on it: the kernel counts from @from, too.
+ *  Of one that has DT_OFFLOAD_FETCH, @end is its own end, and the kernel copies the rest from the guest's memory.
  *  Return: whether the kernel took it. */
 bool port_tun_write(int fd, struct dt_packet *p, uint32_t from, uint32_t end);
 /**

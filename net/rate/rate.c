@@ -378,7 +378,7 @@ const struct dt_net_ext net_rate = {
         "What a packet cost beyond what was left is paid before the next one passes, so the "
         "average is exact whatever the sizes.",
     .flags = DT_PER_QUEUE | DT_SELF_CONTAINED,
-    .takes = DT_OFFLOAD_ALL,
+    .takes = DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct rate),

@@ -6,6 +6,8 @@
  * to do on a packet travels with it, in the header that TUNSETVNETHDRSZ describes: the kernel cuts
  * super-frames and completes checksums, or hands them to a card or a guest that does.
  *
+ * Of long packets the kernel copies all but the headers from the guest's memory itself: nobody here judges those bytes.
+ *
  * Reading stops while the guest has no buffers, so the interface's own queue bears what comes, and
  * drops there as a card's would. Writing does not wait: what the kernel has no memory for is dropped
  * and counted.
@@ -104,6 +106,7 @@ static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
 static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
     const struct tap *t = c->layer_data;
+    struct tap_ctx *tc = c->data;
     int fd = t->fds[c->thread];
 
     for (unsigned i = 0; i < n; i++) {
@@ -112,6 +115,7 @@ static void tap_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned 
         else
             dt_drop_one(c, packets[i], TX_FULL);
     }
+    port_in_expect(&tc->in);
 }
 
 /* ---- From the wire ---- */
@@ -144,6 +148,7 @@ static int tap_start(struct dt_ctx *c, struct dt_error *err)
     const struct tap *t = c->layer_data;
     struct tap_ctx *tc = c->data;
 
+    dt_peek(c, true);
     tc->in = (struct port_in){.read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY};
     return port_in_open(&tc->in, t->fds[c->thread]) == 0
                ? 0
@@ -166,7 +171,7 @@ const struct dt_net_ext net_tap = {
         "address. One that is not there is made, where the process may, and goes when the "
         "process ends; one made before with 'ip tuntap add dev NAME mode tap vnet_hdr' stays.",
     .flags = DT_BACK | DT_PER_QUEUE,
-    .takes = DT_OFFLOAD_ALL,
+    .takes = DT_OFFLOAD_ALL | DT_OFFLOAD_FETCH,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct tap),

@@ -189,6 +189,7 @@ static const struct front_ops device_ops = {
     .receive = card_receive,
     .sent = card_sent,
     .fetch = card_fetch,
+    .pieces = card_pieces,
 };
 
 const struct front_class card_front = {

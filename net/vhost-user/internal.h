@@ -66,6 +66,7 @@ static inline struct card_lane *card_lane(struct front_lane *fl)
 unsigned card_tx_poll(struct front_queue *q);
 void card_sent(struct lane *lane, void *slot);
 void card_fetch(struct lane *lane, void *slot, struct dt_packet *p);
+unsigned card_pieces(void *slot, uint32_t length, struct iovec *iov, unsigned most);
 /** card_announce() - send @mac's reverse ARP, as after a migration. */
 void card_announce(struct front *front, const uint8_t mac[6]);
 

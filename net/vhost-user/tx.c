@@ -7,7 +7,7 @@
  * once per turn.
  *
  * While a layer peeks, of long packets only the headers are copied and judged, and the rest is when the packet is handed on
- * (card_fetch): each byte is still read once. Guest memory stays where it is meanwhile, as for a disk's requests:
+ * (card_fetch), or never: a back may have the kernel take it from where it is (card_pieces). Each byte is still read once. Guest memory stays where it is meanwhile, as for a disk's requests:
  * nobody takes it away before the layers have let go of all that is in flight.
  */
 #include "net/vhost-user/internal.h"
@@ -36,6 +36,15 @@ void card_fetch(struct lane *lane, void *arg, struct dt_packet *p)
 
     dt_iov_read(chain->iov, chain->nread, CARD(slot->queue->front)->header + DT_PEEK_BYTES,
                 p->data + DT_PEEK_BYTES, p->length - DT_PEEK_BYTES);
+}
+
+unsigned card_pieces(void *arg, uint32_t length, struct iovec *iov, unsigned most)
+{
+    const struct card_slot *slot = arg;
+    const struct virtq_chain *chain = &slot->chain;
+    uint32_t skip = CARD(slot->queue->front)->header + DT_PEEK_BYTES;
+
+    return (unsigned)MAX(dt_iov_slice(chain->iov, chain->nread, skip, length, iov, most), 0);
 }
 
 void card_sent(struct lane *lane, void *slot)
@@ -105,6 +114,16 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     return &p->pub;
 }
 
+/* Each is a line that the guest's core has: they come while the first ones are judged. */
+static void prefetch(struct virtq_chain *const *chains, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        __builtin_prefetch(chains[i]->iov[0].iov_base);
+        if (chains[i]->nread > 1) /* the header is by itself */
+            __builtin_prefetch(chains[i]->iov[1].iov_base);
+    }
+}
+
 unsigned card_tx_poll(struct front_queue *q)
 {
     struct card_front *card = CARD(q->front);
@@ -126,6 +145,7 @@ unsigned card_tx_poll(struct front_queue *q)
         if (n < 0)
             return 0;
     }
+    prefetch(chains, (unsigned)MAX(n, 0));
     for (int i = 0; i < n; i++) {
         struct card_slot *slot = container_of(chains[i], struct card_slot, chain);
         struct dt_packet *p;

@@ -9,6 +9,7 @@ import subprocess
 from devtap_test import paths, wait_for
 from devtap_test.card import INIT, Card, Namespace, arguments, ping, require, start, transfer
 from devtap_test.case import Skip, limit
+from devtap_test.idle import Driver
 
 
 @limit(150)
@@ -119,6 +120,49 @@ def test_bad_back(t):
                               stderr=subprocess.PIPE)
         assert done.returncode and said in done.stderr, done.stderr
         assert not (t.folder / "card.sock").exists()
+
+
+@limit(60)
+def test_no_permission(t):
+    """Who may make no interfaces and open no raw sockets is told so in a line, with what to do."""
+    require()
+    space = t.use(Namespace(t.folder))
+    drop = ["setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw"]
+    for chain, said in (("tap ifname=new0", "ip tuntap add"), ("packet ifname=card0", "CAP_NET_RAW")):
+        done = subprocess.run([*space.enter, *drop, paths.devtap(), "run", "--net", "card", "--socket",
+                               t.folder / "card.sock", chain], check=False, timeout=30, text=True, stderr=subprocess.PIPE,
+                              env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
+        assert done.returncode and said in done.stderr, done.stderr
+        t.equal(done.stderr.count("\n"), 1, done.stderr)
+        assert not (t.folder / "card.sock").exists()
+
+
+@limit(150)
+def test_interface_vanishes(t):
+    """Of three cards of one process two lose their interfaces: one line each, and the third one's guest notices nothing."""
+    require()
+    space = t.use(Namespace(t.folder))
+    # Nothing may come for guests without buffers: what waits for them stops the reading, and it would see the end later.
+    space.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+    space.run("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+    space.run("sh", "-c", "ip link set veth0 up; ip link set veth1 up")
+    more = [word for name, chain in (("b", "tap ifname=card1"), ("c", "packet ifname=veth0"))
+            for word in ("--net", name, "--socket", f"{t.folder}/{name}.sock", chain)]
+    # The last chain is that of the last card named: here the first of them.
+    card = t.use(Card(more[-1], t.folder, space.enter, ["tap ifname=card0", *more[:-1]]))
+    for name in "bc":
+        t.use(Driver(f"{t.folder}/{name}.sock"))
+    guest = t.guest(root="initramfs", extra=arguments(card))
+    guest.check(INIT)
+    ping(guest)
+    said = {"card1": "event=interface-gone device=b", "veth0": "event=interface-down device=c"}
+    for interface, event in said.items():
+        space.run("ip", "link", "del", interface)
+        wait_for("the event", lambda line=event: line in card.output())
+        ping(guest)
+    transfer(t, space, guest, mib=2)
+    t.equal([card.output().count(event) for event in said.values()], [1, 1], "lines about it")
+    assert "sandbox" not in card.output(), card.output()
 
 
 def testpmd(t, card, packed):

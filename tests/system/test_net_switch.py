@@ -1,10 +1,12 @@
 """`devtap switch`: two guests and a hostile card in one switch, with the host's own stack at its uplink."""
 
+import contextlib
 import os
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 
 from devtap_test import paths, wait_for
@@ -134,6 +136,48 @@ def test_flood(t):
     t.equal(switch.show("a")["dropped_full"], 0, "of a's")
     t.equal(a.run("ping -c 2 -W 2 10.77.0.3")[0], 1, "a and b are no peers")
     t.equal(b.run(f"ping -c 2 -W 5 {HOST}")[0], 0)
+
+
+# Frames of one card's as fast as the switch takes them.
+FLOOD = """
+import socket, struct, sys, time
+path, source, seconds = sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", "")), float(sys.argv[3])
+frame = b"\\x02\\0\\0\\0\\0\\x99" + source + b"\\x88\\xb5" + bytes(1000)
+burst = (struct.pack(">I", 12 + len(frame)) + bytes(12) + frame) * 16
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+sock.connect(path)
+print("connected", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    sock.sendall(burst)
+"""
+
+
+@limit(60)
+def test_fairness(t):
+    """Three cards flood at once: the switch takes about as much of each, and of one that begins later, too."""
+    ports = [word for name, mac in MAC.items() for word in ("--port", name, "--mac", mac)]
+    switch = t.use(Switch(t.folder, ports, "null"))
+    with contextlib.ExitStack() as stack:
+        cards = {name: stack.enter_context(subprocess.Popen([sys.executable, "-c", FLOOD, f"{t.folder}/{name}.sock", mac, "4"],
+                                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+                 for name, mac in MAC.items()}
+        for card in cards.values():
+            stack.callback(card.kill)
+            t.equal(card.stdout.readline(), b"connected\n")
+        for late, card in zip((0, 0, 0.5), cards.values()):
+            time.sleep(late)
+            card.stdin.write(b"\n")
+            card.stdin.flush()
+        before = {name: switch.show(name)["received"] for name in MAC}
+        time.sleep(2.5)
+        taken = {name: switch.show(name)["received"] - before[name] for name in MAC}
+    share = {name: n / sum(taken.values()) for name, n in taken.items()}
+    t.log("frames taken: " + ", ".join(f"{name} {taken[name]} ({share[name]:.2f})" for name in MAC))
+    assert sum(taken.values()) > 1000, taken
+    # Who sends little on a busy machine had no processor; who is starved sends next to nothing.
+    assert min(share.values()) > 0.02, f"one is starved: {taken}"
 
 
 @limit(60)

@@ -189,7 +189,8 @@ static void test_where(void **state)
         bool peeks;
     } cases[] = {
         {"antispoof mac=52:54:00:00:00:01 ip4=192.0.2.1 | choosy | wire", true},
-        {"rate tx-packets=1M | choosy | wire", false},
+        {"rate tx-packets=1M | choosy | wire", true},
+        {"announce mac=52:54:00:00:00:01 ip4=192.0.2.1 at-start=off | choosy | wire", false},
         {"choosy-whole | wire", false},
         {"antispoof mac=52:54:00:00:00:01 ip4=192.0.2.1 | wire", false},
     };
