@@ -1,11 +1,13 @@
 """The tap as a whole: layers and modes change over a rear while a load verifies all that it wrote.
 
 The load is fio in a guest, and once more devtap's own driver, which is much faster than a guest without KVM.
-DEVTAP_CHANGE_OPERATIONS says how many random operations are done under each at each depth (the full number is 1000).
+DEVTAP_CHANGE_OPERATIONS says how many random operations are done under each at each depth (the full number is 1000),
+DEVTAP_CHANGE_KILLS how often somebody is killed between them.
 """
 
 import os
 import random
+import threading
 import time
 
 from devtap_test import Disk, StorageDaemon, wait_for
@@ -15,6 +17,7 @@ from devtap_test.load import Load, VerifiedLoad, kernel_errors
 
 MIB = 1 << 20
 OPERATIONS = int(os.environ.get("DEVTAP_CHANGE_OPERATIONS", "40"))
+KILLS = int(os.environ.get("DEVTAP_CHANGE_KILLS", "9"))
 FEW = OPERATIONS < 100  # then the guest has one depth for each rear
 DEPTHS = (64, 128)
 
@@ -56,13 +59,15 @@ class Operations:
 
     def one(self):
         """Any of them."""
-        dice, mode = self.generator.random(), self.mode()
+        dice, shown = self.generator.random(), show(self.disk)
+        mode = shown["front"]["mode"]
         if dice < 0.08 and self.own:
             self.change_back(*(("interpose",) if mode == "intercept" else ("intercept", self.own)))
         elif dice < 0.3 and mode != "intercept":
             self.change_mode("interpose" if mode == "passthrough" else "passthrough")
         else:
-            outcome = change(self.disk, *step(self.generator, names(self.disk), LAYERS))
+            chain = [layer["name"] for layer in shown["chain"]]
+            outcome = change(self.disk, *step(self.generator, chain, LAYERS))
             self.figures["chain: drain"].append(outcome["drain_ns"])
             self.figures["chain: added"].append(outcome["switch_ns"])
         self.done += 1
@@ -124,9 +129,9 @@ def under_fio(t, guest, disk, device, own, depths):
         operations, most = Operations(t, disk, depth, own), 0
         while operations.done < OPERATIONS:
             operations.one()
-            most = max(most, in_flight(guest, device))
             if operations.done % 10 == 0:
                 load.goes_on()
+                most = max(most, in_flight(guest, device))
         operations.end()
         load.goes_on()
         passes = load.finish()
@@ -147,6 +152,52 @@ def test_random_fio(t):
     for tap, device, image, depth in zip(taps, ("vda", "vdb"), images, DEPTHS):
         under_fio(t, guest, tap, device, f"file path={image} lock=off", (depth,) if FEW else DEPTHS)
     t.equal(kernel_errors(guest), "")
+
+
+class Operators(threading.Thread):
+    """Operations one after the other, until told to stop; some are refused."""
+
+    def __init__(self, operations):
+        super().__init__()
+        self.operations, self.refusals, self.stopping = operations, [], False
+
+    def run(self):
+        while not self.stopping:
+            try:
+                self.operations.one()
+            except (AssertionError, RuntimeError, TimeoutError) as refusal:
+                self.refusals.append(str(refusal))
+
+
+@limit(300)
+def test_random_kills(t):
+    """The rear, our worker or both are killed while operations run: some of these are refused, and nothing is lost."""
+    rear = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}", disk="rear")
+    disk = t.soft_disk(f"vhost-user path={rear.socket}", disk="tap")
+    load = Load(t, disk, 300, "--event-idx", "--depth", "64")
+    wait_for("a front", disk.attached)
+    dice, operators = random.Random(7), Operators(Operations(t, disk, 7))
+    operators.start()
+    for number in range(KILLS):
+        time.sleep(dice.uniform(0.1, 0.5))
+        if number % 3 != 1:
+            rear.kill()
+        if number % 3 != 0:
+            disk.kill_worker()
+        if number % 3 != 1:
+            time.sleep(dice.uniform(0, 0.2))
+            rear.restart()
+        wait_for("a worker", disk.attached, 30.0)
+    operators.stopping = True
+    operators.join()
+    assert load.running(), load.out.read()
+    wait_for("the rear", lambda: disk.devtap("mode", disk.address, "interpose").strip() == "interpose", 30.0)
+    before = disk.operations("vhost-user", "write")
+    wait_for("the load to go on", lambda: disk.operations("vhost-user", "write") > before + 100)
+    t.log("\n".join(operators.refusals))
+    t.log(f"{operators.operations.done} operations, {len(operators.refusals)} refused, {KILLS} kills")
+    load.stop(t)
+    t.equal(disk.stats()["vhost-user"]["counters"]["rear-lies"], 0, "lies")
 
 
 @limit(300)
