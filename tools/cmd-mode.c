@@ -9,7 +9,7 @@
 #define WAIT_NS DT_S(10)
 
 struct mode_options {
-    bool force, copy;
+    bool force, copy, compare;
 };
 
 /* The front's part of what `show` tells; new reference. */
@@ -58,7 +58,7 @@ static int find_back(struct client *client, char **back, char **rear, bool *cont
     return 0;
 }
 
-/* Its content, if it has any, is equal because it was copied, or because somebody says so. */
+/* Its content, if it has any, is equal because it was copied or compared, or because somebody says so. */
 static int put_back(struct client *client, const char *back, const char *chain,
                     const struct mode_options *o, struct dt_error *err)
 {
@@ -66,8 +66,8 @@ static int put_back(struct client *client, const char *back, const char *chain,
     json_t *result = NULL;
     int ret;
 
-    if (o->copy) {
-        ret = move_back(client, chain, &result, err);
+    if (o->copy || o->compare) {
+        ret = move_back(client, chain, o->compare, &result, err);
     } else {
         _cleanup_free_ char *step = xasprintf("replace %s %s", back, chain);
 
@@ -75,6 +75,12 @@ static int put_back(struct client *client, const char *back, const char *chain,
     }
     json_decref(result);
     return ret;
+}
+
+/* To go on with another content than the guest knows takes one of these. */
+static bool vouched(const struct mode_options *o)
+{
+    return o->force || o->copy || o->compare;
 }
 
 static bool is_rear(const char *back)
@@ -98,10 +104,10 @@ static int intercept(struct client *client, const char *chain, const struct mode
     if (!is_rear(back))
         return dt_fail(err, -EINVAL, "%s has no rear to be detached: it stands on '%s'",
                        client_device(client), back);
-    if (content && !o->force && !o->copy)
+    if (content && !vouched(o))
         return dt_fail(err, -EPERM,
                        "the guest could read other data then: --copy copies the disk there first, "
-                       "--force does it if you know the contents to be equal");
+                       "--compare compares the two, --force does it if you know them to be equal");
     return put_back(client, back, chain, o, err);
 }
 
@@ -117,11 +123,11 @@ static int attach(struct client *client, const char *mode, const struct mode_opt
         if (strcmp(mode, "interpose") != 0)
             return dt_fail(err, -EBUSY, "the rear is detached: first 'devtap mode %s interpose'",
                            client_device(client));
-        if (content && !o->force && !o->copy)
+        if (content && !vouched(o))
             return dt_fail(
                 err, -EPERM,
-                "the rear has not seen what was written meanwhile: --copy copies the disk "
-                "to it first, --force does it if you know the contents to be equal");
+                "the rear has not seen what was written meanwhile: --copy copies the disk to it "
+                "first, --compare compares the two, --force does it if you know them to be equal");
         ret = put_back(client, back, rear, o, err);
     }
     return ret ?: wish(client, rear ? BACK : back, mode, err); /* a back without modes says so */
@@ -130,6 +136,8 @@ static int attach(struct client *client, const char *mode, const struct mode_opt
 static int set_mode(struct client *client, const char *mode, const char *chain,
                     const struct mode_options *o, struct dt_error *err)
 {
+    if (o->force + o->copy + o->compare > 1)
+        return dt_fail(err, -EINVAL, "--copy, --compare and --force exclude each other");
     if (strcmp(mode, "intercept") == 0)
         return intercept(client, chain, o, err);
     if (chain)
@@ -194,6 +202,8 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 static const struct dt_param options[] = {
     {"copy", DT_PARAM_BOOL, .offset = offsetof(struct mode_options, copy),
      .help = "To another back and from it: copy the disk first, as devtap move-back does."},
+    {"compare", DT_PARAM_BOOL, .offset = offsetof(struct mode_options, compare),
+     .help = "The same, if a comparison of the two finds them equal."},
     {"force", DT_PARAM_BOOL, .offset = offsetof(struct mode_options, force),
      .help = "To another back and from it: you know that both hold the same."},
     {NULL},

@@ -9,22 +9,28 @@
 
 struct move_options {
     const char *rate;
-    bool background, abort, status, json;
+    bool compare, background, abort, status, json;
 };
 
-int move_back(struct client *client, const char *chain, json_t **result, struct dt_error *err)
+static const char *content(bool compare)
+{
+    return compare ? "equal" : "copy";
+}
+
+int move_back(struct client *client, const char *chain, bool compare, json_t **result,
+              struct dt_error *err)
 {
     struct twin_client tc = {.client = client, .kind = "copy"};
-    const char *const none[] = {NULL};
+    const char *const more[] = {"content", content(compare), NULL};
 
-    return twin_insert(&tc, "bottom", chain, none, err)
+    return twin_insert(&tc, "bottom", chain, more, err)
                ?: twin_adopt(&tc, false, true, 0, result, err);
 }
 
 static int begin(struct twin_client *tc, const char *chain, const struct move_options *o,
                  struct dt_error *err)
 {
-    const char *const more[] = {"rate", o->rate ?: "0", NULL};
+    const char *const more[] = {"rate", o->rate ?: "0", "content", content(o->compare), NULL};
 
     return twin_insert(tc, "bottom", chain, more, err);
 }
@@ -59,7 +65,7 @@ static int judge(const struct move_options *o, const char *chain, struct dt_erro
         return dt_fail(err, -EINVAL, "--abort, --status and --background exclude each other");
     if (chain && (o->abort || o->status))
         return dt_fail(err, -EINVAL, "%s takes no NEWBACK", o->abort ? "--abort" : "--status");
-    if (!chain && o->background && !o->rate)
+    if (!chain && (o->compare || (o->background && !o->rate)))
         return dt_fail(err, -EINVAL, "a NEWBACK is missing");
     return 0;
 }
@@ -104,6 +110,9 @@ static const struct dt_param options[] = {
     {"rate", DT_PARAM_STRING, FIELD(rate),
      .help =
          "Copy no faster than so many bytes per second (100M); without a NEWBACK: from now on."},
+    {"compare", DT_PARAM_BOOL, FIELD(compare),
+     .help = "NEWBACK holds what the disk does: compare the two, and copy only what is written "
+             "meanwhile."},
     {"background", DT_PARAM_BOOL, FIELD(background),
      .help = "Begin (or set the rate), and do not wait; the disk is not switched."},
     {"status", DT_PARAM_BOOL, FIELD(status), .help = "Tell how far it is."},

@@ -272,8 +272,9 @@ int twin_configure(struct twin_client *tc, const char *param, const char *value,
 /** twin_adopt() - wait until the second chain holds all, @patience ns at most (0 = for ever), and put it in place. */
 int twin_adopt(struct twin_client *tc, bool force, bool progress, uint64_t patience,
                json_t **result, struct dt_error *err);
-/** move_back() - copy the disk to @chain, and serve it from there. */
-int move_back(struct client *client, const char *chain, json_t **result, struct dt_error *err);
+/** move_back() - copy the disk to @chain, or @compare whether it is there, and serve it from there. */
+int move_back(struct client *client, const char *chain, bool compare, json_t **result,
+              struct dt_error *err);
 
 /** client_each() - call @fn for every process in the runtime directory; cleans up stale sockets. */
 int client_each(int (*fn)(struct client *client, void *arg), void *arg, struct dt_error *err);

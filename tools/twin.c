@@ -187,11 +187,13 @@ static void print_progress(json_t *status)
     json_int_t rate = json_integer_value(json_object_get(status, "bytes-per-second"));
     const char *failure = json_string_value(json_object_get(status, "failure"));
 
-    fprintf(stderr, "\r\033[K%s: %.1f %%, %s of %s left, %s/s%s%s",
+    fprintf(stderr, "\r\033[K%s: %.1f %%, %s of %s left",
             json_string_value(json_object_get(status, "state")) ?: "?",
             bytes ? 100.0 * (double)(bytes - left) / (double)bytes : 0.0,
-            human_bytes((uint64_t)left), human_bytes((uint64_t)bytes), human_bytes((uint64_t)rate),
-            failure ? "; " : "", failure ?: "");
+            human_bytes((uint64_t)left), human_bytes((uint64_t)bytes));
+    if (rate)
+        fprintf(stderr, ", %s/s", human_bytes((uint64_t)rate));
+    fprintf(stderr, "%s%s", failure ? "; " : "", failure ?: "");
     fflush(stderr);
 }
 
@@ -218,6 +220,19 @@ static bool was_adopted(struct twin_client *tc, json_t **result)
     return ret;
 }
 
+/* It was said to hold the same. */
+static int give_up_different(struct twin_client *tc, json_t *status, struct dt_error *err)
+{
+    long long sector = json_integer_value(json_object_get(status, "different-sector"));
+    struct dt_error ignored;
+
+    twin_remove(tc, NULL, &ignored);
+    return dt_fail(err, -EPERM,
+                   "%s holds something else than the disk, first in sector %lld: the disk is where "
+                   "it was (--copy makes them equal)",
+                   tc->to, sector);
+}
+
 /* 1: it holds all. */
 static int look(struct twin_client *tc, bool progress, struct dt_error *err)
 {
@@ -237,6 +252,8 @@ static int look(struct twin_client *tc, bool progress, struct dt_error *err)
     if (strcmp(state, "absent") == 0)
         ret = dt_fail(err, -ENODEV, "the second chain is gone: %s",
                       json_string_value(json_object_get(status, "reason")) ?: "");
+    else if (strcmp(state, "different") == 0)
+        ret = give_up_different(tc, status, err);
     else
         ret = strcmp(state, "in step") == 0;
     json_decref(status);

@@ -2,8 +2,16 @@
 /* copy.c - the disk is copied to another chain while it is served; see blk/twin. */
 #include "blk/twin/twin.h"
 
+static const char *const contents[] = {[TWIN_COPY] = "copy", [TWIN_EQUAL] = "equal", NULL};
+
 static const struct dt_param params[] = {
     TWIN_PARAM_TO("The chain that gets the copy, in quotes: to='file path=/b/disk.img'."),
+    {.name = "content",
+     .type = DT_PARAM_ENUM,
+     TWIN_FIELD(content),
+     .initial = "copy",
+     .choices = contents,
+     .help = "copy: all of the disk goes there; equal: it is there already, which is compared."},
     TWIN_PARAM_RATE("0", "Copy no faster than this; 0 = as fast as the two chains are."),
     TWIN_PARAM_BUFFER("Memory for writes on their way to the copy; more wait."),
     TWIN_PARAM_TIMEOUT("A write waits no longer for the copy, which is left behind then."),
@@ -15,7 +23,7 @@ static int copy_open(struct dt_layer *layer, struct dt_error *err)
     struct twin *t = dt_layer_data(layer);
 
     t->sync = true;
-    t->content = TWIN_COPY;
+    t->judges = t->content == TWIN_EQUAL;
     return twin_open(layer, err);
 }
 

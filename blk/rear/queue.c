@@ -237,7 +237,7 @@ static void run_patience(struct dt_timer *timer)
 {
     struct rear_ctx *rc = container_of(timer, struct rear_ctx, patience);
 
-    if (!rc->rings)
+    if (rc->rest_by && !rc->rings) /* else that rest is over, and what waits now is the guest's */
         end_waiting(rc, failing(rc) ? -EIO : -ECANCELED);
 }
 

@@ -2,7 +2,7 @@
 /*
  * catchup.c - how dirty regions become clean: some are copied at a time, each under a
  * lock. A write that went by without one (request.c) spoils the copy, and the region is copied
- * again.
+ * again. Regions that are to be compared come after them, in the same way but one after the other.
  *
  * Zeroes are not written as data where the second chain can write zeroes, so what is sparse stays
  * sparse; what the disk calls a hole is not even read (holes.c).
@@ -57,6 +57,8 @@ static void failed(struct twin_copier *k, const char *what, int error)
     }
     t->next_copy = dt_now(t->c) + TWIN_RETRY_NS;
     t->wanted = NO_REGION; /* nobody is to wait for that */
+    if (k->judges)
+        t->judged = MIN(t->judged, k->region);
     leave(k);
 }
 
@@ -72,18 +74,13 @@ static void count(const struct twin_copier *k, uint64_t bytes)
         WRITE_ONCE(t->live->copied, t->copied);
 }
 
-static void was_written(struct twin_io *io, int error)
+/* This piece is done. */
+static void go_on(struct twin_copier *k)
 {
-    struct twin_copier *k = container_of(io, struct twin_copier, io);
-    struct twin *t = io->t;
+    struct twin *t = k->io.t;
     uint64_t bytes = (uint64_t)k->now << DT_SECTOR_SHIFT;
 
-    if (error) {
-        failed(k, "written to the second chain", error);
-        return;
-    }
     t->failure[0] = '\0';
-    count(k, bytes);
     if (t->rate)
         t->next_copy = MAX(t->next_copy, dt_now(t->c)) + bytes * DT_MS(1) / MAX(t->rate / 1000, 1u);
     k->at += k->now;
@@ -91,9 +88,21 @@ static void was_written(struct twin_io *io, int error)
         run_copier(k);
         return;
     }
-    if (!k->spoiled)
+    if (!k->spoiled && !k->judges)
         twin_clean(t, k->region);
     leave(k);
+}
+
+static void was_written(struct twin_io *io, int error)
+{
+    struct twin_copier *k = container_of(io, struct twin_copier, io);
+
+    if (error) {
+        failed(k, "written to the second chain", error);
+        return;
+    }
+    count(k, (uint64_t)k->now << DT_SECTOR_SHIFT);
+    go_on(k);
 }
 
 static bool all_zero(const uint8_t *bytes, size_t n)
@@ -106,6 +115,41 @@ static void write_piece(struct twin_copier *k, bool zero)
     k->io.done = was_written;
     twin_send(&k->io, zero ? DT_OP_WRITE_ZEROES : DT_OP_WRITE, zero ? DT_REQ_UNMAP : 0, k->at,
               k->now, zero ? 0 : 1);
+}
+
+/* Nothing more is begun then; but an earlier region may be under way still. */
+static void note_difference(struct twin_copier *k)
+{
+    struct twin *t = k->io.t;
+    size_t at = 0;
+
+    while (memcmp(k->bytes + at, k->other + at, DT_SECTOR_SIZE) == 0)
+        at += DT_SECTOR_SIZE;
+    t->differs = MIN(t->differs, k->at + (at >> DT_SECTOR_SHIFT));
+    t->wanted = NO_REGION;
+    dt_layer_event(t->layer, "second-differs",
+                   "sector %llu of '%.200s' holds something else than the disk",
+                   (unsigned long long)k->at + (at >> DT_SECTOR_SHIFT), t->to);
+    leave(k);
+}
+
+static void was_read_there(struct twin_io *io, int error)
+{
+    struct twin_copier *k = container_of(io, struct twin_copier, io);
+
+    if (error)
+        failed(k, "read from the second chain", error);
+    else if (!k->spoiled && memcmp(k->bytes, k->other, io->iov.iov_len) != 0)
+        note_difference(k);
+    else
+        go_on(k);
+}
+
+static void read_there(struct twin_copier *k)
+{
+    k->io.iov.iov_base = k->other;
+    k->io.done = was_read_there;
+    twin_send(&k->io, DT_OP_READ, 0, k->at, k->now, 1);
 }
 
 static bool zeroes_at_once(const struct twin *t, uint32_t sectors)
@@ -121,6 +165,8 @@ static void was_read(struct dt_ctx *c, struct dt_req *sub)
     dt_sub_free(c, sub);
     if (error)
         failed(k, "read", error);
+    else if (k->judges)
+        read_there(k);
     else
         write_piece(k, zeroes_at_once(k->io.t, k->now) &&
                            all_zero(k->bytes, (size_t)k->now << DT_SECTOR_SHIFT));
@@ -181,10 +227,29 @@ static bool try_region(struct twin_copier *k, uint64_t region)
     k->at = at;
     k->busy = true;
     k->spoiled = false;
-    k->hole = zeroes_at_once(t, TWIN_CHUNK >> DT_SECTOR_SHIFT) && twin_is_hole(t, region);
+    k->judges = t->judges && !twin_is_dirty(t, region);
+    if (k->judges)
+        t->judged = MAX(t->judged, region + 1);
+    k->hole =
+        !k->judges && zeroes_at_once(t, TWIN_CHUNK >> DT_SECTOR_SHIFT) && twin_is_hole(t, region);
     if (t->wanted == region)
         t->wanted = NO_REGION;
     return true;
+}
+
+/* What is dirty will be equal, because it is copied. */
+static uint64_t next_unjudged(struct twin *t)
+{
+    while (t->judged < t->regions && twin_is_dirty(t, t->judged))
+        t->judged++;
+    return t->judged < t->regions ? t->judged : NO_REGION;
+}
+
+static uint64_t next_region(struct twin *t)
+{
+    uint64_t region = t->dirty ? next_dirty(t) : NO_REGION;
+
+    return region == NO_REGION ? next_unjudged(t) : region;
 }
 
 static bool take_region(struct twin_copier *k)
@@ -195,7 +260,7 @@ static bool take_region(struct twin_copier *k)
     if (t->wanted != NO_REGION)
         return try_region(k, t->wanted);
     for (unsigned i = 0; i < TRIES; i++) {
-        region = next_dirty(t);
+        region = next_region(t);
         if (region == NO_REGION)
             return false;
         if (twin_holes_unknown(t, region)) {
@@ -210,11 +275,20 @@ static bool take_region(struct twin_copier *k)
     return false;
 }
 
+bool twin_judges(const struct twin *t)
+{
+    bool under_way = false;
+
+    for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)
+        under_way |= t->copiers[i].busy && t->copiers[i].judges;
+    return under_way || (t->judged < t->regions && t->differs == UINT64_MAX);
+}
+
 /* ---- All clean ------------------------------------------------------------------------------- */
 
 static bool settled(const struct twin *t)
 {
-    if (t->dirty || t->loose || t->early || !twin_in_step(t))
+    if (t->dirty || t->judged < t->regions || t->loose || t->early || !twin_in_step(t))
         return false;
     for (unsigned i = 0; i < TWIN_COPIERS; i++)
         if (t->copiers[i].busy)
@@ -259,7 +333,9 @@ void twin_catch_up(struct twin *t)
 
     if (t->absent[0] || t->equal || t->flushing || t->sealed_until || rests(&t->rest, t->c))
         return;
-    if (t->dirty == 0) {
+    if (t->differs != UINT64_MAX)
+        return; /* it is given up */
+    if (t->dirty == 0 && t->judged == t->regions) {
         t->wanted = NO_REGION;
         if (settled(t) && now >= t->next_copy)
             flush_it(t);

@@ -133,6 +133,8 @@ static void skip(struct twin *t)
             twin_clean(t, r);
         }
     dt_count(t->c, TWIN_HOLES, bytes);
+    while (t->judged >= h->begin && t->judged < h->end && !is_touched(h, t->judged))
+        t->judged++; /* they are equal without a look */
 }
 
 /* Return: for how many regions the answer is to count. */

@@ -55,8 +55,9 @@ static void make_map(struct twin *t)
         t->shift++;
     t->regions = ((t->sectors - 1) >> t->shift) + 1;
     t->map = xcalloc((t->regions + 63) / 64, sizeof(uint64_t));
+    t->judged = t->judges ? 0 : t->regions;
     t->wanted = NO_REGION;
-    t->first_mismatch = UINT64_MAX;
+    t->first_mismatch = t->differs = UINT64_MAX;
 }
 
 int twin_open(struct dt_layer *layer, struct dt_error *err)
@@ -188,6 +189,7 @@ static int take_memory(struct twin *t, struct dt_error *err)
     for (unsigned i = 0; i < TWIN_COPIERS; i++) {
         t->copiers[i].io.t = t;
         t->copiers[i].bytes = xaligned(PAGE_SIZE_4K, TWIN_CHUNK);
+        t->copiers[i].other = t->judges ? xaligned(PAGE_SIZE_4K, TWIN_CHUNK) : NULL;
     }
     t->flush.t = t;
     return 0;
@@ -195,8 +197,10 @@ static int take_memory(struct twin *t, struct dt_error *err)
 
 static void free_memory(struct twin *t)
 {
-    for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)
+    for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++) {
         free(t->copiers[i].bytes);
+        free(t->copiers[i].other);
+    }
     free(t->jobs);
     free(t->copiers);
     t->jobs = NULL;

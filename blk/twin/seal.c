@@ -53,12 +53,16 @@ static int seal(struct dt_layer *layer, bool force, struct dt_error *err)
     ret = ret ?: twin_judge_store(t, err);
     if (ret < 0 || force)
         return ret;
+    if (t->differs != UINT64_MAX)
+        return dt_fail(err, -EPERM, "it holds something else than the disk, first in sector %llu",
+                       (unsigned long long)t->differs);
     if (!t->equal && !twin_in_step(t) && !t->dirty)
         return dt_fail(err, -EBUSY, "it is not in step: 'devtap set DEVICE %s sync=on' first",
                        dt_layer_name(layer));
     if (!t->equal)
-        return dt_fail(err, -EBUSY, "%llu KiB are still to be copied",
-                       (unsigned long long)(twin_bytes_left(t) >> 10));
+        return dt_fail(err, -EBUSY, "%llu KiB are still to be %s",
+                       (unsigned long long)(twin_bytes_left(t) >> 10),
+                       twin_judges(t) ? "compared" : "copied");
     if (count_of(t, TWIN_MISMATCHES) || count_of(t, TWIN_DIFFERENT_ERRORS))
         return dt_fail(err, -EPERM,
                        "it answered differently from the disk, %llu times with other data and %llu "

@@ -34,13 +34,19 @@ static size_t words(const struct twin *t)
     return (t->regions + 63) / 64;
 }
 
+/* A map of what was to be compared says nothing to who copies. */
+static uint64_t kind_of(const struct twin *t)
+{
+    return XXH3_64bits(t->to, strlen(t->to)) + t->judges;
+}
+
 int64_t twin_save(struct dt_layer *layer, void *buf, size_t size)
 {
     const struct twin *t = dt_layer_data(layer);
     bool whole = !t->c && !t->absent[0];
     size_t map = whole ? words(t) * sizeof(uint64_t) : 0;
     struct twin_record r = {.sectors = htole64(t->sectors),
-                            .to = htole64(XXH3_64bits(t->to, strlen(t->to))),
+                            .to = htole64(kind_of(t)),
                             .copied = htole64(t->copied),
                             .id = htole64(whole ? 0 : t->id),
                             .shift = htole32(t->shift),
@@ -89,7 +95,7 @@ int twin_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t ver
     memcpy(&r, buf, sizeof(r));
     if (size != sizeof(r) + (r.whole ? words(t) * sizeof(uint64_t) : 0) ||
         le64toh(r.sectors) != t->sectors || le32toh(r.shift) != t->shift ||
-        le64toh(r.to) != XXH3_64bits(t->to, strlen(t->to)))
+        le64toh(r.to) != kind_of(t))
         return dt_fail(err, -EBADMSG, "it is of another disk");
     twin_mark_all(t);
     if (t->absent[0])

@@ -9,6 +9,9 @@
  * is being written, compared or copied is locked, so nothing overtakes anything on its way to
  * either chain.
  *
+ * Where both are said to hold the same (a copy with content=equal), nothing is dirty at first, and the background compares
+ * each region once instead of copying it. What becomes dirty meanwhile is copied, which makes it equal, too.
+ *
  * What happens where the second chain cannot follow is the difference between the two ways to run:
  *
  * in step (`copy`; a shadow with sync=on): a write is answered when both chains have it, and waits
@@ -96,14 +99,15 @@ struct twin_job {
  * struct twin_copier - one region on its way.
  * @spoiled: written meanwhile, so it stays dirty.
  * @hole:    the disk says that it reads as zeroes: it is not read.
+ * @judges:  it is compared, not copied; what the second chain holds is in @other.
  */
 struct twin_copier {
     struct twin_io io;
     struct dt_range range;
     uint64_t region, at;
     uint32_t now;
-    bool busy, spoiled, hole;
-    uint8_t *bytes;
+    bool busy, spoiled, hole, judges;
+    uint8_t *bytes, *other;
 };
 
 /**
@@ -163,6 +167,8 @@ struct twin_holes {
  * struct twin - the layer. Parameters first.
  * @absent:   why there is no second chain; then all passes through. Empty: there is one.
  * @compares: it is a shadow: replies are compared.
+ * @judges:   it is compared whether both hold the same. @judged: regions before this one have been, or are under way.
+ * @differs:  the first sector that does, UINT64_MAX = none was found.
  * @loose:    writes under way that the second chain does not get, and that have no lock, by frame.
  * @early:    writes answered already, and not yet by the second chain.
  * @lagging:  it answered nothing for too long: as beside, until it has answered all.
@@ -187,8 +193,9 @@ struct twin {
     uint64_t regions, dirty;
     uint64_t *map; /* a bit for each region: it is dirty */
     char absent[sizeof(((struct dt_error *)0)->text)];
-    bool compares, can_zero;
+    bool compares, judges, can_zero;
     uint32_t max_zero;
+    uint64_t judged, differs;
 
     struct twin_job *jobs, *job_free, *job_head; /* the latter: under way */
     struct dt_req *wait_head, **wait_tail;
@@ -360,8 +367,10 @@ void twin_mark_all(struct twin *t);
 uint64_t twin_bytes_left(const struct twin *t);
 
 /* catchup.c: how they become clean. */
-/** twin_under_way() - is it being copied? */
+/** twin_under_way() - is it being copied, or compared? */
 bool twin_under_way(const struct twin *t, uint64_t region);
+/** twin_judges() - is it not known yet whether both hold the same? */
+bool twin_judges(const struct twin *t);
 /** twin_spoil() - a write without a lock: what is being copied there must be copied again. */
 void twin_spoil(struct twin *t, uint64_t sector, uint32_t sectors);
 void twin_catch_up(struct twin *t);

@@ -10,8 +10,12 @@ static const char *state_of(const struct twin *t)
         return "handing over";
     if (t->equal)
         return "in step";
+    if (t->differs != UINT64_MAX && !twin_judges(t))
+        return "different";
     if (t->lagging)
         return "left behind";
+    if (twin_judges(t))
+        return "comparing";
     return t->dirty ? "copying" : "beside";
 }
 
@@ -48,6 +52,8 @@ static int do_status(struct dt_layer *layer, int argc, const char *const *argv,
     took = (dt_clock_ns() - t->began) / DT_MS(1);
     if (t->dirty && t->copied > t->before)
         dt_reply_u64(reply, "bytes-per-second", (t->copied - t->before) * 1000 / MAX(took, 1u));
+    if (t->differs != UINT64_MAX)
+        dt_reply_u64(reply, "different-sector", t->differs);
     if (t->failure[0])
         dt_reply(reply, "failure", "%s", t->failure);
     if (!t->compares || !t->c)

@@ -229,6 +229,39 @@ def test_intercept(t):
 
 
 @limit(120)
+def test_intercept_compared(t):
+    """The first sector that differs is told; else equal because it was compared, under a load, with a worker killed."""
+    image, own = filled(t, "rear.img"), filled(t, "own.img")
+    with open(own, "r+b") as file:
+        for sector in (100003, 150000):
+            file.seek(512 * sector + 100)
+            file.write(b"other")
+    rear = t.soft_disk(f"file path={image}", disk="rear")
+    disk = t.soft_disk(f"vhost-user path={rear.socket}", disk="tap")
+    target = f"file path={own}"
+    assert "exclude each other" in refused(disk, "mode", "--copy", "--compare", "tap", "intercept", target)
+    assert "first in sector 100003" in refused(disk, "mode", "--compare", "tap", "intercept", target)
+    t.equal([layer["name"] for layer in show(disk)["chain"]], ["vhost-user"])
+    with open(own, "r+b") as file, open(image, "rb") as right:
+        file.write(right.read())
+    disk.devtap("move-back", "--compare", "--background", "--rate", "20M", "tap", target)
+    load = Load(t, disk, 60)
+    time.sleep(1)
+    t.equal(status(disk, "copy")["state"], "comparing")
+    disk.kill_worker()
+    disk.devtap("move-back", "--rate", "0", "tap", timeout=60)
+    t.equal(disk.devtap("mode", "tap").strip(), "intercept")
+    time.sleep(0.3)
+    load.stop(t)
+    assert "first in sector" in refused(disk, "mode", "--compare", "tap", "interpose")
+    t.equal(disk.devtap("mode", "tap").strip(), "intercept")
+    disk.devtap("mode", "--copy", "tap", "interpose", timeout=60)
+    t.equal(disk.devtap("mode", "--compare", "tap", "intercept", target, timeout=60).strip(), "intercept")
+    t.equal(disk.devtap("mode", "--compare", "tap", "interpose", timeout=60).strip(), "interpose")
+    t.equal(back(disk)["name"], "vhost-user")
+
+
+@limit(120)
 def test_intercept_forced(t):
     """Equal because somebody says so; a refused open leaves the rear where it is."""
     rear = t.soft_disk("mem size=64M", disk="rear")

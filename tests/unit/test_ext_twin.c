@@ -501,6 +501,77 @@ static void test_not_vouched(void **state)
     disk_rest_and_close();
 }
 
+/* ---- Comparisons ----------------------------------------------------------------------------- */
+
+/* Equal already: under a load nothing is copied but what a discard left. */
+static void test_compare(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("copy", "content=equal", "", "");
+    assert_string_equal(disk_status("copy", "bytes-left"), "4194304");
+    run_load(3000, 8, false);
+    disk_until("copy", "state", "in step");
+    assert_int_equal(disk_counter("copy", "copied"), 0);
+    run_load(2000, 9, true);
+    disk_until("copy", "state", "in step");
+    disk_rest_and_close();
+    assert_true(same_files());
+}
+
+static void spoil_new(off_t sector)
+{
+    int fd = open(path_of("new"), O_WRONLY | O_CLOEXEC);
+
+    assert_int_equal(pwrite(fd, "x", 1, sector * DT_SECTOR_SIZE + 3), 1);
+    close(fd);
+}
+
+/* The first that differs is told, nothing is put right, and the disk goes on as it was. */
+static void test_compare_different(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    spoil_new(5003);
+    spoil_new(5200); /* of another region, which may be read at the same time */
+    spoil_new(8191);
+    open_twin("copy", "content=equal", "", "");
+    disk_until("copy", "state", "different");
+    assert_string_equal(disk_status("copy", "different-sector"), "5003");
+    assert_int_equal(write_at(1, 5000, 8), 0);
+    assert_int_equal(change_chain("adopt copy", false, false), -EPERM);
+    assert_error_says("first in sector 5003");
+    assert_int_equal(disk_counter("copy", "copied"), 0);
+    assert_int_equal(change_chain("remove copy", false, false), 0);
+    assert_int_equal(write_at(1, 5000, 8), 0);
+    disk_close();
+    get_file(path_of("new"), image[1], BYTES);
+    assert_int_equal(image[1][5200 * 512 + 3], 'x');
+}
+
+/* Where reading fails it is tried again; where a flush does, nobody knows what is there, and all is compared again. */
+static void test_compare_failing(void **state)
+{
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("copy", "content=equal", "error probability=100% times=2 ops=read | ", "");
+    run_load(1000, 10, false);
+    disk_until("copy", "state", "in step");
+    assert_true(disk_counter("copy", "failures") > 0);
+    disk_rest_and_close();
+    assert_true(same_files());
+
+    make_file("old", BYTES, 7);
+    make_file("new", BYTES, 7);
+    open_twin("copy", "content=equal", "error probability=100% after=1 times=1 ops=flush | ", "");
+    disk_until("copy", "state", "in step");
+    spoil_new(4100);
+    assert_int_equal(disk_do(DT_OP_FLUSH, 0, 0, 0, NULL), 0);
+    disk_until("copy", "state", "different");
+    assert_string_equal(disk_status("copy", "different-sector"), "4100");
+    disk_rest_and_close();
+}
+
 /* Threads take turns with the loop, which io_uring does not allow. */
 static int use_epoll(void **state)
 {
@@ -548,6 +619,9 @@ int main(void)
         ADOPTS(test_promote),
         ADOPTS(test_self),
         ADOPTS(test_not_vouched),
+        cmocka_unit_test(test_compare),
+        ADOPTS(test_compare_different),
+        cmocka_unit_test(test_compare_failing),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -261,6 +261,25 @@ static void test_failed(void **state)
     end();
 }
 
+/* A rest that came in time lets go of nothing later, though the rear is gone again by then. */
+static void test_quiet_in_time(void **state)
+{
+    struct tap_slot *slot;
+
+    begin_and_lose("");
+    slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    lane_release(device_lane(rig.dev, 0), dt_clock_ns() + DT_MS(1500));
+    fake_rear_start(&rear);
+    assert_int_equal(tap_wait(&rig, slot, LONG), 0);
+    fake_rear_stop(&rear);
+    rig.events[0] = '\0';
+    wait_for_event("rear-lost");
+    slot = held_read(1500);
+    fake_rear_start(&rear);
+    assert_int_equal(tap_wait(&rig, slot, LONG), 0);
+    end();
+}
+
 /* Whoever wants the device quiet does not wait for the rear. */
 static void test_quiet(void **state)
 {
@@ -410,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_held),
         cmocka_unit_test(test_failed),
         cmocka_unit_test(test_quiet),
+        cmocka_unit_test(test_quiet_in_time),
         cmocka_unit_test(test_comes_back_as_another),
         cmocka_unit_test(test_lies),
         cmocka_unit_test(test_twice),

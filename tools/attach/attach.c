@@ -143,15 +143,20 @@ json_t *attach_plan(const struct attach *a)
 
 /* ---- Serving -------------------------------------------------------------------------------------- */
 
-static int serve(struct attach *a, unsigned mode, struct dt_error *err)
+/* Whoever could connect to the socket whose place is taken can connect to ours: QEMU may be another user's. */
+static int serve(struct attach *a, const struct stat *old, struct dt_error *err)
 {
-    _cleanup_free_ char *chain = chain_of(a), *rights = xasprintf("0%o", mode & 0777);
-    char *const argv[] = {"devtap", "run", "--disk", (char *)a->disk, "--socket", a->vm.socket,
-                          "--socket-mode", rights,
-                          /* The way back may lead to a back end with fewer than ours. */
-                          "--memory-slots", "off", chain, NULL};
+    _cleanup_free_ char *chain = chain_of(a), *mode = xasprintf("0%o", old->st_mode & 0777);
+    _cleanup_free_ char *owner = xasprintf("%u", old->st_uid);
+    _cleanup_free_ char *group = xasprintf("%u", old->st_gid);
+    char *argv[16] = {"devtap", "run", "--disk", (char *)a->disk, "--socket", a->vm.socket,
+                      /* The way back may lead to a back end with fewer than ours. */
+                      "--memory-slots", "off", "--socket-mode", mode, chain};
     int ret = ready_listen(&a->ready, err);
 
+    if (geteuid() == 0)
+        memcpy(&argv[10], (char *[]){"--socket-owner", owner, "--socket-group", group, chain},
+               5 * sizeof(char *));
     if (ret < 0)
         return ret;
     a->child = fork();
@@ -249,7 +254,7 @@ static int change(struct attach *a, struct dt_error *err)
                        strerror(errno));
     a->moved = true;
     ret = let_go(a, err);
-    ret = ret ?: serve(a, st.st_mode, err);
+    ret = ret ?: serve(a, &st, err);
     if (ret < 0)
         return ret;
     return a->replug ? attach_put_in(a, ATTACH_RECONNECT, err) : attach_await_vm(a, err);

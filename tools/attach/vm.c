@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * vm.c - what QEMU tells of a chardev, and what it does not: whether it connects again is only in the command line
- * of its process.
+ * of its process. That is not always the process at the other end of QMP: where libvirt owns QEMU's monitor, a proxy is.
  */
 #include "tools/attach/vm.h"
 #include "tools/attach/cut.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #define CMDLINE_MAX (256u << 10)
@@ -51,7 +52,40 @@ bool vm_connected(struct vm *vm)
     return yes;
 }
 
-/* "socket,id=c0,path=...,reconnect=1": the seconds in the options of chardev @id. */
+/* The process of one of its threads; 0 = it is gone. */
+static pid_t process_of(json_int_t thread)
+{
+    _cleanup_free_ char *path = xasprintf("/proc/%lld/status", (long long)thread);
+    FILE *status = fopen(path, "re");
+    char line[128];
+    int pid = 0;
+
+    while (status && pid == 0 && fgets(line, sizeof(line), status))
+        if (sscanf(line, "Tgid: %d", &pid) != 1)
+            pid = 0;
+    if (status)
+        fclose(status);
+    return pid;
+}
+
+/* QEMU tells the threads of its processors, whoever passes its words on. */
+static int learn_pid(struct vm *vm, struct dt_error *err)
+{
+    json_t *cpus = NULL, *thread;
+    int ret = qmp_call(vm->qmp, "query-cpus-fast", NULL, &cpus, err);
+
+    thread = json_object_get(json_array_get(cpus, 0), "thread-id");
+    vm->pid = ret == 0 ? process_of(json_integer_value(thread)) : 0;
+    json_decref(cpus);
+    if (ret == 0 && vm->pid <= 0)
+        ret =
+            dt_fail(err, -ESRCH,
+                    "QEMU's process is not to be found: its threads have other numbers here (is it "
+                    "on another machine, or in a container?)");
+    return ret;
+}
+
+/* "socket,id=c0,path=...,reconnect=1": the seconds in the options of chardev @id; QEMU 9.2 has reconnect-ms. */
 static unsigned reconnect_in(const char *options, const char *id)
 {
     _cleanup_free_ char *copy = xstrdup(options);
@@ -63,13 +97,15 @@ static unsigned reconnect_in(const char *options, const char *id)
         ours |= strncmp(o, "id=", 3) == 0 && strcmp(o + 3, id) == 0;
         if (strncmp(o, "reconnect=", 10) == 0)
             seconds = (unsigned)strtoul(o + 10, NULL, 10);
+        else if (strncmp(o, "reconnect-ms=", 13) == 0)
+            seconds = (unsigned)((strtoul(o + 13, NULL, 10) + 999) / 1000);
     }
     return ours ? seconds : 0;
 }
 
 size_t vm_command_line(struct vm *vm, char **line)
 {
-    _cleanup_free_ char *path = xasprintf("/proc/%d/cmdline", qmp_pid(vm->qmp));
+    _cleanup_free_ char *path = xasprintf("/proc/%d/cmdline", vm->pid);
     _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t have = 0;
     ssize_t n;
@@ -96,12 +132,13 @@ int vm_open(struct vm *vm, const char *qmp, const char *chardev, struct dt_error
     *vm = (struct vm){.chardev = chardev, .link = -1};
     ret = qmp_open(&vm->qmp, qmp, err);
     ret = ret ?: learn_socket(vm, err);
+    ret = ret ?: learn_pid(vm, err);
     if (ret < 0) {
         vm_close(vm);
         return ret;
     }
     learn_reconnect(vm);
-    vm->link = cut_find(qmp_pid(vm->qmp), vm->socket, err);
+    vm->link = cut_find(vm->pid, vm->socket, err);
     if (vm->link < 0) {
         ret = vm->link;
         vm_close(vm);

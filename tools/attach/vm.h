@@ -5,12 +5,15 @@
 
 #include "tools/attach/qmp.h"
 
+#include <sys/types.h>
+
 /**
- * struct vm - @socket: the path to which the chardev connects. @reconnect: seconds, 0 = it does not.
+ * struct vm - @pid: QEMU's. @socket: the path to which the chardev connects. @reconnect: seconds, 0 = it does not.
  * @link: QEMU's end of the connection, -1 = it was cut.
  */
 struct vm {
     struct qmp *qmp;
+    pid_t pid;
     const char *chardev;
     char *socket;
     unsigned reconnect;

@@ -57,8 +57,8 @@ pass=0
 while [ ! -e /tmp/stop ]; do
     pass=$((pass + 1))
     fio --name=v --filename={device} --ioengine=libaio --direct=1 --rw=randwrite \\
-        --bsrange=4k-32k --iodepth=16 --numjobs={jobs} --offset={offset} --size=8m \\
-        --offset_increment=8m --verify=crc32c --verify_fatal=1 --verify_backlog=32 \\
+        --bsrange=4k-32k --iodepth={depth} --numjobs={jobs} --offset={offset} --size={size} \\
+        --offset_increment={size} --verify=crc32c --verify_fatal=1 --verify_backlog={backlog} \\
         --randseed=$pass --group_reporting >/tmp/fio.log 2>&1 || { cp /tmp/fio.log /tmp/bad; break; }
     echo $pass >/tmp/passes
 done
@@ -69,16 +69,17 @@ echo done >/tmp/done
 class VerifiedLoad:
     """fio in the background of a guest, writing and verifying until .finish().
 
-    guest may be replaced by the guest that the load has migrated to.
+    guest may be replaced by the guest that the load has migrated to. depth, size: of each job.
     """
 
-    def __init__(self, guest, jobs=1, device="/dev/vda", offset=0):
+    def __init__(self, guest, jobs=1, device="/dev/vda", offset=0, depth=16, size="8m"):
         self.guest = guest
         self.disk = device.rsplit("/", 1)[1]
         script = PASSES
-        for name, value in (("device", device), ("jobs", jobs), ("offset", offset)):
+        for name, value in (("device", device), ("jobs", jobs), ("offset", offset), ("depth", depth),
+                            ("size", size), ("backlog", 2 * depth)):
             script = script.replace(f"{{{name}}}", str(value))
-        guest.check(f"cat >/tmp/load.sh <<'SH'\n{script}\nSH\n"
+        guest.check(f"rm -f /tmp/stop /tmp/done; cat >/tmp/load.sh <<'SH'\n{script}\nSH\n"
                     "(sh /tmp/load.sh >/dev/null 2>&1 &)")
 
     def requests(self):
