@@ -110,6 +110,12 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
     dt_reply_u64(reply, "being-deleted", i.dying);
     dt_reply_u64(reply, "roots", i.root_seq);
     dt_reply_u64(reply, "dirty-nodes", i.dirty_nodes);
+    dt_reply_u64(reply, "unpunched", i.stale << PX_BLOCK_SHIFT);
+    dt_reply_u64(reply, "punched", i.punched << PX_BLOCK_SHIFT);
+    dt_reply_u64(reply, "longest-root-us", i.times.root / 1000);
+    dt_reply_u64(reply, "longest-slice-us", i.times.slice / 1000);
+    dt_reply_u64(reply, "longest-flush-us", i.times.flush / 1000);
+    dt_reply_u64(reply, "longest-wait-us", i.times.wait / 1000);
     return 0;
 }
 

@@ -331,7 +331,12 @@ static uint64_t now(void *arg)
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200,
+                                .dirty = 4,
+                                .slice = 1 + (unsigned)(seed % 3),
+                                .event = said,
+                                .clock = now,
+                                .arg = rig};
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
@@ -349,7 +354,12 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = 64 * 4200,
+                                .dirty = 4,
+                                .slice = 1 + (unsigned)dt_rng_below(&rig->rng, 3),
+                                .event = said,
+                                .clock = now,
+                                .arg = rig};
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)

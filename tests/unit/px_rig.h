@@ -17,7 +17,7 @@ struct rig_write {
     uint8_t *data;
 };
 
-/** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes
+/** struct rig_store - @rng: decides the order in which I/O lands. @punches: pieces that were. @fail_flush: that many flushes
  * on. */
 struct rig_store {
     struct store s;
@@ -26,13 +26,14 @@ struct rig_store {
     uint64_t log_n, log_room;
     bool logging;
     int fail_flush;
+    uint64_t punches;
     const uint64_t *states;
     struct rig_pending {
         struct store_io *sio;
         void *buf;
         uint64_t addr, issued;
-        unsigned count;
-        enum { RIG_READ, RIG_WRITE, RIG_FLUSH } kind;
+        uint64_t count;
+        enum { RIG_READ, RIG_WRITE, RIG_FLUSH, RIG_PUNCH } kind;
     } pending[512];
     unsigned pending_n;
     struct dt_rng rng;

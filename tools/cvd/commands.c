@@ -43,6 +43,8 @@ const struct command cvd_commands[] = {
      share_options, cmd_pool_share},
     {"pool stats", "POOL [--json]", "what each disk in use got of the pool", NEEDS_SERVED, true,
      false, 1, 1, json_options, cmd_pool_stats},
+    {"pool latency", "POOL [--json]", "the longest that anything of the pool took", NEEDS_SERVED,
+     true, false, 1, 1, json_options, cmd_pool_latency},
     {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1,
      1, create_options, cmd_create, .plain = true},
     {"fill", "POOL/DISK FILE|NBD-URI [--format raw|qcow2] [--json]",
