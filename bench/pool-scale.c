@@ -60,6 +60,12 @@ static void paper_write(struct store *s, struct store_io *sio, const void *buf, 
     over(of(s), sio, of(s)->real ? of(s)->below->put(of(s)->below, buf, addr, count) : 0);
 }
 
+static void paper_save(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
+                       unsigned count)
+{
+    over(of(s), sio, of(s)->below->put(of(s)->below, buf, addr, count));
+}
+
 static void paper_flush(struct store *s, struct store_io *sio)
 {
     over(of(s), sio, 0);
@@ -114,6 +120,7 @@ static struct paper *paper_open(const char *path, uint64_t size)
                           .name = p->below->name,
                           .read = paper_read,
                           .write = paper_write,
+                          .save = paper_save,
                           .flush = paper_flush,
                           .get = paper_get,
                           .put = paper_put,

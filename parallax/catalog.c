@@ -37,7 +37,7 @@ uint32_t pool_slots(const struct pool *pool)
 
 void catalog_touch(struct pool *pool, uint32_t slot)
 {
-    pool->catalog.dirty[slot / PX_RECORDS] = true;
+    pool->catalog.state[slot / PX_RECORDS] |= CATALOG_DIRTY;
     pool->changes++;
 }
 
@@ -257,9 +257,9 @@ static void make_room(struct catalog *c, uint64_t slots)
     while (room < slots)
         room *= 2;
     c->blocks = realloc(c->blocks, room / PX_RECORDS * sizeof(*c->blocks));
-    c->dirty = realloc(c->dirty, room / PX_RECORDS * sizeof(*c->dirty));
+    c->state = realloc(c->state, room / PX_RECORDS * sizeof(*c->state));
     c->info = realloc(c->info, room * sizeof(*c->info));
-    CHECK(c->blocks && c->dirty && c->info);
+    CHECK(c->blocks && c->state && c->info);
     c->room = (uint32_t)room;
 }
 
@@ -268,7 +268,7 @@ static void extend(struct catalog *c, uint32_t slots)
     make_room(c, ALIGN_UP((uint64_t)slots, PX_RECORDS));
     while (c->slots < slots) {
         c->blocks[c->slots / PX_RECORDS] = xaligned(PX_BLOCK, PX_BLOCK);
-        c->dirty[c->slots / PX_RECORDS] = false;
+        c->state[c->slots / PX_RECORDS] = 0;
         for (uint32_t i = 0; i < PX_RECORDS; i++)
             c->info[c->slots + i] = (struct slot_info){.next = NO_SLOT, .hash_next = NO_SLOT};
         c->slots += PX_RECORDS;
@@ -408,7 +408,33 @@ void catalog_durable(struct pool *pool)
 
 /* ---- The store ---- */
 
-int catalog_checkpoint(struct pool *pool)
+int catalog_prepare(struct pool *pool, uint32_t *cursor, unsigned *budget)
+{
+    struct catalog *c = &pool->catalog;
+    struct tree t = pool_catalog_tree(pool);
+    int ret = tree_grow(pool, &t, c->slots / PX_RECORDS);
+
+    for (; *cursor < c->slots / PX_RECORDS && ret == 0; ++*cursor) {
+        struct node *page;
+
+        if (!(c->state[*cursor] & CATALOG_DIRTY))
+            continue;
+        if (*budget == 0)
+            return 1;
+        --*budget;
+        ret = tree_page(pool, &t, *cursor, &page);
+    }
+    return ret;
+}
+
+/* Pointers in copies of these records must not tell less than they can: node.c. */
+static void resolve_block(struct pool *pool, uint32_t i)
+{
+    for (unsigned r = 0; r < PX_RECORDS; r++)
+        node_resolve(pool, &pool->catalog.blocks[i][r].root);
+}
+
+int catalog_freeze(struct pool *pool)
 {
     struct catalog *c = &pool->catalog;
     struct tree t = pool_catalog_tree(pool);
@@ -417,12 +443,34 @@ int catalog_checkpoint(struct pool *pool)
     for (uint32_t i = 0; i < c->slots / PX_RECORDS && ret == 0; i++) {
         struct node *page;
 
-        if (c->dirty[i])
-            ret = tree_page(pool, &t, i, &page);
+        if (!(c->state[i] & CATALOG_DIRTY))
+            continue;
+        ret = tree_page(pool, &t, i, &page);
+        if (ret < 0)
+            break;
+        resolve_block(pool, i);
+        memcpy(page->bytes, c->blocks[i], PX_BLOCK);
+        c->state[i] = CATALOG_FROZEN;
     }
     pool->root.slots = c->slots;
     c->dead_frozen = c->dead_n;
     return ret;
+}
+
+bool catalog_resolve(struct pool *pool, uint32_t *cursor, unsigned *budget)
+{
+    struct catalog *c = &pool->catalog;
+
+    for (; *cursor < c->slots / PX_RECORDS; ++*cursor) {
+        if (!(c->state[*cursor] & CATALOG_FROZEN))
+            continue;
+        if (*budget == 0)
+            return true;
+        --*budget;
+        resolve_block(pool, *cursor);
+        c->state[*cursor] &= (uint8_t)~CATALOG_FROZEN;
+    }
+    return false;
 }
 
 static int bad(struct pool *pool, uint32_t slot, const char *why, struct dt_error *err)
@@ -440,8 +488,12 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct px_record *r = catalog_record(pool, slot), *p;
 
-    if (r->kind == PX_FREE)
+    if (r->kind == PX_FREE) {
+        memset(catalog_record(pool, slot), 0, sizeof(*r)); /* whatever was there */
         return 0;
+    }
+    if (ptr_flags(r->root))
+        return bad(pool, slot, "a pointer that cannot be", err);
     if (r->kind == PX_LOG)
         return past_judge(pool, slot) && name_ends(r)
                    ? 0
@@ -553,7 +605,7 @@ void catalog_fini(struct pool *pool)
     for (uint32_t i = 0; i < c->slots / PX_RECORDS; i++)
         free(c->blocks[i]);
     free(c->blocks);
-    free(c->dirty);
+    free(c->state);
     free(c->info);
     free(c->hash);
     free(c->dead);

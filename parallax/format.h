@@ -28,6 +28,7 @@
 #define PX_MAX_BLOCKS   ((uint64_t)1 << 40)
 #define PX_GROUP_SHIFT  15u /* blocks that one block of free map covers */
 #define PX_GROUP_BLOCKS (1u << PX_GROUP_SHIFT)
+#define PX_GROUP_WORDS  (PX_GROUP_BLOCKS / 64)
 
 /** struct px_ptr - a pointer to a block: address, birth, flags, CRC. See the accessors. */
 struct px_ptr {

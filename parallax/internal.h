@@ -16,18 +16,19 @@ enum tree_kind { TREE_DISK, TREE_PAST, TREE_FORWARD, TREE_CATALOG, TREE_SPACE, T
 /**
  * struct node - a block of a tree in memory: at level 1 and above, pointers; at level 0 (of
  * catalogue, free maps and histories), what the tree maps.
- * @dirty: differs from the store, and was given its address since the last root: may be changed in
- * place by whom it belongs to. A clean one never is: it is moved to another address first.
- * @pins:  held by a walk; not to be evicted.
+ * @generation: of the cache when it was given its address; 0: it was read. node_changeable(), node_frozen().
+ * @known:   its checksum is that of its contents: it was read, or handed to the store.
+ * @dropped: of a frozen one: nothing else needs it.
+ * @pins:    held by a walk; not to be evicted.
  */
 struct node {
-    uint64_t addr;
+    uint64_t addr, generation;
     struct node *hash_next;
-    struct list list; /* of dirty ones by kind and level, or of clean ones */
+    struct list list; /* where the cache has it */
     uint8_t kind, level;
-    bool dirty, used;
+    bool known, dropped, used;
     uint32_t pins;
-    uint32_t crc; /* as it was written last */
+    uint32_t crc;
     union {
         struct px_ptr ptrs[PX_FANOUT];
         uint8_t bytes[PX_BLOCK];
@@ -37,12 +38,33 @@ struct node {
     };
 };
 
+/**
+ * struct node_cache
+ * @freezing: a root is being made of the nodes of the generation before this one, and refers to the one before that.
+ * @clean:   may be evicted. @dirty: by kind and level, changed since the last freeze. @frozen: the same, to be
+ * handed to the store. @written: and those that were. @kept: of the root before, for pointers that do
+ * not tell their checksums yet. @dropped: to be forgotten.
+ * @freezes: how many frozen ones there were at the last freeze.
+ */
 struct node_cache {
     struct node **hash;
-    uint64_t mask, count, dirty_count, limit;
-    struct list clean;
-    struct list dirty[TREE_KINDS][PX_MAX_LEVELS + 1];
+    uint64_t mask, count, dirty_count, limit, generation, freezes;
+    bool freezing;
+    struct list clean, written, kept, dropped;
+    struct list dirty[TREE_KINDS][PX_MAX_LEVELS + 1], frozen[TREE_KINDS][PX_MAX_LEVELS + 1];
 };
+
+/** node_changeable() - it may be changed in place by whom it belongs to: the last freeze was before. */
+static inline bool node_changeable(const struct node_cache *cache, const struct node *node)
+{
+    return node->generation == cache->generation;
+}
+/** node_frozen() - the root that is being made reaches it, or needs its checksum: it may be neither changed nor moved. */
+static inline bool node_frozen(const struct node_cache *cache, const struct node *node)
+{
+    return cache->freezing && node->generation + 2 >= cache->generation &&
+           !node_changeable(cache, node);
+}
 
 void node_cache_init(struct node_cache *cache, size_t bytes);
 void node_cache_fini(struct node_cache *cache);
@@ -50,34 +72,63 @@ void node_cache_fini(struct node_cache *cache);
  * damaged, and told. */
 int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
              struct node **node);
-/** node_new() - a zeroed dirty one at @addr. */
+/** node_new() - a zeroed one at @addr, changeable. node_copy(): with the contents of @node. */
 struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, unsigned level);
-/** node_move() - a clean one to another address, dirty. */
+struct node *node_copy(struct pool *pool, uint64_t addr, const struct node *node);
+/** node_move() - a clean one to another address, changeable. */
 void node_move(struct pool *pool, struct node *node, uint64_t addr);
 /** node_drop() - forget what may be there of a block that was freed. */
 void node_drop(struct pool *pool, uint64_t addr);
 struct node *node_peek(struct pool *pool, uint64_t addr);
 /** node_hint() - node_get() will be called for it: have the store read it meanwhile. */
 void node_hint(struct pool *pool, struct px_ptr ptr);
-/** node_cleaned() - it was written. */
-void node_cleaned(struct pool *pool, struct node *node);
 /** node_trim() - evict clean ones beyond the limit; pointers to unpinned nodes are void. */
 void node_trim(struct pool *pool);
+
+/* A root's nodes, in this order: */
+
+/** node_freeze() - all that is dirty belongs to the root being made from now on. */
+void node_freeze(struct pool *pool);
+/** node_resolve() - let a pointer tell its checksum, if that is known. False: it is not. */
+bool node_resolve(struct pool *pool, struct px_ptr *ptr);
+/** node_resolve_all() - of all pointers in it. False: some are not known. */
+bool node_resolve_all(struct pool *pool, struct node *node);
+/** node_next_frozen() - the next one of a kind, from the leaves up; its checksum is known now. NULL: none is left. */
+struct node *node_next_frozen(struct pool *pool, enum tree_kind kind);
+/** node_thaw() - all were handed to the store: they may be moved again. */
+void node_thaw(struct pool *pool);
+/** node_sweep() - forget up to @budget of those that nothing reaches any more. True: there are more. */
+bool node_sweep(struct pool *pool, unsigned budget);
 
 /* ---- Space (space.c) ---- */
 
 /**
  * struct group - what is in use of PX_GROUP_BLOCKS blocks, as bits.
  * @map:     reached by what the next root will reach.
- * @busy:    may not be given out: mapped, being written, or mapped by the durable root.
+ * @busy:    may not be given out: mapped, being written, mapped by the durable root, or being punched.
  * @freed:   unmapped since the last root was begun. @freeing: before, but that root is not durable
  * yet.
+ * @dirty:   @map differs from what the last root has. @page: where the root being made will have it.
+ * @stale:   words of blocks that are free, and have space in the file (punch.c). @young: of those, lately.
  */
 struct group {
+    uint64_t index;
     uint64_t *map, *busy, *freed, *freeing;
+    struct node *page;
     bool dirty, has_freed, has_freeing;
+    struct list todo, release; /* in struct space */
+    uint64_t stale[PX_GROUP_WORDS / 64], young[PX_GROUP_WORDS / 64];
+    unsigned stale_n;
+    uint64_t stale_since;
+    struct list warm;
 };
 
+/**
+ * struct space
+ * @dirty: groups, without a page yet. @paged: with one. @release: that have blocks which the durable root dropped.
+ * @frozen: a root is being made, and has the maps of those that are paged as they are now.
+ * @warm: groups with stale words, @stale in all; the first one's have been so for the longest time.
+ */
 struct space {
     struct group **groups;
     uint64_t n;
@@ -86,6 +137,15 @@ struct space {
     uint64_t data_at, node_at;   /* where to look next */
     uint64_t reserve, promised;  /* for metadata; for writes under way */
     uint64_t first;              /* block that may be given out at all */
+    struct list dirty, paged, release;
+    bool frozen;
+    struct list warm;
+    uint64_t stale;
+    struct punch {
+        struct store_io sio;
+        uint64_t addr, count, begun, next; /* @count 0: none is under way; @next: not before */
+        uint64_t total;                    /* blocks */
+    } punch;
 };
 
 int space_init(struct pool *pool, uint64_t blocks, uint64_t used);
@@ -101,13 +161,32 @@ int space_free(struct pool *pool, uint64_t addr);
  * -EBADMSG: it is in use. */
 int space_reserve_exact(struct pool *pool, uint64_t addr);
 bool space_is_used(struct pool *pool, uint64_t addr, int *error);
-/** space_checkpoint() - the maps of all changed groups into the tree of the free maps. */
-int space_checkpoint(struct pool *pool);
-/** space_durable() - the root that was begun last is: what it dropped may be given out. */
-void space_durable(struct pool *pool);
+/** space_prepare() - have pages for the maps of up to *@budget changed groups. 1: there are more. */
+int space_prepare(struct pool *pool, unsigned *budget);
+/** space_freeze() - the rest; the root being made has the maps as they are now. */
+int space_freeze(struct pool *pool);
+/** space_capture() - put up to *@budget of these maps into their pages. True: there are more. */
+bool space_capture(struct pool *pool, unsigned *budget);
+/** space_durable() - that root is durable: what it dropped may be given out. Of up to *@budget groups; true: there are
+ * more. */
+bool space_durable(struct pool *pool, unsigned *budget);
 int space_grow(struct pool *pool, uint64_t blocks);
 /** space_set_reserve() - what writes leave free, as the pool's size and features are now. */
 void space_set_reserve(struct pool *pool);
+
+/* ---- Punching (punch.c) ---- */
+
+/** punch_freed() - a word of a group is free, and may have space in the file. punch_used(): some of it is used now. */
+void punch_freed(struct space *s, struct group *g, unsigned word);
+void punch_used(struct space *s, struct group *g, unsigned first, unsigned last);
+/** punch_warm() - where to go on giving out blocks, if it is not to be @at. */
+uint64_t punch_warm(const struct space *s, uint64_t at, unsigned want);
+/** punch_turn() - give space back to the file if it is time. */
+void punch_turn(struct pool *pool);
+/** punch_wait() - it is to be called after so many ns. */
+uint64_t punch_wait(const struct pool *pool);
+/** punch_all() - all that is stale. Blocks. */
+void punch_all(struct pool *pool);
 
 /* ---- Trees (map.c) ---- */
 
@@ -227,6 +306,8 @@ void janitor_written(struct pool *pool, uint32_t slot, uint64_t index, uint64_t 
                      unsigned count, const uint32_t *crc);
 /** janitor_turn() - look for equal blocks, at the rate that was set. True: there is more to do now. */
 bool janitor_turn(struct pool *pool);
+/** janitor_wait() - it is to be called after so many ns. */
+uint64_t janitor_wait(const struct pool *pool);
 void janitor_fini(struct pool *pool);
 /** share_judge() - could a pool be told so? */
 int share_judge(enum px_share share, uint64_t rate, struct dt_error *err);
@@ -273,9 +354,13 @@ struct slot_info {
     struct disk *writer;
 };
 
+/** enum catalog_state - of a block: @CATALOG_DIRTY: changed since the last root was begun. @CATALOG_FROZEN: the root being made
+ * has it, and its pointers here do not tell all checksums yet. */
+enum catalog_state { CATALOG_DIRTY = 1, CATALOG_FROZEN = 2 };
+
 struct catalog {
     struct px_record **blocks; /* of PX_RECORDS each */
-    bool *dirty;
+    uint8_t *state;            /* of each block: enum catalog_state */
     struct slot_info *info;
     uint32_t slots, room; /* multiples of PX_RECORDS */
     uint32_t *hash;
@@ -308,8 +393,12 @@ uint32_t catalog_disk(const struct pool *pool, const char *name, size_t length);
 uint32_t catalog_snapshot(const struct pool *pool, uint32_t disk, const char *name);
 /** catalog_free_run() - the first of @count free slots in a row. */
 uint32_t catalog_free_run(struct pool *pool, uint64_t count);
-/** catalog_checkpoint() - changed blocks into the catalogue's tree. */
-int catalog_checkpoint(struct pool *pool);
+/** catalog_prepare() - have pages for up to *@budget changed blocks, from block *@cursor on. 1: there are more. */
+int catalog_prepare(struct pool *pool, uint32_t *cursor, unsigned *budget);
+/** catalog_freeze() - the root being made has the catalogue as it is now. */
+int catalog_freeze(struct pool *pool);
+/** catalog_resolve() - its trees are written: let up to *@budget blocks tell their checksums. True: there are more. */
+bool catalog_resolve(struct pool *pool, uint32_t *cursor, unsigned *budget);
 /** catalog_durable() - the root that was begun last is. */
 void catalog_durable(struct pool *pool);
 /** catalog_before() - epoch of what came before this snapshot or disk in its line. */
@@ -361,11 +450,54 @@ void reclaim_find(struct pool *pool);
 
 /* ---- The pool ---- */
 
-enum checkpoint_state { CKPT_IDLE, CKPT_BODY, CKPT_ROOT };
-
 struct request_list {
     struct op *head, **tail;
 };
+
+/** enum checkpoint_state - in this order. PREPARE, WRITE and RELEASE go on in turns; the others wait for the store. */
+enum checkpoint_state {
+    CKPT_IDLE,
+    CKPT_PREPARE,
+    CKPT_WRITE,
+    CKPT_LAND,
+    CKPT_BODY,
+    CKPT_ROOT,
+    CKPT_RELEASE
+};
+
+struct batch;
+
+/**
+ * struct checkpoint - the root that is being made.
+ * @journal: from here on it is not in this root. @begun: when it was frozen, or the one before.
+ * @kind, @cursor: how far it is.
+ * @under_way: batches of nodes on their way; @open: one that is being filled.
+ * @blocking: somebody waits for it: nothing is left under way.
+ */
+struct checkpoint {
+    enum checkpoint_state state;
+    struct px_root root;
+    struct store_io io;
+    uint64_t journal, begun, flush_begun;
+    enum tree_kind kind;
+    uint32_t cursor;
+    struct batch *batches, *free, *open;
+    uint8_t *memory;
+    unsigned under_way;
+    int error;
+    bool blocking;
+};
+
+/** struct flush - of requests and waiters; @seq: the journal before it is durable then. */
+struct flush {
+    struct store_io io;
+    struct pool *pool;
+    bool under_way;
+    uint64_t seq, begun;
+    struct request_list requests;
+    struct pool_waiter *waiters;
+};
+#define POOL_FLUSHES 2u
 
 FIFO(disk_queue, disk_req)
 
@@ -393,7 +525,7 @@ struct pool {
     struct pool_options o;
     uint8_t uuid[16];
     uint64_t created;
-    struct px_root root; /* the durable one, then the one being made */
+    struct px_root root; /* its trees as they are; the rest as the last one had it */
     struct node_cache nodes;
     struct space space;
     struct journal journal;
@@ -409,19 +541,12 @@ struct pool {
     int failed; /* a flush or the pool's own structures failed: nothing is changed any more */
     bool recovered, replaying, kicked, full;
 
-    /* Checkpoints. */
-    enum checkpoint_state ckpt;
-    struct store_io ckpt_io;
-    uint64_t ckpt_journal; /* the journal from here on is not in the root being made */
-    uint64_t ckpt_time;
-    uint64_t changes; /* since the last one was begun */
-
-    /* Flushes. */
-    struct store_io flush_io;
-    bool flushing;
-    uint64_t flush_seq;
-    struct request_list flush_now, flush_next;
-    struct pool_waiter *wait_now, *wait_next;
+    struct checkpoint ckpt;
+    uint64_t changes; /* since the last root was begun */
+    struct flush flushes[POOL_FLUSHES];
+    struct request_list flush_next; /* for the next of them */
+    struct pool_waiter *wait_next;
+    struct pool_times times;
 
     struct request_list acked;   /* complete them once the journal was put */
     struct request_list stalled; /* wait for space or for room in the journal */
@@ -459,21 +584,23 @@ void pool_kick(struct pool *pool);
 uint64_t pool_random(void);
 
 /* checkpoint.c */
-int checkpoint_begin(
-    struct pool *pool); /* then flush, checkpoint_root(), flush, checkpoint_end() */
-int checkpoint_root(struct pool *pool);
-void checkpoint_end(struct pool *pool);
-/** checkpoint_maybe() - start one if it is time. */
-void checkpoint_maybe(struct pool *pool, bool now);
+/** checkpoint_turn() - a slice of the root being made; begin one if it is time, or @now there is anything to
+ * gain. True: there is more to do. */
+bool checkpoint_turn(struct pool *pool, bool now);
+/** checkpoint_under_way() - has the store anything of it? */
+bool checkpoint_under_way(const struct pool *pool);
+void checkpoint_fini(struct pool *pool);
 
 /* recover.c */
 int recover(struct pool *pool, struct dt_error *err);
 
 /* io.c */
+void pool_times_flush(struct pool *pool, uint64_t begun);
 void io_turn(struct pool *pool);
 /** io_resume() - there may be space or room in the journal again. */
 void io_resume(struct pool *pool);
 bool io_stalled(const struct pool *pool);
+bool io_flushing(const struct pool *pool);
 
 #include "parallax/past.h"
 

@@ -192,12 +192,17 @@ static void complete_all(struct op *op, int error)
     }
 }
 
-static void flush_over(struct pool *pool, int error)
+void pool_times_flush(struct pool *pool, uint64_t begun)
 {
-    struct pool_waiter *waiter = pool->wait_now, *next;
+    pool->times.flush = MAX(pool->times.flush, dt_clock_ns() - begun);
+}
 
-    pool->wait_now = NULL;
-    complete_all(op_list_take_all(&pool->flush_now), error);
+static void flush_over(struct flush *f, int error)
+{
+    struct pool_waiter *waiter = f->waiters, *next;
+
+    f->waiters = NULL;
+    complete_all(op_list_take_all(&f->requests), error);
     for (; waiter; waiter = next) {
         next = waiter->next;
         waiter->done(waiter, error);
@@ -206,37 +211,60 @@ static void flush_over(struct pool *pool, int error)
 
 static void flush_done(struct store_io *sio, int result)
 {
-    struct pool *pool = container_of(sio, struct pool, flush_io);
+    struct flush *f = container_of(sio, struct flush, io);
+    struct pool *pool = f->pool;
 
-    pool->flushing = false;
+    f->under_way = false;
+    pool_times_flush(pool, f->begun);
     if (result < 0)
         pool_fail(pool, result, "a flush failed");
     else
-        pool->journal.flushed = MAX(pool->journal.flushed, pool->flush_seq);
-    flush_over(pool, pool->failed ? -EIO : 0);
+        pool->journal.flushed = MAX(pool->journal.flushed, f->seq);
+    flush_over(f, pool->failed ? -EIO : 0);
     pool_kick(pool);
 }
 
-static void flush_begin(struct pool *pool)
+static void flush_begin(struct pool *pool, struct flush *f)
 {
-    pool->flush_now = (struct request_list){0};
     for (struct op *op = op_list_take_all(&pool->flush_next), *next; op; op = next) {
         next = op->next;
-        op_list_add(&pool->flush_now, op);
+        op_list_add(&f->requests, op);
     }
-    pool->wait_now = pool->wait_next;
+    f->waiters = pool->wait_next;
     pool->wait_next = NULL;
     if (pool->o.read_only) {
-        flush_over(pool, 0);
+        flush_over(f, 0);
         return;
     }
-    if (journal_seal(pool, &pool->flush_seq) < 0 || pool->failed) {
-        flush_over(pool, -EIO);
+    if (journal_seal(pool, &f->seq) < 0 || pool->failed) {
+        flush_over(f, -EIO);
         return;
     }
-    pool->flushing = true;
-    pool->flush_io.done = flush_done;
-    pool->store->flush(pool->store, &pool->flush_io);
+    f->pool = pool;
+    f->under_way = true;
+    f->begun = dt_clock_ns();
+    for (const struct pool_waiter *w = f->waiters; w; w = w->next)
+        pool->times.wait = MAX(pool->times.wait, f->begun - w->since);
+    f->io.done = flush_done;
+    pool->store->flush(pool->store, &f->io);
+}
+
+bool io_flushing(const struct pool *pool)
+{
+    bool flushing = false;
+
+    for (unsigned i = 0; i < POOL_FLUSHES; i++)
+        flushing |= pool->flushes[i].under_way;
+    return flushing;
+}
+
+/* One flush serves all that asked before it began. Who asks while one is under way need not wait for its end: it may have much
+ * to write that they do not need. But no more than a few at once. */
+static void flush_turn(struct pool *pool)
+{
+    for (unsigned i = 0; i < POOL_FLUSHES && (pool->flush_next.head || pool->wait_next); i++)
+        if (!pool->flushes[i].under_way)
+            flush_begin(pool, &pool->flushes[i]);
 }
 
 void io_turn(struct pool *pool)
@@ -244,12 +272,12 @@ void io_turn(struct pool *pool)
     int ret = journal_put(pool);
 
     complete_all(op_list_take_all(&pool->acked), ret < 0 || pool->failed ? -EIO : 0);
-    if (!pool->flushing && (pool->flush_next.head || pool->wait_next))
-        flush_begin(pool);
+    flush_turn(pool);
 }
 
 void pool_when_durable(struct pool *pool, struct pool_waiter *waiter)
 {
+    waiter->since = dt_clock_ns();
     waiter->next = pool->wait_next;
     pool->wait_next = waiter;
     pool_kick(pool);

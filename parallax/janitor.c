@@ -422,7 +422,7 @@ void pool_share(const struct pool *pool, struct pool_share *share)
         share->counters = pool->janitor->counters;
 }
 
-uint64_t pool_share_wait(const struct pool *pool)
+uint64_t janitor_wait(const struct pool *pool)
 {
     const struct janitor *j = pool->janitor;
     uint64_t now;

@@ -60,7 +60,7 @@ int change_commit(struct pool *pool, struct px_change *changes, unsigned n, stru
 
     for (unsigned i = 0; ret == 0 && i < n; i++)
         ret = change_check(pool, &changes[i], err);
-    if (ret == 0 && !journal_has_room(pool, bytes, 1) && pool->ckpt == CKPT_IDLE)
+    if (ret == 0 && !journal_has_room(pool, bytes, 1) && !checkpoint_under_way(pool))
         ret = pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;

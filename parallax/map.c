@@ -6,7 +6,7 @@
  * root down: each node on it is made one that the next root may find changed. A dirty node that is
  * the owner's alone is changed in place. A clean one that is the owner's alone moves to a new
  * address, because the durable root reaches the old one. One that is shared with a snapshot is
- * copied. So the thesis's writable link is a comparison: birth > since.
+ * copied, or with the root that is being made. So the thesis's writable link is a comparison: birth > since.
  *
  * The pointer to a dirty node bears no checksum yet (PX_PTR_PENDING); checkpoint.c fills them in
  * from the leaves up.
@@ -108,7 +108,7 @@ static int own(struct pool *pool, const struct tree *t, struct px_ptr *slot, uns
 
     if (ret < 0)
         return ret;
-    if (node && node->dirty && alone) {
+    if (node && alone && node_changeable(&pool->nodes, node)) {
         *slot = ptr_make(ptr_addr(old), t->epoch, PX_PTR_PENDING, 0);
         *out = node;
         return 0;
@@ -116,15 +116,15 @@ static int own(struct pool *pool, const struct tree *t, struct px_ptr *slot, uns
     ret = new_block(pool, &addr);
     if (ret < 0)
         return ret;
-    if (node && alone) {
+    if (!node)
+        node = node_new(pool, addr, t->kind, level);
+    else if (alone && !node_frozen(&pool->nodes, node))
         node_move(pool, node, addr);
+    else
+        node = node_copy(pool, addr, node);
+    if (alone && !ptr_hole(old)) {
+        node_drop(pool, ptr_addr(old));
         ret = space_free(pool, ptr_addr(old));
-    } else {
-        struct node *copy = node_new(pool, addr, t->kind, level);
-
-        if (node)
-            memcpy(copy->bytes, node->bytes, PX_BLOCK);
-        node = copy;
     }
     *slot = ptr_make(addr, t->epoch, PX_PTR_PENDING, 0);
     *out = node;

@@ -8,6 +8,15 @@
  * pointers to nodes hold within one; a walk that lasts longer pins its path.
  *
  * A block enters through node_get() alone, where its checksum and each of its pointers are judged.
+ *
+ * Generations: a root is made of all that is dirty at one moment, but is written in pieces (checkpoint.c). So at that
+ * moment a new generation begins, which is one addition: nodes of the one before are *frozen*. What is to change of
+ * them is copied, as from a snapshot. When all of them were handed to the store the next change may move them, as any clean one.
+ *
+ * Checksums: a pointer to a node that was not written yet does not tell its checksum (PX_PTR_PENDING). When the node is
+ * known, pointers to it in nodes of the same root are resolved, as these are written. But there may be copies, changed meanwhile, in the
+ * next generation. Therefore nodes are *kept* where they are, and frozen again, until the next root is written as well, and nothing carries such a
+ * pointer on: what is copied from a frozen node or from the catalogue is resolved then.
  */
 #include "parallax/internal.h"
 
@@ -19,10 +28,16 @@ void node_cache_init(struct node_cache *cache, size_t bytes)
     cache->limit = (bytes ?: DEFAULT_CACHE) / sizeof(struct node);
     cache->mask = FIRST_BUCKETS - 1;
     cache->hash = xcalloc(FIRST_BUCKETS, sizeof(struct node *));
+    cache->generation = 3; /* what is read is of none */
     list_init(&cache->clean);
+    list_init(&cache->written);
+    list_init(&cache->kept);
+    list_init(&cache->dropped);
     for (unsigned kind = 0; kind < TREE_KINDS; kind++)
-        for (unsigned level = 0; level <= PX_MAX_LEVELS; level++)
+        for (unsigned level = 0; level <= PX_MAX_LEVELS; level++) {
             list_init(&cache->dirty[kind][level]);
+            list_init(&cache->frozen[kind][level]);
+        }
 }
 
 void node_cache_fini(struct node_cache *cache)
@@ -92,7 +107,8 @@ struct node *node_peek(struct pool *pool, uint64_t addr)
 
 static void set_dirty(struct node_cache *cache, struct node *node)
 {
-    node->dirty = true;
+    node->generation = cache->generation;
+    node->known = false;
     cache->dirty_count++;
     list_add_tail(&cache->dirty[node->kind][node->level], &node->list);
 }
@@ -157,7 +173,8 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
     if (likely(n)) {
         n->used = true;
         *node = n;
-        if (likely(n->kind == kind && n->level == level && (n->dirty || n->crc == ptr_crc(ptr))))
+        if (likely(n->kind == kind && n->level == level &&
+                   (!n->known || (ptr_flags(ptr) & PX_PTR_PENDING) || n->crc == ptr_crc(ptr))))
             return 0;
         return damaged(pool, ptr_addr(ptr), "two pointers to it contradict each other");
     }
@@ -171,6 +188,7 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
                  (unsigned long long)n->addr, strerror(-ret));
     if (ret == 0) {
         n->crc = crc32c(0, n->bytes, PX_BLOCK);
+        n->known = true;
         ret = judge(pool, n, ptr);
     }
     if (ret < 0) {
@@ -199,9 +217,20 @@ struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, uns
     return node;
 }
 
+struct node *node_copy(struct pool *pool, uint64_t addr, const struct node *node)
+{
+    struct node *copy = node_new(pool, addr, node->kind, node->level);
+
+    memcpy(copy->bytes, node->bytes, PX_BLOCK);
+    /* What was known when the root being made was begun is not kept in memory until the next. */
+    if (node_frozen(&pool->nodes, node) && !node->known)
+        node_resolve_all(pool, copy);
+    return copy;
+}
+
 void node_move(struct pool *pool, struct node *node, uint64_t addr)
 {
-    CHECK(!node->dirty);
+    CHECK(node->known && !node_frozen(&pool->nodes, node));
     unlink_node(&pool->nodes, node);
     list_del(&node->list);
     node->addr = addr;
@@ -213,26 +242,28 @@ static void forget(struct pool *pool, struct node *node)
 {
     CHECK(node->pins == 0);
     unlink_node(&pool->nodes, node);
-    if (node->dirty)
+    if (node_changeable(&pool->nodes, node))
         pool->nodes.dirty_count--;
     list_del(&node->list);
     free(node);
 }
 
+/* A frozen one goes when that root has it. */
 void node_drop(struct pool *pool, uint64_t addr)
 {
     struct node *node = node_peek(pool, addr);
 
-    if (node)
+    if (!node)
+        return;
+    if (!node_frozen(&pool->nodes, node)) {
         forget(pool, node);
-}
-
-void node_cleaned(struct pool *pool, struct node *node)
-{
-    node->dirty = false;
-    pool->nodes.dirty_count--;
-    list_del(&node->list);
-    list_add_tail(&pool->nodes.clean, &node->list);
+        return;
+    }
+    node->dropped = true;
+    if (node->known) {
+        list_del(&node->list);
+        list_add_tail(&pool->nodes.dropped, &node->list);
+    }
 }
 
 void node_trim(struct pool *pool)
@@ -251,4 +282,98 @@ void node_trim(struct pool *pool)
             forget(pool, node);
         }
     }
+}
+
+/* ---- Roots ---- */
+
+static void move_all(struct list *from, struct list *to)
+{
+    if (list_empty(from))
+        return;
+    from->next->prev = to->prev;
+    to->prev->next = from->next;
+    from->prev->next = to;
+    to->prev = from->prev;
+    list_init(from);
+}
+
+void node_freeze(struct pool *pool)
+{
+    struct node_cache *cache = &pool->nodes;
+
+    CHECK(!cache->freezing && list_empty(&cache->written));
+    for (unsigned kind = 0; kind < TREE_KINDS; kind++)
+        for (unsigned level = 0; level <= PX_MAX_LEVELS; level++)
+            move_all(&cache->dirty[kind][level], &cache->frozen[kind][level]);
+    cache->freezes = cache->dirty_count;
+    cache->dirty_count = 0;
+    cache->freezing = true;
+    cache->generation++;
+}
+
+bool node_resolve(struct pool *pool, struct px_ptr *ptr)
+{
+    const struct node *node;
+
+    if (likely(!(ptr_flags(*ptr) & PX_PTR_PENDING)))
+        return true;
+    node = node_peek(pool, ptr_addr(*ptr));
+    if (node && !node->known)
+        return false;
+    /* Where it is gone, what points to it is being given back itself, and nobody goes there again (reclaim.c). */
+    *ptr = ptr_make(ptr_addr(*ptr), ptr_birth(*ptr), 0, node ? node->crc : 0);
+    return true;
+}
+
+bool node_resolve_all(struct pool *pool, struct node *node)
+{
+    bool all = true;
+
+    if (node->level > 0)
+        for (unsigned i = 0; i < PX_FANOUT; i++)
+            all &= node_resolve(pool, &node->ptrs[i]);
+    else if (node->kind == TREE_PAST)
+        for (unsigned i = 0; i < node->past.used; i++)
+            all &= node_resolve(pool, &node->past.entries[i].old);
+    else if (node->kind == TREE_CATALOG)
+        for (unsigned i = 0; i < PX_RECORDS; i++)
+            all &= node_resolve(pool, &node->records[i].root);
+    return all;
+}
+
+struct node *node_next_frozen(struct pool *pool, enum tree_kind kind)
+{
+    struct node_cache *cache = &pool->nodes;
+    unsigned level = 0;
+    struct node *node;
+
+    while (level <= PX_MAX_LEVELS && list_empty(&cache->frozen[kind][level]))
+        level++;
+    if (level > PX_MAX_LEVELS)
+        return NULL;
+    node = list_entry(cache->frozen[kind][level].next, struct node, list);
+    CHECK(node_resolve_all(pool, node)); /* what it points to came before */
+    node->crc = crc32c(0, node->bytes, PX_BLOCK);
+    node->known = true;
+    list_del(&node->list);
+    list_add_tail(node->dropped ? &cache->dropped : &cache->written, &node->list);
+    return node;
+}
+
+void node_thaw(struct pool *pool)
+{
+    struct node_cache *cache = &pool->nodes;
+
+    move_all(&cache->kept, &cache->clean);
+    move_all(&cache->written, &cache->kept);
+    cache->freezing = false;
+}
+
+bool node_sweep(struct pool *pool, unsigned budget)
+{
+    struct list *dropped = &pool->nodes.dropped;
+
+    for (; budget && !list_empty(dropped); budget--)
+        forget(pool, list_entry(dropped->next, struct node, list));
+    return !list_empty(dropped);
 }

@@ -83,7 +83,7 @@ static struct pool *make(struct store *store, const struct pool_options *o)
     pool->store = store;
     pool->o = *o;
     pool->reclaiming = NO_SLOT;
-    pool->ckpt_time = dt_clock_ns();
+    pool->ckpt.begun = dt_clock_ns();
     list_init(&pool->disks);
     list_init(&pool->share.waiting);
     list_init(&pool->data_caches);
@@ -100,6 +100,7 @@ static void unmake(struct pool *pool)
         free(op);
     }
     schedule_fini(pool);
+    checkpoint_fini(pool);
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
@@ -346,11 +347,14 @@ int pool_close(struct pool *pool, struct dt_error *err)
     int ret = 0;
 
     CHECK_MAGIC(pool, POOL_MAGIC);
-    CHECK(pool_idle(pool));
+    CHECK(pool->in_flight == 0 && !io_flushing(pool) && !pool->wait_next &&
+          !checkpoint_under_way(pool) && pool->space.punch.count == 0);
     if (pool->failed)
         ret = dt_fail(err, -EIO, "%s has failed before", store->name);
-    else if (!pool->o.read_only && pool->changes)
+    else if (!pool->o.read_only && (pool->changes || pool->ckpt.state != CKPT_IDLE))
         ret = pool_checkpoint(pool, err);
+    if (ret == 0 && !pool->o.read_only)
+        punch_all(pool);
     unmake(pool);
     store->close(store);
     return ret;
@@ -373,11 +377,13 @@ void pool_abandon(struct pool *pool)
 
 /* ---- Turns ---- */
 
-/* Writes wait, and nothing is on its way that would give space back. */
-static void judge_full(struct pool *pool)
+/* Writes wait, and nothing is on its way that would give space back. @making: a root was, when this turn began: what
+ * others can do about it they do in the next. */
+static void judge_full(struct pool *pool, bool making)
 {
-    bool full = io_stalled(pool) && pool->ckpt == CKPT_IDLE && !pool->space.pending &&
-                !pool->reclaim_maybe && pool->space.promised == 0;
+    bool full = !making && io_stalled(pool) && pool->ckpt.state == CKPT_IDLE &&
+                !pool->space.pending && !pool->space.punch.count && !pool->reclaim_maybe &&
+                pool->space.promised == 0;
 
     if (full && !pool->full)
         pool_say(pool, "full", "%s is full: writes wait for space (delete something, or grow it)",
@@ -390,7 +396,7 @@ static void judge_full(struct pool *pool)
 
 bool pool_turn(struct pool *pool)
 {
-    bool more;
+    bool more, making = pool->ckpt.state != CKPT_IDLE;
 
     CHECK_MAGIC(pool, POOL_MAGIC);
     pool->kicked = false;
@@ -404,15 +410,22 @@ bool pool_turn(struct pool *pool)
         io_resume(pool);
     past_turn(pool);
     more = janitor_turn(pool);
-    checkpoint_maybe(pool, io_stalled(pool) && !pool->reclaim_maybe);
-    judge_full(pool);
+    more |= checkpoint_turn(pool, io_stalled(pool) && !pool->reclaim_maybe);
+    punch_turn(pool);
+    judge_full(pool, making);
     node_trim(pool);
     return pool->reclaim_maybe || more;
 }
 
+uint64_t pool_wait(const struct pool *pool)
+{
+    return MIN(janitor_wait(pool), punch_wait(pool));
+}
+
 bool pool_idle(const struct pool *pool)
 {
-    return pool->in_flight == 0 && !pool->flushing && !pool->wait_next && pool->ckpt == CKPT_IDLE;
+    return pool->in_flight == 0 && !io_flushing(pool) && !pool->wait_next &&
+           pool->ckpt.state == CKPT_IDLE && pool->space.punch.count == 0;
 }
 
 int pool_sync(struct pool *pool, struct dt_error *err)
@@ -465,6 +478,9 @@ void pool_info(const struct pool *pool, struct pool_info *info)
                                .root_seq = pool->root.seq,
                                .dirty_nodes = pool->nodes.dirty_count,
                                .cached_nodes = pool->nodes.count,
+                               .stale = pool->space.stale * 64,
+                               .punched = pool->space.punch.total,
+                               .times = pool->times,
                                .recovered = pool->recovered};
     memcpy(info->uuid, pool->uuid, sizeof(info->uuid));
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {

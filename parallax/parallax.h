@@ -32,6 +32,8 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * or with NO_SLOT of the whole pool.
  * @clock: ns since 1970 for the history; NULL = the system's.
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB. @data_cache: as in pool_set_data_cache().
+ * @dirty: a root is begun when so many nodes have changed; 0 = 16384. @slice: of these, how many are written in a turn;
+ * 0 = as many as take about 100 us. For tests.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  */
 struct pool_options {
@@ -42,13 +44,14 @@ struct pool_options {
     void *arg;
     size_t cache;
     uint64_t data_cache;
+    unsigned dirty, slice;
     const char *holder;
 };
 /** pool_open() - open, and recover what a crash left. Blocks. The pool owns the store from then on,
  * if it succeeds. */
 int pool_open(struct pool **pool, struct store *store, const struct pool_options *o,
               struct dt_error *err);
-/** pool_close() - in good order, with a last root; no request may be under way. Blocks. */
+/** pool_close() - in good order, with a last root; no request or flush may be under way. Blocks. */
 int pool_close(struct pool *pool, struct dt_error *err);
 /** pool_abandon() - as if the process ended here. */
 void pool_abandon(struct pool *pool);
@@ -59,6 +62,8 @@ struct store *pool_release(struct pool *pool);
 /** pool_turn() - finish what this turn began, and do a piece of what goes on in the background.
  * True: there is more of that, call again soon. */
 bool pool_turn(struct pool *pool);
+/** pool_wait() - it is to be called again after so many ns, if nothing happens before. */
+uint64_t pool_wait(const struct pool *pool);
 /** pool_idle() - no request, flush or root is under way: it may be closed. */
 bool pool_idle(const struct pool *pool);
 /** pool_sync() - all changes so far are durable when it returns. Blocks. */
@@ -70,10 +75,11 @@ int pool_sync(struct pool *pool, struct dt_error *err);
 struct pool_waiter {
     void (*done)(struct pool_waiter *waiter, int error);
     struct pool_waiter *next;
+    uint64_t since; /* the pool's */
 };
 /** pool_when_durable() - the same without blocking: with the next flush, of whatever disks it is for. */
 void pool_when_durable(struct pool *pool, struct pool_waiter *waiter);
-/** pool_checkpoint() - a new root now. Blocks; not while pool_busy(). */
+/** pool_checkpoint() - a new root now. Blocks. -EAGAIN: the store has something of one that is being made. */
 int pool_checkpoint(struct pool *pool, struct dt_error *err);
 /** pool_reclaim_all() - give back all that was deleted. Blocks for long. */
 int pool_reclaim_all(struct pool *pool, struct dt_error *err);
@@ -81,11 +87,20 @@ int pool_reclaim_all(struct pool *pool, struct dt_error *err);
 int pool_grow(struct pool *pool, struct dt_error *err);
 struct store *pool_store(struct pool *pool);
 
-/** struct pool_info - counts in blocks. */
+/** struct pool_times - the longest of each since the pool was opened, ns. @root: until it was durable. @slice: of the
+ * turns that make it, during each of which requests wait. @flush: of any. @wait: of a waiter, before its flush began. */
+struct pool_times {
+    uint64_t root, slice, flush, wait;
+};
+
+/** struct pool_info - counts in blocks. @stale: free, with space in the file; @punched: given back to it since
+ * the pool was opened. */
 struct pool_info {
     uint8_t uuid[16];
     uint64_t created, blocks, used, free, dying, journal, journal_used, root_seq;
     uint64_t disks, snapshots, dirty_nodes, cached_nodes;
+    uint64_t stale, punched;
+    struct pool_times times;
     bool recovered; /* the last opening replayed a journal */
 };
 void pool_info(const struct pool *pool, struct pool_info *info);
@@ -154,8 +169,6 @@ struct pool_share {
     struct pool_share_counters counters;
 };
 void pool_share(const struct pool *pool, struct pool_share *share);
-/** pool_share_wait() - pool_turn() is to be called after so many ns, for its sake. */
-uint64_t pool_share_wait(const struct pool *pool);
 
 /* ---- The catalogue: POOL/DISK[@SNAPSHOT] ---- */
 

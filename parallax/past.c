@@ -397,7 +397,7 @@ void past_turn(struct pool *pool)
     if (likely(pool->catalog.logs_n == 0) || pool->failed || pool->o.read_only)
         return;
     if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe &&
-        pool->ckpt == CKPT_IDLE && pool->space.promised == 0 &&
+        pool->ckpt.state == CKPT_IDLE && pool->space.promised == 0 &&
         journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
         yield(pool);
     now = dt_clock_ns();

@@ -10,13 +10,15 @@
  * durable; even a block that came and went between two roots waits so long, because the journal
  * speaks of it.
  *
+ * A root has the maps as they were at one moment, but not all of them are copied then: each is when its turn comes,
+ * or just before it changes.
+ *
  * Data and nodes are given out from two places that move on through the pool, so that each stays
  * together.
  */
 #include "parallax/internal.h"
 
-#define GROUP_WORDS (PX_GROUP_BLOCKS / 64)
-#define BITS_BYTES  (PX_GROUP_BLOCKS / 8)
+#define BITS_BYTES (PX_GROUP_BLOCKS / 8)
 
 static bool bit(const uint64_t *bits, uint64_t i)
 {
@@ -47,6 +49,10 @@ int space_init(struct pool *pool, uint64_t blocks, uint64_t used)
     s->free = blocks - used;
     s->n = (blocks + PX_GROUP_BLOCKS - 1) >> PX_GROUP_SHIFT;
     s->groups = xcalloc(s->n, sizeof(struct group *));
+    list_init(&s->dirty);
+    list_init(&s->paged);
+    list_init(&s->release);
+    list_init(&s->warm);
     space_set_reserve(pool);
     s->data_at = 0;
     s->node_at = blocks / 2;
@@ -103,6 +109,10 @@ static int group_get(struct pool *pool, uint64_t index, struct group **group)
     if (ret < 0)
         return ret;
     g = xcalloc(1, sizeof(*g));
+    g->index = index;
+    list_init(&g->todo);
+    list_init(&g->release);
+    list_init(&g->warm);
     g->map = xcalloc(1, BITS_BYTES);
     g->busy = xcalloc(1, BITS_BYTES);
     if (!ptr_hole(ptr))
@@ -125,6 +135,8 @@ static unsigned take_run(struct space *s, struct group *g, unsigned from, unsign
     while (n < want && from + n < PX_GROUP_BLOCKS && !bit(g->busy, from + n))
         set_bit(g->busy, from + n++);
     s->free -= n;
+    if (g->stale_n)
+        punch_used(s, g, from / 64, (from + n - 1) / 64);
     return n;
 }
 
@@ -134,10 +146,10 @@ static unsigned first_free(const struct group *g, unsigned from)
     unsigned word = from / 64;
     uint64_t bits;
 
-    if (word >= GROUP_WORDS)
+    if (word >= PX_GROUP_WORDS)
         return PX_GROUP_BLOCKS;
     bits = ~g->busy[word] & ~0ull << (from % 64);
-    while (!bits && ++word < GROUP_WORDS)
+    while (!bits && ++word < PX_GROUP_WORDS)
         bits = ~g->busy[word];
     return bits ? word * 64 + (unsigned)__builtin_ctzll(bits) : PX_GROUP_BLOCKS;
 }
@@ -149,6 +161,7 @@ int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
 
     if (s->free == 0)
         return -ENOSPC;
+    *at = punch_warm(s, *at, want);
     /* Once around, and the first group again from its beginning. */
     for (uint64_t turn = 0; turn <= s->n; turn++) {
         uint64_t index = *at >> PX_GROUP_SHIFT;
@@ -175,6 +188,36 @@ int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
     return -ENOSPC;
 }
 
+/* The page of a root being made gets the map as it was when that was begun; what was freed before is dropped by that
+ * root. */
+static void capture(struct space *s, struct group *g)
+{
+    memcpy(g->page->bytes, g->map, BITS_BYTES);
+    g->page = NULL;
+    g->dirty = false;
+    list_del(&g->todo);
+    if (g->has_freed) {
+        uint64_t *empty = g->freeing;
+
+        CHECK(!g->has_freeing);
+        g->freeing = g->freed;
+        g->freed = empty;
+        g->has_freeing = true;
+        g->has_freed = false;
+        list_add_tail(&s->release, &g->release);
+    }
+}
+
+/* Before its map changes. */
+static void touch(struct space *s, struct group *g)
+{
+    if (unlikely(s->frozen && g->page))
+        capture(s, g);
+    if (!g->dirty)
+        list_add_tail(&s->dirty, &g->todo);
+    g->dirty = true;
+}
+
 int space_use(struct pool *pool, uint64_t addr, unsigned count)
 {
     for (; count; count--, addr++) {
@@ -185,8 +228,8 @@ int space_use(struct pool *pool, uint64_t addr, unsigned count)
         if (ret < 0)
             return ret;
         CHECK(bit(g->busy, i) && !bit(g->map, i));
+        touch(&pool->space, g);
         set_bit(g->map, i);
-        g->dirty = true;
         pool->space.used++;
     }
     return 0;
@@ -222,11 +265,12 @@ int space_free(struct pool *pool, uint64_t addr)
     }
     if (pool->data_cache)
         data_cache_drop(pool->data_cache, addr);
+    touch(&pool->space, g);
     if (!g->freed)
         g->freed = xcalloc(1, BITS_BYTES);
     clear_bit(g->map, i);
     set_bit(g->freed, i);
-    g->dirty = g->has_freed = true;
+    g->has_freed = true;
     pool->space.used--;
     pool->space.pending++;
     return 0;
@@ -264,79 +308,80 @@ bool space_is_used(struct pool *pool, uint64_t addr, int *error)
  * To write a group's map, its page in the tree is moved to another block, which changes maps,
  * perhaps of other groups. But each page moves once for a root, so this comes to an end.
  */
-int space_checkpoint(struct pool *pool)
+int space_prepare(struct pool *pool, unsigned *budget)
 {
     struct space *s = &pool->space;
     struct tree tree = pool_space_tree(pool);
-    struct node **pages = xcalloc(s->n, sizeof(struct node *));
-    bool again = true;
-    int ret = 0;
 
-    while (again && ret == 0) {
-        again = false;
-        for (uint64_t i = 0; i < s->n && ret == 0; i++)
-            if (s->groups[i] && s->groups[i]->dirty && !pages[i]) {
-                ret = tree_page(pool, &tree, i, &pages[i]);
-                again = true;
-            }
+    while (!list_empty(&s->dirty)) {
+        struct group *g = list_entry(s->dirty.next, struct group, todo);
+        int ret;
+
+        if (*budget == 0)
+            return 1;
+        --*budget;
+        list_del(&g->todo);
+        list_add_tail(&s->paged, &g->todo);
+        ret = tree_page(pool, &tree, g->index, &g->page);
+        if (ret < 0)
+            return ret;
     }
-    for (uint64_t i = 0; i < s->n && ret == 0; i++) {
-        struct group *g = s->groups[i];
+    return 0;
+}
 
-        if (pages[i]) {
-            memcpy(pages[i]->bytes, g->map, BITS_BYTES);
-            g->dirty = false;
-        }
-        if (g && g->has_freed) {
-            uint64_t *empty = g->freeing;
+int space_freeze(struct pool *pool)
+{
+    unsigned all = UINT32_MAX;
+    int ret = space_prepare(pool, &all);
 
-            CHECK(!g->has_freeing);
-            g->freeing = g->freed;
-            g->freed = empty;
-            g->has_freeing = true;
-            g->has_freed = false;
-        }
-    }
-    free(pages);
+    pool->space.frozen = ret == 0;
     return ret;
 }
 
-/* @n whole words of bits that are free now: their space can go back to the file. */
-static void punch_words(struct pool *pool, uint64_t index, unsigned word, unsigned n)
+bool space_capture(struct pool *pool, unsigned *budget)
 {
-    if (n && pool->store->punch)
-        pool->store->punch(pool->store, (index << PX_GROUP_SHIFT) + word * 64ull, n * 64ull);
+    struct space *s = &pool->space;
+
+    while (!list_empty(&s->paged)) {
+        if (*budget == 0)
+            return true;
+        --*budget;
+        capture(s, list_entry(s->paged.next, struct group, todo));
+    }
+    s->frozen = false;
+    return false;
 }
 
-/* Runs of words are punched at once: a file system has about the same work for any length. */
-static void release(struct pool *pool, uint64_t index)
+/* Space of whole words that are free now is worth punching: a file system has about the same work for any length. */
+static void release(struct space *s, struct group *g)
 {
-    struct group *g = pool->space.groups[index];
-    unsigned run = 0;
-
-    for (unsigned word = 0; word < GROUP_WORDS; word++) {
+    for (unsigned word = 0; word < PX_GROUP_WORDS; word++) {
         uint64_t n = (uint64_t)__builtin_popcountll(g->freeing[word]);
 
+        if (n == 0)
+            continue;
         g->busy[word] &= ~g->freeing[word];
         g->freeing[word] = 0;
-        pool->space.free += n;
-        pool->space.pending -= n;
-        if (n && g->busy[word] == 0) {
-            run++;
-            continue;
-        }
-        punch_words(pool, index, word - run, run);
-        run = 0;
+        s->free += n;
+        s->pending -= n;
+        if (g->busy[word] == 0)
+            punch_freed(s, g, word);
     }
-    punch_words(pool, index, GROUP_WORDS - run, run);
     g->has_freeing = false;
+    list_del(&g->release);
 }
 
-void space_durable(struct pool *pool)
+bool space_durable(struct pool *pool, unsigned *budget)
 {
-    for (uint64_t i = 0; i < pool->space.n; i++)
-        if (pool->space.groups[i] && pool->space.groups[i]->has_freeing)
-            release(pool, i);
+    struct space *s = &pool->space;
+
+    while (!list_empty(&s->release)) {
+        if (*budget == 0)
+            return true;
+        --*budget;
+        release(s, list_entry(s->release.next, struct group, release));
+    }
+    return false;
 }
 
 int space_grow(struct pool *pool, uint64_t blocks)
@@ -358,10 +403,10 @@ int space_grow(struct pool *pool, uint64_t blocks)
     s->blocks = blocks;
     s->free += blocks - old;
     space_set_reserve(pool);
+    touch(s, last);
     for (uint64_t i = old; i < MIN(blocks, ALIGN_UP(old, (uint64_t)PX_GROUP_BLOCKS)); i++) {
         clear_bit(last->map, i & (PX_GROUP_BLOCKS - 1));
         clear_bit(last->busy, i & (PX_GROUP_BLOCKS - 1));
     }
-    last->dirty = true;
     return 0;
 }

@@ -3,24 +3,28 @@
  * store-file.c - a pool in a regular file or on a block device.
  *
  * Theory of operation: data goes past the page cache by a descriptor with O_DIRECT, through the
- * thread's loop. What the pool itself keeps (journal, nodes, maps) goes through the page cache by
- * another: a write there costs a copy, survives the process, and becomes durable with the next
- * fdatasync(2), which covers both descriptors because they share the inode. A flush takes a thread
- * in any case (io_uring uses one, too), so it has one of ours, which can be waited for when the
- * disk stops. The two descriptors never touch the same block between two roots, because a block
+ * thread's loop. The journal and the roots go through the page cache by another: a write there
+ * costs a copy, survives the process, and becomes durable with the next fdatasync(2), which covers
+ * all descriptors because they share the inode.
+ *
+ * Nodes are many at once, and whoever flushes next would have to wait for all of them to be written if they
+ * were in the page cache. So a thread writes them past it (@save), as they are known, and a flush finds little to
+ * do; only where a pool is opened or closed, and waits for them anyway, they are put.
+ * Flushes take threads in any case (io_uring uses some, too), so they have ours, which can be
+ * waited for when the disk stops. They are several, so that a flush need not wait for the one before: what that
+ * one has to write may be much. Punching holes can take a file system long, and is the saver's, too.
+ *
+ * The descriptors never touch the same block between two roots, because a block
  * that is freed is not used again before the next one; when one changes from one kind to the other,
  * the kernel keeps the two views coherent.
  */
-#include "parallax/store.h"
+#include "parallax/helper.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <poll.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -28,17 +32,12 @@
 #define LOCK_AT ((off_t)1 << 61) /* far behind any data */
 #define POLL_NS DT_MS(1)
 
-/** struct flusher - the thread that flushes. @busy: flushes handed to it and not yet completed on
- * the loop. */
+#define FLUSHERS 3u /* two of the pool's at once, and a root's */
+
+/** struct flusher - a thread that flushes, by a descriptor of its own: the kernel tells each open file of an error once. */
 struct flusher {
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    struct store_io *queue, *finished;
-    unsigned busy;
-    bool runs, stop;
-    int event;
-    struct dt_watch watch;
+    struct helper helper;
+    int fd;
 };
 
 struct file_store {
@@ -46,8 +45,11 @@ struct file_store {
     struct loop *loop;
     char *path;
     int fd, direct; /* through the page cache, and past it; the same where a file system cannot */
-    bool device, no_punch, read_only;
-    struct flusher flusher;
+    bool device, read_only;
+    atomic_bool no_punch; /* it cannot, as the saver found out */
+    struct flusher flushers[FLUSHERS];
+    unsigned next_flusher;
+    struct helper saver;
 };
 
 static struct file_store *of(struct store *s)
@@ -86,119 +88,118 @@ static void file_write(struct store *s, struct store_io *sio, const void *buf, u
     loop_writev(of(s)->loop, &sio->io, of(s)->direct, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
 }
 
-/* ---- Flushes ---- */
+/* ---- What threads of ours do ---- */
 
 /* One fdatasync(2) for all that wait. */
-static void *flusher_main(void *arg)
+static void sync_all(void *arg, struct store_io *batch)
 {
-    struct file_store *f = arg;
-    struct flusher *fl = &f->flusher;
+    const struct flusher *fl = arg;
+    int result = fdatasync(fl->fd) < 0 ? -errno : 0;
 
-    pthread_mutex_lock(&fl->lock);
-    for (;;) {
-        struct store_io *batch;
-        uint64_t one = 1;
-        int result;
-
-        while (!fl->queue && !fl->stop)
-            pthread_cond_wait(&fl->wake, &fl->lock);
-        if (!fl->queue)
-            break;
-        batch = fl->queue;
-        fl->queue = NULL;
-        pthread_mutex_unlock(&fl->lock);
-        result = fdatasync(f->fd) < 0 ? -errno : 0;
-        pthread_mutex_lock(&fl->lock);
-        while (batch) {
-            struct store_io *next = batch->next;
-
-            batch->result = result;
-            batch->next = fl->finished;
-            fl->finished = batch;
-            batch = next;
-        }
-        if (write(fl->event, &one, sizeof(one)) < 0)
-            log_warning("%s: the end of a flush cannot be told: %s", f->path, strerror(errno));
-    }
-    pthread_mutex_unlock(&fl->lock);
-    return NULL;
+    for (; batch; batch = batch->next)
+        batch->result = result;
 }
 
-static void complete_flushes(struct file_store *f)
-{
-    struct store_io *sio, *next;
-
-    pthread_mutex_lock(&f->flusher.lock);
-    sio = f->flusher.finished;
-    f->flusher.finished = NULL;
-    pthread_mutex_unlock(&f->flusher.lock);
-    for (; sio; sio = next) {
-        next = sio->next;
-        f->flusher.busy--;
-        sio->done(sio, sio->result);
-    }
-}
-
-static void flusher_ready(struct dt_watch *watch, uint32_t events)
-{
-    struct file_store *f = container_of(watch, struct file_store, flusher.watch);
-    uint64_t count;
-
-    if (read(f->flusher.event, &count, sizeof(count)) == sizeof(count))
-        complete_flushes(f);
-}
-
+/* The one that does nothing, or the one that was chosen the longest time ago. */
 static void file_flush(struct store *s, struct store_io *sio)
 {
-    struct flusher *fl = &of(s)->flusher;
+    struct file_store *f = of(s);
+    unsigned chosen = f->next_flusher;
 
-    pthread_mutex_lock(&fl->lock);
-    sio->next = fl->queue;
-    fl->queue = sio;
-    fl->busy++;
-    pthread_cond_signal(&fl->wake);
-    pthread_mutex_unlock(&fl->lock);
+    for (unsigned i = 0; i < FLUSHERS && f->flushers[chosen].helper.busy; i++)
+        chosen = (chosen + 1) % FLUSHERS;
+    f->next_flusher = (chosen + 1) % FLUSHERS;
+    helper_add(&f->flushers[chosen].helper, sio);
 }
 
-static int flusher_start(struct file_store *f)
+static int write_all(int fd, const void *buf, size_t size, uint64_t at)
 {
-    struct flusher *fl = &f->flusher;
-    int ret;
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pwrite(fd, (const char *)buf + done, size - done, (off_t)(at + done));
 
-    fl->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fl->event < 0)
-        return -errno;
-    fl->watch = (struct dt_watch){.ready = flusher_ready, .fd = fl->event, .events = EPOLLIN};
-    fl->stop = false;
-    ret = loop_watch_add(f->loop, &fl->watch);
-    if (ret == 0)
-        ret = -pthread_create(&fl->thread, NULL, flusher_main, f);
-    fl->runs = ret == 0;
-    return ret;
-}
-
-static void flusher_stop(struct file_store *f)
-{
-    struct flusher *fl = &f->flusher;
-
-    if (!fl->runs)
-        return;
-    loop_watch_remove(f->loop, &fl->watch);
-    while (fl->busy) { /* a completion may begin another */
-        struct pollfd p = {.fd = fl->event, .events = POLLIN};
-        uint64_t count;
-
-        poll(&p, 1, -1);
-        if (read(fl->event, &count, sizeof(count)) == sizeof(count))
-            complete_flushes(f);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        done += (size_t)n;
     }
-    pthread_mutex_lock(&fl->lock);
-    fl->stop = true;
-    pthread_cond_signal(&fl->wake);
-    pthread_mutex_unlock(&fl->lock);
-    pthread_join(fl->thread, NULL);
-    close(fl->event);
-    fl->runs = false;
+    return 0;
+}
+
+static void punch(struct file_store *f, uint64_t at, uint64_t length)
+{
+    if (!atomic_load(&f->no_punch) &&
+        fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)length) < 0)
+        atomic_store(&f->no_punch, true);
+}
+
+static void save_or_punch(void *arg, struct store_io *batch)
+{
+    struct file_store *f = arg;
+
+    for (; batch; batch = batch->next) {
+        batch->result = 0;
+        if (batch->iov.iov_base)
+            batch->result =
+                write_all(f->direct, batch->iov.iov_base, batch->iov.iov_len, batch->at);
+        else
+            punch(f, batch->at, batch->iov.iov_len);
+    }
+}
+
+static void file_save(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
+                      unsigned count)
+{
+    sio->iov = (struct iovec){(void *)(uintptr_t)buf, (size_t)count * PX_BLOCK};
+    sio->at = addr << PX_BLOCK_SHIFT;
+    helper_add(&of(s)->saver, sio);
+}
+
+static void file_punch(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count)
+{
+    if (!sio) {
+        punch(of(s), addr << PX_BLOCK_SHIFT, count << PX_BLOCK_SHIFT);
+        return;
+    }
+    sio->iov = (struct iovec){NULL, (size_t)count << PX_BLOCK_SHIFT};
+    sio->at = addr << PX_BLOCK_SHIFT;
+    helper_add(&of(s)->saver, sio);
+}
+
+static int start_helpers(struct file_store *f)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < FLUSHERS && ret == 0; i++) {
+        f->flushers[i].helper.work = sync_all;
+        f->flushers[i].helper.arg = &f->flushers[i];
+        ret = helper_start(&f->flushers[i].helper, f->loop);
+    }
+    f->saver.work = save_or_punch;
+    f->saver.arg = f;
+    return ret ?: helper_start(&f->saver, f->loop);
+}
+
+static bool helpers_busy(const struct file_store *f)
+{
+    bool busy = f->saver.busy;
+
+    for (unsigned i = 0; i < FLUSHERS; i++)
+        busy |= f->flushers[i].helper.busy;
+    return busy;
+}
+
+/* What one completes may be followed by something that another does. */
+static void stop_helpers(struct file_store *f)
+{
+    while (helpers_busy(f)) {
+        helper_drain(&f->saver);
+        for (unsigned i = 0; i < FLUSHERS; i++)
+            helper_drain(&f->flushers[i].helper);
+    }
+    helper_stop(&f->saver);
+    for (unsigned i = 0; i < FLUSHERS; i++)
+        helper_stop(&f->flushers[i].helper);
 }
 
 /* ---- What the pool keeps ---- */
@@ -222,19 +223,7 @@ static int file_get(struct store *s, void *buf, uint64_t addr, unsigned count)
 
 static int file_put(struct store *s, const void *buf, uint64_t addr, unsigned count)
 {
-    size_t size = (size_t)count * PX_BLOCK, done = 0;
-
-    while (done < size) {
-        ssize_t n = pwrite(of(s)->fd, (const char *)buf + done, size - done,
-                           (off_t)((addr << PX_BLOCK_SHIFT) + done));
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        done += (size_t)n;
-    }
-    return 0;
+    return write_all(of(s)->fd, buf, (size_t)count * PX_BLOCK, addr << PX_BLOCK_SHIFT);
 }
 
 static int file_sync(struct store *s)
@@ -242,23 +231,14 @@ static int file_sync(struct store *s)
     return fdatasync(of(s)->fd) < 0 ? -errno : 0;
 }
 
-static void file_punch(struct store *s, uint64_t addr, uint64_t count)
-{
-    struct file_store *f = of(s);
-
-    if (!f->no_punch &&
-        fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(addr << PX_BLOCK_SHIFT), (off_t)(count << PX_BLOCK_SHIFT)) < 0)
-        f->no_punch = true;
-}
-
 static void file_close(struct store *s)
 {
     struct file_store *f = of(s);
 
-    CHECK(!f->flusher.runs);
-    pthread_mutex_destroy(&f->flusher.lock);
-    pthread_cond_destroy(&f->flusher.wake);
+    CHECK(!f->saver.runs);
+    for (unsigned i = 0; i < FLUSHERS; i++)
+        if (f->flushers[i].fd >= 0)
+            close(f->flushers[i].fd);
     if (f->direct >= 0 && f->direct != f->fd)
         close(f->direct);
     if (f->fd >= 0)
@@ -336,7 +316,7 @@ static void file_prefetch(struct store *s, uint64_t addr, uint64_t count)
                   POSIX_FADV_WILLNEED);
 }
 
-static int open_both(struct file_store *f, const struct store_file_options *o, struct dt_error *err)
+static int open_all(struct file_store *f, const struct store_file_options *o, struct dt_error *err)
 {
     int flags = O_CLOEXEC | O_NOCTTY | (o->read_only ? O_RDONLY : O_RDWR);
 
@@ -350,6 +330,11 @@ static int open_both(struct file_store *f, const struct store_file_options *o, s
         f->direct = f->fd; /* a file system without it */
     if (f->direct < 0)
         return dt_fail(err, -errno, "cannot open %s: %s", f->path, strerror(errno));
+    for (unsigned i = 0; i < FLUSHERS && !o->read_only; i++) {
+        f->flushers[i].fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+        if (f->flushers[i].fd < 0)
+            return dt_fail(err, -errno, "cannot open %s: %s", f->path, strerror(errno));
+    }
     return 0;
 }
 
@@ -361,6 +346,7 @@ int store_file_open(struct store **store, const char *path, const struct store_f
 
     f->s = (struct store){.read = file_read,
                           .write = file_write,
+                          .save = file_save,
                           .flush = file_flush,
                           .get = file_get,
                           .put = file_put,
@@ -368,13 +354,13 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .punch = file_punch,
                           .prefetch = file_prefetch,
                           .close = file_close};
-    pthread_mutex_init(&f->flusher.lock, NULL);
-    pthread_cond_init(&f->flusher.wake, NULL);
     f->read_only = o->read_only;
     f->path = xstrdup(path);
     f->s.name = f->path;
     f->fd = f->direct = -1;
-    ret = open_both(f, o, err);
+    for (unsigned i = 0; i < FLUSHERS; i++)
+        f->flushers[i].fd = -1;
+    ret = open_all(f, o, err);
     ret = ret ?: find_size(f, err);
     if (ret == 0 && o->create && !f->device)
         ret = store_file_grow(&f->s, o->size, err);
@@ -400,8 +386,13 @@ int store_file_loop(struct store *store, struct loop *loop)
 {
     struct file_store *f = of(store);
 
+    int ret;
+
     if (!loop)
-        flusher_stop(f);
+        stop_helpers(f);
     f->loop = loop;
-    return loop ? flusher_start(f) : 0;
+    ret = loop ? start_helpers(f) : 0;
+    if (ret < 0)
+        stop_helpers(f);
+    return ret;
 }

@@ -19,12 +19,13 @@
 #include "loop/loop.h"
 #include "parallax/format.h"
 
-/** struct store_io - one transfer or flush under way; embed it. @result: 0 or -errno. */
+/** struct store_io - one transfer, flush or punch under way; embed it. @result: 0 or -errno. */
 struct store_io {
     struct dt_io io;
-    struct iovec iov;
+    struct iovec iov; /* iov_base NULL: a punch of so many bytes */
+    uint64_t at;      /* in bytes, of what a helper does */
     void (*done)(struct store_io *sio, int result);
-    struct store_io *next; /* of flushes that wait or are finished */
+    struct store_io *next; /* of those that wait for a helper, or that it has finished */
     int result;
 };
 
@@ -33,10 +34,13 @@ struct store_io {
  * @blocks: its size.
  * @name:   for messages.
  * @read, @write: @count consecutive blocks from @addr; @buf is aligned to 4096 and stays in place.
- * @flush:  all that completed before.
+ * @save:   as @write, of what the pool's own structures are: may be slower, and, like a flush, may be under
+ * way when the store loses its loop.
+ * @flush:  all that completed before. Several may be under way.
  * @get, @put, @sync: the same, blocking.
- * @punch:  these blocks are in no use: give their space back. A hint.
- * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. Either may be NULL.
+ * @punch:  these blocks are in no use, and are not before @sio is done: give their space back. A hint: its result
+ * tells nothing. @sio NULL: blocking. May be NULL.
+ * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. May be NULL.
  */
 struct store {
     uint64_t blocks;
@@ -44,11 +48,13 @@ struct store {
     void (*read)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
     void (*write)(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
                   unsigned count);
+    void (*save)(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
+                 unsigned count);
     void (*flush)(struct store *s, struct store_io *sio);
     int (*get)(struct store *s, void *buf, uint64_t addr, unsigned count);
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
-    void (*punch)(struct store *s, uint64_t addr, uint64_t count);
+    void (*punch)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count);
     void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };
@@ -77,7 +83,7 @@ int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err
 /** store_file_grow() - to @bytes, or what a device has now. */
 int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err);
 /** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread;
- * NULL: none any more. Then no read or write may be under way; flushes are waited for, and their
+ * NULL: none any more. Then no read or write may be under way; flushes, saves and punches are waited for, and their
  * @done called. */
 int store_file_loop(struct store *store, struct loop *loop);
 

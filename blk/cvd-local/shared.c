@@ -50,7 +50,7 @@ static void run_turn(struct loop_deferred *deferred)
 {
     struct shared *s = container_of(deferred, struct shared, turn);
     bool more = pool_turn(s->pool);
-    uint64_t wait = MIN(TURN_EVERY, pool_share_wait(s->pool));
+    uint64_t wait = MIN(TURN_EVERY, pool_wait(s->pool));
 
     loop_timer_set(s->loop, &s->timer, loop_now(s->loop) + (more ? 0 : wait));
 }

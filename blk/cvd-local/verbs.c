@@ -118,6 +118,12 @@ static int info(struct dt_layer *layer, int argc, const char *const *argv, struc
     dt_reply_u64(reply, "cache-waits", cache.counters.waits);
     dt_reply_u64(reply, "cache-misses", cache.counters.misses);
     dt_reply_u64(reply, "blocks-read", cache.counters.read);
+    dt_reply_u64(reply, "unpunched", i.stale << PX_BLOCK_SHIFT);
+    dt_reply_u64(reply, "punched", i.punched << PX_BLOCK_SHIFT);
+    dt_reply_u64(reply, "longest-root-us", i.times.root / 1000);
+    dt_reply_u64(reply, "longest-slice-us", i.times.slice / 1000);
+    dt_reply_u64(reply, "longest-flush-us", i.times.flush / 1000);
+    dt_reply_u64(reply, "longest-wait-us", i.times.wait / 1000);
     return 0;
 }
 

@@ -346,6 +346,8 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
     struct pool_create_options create = {.journal = journal};
     struct pool_options open = {.cache = 64 * 4200,
                                 .data_cache = DATA_CACHE_LEAST,
+                                .dirty = 4,
+                                .slice = 1 + (unsigned)(seed % 3),
                                 .event = said,
                                 .clock = now,
                                 .arg = rig};
@@ -368,6 +370,8 @@ void rig_reopen(struct rig *rig, bool crash)
 {
     struct pool_options open = {.cache = 64 * 4200,
                                 .data_cache = DATA_CACHE_LEAST,
+                                .dirty = 4,
+                                .slice = 1 + (unsigned)dt_rng_below(&rig->rng, 3),
                                 .event = said,
                                 .clock = now,
                                 .arg = rig};

@@ -65,6 +65,15 @@ static void rig_flush(struct store *s, struct store_io *sio)
     queue(of(s), sio, NULL, 0, 0, RIG_FLUSH);
 }
 
+/* What was punched may be anything: a reader of it would be found out, and so would what was written there before it
+ * lands. */
+static void destroy(struct rig_store *r, uint64_t addr, uint64_t count, uint64_t issued)
+{
+    memset(r->bytes + addr * PX_BLOCK, 0xdb, count * PX_BLOCK);
+    append(r, r->bytes + addr * PX_BLOCK, addr, (unsigned)count, issued);
+    r->punches++;
+}
+
 static int flush_outcome(struct rig_store *r, uint64_t issued)
 {
     if (r->fail_flush && --r->fail_flush == 0)
@@ -98,6 +107,8 @@ bool rig_turn(struct rig_store *r)
     } else if (p.kind == RIG_WRITE) {
         memcpy(r->bytes + p.addr * PX_BLOCK, p.buf, (size_t)p.count * PX_BLOCK);
         append(r, p.buf, p.addr, p.count, p.issued);
+    } else if (p.kind == RIG_PUNCH) {
+        destroy(r, p.addr, p.count, p.issued);
     } else {
         result = flush_outcome(r, p.issued);
     }
@@ -133,10 +144,15 @@ static void rig_prefetch(struct store *s, uint64_t addr, uint64_t count)
     CHECK(count && addr < s->blocks && count <= s->blocks - addr);
 }
 
-/* What was punched may be anything: a reader of it would be found out. */
-static void rig_punch(struct store *s, uint64_t addr, uint64_t count)
+static void rig_punch(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count)
 {
-    memset(of(s)->bytes + addr * PX_BLOCK, 0xdb, count * PX_BLOCK);
+    struct rig_store *r = of(s);
+
+    CHECK(count && addr < s->blocks && count <= s->blocks - addr);
+    if (sio)
+        queue(r, sio, r->bytes, addr, (unsigned)count, RIG_PUNCH);
+    else
+        destroy(r, addr, count, r->log_n);
 }
 
 static void rig_close(struct store *s)
@@ -152,6 +168,7 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
                           .name = "memory",
                           .read = rig_read,
                           .write = rig_write,
+                          .save = rig_write,
                           .flush = rig_flush,
                           .get = rig_get,
                           .put = rig_put,

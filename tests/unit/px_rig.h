@@ -17,7 +17,7 @@ struct rig_write {
     uint8_t *data;
 };
 
-/** struct rig_store - @rng: decides the order in which I/O lands. @fail_flush: that many flushes
+/** struct rig_store - @rng: decides the order in which I/O lands. @punches: pieces that were. @fail_flush: that many flushes
  * on. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
  * error. */
 struct rig_store {
@@ -29,13 +29,14 @@ struct rig_store {
     int fail_flush;
     uint64_t reads;
     unsigned spoil_reads, fail_reads;
+    uint64_t punches;
     const uint64_t *states;
     struct rig_pending {
         struct store_io *sio;
         void *buf;
         uint64_t addr, issued;
-        unsigned count;
-        enum { RIG_READ, RIG_WRITE, RIG_FLUSH } kind;
+        uint64_t count;
+        enum { RIG_READ, RIG_WRITE, RIG_FLUSH, RIG_PUNCH } kind;
     } pending[512];
     unsigned pending_n;
     struct dt_rng rng;

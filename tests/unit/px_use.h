@@ -10,7 +10,7 @@
 
 /**
  * struct px_use - how often each event was said; @last: the text of the last, @about: its slot. @now: the pool's clock;
- * 0: the system's.
+ * 0: the system's. @dirty, @slice: as in struct pool_options; with @slice the cache is small, too.
  */
 struct px_use {
     struct rig_store *store;
@@ -19,6 +19,7 @@ struct px_use {
     char last[256];
     uint32_t about;
     uint64_t now;
+    unsigned dirty, slice;
 };
 
 static inline void px_said(void *arg, uint32_t slot, const char *event, const char *text)
@@ -48,7 +49,12 @@ static inline uint64_t px_clock(void *arg)
 
 static inline void px_reopen(struct px_use *u)
 {
-    struct pool_options o = {.event = px_said, .clock = px_clock, .arg = u};
+    struct pool_options o = {.cache = u->slice ? 64 * 4200 : 0,
+                             .dirty = u->dirty,
+                             .slice = u->slice,
+                             .event = px_said,
+                             .clock = px_clock,
+                             .arg = u};
     struct dt_error err = {""};
 
     if (u->pool) {

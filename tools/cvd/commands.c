@@ -46,6 +46,8 @@ const struct command cvd_commands[] = {
     {"pool data-cache", "POOL [SIZE|off] [--json]",
      "what blocks that disks have in common are read once for, or how much memory that may take",
      NEEDS_SERVED, true, false, 1, 2, json_options, cmd_pool_data_cache},
+    {"pool latency", "POOL [--json]", "the longest that anything of the pool took", NEEDS_SERVED,
+     true, false, 1, 1, json_options, cmd_pool_latency},
     {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1,
      1, create_options, cmd_create, .plain = true},
     {"fill", "POOL/DISK FILE|NBD-URI [--format raw|qcow2] [--json]",

@@ -155,6 +155,8 @@ int cmd_schedule(struct target *t, const struct cvd_options *o, int argc, char *
                  struct dt_error *err);
 int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char **argv,
                    struct dt_error *err);
+int cmd_pool_latency(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                     struct dt_error *err);
 int cmd_quota(struct target *t, const struct cvd_options *o, int argc, char **argv,
               struct dt_error *err);
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

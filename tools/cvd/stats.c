@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stats.c - cvd pool stats: what each disk in use got, told by the process that serves the pool. */
+/* stats.c - cvd pool stats, latency: what each disk in use got, and what was waited for, told by the process that serves the
+ * pool. */
 #include "tools/cvd/cvd.h"
 
 #include <inttypes.h>
@@ -57,5 +58,30 @@ int cmd_pool_stats(struct target *t, const struct cvd_options *o, int argc, char
     else
         table_print(l.table, t->out);
     table_free(l.table);
+    return 0;
+}
+
+int cmd_pool_latency(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                     struct dt_error *err)
+{
+    const char *const what[] = {"root", "slice", "flush", "wait"};
+    struct pool_info i;
+    uint64_t ns[ARRAY_SIZE(what)];
+
+    pool_info(t->pool, &i);
+    memcpy(ns, (uint64_t[]){i.times.root, i.times.slice, i.times.flush, i.times.wait}, sizeof(ns));
+    if (o->json) {
+        json_t *all = json_pack("{sI sI}", "unpunched", (json_int_t)(i.stale << PX_BLOCK_SHIFT),
+                                "punched", (json_int_t)(i.punched << PX_BLOCK_SHIFT));
+
+        for (unsigned k = 0; k < ARRAY_SIZE(ns); k++)
+            json_object_set_new(all, what[k], json_integer((json_int_t)ns[k]));
+        print_json_to(t->out, all);
+        return 0;
+    }
+    for (unsigned k = 0; k < ARRAY_SIZE(ns); k++)
+        fprintf(t->out, "%-10s %s\n", what[k], human_ns(ns[k]));
+    fprintf(t->out, "unpunched  %s\n", human_bytes(i.stale << PX_BLOCK_SHIFT));
+    fprintf(t->out, "punched    %s\n", human_bytes(i.punched << PX_BLOCK_SHIFT));
     return 0;
 }
