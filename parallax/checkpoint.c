@@ -130,6 +130,7 @@ int checkpoint_root(struct pool *pool)
     ret = ret ?: pool->store->put(pool->store, root, at + 1, 1);
     if (ret < 0)
         return pool_fail(pool, ret, "its root cannot be written");
+    pin_written(pool);
     pool->ckpt = CKPT_ROOT;
     return 0;
 }
@@ -141,6 +142,7 @@ void checkpoint_end(struct pool *pool)
     pool->journal.flushed = MAX(pool->journal.flushed, pool->ckpt_journal);
     space_durable(pool);
     catalog_durable(pool);
+    pin_durable(pool);
     io_resume(pool);
 }
 
@@ -165,7 +167,8 @@ static bool is_time(const struct pool *pool)
 {
     const struct journal *j = &pool->journal;
 
-    if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > DIRTY_LIMIT)
+    if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > DIRTY_LIMIT ||
+        pool->space.pin == PIN_WANTED)
         return true;
     return pool->changes && dt_clock_ns() - pool->ckpt_time > INTERVAL_NS;
 }

@@ -71,11 +71,15 @@ void node_trim(struct pool *pool);
  * @busy:    may not be given out: mapped, being written, or mapped by the durable root.
  * @freed:   unmapped since the last root was begun. @freeing: before, but that root is not durable
  * yet.
+ * @born:    mapped since the pinned root was begun, so not reached by it. @held: free, but for that root.
  */
 struct group {
-    uint64_t *map, *busy, *freed, *freeing;
-    bool dirty, has_freed, has_freeing;
+    uint64_t *map, *busy, *freed, *freeing, *born, *held;
+    bool dirty, has_freed, has_freeing, has_held;
 };
+
+/** enum pin_state - of a pin: the next root that is begun; the one that is being made; a durable one. */
+enum pin_state { PIN_NONE, PIN_WANTED, PIN_BEGUN, PIN_HOLDS };
 
 struct space {
     struct group **groups;
@@ -85,6 +89,8 @@ struct space {
     uint64_t data_at, node_at;   /* where to look next */
     uint64_t reserve, promised;  /* for metadata; for writes under way */
     uint64_t first;              /* block that may be given out at all */
+    enum pin_state pin;
+    uint64_t held; /* for the pin */
 };
 
 int space_init(struct pool *pool, uint64_t blocks, uint64_t used);
@@ -99,7 +105,10 @@ int space_free(struct pool *pool, uint64_t addr);
 /** space_reserve_exact() - recovery: this block holds data of a write that will be replayed.
  * -EBADMSG: it is in use. */
 int space_reserve_exact(struct pool *pool, uint64_t addr);
-bool space_is_used(struct pool *pool, uint64_t addr, int *error);
+/** space_map() - the map of a group into @bits, of a block's size. */
+int space_map(struct pool *pool, uint64_t index, uint64_t *bits);
+/** space_unpin() - what is held may be given out, at the latest when the root that is being made is durable. */
+void space_unpin(struct pool *pool);
 /** space_checkpoint() - the maps of all changed groups into the tree of the free maps. */
 int space_checkpoint(struct pool *pool);
 /** space_durable() - the root that was begun last is: what it dropped may be given out. */
@@ -356,6 +365,16 @@ int reclaim_step(struct pool *pool, uint64_t budget);
 /** reclaim_find() - after opening: the one that was being given back. */
 void reclaim_find(struct pool *pool);
 
+/* ---- Pins (pin.c) ---- */
+
+/** pin_written() - the root is as it will be on the store. pin_durable(): and it is there. */
+void pin_written(struct pool *pool);
+void pin_durable(struct pool *pool);
+/** pin_yield() - give up the pin if space waits for it. False: none does. */
+bool pin_yield(struct pool *pool);
+/** pin_turn() - give it up where it must be. */
+void pin_turn(struct pool *pool);
+
 /* ---- The pool ---- */
 
 enum checkpoint_state { CKPT_IDLE, CKPT_BODY, CKPT_ROOT };
@@ -397,6 +416,7 @@ struct pool {
     struct catalog catalog;
     struct forwards forwards;
     struct janitor *janitor; /* or NULL: it did nothing yet */
+    struct pool_pin *pin;    /* or NULL */
     struct list disks;
     uint64_t past_time; /* of the last stamp: time does not go back */
     uint64_t past_look; /* when histories were looked at last */

@@ -142,6 +142,13 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
     return ret ?: change_commit(pool, c, n, err);
 }
 
+/* Records of new disks need blocks of the catalogue when the next root is made. */
+static bool has_space(const struct pool *pool, uint64_t disks)
+{
+    return pool->space.free >=
+           pool->space.reserve + pool->space.promised + disks / PX_RECORDS * 17 / 16;
+}
+
 int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
                bool numbered, uint64_t first, struct dt_error *err)
 {
@@ -152,9 +159,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
     c.count = count;
     c.size = numbered ? first + 1 : 0;
     c.slot2 = catalog_free_run(pool, count);
-    /* Its records need blocks of the catalogue when the next root is made. */
-    if (pool->space.free <
-        pool->space.reserve + pool->space.promised + count / PX_RECORDS * 17 / 16)
+    if (!has_space(pool, count) && !(pin_yield(pool) && has_space(pool, count)))
         return dt_fail(err, -ENOSPC, "%s has no space for the records of %llu disks",
                        pool->store->name, (unsigned long long)count);
     ret = set_name(&c, name, err);

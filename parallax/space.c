@@ -12,6 +12,9 @@
  *
  * Data and nodes are given out from two places that move on through the pool, so that each stays
  * together.
+ *
+ * While a root is pinned (pin.c), what it reaches stays busy when later roots drop it, as *held*. What it
+ * reaches is all that was mapped when it was begun; so only what was mapped since, *born*, has to be told apart.
  */
 #include "parallax/internal.h"
 
@@ -61,6 +64,8 @@ static void free_group(struct group *g)
     free(g->busy);
     free(g->freed);
     free(g->freeing);
+    free(g->born);
+    free(g->held);
     free(g);
 }
 
@@ -83,12 +88,42 @@ static void mark_end(const struct space *s, uint64_t index, uint64_t *bits)
         set_bit(bits, i);
 }
 
-static int group_get(struct pool *pool, uint64_t index, struct group **group)
+static int read_map(struct pool *pool, uint64_t index, uint64_t *bits)
 {
     struct space *s = &pool->space;
     struct tree tree = pool_space_tree(pool);
     struct px_ptr ptr;
     struct node *page;
+    int ret = tree_lookup(pool, &tree, index, 1, &ptr);
+
+    if (ret == 0 && !ptr_hole(ptr))
+        ret = node_get(pool, ptr, TREE_SPACE, 0, &page);
+    if (ret < 0)
+        return ret;
+    if (!ptr_hole(ptr))
+        memcpy(bits, page->bytes, BITS_BYTES);
+    else
+        memset(bits, 0, BITS_BYTES);
+    mark_end(s, index, bits);
+    if (index == 0)
+        for (uint64_t i = 0; i < s->first; i++)
+            set_bit(bits, i);
+    return 0;
+}
+
+int space_map(struct pool *pool, uint64_t index, uint64_t *bits)
+{
+    const struct group *g = pool->space.groups[index];
+
+    if (!g)
+        return read_map(pool, index, bits);
+    memcpy(bits, g->map, BITS_BYTES);
+    return 0;
+}
+
+static int group_get(struct pool *pool, uint64_t index, struct group **group)
+{
+    struct space *s = &pool->space;
     struct group *g;
     int ret;
 
@@ -97,20 +132,14 @@ static int group_get(struct pool *pool, uint64_t index, struct group **group)
         *group = s->groups[index];
         return 0;
     }
-    ret = tree_lookup(pool, &tree, index, 1, &ptr);
-    if (ret == 0 && !ptr_hole(ptr))
-        ret = node_get(pool, ptr, TREE_SPACE, 0, &page);
-    if (ret < 0)
-        return ret;
     g = xcalloc(1, sizeof(*g));
     g->map = xcalloc(1, BITS_BYTES);
     g->busy = xcalloc(1, BITS_BYTES);
-    if (!ptr_hole(ptr))
-        memcpy(g->map, page->bytes, BITS_BYTES);
-    mark_end(s, index, g->map);
-    if (index == 0)
-        for (uint64_t i = 0; i < s->first; i++)
-            set_bit(g->map, i);
+    ret = read_map(pool, index, g->map);
+    if (ret < 0) {
+        free_group(g);
+        return ret;
+    }
     memcpy(g->busy, g->map, BITS_BYTES);
     s->groups[index] = *group = g;
     return 0;
@@ -175,6 +204,13 @@ int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
     return -ENOSPC;
 }
 
+static void mark_born(struct group *g, uint64_t i)
+{
+    if (!g->born)
+        g->born = xcalloc(1, BITS_BYTES);
+    set_bit(g->born, i);
+}
+
 int space_use(struct pool *pool, uint64_t addr, unsigned count)
 {
     for (; count; count--, addr++) {
@@ -186,6 +222,8 @@ int space_use(struct pool *pool, uint64_t addr, unsigned count)
             return ret;
         CHECK(bit(g->busy, i) && !bit(g->map, i));
         set_bit(g->map, i);
+        if (unlikely(pool->space.pin >= PIN_BEGUN))
+            mark_born(g, i);
         g->dirty = true;
         pool->space.used++;
     }
@@ -248,14 +286,6 @@ int space_reserve_exact(struct pool *pool, uint64_t addr)
     return 0;
 }
 
-bool space_is_used(struct pool *pool, uint64_t addr, int *error)
-{
-    struct group *g;
-
-    *error = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
-    return *error == 0 && bit(g->map, addr & (PX_GROUP_BLOCKS - 1));
-}
-
 /* ---- Roots ---- */
 
 /*
@@ -296,6 +326,8 @@ int space_checkpoint(struct pool *pool)
         }
     }
     free(pages);
+    if (s->pin == PIN_WANTED)
+        s->pin = PIN_BEGUN; /* what is mapped now is what this root reaches */
     return ret;
 }
 
@@ -330,11 +362,71 @@ static void release(struct pool *pool, uint64_t index)
     g->has_freeing = false;
 }
 
+/* Of what a root dropped, the pinned one reaches all that is not younger: that is not free yet. */
+static void hold(struct space *s, struct group *g)
+{
+    if (!g->held)
+        g->held = xcalloc(1, BITS_BYTES);
+    for (unsigned word = 0; word < GROUP_WORDS; word++) {
+        uint64_t keep = g->freeing[word] & ~(g->born ? g->born[word] : 0);
+        uint64_t n = (uint64_t)__builtin_popcountll(keep);
+
+        g->freeing[word] &= ~keep;
+        g->held[word] |= keep;
+        g->has_held |= n > 0;
+        s->held += n;
+        s->pending -= n;
+    }
+}
+
 void space_durable(struct pool *pool)
 {
-    for (uint64_t i = 0; i < pool->space.n; i++)
-        if (pool->space.groups[i] && pool->space.groups[i]->has_freeing)
+    struct space *s = &pool->space;
+
+    for (uint64_t i = 0; i < s->n; i++)
+        if (s->groups[i] && s->groups[i]->has_freeing) {
+            if (s->pin == PIN_HOLDS)
+                hold(s, s->groups[i]);
             release(pool, i);
+        }
+    if (s->pin == PIN_BEGUN)
+        s->pin = PIN_HOLDS;
+}
+
+/* As if the last root had dropped it. */
+static void let_go(struct space *s, struct group *g)
+{
+    if (!g->freeing)
+        g->freeing = xcalloc(1, BITS_BYTES);
+    for (unsigned word = 0; word < GROUP_WORDS; word++) {
+        uint64_t n = (uint64_t)__builtin_popcountll(g->held[word]);
+
+        g->freeing[word] |= g->held[word];
+        g->held[word] = 0;
+        s->held -= n;
+        s->pending += n;
+    }
+    g->has_held = false;
+    g->has_freeing = true;
+}
+
+void space_unpin(struct pool *pool)
+{
+    struct space *s = &pool->space;
+
+    s->pin = PIN_NONE;
+    for (uint64_t i = 0; i < s->n; i++) {
+        struct group *g = s->groups[i];
+
+        if (!g)
+            continue;
+        free(TAKE_PTR(g->born));
+        if (!g->has_held)
+            continue;
+        let_go(s, g);
+        if (pool->ckpt == CKPT_IDLE) /* else with the root that is being made */
+            release(pool, i);
+    }
 }
 
 int space_grow(struct pool *pool, uint64_t blocks)
