@@ -7,19 +7,18 @@
  */
 #include "parallax/check.h"
 
-static void unreadable(struct checking *k, unsigned i, int error)
+static void damaged(struct checking *k, unsigned i, const char *how, const char *why)
 {
-    check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes cannot be read: %s", k->where,
+    check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes %s%s%s", k->where,
                 (unsigned long long)(k->run.addr + i),
-                (unsigned long long)(k->run.of[i].index << PX_BLOCK_SHIFT), strerror(-error));
+                (unsigned long long)(k->run.of[i].index << PX_BLOCK_SHIFT), how, why,
+                check_others(k, k->run.of[i].ptr, 0, k->run.of[i].index));
 }
 
 static void compare(struct checking *k, unsigned i, const uint8_t *data)
 {
-    if (crc32c(0, data, PX_BLOCK) != k->run.of[i].crc)
-        check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes differs from its checksum",
-                    k->where, (unsigned long long)(k->run.addr + i),
-                    (unsigned long long)(k->run.of[i].index << PX_BLOCK_SHIFT));
+    if (crc32c(0, data, PX_BLOCK) != ptr_crc(k->run.of[i].ptr))
+        damaged(k, i, "differs from its checksum", "");
 }
 
 static void one_by_one(struct checking *k)
@@ -30,7 +29,7 @@ static void one_by_one(struct checking *k)
         int ret = store->get(store, k->run.buffer, k->run.addr + i, 1);
 
         if (ret < 0)
-            unreadable(k, i, ret);
+            damaged(k, i, "cannot be read: ", strerror(-ret));
         else
             compare(k, i, k->run.buffer);
     }
@@ -49,15 +48,15 @@ void check_data_now(struct checking *k)
     run->n = 0;
 }
 
-void check_data(struct checking *k, struct px_ptr ptr, uint64_t index)
+void check_data(struct checking *k, struct px_ptr ptr, uint64_t addr, uint64_t index)
 {
     struct check_run *run = &k->run;
 
-    if (run->n == CHECK_RUN || (run->n && run->addr + run->n != ptr_addr(ptr)))
+    if (run->n == CHECK_RUN || (run->n && run->addr + run->n != addr))
         check_data_now(k);
     if (run->n == 0)
-        run->addr = ptr_addr(ptr);
+        run->addr = addr;
     run->of[run->n].index = index;
-    run->of[run->n].crc = ptr_crc(ptr);
+    run->of[run->n].ptr = ptr;
     run->n++;
 }

@@ -22,7 +22,7 @@
 
 void check_found(struct checking *k, uint64_t *counter, const char *fmt, ...)
 {
-    char text[256];
+    char text[768];
     va_list args;
 
     k->ended = k->ended || (k->c->holds && !k->c->holds(k->c->arg));
@@ -100,7 +100,7 @@ static void check_block(struct checking *k, struct px_ptr ptr, uint64_t index)
     k->c->blocks++;
     count_charge(k, ptr);
     if (k->c->data)
-        check_data(k, at, index);
+        check_data(k, ptr, ptr_addr(at), index);
 }
 
 /* Where we are, and whether to go on. */
@@ -130,8 +130,9 @@ static const struct node *enter(struct checking *k, struct px_ptr ptr, enum tree
     if (node_get(k->pool, ptr, kind, level, &node) == 0)
         return node;
     if (here)
-        check_found(k, &k->c->damaged, "%s: the node in block %llu is damaged", k->where,
-                    (unsigned long long)ptr_addr(ptr));
+        check_found(k, &k->c->damaged, "%s: the node in block %llu is damaged%s", k->where,
+                    (unsigned long long)ptr_addr(ptr),
+                    kind == TREE_DISK ? check_others(k, ptr, level, index) : "");
     return NULL;
 }
 

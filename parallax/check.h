@@ -15,7 +15,7 @@ struct check_run {
     unsigned n;
     struct {
         uint64_t index;
-        uint32_t crc;
+        struct px_ptr ptr; /* that was found there; it may be forwarded */
     } of[CHECK_RUN];
     uint8_t *buffer;
 };
@@ -44,6 +44,8 @@ struct checking {
     struct check_forwards *forwards;
     uint64_t used;
     bool unread, ended;
+    unsigned asked; /* check_others() */
+    char others[512];
 };
 
 static inline bool check_here(const struct checking *k, uint64_t addr)
@@ -56,10 +58,15 @@ void check_found(struct checking *k, uint64_t *counter, const char *fmt, ...) DT
 
 /* check-data.c */
 
-/** check_data() - have the block that @ptr points to read, soon. */
-void check_data(struct checking *k, struct px_ptr ptr, uint64_t index);
+/** check_data() - have the block at @addr read, soon, to which @ptr leads. */
+void check_data(struct checking *k, struct px_ptr ptr, uint64_t addr, uint64_t index);
 /** check_data_now() - those that wait, before @where changes. */
 void check_data_now(struct checking *k);
+
+/* check-names.c */
+
+/** check_others() - "; also in NAME, ...": who else has @ptr there, as far as that is soon told. */
+const char *check_others(struct checking *k, struct px_ptr ptr, unsigned level, uint64_t index);
 
 /* check-forward.c */
 

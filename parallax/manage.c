@@ -285,12 +285,22 @@ int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *
     return ret ?: change_commit(pool, &c, 1, err);
 }
 
+static bool comes_before(const struct pool *pool, uint32_t parent, uint32_t child)
+{
+    do
+        child = pool_snapshot_before(pool, child);
+    while (child != NO_SLOT && child != parent);
+    return child != NO_SLOT;
+}
+
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
 {
     uint32_t slot;
     int ret = 0;
 
-    /* Both are looked at first: all or nothing. */
+    if (!comes_before(pool, parent, child))
+        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
+    /* All are looked at first: all or nothing. */
     for (slot = pool_snapshot_before(pool, child); slot != NO_SLOT && ret == 0;
          slot = pool_snapshot_before(pool, slot)) {
         struct px_change c = {.head.slot = slot, .op = PX_DELETE};
@@ -300,10 +310,6 @@ int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_
         if (slot == parent)
             break;
     }
-    if (ret < 0)
-        return ret;
-    if (slot == NO_SLOT)
-        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
     while (ret == 0 && (slot = pool_snapshot_before(pool, child)) != NO_SLOT) {
         ret = pool_delete_snapshot(pool, slot, err);
         if (slot == parent)

@@ -450,7 +450,8 @@ int pool_grow(struct pool *pool, struct dt_error *err)
     int ret;
 
     if (pool->store->blocks <= pool->space.blocks)
-        return dt_fail(err, -EINVAL, "%s has not grown", pool->store->name);
+        return dt_fail(err, -EINVAL, "%s has not grown: it has %llu MiB as it had",
+                       pool->store->name, (unsigned long long)(pool->space.blocks >> 8));
     ret = pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;

@@ -4,6 +4,7 @@ the check ends where it must, never the guests."""
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -173,14 +174,16 @@ def test_rot(t):
     result = json.loads(found.stdout)
     t.equal(result["damaged"], 1)
     text = result["findings"][0]
-    assert f"block {data} at {100 * BLOCK} bytes" in text and "base" in text, text
+    assert f"block {data} at {100 * BLOCK} bytes" in text, text
+    for name in ("base", "base@v1", "vm2", "vm3"):
+        assert re.search(fr"\b{name}\b", text), text
     t.equal(json.loads(cvd("pool", "check", pool, "--json"))["findings"], [])  # without --data
     flip(pool, data)
     flip(pool, node)
     text = subprocess.run([binary(), "pool", "check", pool], check=False, capture_output=True,
                           text=True, timeout=30)
     t.equal(text.returncode, 6, text.stderr)
-    assert f"the node in block {node} is damaged" in text.stdout and "base" in text.stdout, text
+    assert f"the node in block {node} is damaged" in text.stdout and "vm3" in text.stdout, text
     flip(pool, node)
     load.stop(t)
     disk.stop()

@@ -181,7 +181,7 @@ static void a_failed_pool_ends_it(void **state)
 
 struct findings {
     unsigned n;
-    char last[256];
+    char last[768];
     unsigned trust; /* so many questions are answered by yes */
 };
 
@@ -244,6 +244,7 @@ static void rot_is_named(void **state)
             snprintf(where, sizeof(where), "block %u at", (unsigned)(at / PX_BLOCK));
             assert_non_null(strstr(f.last, where));
             assert_non_null(strstr(f.last, "vm"));
+            assert_non_null(strstr(f.last, "vm@s"));
             (*(unsigned *)*state)++;
         }
     }
