@@ -9,9 +9,9 @@
 
 #include <stdio.h>
 
-#define ASKED  16u /* findings */
-#define SLOTS  65536u
-#define NAMED  8u
+#define ASKED 16u /* findings */
+#define SLOTS 65536u
+#define NAMED 8u
 
 /* Does the tree of @r have @ptr at @level? Nothing below a node is younger than it. */
 static bool reaches(struct checking *k, const struct px_record *r, struct px_ptr ptr,

@@ -107,7 +107,7 @@ int space_free(struct pool *pool, uint64_t addr);
 int space_reserve_exact(struct pool *pool, uint64_t addr);
 /** space_map() - the map of a group into @bits, of a block's size. */
 int space_map(struct pool *pool, uint64_t index, uint64_t *bits);
-/** space_unpin() - what is held may be given out, at the latest when the root that is being made is durable. */
+/** space_unpin() - what is held may be given out. */
 void space_unpin(struct pool *pool);
 /** space_checkpoint() - the maps of all changed groups into the tree of the free maps. */
 int space_checkpoint(struct pool *pool);

@@ -338,19 +338,19 @@ static void punch_words(struct pool *pool, uint64_t index, unsigned word, unsign
         pool->store->punch(pool->store, (index << PX_GROUP_SHIFT) + word * 64ull, n * 64ull);
 }
 
-/* Runs of words are punched at once: a file system has about the same work for any length. */
-static void release(struct pool *pool, uint64_t index)
+/* These may be given out. Runs of words are punched at once: a file system has about the same work for any length. */
+static uint64_t give_back(struct pool *pool, uint64_t index, uint64_t *bits)
 {
     struct group *g = pool->space.groups[index];
+    uint64_t all = 0;
     unsigned run = 0;
 
     for (unsigned word = 0; word < GROUP_WORDS; word++) {
-        uint64_t n = (uint64_t)__builtin_popcountll(g->freeing[word]);
+        uint64_t n = (uint64_t)__builtin_popcountll(bits[word]);
 
-        g->busy[word] &= ~g->freeing[word];
-        g->freeing[word] = 0;
-        pool->space.free += n;
-        pool->space.pending -= n;
+        g->busy[word] &= ~bits[word];
+        bits[word] = 0;
+        all += n;
         if (n && g->busy[word] == 0) {
             run++;
             continue;
@@ -359,6 +359,15 @@ static void release(struct pool *pool, uint64_t index)
         run = 0;
     }
     punch_words(pool, index, GROUP_WORDS - run, run);
+    pool->space.free += all;
+    return all;
+}
+
+static void release(struct pool *pool, uint64_t index)
+{
+    struct group *g = pool->space.groups[index];
+
+    pool->space.pending -= give_back(pool, index, g->freeing);
     g->has_freeing = false;
 }
 
@@ -393,23 +402,7 @@ void space_durable(struct pool *pool)
         s->pin = PIN_HOLDS;
 }
 
-/* As if the last root had dropped it. */
-static void let_go(struct space *s, struct group *g)
-{
-    if (!g->freeing)
-        g->freeing = xcalloc(1, BITS_BYTES);
-    for (unsigned word = 0; word < GROUP_WORDS; word++) {
-        uint64_t n = (uint64_t)__builtin_popcountll(g->held[word]);
-
-        g->freeing[word] |= g->held[word];
-        g->held[word] = 0;
-        s->held -= n;
-        s->pending += n;
-    }
-    g->has_held = false;
-    g->has_freeing = true;
-}
-
+/* The durable root dropped all that is held, and so did the journal. */
 void space_unpin(struct pool *pool)
 {
     struct space *s = &pool->space;
@@ -420,12 +413,11 @@ void space_unpin(struct pool *pool)
 
         if (!g)
             continue;
+        if (g->has_held)
+            s->held -= give_back(pool, i, g->held);
+        g->has_held = false;
+        free(TAKE_PTR(g->held));
         free(TAKE_PTR(g->born));
-        if (!g->has_held)
-            continue;
-        let_go(s, g);
-        if (pool->ckpt == CKPT_IDLE) /* else with the root that is being made */
-            release(pool, i);
     }
 }
 

@@ -82,7 +82,7 @@ static void nothing_of_it_is_used_again(void **state)
     px_end(&u);
 }
 
-/* The end of a pin while a root is being made: what it held waits for that root, and no longer. */
+/* The end of a pin before its root is durable. */
 static void dropped_beside_a_root(void **state)
 {
     struct pool_info before, after;
