@@ -130,7 +130,7 @@ int checkpoint_root(struct pool *pool)
     ret = ret ?: pool->store->put(pool->store, root, at + 1, 1);
     if (ret < 0)
         return pool_fail(pool, ret, "its root cannot be written");
-    pin_written(pool);
+    pin_written(pool, root);
     pool->ckpt = CKPT_ROOT;
     return 0;
 }

@@ -367,8 +367,8 @@ void reclaim_find(struct pool *pool);
 
 /* ---- Pins (pin.c) ---- */
 
-/** pin_written() - the root is as it will be on the store. pin_durable(): and it is there. */
-void pin_written(struct pool *pool);
+/** pin_written() - @root is as it will be on the store. pin_durable(): and it is there. */
+void pin_written(struct pool *pool, const struct px_root *root);
 void pin_durable(struct pool *pool);
 /** pin_yield() - give up the pin if space waits for it. False: none does. */
 bool pin_yield(struct pool *pool);

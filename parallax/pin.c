@@ -55,10 +55,10 @@ const struct pool_pin *pool_pinned(const struct pool *pool, uint64_t *held)
     return pool->pin;
 }
 
-void pin_written(struct pool *pool)
+void pin_written(struct pool *pool, const struct px_root *root)
 {
     if (pool->space.pin == PIN_BEGUN)
-        pool->pin->root = pool->root;
+        pool->pin->root = *root;
 }
 
 /* It holds from the moment when the root after which it is named is durable. */
