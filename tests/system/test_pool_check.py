@@ -57,7 +57,7 @@ def test_beside_guests(t):
     cvd("dup", f"{pool}/base@v1", "vm", "--count", 2)
     disk = t.soft_disk(chain(pool, "vm1"), disk="vm1", more={"vm2": chain(pool, "vm2")})
     loads = [Load(t, disk, 60, "--sleep", "--depth", "8", name=n) for n in ("vm1", "vm2")]
-    checks = changes = held = 0
+    checks = changes = 0
     end = time.monotonic() + 4
     while time.monotonic() < end:
         child = begin(pool, "--json", "--rate", "32M", "--memory", "1M")
@@ -68,13 +68,15 @@ def test_beside_guests(t):
             if changes % 3 == 0:
                 cvd("delete", f"{pool}/vm1@s{changes}")
                 cvd("delete", f"{pool}/c{changes}")
-            held = max(held, info(pool).get("pin", {}).get("held", 0))
         found = json.loads(child.stdout.read())
         t.equal(child.returncode, 0, child.stderr.read())
         t.equal((found["findings"], found["served"]), ([], True))
         checks += 1
-    t.log(f"{checks} checks, {changes} changes, {held >> 20} MiB held at most")
-    assert checks >= 2 and held > 0
+    t.log(f"{checks} checks, {changes} changes")
+    child = begin(pool, "--rate", "1M")
+    wait_for("space that is held", lambda: info(pool)["pin"]["held"] > 0)
+    child.kill()
+    child.wait()
     no_pin(pool)
     for load in loads:
         load.stop(t)
