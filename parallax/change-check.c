@@ -59,9 +59,17 @@ void change_clone_name(const struct px_change *c, uint64_t i, char *name)
 
 int change_new_name(struct pool *pool, uint32_t disk, const char *name, struct dt_error *err)
 {
+    uint32_t other;
+
     if (!change_good_name(name))
         return change_refuse_name(name, err);
-    if (disk == NO_SLOT && catalog_disk(pool, name, strlen(name)) != NO_SLOT)
+    other = disk == NO_SLOT ? catalog_disk(pool, name, strlen(name)) : NO_SLOT;
+    if (other != NO_SLOT && (catalog_record(pool, other)->flags & PX_HEADLESS))
+        return dt_fail(err, -EEXIST,
+                       "'%s' is the name of labelled snapshots whose disk was deleted: rename it, "
+                       "or unlabel and delete them",
+                       name);
+    if (other != NO_SLOT)
         return dt_fail(err, -EEXIST, "there is a disk '%s' already", name);
     if (disk != NO_SLOT && catalog_snapshot(pool, disk, name) != NO_SLOT)
         return dt_fail(err, -EEXIST, "disk '%s' has a snapshot '%s' already",
@@ -98,7 +106,7 @@ static int check_clone(struct pool *pool, const struct px_change *c, struct dt_e
 
     if (!r)
         return dt_fail(err, -EINVAL,
-                       "clones are made of snapshots (cvd label makes one of a disk)");
+                       "clones are made of snapshots (cvd snap takes one, cvd label keeps it)");
     if (!(r->flags & PX_LABELLED))
         return dt_fail(err, -EINVAL,
                        "snapshot '%s' is not labelled: cvd label keeps it, then it "
@@ -139,8 +147,8 @@ static int check_label(struct pool *pool, const struct px_change *c, struct dt_e
         return dt_fail(err, -EINVAL, "only snapshots have labels");
     clone = c->op == PX_UNLABEL ? any_clone(pool, c->head.slot) : NULL;
     if (clone)
-        return dt_fail(err, -EBUSY, "%u disks stand on snapshot '%s': '%s' is one",
-                       pool->catalog.info[c->head.slot].clones, r->name, clone->name);
+        return dt_fail(err, -EBUSY, "snapshot '%s' has clones, %u in all: '%s' is one", r->name,
+                       pool->catalog.info[c->head.slot].clones, clone->name);
     if (c->op == PX_UNLABEL || strcmp(c->name, r->name) == 0)
         return 0;
     return change_new_name(pool, r->parent, c->name, err);

@@ -8,6 +8,12 @@
  * one, because what trees share stands at the same index. What is reached twice otherwise has two
  * owners. Blocks that are shared for their contents: check-forward.c. At the end the blocks reached and the free maps must agree. Each block of data is counted for
  * the disk whose line it was born in, and the counts must be what the disks are charged for.
+ *
+ * Where there is no memory for the fingerprints of all blocks, the maps are gone through in several passes, each of
+ * which is about the blocks of one part of the pool, and of nodes elsewhere only notes that it went through them.
+ *
+ * The pool may be another process's, which holds the root. When it does not any more (struct pool_check), what is read
+ * may be anything, so this is asked after something was found, and before it is said.
  */
 #include "parallax/check.h"
 
@@ -16,9 +22,12 @@
 
 void check_found(struct checking *k, uint64_t *counter, const char *fmt, ...)
 {
-    char text[256];
+    char text[768];
     va_list args;
 
+    k->ended = k->ended || (k->c->holds && !k->c->holds(k->c->arg));
+    if (k->ended)
+        return;
     (*counter)++;
     if (!k->c->say)
         return;
@@ -35,11 +44,11 @@ static uint32_t print_of(struct px_ptr ptr, unsigned kind, unsigned level, uint6
     return crc32c(0, words, sizeof(words)) | 1;
 }
 
-/* True if it is reached for the first time. */
+/* True if it is reached for the first time. Here: */
 static bool reach(struct checking *k, struct px_ptr ptr, unsigned kind, unsigned level,
                   uint64_t index)
 {
-    uint32_t *print = &k->prints[ptr_addr(ptr)], now = print_of(ptr, kind, level, index);
+    uint32_t *print = &k->prints[ptr_addr(ptr) - k->first], now = print_of(ptr, kind, level, index);
 
     if (*print == 0) {
         *print = now;
@@ -49,6 +58,16 @@ static bool reach(struct checking *k, struct px_ptr ptr, unsigned kind, unsigned
         check_found(k, &k->c->doubly, "block %llu has two owners; one is %s",
                     (unsigned long long)ptr_addr(ptr), k->where);
     return false;
+}
+
+/* ...or elsewhere, which is another pass's; but the way to what is here may be below it. */
+static bool visit(struct checking *k, uint64_t addr)
+{
+    uint64_t *word = &k->visited[addr / 64], bit = 1ull << addr % 64;
+    bool first = !(*word & bit);
+
+    *word |= bit;
+    return first;
 }
 
 /* Lines of descent may be damaged; they are acyclic (catalog.c), but for the origins of disks. */
@@ -68,36 +87,56 @@ static void count_charge(struct checking *k, struct px_ptr ptr)
     k->charges[disk]++;
 }
 
-static void check_past(struct checking *k, const struct px_past *page);
-
-static void check_data(struct checking *k, struct px_ptr ptr, uint64_t index)
-{
-    int ret;
-
-    k->c->blocks++;
-    count_charge(k, ptr);
-    if (!k->c->data)
-        return;
-    ret = k->pool->store->get(k->pool->store, k->buffer, ptr_addr(ptr), 1);
-    if (ret < 0)
-        check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes cannot be read: %s", k->where,
-                    (unsigned long long)ptr_addr(ptr),
-                    (unsigned long long)(index << PX_BLOCK_SHIFT), strerror(-ret));
-    else if (crc32c(0, k->buffer, PX_BLOCK) != ptr_crc(ptr))
-        check_found(k, &k->c->damaged, "%s: block %llu at %llu bytes differs from its checksum",
-                    k->where, (unsigned long long)ptr_addr(ptr),
-                    (unsigned long long)(index << PX_BLOCK_SHIFT));
-}
-
 static void check_block(struct checking *k, struct px_ptr ptr, uint64_t index)
 {
+    struct px_ptr at = ptr;
     int ret = -1;
 
     if (k->forwards)
-        ret = check_forwarded(k, &ptr, print_of(ptr, TREE_DISK, 0, index));
-    if (ret > 0 || (ret < 0 && reach(k, ptr, TREE_DISK, 0, index)))
-        check_data(k, ptr, index);
+        ret = check_forwarded(k, &at, print_of(ptr, TREE_DISK, 0, index));
+    if (ret == 0 ||
+        (ret < 0 && (!check_here(k, ptr_addr(ptr)) || !reach(k, ptr, TREE_DISK, 0, index))))
+        return;
+    k->c->blocks++;
+    count_charge(k, ptr);
+    if (k->c->data)
+        check_data(k, ptr, ptr_addr(at), index);
 }
+
+/* Where we are, and whether to go on. */
+static bool go_on(struct checking *k)
+{
+    const struct px_root *root = &k->pool->root;
+
+    if (k->c->progress)
+        k->c->progress(k->c->arg, k->c->nodes + k->c->blocks, root->used + root->shared);
+    k->ended = k->ended || (k->c->holds && !k->c->holds(k->c->arg));
+    return !k->ended;
+}
+
+/* @ptr leads to a block that is kept in a node. NULL: it has been here, or it is damaged. */
+static const struct node *enter(struct checking *k, struct px_ptr ptr, enum tree_kind kind,
+                                unsigned level, uint64_t index)
+{
+    bool here = check_here(k, ptr_addr(ptr));
+    struct node *node;
+
+    if (here ? !reach(k, ptr, kind, level, index) : !visit(k, ptr_addr(ptr)))
+        return NULL;
+    k->c->nodes += here;
+    node_trim(k->pool);
+    if (!go_on(k))
+        return NULL;
+    if (node_get(k->pool, ptr, kind, level, &node) == 0)
+        return node;
+    if (here)
+        check_found(k, &k->c->damaged, "%s: the node in block %llu is damaged%s", k->where,
+                    (unsigned long long)ptr_addr(ptr),
+                    kind == TREE_DISK ? check_others(k, ptr, level, index) : "");
+    return NULL;
+}
+
+static void check_past(struct checking *k, const struct px_past *page);
 
 /* @bottom: the level of what the tree maps, as far as it is kept in nodes: 0, or 1 for disks. */
 static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kind, unsigned level,
@@ -105,34 +144,29 @@ static void check_tree(struct checking *k, struct px_ptr ptr, enum tree_kind kin
 {
     uint64_t span = tree_span(level);
     struct px_ptr ptrs[PX_FANOUT];
-    struct node *node;
+    const struct node *node;
 
     if (ptr_hole(ptr) || (index + 1) * span <= k->cursor || ptr_birth(ptr) <= k->after)
         return;
     if (ptr_addr(ptr) < k->pool->space.first || ptr_addr(ptr) >= k->pool->space.blocks) {
-        check_found(k, &k->c->damaged, "%s points outside of the pool", k->where);
+        if (k->first == 0)
+            check_found(k, &k->c->damaged, "%s points outside of the pool", k->where);
         return;
     }
     if (level == 0 && kind == TREE_DISK) {
         check_block(k, ptr, index);
         return;
     }
-    if (!reach(k, ptr, kind, level, index))
+    node = enter(k, ptr, kind, level, index);
+    if (!node)
         return;
-    k->c->nodes++;
-    node_trim(k->pool);
-    if (node_get(k->pool, ptr, kind, level, &node) < 0) {
-        check_found(k, &k->c->damaged, "%s: the node in block %llu is damaged", k->where,
-                    (unsigned long long)ptr_addr(ptr));
-        return;
-    }
     if (level == 0) {
         if (kind == TREE_PAST)
             check_past(k, &node->past);
         return;
     }
     memcpy(ptrs, node->ptrs, sizeof(ptrs));
-    for (unsigned i = 0; i < PX_FANOUT; i++)
+    for (unsigned i = 0; i < PX_FANOUT && !k->ended; i++)
         check_tree(k, ptrs[i], kind, level - 1, index * PX_FANOUT + i);
 }
 
@@ -141,7 +175,7 @@ static void check_past(struct checking *k, const struct px_past *page)
 {
     struct px_past copy = *page; /* the node may be evicted on the way */
 
-    for (unsigned i = 0; i < copy.used; i++) {
+    for (unsigned i = 0; i < copy.used && !k->ended; i++) {
         const struct px_past_entry *e = &copy.entries[i];
         unsigned level = past_level(e);
 
@@ -170,7 +204,7 @@ static void check_disks(struct checking *k, enum pass pass)
     char name[2 * PX_NAME];
 
     k->where = name;
-    for (uint32_t slot = 0; slot < k->pool->catalog.slots; slot++) {
+    for (uint32_t slot = 0; slot < k->pool->catalog.slots && !k->ended; slot++) {
         const struct px_record *r = catalog_record(k->pool, slot);
 
         if (r->kind == PX_FREE || r->kind == PX_LOG || pass_of(r) != pass)
@@ -186,10 +220,9 @@ static void check_disks(struct checking *k, enum pass pass)
         if (r->log)
             check_tree(k, catalog_record(k->pool, r->log - 1)->root, TREE_PAST,
                        catalog_record(k->pool, r->log - 1)->levels, 0);
-        if (k->c->progress)
-            k->c->progress(k->c->arg, slot + 1, k->pool->catalog.slots);
+        check_data_now(k);
     }
-    k->cursor = k->after = 0;
+    k->where = NULL;
 }
 
 static void compare_charges(struct checking *k)
@@ -203,62 +236,121 @@ static void compare_charges(struct checking *k)
     }
 }
 
-static int compare_maps(struct checking *k)
+static void compare_block(struct checking *k, uint64_t addr, bool marked)
 {
-    const struct space *s = &k->pool->space;
-    uint64_t used = s->first;
+    bool reached = k->prints[addr - k->first] != 0;
 
-    for (uint64_t addr = s->first; addr < s->blocks; addr++) {
-        int ret;
-        bool marked = space_is_used(k->pool, addr, &ret), reached = k->prints[addr] != 0;
+    k->used += marked;
+    if (marked && !reached)
+        check_found(k, &k->c->leaked, "block %llu is marked as in use, and nothing points to it",
+                    (unsigned long long)addr);
+    if (reached && !marked)
+        check_found(k, &k->c->unmarked, "block %llu is in use, and marked as free",
+                    (unsigned long long)addr);
+}
 
-        if (ret < 0)
-            return ret;
-        used += marked;
-        if (marked && !reached)
-            check_found(k, &k->c->leaked,
-                        "block %llu is marked as in use, and nothing points to it",
-                        (unsigned long long)addr);
-        if (reached && !marked)
-            check_found(k, &k->c->unmarked, "block %llu is in use, and marked as free",
-                        (unsigned long long)addr);
+/* What cannot be read of the maps was found when their tree was gone through. */
+static void compare_maps(struct checking *k)
+{
+    uint64_t bits[PX_BLOCK / sizeof(uint64_t)], from = MAX(k->first, k->pool->space.first);
+    bool read = false;
+
+    for (uint64_t addr = from; addr < k->end && !k->ended; addr++) {
+        uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
+
+        if (addr == from || i == 0) {
+            read = space_map(k->pool, addr >> PX_GROUP_SHIFT, bits) == 0;
+            k->unread |= !read;
+            node_trim(k->pool);
+        }
+        if (read)
+            compare_block(k, addr, bits[i / 64] >> i % 64 & 1);
     }
-    if (used != s->used)
+}
+
+static void compare_used(struct checking *k)
+{
+    uint64_t used = k->used + k->pool->space.first;
+
+    if (!k->unread && used != k->pool->space.used)
         check_found(k, &k->c->damaged, "%llu blocks are marked as in use, but counted as %llu",
-                    (unsigned long long)used, (unsigned long long)s->used);
-    return 0;
+                    (unsigned long long)used, (unsigned long long)k->pool->space.used);
+}
+
+/* ---- Passes ---- */
+
+static void one_pass(struct checking *k)
+{
+    const struct pool *pool = k->pool;
+
+    k->where = "the catalogue";
+    check_tree(k, pool->root.catalog, TREE_CATALOG, pool->root.catalog_levels, 0);
+    k->where = "the free maps";
+    check_tree(k, pool->root.spacemap, TREE_SPACE, pool->root.spacemap_levels, 0);
+    k->where = "the table of shared blocks";
+    check_tree(k, pool->forwards.root, TREE_FORWARD, MAX(pool->forwards.levels, 1), 0);
+    for (enum pass pass = LIVE; pass < PASSES; pass++)
+        check_disks(k, pass);
+    check_forwards(k);
+    compare_maps(k);
+}
+
+/* How many blocks a pass is about. */
+static uint64_t choose_window(const struct pool *pool, uint64_t memory)
+{
+    uint64_t blocks = pool->space.blocks, cost = sizeof(uint32_t) + check_forwards_cost(pool);
+    uint64_t visited = blocks / 8;
+
+    if (!memory || memory / cost >= blocks)
+        return blocks;
+    return MIN(MAX(memory - MIN(memory, visited), memory / 4) / cost + 1, blocks);
+}
+
+static void all_passes(struct checking *k, uint64_t window)
+{
+    uint64_t blocks = k->pool->space.blocks;
+
+    for (k->first = 0; k->first < blocks && !k->ended; k->first = k->end) {
+        k->end = MIN(k->first + window, blocks);
+        memset(k->prints, 0, window * sizeof(*k->prints));
+        if (k->visited)
+            memset(k->visited, 0, (blocks + 63) / 64 * sizeof(*k->visited));
+        check_forwards_begin(k->forwards, window);
+        one_pass(k);
+    }
+    compare_charges(k);
+    check_forwards_end(k);
+    compare_used(k);
 }
 
 int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err)
 {
     struct checking k = {.pool = pool, .c = check};
+    uint64_t window = choose_window(pool, check->memory);
     int ret = 0;
 
     if (!pool->o.read_only) /* so that all is on the store, and no pointer waits for its checksum */
         ret = pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;
-    k.prints = calloc(pool->space.blocks, sizeof(*k.prints));
-    if (!k.prints)
+    k.prints = calloc(window, sizeof(*k.prints));
+    if (window < pool->space.blocks)
+        k.visited = calloc((pool->space.blocks + 63) / 64, sizeof(*k.visited));
+    if (!k.prints || (window < pool->space.blocks && !k.visited)) {
+        free(k.prints);
         return dt_fail(err, -ENOMEM, "a check of %s needs %llu bytes of memory", pool->store->name,
-                       (unsigned long long)(pool->space.blocks * sizeof(*k.prints)));
+                       (unsigned long long)(window * sizeof(*k.prints) + pool->space.blocks / 8));
+    }
     k.charges = xcalloc(pool->catalog.slots + 1ull, sizeof(*k.charges));
-    k.buffer = xaligned(PX_BLOCK, PX_BLOCK);
-    k.forwards = check_forwards_new(pool);
-    k.where = "the catalogue";
-    check_tree(&k, pool->root.catalog, TREE_CATALOG, pool->root.catalog_levels, 0);
-    k.where = "the free maps";
-    check_tree(&k, pool->root.spacemap, TREE_SPACE, pool->root.spacemap_levels, 0);
-    k.where = "the table of shared blocks";
-    check_tree(&k, pool->forwards.root, TREE_FORWARD, MAX(pool->forwards.levels, 1), 0);
-    for (enum pass pass = LIVE; pass < PASSES; pass++)
-        check_disks(&k, pass);
-    compare_charges(&k);
-    check_forwards(&k);
-    ret = compare_maps(&k);
+    k.run.buffer = xaligned(PX_BLOCK, (size_t)CHECK_RUN * PX_BLOCK);
+    k.forwards = check_forwards_new(pool, window);
+    all_passes(&k, window);
+    if (!k.ended && check->holds)
+        k.ended = !check->holds(check->arg);
     check_forwards_free(k.forwards);
     free(k.prints);
+    free(k.visited);
     free(k.charges);
-    free(k.buffer);
-    return ret < 0 ? dt_fail(err, ret, "%s: its free maps cannot be read", pool->store->name) : 0;
+    free(k.run.buffer);
+    return k.ended ? dt_fail(err, -ESTALE, "%s is not held any more", pool->store->name) : 0;
 }

@@ -198,6 +198,7 @@ static int release(struct pool *pool, unsigned *budget)
         return 1;
     catalog_durable(pool);
     c->state = CKPT_IDLE;
+    pin_durable(pool);
     io_resume(pool);
     pool_kick(pool);
     return 0;
@@ -236,6 +237,7 @@ static int put_root(struct pool *pool)
     pool->root.seq = root->seq;
     ret = pool->store->put(pool->store, root, at, 1);
     ret = ret ?: pool->store->put(pool->store, root, at + 1, 1);
+    pin_written(pool, root);
     pool->ckpt.state = CKPT_ROOT;
     return ret;
 }
@@ -301,7 +303,8 @@ static bool is_time(const struct pool *pool)
 {
     const struct journal *j = &pool->journal;
 
-    if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > dirty_limit(pool))
+    if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > dirty_limit(pool) ||
+        pool->space.pin == PIN_WANTED)
         return true;
     return pool->changes && dt_clock_ns() - pool->ckpt.begun > INTERVAL_NS;
 }

@@ -110,18 +110,22 @@ bool node_sweep(struct pool *pool, unsigned budget);
  * yet.
  * @dirty:   @map differs from what the last root has. @page: where the root being made will have it.
  * @stale:   words of blocks that are free, and have space in the file (punch.c). @young: of those, lately.
+ * @born:    mapped since the pinned root was begun, so not reached by it. @held: free, but for that root.
  */
 struct group {
     uint64_t index;
-    uint64_t *map, *busy, *freed, *freeing;
+    uint64_t *map, *busy, *freed, *freeing, *born, *held;
     struct node *page;
-    bool dirty, has_freed, has_freeing;
+    bool dirty, has_freed, has_freeing, has_held;
     struct list todo, release; /* in struct space */
     uint64_t stale[PX_GROUP_WORDS / 64], young[PX_GROUP_WORDS / 64];
     unsigned stale_n;
     uint64_t stale_since;
     struct list warm;
 };
+
+/** enum pin_state - of a pin: the next root that is begun; the one that is being made; a durable one. */
+enum pin_state { PIN_NONE, PIN_WANTED, PIN_BEGUN, PIN_HOLDS };
 
 /**
  * struct space
@@ -137,6 +141,8 @@ struct space {
     uint64_t data_at, node_at;   /* where to look next */
     uint64_t reserve, promised;  /* for metadata; for writes under way */
     uint64_t first;              /* block that may be given out at all */
+    enum pin_state pin;
+    uint64_t held; /* for the pin */
     struct list dirty, paged, release;
     bool frozen;
     struct list warm;
@@ -160,7 +166,10 @@ int space_free(struct pool *pool, uint64_t addr);
 /** space_reserve_exact() - recovery: this block holds data of a write that will be replayed.
  * -EBADMSG: it is in use. */
 int space_reserve_exact(struct pool *pool, uint64_t addr);
-bool space_is_used(struct pool *pool, uint64_t addr, int *error);
+/** space_map() - the map of a group into @bits, of a block's size. */
+int space_map(struct pool *pool, uint64_t index, uint64_t *bits);
+/** space_unpin() - what is held may be given out. */
+void space_unpin(struct pool *pool);
 /** space_prepare() - have pages for the maps of up to *@budget changed groups. 1: there are more. */
 int space_prepare(struct pool *pool, unsigned *budget);
 /** space_freeze() - the rest; the root being made has the maps as they are now. */
@@ -448,6 +457,16 @@ int reclaim_step(struct pool *pool, uint64_t budget);
 /** reclaim_find() - after opening: the one that was being given back. */
 void reclaim_find(struct pool *pool);
 
+/* ---- Pins (pin.c) ---- */
+
+/** pin_written() - @root is as it will be on the store. pin_durable(): and it is there. */
+void pin_written(struct pool *pool, const struct px_root *root);
+void pin_durable(struct pool *pool);
+/** pin_yield() - give up the pin if space waits for it. False: none does. */
+bool pin_yield(struct pool *pool);
+/** pin_turn() - give it up where it must be. */
+void pin_turn(struct pool *pool);
+
 /* ---- The pool ---- */
 
 struct request_list {
@@ -532,6 +551,7 @@ struct pool {
     struct catalog catalog;
     struct forwards forwards;
     struct janitor *janitor;       /* or NULL: it did nothing yet */
+    struct pool_pin *pin;          /* or NULL */
     struct data_cache *data_cache; /* or NULL */
     struct list data_caches;       /* and those that something began with */
     struct pool_cache_counters cached;

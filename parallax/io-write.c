@@ -18,6 +18,11 @@ static uint32_t journal_for(const struct op *op)
     return op->count * (uint32_t)(sizeof(struct px_write) + 8 + past_journal(op->disk->record));
 }
 
+static bool has_space(const struct pool *pool, uint64_t blocks)
+{
+    return pool->space.free >= pool->space.promised + blocks;
+}
+
 bool op_promise(struct op *op, bool data)
 {
     struct pool *pool = op->disk->pool;
@@ -25,8 +30,10 @@ bool op_promise(struct op *op, bool data)
     /* What is given back may be forwarded, and then costs nodes, too. */
     uint64_t reserve = data ? pool->space.reserve : pool->forwards.nodes;
 
-    if (pool->space.free < reserve + pool->space.promised + blocks ||
-        !journal_has_room(pool, bytes, JOURNAL_SPARE))
+    if (!has_space(pool, reserve + blocks) &&
+        !(pin_yield(pool) && has_space(pool, reserve + blocks)))
+        return false;
+    if (!journal_has_room(pool, bytes, JOURNAL_SPARE))
         return false;
     op->promised = blocks;
     op->journal_promised = bytes;

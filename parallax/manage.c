@@ -142,6 +142,13 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
     return ret ?: change_commit(pool, c, n, err);
 }
 
+/* Records of new disks need blocks of the catalogue when the next root is made. */
+static bool has_space(const struct pool *pool, uint64_t disks)
+{
+    return pool->space.free >=
+           pool->space.reserve + pool->space.promised + disks / PX_RECORDS * 17 / 16;
+}
+
 int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t count,
                bool numbered, uint64_t first, struct dt_error *err)
 {
@@ -152,9 +159,7 @@ int pool_clone(struct pool *pool, uint32_t snapshot, const char *name, uint64_t 
     c.count = count;
     c.size = numbered ? first + 1 : 0;
     c.slot2 = catalog_free_run(pool, count);
-    /* Its records need blocks of the catalogue when the next root is made. */
-    if (pool->space.free <
-        pool->space.reserve + pool->space.promised + count / PX_RECORDS * 17 / 16)
+    if (!has_space(pool, count) && !(pin_yield(pool) && has_space(pool, count)))
         return dt_fail(err, -ENOSPC, "%s has no space for the records of %llu disks",
                        pool->store->name, (unsigned long long)count);
     ret = set_name(&c, name, err);
@@ -283,12 +288,22 @@ int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *
     return ret ?: change_commit(pool, &c, 1, err);
 }
 
+static bool comes_before(const struct pool *pool, uint32_t parent, uint32_t child)
+{
+    do
+        child = pool_snapshot_before(pool, child);
+    while (child != NO_SLOT && child != parent);
+    return child != NO_SLOT;
+}
+
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
 {
     uint32_t slot;
     int ret = 0;
 
-    /* Both are looked at first: all or nothing. */
+    if (!comes_before(pool, parent, child))
+        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
+    /* All are looked at first: all or nothing. */
     for (slot = pool_snapshot_before(pool, child); slot != NO_SLOT && ret == 0;
          slot = pool_snapshot_before(pool, slot)) {
         struct px_change c = {.head.slot = slot, .op = PX_DELETE};
@@ -298,10 +313,6 @@ int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_
         if (slot == parent)
             break;
     }
-    if (ret < 0)
-        return ret;
-    if (slot == NO_SLOT)
-        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
     while (ret == 0 && (slot = pool_snapshot_before(pool, child)) != NO_SLOT) {
         ret = pool_delete_snapshot(pool, slot, err);
         if (slot == parent)

@@ -266,15 +266,27 @@ static bool features_possible(const struct px_root *root)
            root->share_rate <= SHARE_MOST_RATE;
 }
 
-static int read_root(struct pool *pool, struct dt_error *err)
+/* The newest one, or the one that is wanted, which may not be on the store any more. */
+static void find_root(struct pool *pool)
 {
     _cleanup_free_ struct px_root *root = xaligned(PX_BLOCK, PX_BLOCK);
-    const struct px_root *best = &pool->root;
 
+    if (pool->o.root) {
+        if (root_valid(pool, pool->o.root))
+            pool->root = *pool->o.root;
+        return;
+    }
     for (uint64_t i = 0; i < 2 * PX_ROOT_SLOTS; i++)
         if (pool->store->get(pool->store, root, PX_ROOT_AT + i, 1) == 0 && root_valid(pool, root) &&
-            root->seq > best->seq)
+            root->seq > pool->root.seq)
             pool->root = *root;
+}
+
+static int read_root(struct pool *pool, struct dt_error *err)
+{
+    const struct px_root *best = &pool->root;
+
+    find_root(pool);
     if (best->seq == 0)
         return dt_fail(err, -EBADMSG, "%s is damaged: it has no valid root", pool->store->name);
     if (best->version == 0 || best->version > PX_ROOT_VERSION)
@@ -317,6 +329,7 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
     struct pool *pool = make(store, o);
     int ret = read_label(pool, err);
 
+    CHECK(o->read_only || !o->root);
     ret = ret ?: read_root(pool, err);
     if (ret == 0) {
         space_init(pool, pool->root.blocks, pool->root.used);
@@ -324,7 +337,8 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
         journal_init(pool, pool->root.generation, pool->root.journal_seq);
         ret = catalog_load(pool, err);
     }
-    ret = ret ?: recover(pool, err);
+    if (ret == 0 && !o->root)
+        ret = recover(pool, err);
     if (ret == 0 && !o->read_only) {
         uint64_t flushed = pool->journal.seq;
 
@@ -402,6 +416,7 @@ bool pool_turn(struct pool *pool)
     pool->kicked = false;
     io_turn(pool);
     quota_turn(pool);
+    pin_turn(pool);
     if (pool->reclaim_maybe && !pool->failed && !pool->o.read_only)
         pool->reclaim_maybe = reclaim_step(pool, RECLAIM_NODES) > 0;
     if (pool->over && !pool->reclaim_maybe)
@@ -450,7 +465,8 @@ int pool_grow(struct pool *pool, struct dt_error *err)
     int ret;
 
     if (pool->store->blocks <= pool->space.blocks)
-        return dt_fail(err, -EINVAL, "%s has not grown", pool->store->name);
+        return dt_fail(err, -EINVAL, "%s has not grown: it has %llu MiB as it had",
+                       pool->store->name, (unsigned long long)(pool->space.blocks >> 8));
     ret = pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;

@@ -35,9 +35,12 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * @dirty: a root is begun when so many nodes have changed; 0 = 16384. @slice: of these, how many are written in a turn;
  * 0 = as many as take about 100 us. For tests.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
+ * @root: with @read_only: the pool as this root reaches it, which somebody has pinned, and no journal is looked at.
+ * NULL: as it is now.
  */
 struct pool_options {
     bool read_only;
+    const struct px_root *root;
     void (*kick)(void *arg);
     void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     uint64_t (*clock)(void *arg);
@@ -136,6 +139,30 @@ struct pool_data_cache {
     struct pool_cache_counters counters;
 };
 void pool_data_cache(const struct pool *pool, struct pool_data_cache *cache);
+/* ---- Pins: what a root reaches stays as it is, for a reader beside ---- */
+
+/**
+ * struct pool_pin - a root that somebody reads; embed it. The pool has one at most.
+ * @owner: for people; stays in place.
+ * @held:  @root is durable, and from now on nothing that it reaches is written over. @root is there until this returns.
+ * @lost:  that ends, because of @why: before anything is written. The pool has forgotten the pin.
+ * Both are called from within the pool, which may not be called from there.
+ */
+struct pool_pin {
+    const char *owner;
+    void (*held)(struct pool_pin *pin, const struct px_root *root);
+    void (*lost)(struct pool_pin *pin, const char *why);
+    uint64_t since; /* ns since 1970: set by pool_pin() */
+    struct px_root root;
+};
+/** pool_pin() - pin the next root, which is made soon. -EBUSY: there is a pin, and whose. */
+int pool_pin(struct pool *pool, struct pool_pin *pin, struct dt_error *err);
+/** pool_unpin() - end it, if it did not end by itself. */
+void pool_unpin(struct pool *pool, struct pool_pin *pin);
+/** pool_pinned() - the pin, or NULL. @held: blocks that are free but for it. */
+const struct pool_pin *pool_pinned(const struct pool *pool, uint64_t *held);
+/** pool_root() - the durable one, of a pool that was just opened. */
+const struct px_root *pool_root(const struct pool *pool);
 
 /* ---- Sharing: equal blocks are stored once ---- */
 
@@ -301,17 +328,21 @@ int pool_diff_at(struct pool *pool, uint32_t older, uint64_t older_number, uint3
 
 /**
  * struct pool_check - what a check found.
- * @say: called with each finding; all are also counted.
+ * @say:    called with each finding; all are also counted.
+ * @holds:  is what was read until now still what it was? Asked before each finding and now and then; NULL: always.
+ * @memory: of what is noted of blocks, about; 0: any. With less than all need, maps are read several times.
  */
 struct pool_check {
     void (*say)(void *arg, const char *text);
     void (*progress)(void *arg, uint64_t done, uint64_t total);
+    bool (*holds)(void *arg);
     void *arg;
     bool data; /* read all data and compare it with its checksums */
+    uint64_t memory;
     uint64_t nodes, blocks, damaged, leaked, unmarked, doubly, mischarged, miscounted;
 };
 /** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
- * found. */
+ * found. -ESTALE: @holds has ended it. */
 int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err);
 
 /* ---- Disks ---- */

@@ -60,8 +60,8 @@ static void say_reached(struct disk *disk)
         return;
     disk->over_told = r->policy != PX_FAIL;
     pool_say_of(disk->pool, disk->slot, "quota",
-                "%s has reached its quota of %llu MiB: %s (delete snapshots, or cvd quota)",
-                r->name, (unsigned long long)(r->quota >> (20 - PX_BLOCK_SHIFT)), then[r->policy]);
+                "%s has reached its quota of %llu KiB: %s (delete snapshots, or cvd quota)",
+                r->name, (unsigned long long)(r->quota << (PX_BLOCK_SHIFT - 10)), then[r->policy]);
 }
 
 void quota_refuse(struct op *op)

@@ -307,11 +307,30 @@ int pool_receive_begin(struct pool *pool, const char *disk, const struct pool_re
     return change_commit(pool, &c, 1, err);
 }
 
+/* Until it is adopted it is charged to nobody. @to: the disk, or NO_SLOT where that is a new one, which has no quota. */
+static int within_quota(const struct pool *pool, uint32_t to, uint32_t slot, struct dt_error *err)
+{
+    const struct px_record *disk = pool_record(pool, to), *r = pool_record(pool, slot);
+    uint64_t blocks = disk && r ? disk->charged + r->charged : 0;
+
+    if (!disk || !disk->quota || blocks <= disk->quota)
+        return 0;
+    return dt_fail(err, -EDQUOT,
+                   "'%s' would exceed its quota of %llu KiB by %llu KiB: raise it, or delete "
+                   "snapshots, and go on with --resume",
+                   disk->name, (unsigned long long)disk->quota << 2,
+                   (unsigned long long)(blocks - disk->quota) << 2);
+}
+
 int pool_receive_progress(struct pool *pool, const char *disk, uint64_t position,
                           struct dt_error *err)
 {
     struct px_change c;
+    int ret =
+        within_quota(pool, catalog_disk(pool, disk, strlen(disk)), find_staged(pool, disk), err);
 
+    if (ret < 0)
+        return ret;
     change_begin(&c, PX_PROGRESS, find_staged(pool, disk));
     c.size = position;
     return change_commit(pool, &c, 1, err);
@@ -337,7 +356,9 @@ int pool_receive_end(struct pool *pool, const char *disk, const struct pool_rece
     if (ret == 0 && pool_mounted(pool, slot)) /* by whoever wrote it, whose session is ending */
         ret = dt_fail(err, -EAGAIN, "%s%c is still in use", disk, MARK);
     if (ret == 0 && target != NO_SLOT)
-        ret = change_not_mounted(pool, target, err) ?: settle_line(pool, target, base, err);
+        ret = within_quota(pool, target, slot, err)
+                  ?: change_not_mounted(pool, target, err)
+                  ?: settle_line(pool, target, base, err);
     if (ret < 0)
         return ret;
     change_begin(&c[0], PX_ADOPT, slot);

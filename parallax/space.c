@@ -15,6 +15,9 @@
  *
  * Data and nodes are given out from two places that move on through the pool, so that each stays
  * together.
+ *
+ * While a root is pinned (pin.c), what it reaches stays busy when later roots drop it, as *held*. What it
+ * reaches is all that was mapped when it was begun; so only what was mapped since, *born*, has to be told apart.
  */
 #include "parallax/internal.h"
 
@@ -67,6 +70,8 @@ static void free_group(struct group *g)
     free(g->busy);
     free(g->freed);
     free(g->freeing);
+    free(g->born);
+    free(g->held);
     free(g);
 }
 
@@ -89,12 +94,42 @@ static void mark_end(const struct space *s, uint64_t index, uint64_t *bits)
         set_bit(bits, i);
 }
 
-static int group_get(struct pool *pool, uint64_t index, struct group **group)
+static int read_map(struct pool *pool, uint64_t index, uint64_t *bits)
 {
     struct space *s = &pool->space;
     struct tree tree = pool_space_tree(pool);
     struct px_ptr ptr;
     struct node *page;
+    int ret = tree_lookup(pool, &tree, index, 1, &ptr);
+
+    if (ret == 0 && !ptr_hole(ptr))
+        ret = node_get(pool, ptr, TREE_SPACE, 0, &page);
+    if (ret < 0)
+        return ret;
+    if (!ptr_hole(ptr))
+        memcpy(bits, page->bytes, BITS_BYTES);
+    else
+        memset(bits, 0, BITS_BYTES);
+    mark_end(s, index, bits);
+    if (index == 0)
+        for (uint64_t i = 0; i < s->first; i++)
+            set_bit(bits, i);
+    return 0;
+}
+
+int space_map(struct pool *pool, uint64_t index, uint64_t *bits)
+{
+    const struct group *g = pool->space.groups[index];
+
+    if (!g)
+        return read_map(pool, index, bits);
+    memcpy(bits, g->map, BITS_BYTES);
+    return 0;
+}
+
+static int group_get(struct pool *pool, uint64_t index, struct group **group)
+{
+    struct space *s = &pool->space;
     struct group *g;
     int ret;
 
@@ -103,11 +138,6 @@ static int group_get(struct pool *pool, uint64_t index, struct group **group)
         *group = s->groups[index];
         return 0;
     }
-    ret = tree_lookup(pool, &tree, index, 1, &ptr);
-    if (ret == 0 && !ptr_hole(ptr))
-        ret = node_get(pool, ptr, TREE_SPACE, 0, &page);
-    if (ret < 0)
-        return ret;
     g = xcalloc(1, sizeof(*g));
     g->index = index;
     list_init(&g->todo);
@@ -115,12 +145,11 @@ static int group_get(struct pool *pool, uint64_t index, struct group **group)
     list_init(&g->warm);
     g->map = xcalloc(1, BITS_BYTES);
     g->busy = xcalloc(1, BITS_BYTES);
-    if (!ptr_hole(ptr))
-        memcpy(g->map, page->bytes, BITS_BYTES);
-    mark_end(s, index, g->map);
-    if (index == 0)
-        for (uint64_t i = 0; i < s->first; i++)
-            set_bit(g->map, i);
+    ret = read_map(pool, index, g->map);
+    if (ret < 0) {
+        free_group(g);
+        return ret;
+    }
     memcpy(g->busy, g->map, BITS_BYTES);
     s->groups[index] = *group = g;
     return 0;
@@ -188,6 +217,13 @@ int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
     return -ENOSPC;
 }
 
+static void mark_born(struct group *g, uint64_t i)
+{
+    if (!g->born)
+        g->born = xcalloc(1, BITS_BYTES);
+    set_bit(g->born, i);
+}
+
 /* The page of a root being made gets the map as it was when that was begun; what was freed before is dropped by that
  * root. */
 static void capture(struct space *s, struct group *g)
@@ -230,6 +266,8 @@ int space_use(struct pool *pool, uint64_t addr, unsigned count)
         CHECK(bit(g->busy, i) && !bit(g->map, i));
         touch(&pool->space, g);
         set_bit(g->map, i);
+        if (unlikely(pool->space.pin >= PIN_BEGUN))
+            mark_born(g, i);
         pool->space.used++;
     }
     return 0;
@@ -294,14 +332,6 @@ int space_reserve_exact(struct pool *pool, uint64_t addr)
     return 0;
 }
 
-bool space_is_used(struct pool *pool, uint64_t addr, int *error)
-{
-    struct group *g;
-
-    *error = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
-    return *error == 0 && bit(g->map, addr & (PX_GROUP_BLOCKS - 1));
-}
-
 /* ---- Roots ---- */
 
 /*
@@ -335,6 +365,8 @@ int space_freeze(struct pool *pool)
     int ret = space_prepare(pool, &all);
 
     pool->space.frozen = ret == 0;
+    if (ret == 0 && pool->space.pin == PIN_WANTED)
+        pool->space.pin = PIN_BEGUN; /* what is mapped now is what this root reaches */
     return ret;
 }
 
@@ -352,23 +384,49 @@ bool space_capture(struct pool *pool, unsigned *budget)
     return false;
 }
 
-/* Space of whole words that are free now is worth punching: a file system has about the same work for any length. */
-static void release(struct space *s, struct group *g)
+/* These may be given out. Space of whole words that are free now is worth punching: a file system has about the same
+ * work for any length. */
+static uint64_t give_back(struct space *s, struct group *g, uint64_t *bits)
 {
+    uint64_t all = 0;
+
     for (unsigned word = 0; word < PX_GROUP_WORDS; word++) {
-        uint64_t n = (uint64_t)__builtin_popcountll(g->freeing[word]);
+        uint64_t n = (uint64_t)__builtin_popcountll(bits[word]);
 
         if (n == 0)
             continue;
-        g->busy[word] &= ~g->freeing[word];
-        g->freeing[word] = 0;
-        s->free += n;
-        s->pending -= n;
+        g->busy[word] &= ~bits[word];
+        bits[word] = 0;
+        all += n;
         if (g->busy[word] == 0)
             punch_freed(s, g, word);
     }
+    s->free += all;
+    return all;
+}
+
+static void release(struct space *s, struct group *g)
+{
+    s->pending -= give_back(s, g, g->freeing);
     g->has_freeing = false;
     list_del(&g->release);
+}
+
+/* Of what a root dropped, the pinned one reaches all that is not younger: that is not free yet. */
+static void hold(struct space *s, struct group *g)
+{
+    if (!g->held)
+        g->held = xcalloc(1, BITS_BYTES);
+    for (unsigned word = 0; word < PX_GROUP_WORDS; word++) {
+        uint64_t keep = g->freeing[word] & ~(g->born ? g->born[word] : 0);
+        uint64_t n = (uint64_t)__builtin_popcountll(keep);
+
+        g->freeing[word] &= ~keep;
+        g->held[word] |= keep;
+        g->has_held |= n > 0;
+        s->held += n;
+        s->pending -= n;
+    }
 }
 
 bool space_durable(struct pool *pool, unsigned *budget)
@@ -376,12 +434,37 @@ bool space_durable(struct pool *pool, unsigned *budget)
     struct space *s = &pool->space;
 
     while (!list_empty(&s->release)) {
+        struct group *g = list_entry(s->release.next, struct group, release);
+
         if (*budget == 0)
             return true;
         --*budget;
-        release(s, list_entry(s->release.next, struct group, release));
+        if (s->pin == PIN_HOLDS)
+            hold(s, g);
+        release(s, g);
     }
+    if (s->pin == PIN_BEGUN)
+        s->pin = PIN_HOLDS;
     return false;
+}
+
+/* The durable root dropped all that is held, and so did the journal. */
+void space_unpin(struct pool *pool)
+{
+    struct space *s = &pool->space;
+
+    s->pin = PIN_NONE;
+    for (uint64_t i = 0; i < s->n; i++) {
+        struct group *g = s->groups[i];
+
+        if (!g)
+            continue;
+        if (g->has_held)
+            s->held -= give_back(s, g, g->held);
+        g->has_held = false;
+        free(TAKE_PTR(g->held));
+        free(TAKE_PTR(g->born));
+    }
 }
 
 int space_grow(struct pool *pool, uint64_t blocks)

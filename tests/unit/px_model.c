@@ -387,6 +387,7 @@ void rig_reopen(struct rig *rig, bool crash)
         model_settle(rig);
         CHECK(pool_close(rig->pool, &err) == 0);
     }
+    rig->pinned = RIG_FREE; /* a pin lasts no longer than the process */
     if (pool_open(&rig->pool, &rig->store->s, &open, &err) < 0) {
         log_error("%s", err.text);
         CHECK(!"a pool opens again");

@@ -284,6 +284,45 @@ void rig_share(struct rig *rig)
     CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
 }
 
+/* ---- Pins ---- */
+
+static void pin_held(struct pool_pin *pin, const struct px_root *root)
+{
+    struct rig *rig = container_of(pin, struct rig, pin);
+
+    CHECK(rig->pinned == RIG_PINNING);
+    rig->pinned = RIG_PINNED;
+}
+
+static void pin_lost(struct pool_pin *pin, const char *why)
+{
+    struct rig *rig = container_of(pin, struct rig, pin);
+
+    CHECK(rig->pinned != RIG_FREE);
+    rig->pinned = RIG_FREE;
+    rig->pins_lost++;
+}
+
+/* Whatever was done since it was pinned, a root is as it was; for some steps. */
+static void op_pin(struct rig *rig)
+{
+    struct dt_error err;
+
+    if (rig->pinned == RIG_FREE) {
+        rig->pin = (struct pool_pin){.owner = "a check", .held = pin_held, .lost = pin_lost};
+        CHECK(pool_pin(rig->pool, &rig->pin, &err) == 0);
+        rig->pinned = RIG_PINNING;
+        rig->pins++;
+    } else if (rig->pinned == RIG_PINNED) {
+        rig_check_root(rig->store, &rig->pin.root);
+        rig->pins_checked++;
+        if (dt_rng_below(&rig->rng, 3) == 0) {
+            pool_unpin(rig->pool, &rig->pin);
+            rig->pinned = RIG_FREE;
+        }
+    }
+}
+
 /* ---- Receiving ---- */
 
 static void what_arrives(struct rig *rig, struct pool_received *what, unsigned base, char *name)
@@ -414,6 +453,9 @@ void rig_step(struct rig *rig)
         op_reads(rig);
     } else if (what == 23) {
         op_cache(rig);
+    } else if (what == 24 || what == 25) {
+        op_pin(rig);
+        model_turn(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         model_settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);

@@ -189,6 +189,33 @@ void rig_store_free(struct rig_store *r)
     free(r);
 }
 
+/* ---- A reader beside ---- */
+
+static void print(void *arg, const char *text)
+{
+    log_error("check of a pinned root: %s", text);
+}
+
+void rig_check_root(const struct rig_store *r, const struct px_root *root)
+{
+    struct rig_store view = {.bytes = r->bytes};
+    struct pool_options o = {.read_only = true, .root = root, .cache = 64 * 4200};
+    struct pool_check check = {.say = print, .data = true, .memory = 512};
+    struct dt_error err = {""};
+    struct pool *pool;
+
+    view.s =
+        (struct store){.blocks = r->s.blocks, .name = "view", .get = rig_get, .close = rig_close};
+    if (pool_open(&pool, &view.s, &o, &err) < 0) {
+        log_error("%s", err.text);
+        CHECK(!"a pinned root opens");
+    }
+    CHECK(pool_check(pool, &check, &err) == 0);
+    CHECK(check.damaged == 0 && check.leaked == 0 && check.unmarked == 0 && check.doubly == 0 &&
+          check.mischarged == 0 && check.miscounted == 0);
+    pool_abandon(pool);
+}
+
 /* ---- Crashes ---- */
 
 static void land(struct rig_store *into, const struct rig_write *w, struct dt_rng *rng, bool torn)

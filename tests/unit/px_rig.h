@@ -49,6 +49,9 @@ void rig_log_clear(struct rig_store *r);
 /** rig_turn() - let one I/O land, chosen by chance. False: none was under way. */
 bool rig_turn(struct rig_store *r);
 
+/** rig_check_root() - what is on the store now, as @root reaches it: a check must find nothing. */
+void rig_check_root(const struct rig_store *r, const struct px_root *root);
+
 /** enum rig_crash - the process is killed, or the power fails. */
 enum rig_crash { RIG_KILL, RIG_POWER };
 /** rig_crash() - @into gets what a crash before entry @at of @from's log leaves of @base. */
@@ -95,7 +98,10 @@ struct rig {
     bool over; /* something waits for a quota */
     bool shares;
     uint64_t lifted, dropped, histories;
-    uint64_t now;            /* the pool's clock: each step takes a second */
+    uint64_t now; /* the pool's clock: each step takes a second */
+    struct pool_pin pin;
+    enum { RIG_FREE, RIG_PINNING, RIG_PINNED } pinned;
+    uint64_t pins, pins_lost, pins_checked;
     struct durable *waiting; /* for what they did to be durable */
     struct dt_rng rng;
 };

@@ -32,7 +32,7 @@ struct crash {
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
-    uint64_t replayed, deep, merged, shared;
+    uint64_t replayed, deep, merged, shared, pins_checked;
 };
 
 static void refuse(const struct crash *c, const char *why)
@@ -155,6 +155,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     assert_int_equal(rig.errors, 0);
     for (uint64_t i = 0; i < states; i++)
         one_state(c);
+    c->pins_checked += rig.pins_checked;
     rig_free(&rig);
 }
 
@@ -177,6 +178,7 @@ static void every_crash_leaves_a_pool(void **state)
     /* Else the states were none worth trying. */
     assert_true(c.replayed > n / 4 && c.deep > n / 10);
     assert_true(c.shared > n / 8 && c.merged > n / 8);
+    assert_true(c.pins_checked > n / STATES);
     rig_store_free(c.into);
     free(c.base);
     free(c.before);

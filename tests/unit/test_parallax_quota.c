@@ -2,6 +2,8 @@
 /* test_parallax_quota.c - what disks are charged for, and what happens when they reach their quota. */
 #include "px_use.h"
 
+#include "parallax/receive.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 
@@ -140,6 +142,41 @@ static void no_more_than_the_quota(void **state)
     px_end(&u);
 }
 
+/* What is received counts, before it is the disk's; and nothing is lost by a refusal. */
+static void receiving(void **state)
+{
+    struct pool_received what = {
+        .size = 256 * PX_BLOCK, .sector = 512, .snapshot = {7}, .name = "r", .base_name = "s"};
+    struct dt_error err = {""};
+    struct disk *disk, *staged;
+    struct px_use u;
+    uint64_t at;
+
+    px_begin(&u, 4096);
+    disk = px_create(&u, "vm", 256);
+    assert_int_equal(px_do(&u, disk, DISK_WRITE, 0, 40), 0);
+    px_snapshot(&u, "vm", "s");
+    disk_close(disk);
+    set_quota(&u, "vm", 70, PX_DROP_OLDEST);
+    memcpy(what.base, pool_record(u.pool, px_slot(&u, "vm@s"))->uuid, sizeof(what.base));
+    assert_int_equal(pool_receive_begin(u.pool, "vm", &what, false, &at, &err), 0);
+    staged = px_open(&u, "vm~");
+    assert_int_equal(px_do(&u, staged, DISK_WRITE, 0, 30), 0);
+    assert_int_equal(pool_receive_progress(u.pool, "vm", 30ul * PX_BLOCK, &err), 0);
+    assert_int_equal(px_do(&u, staged, DISK_WRITE, 30, 1), 0);
+    assert_int_equal(pool_receive_progress(u.pool, "vm", 31ul * PX_BLOCK, &err), -EDQUOT);
+    assert_non_null(strstr(err.text, "by 4 KiB"));
+    disk_close(staged);
+    assert_int_equal(pool_receive_end(u.pool, "vm", &what, &err), -EDQUOT);
+    set_quota(&u, "vm", 71, PX_DROP_OLDEST);
+    assert_int_equal(pool_receive_begin(u.pool, "vm", &what, true, &at, &err), 0);
+    assert_int_equal(at, 30 * PX_BLOCK);
+    assert_int_equal(pool_receive_end(u.pool, "vm", &what, &err), 0);
+    assert_int_equal(px_charged(&u, "vm"), 71);
+    rig_check(u.pool);
+    px_end(&u);
+}
+
 static void fail_at_once(void **state)
 {
     struct disk *disk;
@@ -233,6 +270,7 @@ int main(void)
         cmocka_unit_test(what_a_disk_wrote_is_charged),
         cmocka_unit_test(hold),
         cmocka_unit_test(no_more_than_the_quota),
+        cmocka_unit_test(receiving),
         cmocka_unit_test(fail_at_once),
         cmocka_unit_test(drop_oldest),
         cmocka_unit_test(refusals),

@@ -8,7 +8,7 @@ static const char *const create_options[] = {"size", "sector", "json", NULL};
 static const char *const pool_create_options[] = {"size", "journal", "share", "rate", NULL};
 static const char *const share_options[] = {"rate", "now", "json", NULL};
 static const char *const open_options[] = {"background", "cache", "data-cache", "sandbox", NULL};
-static const char *const check_options[] = {"data", "json", NULL};
+static const char *const check_options[] = {"data", "rate", "memory", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
 static const char *const name_options[] = {"name", "json", NULL};
@@ -31,8 +31,9 @@ const struct command cvd_commands[] = {
      cmd_pool_open},
     {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
      no_options, cmd_pool_close},
-    {"pool check", "POOL [--data] [--json]", "read the whole pool; repairs nothing", NEEDS_ALONE,
-     true, false, 1, 1, check_options, cmd_pool_check},
+    {"pool check", "POOL [--data] [--rate SIZE] [--memory SIZE] [--json]",
+     "read the whole pool, while it is in use or not; repairs nothing", NEEDS_NOTHING, true, false,
+     1, 1, check_options, cmd_pool_check},
     {"pool info", "POOL [--json]", "space, and how much of everything there is", NEEDS_LOOK, true,
      false, 1, 1, json_options, cmd_pool_info},
     {"pool grow", "POOL [--size SIZE] [--json]",
@@ -99,11 +100,11 @@ const struct command cvd_commands[] = {
      NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
     {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
      false, false, 1, 1, from_options, cmd_diff, .moments = true},
-    {"history", "POOL/DISK [AGE|off]",
+    {"history", "POOL/DISK [AGE|off] [--json]",
      "keep what a disk was for so long; or tell how far that reaches", NEEDS_CHANGE, false, false,
      1, 2, json_options, cmd_history},
-    {"log", "POOL/DISK [--sector N]", "when and by whom a sector was changed", NEEDS_LOOK, false,
-     false, 1, 1, log_options, cmd_log},
+    {"log", "POOL/DISK [--sector N] [--json]", "when and by whom a sector was changed", NEEDS_LOOK,
+     false, false, 1, 1, log_options, cmd_log},
     {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]",
      "find the first state in which a probe fails", NEEDS_DATA, false, false, 3, 60, json_options,
      cmd_bisect, .moments = true},
@@ -151,7 +152,13 @@ const struct dt_param cvd_option_table[] = {
     {"share", DT_PARAM_ENUM, FIELD(share), .initial = "off", .choices = share_choices,
      .help = "Have equal blocks stored once: see pool share."},
     {"rate", DT_PARAM_SIZE, FIELD(rate), .initial = "0", .max = (uint64_t)1 << 40,
-     .help = "What the search for equal blocks may read, bytes per second; 16M unless told."},
+     .help = "What a search for equal blocks (16M unless told) or a check may read, bytes per "
+             "second. A check of a pool that is served takes 64M unless told, others all they can "
+             "get."},
+    {"memory", DT_PARAM_SIZE, FIELD(memory), .initial = "256M", .min = 1 << 20,
+     .max = (uint64_t)1 << 40,
+     .help = "For what a check notes of blocks, 4 bytes for each of 4 KiB: where that is not "
+             "enough for all, maps are read several times."},
     {"now", DT_PARAM_BOOL, FIELD(now),
      .help = "Look for equal blocks until none are left, and return then."},
     {"count", DT_PARAM_UINT, FIELD(count), .initial = "0",

@@ -160,7 +160,10 @@ int main(int argc, char **argv)
     }
     c = command_find(&argv);
     if (!c) {
-        fprintf(stderr, "cvd: no command is named '%.40s' (see cvd --help)\n", argv[0]);
+        bool pool = strcmp(argv[0], "pool") == 0 && argv[1];
+
+        fprintf(stderr, "cvd: no command is named '%.40s%s%.40s' (see cvd --help)\n", argv[0],
+                pool ? " " : "", pool ? argv[1] : "");
         return STATUS_USAGE;
     }
     for (char **a = argv; *a; a++)

@@ -12,7 +12,7 @@ struct cvd_options {
     bool json, data, background, all, zstd, resume, status;
     unsigned sandbox, share;
     bool now;
-    uint64_t rate, size, sector, journal, count, first, cache, data_cache, depth, every;
+    uint64_t rate, memory, size, sector, journal, count, first, cache, data_cache, depth, every;
     const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
 };
 
@@ -21,10 +21,9 @@ struct cvd_options {
  * @NEEDS_LOOK:   reads it, without a lock, whoever has it open.
  * @NEEDS_CHANGE: opens it, or where a process serves it, is carried out there.
  * @NEEDS_DATA:   opens it, or where a process serves it, has that one read and write the disk.
- * @NEEDS_ALONE:  opens it; nobody may serve it.
  * @NEEDS_SERVED: asks the process that serves it, and changes nothing that is stored.
  */
-enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_ALONE, NEEDS_SERVED };
+enum needs { NEEDS_NOTHING, NEEDS_LOOK, NEEDS_CHANGE, NEEDS_DATA, NEEDS_SERVED };
 
 /**
  * struct target - a pool that was opened, and what in it was meant.

@@ -69,7 +69,7 @@ int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **
     /* Where the pool is served, what is not kept any longer comes back in the background. */
     if (ret == 0 && ns == 0 && !t->live)
         ret = pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
-    return ret;
+    return ret == 0 && o->json ? tell_history(t, true, err) : ret;
 }
 
 int history_usage(struct target *t, struct table *table, json_t *list, struct dt_error *err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* pools.c - cvd pool create, info, check, grow. */
+/* pools.c - cvd pool create, info, grow. */
 #include "tools/cvd/cvd.h"
 #include "tools/pool/pool.h"
 
@@ -93,9 +93,39 @@ static void print_cache(const json_t *cache)
            from + told(cache, "misses"), told(cache, "misses"));
 }
 
+/* What is free but for a pin, only the process that serves the pool knows; it may have no time for us. */
+static json_t *ask_pinned(const struct target *t)
+{
+    struct dt_error err;
+    json_t *pin = NULL;
+    int sock = target_served_by(t->path, &err);
+
+    if (sock <= 0)
+        return NULL;
+    if (cvd_ask(sock, json_pack("{ss}", "verb", "pinned"), ANSWER_MS, &pin, &err) < 0)
+        pin = NULL;
+    close(sock);
+    if (json_object_get(pin, "owner"))
+        return pin;
+    json_decref(pin);
+    return NULL;
+}
+
+static void print_pinned(const json_t *pin)
+{
+    const json_t *owner = json_object_get(pin, "owner");
+    char since[64];
+
+    print_time((uint64_t)json_integer_value(json_object_get(pin, "since")), since, sizeof(since));
+    printf("held       %s of what is free, for %s since %s\n",
+           human_bytes((uint64_t)json_integer_value(json_object_get(pin, "held"))),
+           json_string_value(owner), since);
+}
+
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
+    json_t *pin = ask_pinned(t);
     struct pool_share share;
     struct pool_info i;
     char uuid[40];
@@ -107,18 +137,21 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     cache = data_cache_ask(t->path);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI ss sI so*}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI ss sI so* so*}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
             "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
             (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
-            (json_int_t)(share.shared << PX_BLOCK_SHIFT), "data-cache", cache));
+            (json_int_t)(share.shared << PX_BLOCK_SHIFT), "data-cache", cache, "pin", pin));
         return 0;
     }
     printf("uuid       %s\nsize       %s\nused       %s\nfree       %s\n", uuid,
            human_bytes(i.blocks << PX_BLOCK_SHIFT), human_bytes(i.used << PX_BLOCK_SHIFT),
            human_bytes(i.free << PX_BLOCK_SHIFT));
+    if (pin)
+        print_pinned(pin);
+    json_decref(pin);
     printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
     if (share.share || share.shared)
         printf("saved      %s by sharing\n", human_bytes(share.shared << PX_BLOCK_SHIFT));
@@ -128,49 +161,6 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
         print_cache(cache);
     json_decref(cache);
     return 0;
-}
-
-struct findings {
-    bool json;
-    json_t *list;
-    uint64_t n;
-};
-
-static void found(void *arg, const char *text)
-{
-    struct findings *f = arg;
-
-    f->n++;
-    if (f->json)
-        json_array_append_new(f->list, json_string(text));
-    else
-        puts(text);
-}
-
-static void checked(void *arg, uint64_t done, uint64_t total)
-{
-    progress("check", done, total);
-}
-
-int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char **argv,
-                   struct dt_error *err)
-{
-    struct findings f = {.json = o->json, .list = json_array()};
-    struct pool_check c = {.say = found, .progress = checked, .arg = &f, .data = o->data};
-    int ret = pool_check(t->pool, &c, err);
-
-    progress_end();
-    if (ret == 0 && o->json)
-        print_json(json_pack("{sI sI sI sI sI sI sI sI sO}", "nodes", (json_int_t)c.nodes, "blocks",
-                             (json_int_t)c.blocks, "damaged", (json_int_t)c.damaged, "leaked",
-                             (json_int_t)c.leaked, "unmarked", (json_int_t)c.unmarked, "doubly",
-                             (json_int_t)c.doubly, "mischarged", (json_int_t)c.mischarged,
-                             "miscounted", (json_int_t)c.miscounted, "findings", f.list));
-    else if (ret == 0)
-        printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data: %" PRIu64 " findings\n", c.nodes,
-               c.blocks, f.n);
-    json_decref(f.list);
-    return ret < 0 ? ret : f.n ? STATUS_FAULT : 0;
 }
 
 int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char **argv,

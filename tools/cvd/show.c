@@ -131,7 +131,7 @@ int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
         finish_rows(table, list);
         if (!list && r->kind == PX_DISK)
             printf("charged %s of %s\n", human_bytes(r->charged << PX_BLOCK_SHIFT),
-                   r->quota ? human_bytes(r->quota << PX_BLOCK_SHIFT) : "any");
+                   r->quota ? human_bytes(r->quota << PX_BLOCK_SHIFT) : "no quota");
         return 0;
     }
     json_decref(list);

@@ -135,10 +135,7 @@ int target_open(struct target *t, const struct command *c, const char *text, str
         ret = target_served_by(t->path, err);
     if (ret > 0) {
         t->sock = ret;
-        return c->needs == NEEDS_ALONE
-                   ? dt_fail(err, -EBUSY, "%s is being served: 'cvd pool close %s' ends that",
-                             t->path, t->path)
-                   : 0;
+        return 0;
     }
     if (ret == 0 && c->needs == NEEDS_SERVED)
         return dt_fail(err, -ENOENT, "nobody serves %s: 'cvd pool open %s' does", t->path, t->path);

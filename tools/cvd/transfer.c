@@ -12,6 +12,7 @@
 #define DEPTH     16u
 #define ANSWER_MS 10000
 #define WAIT_MS   200
+#define STILL_NS  DT_S(5)
 
 struct slot {
     struct piece piece;
@@ -30,6 +31,7 @@ struct transfer {
     void *arg;
     unsigned busy;
     int error;
+    uint64_t moved; /* when something was done last, ns; 0: it was told that nothing is */
     struct slot slots[DEPTH];
 };
 
@@ -57,6 +59,21 @@ static int status_errno(uint8_t status)
     return status == VIRTIO_BLK_S_OK ? 0 : status == VIRTIO_BLK_S_UNSUPP ? -EOPNOTSUPP : -EIO;
 }
 
+/* The pool's process tells its log alone why it waits. */
+static void say_still(struct transfer *x, bool still)
+{
+    uint64_t now = dt_clock_ns();
+
+    if (!still) {
+        x->moved = now;
+    } else if (x->moved && now - x->moved > STILL_NS) {
+        log_warning("%s/%s: nothing moves: is the pool full, or the disk's quota reached? (cvd "
+                    "pool info, cvd quota)",
+                    x->t->path, x->t->name);
+        x->moved = 0;
+    }
+}
+
 static void wait_remote(struct transfer *x)
 {
     struct vblk_request *done[DEPTH];
@@ -67,6 +84,7 @@ static void wait_remote(struct transfer *x)
         vblk_wait(x->queue, WAIT_MS);
         n = vblk_reap(x->queue, done, DEPTH);
     }
+    say_still(x, n == 0);
     for (int i = 0; i < n; i++)
         slot_done(&x->slots[done[i]->tag], status_errno(done[i]->status));
     if (n < 0 || (n == 0 && !vblk_alive(x->driver, &changed))) {
@@ -208,6 +226,7 @@ static int open_remote(struct transfer *x, bool read_only, struct dt_error *err)
     if (ret < 0)
         return ret;
     x->queue = vblk_queue(x->driver, 0);
+    x->moved = dt_clock_ns();
     for (unsigned i = 0; i < DEPTH; i++) {
         x->slots[i].remote = vblk_request(x->queue, i);
         x->slots[i].piece.buf = x->slots[i].remote->data;

@@ -154,6 +154,22 @@ static int subscribe(struct caller *c, struct dt_error *err)
     return 0;
 }
 
+/* The same; the answer comes from there. */
+static int pin_root(struct caller *c, struct dt_error *err)
+{
+    struct pinner *p;
+    int sock = c->watch.fd;
+    int ret = pinner_new(&p, c->server, &c->request, err);
+
+    if (ret < 0)
+        return ret;
+    loop_watch_remove(c->server->loop, &c->watch);
+    c->watch.fd = -1;
+    caller_free(c);
+    pinner_begin(p, sock);
+    return 0;
+}
+
 static int run_command(struct caller *c, struct dt_error *err)
 {
     char *output = NULL;
@@ -184,26 +200,30 @@ static int map_disk(struct caller *c, struct dt_error *err)
     return ret;
 }
 
-static void close_pool(struct caller *c)
+static int tell_pinned(struct caller *c, struct dt_error *err)
+{
+    finish(c, json_pack("{sb so}", "ok", 1, "result", pinned(c->server)));
+    return 0;
+}
+
+static int close_pool(struct caller *c, struct dt_error *err)
 {
     finish(c, json_pack("{sb}", "ok", 1));
     pool_server_say("close", "asked to");
+    return 0;
 }
 
 /* Done, refused, or to be tried again. */
 static void attend(struct caller *c)
 {
+    static int (*const verbs[])(struct caller * c, struct dt_error * err) = {
+        [REQUEST_OPEN] = open_disk,   [REQUEST_RUN] = run_command, [REQUEST_MAP] = map_disk,
+        [REQUEST_EVENTS] = subscribe, [REQUEST_PIN] = pin_root,    [REQUEST_PINNED] = tell_pinned,
+        [REQUEST_CLOSE] = close_pool,
+    };
     struct dt_error err;
-    int ret;
+    int ret = verbs[c->request.verb](c, &err);
 
-    if (c->request.verb == REQUEST_CLOSE) {
-        close_pool(c);
-        return;
-    }
-    ret = c->request.verb == REQUEST_OPEN     ? open_disk(c, &err)
-          : c->request.verb == REQUEST_MAP    ? map_disk(c, &err)
-          : c->request.verb == REQUEST_EVENTS ? subscribe(c, &err)
-                                              : run_command(c, &err);
     if (ret == 0)
         return;
     if (dt_clock_ns() >= c->give_up || (ret != -EAGAIN && !(ret == -EBUSY && c->request.disk)))

@@ -33,17 +33,26 @@ struct pool_server {
     struct shared *shared;
     struct listener listener;
     struct control *control; /* of the supervisor */
-    struct list callers, exports, subscribers;
+    struct list callers, exports, subscribers, pinners;
     bool ending;
 };
 
 /* ---- request.c ---- */
 
-enum request_verb { REQUEST_OPEN, REQUEST_RUN, REQUEST_MAP, REQUEST_EVENTS, REQUEST_CLOSE };
+enum request_verb {
+    REQUEST_OPEN,
+    REQUEST_RUN,
+    REQUEST_MAP,
+    REQUEST_EVENTS,
+    REQUEST_PIN,
+    REQUEST_PINNED,
+    REQUEST_CLOSE
+};
 
 /**
  * struct pool_request - the first line of a connection, judged. Owns @json, which the texts are in.
  * @disk:  of events: NULL: of all.
+ * @owner: of a disk or a pin: for people.
  * @pool:  what the asker calls the pool.
  * @words: of a command, ended by NULL; the array is owned.
  * @start, @length: of a map, bytes.
@@ -97,6 +106,18 @@ void subscriber_begin(struct subscriber *s, int sock);
 void subscribers_tell(struct pool_server *server, uint32_t slot, const char *event,
                       const char *text);
 void subscribers_end(struct pool_server *server);
+
+/* ---- pinner.c ---- */
+
+/** pinner_new() - who has the next root pinned; it becomes one by pinner_begin(). -EBUSY, naming who has one. */
+struct pinner;
+int pinner_new(struct pinner **p, struct pool_server *s, const struct pool_request *request,
+               struct dt_error *err);
+/** pinner_begin() - on @sock, which is its own from now on. */
+void pinner_begin(struct pinner *p, int sock);
+void pinners_end(struct pool_server *s);
+/** pinned() - whose pin there is, and what it costs; an empty object without one. */
+json_t *pinned(struct pool_server *s);
 
 /* ---- command.c ---- */
 

@@ -3,6 +3,7 @@
 #include "tools/pool/pool.h"
 
 #define MAX_WORDS 64u
+#define MAX_OWNER 63
 
 static int need_text(json_t *json, const char *key, const char **text, struct dt_error *err)
 {
@@ -71,6 +72,45 @@ static int parse_map(struct pool_request *r, struct dt_error *err)
                ?: need_bytes(r->json, "length", &r->length, err);
 }
 
+static int parse_events(struct pool_request *r, struct dt_error *err)
+{
+    return json_object_get(r->json, "disk") ? need_text(r->json, "disk", &r->disk, err) : 0;
+}
+
+/* The owner of a pin is told to others, and to terminals. */
+static int parse_pin(struct pool_request *r, struct dt_error *err)
+{
+    int ret = need_text(r->json, "owner", &r->owner, err);
+
+    if (ret < 0)
+        return ret;
+    for (const char *p = r->owner; *p; p++)
+        if (*p < ' ' || *p > '~' || p - r->owner >= MAX_OWNER)
+            return dt_fail(err, -EINVAL, "\"owner\" is up to %d printable characters", MAX_OWNER);
+    return 0;
+}
+
+/* @verb: with its arguments in the object. */
+static int parse_verb(struct pool_request *r, const char *verb, struct dt_error *err)
+{
+    static const struct {
+        const char *name;
+        enum request_verb verb;
+        int (*parse)(struct pool_request *r, struct dt_error *err);
+    } verbs[] = {{"open", REQUEST_OPEN, parse_open}, {"run", REQUEST_RUN, parse_run},
+                 {"map", REQUEST_MAP, parse_map},    {"events", REQUEST_EVENTS, parse_events},
+                 {"pin", REQUEST_PIN, parse_pin},    {"pinned", REQUEST_PINNED, NULL},
+                 {"close", REQUEST_CLOSE, NULL}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(verbs); i++)
+        if (strcmp(verbs[i].name, verb) == 0) {
+            r->verb = verbs[i].verb;
+            return verbs[i].parse ? verbs[i].parse(r, err) : 0;
+        }
+    return dt_fail(err, -EINVAL,
+                   "'%.40s' is no verb: open, run, map, events, pin, pinned and close are", verb);
+}
+
 int pool_request_parse(struct pool_request *r, const char *line, size_t size, struct dt_error *err)
 {
     const char *verb = NULL;
@@ -80,25 +120,7 @@ int pool_request_parse(struct pool_request *r, const char *line, size_t size, st
     if (!json_is_object(r->json))
         ret = dt_fail(err, -EINVAL, "a request is one JSON object on a line");
     ret = ret ?: need_text(r->json, "verb", &verb, err);
-    if (ret == 0 && strcmp(verb, "open") == 0) {
-        r->verb = REQUEST_OPEN;
-        ret = parse_open(r, err);
-    } else if (ret == 0 && strcmp(verb, "run") == 0) {
-        r->verb = REQUEST_RUN;
-        ret = parse_run(r, err);
-    } else if (ret == 0 && strcmp(verb, "map") == 0) {
-        r->verb = REQUEST_MAP;
-        ret = parse_map(r, err);
-    } else if (ret == 0 && strcmp(verb, "events") == 0) {
-        r->verb = REQUEST_EVENTS;
-        if (json_object_get(r->json, "disk"))
-            ret = need_text(r->json, "disk", &r->disk, err);
-    } else if (ret == 0 && strcmp(verb, "close") == 0) {
-        r->verb = REQUEST_CLOSE;
-    } else if (ret == 0) {
-        ret =
-            dt_fail(err, -EINVAL, "'%.40s' is no verb: open, run, map, events and close are", verb);
-    }
+    ret = ret ?: parse_verb(r, verb, err);
     if (ret < 0)
         pool_request_free(r);
     return ret;

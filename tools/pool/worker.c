@@ -141,6 +141,7 @@ static int serve(struct pool_server *s, char **argv, struct dt_error *err)
         loop_run(s->loop);
     callers_free(s);
     subscribers_end(s);
+    pinners_end(s);
     control_free(s->control);
     if (ret == 0)
         return shared_unhost(s->shared, err);
@@ -173,6 +174,7 @@ int pool_worker_main(char **argv)
     list_init(&s.callers);
     list_init(&s.exports);
     list_init(&s.subscribers);
+    list_init(&s.pinners);
     ret = serve(&s, argv, &err);
     if (s.loop)
         loop_free(s.loop);

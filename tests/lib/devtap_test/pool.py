@@ -22,7 +22,7 @@ def binary():
 
 
 def check(pool):
-    """Reads the whole pool, which nobody serves; fails on any finding."""
+    """Reads the whole pool, served or not; fails on any finding."""
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     assert found["findings"] == [], f"{found}"
     return found
