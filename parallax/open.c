@@ -102,6 +102,7 @@ static void unmake(struct pool *pool)
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
+    fetch_fini(pool);
     free(pool->journal.block);
     janitor_fini(pool);
     pool->magic = 0;

@@ -36,7 +36,8 @@ struct store_io {
  * @flush:  all that completed before.
  * @get, @put, @sync: the same, blocking.
  * @punch:  these blocks are in no use: give their space back. A hint.
- * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. Either may be NULL.
+ * @fetch:  as @get, but like @read it returns at once; @buf is aligned, too. NULL: there is only @get.
+ * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. It and @punch may be NULL.
  */
 struct store {
     uint64_t blocks;
@@ -49,6 +50,7 @@ struct store {
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
     void (*punch)(struct store *s, uint64_t addr, uint64_t count);
+    void (*fetch)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
     void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };

@@ -7,6 +7,8 @@
  */
 #include "px_model.h"
 
+#define CACHE ((size_t)12 * 4200) /* few nodes: they are read again and again */
+
 static uint64_t mix(uint64_t a, uint64_t b, uint64_t c)
 {
     uint64_t x = a * 0x9e3779b97f4a7c15u ^ (b + 0x7f4a7c15) * 0xbf58476d1ce4e5b9u ^
@@ -331,7 +333,7 @@ static uint64_t now(void *arg)
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = CACHE, .event = said, .clock = now, .arg = rig};
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
@@ -349,7 +351,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200, .event = said, .clock = now, .arg = rig};
+    struct pool_options open = {.cache = CACHE, .event = said, .clock = now, .arg = rig};
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
