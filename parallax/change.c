@@ -10,7 +10,7 @@
  */
 #include "parallax/change.h"
 
-static int do_create(struct pool *pool, const struct px_change *c)
+struct px_record change_new_disk(const struct px_change *c)
 {
     struct px_record r = {.kind = PX_DISK,
                           .size = c->size,
@@ -21,6 +21,13 @@ static int do_create(struct pool *pool, const struct px_change *c)
 
     memcpy(r.uuid, c->uuid, sizeof(r.uuid));
     memcpy(r.name, c->name, sizeof(r.name));
+    return r;
+}
+
+static int do_create(struct pool *pool, const struct px_change *c)
+{
+    struct px_record r = change_new_disk(c);
+
     return catalog_claim(pool, c->head.slot, &r);
 }
 

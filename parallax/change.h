@@ -26,6 +26,8 @@ void change_begin(struct px_change *c, enum px_change_op op, uint32_t slot);
 uint64_t change_clock(const struct pool *pool);
 /** change_commit() - carry out @n changes at once, all of them or none. */
 int change_commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err);
+/** change_new_disk() - the record of the empty disk that @c makes. */
+struct px_record change_new_disk(const struct px_change *c);
 int change_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err);
 
 /* ---- Receiving (receive.c) ---- */

@@ -117,17 +117,10 @@ int receive_check(struct pool *pool, const struct px_change *c, struct dt_error 
 
 static int do_stage(struct pool *pool, const struct px_change *c)
 {
-    struct px_record r = {.kind = PX_DISK,
-                          .size = c->size,
-                          .epoch = 1,
-                          .created = c->time,
-                          .sector = c->sector,
-                          .levels = (uint8_t)tree_levels_for(c->size >> PX_BLOCK_SHIFT)};
+    struct px_record r = change_new_disk(c);
     struct tree t;
     int ret;
 
-    memcpy(r.uuid, c->uuid, sizeof(r.uuid));
-    memcpy(r.name, c->name, sizeof(r.name));
     if (c->slot2) {
         const struct px_record *base = catalog_record(pool, c->slot2 - 1);
 

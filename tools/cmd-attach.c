@@ -108,12 +108,7 @@ static const struct dt_param options[] = {
      .help = "Parameters of the back vhost-user, such as on-rear-loss=fail."},
     {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1),
      .max = DT_S(600), .help = "How long QEMU may take to connect again."},
-    {OPTION("replug", DT_PARAM_BOOL, replug),
-     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees "
-             "it go."},
-    {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
-    {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
-    {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},
+    ATTACH_OPTIONS,
     {NULL},
 };
 

@@ -168,12 +168,7 @@ static int run(const struct verb *verb, void *options, int argc, char **argv)
 static const struct dt_param options[] = {
     {OPTION("timeout", DT_PARAM_DURATION, timeout), .initial = "20s", .min = DT_S(1),
      .max = DT_S(600), .help = "How long the process may take to end, and QEMU to connect again."},
-    {OPTION("replug", DT_PARAM_BOOL, replug),
-     .help = "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees "
-             "it go."},
-    {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},
-    {OPTION("dry-run", DT_PARAM_BOOL, dry_run), .help = "Tell what would be done, and do nothing."},
-    {OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."},
+    ATTACH_OPTIONS,
     {NULL},
 };
 

@@ -19,8 +19,8 @@ static uint64_t sensible(uint64_t features)
 
 static void describe(struct card_rear *cr, uint64_t features)
 {
-    cr->takes = virtio_device_offloads(features);
-    cr->gives = virtio_driver_offloads(features);
+    cr->takes = virtio_offloads_of(features, false);
+    cr->gives = virtio_offloads_of(features, true);
     cr->mergeable = features & REAR_BIT(VIRTIO_NET_F_MRG_RXBUF);
     cr->ecn = features & REAR_BIT(VIRTIO_NET_F_HOST_ECN);
 }

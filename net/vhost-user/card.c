@@ -59,8 +59,8 @@ static int card_set_features(void *dev, uint64_t features, struct dt_error *err)
     struct card_front *card = CARD(front);
 
     front->features = features;
-    card->allowed = virtio_device_offloads(features);
-    card->takes = virtio_driver_offloads(features);
+    card->allowed = virtio_offloads_of(features, false);
+    card->takes = virtio_offloads_of(features, true);
     if (!(card->takes & DT_OFFLOAD_CSUM)) /* super-frames stand on it (5.1.3.1) */
         card->takes = 0;
     card->mergeable = features & BIT(VIRTIO_NET_F_MRG_RXBUF);

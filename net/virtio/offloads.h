@@ -27,25 +27,17 @@ static const struct {
     {DT_OFFLOAD_USO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO6},
 };
 
-/** virtio_device_offloads() - what the device may be left to do, with these features. */
-static inline uint32_t virtio_device_offloads(uint64_t features)
+/** virtio_offloads_of() - what the device may be left to do with these features, or, with @driver, the driver. */
+static inline uint32_t virtio_offloads_of(uint64_t features, bool driver)
 {
     uint32_t offloads = 0;
 
-    for (unsigned i = 0; i < ARRAY_SIZE(virtio_offloads); i++)
-        if (features >> virtio_offloads[i].device & 1)
-            offloads |= virtio_offloads[i].offload;
-    return offloads;
-}
+    for (unsigned i = 0; i < ARRAY_SIZE(virtio_offloads); i++) {
+        unsigned bit = driver ? virtio_offloads[i].driver : virtio_offloads[i].device;
 
-/** virtio_driver_offloads() - what the driver may be left to do. */
-static inline uint32_t virtio_driver_offloads(uint64_t features)
-{
-    uint32_t offloads = 0;
-
-    for (unsigned i = 0; i < ARRAY_SIZE(virtio_offloads); i++)
-        if (features >> virtio_offloads[i].driver & 1)
+        if (features >> bit & 1)
             offloads |= virtio_offloads[i].offload;
+    }
     return offloads;
 }
 

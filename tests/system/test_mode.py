@@ -96,17 +96,8 @@ def test_killed_in_passthrough(t):
     guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
     load = VerifiedLoad(guest, jobs=2)
     mode(disk, "passthrough")
-    for number in range(3):
-        load.goes_on()
-        wait_for("passthrough", lambda: front(disk)["mode"] == "passthrough")
-        if number % 3 != 1:
-            rear.kill()
-        if number % 3 != 0:
-            disk.kill_worker()
-        if number % 3 != 1:
-            rear.restart()
-        load.check(f"after kill {number}")
-    load.goes_on()
+    load.survives_rear(disk, rear, 3, lambda: wait_for(
+        "passthrough", lambda: front(disk)["mode"] == "passthrough"))
     load.finish()
     t.equal(kernel_errors(guest), "")
 

@@ -106,16 +106,7 @@ def test_all_killed(t):
     disk = tap(t, rear.socket)
     guest = t.guest([Disk(disk.socket, queues=2)], smp=2)
     load = VerifiedLoad(guest, jobs=2)
-    for number in range(6):
-        load.goes_on()
-        if number % 3 != 1:
-            rear.kill()
-        if number % 3 != 0:
-            disk.kill_worker()
-        if number % 3 != 1:
-            rear.restart()
-        load.check(f"after kill {number}")
-    load.goes_on()
+    load.survives_rear(disk, rear, 6)
     load.finish()
     t.equal(kernel_errors(guest), "")
 

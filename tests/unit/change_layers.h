@@ -4,6 +4,7 @@
 #define CHANGE_LAYERS_H
 
 #include "core/core.h"
+#include "keep.h"
 
 #include <stdio.h>
 
@@ -110,34 +111,6 @@ static const struct dt_block_ext tag_ext = {
 
 /* The same, but not for a confined process; and one that decides what is read. */
 static struct dt_block_ext outside_ext, bearing_ext;
-
-/* Keeps what it gets until it is asked, or for good. */
-static struct dt_req *kept[DEPTH];
-static unsigned nkept;
-static bool stubborn, holding;
-
-static enum dt_verdict keep_request(struct dt_ctx *c, struct dt_req *req)
-{
-    if (!holding)
-        return DT_PASS;
-    kept[nkept++] = req;
-    return DT_HELD;
-}
-
-static void keep_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    unsigned n = nkept;
-
-    if (stubborn)
-        return;
-    nkept = 0;
-    dt_forward(c, kept, n);
-}
-
-static const struct dt_block_ext keep_ext = {
-    DT_BLOCK_EXT_HEADER,     .name = "keep",          .summary = "holds",
-    .request = keep_request, .quiesce = keep_quiesce,
-};
 
 /* Transforms nothing, but needs private memory. */
 static enum dt_verdict stable_request(struct dt_ctx *c, struct dt_req *req)

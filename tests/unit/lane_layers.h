@@ -5,6 +5,7 @@
 #define LANE_LAYERS_H
 
 #include "core/core.h"
+#include "keep.h"
 #include "plus.h"
 
 #include <setjmp.h>
@@ -233,37 +234,6 @@ static const struct dt_block_ext guard_ext = {
     .frame_size = sizeof(struct guarded),
     .request = guard_request,
     .response = guard_response,
-};
-
-/* Holds everything until it is asked to let go, and admits a fixed number. */
-static struct dt_req *kept[SLOTS];
-static unsigned nkept, admits = UINT32_MAX;
-static bool stubborn;
-
-static enum dt_verdict keep_request(struct dt_ctx *c, struct dt_req *req)
-{
-    kept[nkept++] = req;
-    return DT_HELD;
-}
-
-static unsigned keep_admit(struct dt_ctx *c, unsigned want)
-{
-    return MIN(want, admits);
-}
-
-static void keep_quiesce(struct dt_ctx *c, uint64_t deadline)
-{
-    unsigned n = nkept;
-
-    if (stubborn)
-        return;
-    nkept = 0;
-    dt_forward(c, kept, n);
-}
-
-static const struct dt_block_ext keep_ext = {
-    DT_BLOCK_EXT_HEADER,     .name = "keep",      .summary = "holds",
-    .request = keep_request, .admit = keep_admit, .quiesce = keep_quiesce,
 };
 
 static const struct dt_block_ext *const lane_layers[] = {

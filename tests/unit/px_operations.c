@@ -80,9 +80,23 @@ static void op_create(struct rig *rig, unsigned t)
 
 /* ---- On snapshots ---- */
 
-static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
+/* Thing @t is from now on @disk's newest snapshot. */
+static void model_snapshot(struct rig *rig, unsigned disk, unsigned t, const char *name)
 {
     struct rig_thing thing = rig->things[disk];
+
+    thing.snapshot = true;
+    thing.labelled = false;
+    thing.disk = disk;
+    thing.origin = 0;
+    thing.order = ++rig->order;
+    thing.quota = 0;
+    snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, name);
+    model_add(rig, t, &thing);
+}
+
+static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
+{
     uint32_t slot = model_slot(rig, disk);
     char name[PX_NAME];
     const char *names = name;
@@ -91,14 +105,7 @@ static void op_snapshot(struct rig *rig, unsigned disk, unsigned t)
     snprintf(name, sizeof(name), "s%u", ++rig->stamp);
     if (pool_snapshot(rig->pool, &slot, 1, &names, NULL, &err) < 0)
         return;
-    thing.snapshot = true;
-    thing.labelled = false;
-    thing.disk = disk;
-    thing.origin = 0;
-    thing.order = ++rig->order;
-    thing.quota = 0;
-    snprintf(thing.name, sizeof(thing.name), "%.40s@%s", rig->things[disk].name, name);
-    model_add(rig, t, &thing);
+    model_snapshot(rig, disk, t, name);
     model_push(rig);
     model_make_durable(rig);
 }
@@ -276,7 +283,6 @@ static void what_arrives(struct rig *rig, struct pool_received *what, unsigned b
 static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsigned t,
                           const struct pool_received *what)
 {
-    struct rig_thing thing;
     struct dt_error err;
     int ret;
 
@@ -291,16 +297,8 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
     }
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[disk], i, rig->things[staged].sector[i]);
-    thing = rig->things[disk];
     model_drop(rig, staged);
-    thing.snapshot = true;
-    thing.labelled = false;
-    thing.disk = disk;
-    thing.origin = 0;
-    thing.order = ++rig->order;
-    thing.quota = 0;
-    snprintf(thing.name, sizeof(thing.name), "%.40s@%.40s", rig->things[disk].name, what->name);
-    model_add(rig, t, &thing);
+    model_snapshot(rig, disk, t, what->name);
     model_push(rig);
     model_make_durable(rig);
 }

@@ -28,6 +28,14 @@ static inline void scratch_make(void)
     assert_non_null(mkdtemp(dir));
 }
 
+/* The folder and @names, which end with NULL. Anything else there is a file that the test forgot: -1. */
+static inline int scratch_remove(const char *const names[])
+{
+    for (; *names; names++)
+        unlink(path_of(*names));
+    return rmdir(dir);
+}
+
 static inline void put_file(const char *path, const void *bytes, size_t n)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

@@ -97,8 +97,9 @@ static void start(const char *text, unsigned n)
     struct dt_error err = {""};
 
     nthreads = n;
-    nkept = 0;
-    stubborn = holding = false;
+    keep.n = 0;
+    keep.admits = UINT32_MAX;
+    keep.for_good = keep.holding = false;
     for (unsigned t = 0; t < n; t++)
         assert_int_equal(loop_new(&loops[t], &config, &err), 0);
     assert_int_equal(chain_parse(&spec, text, &err), 0);
@@ -311,9 +312,9 @@ static void a_failure_changes_nothing(void **state)
 static void requests_finish_where_they_entered(void **state)
 {
     start("tag id=1 | keep | plain", 1);
-    holding = true;
+    keep.holding = true;
     load(true);
-    while (__atomic_load_n(&nkept, __ATOMIC_RELAXED) < DEPTH)
+    while (__atomic_load_n(&keep.n, __ATOMIC_RELAXED) < DEPTH)
         usleep(100);
     becomes("tag id=2 | plain"); /* the held ones go through the old chain's contexts */
     assert_true(seen("tag") < UINT64_MAX);
@@ -324,15 +325,15 @@ static void requests_finish_where_they_entered(void **state)
 static void who_does_not_let_go_is_named(void **state)
 {
     start("keep | plain", 1);
-    holding = stubborn = true;
+    keep.holding = keep.for_good = true;
     load(true);
-    while (__atomic_load_n(&nkept, __ATOMIC_RELAXED) < DEPTH)
+    while (__atomic_load_n(&keep.n, __ATOMIC_RELAXED) < DEPTH)
         usleep(100);
     change = (struct change){.patience = DT_MS(20)};
     assert_int_equal(to("tag | keep | plain"), -ETIMEDOUT);
     assert_non_null(strstr(error.text, "keep holds 32"));
     is_now("keep | plain");
-    stubborn = holding = false;
+    keep.for_good = keep.holding = false;
     becomes("tag | keep | plain");
     goes_on();
     stop();

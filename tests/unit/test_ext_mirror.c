@@ -105,11 +105,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    static const char *const names[] = {"a", "b", "c", "old", "small"};
-
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
-        unlink(path_of(names[i]));
-    return rmdir(dir);
+    return scratch_remove((const char *const[]){"a", "b", "c", "old", "small", NULL});
 }
 
 /* ---- Tests ----------------------------------------------------------------------------------- */

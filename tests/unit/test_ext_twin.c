@@ -522,10 +522,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-    unlink(path_of("old"));
-    unlink(path_of("new"));
-    unlink(path_of("other"));
-    return rmdir(dir);
+    return scratch_remove((const char *const[]){"old", "new", "other", NULL});
 }
 
 #define ADOPTS(test) cmocka_unit_test_setup_teardown(test, use_epoll, use_best)

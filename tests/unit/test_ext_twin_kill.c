@@ -140,9 +140,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-    unlink(path_of("old"));
-    unlink(path_of("new"));
-    return rmdir(dir);
+    return scratch_remove((const char *const[]){"old", "new", NULL});
 }
 
 int main(void)

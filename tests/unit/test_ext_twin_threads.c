@@ -37,7 +37,7 @@ static struct driver {
     struct lane *lane;
     struct slot *slots;
     pthread_t thread;
-    unsigned seed, errors;
+    unsigned seed, errors, busy;
     uint64_t done;
     bool run; /* atomic */
 } CACHE_ALIGNED drivers[THREADS];
@@ -155,17 +155,36 @@ static void open_disk(const char *fmt, ...)
     }
 }
 
-static void pause_load(void)
+/* On the driver's thread: it is within nothing else then. */
+static void count_busy(void *arg)
+{
+    struct driver *d = arg;
+
+    d->busy = 0;
+    for (unsigned i = 0; i < SLOTS; i++)
+        d->busy += d->slots[i].busy;
+}
+
+static void stop_load(void)
 {
     for (unsigned i = 0; i < THREADS; i++)
         __atomic_store_n(&drivers[i].run, false, __ATOMIC_RELEASE);
+}
+
+/* Nothing is under way afterwards: after a late discard the two would not be in step any more. */
+static void pause_load(void)
+{
+    stop_load();
+    for (unsigned i = 0; i < THREADS; i++)
+        while (loop_call(loops[i], count_busy, &drivers[i]), drivers[i].busy > 0)
+            usleep(1000);
 }
 
 static void hold(void)
 {
     struct dt_error err;
 
-    pause_load();
+    stop_load();
     if (device_hold(dev, dt_clock_ns() + DT_S(20), &err) < 0)
         fail_msg("%s", err.text);
 }
@@ -388,9 +407,7 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-    unlink(path_of("old"));
-    unlink(path_of("new"));
-    return rmdir(dir);
+    return scratch_remove((const char *const[]){"old", "new", NULL});
 }
 
 int main(void)

@@ -23,7 +23,10 @@ static void open_chain(const char *text)
     chain_spec_free(&spec);
     assert_int_equal(device_start(dev, &front, NULL, &err), 0);
     slots = xaligned(CACHE_LINE, SLOTS * sizeof(*slots));
-    completed = woken = nkept = ndeferred = guarded_now = guarded_most = 0;
+    completed = woken = ndeferred = guarded_now = guarded_most = 0;
+    keep.n = 0;
+    keep.holding = true;
+    keep.admits = UINT32_MAX;
     order[0] = '\0';
 }
 
@@ -38,8 +41,7 @@ static void close_chain(void)
         free(slots[i].data);
     free(slots);
     disk_max_sectors = 0;
-    disk_defers = stubborn = false;
-    admits = UINT32_MAX;
+    disk_defers = false;
 }
 
 static void turn_until(unsigned n)
@@ -228,12 +230,12 @@ static void held_requests_are_let_go(void **state)
     assert_null(late_text);
     assert_int_equal(completed, 5);
 
-    stubborn = true;
+    keep.for_good = true;
     submit(5, DT_OP_READ, 0, 1, 0);
     quiesce(DT_MS(5));
     assert_string_equal(late_text, "keep holds 1");
     free(late_text);
-    stubborn = false;
+    keep.for_good = false;
     quiesce(DT_S(10));
     assert_int_equal(completed, 6);
     close_chain();
@@ -242,9 +244,9 @@ static void held_requests_are_let_go(void **state)
 static void admission_is_the_least_of_all(void **state)
 {
     open_chain("keep | keep | disk");
-    admits = 3;
+    keep.admits = 3;
     assert_int_equal(lane_admit(device_lane(dev, 0), 32), 3);
-    admits = 0;
+    keep.admits = 0;
     assert_int_equal(lane_admit(device_lane(dev, 0), 32), 0);
     close_chain();
 }

@@ -29,6 +29,22 @@ static void share(struct px_use *u, enum px_share how)
     assert_int_equal(pool_set_share(u->pool, how, SHARE_LEAST_RATE, &err), 0);
 }
 
+/* A pool that shares, and a disk of it. */
+static struct disk *begin_sharing(struct px_use *u, uint64_t blocks)
+{
+    begin(u, blocks);
+    share(u, PX_SHARE_ON);
+    return px_create(u, "a", BLOCKS);
+}
+
+/* All is as it should be. */
+static void end(struct px_use *u, struct disk *d)
+{
+    rig_check(u->pool);
+    disk_close(d);
+    px_end(u);
+}
+
 static void janitor(struct px_use *u)
 {
     while (pool_share_now(u->pool, 1 << 20) > 0)
@@ -144,8 +160,7 @@ static void zeroes_are_not_stored(void **state)
     put(&u, d, 3, fill_plain, 0); /* and what was there comes back */
     assert_int_equal(px_charged(&u, "a"), before);
     expect(&u, "a", 3, fill_plain, 0);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 static void equal_ones_are_merged(void **state)
@@ -156,9 +171,7 @@ static void equal_ones_are_merged(void **state)
     struct dt_error err;
     uint64_t before;
 
-    begin(&u, 2048);
-    share(&u, PX_SHARE_ON);
-    a = px_create(&u, "a", BLOCKS);
+    a = begin_sharing(&u, 2048);
     b = px_create(&u, "b", BLOCKS);
     for (uint64_t i = 0; i < 20; i++) {
         put(&u, a, i, fill_plain, 1 + (int)i % 5);
@@ -195,9 +208,7 @@ static void the_last_one_frees(void **state)
     struct disk *d;
     uint64_t before;
 
-    begin(&u, 2048);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 2048);
     for (uint64_t i = 0; i < 10; i++)
         put(&u, d, i, fill_plain, 7);
     janitor(&u);
@@ -214,8 +225,7 @@ static void the_last_one_frees(void **state)
     checkpoint(&u);
     assert_true(before - used(&u) >= 1);
     assert_int_equal(px_charged(&u, "a"), 0);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 static void checksums_prove_nothing(void **state)
@@ -227,18 +237,14 @@ static void checksums_prove_nothing(void **state)
     fill_alike(one, 1);
     fill_alike(other, 2);
     assert_int_equal(crc32c(0, one, PX_BLOCK), crc32c(0, other, PX_BLOCK));
-    begin(&u, 2048);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 2048);
     for (uint64_t i = 0; i < 6; i++)
         put(&u, d, i, fill_alike, (int)i % 2);
     janitor(&u);
     assert_true(told(&u).counters.different >= 3);
     for (uint64_t i = 0; i < 6; i++)
         expect(&u, "a", i, fill_alike, (int)i % 2);
-    rig_check(u.pool);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 /* Snapshots and clones have the same pointers, and what they stand for goes with the last owner. */
@@ -248,9 +254,7 @@ static void snapshots_and_clones(void **state)
     struct disk *a, *c;
     struct dt_error err;
 
-    begin(&u, 2048);
-    share(&u, PX_SHARE_ON);
-    a = px_create(&u, "a", BLOCKS);
+    a = begin_sharing(&u, 2048);
     put(&u, a, 0, fill_plain, 3);
     put(&u, a, 1, fill_plain, 3);
     px_snapshot(&u, "a", "one");
@@ -279,9 +283,7 @@ static void snapshots_and_clones(void **state)
     expect(&u, "a", 1, fill_plain, 3);
     expect(&u, "a", 2, fill_plain, 3);
     assert_int_equal(px_charged(&u, "a"), 3);
-    rig_check(u.pool);
-    disk_close(a);
-    px_end(&u);
+    end(&u, a);
 }
 
 /* A disk much larger than the pool, all of it the same block: each address is used again and again. */
@@ -308,9 +310,7 @@ static void addresses_live_again(void **state)
     rig_check(u.pool);
     assert_int_equal(px_do(&u, d, DISK_ZERO, 0, 2048), 0);
     assert_int_equal(told(&u).shared, 0);
-    rig_check(u.pool);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 static bool holds(const struct px_use *u, uint64_t at, int value)
@@ -348,9 +348,7 @@ static void the_same_place_again(void **state)
         struct px_use u;
         struct disk *d;
 
-        begin(&u, 512);
-        share(&u, PX_SHARE_ON);
-        d = px_create(&u, "a", BLOCKS);
+        d = begin_sharing(&u, 512);
         put(&u, d, 0, fill_plain, 5);
         put(&u, d, 1, fill_plain, 5);
         px_snapshot(&u, "a", "s");
@@ -364,9 +362,7 @@ static void the_same_place_again(void **state)
         rig_check(u.pool);
         delete_snapshot(&u, "a@s");
         assert_int_equal(told(&u).shared, 0);
-        rig_check(u.pool);
-        disk_close(d);
-        px_end(&u);
+        end(&u, d);
     }
 }
 
@@ -378,9 +374,7 @@ static void reads_on_their_way(void **state)
     struct px_io *io;
     struct disk *d;
 
-    begin(&u, 512);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 512);
     put(&u, d, 0, fill_plain, 5);
     put(&u, d, 1, fill_plain, 5);
     checkpoint(&u);
@@ -396,8 +390,7 @@ static void reads_on_their_way(void **state)
         assert_int_equal(((uint8_t *)io->req.buf)[i], 5);
     assert_int_equal(px_finish(io), 0);
     assert_int_equal(disk_counters(d)->checksum_errors, 0);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 /* What a history keeps is where it was forwarded to, too. */
@@ -409,9 +402,7 @@ static void histories(void **state)
     struct px_io *io;
     struct dt_error err = {""};
 
-    begin(&u, 512);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 512);
     assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 1000, &err), 0);
     put(&u, d, 0, fill_plain, 5);
     put(&u, d, 1, fill_plain, 5);
@@ -442,9 +433,7 @@ static void histories(void **state)
     assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 0, &err), 0);
     assert_int_equal(pool_reclaim_all(u.pool, &err), 0);
     assert_int_equal(told(&u).shared, 0);
-    rig_check(u.pool);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 /* What rotted is not put in the place of what is good. */
@@ -453,9 +442,7 @@ static void rot_does_not_spread(void **state)
     struct px_use u;
     struct disk *d;
 
-    begin(&u, 2048);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 2048);
     put(&u, d, 0, fill_plain, 5);
     put(&u, d, 1, fill_plain, 5);
     for (uint64_t at = 0; at < 2048; at++) {
@@ -491,9 +478,7 @@ static void what_was_written_is_looked_up(void **state)
     put(&u, d, 20, fill_plain, 6);
     px_run(&u);
     assert_int_equal(told(&u).shared, 7); /* what is shared stays so */
-    rig_check(u.pool);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 /* With more blocks the table has more levels. */
@@ -504,9 +489,7 @@ static void it_grows(void **state)
     struct disk *d;
     uint8_t *more;
 
-    begin(&u, 1024);
-    share(&u, PX_SHARE_ON);
-    d = px_create(&u, "a", BLOCKS);
+    d = begin_sharing(&u, 1024);
     for (uint64_t i = 0; i < 10; i++)
         put(&u, d, i, fill_plain, 8);
     janitor(&u);
@@ -552,9 +535,7 @@ static void a_full_pool(void **state)
     for (unsigned i = 0; i < 440; i++)
         assert_int_equal(px_finish(io[i]), 0);
     assert_int_equal(px_charged(&u, "a"), 440);
-    rig_check(u.pool);
-    disk_close(d);
-    px_end(&u);
+    end(&u, d);
 }
 
 static void refuses(struct px_use *u, int error, const char *text)

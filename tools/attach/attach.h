@@ -28,6 +28,19 @@ struct attach {
     uint64_t pause;
 };
 
+/* Options of both verbs; OPTION(name, type, field) is the verb's own. */
+#define ATTACH_OPTIONS                                                                          \
+    {OPTION("replug", DT_PARAM_BOOL, replug),                                                   \
+     .help =                                                                                    \
+         "Unplug the disk and plug it in again, where QEMU does not reconnect. The guest sees " \
+         "it go."},                                                                             \
+        {OPTION("force", DT_PARAM_BOOL, force), .help = "Even if the VM may boot from it."},    \
+        {OPTION("dry-run", DT_PARAM_BOOL, dry_run),                                             \
+         .help = "Tell what would be done, and do nothing."},                                   \
+    {                                                                                           \
+        OPTION("json", DT_PARAM_BOOL, json), .help = "Print JSON."                              \
+    }
+
 /** attach_judge() - all that can be known before anything is disturbed. */
 int attach_judge(struct attach *a, struct dt_error *err);
 /** attach_plan() - the steps, in words; new reference. */

@@ -101,6 +101,20 @@ class VerifiedLoad:
         found = self.guest.run("test -e /tmp/bad && cat /tmp/bad")
         assert found == (1, ""), f"fio {when}: {found[1]}"
 
+    def survives_rear(self, disk, rear, kills, before=lambda: None):
+        """Kills the rear, the disk's worker, and both at once, in turn; the load must go on each time."""
+        for number in range(kills):
+            self.goes_on()
+            before()
+            if number % 3 != 1:
+                rear.kill()
+            if number % 3 != 0:
+                disk.kill_worker()
+            if number % 3 != 1:
+                rear.restart()
+            self.check(f"after kill {number}")
+        self.goes_on()
+
     def survives_kills(self, disk, kills):
         """Kills the disk's worker at random moments; the load must go on each time."""
         generator = random.Random(1)
