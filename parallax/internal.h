@@ -72,6 +72,13 @@ void node_cache_fini(struct node_cache *cache);
  * damaged, and told. */
 int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
              struct node **node);
+/** node_find() - the same, if it is in memory; else -ENOENT. */
+int node_find(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
+              struct node **node);
+/** node_wanted() - it would have to be read, and could be. */
+bool node_wanted(const struct pool *pool, struct px_ptr ptr);
+/** node_on_store() - one that is not in memory: could it be read at all? */
+bool node_on_store(const struct pool *pool, struct px_ptr ptr);
 /** node_new() - a zeroed one at @addr, changeable. node_copy(): with the contents of @node. */
 struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, unsigned level);
 struct node *node_copy(struct pool *pool, uint64_t addr, const struct node *node);
@@ -79,9 +86,7 @@ struct node *node_copy(struct pool *pool, uint64_t addr, const struct node *node
 void node_move(struct pool *pool, struct node *node, uint64_t addr);
 /** node_drop() - forget what may be there of a block that was freed. */
 void node_drop(struct pool *pool, uint64_t addr);
-struct node *node_peek(struct pool *pool, uint64_t addr);
-/** node_hint() - node_get() will be called for it: have the store read it meanwhile. */
-void node_hint(struct pool *pool, struct px_ptr ptr);
+struct node *node_peek(const struct pool *pool, uint64_t addr);
 /** node_trim() - evict clean ones beyond the limit; pointers to unpinned nodes are void. */
 void node_trim(struct pool *pool);
 
@@ -237,8 +242,20 @@ static inline bool tree_owned(const struct tree *t, uint64_t birth, uint64_t end
 /** tree_lookup() - the pointers of @count indices from @index on. */
 int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
                 struct px_ptr *ptrs);
-/** tree_hint() - the node at @level above @index will be needed; 0: the mapped block itself. */
+/** struct absent - a node that is not in memory, and its level. */
+struct absent {
+    struct px_ptr ptr;
+    unsigned level;
+};
+/** tree_look() - as tree_lookup(), but where it would have to wait for the store, 1 and what for. */
+int tree_look(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
+              struct px_ptr *ptrs, struct absent *absent);
+/** tree_hint() - the node at @level above @index will be needed: have the store read it meanwhile. */
 int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned level);
+/** tree_above() - what leads to the node at @level above @index, or a hole; 0: to the mapped block
+ * itself. */
+int tree_above(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
+               struct px_ptr *ptr);
 /** tree_leaf() - the node at level @bottom + 1 above @index, changeable; made if it is not there.
  */
 int tree_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf);
@@ -305,6 +322,27 @@ int forward_free(struct pool *pool, struct px_ptr ptr);
 int forward_mergeable(struct pool *pool, struct px_ptr a, struct px_ptr b);
 /** forward_merge() - the same, and do so: both are in use, and their contents are equal. */
 int forward_merge(struct pool *pool, struct px_ptr a, struct px_ptr b);
+
+/* ---- Nodes that requests wait for (fetch.c) ---- */
+
+#define FETCH_BUCKETS 64u
+
+struct fetch;
+
+/**
+ * struct fetches - nodes that the store is reading, by their addresses.
+ * @arrived: the one that those who waited for it are looking at now, or NULL.
+ */
+struct fetches {
+    struct fetch *bucket[FETCH_BUCKETS];
+    struct fetch *arrived, *free;
+};
+
+/** fetch_possible() - may a request wait for it, instead of the whole pool? */
+bool fetch_possible(const struct pool *pool, struct px_ptr ptr);
+/** fetch_take() - @block gets what @ptr points to, if it has just arrived. */
+bool fetch_take(struct pool *pool, struct px_ptr ptr, void *block);
+void fetch_fini(struct pool *pool);
 
 /* ---- Janitor (janitor.c) ---- */
 
@@ -546,6 +584,7 @@ struct pool {
     uint64_t created;
     struct px_root root; /* its trees as they are; the rest as the last one had it */
     struct node_cache nodes;
+    struct fetches fetches;
     struct space space;
     struct journal journal;
     struct catalog catalog;

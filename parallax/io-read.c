@@ -125,8 +125,10 @@ static void read_runs(struct op *op)
 
 void op_read(struct op *op)
 {
-    int ret = disk_lookup(op->disk, op->index, op->count, op->ptrs);
+    int ret = op_lookup(op, op_read);
 
+    if (ret > 0)
+        return;
     if (ret < 0) {
         op_fail(op, -EIO);
         return;

@@ -216,6 +216,8 @@ void op_write_data(struct op *op)
 /* Promised. */
 static void write_promised(struct op *op)
 {
+    int ret;
+
     if (op->edges) {
         op_bounce(op);
         op_read(op);
@@ -224,11 +226,13 @@ static void write_promised(struct op *op)
     op->blocks = op->source;
     /* A map that cannot be read must fail this request now, not the pool when the data has landed.
      */
-    if (disk_lookup(op->disk, op->index, op->count, op->ptrs) < 0) {
-        op_fail(op, -EIO);
+    ret = op_lookup(op, write_promised);
+    if (ret > 0)
         return;
-    }
-    op_write_data(op);
+    if (ret < 0)
+        op_fail(op, -EIO);
+    else
+        op_write_data(op);
 }
 
 void op_write(struct op *op)

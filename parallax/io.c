@@ -34,7 +34,7 @@ static struct op *op_new(struct disk *disk, struct disk_req *req)
         op = xaligned(CACHE_LINE, ALIGN_UP(sizeof(*op), (size_t)CACHE_LINE));
     op->disk = disk;
     op->req = req;
-    op->tries = op->pending = op->promised = op->journal_promised = op->charge = 0;
+    op->tries = op->waits = op->pending = op->promised = op->journal_promised = op->charge = 0;
     op->error = 0;
     op->bounce = NULL;
     op->part = op->parts_n = 0;

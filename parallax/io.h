@@ -19,6 +19,7 @@ struct run {
  * @from, @length: bytes of them that it means, from the start of the first block.
  * @source:        its data, or NULL for zeroes.
  * @blocks:        memory of whole blocks: the request's own or @bounce.
+ * @waits:         for nodes, since it began to look up its blocks.
  * @charge:        blocks promised to it of the disk's quota.
  * @parts:         of a request for zeroes: the partial blocks at both ends, to be written as data.
  * @cache:         while it reads: what some of the blocks come from, or go to as @fills; NULL: nothing does. Those that need not
@@ -30,7 +31,7 @@ struct op {
     struct disk *disk;
     struct disk_req *req;
     uint64_t index, from, length;
-    uint32_t count, runs, pending, tries;
+    uint32_t count, runs, pending, tries, waits;
     uint32_t promised, journal_promised, charge;
     int error;
     bool edges, zero_done, under_way; /* @under_way: it takes a place of SHARE_DEPTH */
@@ -89,6 +90,12 @@ void op_stall(struct op *op, void (*again)(struct op *op));
 
 /** op_begin() - a request whose turn it is. */
 void op_begin(struct disk *disk, struct disk_req *req);
+
+/* fetch.c */
+
+/** op_lookup() - where the blocks that @op is about are. 1: it goes on at @again when more of the map
+ * is in memory. */
+int op_lookup(struct op *op, void (*again)(struct op *op));
 
 /* share.c */
 

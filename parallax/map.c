@@ -28,7 +28,9 @@ static uint64_t end_of(uint64_t index, unsigned level)
 
 /* ---- Reading ---- */
 
-static int find_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf)
+/* Where it would have to wait, 1 and what for; with no @absent, it waits. */
+static int find_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf,
+                     struct absent *absent)
 {
     struct px_ptr ptr = *t->root;
 
@@ -36,8 +38,14 @@ static int find_leaf(struct pool *pool, const struct tree *t, uint64_t index, st
     if (index >= tree_span(*t->levels))
         return 0;
     for (unsigned level = *t->levels; !ptr_hole(ptr); level--) {
-        int ret = node_get(pool, ptr, t->kind, level, leaf);
+        int ret = node_find(pool, ptr, t->kind, level, leaf);
 
+        if (ret == -ENOENT && absent && fetch_possible(pool, ptr)) {
+            *absent = (struct absent){ptr, level};
+            return 1;
+        }
+        if (ret == -ENOENT)
+            ret = node_get(pool, ptr, t->kind, level, leaf);
         if (ret < 0)
             return ret;
         if (level == 1)
@@ -48,15 +56,15 @@ static int find_leaf(struct pool *pool, const struct tree *t, uint64_t index, st
     return 0;
 }
 
-int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
-                struct px_ptr *ptrs)
+int tree_look(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
+              struct px_ptr *ptrs, struct absent *absent)
 {
     while (count) {
         unsigned at = slot_of(index, 1), n = MIN(count, PX_FANOUT - at);
         struct node *leaf;
-        int ret = find_leaf(pool, t, index, &leaf);
+        int ret = find_leaf(pool, t, index, &leaf, absent);
 
-        if (ret < 0)
+        if (ret)
             return ret;
         if (leaf)
             memcpy(ptrs, &leaf->ptrs[at], n * sizeof(*ptrs));
@@ -69,22 +77,38 @@ int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigne
     return 0;
 }
 
-int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned level)
+int tree_lookup(struct pool *pool, const struct tree *t, uint64_t index, unsigned count,
+                struct px_ptr *ptrs)
 {
-    struct px_ptr ptr = *t->root;
+    return tree_look(pool, t, index, count, ptrs, NULL);
+}
 
+int tree_above(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
+               struct px_ptr *ptr)
+{
+    *ptr = (struct px_ptr){0, 0};
     if (index >= tree_span(*t->levels) || level > *t->levels)
         return 0;
-    for (unsigned at = *t->levels; at > level && !ptr_hole(ptr); at--) {
+    *ptr = *t->root;
+    for (unsigned at = *t->levels; at > level && !ptr_hole(*ptr); at--) {
         struct node *node;
-        int ret = node_get(pool, ptr, t->kind, at, &node);
+        int ret = node_get(pool, *ptr, t->kind, at, &node);
 
         if (ret < 0)
             return ret;
-        ptr = node->ptrs[slot_of(index, at)];
+        *ptr = node->ptrs[slot_of(index, at)];
     }
-    node_hint(pool, ptr);
     return 0;
+}
+
+int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned level)
+{
+    struct px_ptr ptr;
+    int ret = tree_above(pool, t, index, level, &ptr);
+
+    if (ret == 0 && node_wanted(pool, ptr) && pool->store->prefetch)
+        pool->store->prefetch(pool->store, ptr_addr(ptr), 1);
+    return ret;
 }
 
 /* ---- Owning ---- */

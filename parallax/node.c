@@ -53,7 +53,7 @@ void node_cache_fini(struct node_cache *cache)
     cache->hash = NULL;
 }
 
-static struct node **bucket(struct node_cache *cache, uint64_t addr)
+static struct node **bucket(const struct node_cache *cache, uint64_t addr)
 {
     return &cache->hash[(addr * 0x9e3779b97f4a7c15u >> 20) & cache->mask];
 }
@@ -96,7 +96,7 @@ static void unlink_node(struct node_cache *cache, struct node *node)
     cache->count--;
 }
 
-struct node *node_peek(struct pool *pool, uint64_t addr)
+struct node *node_peek(const struct pool *pool, uint64_t addr)
 {
     struct node *node = *bucket(&pool->nodes, addr);
 
@@ -164,33 +164,63 @@ static int judge(const struct pool *pool, const struct node *node, struct px_ptr
     return 0;
 }
 
+static int read_node(struct pool *pool, struct node *node, struct px_ptr ptr)
+{
+    int ret;
+
+    node->known = true;
+    if (fetch_take(pool, ptr, node->bytes)) {
+        node->crc = ptr_crc(ptr);
+        return judge(pool, node, ptr);
+    }
+    ret = pool->store->get(pool->store, node->bytes, node->addr, 1);
+    if (ret < 0) {
+        pool_say(pool, "damage", "%s: cannot read block %llu: %s", pool->store->name,
+                 (unsigned long long)node->addr, strerror(-ret));
+        return ret;
+    }
+    node->crc = crc32c(0, node->bytes, PX_BLOCK);
+    return judge(pool, node, ptr);
+}
+
+int node_find(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
+              struct node **node)
+{
+    struct node *n = node_peek(pool, ptr_addr(ptr));
+
+    if (unlikely(!n))
+        return -ENOENT;
+    n->used = true;
+    *node = n;
+    if (likely(n->kind == kind && n->level == level &&
+               (!n->known || (ptr_flags(ptr) & PX_PTR_PENDING) || n->crc == ptr_crc(ptr))))
+        return 0;
+    return damaged(pool, ptr_addr(ptr), "two pointers to it contradict each other");
+}
+
+bool node_wanted(const struct pool *pool, struct px_ptr ptr)
+{
+    return !ptr_hole(ptr) && node_on_store(pool, ptr) && !node_peek(pool, ptr_addr(ptr));
+}
+
+bool node_on_store(const struct pool *pool, struct px_ptr ptr)
+{
+    return !(ptr_flags(ptr) & PX_PTR_PENDING) && possible(pool, ptr, ptr_birth(ptr), 0);
+}
+
 int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned level,
              struct node **node)
 {
-    struct node *n = node_peek(pool, ptr_addr(ptr));
-    int ret;
+    int ret = node_find(pool, ptr, kind, level, node);
+    struct node *n;
 
-    if (likely(n)) {
-        n->used = true;
-        *node = n;
-        if (likely(n->kind == kind && n->level == level &&
-                   (!n->known || (ptr_flags(ptr) & PX_PTR_PENDING) || n->crc == ptr_crc(ptr))))
-            return 0;
-        return damaged(pool, ptr_addr(ptr), "two pointers to it contradict each other");
-    }
+    if (likely(ret != -ENOENT))
+        return ret;
     /* Only a damaged pool leads here with an address that no judged pointer had. */
-    if ((ptr_flags(ptr) & PX_PTR_PENDING) || !possible(pool, ptr, ptr_birth(ptr), 0))
+    if (!node_on_store(pool, ptr))
         return damaged(pool, ptr_addr(ptr), "a pointer to it cannot be");
     n = make(ptr_addr(ptr), kind, level);
-    ret = pool->store->get(pool->store, n->bytes, n->addr, 1);
-    if (ret < 0)
-        pool_say(pool, "damage", "%s: cannot read block %llu: %s", pool->store->name,
-                 (unsigned long long)n->addr, strerror(-ret));
-    if (ret == 0) {
-        n->crc = crc32c(0, n->bytes, PX_BLOCK);
-        n->known = true;
-        ret = judge(pool, n, ptr);
-    }
+    ret = read_node(pool, n, ptr);
     if (ret < 0) {
         free(n);
         return ret;
@@ -199,13 +229,6 @@ int node_get(struct pool *pool, struct px_ptr ptr, enum tree_kind kind, unsigned
     list_add_tail(&pool->nodes.clean, &n->list);
     *node = n;
     return 0;
-}
-
-void node_hint(struct pool *pool, struct px_ptr ptr)
-{
-    if (pool->store->prefetch && !ptr_hole(ptr) && possible(pool, ptr, ptr_birth(ptr), 0) &&
-        !node_peek(pool, ptr_addr(ptr)))
-        pool->store->prefetch(pool->store, ptr_addr(ptr), 1);
 }
 
 struct node *node_new(struct pool *pool, uint64_t addr, enum tree_kind kind, unsigned level)

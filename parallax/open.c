@@ -104,6 +104,7 @@ static void unmake(struct pool *pool)
     space_fini(pool);
     catalog_fini(pool);
     node_cache_fini(&pool->nodes);
+    fetch_fini(pool);
     free(pool->journal.block);
     janitor_fini(pool);
     data_cache_free_all(&pool->data_caches);

@@ -397,7 +397,8 @@ void disk_set_weight(struct disk *disk, unsigned weight);
 void disk_cancel_held(struct disk *disk, int error);
 /** struct disk_counters - since it was mounted. */
 struct disk_counters {
-    uint64_t held, partial, zero_blocks, checksum_errors, retried, over_held, over_failed;
+    uint64_t held, partial, zero_blocks, checksum_errors, retried, over_held, over_failed,
+        map_reads;
 };
 const struct disk_counters *disk_counters(const struct disk *disk);
 

@@ -21,6 +21,8 @@ struct replay {
     uint32_t end_at;  /* ...before this byte */
     uint64_t records;
     struct past_note note; /* of the last stamp */
+    uint64_t *wanted;      /* blocks that will be read soon */
+    size_t wanted_n, wanted_room;
 };
 
 static int get_block(struct replay *r, uint64_t seq, struct px_journal *block)
@@ -175,21 +177,61 @@ static int reserve_all(struct replay *r, struct dt_error *err)
 
 /* ---- Reading ahead ---- */
 
-/* What is wrong shows when it is carried out. */
-static void hint_free_maps(struct pool *pool, const struct tree *t, const struct px_write *w)
+static void want(struct replay *r, const struct tree *t, uint64_t index, unsigned level)
 {
-    struct tree space = pool_space_tree(pool);
+    struct pool *pool = r->pool;
+    struct px_ptr ptr;
+
+    /* What is wrong shows when it is carried out. */
+    if (tree_above(pool, t, index, level, &ptr) < 0 || !node_wanted(pool, ptr))
+        return;
+    if (r->wanted_n == r->wanted_room) {
+        r->wanted_room = MAX(2 * r->wanted_room, (size_t)1024);
+        r->wanted = realloc(r->wanted, r->wanted_room * sizeof(*r->wanted));
+        CHECK(r->wanted);
+    }
+    r->wanted[r->wanted_n++] = ptr_addr(ptr);
+}
+
+static int by_address(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+/* Each once, however many records need it, and in the order in which they lie. */
+static void prefetch_wanted(struct replay *r)
+{
+    struct store *store = r->pool->store;
+    size_t n = r->wanted_n;
+
+    if (n)
+        qsort(r->wanted, n, sizeof(*r->wanted), by_address);
+    for (size_t i = 0, next; i < n; i = next) {
+        uint64_t end = r->wanted[i] + 1;
+
+        for (next = i + 1; next < n && r->wanted[next] <= end; next++)
+            end = r->wanted[next] + 1;
+        store->prefetch(store, r->wanted[i], end - r->wanted[i]);
+    }
+    r->wanted_n = 0;
+}
+
+static void want_free_maps(struct replay *r, const struct tree *t, const struct px_write *w)
+{
+    struct tree space = pool_space_tree(r->pool);
     struct px_ptr old[PX_FANOUT];
 
-    if (w->head.type != PX_WRITE || tree_lookup(pool, t, w->index, w->count, old) < 0)
+    if (w->head.type != PX_WRITE || tree_lookup(r->pool, t, w->index, w->count, old) < 0)
         return;
     for (uint32_t i = 0; i < w->count; i++)
         if (!ptr_hole(old[i]))
-            tree_hint(pool, &space, ptr_addr(old[i]) >> PX_GROUP_SHIFT, 0);
+            want(r, &space, ptr_addr(old[i]) >> PX_GROUP_SHIFT, 0);
 }
 
 /* The node at @level for each record; 0: the free maps of what it replaces. */
-static void hint_level(struct replay *r, unsigned level)
+static void want_level(struct replay *r, unsigned level)
 {
     struct pool *pool = r->pool;
 
@@ -208,9 +250,9 @@ static void hint_level(struct replay *r, unsigned level)
                 continue;
             t = catalog_tree(pool, e->slot);
             if (level)
-                tree_hint(pool, &t, w->index, level);
+                want(r, &t, w->index, level);
             else
-                hint_free_maps(pool, &t, w);
+                want_free_maps(r, &t, w);
         }
         node_trim(pool);
     }
@@ -249,8 +291,11 @@ static void hint_all(struct replay *r)
     if (!r->pool->store->prefetch)
         return;
     hint_data(r);
-    for (unsigned level = PX_MAX_LEVELS; level-- > 0;)
-        hint_level(r, level);
+    for (unsigned level = PX_MAX_LEVELS; level-- > 0;) {
+        want_level(r, level);
+        prefetch_wanted(r);
+    }
+    free(r->wanted);
 }
 
 /* ---- Carrying out ---- */

@@ -88,6 +88,14 @@ static void file_write(struct store *s, struct store_io *sio, const void *buf, u
     loop_writev(of(s)->loop, &sio->io, of(s)->direct, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
 }
 
+/* What @get reads is in the page cache as long as it was put lately, and not on the disk perhaps. */
+static void file_fetch(struct store *s, struct store_io *sio, void *buf, uint64_t addr,
+                       unsigned count)
+{
+    begin(sio, buf, count);
+    loop_readv(of(s)->loop, &sio->io, of(s)->fd, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
+}
+
 /* ---- What threads of ours do ---- */
 
 /* One fdatasync(2) for all that wait. */
@@ -352,6 +360,7 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .put = file_put,
                           .sync = file_sync,
                           .punch = file_punch,
+                          .fetch = file_fetch,
                           .prefetch = file_prefetch,
                           .close = file_close};
     f->read_only = o->read_only;

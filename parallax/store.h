@@ -38,6 +38,7 @@ struct store_io {
  * way when the store loses its loop.
  * @flush:  all that completed before. Several may be under way.
  * @get, @put, @sync: the same, blocking.
+ * @fetch:  as @get, but like @read it returns at once; @buf is aligned, too. NULL: there is only @get.
  * @punch:  these blocks are in no use, and are not before @sio is done: give their space back. A hint: its result
  * tells nothing. @sio NULL: blocking. May be NULL.
  * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. May be NULL.
@@ -55,6 +56,7 @@ struct store {
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
     void (*punch)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count);
+    void (*fetch)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
     void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };

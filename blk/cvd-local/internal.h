@@ -7,7 +7,16 @@
 #include "blk/cvd-local/shared.h"
 #include "core/core.h"
 
-enum cvd_counter { HELD, PARTIAL, ZERO_BLOCKS, CHECKSUM_ERRORS, RETRIED, QUOTA_HELD, QUOTA_FAILED };
+enum cvd_counter {
+    HELD,
+    PARTIAL,
+    ZERO_BLOCKS,
+    CHECKSUM_ERRORS,
+    RETRIED,
+    QUOTA_HELD,
+    QUOTA_FAILED,
+    MAP_READS
+};
 
 /**
  * struct shared - a pool, once for all disks of this process that are in it.

@@ -61,6 +61,9 @@ static const struct dt_counter counters[] = {
     [QUOTA_HELD] = {"quota-held", "requests", "Writes that waited for the disk's quota."},
     [QUOTA_FAILED] = {"quota-failed", "requests",
                       "Writes that failed because of the disk's quota."},
+    [MAP_READS] = {"map-reads", "requests",
+                   "Times that a request waited for a part of the map that was not in memory "
+                   "(cache= sets how much may be)."},
     {NULL},
 };
 
@@ -79,6 +82,7 @@ static void add_counters(struct dt_ctx *c, struct cvd *d)
     dt_count(c, RETRIED, now->retried - d->seen.retried);
     dt_count(c, QUOTA_HELD, now->over_held - d->seen.over_held);
     dt_count(c, QUOTA_FAILED, now->over_failed - d->seen.over_failed);
+    dt_count(c, MAP_READS, now->map_reads - d->seen.map_reads);
     d->seen = *now;
 }
 

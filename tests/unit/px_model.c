@@ -7,6 +7,8 @@
  */
 #include "px_model.h"
 
+#define CACHE ((size_t)12 * 4200) /* few nodes: they are read again and again */
+
 static uint64_t mix(uint64_t a, uint64_t b, uint64_t c)
 {
     uint64_t x = a * 0x9e3779b97f4a7c15u ^ (b + 0x7f4a7c15) * 0xbf58476d1ce4e5b9u ^
@@ -344,7 +346,7 @@ static uint64_t now(void *arg)
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = 64 * 4200,
+    struct pool_options open = {.cache = CACHE,
                                 .data_cache = DATA_CACHE_LEAST,
                                 .dirty = 4,
                                 .slice = 1 + (unsigned)(seed % 3),
@@ -368,7 +370,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = 64 * 4200,
+    struct pool_options open = {.cache = CACHE,
                                 .data_cache = DATA_CACHE_LEAST,
                                 .dirty = 4,
                                 .slice = 1 + (unsigned)dt_rng_below(&rig->rng, 3),

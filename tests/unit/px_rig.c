@@ -54,6 +54,14 @@ static void rig_read(struct store *s, struct store_io *sio, void *buf, uint64_t 
     queue(of(s), sio, buf, addr, count, RIG_READ);
 }
 
+/* Sometimes what was put meanwhile is read, sometimes the reader has changed its mind by then. */
+static void rig_fetch(struct store *s, struct store_io *sio, void *buf, uint64_t addr,
+                      unsigned count)
+{
+    of(s)->fetched++;
+    queue(of(s), sio, buf, addr, count, RIG_READ);
+}
+
 static void rig_write(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
                       unsigned count)
 {
@@ -174,6 +182,7 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
                           .put = rig_put,
                           .sync = rig_sync,
                           .punch = rig_punch,
+                          .fetch = rig_fetch,
                           .prefetch = rig_prefetch,
                           .close = rig_close};
     r->bytes = xaligned(PX_BLOCK, blocks * PX_BLOCK);

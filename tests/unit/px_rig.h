@@ -24,7 +24,7 @@ struct rig_store {
     struct store s;
     uint8_t *bytes;
     struct rig_write *log;
-    uint64_t log_n, log_room;
+    uint64_t log_n, log_room, fetched;
     bool logging;
     int fail_flush;
     uint64_t reads;

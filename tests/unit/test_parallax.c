@@ -19,7 +19,7 @@ static uint64_t steps(uint64_t initial)
     return text ? strtoull(text, NULL, 10) : initial;
 }
 
-static uint64_t lifted, dropped, holes, merged;
+static uint64_t lifted, dropped, holes, merged, fetched;
 
 /* What is not mapped holds zeroes. */
 static void compare_map(const struct rig_thing *thing, struct disk *d)
@@ -71,6 +71,7 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, b
     rig_check(rig.pool);
     lifted += rig.lifted;
     dropped += rig.dropped;
+    fetched += rig.store->fetched;
     rig_free(&rig);
 }
 
@@ -80,6 +81,7 @@ static void like_a_model(void **state)
         play(4096, 0, seed, steps(2000), seed % 2);
     assert_true(lifted > 0 && dropped > 0); /* quotas were reached */
     assert_true(holes > 0);
+    assert_true(fetched > 1000); /* requests waited for maps, which others changed meanwhile */
 }
 
 static void with_a_short_journal(void **state)
