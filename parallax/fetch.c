@@ -111,7 +111,7 @@ int op_lookup(struct op *op, void (*again)(struct op *op))
     }
     op->waits = 0;
     if (unlikely(pool->root.features))
-        ret = ret ?: forward_follow(pool, op->count, op->ptrs);
+        ret = ret ?: forward_follow_marked(pool, op->count, op->ptrs);
     return ret;
 }
 
