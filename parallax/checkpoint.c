@@ -177,6 +177,7 @@ static int write_nodes(struct pool *pool, unsigned *budget)
     if (catalog_resolve(pool, &c->cursor, budget))
         return 1;
     submit(pool);
+    past_views_resolve(pool);
     node_thaw(pool);
     node_resolve(pool, &pool->root.catalog);
     node_resolve(pool, &pool->root.spacemap);

@@ -19,7 +19,10 @@ struct undone {
     struct px_ptr old;
 };
 
-/** struct past_view - @disk: whose past; @levels: a bit for each at which something was dropped. */
+/**
+ * struct past_view - @disk: whose past; @levels: a bit for each at which something was dropped.
+ * @pending: some of the table's pointers do not tell a checksum yet.
+ */
 struct past_view {
     struct pool *pool;
     uint32_t disk, base;
@@ -27,6 +30,7 @@ struct past_view {
     struct undone *table;
     uint64_t mask, count;
     unsigned levels;
+    bool pending;
 };
 
 /* ---- The table ---- */
@@ -67,8 +71,27 @@ static void undo(struct past_view *v, const struct px_past_entry *e)
         return;
     *u = (struct undone){key, e->number, e->old};
     v->levels |= 1u << past_level(e);
+    v->pending |= (ptr_flags(e->old) & PX_PTR_PENDING) != 0;
     if (++v->count > v->mask / 2)
         enlarge(v);
+}
+
+static void resolve(struct past_view *v)
+{
+    v->pending = false;
+    for (uint64_t i = 0; i <= v->mask; i++)
+        if (v->table[i].key)
+            v->pending |= !node_resolve(v->pool, &v->table[i].old);
+}
+
+void past_views_resolve(struct pool *pool)
+{
+    list_for_each (it, &pool->disks) {
+        const struct disk *d = list_entry(it, struct disk, list);
+
+        if (d->past && d->past->pending)
+            resolve(d->past);
+    }
 }
 
 /* ---- Looking up ---- */

@@ -85,6 +85,8 @@ int past_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *er
 
 /* past-view.c */
 
+/** past_views_resolve() - all of a root's nodes are known: let pointers in views tell their checksums. */
+void past_views_resolve(struct pool *pool);
 /** past_lookup() - as tree_lookup(), of what was. */
 int past_lookup(struct past_view *view, uint64_t index, unsigned count, struct px_ptr *ptrs);
 /** past_pinned() - writes after this number are needed by somebody who looks. */

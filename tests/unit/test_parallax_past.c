@@ -377,6 +377,39 @@ static void a_disk_goes_with_it(void **state)
     }
 }
 
+/* What a view points to is written by a root that is made later, and then it is not kept in memory. */
+static void views_outlive_roots(void **state)
+{
+    static _Alignas(4096) uint8_t block[PX_BLOCK], was[PX_BLOCK];
+    struct disk *big, *view;
+    struct dt_error err;
+    uint64_t number;
+    struct past p;
+
+    begin(&p, 2 * POOL_BLOCKS, 30);
+    assert_int_equal(pool_history(p.pool, slot(&p), 1000, &err), 0);
+    memset(block, 7, sizeof(block));
+    carry_out(&p, p.disk, DISK_WRITE, 300, 1, block);
+    number = pool_record(p.pool, slot(&p))->writes;
+    carry_out(&p, p.disk, DISK_DISCARD, 256, 256, NULL); /* all that its leaf has */
+    assert_int_equal(disk_open_at(&view, p.pool, slot(&p), number, "reader", &err), 0);
+
+    assert_int_equal(
+        pool_create_disk(p.pool, "big", (uint64_t)1000 * PX_FANOUT * PX_BLOCK, 512, &err), 0);
+    assert_int_equal(disk_open(&big, p.pool, pool_find(p.pool, "big", &err), false, "writer", &err),
+                     0);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned leaf = 0; leaf < 300; leaf++) /* more than are kept in memory */
+            carry_out(&p, big, DISK_WRITE, (300 * round + leaf) * PX_FANOUT, 1, block);
+        assert_int_equal(pool_checkpoint(p.pool, &err), 0);
+    }
+    carry_out(&p, view, DISK_READ, 300, 1, was);
+    assert_memory_equal(was, block, PX_BLOCK);
+    disk_close(view);
+    disk_close(big);
+    end(&p);
+}
+
 static void moments(void **state)
 {
     static const char *const bad[] = {"d@{}",
@@ -415,11 +448,9 @@ static void moments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_state_is_there),
-        cmocka_unit_test(it_is_let_go),
-        cmocka_unit_test(writes_come_first),
-        cmocka_unit_test(a_disk_goes_with_it),
-        cmocka_unit_test(moments),
+        cmocka_unit_test(each_state_is_there), cmocka_unit_test(it_is_let_go),
+        cmocka_unit_test(writes_come_first),   cmocka_unit_test(a_disk_goes_with_it),
+        cmocka_unit_test(views_outlive_roots), cmocka_unit_test(moments),
     };
 
     log_set_level(DT_LOG_ERROR);
