@@ -49,11 +49,14 @@ void lane_release(struct lane *lane, uint64_t deadline)
     }
 }
 
+bool lane_resting(const struct lane *lane)
+{
+    return lane->quiescing || lane->closed;
+}
+
 bool ctx_resting(struct dt_ctx *c)
 {
-    const struct lane *lane = ctx_of(c)->lane;
-
-    return lane->quiescing || lane->closed;
+    return lane_resting(ctx_of(c)->lane);
 }
 
 /* On each lane's thread. */

@@ -218,7 +218,8 @@ void front_iommu_settle(struct front_lane *fl)
             (front->queues[i].vq.in_flight || front->queues[i].dirty))
             return;
     fl->invalidating = false;
-    loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
+    if (!fl->aside)
+        loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
 

@@ -157,6 +157,8 @@ void front_wake(struct lane *lane)
             loop_poller_wake(lane_loop(lane), &q->poller);
         }
     }
+    if (fl->aside && !front_awaited(fl))
+        submit_aside(fl);
 }
 
 bool front_awaited(const struct front_lane *fl)
@@ -187,6 +189,12 @@ static void run_ask_again(struct dt_timer *timer)
         ask_for_rest(fl, RELEASE_NS);
     else if (!submit_aside(fl))
         loop_timer_set(lane_loop(fl->lane), timer, dt_clock_ns() + RELEASE_NS);
+}
+
+void front_keep_aside(struct front_lane *fl)
+{
+    if (!fl->ask_again.heap_index)
+        loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + RELEASE_NS);
 }
 
 void front_queue_drained(struct front_queue *q)

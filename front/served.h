@@ -201,6 +201,8 @@ void front_publish(struct loop_deferred *deferred);
 void front_call_driver(const struct front_queue *q);
 /** front_awaited() - does a stop, a pause or an invalidation wait for the layers? */
 bool front_awaited(const struct front_lane *fl);
+/** front_keep_aside() - something was put aside: it is submitted again as soon as the chain admits it. */
+void front_keep_aside(struct front_lane *fl);
 /** front_take_aside() - front_class.take_aside, where the class has it. */
 void front_take_aside(struct front_lane *fl);
 /** front_queue_drained() - something completed: a stop or pause may be waiting for it. */

@@ -214,15 +214,16 @@ static bool hand_back(struct slot *slot)
     return true;
 }
 
-/* The layers rest for the sake of one ring, and let go of the requests of all. */
+/* The layers rest for the sake of one ring, or of whoever changes the chain, and let go of the requests of all. */
 static bool put_aside(struct slot *slot)
 {
     struct front_lane *fl = slot->queue->lane;
 
-    if (slot->queue->state != QUEUE_RUNNING || !front_awaited(fl))
+    if (slot->queue->state != QUEUE_RUNNING || !(front_awaited(fl) || lane_resting(fl->lane)))
         return false;
     slot->next = fl->aside;
     fl->aside = slot;
+    front_keep_aside(fl);
     return true;
 }
 

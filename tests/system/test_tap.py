@@ -154,6 +154,24 @@ def test_random_fio(t):
     t.equal(kernel_errors(guest), "")
 
 
+def test_changed_without_rear(t):
+    """While the rear is gone the chain changes when `--patience` is at its end; what the rear held waits on for it, however often."""
+    rear = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", disk="rear")
+    disk = t.soft_disk(f"vhost-user path={rear.socket}", disk="tap")
+    load = Load(t, disk, 60, "--depth", "32")
+    for _ in range(3):
+        wait_for("a front", disk.attached)
+        time.sleep(0.3)
+        rear.kill()
+        disk.devtap("insert", "--patience", "500ms", disk.disk, "top", "delay time=1us")
+        disk.devtap("remove", "--patience", "500ms", disk.disk, "delay")
+        assert load.running(), load.out.read()
+        rear.restart()
+        before = disk.operations("vhost-user", "write")
+        wait_for("the load to go on", lambda: disk.operations("vhost-user", "write") > before + 100)
+    load.stop(t)
+
+
 class Operators(threading.Thread):
     """Operations one after the other, until told to stop; some are refused."""
 
@@ -171,10 +189,7 @@ class Operators(threading.Thread):
 
 @limit(300)
 def test_random_kills(t):
-    """The rear, our worker or both are killed while operations run: some of these are refused, and nothing is lost.
-
-    Only where it is asked for: with many kills some requests fail (doc/design/2026-11-21-not-yet.md).
-    """
+    """The rear, our worker or both are killed while operations run: some of these are refused, and nothing is lost."""
     if not KILLS:
         t.skip("DEVTAP_CHANGE_KILLS says how many")
     rear = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}", disk="rear")
