@@ -27,6 +27,25 @@ def template(t):
     return pool, image
 
 
+def test_names(t):
+    """A pool by a link in the folder of names, for all commands and for the process that serves it."""
+    pool, _ = template(t)
+    names = t.folder / "names"
+    names.mkdir()
+    (names / "ssd").symlink_to(pool)
+    os.environ["DEVTAP_POOLS"] = str(names)
+    try:
+        cvd("dup", "ssd/base@v1", "vm", "--count", 2)
+        t.equal(len(json.loads(cvd("list", "ssd", "--json"))), 3)
+        t.use(PoolProcess("ssd", t.folder))
+        cvd("snap", "ssd/vm1", "ssd/vm2", "--name", "s")
+        check(pool)
+        cvd("pool", "close", "ssd")
+        assert "ssd2" in cvd("list", "ssd2", status=3), "an unknown name is not told"
+    finally:
+        del os.environ["DEVTAP_POOLS"]
+
+
 def test_program(t):
     """The commands, their output as JSON, and their exit statuses."""
     pool, image = template(t)

@@ -70,7 +70,7 @@ int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_e
 /** target_other_at() - or @{MOMENT}: @moment is PRESENT where none is named. */
 int target_other_at(struct target *t, const char *text, uint32_t *slot, uint64_t *moment,
                     struct dt_error *err);
-/** target_split() - "POOL/DISK" into its halves, owned by the caller. */
+/** target_split() - "POOL/DISK" into its halves, owned by the caller; the pool's is a path, though it may have been a name. */
 int target_split(const char *text, char **path, char **name, struct dt_error *err);
 /** target_name() - what its first argument @text names. */
 int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err);

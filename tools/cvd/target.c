@@ -11,13 +11,27 @@
 #define LOOKS   10u
 #define WAKE_NS DT_MS(1)
 
+/* A word that is no file here may be a name, which is a link in the folder of names; takes over @text. */
+static char *find_pool(char *text)
+{
+    _cleanup_free_ char *link =
+        xasprintf("%s/%s", getenv("DEVTAP_POOLS") ?: "/etc/devtap/pools", text);
+    char *path = strchr(text, '/') || access(text, F_OK) == 0 ? NULL : realpath(link, NULL);
+
+    if (!path)
+        return text;
+    free(text);
+    return path;
+}
+
 int target_split(const char *text, char **path, char **name, struct dt_error *err)
 {
     const char *slash = strrchr(text, '/');
 
     if (!slash || slash == text || !slash[1])
-        return dt_fail(err, -EINVAL, "'%s' is not POOL/DISK, with POOL the path of a pool", text);
-    *path = xasprintf("%.*s", (int)(slash - text), text);
+        return dt_fail(err, -EINVAL,
+                       "'%s' is not POOL/DISK, with POOL the path of a pool or its name", text);
+    *path = find_pool(xasprintf("%.*s", (int)(slash - text), text));
     *name = xstrdup(slash + 1);
     return 0;
 }
@@ -28,7 +42,7 @@ int target_name(struct target *t, const struct command *c, const char *text, str
     t->moment = PRESENT;
     if (!c->whole_pool)
         return target_split(text, &t->path, &t->name, err);
-    t->path = xstrdup(text);
+    t->path = find_pool(xstrdup(text));
     return 0;
 }
 
