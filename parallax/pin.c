@@ -93,5 +93,5 @@ void pin_turn(struct pool *pool)
 
 const struct px_root *pool_root(const struct pool *pool)
 {
-    return &pool->root;
+    return pool->ckpt.root.seq ? &pool->ckpt.root : &pool->root;
 }
