@@ -212,13 +212,13 @@ static void stop_helpers(struct file_store *f)
 
 /* ---- What the pool keeps ---- */
 
-static int file_get(struct store *s, void *buf, uint64_t addr, unsigned count)
+int store_pread(int fd, void *buf, uint64_t addr, unsigned count)
 {
     size_t size = (size_t)count * PX_BLOCK, done = 0;
 
     while (done < size) {
-        ssize_t n = pread(of(s)->fd, (char *)buf + done, size - done,
-                          (off_t)((addr << PX_BLOCK_SHIFT) + done));
+        ssize_t n =
+            pread(fd, (char *)buf + done, size - done, (off_t)((addr << PX_BLOCK_SHIFT) + done));
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -227,6 +227,11 @@ static int file_get(struct store *s, void *buf, uint64_t addr, unsigned count)
         done += (size_t)n;
     }
     return 0;
+}
+
+static int file_get(struct store *s, void *buf, uint64_t addr, unsigned count)
+{
+    return store_pread(of(s)->fd, buf, addr, count);
 }
 
 static int file_put(struct store *s, const void *buf, uint64_t addr, unsigned count)

@@ -42,22 +42,6 @@ static void pay(struct reader *r, uint64_t bytes)
     }
 }
 
-static int read_all(const struct reader *r, uint8_t *buf, uint64_t addr, size_t size)
-{
-    size_t done = 0;
-
-    while (done < size) {
-        ssize_t n = pread(r->fd, buf + done, size - done, (off_t)((addr << PX_BLOCK_SHIFT) + done));
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (size_t)n;
-    }
-    return 0;
-}
-
 static int reader_get(struct store *s, void *buf, uint64_t addr, unsigned count)
 {
     struct reader *r = of(s);
@@ -67,7 +51,7 @@ static int reader_get(struct store *s, void *buf, uint64_t addr, unsigned count)
         unsigned n = MIN(count, BOUNCE_BLOCKS);
         size_t size = (size_t)n * PX_BLOCK;
 
-        ret = read_all(r, r->bounce, addr, size);
+        ret = store_pread(r->fd, r->bounce, addr, n);
         memcpy(to, r->bounce, size);
         pay(r, size);
         to += size;

@@ -82,6 +82,8 @@ int store_file_open(struct store **store, const char *path, const struct store_f
  * all of it has landed. Return: 0; -EBUSY and who has it; another -errno with @err.
  */
 int store_file_lock(struct store *store, uint64_t deadline, struct dt_error *err);
+/** store_pread() - all of @count blocks of a file; -EIO where it ends before. */
+int store_pread(int fd, void *buf, uint64_t addr, unsigned count);
 /** store_reader_open() - only to be read, by @get, past the page cache where that is possible, and at most @rate bytes per
  * second; 0: any. It takes no lock. */
 int store_reader_open(struct store **store, const char *path, uint64_t rate, struct dt_error *err);
