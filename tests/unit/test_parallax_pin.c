@@ -46,6 +46,13 @@ static uint64_t held_blocks(struct px_use *u)
     return blocks;
 }
 
+/* A disk of 256 blocks. */
+static void write_whole(struct px_use *u, struct disk *disk)
+{
+    for (unsigned i = 0; i < 256; i += 32)
+        assert_int_equal(px_do(u, disk, DISK_WRITE, i, 32), 0);
+}
+
 /* All of it is written over, snapshots come and go, and roots are made; what is not the root's is used again. */
 static void nothing_of_it_is_used_again(void **state)
 {
@@ -57,15 +64,13 @@ static void nothing_of_it_is_used_again(void **state)
 
     px_begin(&u, 4096);
     disk = px_create(&u, "vm", 256);
-    for (unsigned i = 0; i < 256; i += 32)
-        assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+    write_whole(&u, disk);
     px_snapshot(&u, "vm", "s");
     assert_int_equal(px_do(&u, disk, DISK_WRITE, 0, 64), 0);
     pin_now(&u, &p);
     assert_int_equal(pool_delete_snapshot(u.pool, px_slot(&u, "vm@s"), &err), 0);
     for (unsigned round = 0; round < 20; round++) {
-        for (unsigned i = 0; i < 256; i += 32)
-            assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+        write_whole(&u, disk);
         assert_int_equal(pool_checkpoint(u.pool, &err), 0);
         rig_check_root(u.store, &p.pin.root);
     }
@@ -144,12 +149,10 @@ static void a_full_pool_ends_it(void **state)
 
     px_begin(&u, 1024);
     disk = px_create(&u, "vm", 256);
-    for (unsigned i = 0; i < 256; i += 32)
-        assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+    write_whole(&u, disk);
     pin_now(&u, &p);
     for (unsigned round = 0; round < 5; round++)
-        for (unsigned i = 0; i < 256; i += 32)
-            assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+        write_whole(&u, disk);
     assert_int_equal(p.lost, 1);
     assert_non_null(strstr(p.why, "full"));
     assert_null(pool_pinned(u.pool, &(uint64_t){0}));
@@ -220,8 +223,7 @@ static void rot_is_named(void **state)
 
     px_begin(&u, 1024);
     disk = px_create(&u, "vm", 256);
-    for (unsigned i = 0; i < 256; i += 32)
-        assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+    write_whole(&u, disk);
     px_snapshot(&u, "vm", "s");
     check_with(&u, 0, &f, &whole);
     assert_int_equal(f.n, 0);
@@ -264,8 +266,7 @@ static void what_changed_is_no_rot(void **state)
 
     px_begin(&u, 1024);
     disk = px_create(&u, "vm", 256);
-    for (unsigned i = 0; i < 256; i += 32)
-        assert_int_equal(px_do(&u, disk, DISK_WRITE, i, 32), 0);
+    write_whole(&u, disk);
     assert_int_equal(pool_checkpoint(u.pool, &err), 0);
     memset(u.store->bytes + 600ul * PX_BLOCK, 0x5a, 8ul * PX_BLOCK);
     memset(u.store->bytes + 100ul * PX_BLOCK, 0x5a, 300ul * PX_BLOCK);
