@@ -1,5 +1,5 @@
 # A thin front for Meson: every target here only names what scripts/ and Meson do.
-.PHONY: all deps check crash demo fuzz bench install uninstall clean format
+.PHONY: all deps check crash model kills demo fuzz bench install uninstall clean format
 BUILD ?= build
 
 all: deps
@@ -17,6 +17,15 @@ crash: deps
 	@[ -d build-crash ] || meson setup build-crash --buildtype=release
 	@ninja -C build-crash tests/unit/test_parallax_crash
 	@PARALLAX_CRASHES=$${STATES:-100000} build-crash/tests/unit/test_parallax_crash
+
+# The same for pools beside a model (STEPS, of up to four requests, in each of some runs), and for deaths under load.
+model: deps
+	@[ -d build-crash ] || meson setup build-crash --buildtype=release
+	@ninja -C build-crash tests/unit/test_parallax
+	@PARALLAX_STEPS=$${STEPS:-200000} build-crash/tests/unit/test_parallax
+
+kills: all
+	@DEVTAP_POOL_KILLS=$${KILLS:-100} DEVTAP_NET_KILLS=$${KILLS:-100} tests/run-system --filter '^(pool.killed|net_kill)'
 
 demo: all
 	@python3 scripts/demo

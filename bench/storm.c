@@ -17,8 +17,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -92,22 +90,11 @@ static void load(struct storm *s, const char *path, bool writes)
 
 /* ---- Disks ---- */
 
-static int connect_to(const char *path, struct dt_error *err)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
-    if (sock < 0 || connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return dt_fail(err, -errno, "%s", strerror(errno));
-    return sock;
-}
-
 static int ask_pool(char **where, unsigned number, struct dt_error *err)
 {
     _cleanup_free_ char *path = cvd_socket(where[1]);
     _cleanup_free_ char *name = xasprintf("%s%u", where[2], number);
-    int sock = connect_to(path, err);
+    int sock = vhost_connect(path, err);
     int ret = sock < 0 ? sock : cvd_ask_disk(sock, name, false, 0, name, ANSWER_MS, err);
 
     return ret < 0 ? ret : sock;
@@ -115,16 +102,17 @@ static int ask_pool(char **where, unsigned number, struct dt_error *err)
 
 static void open_one(struct one *o, const struct storm *s, char **where, unsigned number)
 {
-    struct vblk_config config = {.queues = 1,
+    _cleanup_free_ char *path = xasprintf("%s%u", where[1], number);
+    struct vblk_config config = {.path = path,
+                                 .queues = 1,
                                  .depth = DEPTH,
                                  .bytes = s->steps.max_sectors << DT_SECTOR_SHIFT,
                                  .event_idx = true,
                                  .timeout_ms = ANSWER_MS};
     struct dt_error err;
 
-    config.sock = strcmp(where[0], "pool") == 0
-                      ? ask_pool(where, number, &err)
-                      : connect_to(xasprintf("%s%u", where[1], number), &err);
+    if (strcmp(where[0], "pool") == 0)
+        config.sock = ask_pool(where, number, &err);
     if (config.sock < 0 || vblk_open(&o->driver, &config, &err) < 0)
         fail("a disk cannot be opened", &err);
     o->queue = vblk_queue(o->driver, 0);

@@ -17,7 +17,6 @@
 #include "vhost/transfer.h"
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -346,14 +345,10 @@ static void run_orders(struct dt_watch *watch, uint32_t events)
 int keeper_run(int sock)
 {
     const struct loop_config config = {.engine = LOOP_EPOLL};
-    struct rlimit limit;
     struct keeper k = {.sock = -1, .next = -1, .send_to = -1, .connect_timer.fire = run_connect};
     struct dt_error err;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max; /* regions and eventfds of a large VM */
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    sandbox_raise_limits(); /* regions and eventfds of a large VM */
     k.orders = (struct dt_watch){.fd = sock, .events = EPOLLIN, .ready = run_orders};
     if (loop_new(&k.loop, &config, &err) < 0 || loop_watch_add(k.loop, &k.orders) < 0)
         return 1;

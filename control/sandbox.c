@@ -160,6 +160,16 @@ static void limit(int resource, rlim_t value)
     setrlimit(resource, &limit);
 }
 
+void sandbox_raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 static bool entered;
 DT_PUBLIC int __lsan_is_turned_off(void);

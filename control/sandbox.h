@@ -16,6 +16,9 @@ enum sandbox_kind { SANDBOX_KEEPER, SANDBOX_WORKER, SANDBOX_EXTENSION };
 struct sandbox_walls {
     int network, files;
 };
+/** sandbox_raise_limits() - as many descriptors as may be: a VM's queue takes two, a port of a switch its socket and its
+ *  peer's, and there may be hundreds. Before sandbox_enter(). */
+void sandbox_raise_limits(void);
 /**
  * sandbox_prepare() - an empty network and an empty file system, for a later sandbox_enter() of this
  * process: to make them takes the kernel a millisecond or more. What cannot be made is left to that.

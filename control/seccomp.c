@@ -10,6 +10,7 @@
 #include "control/sandbox.h"
 
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <sched.h>
@@ -97,9 +98,9 @@ static const int worker_only[] = {SCMP_SYS(socketpair), SCMP_SYS(accept4)};
 
 static const int connect_only[] = {SCMP_SYS(socket), SCMP_SYS(connect)};
 
-/* What a block device's image needs. */
+/* What a block device's image needs, and a pool that looks where its file has space. */
 static const unsigned long ioctls[] = {BLKDISCARD, BLKZEROOUT, BLKGETSIZE64, BLKSSZGET,
-                                       BLKPBSZGET, BLKFLSBUF,  FIONBIO};
+                                       BLKPBSZGET, BLKFLSBUF,  FIONBIO,      FS_IOC_FIEMAP};
 
 static const int fcntls[] = {F_GETFD,     F_SETFD,     F_GETFL,      F_SETFL,     F_DUPFD_CLOEXEC,
                              F_OFD_SETLK, F_OFD_GETLK, F_OFD_SETLKW, F_ADD_SEALS, F_GET_SEALS};

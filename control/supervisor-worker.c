@@ -282,6 +282,8 @@ void super_start_worker(struct supervisor *s)
         restart_later(s, false);
         return;
     }
+    if (s->config.ops->started)
+        s->config.ops->started(s->config.arg, s->control);
     for (unsigned i = 0; i < s->config.count; i++) {
         s->guards[i].ready = false;
         keeper_link(&s->guards[i]);

@@ -43,7 +43,10 @@ struct supervised_disk {
 
 /** struct supervisor_ops - what the owner learns, on the loop. */
 struct supervisor_ops {
-    void (*ready)(void *arg);     /* all disks can be connected to */
+    void (*ready)(void *arg); /* all disks can be connected to */
+    /* A worker was started, and gets its first link after this: what is sent to it now it reads before it serves. NULL:
+     * nothing is. */
+    void (*started)(void *arg, int control);
     void (*restarted)(void *arg); /* a successor serves all disks */
     /* The end of a supervisor_upgrade() with arguments: @why it serves with those of before, or NULL. */
     void (*changed)(void *arg, const char *why);

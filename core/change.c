@@ -74,13 +74,20 @@ static const struct dt_block_ext *known_here(const struct device *dev, const cha
     return NULL;
 }
 
+static bool is_path(const struct dt_block_ext *ext, const char *key)
+{
+    int index = ext ? param_find(ext->params, key) : -1;
+
+    return index >= 0 && ext->params[index].type == DT_PARAM_PATH;
+}
+
 /* Can this process, which can open nothing any more, open it? */
 static bool within(const struct plan *p, const struct layer_spec *spec)
 {
     const struct dt_block_ext *ext = known_here(p->dev, spec->name);
 
     for (unsigned i = 0; i < spec->count; i++)
-        if (strcmp(spec->settings[i].key, "place") == 0)
+        if (strcmp(spec->settings[i].key, "place") == 0 || is_path(ext, spec->settings[i].key))
             return false;
     return ext && (!ext->open || (ext->flags & DT_SELF_CONTAINED)) &&
            !(ext->load && p->dev->state_dir);

@@ -4,11 +4,16 @@
  *
  * The bookkeeping is an array beside the memory, not headers inside it, so pieces are whole
  * aligned pages that O_DIRECT takes, and untouched pages stay unmapped.
+ *
+ * Where there are large pieces, huge pages are asked for: pinning a piece takes the kernel a step for each page, and a device gets
+ * as many segments. Small ones alone do not need the memory.
  */
 #include "core/copypool.h"
 #include <sys/mman.h>
 
 #define PAGE_BYTES (1u << COPYPOOL_MIN_SHIFT)
+#define HUGE_BYTES ((size_t)2 << 20)
+#define LARGE      (64u << 10)
 
 static void list_push(struct copypool *p, int32_t page, int order)
 {
@@ -51,22 +56,32 @@ void copypool_init_at(struct copypool *p, void *base, size_t bytes)
 int copypool_init(struct copypool *p, size_t bytes)
 {
     size_t chunk = 1u << COPYPOOL_MAX_SHIFT, size = ALIGN_UP(MAX(bytes, chunk), chunk);
-    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    size_t mapped = size + HUGE_BYTES;
+    void *at = mmap(NULL, mapped, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    if (base == MAP_FAILED)
+    if (at == MAP_FAILED)
         return -errno;
-    copypool_init_at(p, base, size);
-    p->owned = true;
+    copypool_init_at(p, (void *)ALIGN_UP((uintptr_t)at, HUGE_BYTES), size);
+    p->mapping = at;
+    p->mapped = mapped;
     return 0;
+}
+
+/* A hint: without huge pages all is as well, and slower. */
+static void make_huge(struct copypool *p)
+{
+    p->huge = true;
+    if (p->mapping)
+        madvise(p->base, p->size, MADV_HUGEPAGE);
 }
 
 void copypool_abandon(struct copypool *p)
 {
     if (!p->base)
         return;
-    if (p->owned)
-        munmap(p->base, p->size);
+    if (p->mapping)
+        munmap(p->mapping, p->mapped);
     free(p->pages);
     p->base = NULL;
 }
@@ -85,6 +100,8 @@ void *copypool_get(struct copypool *p, size_t bytes, size_t reserve)
     while (want < COPYPOOL_ORDERS && ((size_t)PAGE_BYTES << want) < bytes)
         want++;
     CHECK(want < COPYPOOL_ORDERS);
+    if (unlikely(bytes >= LARGE && !p->huge))
+        make_huge(p);
     if (p->free_bytes < reserve + ((size_t)PAGE_BYTES << want))
         return NULL;
     for (order = want; order < COPYPOOL_ORDERS && p->free_head[order] < 0; order++)

@@ -16,7 +16,9 @@ struct copypool {
     uint8_t *base;
     size_t size;
     size_t free_bytes;
-    bool owned;                         /* its memory is a mapping of its own */
+    void *mapping; /* of its own, which holds its memory; or NULL */
+    size_t mapped;
+    bool huge;                          /* huge pages were asked for */
     int32_t free_head[COPYPOOL_ORDERS]; /* page index of the first free piece, -1 = none */
     struct copypool_page {
         int32_t next, prev;

@@ -320,8 +320,9 @@ int request_cancel(struct request *r);
 /** lane_release() - ask the layers to let go of what they hold by @deadline; intake stays open. */
 void lane_release(struct lane *lane, uint64_t deadline);
 unsigned lane_in_flight(const struct lane *lane);
-/** lane_resting() - is the device coming to rest, or held there? On the lane's thread. */
-bool lane_resting(const struct lane *lane);
+/** lane_asked() - were the layers asked to let go of what they hold, and is that not over? What ends with -ECANCELED then was
+ *  let go of, and not served: they may do so until the deadline, though whoever asked waits no longer. On the lane's thread. */
+bool lane_asked(const struct lane *lane);
 /* The front's own pointer on each lane. */
 void lane_set_front(struct lane *lane, void *arg);
 void *lane_front(const struct lane *lane);

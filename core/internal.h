@@ -173,6 +173,7 @@ struct lane {
     /* Quiesce (quiesce.c). */
     bool closed, refused; /* nothing is admitted; somebody asked meanwhile */
     bool quiescing;
+    uint64_t release_by; /* the layers were asked to let go by then */
     char late[128];
     struct dt_timer quiesce_timer;
     struct loop_message quiesce_start, quiesce_report;

@@ -10,39 +10,50 @@
 
 #include <sys/mman.h>
 
-#define SMALL_STRIDE 2048u
-#define SMALL_COUNT  4096u
-#define BIG_COUNT    256u
+/* Odd, too. */
+#define BIG_STRIDE  (ALIGN_UP(sizeof(struct packet) + NET_MAX_FRAME, 2 * CACHE_LINE) + CACHE_LINE)
+#define SMALL_COUNT 4096u
+#define BIG_COUNT   256u
 
-static int pool_init(struct net_pool *pool, size_t stride, uint32_t count)
+static int pool_init(struct net_pool *pool, struct net_memory *memory, size_t stride,
+                     uint32_t count)
 {
+    size_t bytes = stride * count;
+
     *pool = (struct net_pool){.stride = stride, .count = count, .fresh = count};
-    pool->memory = mmap(NULL, stride * count, PROT_READ | PROT_WRITE,
+    pool->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pool->memory != MAP_FAILED)
-        return 0;
-    pool->memory = NULL;
-    return -ENOMEM;
+    if (pool->memory == MAP_FAILED)
+        return -ENOMEM;
+    memory->mappings[memory->n++] = (struct iovec){pool->memory, bytes};
+    return 0;
 }
 
-static void pool_fini(struct net_pool *pool)
+int net_pools_init(struct net_lane *net)
 {
-    CHECK(pool->used == 0);
-    if (pool->memory)
-        munmap(pool->memory, pool->stride * pool->count);
-}
+    struct net_memory *memory = net->memory = xcalloc(1, sizeof(*memory));
 
-int net_pools_init(struct net_lane *net, struct lane *lane)
-{
-    return pool_init(&net->small, SMALL_STRIDE, SMALL_COUNT)
-               ?: pool_init(&net->big, ALIGN_UP(sizeof(struct packet) + NET_MAX_FRAME, 4096u),
-                            BIG_COUNT);
+    memory->lanes = net;
+    memory->mappings = xcalloc(2, sizeof(memory->mappings[0]));
+    return pool_init(&net->small, memory, NET_SMALL, SMALL_COUNT)
+               ?: pool_init(&net->big, memory, BIG_STRIDE, BIG_COUNT);
 }
 
 void net_pools_fini(struct net_lane *net)
 {
-    pool_fini(&net->small);
-    pool_fini(&net->big);
+    struct net_memory *memory = net->memory;
+    struct net_lane **at = &memory->lanes;
+
+    CHECK(net->small.used == 0 && net->big.used == 0);
+    while (*at != net)
+        at = &(*at)->kin;
+    *at = net->kin;
+    if (memory->lanes)
+        return;
+    for (unsigned i = 0; i < memory->n; i++)
+        munmap(memory->mappings[i].iov_base, memory->mappings[i].iov_len);
+    free(memory->mappings);
+    free(memory);
 }
 
 static uint32_t room(const struct net_pool *pool)
@@ -53,58 +64,6 @@ static uint32_t room(const struct net_pool *pool)
 uint32_t net_pool_room(const struct net_lane *net)
 {
     return MIN(room(&net->small), room(&net->big));
-}
-
-static struct packet *pool_take(struct net_pool *pool, struct lane *lane)
-{
-    struct packet *p = pool->free;
-
-    if (likely(p)) {
-        pool->free = p->free_next;
-    } else {
-        if (pool->fresh == 0)
-            return NULL;
-        p = (void *)(pool->memory + (size_t)(pool->count - pool->fresh--) * pool->stride);
-        p->pub.data = (uint8_t *)(p + 1);
-        p->capacity = (uint32_t)(pool->stride - sizeof(*p));
-        p->lane = lane;
-    }
-    pool->used++;
-    return p;
-}
-
-struct packet *net_packet_new(struct lane *lane, uint32_t length)
-{
-    struct net_lane *net = lane->net;
-    bool small = length <= SMALL_STRIDE - sizeof(struct packet);
-    struct packet *p =
-        length <= NET_MAX_FRAME ? pool_take(small ? &net->small : &net->big, lane) : NULL;
-
-    if (unlikely(!p))
-        return NULL;
-    p->pub.length = length;
-    p->pub.needs = p->pub.flags = 0;
-    p->pub.next = NULL;
-    p->slot = NULL;
-    p->holder = NULL;
-    return p;
-}
-
-void net_packet_free(struct lane *lane, struct packet *p)
-{
-    struct net_lane *net = lane->net;
-    struct net_pool *pool = p->capacity <= SMALL_STRIDE ? &net->small : &net->big;
-
-    /* Also of one that a layer turned around, and that ends with the guest that sent it. */
-    if (p->slot)
-        lane->front_ops->sent(lane, p->slot);
-    p->free_next = pool->free;
-    pool->free = p;
-    pool->used--;
-    if (unlikely(net->starved)) {
-        net->starved = false;
-        lane->front_ops->wake(lane);
-    }
 }
 
 unsigned net_admit(struct lane *lane, unsigned want)

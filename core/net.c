@@ -10,8 +10,7 @@
 #define LEAST_MTU  68u /* RFC 791 */
 #define USUAL_RING 256u
 
-_Noreturn static void contract_violated(const struct ctx *c, const struct packet *p,
-                                        const char *what)
+void net_violated(const struct ctx *c, const struct packet *p, const char *what)
 {
     const char *holder = "nobody";
 
@@ -35,7 +34,7 @@ static void leave(struct ctx *ctx, struct dt_packet **packets, unsigned n, const
         struct packet *p = packet_of(packets[i]);
 
         if (unlikely(p->holder != ctx))
-            contract_violated(ctx, p, what);
+            net_violated(ctx, p, what);
         p->holder = NULL;
         net_packet_free(lane, p);
     }
@@ -124,6 +123,15 @@ void dt_peek(struct dt_ctx *c, bool on)
 
 /* ---- Edges ---- */
 
+static void arrive(struct ctx *to, enum dt_direction way, struct dt_packet **packets, unsigned n,
+                   uint64_t bytes)
+{
+    bump(&to->net->packets[way], n);
+    bump(&to->net->bytes[way], bytes);
+    hold(to, n);
+    to->net->handle[way](&to->pub, packets, n);
+}
+
 static void enter(struct ctx *to, enum dt_direction way, struct dt_packet **packets, unsigned n)
 {
     uint64_t bytes = 0;
@@ -133,10 +141,7 @@ static void enter(struct ctx *to, enum dt_direction way, struct dt_packet **pack
         packet_of(packets[i])->way = way;
         bytes += packets[i]->length;
     }
-    bump(&to->net->packets[way], n);
-    bump(&to->net->bytes[way], bytes);
-    hold(to, n);
-    to->net->handle[way](&to->pub, packets, n);
+    arrive(to, way, packets, n, bytes);
 }
 
 struct crossing {
@@ -187,24 +192,41 @@ static void cross_finished(struct crossing *x, struct dt_packet **packets, unsig
         enter(x->to, x->way, packets + first, n - first);
 }
 
+/* Some of them have something left to do that @to does not take. */
+static __attribute__((noinline)) void edge_finishing(struct ctx *from, struct ctx *to,
+                                                     enum dt_direction way,
+                                                     struct dt_packet **packets, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        packet_of(packets[i])->holder = from;
+    cross_finished(&(struct crossing){from, to, way}, packets, n);
+}
+
+/* One look at each packet: what it costs here it costs at every edge. */
 static void edge(struct ctx *from, enum dt_direction way, struct dt_packet **packets, unsigned n)
 {
     struct ctx *to = from->net->next[way];
+    uint64_t bytes = 0;
     uint32_t needs = 0;
 
     if (n == 0)
         return;
     for (unsigned i = 0; i < n; i++) {
-        if (unlikely(packet_of(packets[i])->holder != from || !to))
-            contract_violated(from, packet_of(packets[i]), "forwarded");
-        needs |= packets[i]->needs;
+        struct packet *p = packet_of(packets[i]);
+
+        if (unlikely(p->holder != from || !to))
+            net_violated(from, p, "forwarded");
+        p->holder = to;
+        p->way = way;
+        needs |= p->pub.needs;
+        bytes += p->pub.length;
     }
     if (unlikely(needs & ~to->net->takes)) {
-        cross_finished(&(struct crossing){from, to, way}, packets, n);
+        edge_finishing(from, to, way, packets, n);
         return;
     }
     hold(from, -n);
-    enter(to, way, packets, n);
+    arrive(to, way, packets, n, bytes);
 }
 
 void dt_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
@@ -277,8 +299,6 @@ static void front_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned
 
     hold(front, -n);
     set_relaxed(&lane->in_flight, lane->in_flight - n);
-    for (unsigned i = 0; i < n; i++)
-        packet_of(packets[i])->holder = NULL;
     if (likely(lane->net->open)) {
         lane->front_ops->receive(lane, packets, n);
     } else {
@@ -374,7 +394,7 @@ static int link_lane(struct lane *lane)
         return 0;
     }
     lane->net = xcalloc(1, sizeof(*lane->net));
-    return net_pools_init(lane->net, lane);
+    return net_pools_init(lane->net);
 }
 
 static void unlink_lane(struct lane *lane)

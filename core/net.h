@@ -19,6 +19,9 @@
 /* The largest frame: an IP packet of 65,535 bytes, Ethernet, and four tags. */
 #define NET_MAX_FRAME 65600u
 #define NET_BURST     32u
+/* Bytes of an ordinary packet, with its struct packet: an odd number of cache lines, or a burst would have all its packets in the
+ * same few sets of the cache, and each step would fetch them anew. */
+#define NET_SMALL (33u * CACHE_LINE)
 
 /**
  * struct packet - a dt_packet with what only core may see.
@@ -44,9 +47,9 @@ static inline struct packet *packet_of(struct dt_packet *p)
 /** net_admit() - how many of @want frames may be taken from the rings now. */
 unsigned net_admit(struct lane *lane, unsigned want);
 /** net_packet_new() - one that is in no chain; NULL if there is none. After net_admit() there are as many as it said. */
-struct packet *net_packet_new(struct lane *lane, uint32_t length);
+static inline struct packet *net_packet_new(struct lane *lane, uint32_t length);
 /** net_packet_free() - its descriptor goes back with it. */
-void net_packet_free(struct lane *lane, struct packet *p);
+static inline void net_packet_free(struct lane *lane, struct packet *p);
 /** net_peeks() - should long packets have their headers alone now? Those of which net_peekable() is true may have
  *  DT_OFFLOAD_FETCH then, and front_ops.fetch copies the rest, from DT_PEEK_BYTES on. */
 static inline bool net_peeks(const struct lane *lane);
@@ -63,6 +66,19 @@ void net_resume(struct lane *lane);
 /** net_guest_takes() - what may be left to do on packets that reach this front: enum dt_offload. */
 void net_guest_takes(struct lane *lane, uint32_t takes);
 const struct dt_net_info *device_net_info(const struct device *dev);
+
+/* ---- For backs that lead to another card of the same thread (net-pass.c) ---- */
+
+/** net_join() - the lanes of these two are going to pass packets to one another. */
+void net_join(struct dt_ctx *a, struct dt_ctx *b);
+/**
+ * net_pass() - @n packets that @from holds leave its chain, and enter the other card's as if @to had made them; to be handed up
+ * with dt_receive(). Nothing is copied; the guest that sent them has its descriptors back.
+ * Return: how many of them, the first ones; for the others @to has no memory, and they are still @from's.
+ */
+unsigned net_pass(struct dt_ctx *from, struct dt_ctx *to, struct dt_packet **packets, unsigned n);
+/** net_takes() - has the card of @c a guest that takes packets? */
+bool net_takes(struct dt_ctx *c);
 
 /* ---- For core ---- */
 
@@ -83,12 +99,21 @@ struct net_pool {
     struct packet *free;
 };
 
+/** struct net_memory - the mappings that packets lie in: those of a lane, or of all that have passed packets to one another. */
+struct net_memory {
+    struct net_lane *lanes;
+    struct iovec *mappings;
+    unsigned n;
+};
+
 struct net_lane {
     struct net_pool small, big;
-    bool starved; /* net_admit() said 0 for want of packets */
-    bool stopped; /* dt_room() said 0 */
-    bool peeks;   /* net_peeks() */
-    bool open;    /* the guest takes packets, and this many now */
+    struct net_memory *memory;
+    struct net_lane *kin; /* the next one with the same memory */
+    bool starved;         /* net_admit() said 0 for want of packets */
+    bool stopped;         /* dt_room() said 0 */
+    bool peeks;           /* net_peeks() */
+    bool open;            /* the guest takes packets, and this many now */
     unsigned room;
     unsigned ring;       /* descriptors of the smallest transmit ring; 0 = none runs */
     uint64_t closed;     /* packets for a guest that takes none */
@@ -98,6 +123,65 @@ struct net_lane {
 static inline bool net_peeks(const struct lane *lane)
 {
     return lane->net->peeks;
+}
+
+static inline struct net_pool *net_pool_of(struct net_lane *net, const struct packet *p)
+{
+    return p->capacity <= NET_SMALL ? &net->small : &net->big;
+}
+/** net_pool_take() - a packet of @lane, of undefined content; NULL = there is none. */
+static inline struct packet *net_pool_take(struct net_pool *pool, struct lane *lane)
+{
+    struct packet *p = pool->free;
+
+    if (likely(p)) {
+        pool->free = p->free_next;
+    } else {
+        if (pool->fresh == 0)
+            return NULL;
+        p = (void *)(pool->memory + (size_t)(pool->count - pool->fresh--) * pool->stride);
+        p->pub.data = (uint8_t *)(p + 1);
+        p->capacity = (uint32_t)(pool->stride - sizeof(*p));
+        p->lane = lane;
+    }
+    pool->used++;
+    return p;
+}
+/** net_pool_put() - @p is free. */
+static inline void net_pool_put(struct net_pool *pool, struct packet *p, struct lane *lane)
+{
+    p->free_next = pool->free;
+    pool->free = p;
+    pool->used--;
+    if (unlikely(lane->net->starved)) {
+        lane->net->starved = false;
+        lane->front_ops->wake(lane);
+    }
+}
+
+static inline struct packet *net_packet_new(struct lane *lane, uint32_t length)
+{
+    struct net_lane *net = lane->net;
+    bool small = length <= NET_SMALL - sizeof(struct packet);
+    struct packet *p =
+        length <= NET_MAX_FRAME ? net_pool_take(small ? &net->small : &net->big, lane) : NULL;
+
+    if (unlikely(!p))
+        return NULL;
+    p->pub.length = length;
+    p->pub.needs = p->pub.flags = 0;
+    p->pub.next = NULL;
+    p->slot = NULL;
+    p->holder = NULL;
+    return p;
+}
+
+static inline void net_packet_free(struct lane *lane, struct packet *p)
+{
+    /* Also of one that a layer turned around, and that ends with the guest that sent it. */
+    if (p->slot)
+        lane->front_ops->sent(lane, p->slot);
+    net_pool_put(net_pool_of(lane->net, p), p, lane);
 }
 
 /** net_segment() - cut super-frame @p: @emit gets bursts of segments, which lane's pool has room for or which are missing.
@@ -119,7 +203,10 @@ void net_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
  *  and @p is as it was. */
 struct dt_packet *net_packet_resize(struct dt_ctx *c, struct dt_packet *p, uint32_t length);
 
-int net_pools_init(struct net_lane *net, struct lane *lane);
+/** net_violated() - tell who handed on a packet that was not its own, and end the process. */
+_Noreturn void net_violated(const struct ctx *c, const struct packet *p, const char *what);
+
+int net_pools_init(struct net_lane *net);
 void net_pools_fini(struct net_lane *net);
 /** net_pool_room() - how many packets, of whatever length, there are. */
 uint32_t net_pool_room(const struct net_lane *net);

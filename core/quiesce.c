@@ -40,6 +40,7 @@ static void run_late(struct dt_timer *timer)
 
 void lane_release(struct lane *lane, uint64_t deadline)
 {
+    lane->release_by = deadline;
     for (unsigned i = 1; i < lane->nctxs; i++) {
         struct ctx *c = lane->ctxs[i];
 
@@ -49,14 +50,19 @@ void lane_release(struct lane *lane, uint64_t deadline)
     }
 }
 
-bool lane_resting(const struct lane *lane)
+static bool resting(const struct lane *lane)
 {
     return lane->quiescing || lane->closed;
 }
 
 bool ctx_resting(struct dt_ctx *c)
 {
-    return lane_resting(ctx_of(c)->lane);
+    return resting(ctx_of(c)->lane);
+}
+
+bool lane_asked(const struct lane *lane)
+{
+    return resting(lane) || dt_clock_ns() < lane->release_by;
 }
 
 /* On each lane's thread. */

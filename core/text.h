@@ -92,6 +92,9 @@ int parse_size(const char *text, uint64_t *bytes);   /* 64K = 65536 */
 int parse_duration(const char *text, uint64_t *ns);  /* 5ms */
 int parse_fraction(const char *text, double *value); /* 1% = 0.01 = 1e-2 */
 int parse_bool(const char *text, bool *value);
+/** parse_socket_group() - a group's name or number. parse_socket_mode() - octal. Who may use a socket that is made. */
+int parse_socket_group(const char *text, long *group, struct dt_error *err);
+int parse_socket_mode(const char *text, unsigned *mode, struct dt_error *err);
 /* The reverse, exact, owned by the caller: "20k", "64K", "5ms". */
 char *format_count(uint64_t n);
 char *format_size(uint64_t bytes);

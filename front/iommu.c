@@ -218,8 +218,6 @@ void front_iommu_settle(struct front_lane *fl)
             (front->queues[i].vq.in_flight || front->queues[i].dirty))
             return;
     fl->invalidating = false;
-    if (!fl->aside)
-        loop_timer_cancel(lane_loop(fl->lane), &fl->ask_again);
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
 
@@ -273,8 +271,9 @@ static void invalidate(struct front_lane *fl, const struct vhost_iotlb *change)
     }
     fl->invalidating = true;
     front_take_aside(fl);
-    loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + URGE_NS);
     front_iommu_settle(fl);
+    if (fl->invalidating)
+        loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + URGE_NS);
 }
 
 /* What layers let go of fails unless it can go back to a ring that takes nothing. */

@@ -3,10 +3,8 @@
 #include "base/kill.h"
 #include "front/served.h"
 
-void front_mark_dirty(struct front_queue *q)
+void front_list_dirty(struct front_queue *q)
 {
-    if (q->dirty)
-        return;
     q->dirty = true;
     q->next_dirty = q->lane->dirty;
     q->lane->dirty = q;

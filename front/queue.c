@@ -157,8 +157,8 @@ void front_wake(struct lane *lane)
             loop_poller_wake(lane_loop(lane), &q->poller);
         }
     }
-    if (fl->aside && !front_awaited(fl))
-        submit_aside(fl);
+    if (fl->aside && !front_awaited(fl) && submit_aside(fl))
+        loop_timer_cancel(lane_loop(lane), &fl->ask_again);
 }
 
 bool front_awaited(const struct front_lane *fl)
@@ -191,8 +191,10 @@ static void run_ask_again(struct dt_timer *timer)
         loop_timer_set(lane_loop(fl->lane), timer, dt_clock_ns() + RELEASE_NS);
 }
 
+/* A lane that is closed tells when it is open again, once it has refused somebody. */
 void front_keep_aside(struct front_lane *fl)
 {
+    lane_admit(fl->lane, 1);
     if (!fl->ask_again.heap_index)
         loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + RELEASE_NS);
 }

@@ -88,7 +88,7 @@ struct front_lane {
  * @ring_opened, @ring_closed: queue @q begins or ceases to be served; on its lane's thread. May be NULL.
  * @hand_over: the rings go to the rear: what else it has to be told. NULL where rings never leave.
  * @take_aside: what was put aside goes back to the rings that no longer run, or fails. May be NULL.
- * @submit_aside: and all of it into the chain; false if the chain admits nothing now. May be NULL.
+ * @submit_aside: and all of it into the chain; false if the chain takes nothing now. May be NULL.
  * @show: add to what front_show() tells.
  */
 struct front_class {
@@ -195,8 +195,14 @@ void front_release(struct front *front);
 void front_resume_lanes(struct front *front);
 void front_queue_call_changed(void *dev, unsigned q);
 
+/* front_list_dirty() - @q is to be published at the end of the turn. */
+void front_list_dirty(struct front_queue *q);
 /** front_mark_dirty() - the ring has used entries to publish at the end of the turn. */
-void front_mark_dirty(struct front_queue *q);
+static inline void front_mark_dirty(struct front_queue *q)
+{
+    if (!q->dirty)
+        front_list_dirty(q);
+}
 void front_publish(struct loop_deferred *deferred);
 void front_call_driver(const struct front_queue *q);
 /** front_awaited() - does a stop, a pause or an invalidation wait for the layers? */

@@ -18,6 +18,7 @@
     X(net_stream)    \
     X(net_dgram)     \
     X(net_rear)      \
+    X(net_pair)      \
     X(net_null)
 
 #define DECLARE(ext) extern const struct dt_net_ext ext;

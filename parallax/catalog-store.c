@@ -10,6 +10,25 @@
 
 /* ---- A root ---- */
 
+/* Where a node above it cannot be read, all blocks below that are written again, for they are in memory: from *@i on. */
+static int get_page(struct pool *pool, const struct tree *t, uint32_t *i, struct node **page)
+{
+    struct catalog *c = &pool->catalog;
+    int ret = tree_page(pool, t, *i, page);
+    uint64_t first, count;
+
+    while (unlikely(ret == -EBADMSG || ret == -EIO)) {
+        ret = tree_cut(pool, t, *i, &first, &count);
+        if (ret < 0 || count == 0)
+            return ret ?: -EBADMSG;
+        for (uint64_t k = first; k < MIN(first + count, (uint64_t)c->slots / PX_RECORDS); k++)
+            c->state[k] |= CATALOG_DIRTY;
+        *i = (uint32_t)MIN(first, (uint64_t)*i);
+        ret = tree_page(pool, t, *i, page);
+    }
+    return ret;
+}
+
 int catalog_prepare(struct pool *pool, uint32_t *cursor, unsigned *budget)
 {
     struct catalog *c = &pool->catalog;
@@ -24,7 +43,7 @@ int catalog_prepare(struct pool *pool, uint32_t *cursor, unsigned *budget)
         if (*budget == 0)
             return 1;
         --*budget;
-        ret = tree_page(pool, &t, *cursor, &page);
+        ret = get_page(pool, &t, cursor, &page);
     }
     return ret;
 }
@@ -47,7 +66,7 @@ int catalog_freeze(struct pool *pool)
 
         if (!(c->state[i] & CATALOG_DIRTY))
             continue;
-        ret = tree_page(pool, &t, i, &page);
+        ret = get_page(pool, &t, &i, &page);
         if (ret < 0)
             break;
         resolve_block(pool, i);
@@ -121,6 +140,9 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
         (r->log && (r->kind != PX_DISK || !p || p->kind != PX_LOG || p->parent != slot)) ||
         (r->past_keep && !r->log))
         return bad(pool, slot, "a history that cannot be", err);
+    if ((r->flags & PX_BRANCH) && (!r->prev || r->kind != PX_SNAPSHOT || !pool->root.branched ||
+                                   !(r->flags & (PX_HIDDEN | PX_DYING))))
+        return bad(pool, slot, "a branch that cannot be", err);
     if (r->epoch == 0 || r->epoch >> 40 || r->since > r->epoch || r->origin_epoch > r->epoch)
         return bad(pool, slot, "epochs that cannot be", err);
     p = r->prev ? pool_record(pool, r->prev - 1) : NULL;
@@ -137,16 +159,37 @@ static int judge_record(struct pool *pool, uint32_t slot, struct dt_error *err)
     return 0;
 }
 
-/* Each snapshot is before exactly one other thing of its disk; else lines would join or make a
+/* From its beginning on, it is hidden snapshots and nothing else. */
+static bool is_branch(const struct pool *pool, uint32_t slot)
+{
+    for (; slot != NO_SLOT; slot = pool->catalog.info[slot].next)
+        if (!(catalog_record(pool, slot)->flags & (PX_HIDDEN | PX_DYING)) ||
+            catalog_record(pool, slot)->kind != PX_SNAPSHOT)
+            return false;
+    return true;
+}
+
+/* The last one of a branch, which has a beginning. */
+static bool ends_branch(const struct pool *pool, const struct px_record *r)
+{
+    while (!(r->flags & PX_BRANCH) && r->prev)
+        r = catalog_record(pool, r->prev - 1);
+    return r->flags & PX_BRANCH;
+}
+
+/* Each snapshot is before exactly one other thing of its disk, but for branches; else lines would join or make a
  * ring. */
 static int judge_line(struct pool *pool, uint32_t slot, struct dt_error *err)
 {
     const struct px_record *r = catalog_record(pool, slot);
     uint32_t next = pool->catalog.info[slot].next;
 
-    if (r->kind == PX_SNAPSHOT && (next == NO_SLOT || catalog_record(pool, next)->prev != slot + 1))
+    if (r->kind == PX_SNAPSHOT &&
+        (next == NO_SLOT ? !ends_branch(pool, r) : catalog_record(pool, next)->prev != slot + 1))
         return bad(pool, slot, "no snapshot and no disk follows it", err);
-    if (r->prev && pool->catalog.info[r->prev - 1].next != slot)
+    if ((r->flags & PX_BRANCH) && !is_branch(pool, slot))
+        return bad(pool, slot, "a branch that cannot be", err);
+    if (r->prev && !(r->flags & PX_BRANCH) && pool->catalog.info[r->prev - 1].next != slot)
         return bad(pool, slot, "two follow the same snapshot", err);
     return 0;
 }

@@ -175,37 +175,7 @@ void pool_full_name(const struct pool *pool, uint32_t slot, char *text)
         snprintf(text, (size_t)2 * PX_NAME, "%s", r->name);
 }
 
-/* ---- Lines of descent ---- */
-
-uint32_t pool_snapshot_before(const struct pool *pool, uint32_t slot)
-{
-    uint32_t prev = catalog_record(pool, slot)->prev;
-
-    while (prev && (catalog_record(pool, prev - 1)->flags & (PX_DYING | PX_HIDDEN)))
-        prev = catalog_record(pool, prev - 1)->prev;
-    return prev ? prev - 1 : NO_SLOT;
-}
-
-uint32_t pool_clones(const struct pool *pool, uint32_t slot)
-{
-    return pool->catalog.info[slot].clones;
-}
-
-bool pool_mounted(const struct pool *pool, uint32_t slot)
-{
-    return pool->catalog.info[slot].writer || pool->catalog.info[slot].readers;
-}
-
-uint64_t catalog_epoch_before(const struct pool *pool, uint32_t slot)
-{
-    const struct px_record *r = catalog_record(pool, slot);
-
-    if (r->prev)
-        return catalog_record(pool, r->prev - 1)->epoch;
-    if (r->kind == PX_SNAPSHOT)
-        r = catalog_record(pool, r->parent);
-    return r->origin_epoch;
-}
+/* ---- Trees ---- */
 
 struct tree catalog_tree(struct pool *pool, uint32_t slot)
 {
@@ -338,7 +308,9 @@ void catalog_link(struct pool *pool, uint32_t slot)
 
     if (r->kind == PX_FREE)
         return;
-    if (r->prev)
+    if (r->flags & PX_BRANCH)
+        catalog_add_branch(pool, slot);
+    else if (r->prev)
         c->info[r->prev - 1].next = slot;
     if (r->kind == PX_DISK && r->parent)
         c->info[r->parent - 1].clones++;
@@ -418,6 +390,7 @@ void catalog_fini(struct pool *pool)
     free(c->hash);
     free(c->dead);
     free(c->logs);
+    free(c->branches);
     free(c->doomed);
     memset(c, 0, sizeof(*c));
 }

@@ -9,6 +9,7 @@
  * one or NO_SLOT. */
 struct slot_info {
     uint32_t next, clones, hash_next, readers;
+    uint32_t branches; /* that fork from it */
     bool dead; /* free, but not to be used before the next root is durable: the journal speaks of it
                 */
     struct disk *writer;
@@ -31,6 +32,8 @@ struct catalog {
     uint32_t dead_n, dead_room, dead_frozen;
     uint32_t *logs; /* slots of the histories that there are */
     uint32_t logs_n, logs_room;
+    uint32_t *branches; /* slots of the first snapshots of branches */
+    uint32_t branches_n, branches_room;
     uint32_t *doomed; /* slots that were, and may still be, being deleted; the newest last */
     uint32_t doomed_n, doomed_room;
 };
@@ -66,8 +69,24 @@ int catalog_freeze(struct pool *pool);
 bool catalog_resolve(struct pool *pool, uint32_t *cursor, unsigned *budget);
 /** catalog_durable() - the root that was begun last is. */
 void catalog_durable(struct pool *pool);
-/** catalog_before() - epoch of what came before this snapshot or disk in its line. */
+
+/* catalog-line.c */
+
+/** catalog_epoch_before() - epoch of what came before this snapshot or disk in its line. */
 uint64_t catalog_epoch_before(const struct pool *pool, uint32_t slot);
+/** catalog_add_branch() - the snapshot begins a branch: make that known. */
+void catalog_add_branch(struct pool *pool, uint32_t slot);
+/** catalog_unlink() - a snapshot goes: what follows it follows what was before it. */
+void catalog_unlink(struct pool *pool, uint32_t slot);
+/** catalog_first_above() - the snapshot itself, or where branches fork from it, the beginning of one from which none forks. */
+uint32_t catalog_first_above(const struct pool *pool, uint32_t slot);
+/** struct aside - goes through the snapshots in branches of a disk, from the beginning of each on; begin with zeroes. */
+struct aside {
+    uint32_t branch, slot;
+    bool begun;
+};
+bool catalog_aside(const struct pool *pool, uint32_t disk, struct aside *a);
+
 /** catalog_tree() - how a slot's tree is to be changed. */
 struct tree catalog_tree(struct pool *pool, uint32_t slot);
 struct tree pool_catalog_tree(struct pool *pool);

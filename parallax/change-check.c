@@ -128,27 +128,38 @@ static int check_clone(struct pool *pool, const struct px_change *c, struct dt_e
     return c->count > 1 && !c->size ? dt_fail(err, -EINVAL, "clones need different names") : 0;
 }
 
-static const struct px_record *any_clone(const struct pool *pool, uint32_t snapshot)
+#define NAMED 4u
+
+/* "'a', 'b' and 7 more": who stands on @snapshot; empty if nobody does. */
+static void name_clones(const struct pool *pool, uint32_t snapshot, char *text, size_t size)
 {
-    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
+    unsigned all = pool->catalog.info[snapshot].clones, n = 0;
+    size_t at = 0;
+
+    *text = '\0';
+    for (uint32_t slot = 0; slot < pool->catalog.slots && n < NAMED; slot++) {
         const struct px_record *r = catalog_record(pool, slot);
 
-        if (r->kind == PX_DISK && r->parent == snapshot + 1)
-            return r;
+        if (r->kind != PX_DISK || r->parent != snapshot + 1)
+            continue;
+        at += (size_t)snprintf(text + at, size - at, "%s'%s'", n ? ", " : "", r->name);
+        n++;
     }
-    return NULL;
+    if (n && all > n)
+        snprintf(text + at, size - at, " and %u more", all - n);
 }
 
 static int check_label(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
-    const struct px_record *r = change_live(pool, c->head.slot, PX_SNAPSHOT), *clone;
+    const struct px_record *r = change_live(pool, c->head.slot, PX_SNAPSHOT);
+    char clones[NAMED * (PX_NAME + 4) + 24] = "";
 
     if (!r)
         return dt_fail(err, -EINVAL, "only snapshots have labels");
-    clone = c->op == PX_UNLABEL ? any_clone(pool, c->head.slot) : NULL;
-    if (clone)
-        return dt_fail(err, -EBUSY, "snapshot '%s' has clones, %u in all: '%s' is one", r->name,
-                       pool->catalog.info[c->head.slot].clones, clone->name);
+    if (c->op == PX_UNLABEL)
+        name_clones(pool, c->head.slot, clones, sizeof(clones));
+    if (*clones)
+        return dt_fail(err, -EBUSY, "snapshot '%s' has clones: %s", r->name, clones);
     if (c->op == PX_UNLABEL || strcmp(c->name, r->name) == 0)
         return 0;
     return change_new_name(pool, r->parent, c->name, err);
@@ -167,25 +178,35 @@ static int check_rename(struct pool *pool, const struct px_change *c, struct dt_
 
 static int check_resize(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
-    if (!change_live(pool, c->head.slot, PX_DISK))
+    const struct px_record *r = change_live(pool, c->head.slot, PX_DISK);
+
+    if (!r)
         return dt_fail(err, -EINVAL, "only a disk can be resized");
-    return change_good_size(c->size)
-               ? 0
-               : dt_fail(err, -EINVAL, "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
+    if (!change_good_size(c->size))
+        return dt_fail(err, -EINVAL, "a disk has 4 KiB to 64 TiB, in steps of 4 KiB");
+    if (pool->replaying || c->size >= r->size)
+        return 0;
+    if (r->damaged ||
+        probe_zero(pool, c->head.slot, c->size >> PX_BLOCK_SHIFT, tree_span(r->levels)) < 0)
+        return dt_fail(err, -EIO,
+                       "the map of '%s' is damaged (cvd pool check): it cannot get smaller",
+                       r->name);
+    return 0;
 }
 
 static int check_delete(struct pool *pool, const struct px_change *c, struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, c->head.slot);
+    char clones[NAMED * (PX_NAME + 4) + 24];
 
     if (!r || (r->flags & (PX_DYING | PX_HEADLESS)) == PX_DYING || (r->flags & PX_HIDDEN))
         return dt_fail(err, -EINVAL, "there is nothing to delete");
     if (r->kind == PX_SNAPSHOT && (r->flags & PX_LABELLED))
         return dt_fail(err, -EBUSY, "snapshot '%s' is labelled: cvd unlabel lets it go", r->name);
-    if (r->kind == PX_SNAPSHOT && pool_clones(pool, c->head.slot))
-        return dt_fail(err, -EBUSY, "'%s' stands on snapshot '%s'",
-                       any_clone(pool, c->head.slot)->name, r->name);
-    return 0;
+    if (r->kind != PX_SNAPSHOT || !pool_clones(pool, c->head.slot))
+        return 0;
+    name_clones(pool, c->head.slot, clones, sizeof(clones));
+    return dt_fail(err, -EBUSY, "on snapshot '%s' stand %s", r->name, clones);
 }
 
 static int check_rollback(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -194,11 +215,10 @@ static int check_rollback(struct pool *pool, const struct px_change *c, struct d
 
     if (!r)
         return dt_fail(err, -EINVAL, "only a disk can be rolled back");
-    if (r->past_keep)
-        return dt_fail(
-            err, -EBUSY,
-            "'%s' has a history, which a rollback would break off: 'cvd history' turns it off",
-            r->name);
+    if (!past_kept_then(pool, r, c->count) != !c->count || c->count > NO_SLOT)
+        return dt_fail(err, -EBADMSG, "a rollback that keeps no history, or one that is not there");
+    if (c->count)
+        return past_branch_check(pool, c->head.slot, c->slot2, (uint32_t)c->count - 1, err);
     if (r->prev != c->slot2 + 1 || !change_live(pool, c->slot2, PX_SNAPSHOT))
         return dt_fail(err, -EINVAL, "that is not the newest snapshot of '%s'", r->name);
     return 0;

@@ -31,7 +31,7 @@ static int do_create(struct pool *pool, const struct px_change *c)
     return catalog_claim(pool, c->head.slot, &r);
 }
 
-static int do_snapshot(struct pool *pool, const struct px_change *c)
+int change_snapshot(struct pool *pool, const struct px_change *c)
 {
     struct px_record s = *catalog_record(pool, c->head.slot), *disk;
     int ret;
@@ -111,16 +111,20 @@ static int do_resize(struct pool *pool, const struct px_change *c)
     struct px_record *r = catalog_record(pool, c->head.slot);
     struct tree t = catalog_tree(pool, c->head.slot);
     uint64_t blocks = c->size >> PX_BLOCK_SHIFT;
+    struct tree_lost lost = {0};
     int ret;
 
     catalog_touch(pool, c->head.slot);
-    r->writes += r->past_keep > 0; /* states before and after it differ */
+    r->writes += r->past_keep > 0;           /* states before and after it differ */
+    t.lost = pool->replaying ? &lost : NULL; /* else the change was judged */
     if (c->size < r->size)
         ret = tree_zero(pool, &t, blocks, tree_span(r->levels));
     else
         ret = tree_grow(pool, &t, blocks);
     if (ret == 0)
         r->size = c->size;
+    if (lost.spoilt)
+        r->damaged = lost.spoilt;
     return ret;
 }
 
@@ -185,8 +189,18 @@ static int do_rollback(struct pool *pool, const struct px_change *c)
     struct px_record *r = catalog_record(pool, c->head.slot);
     const struct px_record *s = catalog_record(pool, c->slot2);
     struct tree t = catalog_tree(pool, c->head.slot);
-    int ret = tree_free_all(pool, &t);
+    struct tree_lost lost = {0};
+    int ret;
 
+    if (c->count) {
+        ret = past_branch(pool, c, c->head.slot, c->slot2, (uint32_t)c->count - 1, "cvd rollback");
+        r->damaged = s->damaged;
+        return ret;
+    }
+    t.lost = &lost;
+    ret = tree_free_all(pool, &t);
+    pool_lost(pool, c->head.slot, &lost);
+    r->damaged = s->damaged;
     r->root = s->root;
     r->levels = s->levels;
     r->size = s->size;
@@ -225,7 +239,7 @@ int change_apply(struct pool *pool, const struct px_change *c, struct dt_error *
         ret = do_create(pool, c);
         break;
     case PX_SNAP:
-        ret = do_snapshot(pool, c);
+        ret = change_snapshot(pool, c);
         break;
     case PX_CLONE:
         ret = do_clone(pool, c);

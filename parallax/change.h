@@ -19,6 +19,7 @@ bool change_slot_free(const struct pool *pool, uint32_t slot);
 int change_new_name(struct pool *pool, uint32_t disk, const char *name, struct dt_error *err);
 /** change_live() - the record of @slot if it is of this @kind and not being deleted, or NULL. */
 const struct px_record *change_live(const struct pool *pool, uint32_t slot, enum px_kind kind);
+int change_snapshot(struct pool *pool, const struct px_change *c);
 void change_begin_dying(struct pool *pool, uint32_t slot);
 /** change_begin() - with the present time and a new UUID. */
 void change_begin(struct px_change *c, enum px_change_op op, uint32_t slot);

@@ -114,6 +114,21 @@ static bool go_on(struct checking *k)
     return !k->ended;
 }
 
+/* The node lacks what the journal told of it: PX_LOST_CRC. Others may reach it as it was. */
+static void spoilt(struct checking *k, struct px_ptr ptr, unsigned level, uint64_t index)
+{
+    if (!check_here(k, ptr_addr(ptr)))
+        return;
+    k->spoilt++;
+    check_found(k, &k->c->damaged,
+                "%s: what was last written to the %llu bytes at %llu is lost, for block %llu "
+                "of its map could not "
+                "be read then",
+                k->where, (unsigned long long)(tree_span(level) << PX_BLOCK_SHIFT),
+                (unsigned long long)(index * tree_span(level) << PX_BLOCK_SHIFT),
+                (unsigned long long)ptr_addr(ptr));
+}
+
 /* @ptr leads to a block that is kept in a node. NULL: it has been here, or it is damaged. */
 static const struct node *enter(struct checking *k, struct px_ptr ptr, enum tree_kind kind,
                                 unsigned level, uint64_t index)
@@ -121,6 +136,10 @@ static const struct node *enter(struct checking *k, struct px_ptr ptr, enum tree
     bool here = check_here(k, ptr_addr(ptr));
     struct node *node;
 
+    if (unlikely(ptr_crc(ptr) == PX_LOST_CRC) && node_get(k->pool, ptr, kind, level, &node) < 0) {
+        spoilt(k, ptr, level, index);
+        return NULL;
+    }
     if (here ? !reach(k, ptr, kind, level, index) : !visit(k, ptr_addr(ptr)))
         return NULL;
     k->c->nodes += here;
@@ -272,9 +291,11 @@ static void compare_used(struct checking *k)
 {
     uint64_t used = k->used + k->pool->space.first;
 
-    if (!k->unread && used != k->pool->space.used)
-        check_found(k, &k->c->damaged, "%llu blocks are marked as in use, but counted as %llu",
-                    (unsigned long long)used, (unsigned long long)k->pool->space.used);
+    if (k->unread || used == k->pool->space.used)
+        return;
+    k->of_maps++;
+    check_found(k, &k->c->damaged, "%llu blocks are marked as in use, but counted as %llu",
+                (unsigned long long)used, (unsigned long long)k->pool->space.used);
 }
 
 /* ---- Passes ---- */
@@ -282,11 +303,14 @@ static void compare_used(struct checking *k)
 static void one_pass(struct checking *k)
 {
     const struct pool *pool = k->pool;
+    uint64_t before;
 
     k->where = "the catalogue";
     check_tree(k, pool->root.catalog, TREE_CATALOG, pool->root.catalog_levels, 0);
     k->where = "the free maps";
+    before = k->c->damaged;
     check_tree(k, pool->root.spacemap, TREE_SPACE, pool->root.spacemap_levels, 0);
+    k->of_maps += k->c->damaged - before;
     k->where = "the table of shared blocks";
     check_tree(k, pool->forwards.root, TREE_FORWARD, MAX(pool->forwards.levels, 1), 0);
     for (enum pass pass = LIVE; pass < PASSES; pass++)
@@ -323,16 +347,13 @@ static void all_passes(struct checking *k, uint64_t window)
     compare_used(k);
 }
 
-int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err)
+int check_then(struct pool *pool, struct pool_check *check,
+               int (*then)(struct checking *k, struct dt_error *err), struct dt_error *err)
 {
     struct checking k = {.pool = pool, .c = check};
     uint64_t window = choose_window(pool, check->memory);
     int ret = 0;
 
-    if (!pool->o.read_only) /* so that all is on the store, and no pointer waits for its checksum */
-        ret = pool_checkpoint(pool, err);
-    if (ret < 0)
-        return ret;
     k.prints = calloc(window, sizeof(*k.prints));
     if (window < pool->space.blocks)
         k.visited = calloc((pool->space.blocks + 63) / 64, sizeof(*k.visited));
@@ -347,10 +368,21 @@ int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err
     all_passes(&k, window);
     if (!k.ended && check->holds)
         k.ended = !check->holds(check->arg);
+    if (then && !k.visited)
+        ret = then(&k, err);
     check_forwards_free(k.forwards);
     free(k.prints);
     free(k.visited);
     free(k.charges);
     free(k.run.buffer);
-    return k.ended ? dt_fail(err, -ESTALE, "%s is not held any more", pool->store->name) : 0;
+    return k.ended ? dt_fail(err, -ESTALE, "%s is not held any more", pool->store->name) : ret;
+}
+
+int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err)
+{
+    int ret = 0;
+
+    if (!pool->o.read_only) /* so that all is on the store, and no pointer waits for its checksum */
+        ret = pool_checkpoint(pool, err);
+    return ret ?: check_then(pool, check, NULL, err);
 }

@@ -28,6 +28,7 @@ struct check_run {
  * @charges: of each slot.
  * @slot:    whose tree is being gone through, but for what was not born after @after, and lies before @cursor.
  * @used:    marked as in use; @unread: but for parts of the free maps that could not be read.
+ * @of_maps: findings of damage in free maps; @spoilt: of nodes that recovery has given up.
  * @ended:   the root is not held any more.
  */
 struct checking {
@@ -42,7 +43,7 @@ struct checking {
     const char *where;
     struct check_run run;
     struct check_forwards *forwards;
-    uint64_t used;
+    uint64_t used, of_maps, spoilt;
     bool unread, ended;
     unsigned asked; /* check_others() */
     char others[512];
@@ -52,6 +53,10 @@ static inline bool check_here(const struct checking *k, uint64_t addr)
 {
     return addr >= k->first && addr < k->end;
 }
+
+/** check_then() - as pool_check(), of the pool as it is in memory; @then is called when all is known, if it was one pass. */
+int check_then(struct pool *pool, struct pool_check *check,
+               int (*then)(struct checking *k, struct dt_error *err), struct dt_error *err);
 
 /** check_found() - count a finding, and say it. */
 void check_found(struct checking *k, uint64_t *counter, const char *fmt, ...) DT_PRINTF(3, 4);

@@ -17,6 +17,9 @@
  * A crash before the second flush has ended finds the old root and the journal since, which nothing of this
  * touched; after it, the new one. Recovery knows nothing of slices.
  *
+ * Where the store has no space for a node, or for the root itself, which spare.c is to prevent, the root waits and tries
+ * that again. Nothing is lost meanwhile: the journal has all.
+ *
  * The same steps make a root at once where somebody waits for it (pool_checkpoint()).
  */
 #include "parallax/internal.h"
@@ -63,34 +66,67 @@ void checkpoint_fini(struct pool *pool)
     free(pool->ckpt.batches);
 }
 
+static void wait_for_space(struct pool *pool)
+{
+    struct checkpoint *c = &pool->ckpt;
+
+    spare_shortage(pool);
+    c->waits = true;
+    c->retry_at = pool->space.spare.retry_at;
+}
+
 static void saved(struct store_io *sio, int result)
 {
     struct batch *b = container_of(sio, struct batch, sio);
     struct pool *pool = b->pool;
     struct checkpoint *c = &pool->ckpt;
 
-    b->next = c->free;
-    c->free = b;
-    c->error = c->error ?: result;
-    if (--c->under_way == 0 && c->state == CKPT_LAND)
+    if (unlikely(store_is_full(result))) {
+        b->next = c->again;
+        c->again = b;
+        wait_for_space(pool);
+    } else {
+        b->next = c->free;
+        c->free = b;
+        c->error = c->error ?: result;
+    }
+    if (--c->under_way == 0 && c->state == CKPT_LAND && !c->again)
         landed(pool);
     pool_kick(pool);
 }
 
-static void submit(struct pool *pool)
+static void hand_over(struct pool *pool, struct batch *b)
 {
     struct checkpoint *c = &pool->ckpt;
-    struct batch *b = c->open;
 
-    c->open = NULL;
-    if (!b)
-        return;
     c->under_way++;
     b->sio.done = saved;
     if (c->blocking)
         saved(&b->sio, pool->store->put(pool->store, b->blocks, b->addr, b->count));
     else
         pool->store->save(pool->store, &b->sio, b->blocks, b->addr, b->count);
+}
+
+static void submit(struct pool *pool)
+{
+    struct batch *b = pool->ckpt.open;
+
+    pool->ckpt.open = NULL;
+    if (b)
+        hand_over(pool, b);
+}
+
+static void try_again(struct pool *pool)
+{
+    struct checkpoint *c = &pool->ckpt;
+    struct batch *b = c->again, *next;
+
+    c->again = NULL;
+    c->waits = false;
+    for (; b; b = next) {
+        next = b->next;
+        hand_over(pool, b);
+    }
 }
 
 /* There is a free one. */
@@ -127,7 +163,9 @@ static int freeze(struct pool *pool)
     node_freeze(pool);
     *root = pool->root;
     memcpy(root->magic, ROOT_MAGIC, sizeof(root->magic));
-    root->version = root->features ? PX_ROOT_VERSION : PX_ROOT_PLAIN;
+    root->version = root->branched   ? PX_ROOT_VERSION
+                    : root->features ? PX_ROOT_SHARES
+                                     : PX_ROOT_PLAIN;
     memcpy(root->uuid, pool->uuid, sizeof(root->uuid));
     root->seq++;
     root->generation = pool->journal.generation;
@@ -186,7 +224,7 @@ static int write_nodes(struct pool *pool, unsigned *budget)
     c->root.spacemap = pool->root.spacemap;
     node_resolve(pool, &c->root.forwards);
     c->state = CKPT_LAND;
-    if (c->under_way == 0 && !c->blocking)
+    if (c->under_way == 0 && !c->again && !c->blocking)
         landed(pool);
     return 0;
 }
@@ -225,6 +263,7 @@ static void fail(struct pool *pool, int error, const char *what)
 {
     pool_fail(pool, error, what);
     pool->ckpt.state = CKPT_IDLE;
+    pool->ckpt.waits = false;
 }
 
 static int put_root(struct pool *pool)
@@ -238,6 +277,11 @@ static int put_root(struct pool *pool)
     pool->root.seq = root->seq;
     ret = pool->store->put(pool->store, root, at, 1);
     ret = ret ?: pool->store->put(pool->store, root, at + 1, 1);
+    if (store_is_full(ret)) {
+        pool->ckpt.state = CKPT_LAND;
+        wait_for_space(pool);
+        return ret;
+    }
     pin_written(pool, root);
     pool->ckpt.state = CKPT_ROOT;
     return ret;
@@ -260,7 +304,10 @@ static void flushed(struct store_io *sio, int result)
     pool_times_flush(pool, pool->ckpt.flush_begun);
     if (result == 0 && pool->ckpt.state == CKPT_ROOT) {
         root_durable(pool);
-    } else if (result < 0 || (result = put_root(pool)) < 0) {
+    } else if (result == 0 && store_is_full(result = put_root(pool))) {
+        pool_kick(pool);
+        return;
+    } else if (result < 0) {
         fail(pool, result, "a root cannot be made durable");
     } else {
         pool->ckpt.flush_begun = dt_clock_ns();
@@ -300,12 +347,19 @@ static unsigned slice(const struct pool *pool)
     return io_stalled(pool) || pool->nodes.dirty_count > DIRTY_LIMIT ? LARGE_SLICE : SLICE;
 }
 
+/* What was written over can be used again after a root: until then the pool grows. */
+static uint64_t most_pending(const struct pool *pool)
+{
+    return pool->space.used / 4 + PX_GROUP_BLOCKS / 2;
+}
+
 static bool is_time(const struct pool *pool)
 {
     const struct journal *j = &pool->journal;
 
     if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > dirty_limit(pool) ||
-        pool->space.pin == PIN_WANTED)
+        pool->space.pin == PIN_WANTED || pool->space.pending > most_pending(pool) ||
+        (spare_tight(pool) && pool->changes))
         return true;
     return pool->changes && dt_clock_ns() - pool->ckpt.begun > INTERVAL_NS;
 }
@@ -336,6 +390,11 @@ bool checkpoint_turn(struct pool *pool, bool now)
         begin(pool);
     }
     since = dt_clock_ns();
+    if (unlikely(c->waits) && since >= c->retry_at) {
+        try_again(pool);
+        if (c->state == CKPT_LAND && c->under_way == 0 && !c->again)
+            landed(pool);
+    }
     budget = slice(pool);
     while (budget && (ret = step(pool, &budget)) > 0)
         ;
@@ -355,9 +414,13 @@ static int finish(struct pool *pool)
     int ret = 1;
 
     c->blocking = true;
+    if (c->waits)
+        try_again(pool);
     while (ret > 0)
         ret = step(pool, &all);
-    if (c->state == CKPT_LAND) {
+    if (c->again) {
+        ret = ret ?: -ENOSPC;
+    } else if (c->state == CKPT_LAND) {
         ret = ret ?: c->error;
         ret = ret ?: pool->store->sync(pool->store);
         ret = ret ?: put_root(pool);
@@ -368,7 +431,7 @@ static int finish(struct pool *pool)
         }
     }
     c->blocking = false;
-    if (ret < 0)
+    if (ret < 0 && !c->waits)
         fail(pool, ret, "a root cannot be made durable");
     return ret;
 }
@@ -377,7 +440,18 @@ bool checkpoint_under_way(const struct pool *pool)
 {
     const struct checkpoint *c = &pool->ckpt;
 
-    return c->under_way || c->state == CKPT_LAND || c->state == CKPT_BODY || c->state == CKPT_ROOT;
+    return c->under_way || (c->state == CKPT_LAND && !c->waits) || c->state == CKPT_BODY ||
+           c->state == CKPT_ROOT;
+}
+
+uint64_t checkpoint_waits(const struct pool *pool)
+{
+    uint64_t now;
+
+    if (likely(!pool->ckpt.waits))
+        return 0;
+    now = dt_clock_ns();
+    return pool->ckpt.retry_at > now ? pool->ckpt.retry_at - now : 1;
 }
 
 int pool_checkpoint(struct pool *pool, struct dt_error *err)
@@ -394,6 +468,11 @@ int pool_checkpoint(struct pool *pool, struct dt_error *err)
         begin(pool);
         ret = finish(pool);
     }
+    if (ret < 0 && pool->ckpt.waits)
+        return dt_fail(err, ret,
+                       "the file system of %s is full: make space beside it, or delete something "
+                       "in the pool",
+                       pool->store->name);
     return ret < 0 ? dt_fail(err, ret, "%s: its root cannot be written: %s", pool->store->name,
                              strerror(-ret))
                    : 0;

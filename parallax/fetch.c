@@ -99,6 +99,7 @@ int op_lookup(struct op *op, void (*again)(struct op *op))
     struct absent absent;
     int ret;
 
+    op->evicted = pool->nodes.evicted;
     if (unlikely(disk->past || !pool->store->fetch || op->waits == MOST_WAITS)) {
         op->waits = 0;
         return disk_lookup(disk, op->index, op->count, op->ptrs);

@@ -11,8 +11,9 @@
 #define PX_FAN_SHIFT    8u
 #define PX_MAX_LEVELS   6u
 #define PX_VERSION      1u /* of the label */
-#define PX_ROOT_VERSION 3u /* and all versions before it can be read */
-#define PX_ROOT_PLAIN   2u /* of a pool without features */
+#define PX_ROOT_VERSION 4u /* and all versions before it can be read */
+#define PX_ROOT_SHARES  3u /* the first with features */
+#define PX_ROOT_PLAIN   2u /* of a pool without features and without branches */
 #define PX_NAME         64u
 #define PX_MAX_SIZE     ((uint64_t)64 << 40) /* of a disk */
 
@@ -42,6 +43,9 @@ struct px_ptr {
 /* Of a pointer to data in a pool that shares blocks: its life. */
 #define PX_PTR_LIFE 0xfu
 #define PX_LIVES    16u
+/* CRC of a pointer to a node that could not be read when the journal was replayed, and lacks what that said since: it is not to be
+ * followed, even if it could be read again. */
+#define PX_LOST_CRC 0x7473306cu /* "l0st" */
 
 static inline uint64_t ptr_addr(struct px_ptr p)
 {
@@ -101,15 +105,18 @@ struct px_root {
     uint8_t catalog_levels, spacemap_levels;
     uint16_t features; /* what follows is of version 3 */
     uint8_t forward_levels, share;
-    uint16_t reserved1;
+    uint16_t branched; /* of version 4: histories may have branches */
     struct px_ptr forwards;
     uint64_t shared, share_rate, relived;
-    uint8_t reserved[3936];
+    uint64_t preallocated; /* of all versions */
+    uint8_t preallocation; /* likewise */
+    uint8_t reserved[3927];
 };
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
 
 enum px_feature { PX_SHARED = 1, PX_FEATURES = PX_SHARED };
 enum px_share { PX_SHARE_OFF, PX_SHARE_ON, PX_SHARE_WRITES, PX_SHARES };
+enum px_preallocation { PX_THIN, PX_FALLOC, PX_FULL, PX_PREALLOCATIONS };
 
 /** struct px_forward - where pointers to an address with one life lead. Of life 0: also how many others lead
  * to the block there, and which lives are forwarded. See the accessors. */
@@ -137,7 +144,8 @@ enum px_record_flags {
     PX_HEADLESS = 4,
     PX_SCHEDULED = 8,
     PX_HIDDEN = 16,
-    PX_RECORD_FLAGS = 31
+    PX_BRANCH = 32,
+    PX_RECORD_FLAGS = 63
 };
 
 /** struct px_rule - of snapshots up to @age seconds old, keep one in @every seconds; 0: all. */
@@ -169,11 +177,18 @@ struct px_record {
     uint64_t quota, charged; /* in blocks */
     uint32_t every, rules;
     char name[PX_NAME];
-    struct px_rule rule[PX_RULES];
+    union {
+        struct px_rule rule[PX_RULES];
+        struct { /* of a log, in blocks of data that were replaced; @counted: up to this entry */
+            uint64_t most, held, counted, recent;
+        };
+    };
     uint64_t writes;    /* of a disk that is being received: how far it got, in bytes */
     uint32_t log;       /* the slot of its history, plus 1 */
     uint32_t past_keep; /* seconds */
-    uint8_t reserved2[16];
+    uint64_t
+        damaged; /* a node that could not be read when the journal was replayed: nothing is written any more */
+    uint64_t begun; /* of a log: when write @floor was */
 };
 _Static_assert(sizeof(struct px_record) == 256, "");
 #define PX_RECORDS (PX_BLOCK / sizeof(struct px_record))
@@ -244,7 +259,9 @@ _Static_assert(sizeof(((struct px_record *)0)->rule) <= PX_NAME, "");
 
 #define PX_PAST_MAGIC   0x61705850u /* "PXpa" */
 #define PX_PAST_ENTRIES 84u
-/** struct px_past_entry - what was at a place before write @number. @where: index and level. */
+#define PX_PAST_AT      7 /* bits of an entry within its page, in @counted */
+/** struct px_past_entry - what was at a place before write @number. @where: index and level. A hole at a level above 0:
+ * all of the disk was replaced at once, and a snapshot has what was there. */
 struct px_past_entry {
     uint64_t number, time, where;
     struct px_ptr old;

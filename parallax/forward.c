@@ -255,7 +255,7 @@ static int free_forwarded(struct pool *pool, struct px_ptr ptr)
                   : damaged(pool, ptr_addr(ptr), "pointers to it are forwarded to nowhere");
 }
 
-int forward_free(struct pool *pool, struct px_ptr ptr)
+static int give_back(struct pool *pool, struct px_ptr ptr)
 {
     struct px_forward now, *f;
     int ret = forward_entry(pool, ptr_addr(ptr), 0, &now);
@@ -274,6 +274,15 @@ int forward_free(struct pool *pool, struct px_ptr ptr)
     f->where |= PX_FORWARD_KEPT;
     count_less(&pool->forwards.shared);
     return 0;
+}
+
+/* What is wrong with the table was said. It was found before anything was changed that would let a block go which is in use: so
+ * the block stays marked as in use, and its owner need not care. */
+int forward_free(struct pool *pool, struct px_ptr ptr)
+{
+    int ret = give_back(pool, ptr);
+
+    return ret == -ENOSPC ? ret : 0;
 }
 
 /* ---- Merging ---- */

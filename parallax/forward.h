@@ -37,7 +37,7 @@ int forward_follow(struct pool *pool, unsigned count, struct px_ptr *ptrs);
 int forward_follow_marked(struct pool *pool, unsigned count, struct px_ptr *ptrs);
 /** forward_life() - of a pointer to what is written at @addr now, as a pointer's flags. */
 int forward_life(struct pool *pool, uint64_t addr, uint32_t *flags);
-/** forward_free() - the owner of a block of data gives it back. */
+/** forward_free() - the owner of a block of data gives it back. Where the table cannot be read it stays marked as in use. */
 int forward_free(struct pool *pool, struct px_ptr ptr);
 /** forward_mergeable() - 1: of two different blocks, one can be forwarded. 0: not, or they share one. */
 int forward_mergeable(struct pool *pool, struct px_ptr a, struct px_ptr b);

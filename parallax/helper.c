@@ -13,10 +13,15 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* The lock is not held while the kernel is asked, so the loop's thread never waits for that. Who is told takes all that is
+ * finished then: where there is something already, that was told, and is not taken yet. */
 static void finish(struct helper *h, struct store_io *batch)
 {
     uint64_t one = 1;
+    bool first;
 
+    pthread_mutex_lock(&h->lock);
+    first = !h->finished;
     while (batch) {
         struct store_io *next = batch->next;
 
@@ -24,31 +29,35 @@ static void finish(struct helper *h, struct store_io *batch)
         h->finished = batch;
         batch = next;
     }
-    if (write(h->event, &one, sizeof(one)) < 0)
+    pthread_mutex_unlock(&h->lock);
+    if (first && write(h->event, &one, sizeof(one)) < 0)
         log_warning("the end of a flush or write cannot be told: %s", strerror(errno));
+}
+
+/* What waits, once there is something; NULL: it is to stop. */
+static struct store_io *take_all(struct helper *h)
+{
+    struct store_io *batch;
+
+    pthread_mutex_lock(&h->lock);
+    while (!h->queue && !h->stop)
+        pthread_cond_wait(&h->wake, &h->lock);
+    batch = h->queue;
+    h->queue = NULL;
+    h->tail = &h->queue;
+    pthread_mutex_unlock(&h->lock);
+    return batch;
 }
 
 static void *helper_main(void *arg)
 {
     struct helper *h = arg;
+    struct store_io *batch;
 
-    pthread_mutex_lock(&h->lock);
-    for (;;) {
-        struct store_io *batch;
-
-        while (!h->queue && !h->stop)
-            pthread_cond_wait(&h->wake, &h->lock);
-        if (!h->queue)
-            break;
-        batch = h->queue;
-        h->queue = NULL;
-        h->tail = &h->queue;
-        pthread_mutex_unlock(&h->lock);
+    while ((batch = take_all(h)) != NULL) {
         h->work(h->arg, batch);
-        pthread_mutex_lock(&h->lock);
         finish(h, batch);
     }
-    pthread_mutex_unlock(&h->lock);
     return NULL;
 }
 
@@ -82,9 +91,9 @@ void helper_add(struct helper *h, struct store_io *sio)
     sio->next = NULL;
     *h->tail = sio;
     h->tail = &sio->next;
+    pthread_mutex_unlock(&h->lock);
     h->busy++;
     pthread_cond_signal(&h->wake);
-    pthread_mutex_unlock(&h->lock);
 }
 
 int helper_start(struct helper *h, struct loop *loop)

@@ -48,6 +48,11 @@ void janitor_fini(struct pool *pool);
 /** share_judge() - could a pool be told so? */
 int share_judge(enum px_share share, uint64_t rate, struct dt_error *err);
 
+/* ---- Preallocation (prealloc.c) ---- */
+
+/** prealloc_judge() - could a pool on this store be told so? */
+int prealloc_judge(const struct store *store, enum px_preallocation how, struct dt_error *err);
+
 /* ---- Journal (journal.c) ---- */
 
 struct journal {
@@ -87,6 +92,15 @@ int change_check(struct pool *pool, const struct px_change *change, struct dt_er
  * Errors change nothing. */
 int change_apply(struct pool *pool, const struct px_change *change, struct dt_error *err);
 
+/* ---- Probes (probe.c) ---- */
+
+/** probe_set() - all that mapping these blocks of a disk will read can be read, and is in memory until nodes are trimmed. */
+int probe_set(struct pool *pool, uint32_t slot, uint64_t index, uint64_t count);
+/** probe_zero() - the same of unmapping [@from, @to). */
+int probe_zero(struct pool *pool, uint32_t slot, uint64_t from, uint64_t to);
+/** probe_past() - and of adding to its history, if it has one. */
+int probe_past(struct pool *pool, uint32_t slot);
+
 /* ---- Walks (walk.c) ---- */
 
 /**
@@ -94,6 +108,7 @@ int change_apply(struct pool *pool, const struct px_change *change, struct dt_er
  * @after:   only what was born after this epoch.
  * @cursor:  begin at this index, and end there when @budget nodes were visited; -EAGAIN then.
  * @block, @node: what was found; @node after all that is below it. @node may be NULL.
+ * @lost:   nodes that could not be read and were left out; NULL: that is an error.
  */
 struct walk {
     struct pool *pool;
@@ -105,6 +120,7 @@ struct walk {
     int (*block)(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b);
     int (*node)(struct walk *w, struct px_ptr a);
     void *arg;
+    struct tree_lost *lost;
     bool holes; /* @block also for what only @b maps */
 };
 int walk_run(struct walk *w);
@@ -154,6 +170,7 @@ struct batch;
  * @kind, @cursor: how far it is.
  * @under_way: batches of nodes on their way; @open: one that is being filled.
  * @blocking: somebody waits for it: nothing is left under way.
+ * @again:    batches for which the store had no space. @waits: it tries again at @retry_at, these or the root itself.
  */
 struct checkpoint {
     enum checkpoint_state state;
@@ -162,11 +179,12 @@ struct checkpoint {
     uint64_t journal, begun, flush_begun;
     enum tree_kind kind;
     uint32_t cursor;
-    struct batch *batches, *free, *open;
+    struct batch *batches, *free, *open, *again;
     uint8_t *memory;
     unsigned under_way;
     int error;
-    bool blocking;
+    bool blocking, waits;
+    uint64_t retry_at;
 };
 
 /** struct flush - of requests and waiters; @seq: the journal before it is durable then. */
@@ -221,8 +239,10 @@ struct pool {
     struct list disks;
     uint64_t past_time; /* of the last stamp: time does not go back */
     uint64_t past_look; /* when histories were looked at last */
-    int failed; /* a flush or the pool's own structures failed: nothing is changed any more */
-    bool recovered, replaying, kicked, full;
+    uint32_t past_due;  /* the disk, plus 1, whose history got a page more and has a limit; or 0 */
+    int failed;    /* a flush or the pool's own structures failed: nothing is changed any more */
+    uint64_t lost; /* nodes that were left out when something was given back, since it was opened */
+    bool recovered, replaying, kicked, full, resuming;
 
     struct checkpoint ckpt;
     uint64_t changes; /* since the last root was begun */
@@ -243,6 +263,11 @@ struct pool {
     bool reclaim_maybe;
 };
 
+/** pool_is_thin() - is what is free given back to the file? */
+static inline bool pool_is_thin(const struct pool *pool)
+{
+    return pool->root.preallocation == PX_THIN;
+}
 /** data_free() - the owner of a block of data gives it back. */
 static inline int data_free(struct pool *pool, struct px_ptr ptr)
 {
@@ -262,6 +287,8 @@ void pool_say(struct pool *pool, const char *event, const char *fmt, ...) DT_PRI
 /** pool_say_of() - of one disk or snapshot; pool_say() is of all. */
 void pool_say_of(struct pool *pool, uint32_t slot, const char *event, const char *fmt, ...)
     DT_PRINTF(4, 5);
+/** pool_lost() - what these nodes lead to, of what @slot had, could not be given back. */
+void pool_lost(struct pool *pool, uint32_t slot, const struct tree_lost *lost);
 /** pool_kick() - pool_turn() is needed. */
 void pool_kick(struct pool *pool);
 uint64_t pool_random(void);
@@ -272,7 +299,13 @@ uint64_t pool_random(void);
 bool checkpoint_turn(struct pool *pool, bool now);
 /** checkpoint_under_way() - has the store anything of it? */
 bool checkpoint_under_way(const struct pool *pool);
+/** checkpoint_waits() - for space in the store: it tries again in so many ns; 0: it does not. */
+uint64_t checkpoint_waits(const struct pool *pool);
 void checkpoint_fini(struct pool *pool);
+
+/* repair.c */
+/** repair() - write free maps and charges anew, as pool_options.repair tells; with the next root. */
+int repair(struct pool *pool, struct dt_error *err);
 
 /* recover.c */
 int recover(struct pool *pool, struct dt_error *err);
@@ -318,7 +351,9 @@ void share_next(struct pool *pool);
  * @queue:    what waits for its turn; @deficit: bytes that it may spend yet in this round.
  * @weight:   0: what the catalogue says.
  * @common:   what was born up to this epoch, others may have, too.
+ * @unflushed: blocks written since its last flush, and before that one since the one before, @flushed (io-write.c).
  * @over:     writes that wait for its quota; @promised: blocks that others may add to what it is charged for.
+ * @damage_told: that its writes fail was said.
  * @over_told: that they wait was said. @over_look: when to look again for a snapshot to drop, or to speak.
  */
 struct disk {
@@ -326,9 +361,10 @@ struct disk {
     struct pool *pool;
     struct px_record *record;
     uint32_t slot;
-    bool read_only, over_told;
+    bool read_only, over_told, damage_told;
     struct past_view *past;
     uint64_t common;
+    uint64_t unflushed, flushed;
     char owner[64];
     uint64_t in_flight;
     struct request_list over;

@@ -87,12 +87,6 @@ static struct run *run_of(const struct part_io *io)
     return &io->op->run[io - io->op->ios];
 }
 
-static void one_less(struct op *op)
-{
-    if (--op->pending == 0)
-        op_read_done(op);
-}
-
 /* Somebody else has read a block for this one, or could not. */
 static void waited(struct store_io *sio, int result)
 {
@@ -102,7 +96,7 @@ static void waited(struct store_io *sio, int result)
         set_known(io->op, run_of(io)->first);
     else
         io->op->alone = true;
-    one_less(io->op);
+    op_read_part(io->op, 0);
 }
 
 static void hand_on(struct op *op, uint32_t i, bool landed)
@@ -121,12 +115,10 @@ static void landed(struct store_io *sio, int result)
     const struct run *run = run_of(io);
     struct op *op = io->op;
 
-    if (result < 0 && !op->error)
-        op->error = result;
     for (uint32_t i = run->first; i < run->first + run->count; i++)
         if (op->fills[i])
             hand_on(op, i, result == 0);
-    one_less(op);
+    op_read_part(op, result);
 }
 
 /* Block @i, as far as that needs no transfer. True: it does. */
@@ -153,46 +145,17 @@ static bool look(struct op *op, uint32_t i)
     }
 }
 
-/* Runs to be transferred, and between them runs without an address, of blocks that are waited for. */
-static void find_parts(struct op *op)
-{
-    op->runs = 0;
-    for (uint32_t i = 0; i < op->count; i++) {
-        uint64_t addr = ptr_addr(op->ptrs[i]);
-        struct run *last;
-
-        if (!look(op, i))
-            continue;
-        last = op->runs ? &op->run[op->runs - 1] : NULL;
-        if (last && last->addr && last->first + last->count == i &&
-            last->addr + last->count == addr)
-            last->count++;
-        else
-            op->run[op->runs++] = (struct run){addr, i, 1};
-    }
-}
-
-/* Apart from the question whether there is anything to do, which is asked much more often. */
+/* Apart from the question whether there is anything to do, which is asked much more often. Between the runs that are
+ * read are those without an address, of blocks that are waited for. */
 static __attribute__((noinline)) void read_parts(struct op *op)
 {
-    struct pool *pool = op->disk->pool;
-
-    op->cache = pool->data_cache;
+    op->cache = op->disk->pool->data_cache;
     memset(op->known, 0, sizeof(op->known));
-    find_parts(op);
-    op->pending = op->runs + 1;
-    for (uint32_t r = 0, n = op->runs; r < n; r++) {
-        const struct run *run = &op->run[r];
-
-        if (!run->addr)
-            continue;
-        op->ios[r].op = op;
-        op->ios[r].sio.done = landed;
-        pool->cached.read += run->count;
-        pool->store->read(pool->store, &op->ios[r].sio, op->blocks + (size_t)run->first * PX_BLOCK,
-                          run->addr, run->count);
-    }
-    one_less(op);
+    op->runs = 0;
+    for (uint32_t i = 0; i < op->count; i++)
+        if (look(op, i))
+            op_add_read(op, i);
+    op_read_runs(op, landed);
 }
 
 bool op_read_common(struct op *op)

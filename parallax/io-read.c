@@ -35,7 +35,7 @@ static void fill_holes(const struct op *op)
             memset(op->blocks + (size_t)i * PX_BLOCK, 0, PX_BLOCK);
 }
 
-void op_read_done(struct op *op)
+static void read_done(struct op *op)
 {
     uint32_t wrong;
 
@@ -74,53 +74,45 @@ void op_read_done(struct op *op)
     op_done(op);
 }
 
-static void read_landed(struct store_io *sio, int result)
+void op_read_part(struct op *op, int result)
 {
-    struct op *op = container_of(sio, struct part_io, sio)->op;
-
     if (result < 0 && !op->error)
         op->error = result;
     if (--op->pending == 0)
-        op_read_done(op);
+        read_done(op);
 }
 
-/* Runs of pointers to consecutive addresses, each one transfer. */
-static void find_runs(struct op *op)
-{
-    op->runs = 0;
-    for (uint32_t i = 0; i < op->count; i++) {
-        uint64_t addr = ptr_addr(op->ptrs[i]);
-        struct run *last = op->runs ? &op->run[op->runs - 1] : NULL;
-
-        if (!addr)
-            continue;
-        if (last && last->first + last->count == i && last->addr + last->count == addr)
-            last->count++;
-        else
-            op->run[op->runs++] = (struct run){addr, i, 1};
-    }
-}
-
-static void read_runs(struct op *op)
+void op_read_runs(struct op *op, void (*landed)(struct store_io *sio, int result))
 {
     struct pool *pool = op->disk->pool;
-    struct store *store = pool->store;
 
-    find_runs(op);
-    if (op->runs == 0) {
-        op_read_done(op);
-        return;
-    }
-    op->pending = op->runs;
+    op->pending = op->runs + 1;
     for (uint32_t i = 0, n = op->runs; i < n; i++) {
-        struct run *run = &op->run[i];
+        const struct run *run = &op->run[i];
 
+        if (!run->addr)
+            continue;
         op->ios[i].op = op;
-        op->ios[i].sio.done = read_landed;
+        op->ios[i].sio.done = landed;
         pool->cached.read += run->count;
-        store->read(store, &op->ios[i].sio, op->blocks + (size_t)run->first * PX_BLOCK, run->addr,
-                    run->count);
+        pool->store->read(pool->store, &op->ios[i].sio, op->blocks + (size_t)run->first * PX_BLOCK,
+                          run->addr, run->count);
     }
+    op_read_part(op, 0);
+}
+
+static void landed(struct store_io *sio, int result)
+{
+    op_read_part(container_of(sio, struct part_io, sio)->op, result);
+}
+
+static void read_all(struct op *op)
+{
+    op->runs = 0;
+    for (uint32_t i = 0; i < op->count; i++)
+        if (!ptr_hole(op->ptrs[i]))
+            op_add_read(op, i);
+    op_read_runs(op, landed);
 }
 
 void op_read(struct op *op)
@@ -130,7 +122,7 @@ void op_read(struct op *op)
     if (ret > 0)
         return;
     if (ret < 0) {
-        op_fail(op, -EIO);
+        op_damaged(op);
         return;
     }
     /* For a write of parts of blocks, only the blocks at the ends. */
@@ -139,5 +131,5 @@ void op_read(struct op *op)
             op->ptrs[i] = (struct px_ptr){0, 0};
     op->cache = NULL;
     if (likely(!op_maybe_common(op)) || !op_read_common(op))
-        read_runs(op);
+        read_all(op);
 }

@@ -3,6 +3,8 @@
  * tells how. */
 #include "parallax/io.h"
 
+#define LITTLE 8u /* blocks between two flushes */
+
 /* ---- Promises ---- */
 
 static uint32_t nodes_for(const struct op *op)
@@ -20,13 +22,14 @@ static uint32_t journal_for(const struct op *op)
 
 static bool has_space(const struct pool *pool, uint64_t blocks)
 {
-    return pool->space.free >= pool->space.promised + blocks;
+    return space_free_now(&pool->space) >= pool->space.promised + blocks;
 }
 
 bool op_promise(struct op *op, bool data)
 {
     struct pool *pool = op->disk->pool;
-    uint32_t blocks = nodes_for(op) + (data ? op->count : 0), bytes = journal_for(op);
+    uint32_t nodes = nodes_for(op), blocks = nodes + (data ? op->count : 0);
+    uint32_t bytes = journal_for(op), spare;
     /* What is given back may be forwarded, and then costs nodes, too. */
     uint64_t reserve = data ? pool->space.reserve : pool->forwards.nodes;
 
@@ -35,7 +38,14 @@ bool op_promise(struct op *op, bool data)
         return false;
     if (!journal_has_room(pool, bytes, JOURNAL_SPARE))
         return false;
+    op->spare_data = data && pool->space.spare.host_full;
+    spare = op->spare_data ? blocks : nodes;
+    if (!spare_allows(pool, spare, data))
+        return false;
+    op->stalled = false;
     op->promised = blocks;
+    op->spare_promised = spare;
+    pool->space.spare.promised += spare;
     op->journal_promised = bytes;
     pool->space.promised += blocks;
     pool->journal_promised += bytes;
@@ -90,6 +100,28 @@ static int record_run(struct op *op, struct tree *t, const struct run *run)
     return ret;
 }
 
+/* Of the table of shared blocks, can what it says of these addresses be read? */
+static bool lives_known(const struct op *op)
+{
+    uint32_t flags;
+
+    for (uint32_t i = 0; i < op->runs; i++)
+        for (uint32_t k = 0; op->run[i].addr && k < op->run[i].count; k++)
+            if (forward_life(op->disk->pool, op->run[i].addr + k, &flags) < 0)
+                return false;
+    return true;
+}
+
+/* A node that was looked at when this began may have left the memory, and be damaged now. Those of a history were not looked at. */
+static bool can_change(const struct op *op)
+{
+    struct pool *pool = op->disk->pool;
+
+    if (likely(op->evicted == pool->nodes.evicted && !op->disk->record->past_keep))
+        return true;
+    return probe_set(pool, op->disk->slot, op->index, op->count) == 0;
+}
+
 /* The data has landed: from this moment on it is what the disk has. */
 static void enter(struct op *op)
 {
@@ -97,6 +129,16 @@ static void enter(struct op *op)
     struct tree t = catalog_tree(pool, op->disk->slot);
     int ret = pool->failed;
 
+    if (unlikely(!can_change(op))) {
+        abandon(op);
+        op_damaged(op);
+        return;
+    }
+    if (unlikely(pool->root.features && !lives_known(op))) {
+        op->runs = 0; /* nor is anything else written there until the pool is opened again */
+        op_fail(op, -EIO);
+        return;
+    }
     op_redeem(op);
     for (uint32_t i = 0; i < op->runs && ret == 0; i++)
         ret = record_run(op, &t, &op->run[i]);
@@ -123,11 +165,23 @@ static bool edges_changed(struct op *op)
     return false;
 }
 
+/* There is no space for it after all: it begins again when there may be some. */
+static void hold(struct op *op)
+{
+    op_redeem(op);
+    op->error = 0;
+    op->tries = 0;
+    op_stall(op, op_write);
+}
+
 static void write_done(struct op *op)
 {
     if (op->error || op->disk->pool->failed) {
         abandon(op);
-        op_fail(op, op->error ?: -EIO);
+        if (store_is_full(op->error) && !op->disk->pool->failed)
+            hold(op);
+        else
+            op_fail(op, op->error ?: -EIO);
     } else if (unlikely(op->edges && edges_changed(op))) {
         abandon(op);
         op->tries = 0;
@@ -139,47 +193,99 @@ static void write_done(struct op *op)
 
 static void write_landed(struct store_io *sio, int result)
 {
-    struct op *op = container_of(sio, struct part_io, sio)->op;
+    const struct part_io *io = container_of(sio, struct part_io, sio);
+    struct op *op = io->op;
 
+    if (unlikely(store_is_full(result))) {
+        spare_shortage(op->disk->pool);
+        spare_seek_at(op->disk->pool, op->run[io - op->ios].addr);
+    }
     if (result < 0 && !op->error)
         op->error = result;
     if (--op->pending == 0)
         write_done(op);
 }
 
-/* Blocks of zeroes are holes; all others get checksums and places. */
-static int place(struct op *op)
+static int place_data(struct op *op, uint32_t first, uint32_t count)
 {
-    op->runs = 0;
-    for (uint32_t i = 0, n; i < op->count; i += n) {
-        bool zero = all_zero(op->blocks + (size_t)i * PX_BLOCK);
-        uint64_t addr = 0;
+    for (uint32_t i = first; i < first + count; i++)
+        op->crc[i] = crc32c(0, op->blocks + (size_t)i * PX_BLOCK, PX_BLOCK);
+    while (count) {
+        uint64_t addr;
+        int got = space_alloc(op->disk->pool, count, true, &addr);
 
-        for (n = 0; i + n < op->count; n++) {
-            const uint8_t *block = op->blocks + (size_t)(i + n) * PX_BLOCK;
-
-            if (n && all_zero(block) != zero)
-                break;
-            if (!zero)
-                op->crc[i + n] = crc32c(0, block, PX_BLOCK);
-        }
-        if (zero) {
-            op->disk->counters.zero_blocks += n;
-        } else {
-            int got = space_alloc(op->disk->pool, n, true, &addr);
-
-            if (got < 0)
-                return got;
-            n = (uint32_t)got;
-        }
-        op->run[op->runs++] = (struct run){addr, i, n};
+        if (got < 0)
+            return got;
+        op->run[op->runs++] = (struct run){addr, first, (uint32_t)got};
+        first += (uint32_t)got;
+        count -= (uint32_t)got;
     }
     return 0;
 }
 
-void op_write_data(struct op *op)
+/* Blocks of zeroes are holes; all others get checksums and places. */
+static int place(struct op *op)
+{
+    int ret = 0;
+
+    op->runs = 0;
+    if (unlikely(op->disk->pool->space.spare.host_full) && !op->spare_data)
+        return -ENOSPC; /* since it was promised */
+    for (uint32_t i = 0, n; i < op->count && ret == 0; i += n) {
+        bool zero = all_zero(op->blocks + (size_t)i * PX_BLOCK);
+
+        n = 1;
+        while (i + n < op->count && all_zero(op->blocks + (size_t)(i + n) * PX_BLOCK) == zero)
+            n++;
+        if (zero) {
+            op->disk->counters.zero_blocks += n;
+            op->run[op->runs++] = (struct run){0, i, n};
+        } else {
+            ret = place_data(op, i, n);
+        }
+    }
+    return ret;
+}
+
+/*
+ * Will a flush follow at once? Then the store need not transfer this before: it does so with the flush, at the same time as
+ * the journal's block that tells of it, instead of one after the other. Little that was written between two flushes tells of a
+ * database's log or a file system's journal, which go on so. What is put outlives the process as well; after a loss of power
+ * the record counts only with its data, as it always does. A store that cannot write it fails the flush, and so the pool, as if
+ * it was the journal; one that has no space for it says so at once, and the write is tried as any other, and waits.
+ */
+static bool flush_follows(const struct op *op)
+{
+    const struct disk *d = op->disk;
+
+    if (op->req->fua)
+        return op->count <= LITTLE;
+    return d->unflushed <= LITTLE && d->flushed <= LITTLE;
+}
+
+static bool put_run(const struct op *op, const struct run *run)
 {
     struct store *store = op->disk->pool->store;
+
+    return store->put(store, op->blocks + (size_t)run->first * PX_BLOCK, run->addr, run->count) ==
+           0;
+}
+
+static void write_run(struct op *op, uint32_t i)
+{
+    struct store *store = op->disk->pool->store;
+    const struct run *run = &op->run[i];
+
+    op->pending++;
+    op->ios[i].op = op;
+    op->ios[i].sio.done = write_landed;
+    store->write(store, &op->ios[i].sio, op->blocks + (size_t)run->first * PX_BLOCK, run->addr,
+                 run->count);
+}
+
+void op_write_data(struct op *op)
+{
+    bool soon;
     int ret;
 
     if (op->edges) {
@@ -192,23 +298,17 @@ void op_write_data(struct op *op)
             memset(to, 0, op->length);
     }
     ret = place(op);
-    if (ret < 0) {
+    if (unlikely(ret < 0)) { /* since it was promised, a free map was lost, or the store is full */
         op->error = ret;
         write_done(op);
         return;
     }
+    op->disk->unflushed += op->count;
+    soon = flush_follows(op);
     op->pending = 1;
-    for (uint32_t i = 0, n = op->runs; i < n; i++) {
-        struct run *run = &op->run[i];
-
-        if (!run->addr)
-            continue;
-        op->pending++;
-        op->ios[i].op = op;
-        op->ios[i].sio.done = write_landed;
-        store->write(store, &op->ios[i].sio, op->blocks + (size_t)run->first * PX_BLOCK, run->addr,
-                     run->count);
-    }
+    for (uint32_t i = 0, n = op->runs; i < n; i++)
+        if (op->run[i].addr && !(soon && put_run(op, &op->run[i])))
+            write_run(op, i);
     if (--op->pending == 0)
         write_done(op);
 }
@@ -230,7 +330,7 @@ static void write_promised(struct op *op)
     if (ret > 0)
         return;
     if (ret < 0)
-        op_fail(op, -EIO);
+        op_damaged(op);
     else
         op_write_data(op);
 }

@@ -3,6 +3,7 @@
  * tells how. */
 #include "parallax/io.h"
 
+/* False: there is no room for it now. */
 static bool zero_middle(struct op *op)
 {
     struct pool *pool = op->disk->pool;
@@ -19,6 +20,9 @@ static bool zero_middle(struct op *op)
     if (!op_promise(op, false))
         return false;
     op_redeem(op);
+    op->error = probe_zero(pool, op->disk->slot, from, to);
+    if (unlikely(op->error))
+        return true;
     if (unlikely(op->disk->record->past_keep))
         past_begin(op->disk, &t, &note, sizeof(*z));
     z = journal_add(pool, PX_ZERO, op->disk->slot, sizeof(*z));
@@ -50,7 +54,10 @@ void op_next_part(struct op *op)
         return;
     }
     op->zero_done = true;
-    op_acked(op);
+    if (unlikely(op->error && !op->disk->pool->failed))
+        op_damaged(op);
+    else
+        op_acked(op);
 }
 
 void op_find_parts(struct op *op)

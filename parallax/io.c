@@ -6,7 +6,7 @@
  * points to it and a record is added to the journal, at one and the same moment: so the journal's
  * order is the map's, whatever order writes overlap in. The journal is put at the end of the turn,
  * for all disks at once, and then the writes are completed. They are durable with the next flush,
- * as on any disk with a write cache.
+ * as on any disk with a write cache. Where that is about to follow, data is put, too, and the flush writes both (io-write.c).
  *
  * A write of part of a block reads the block, and writes it whole. If the map has changed by the
  * time its data has landed, it begins again. Blocks of zeroes become holes.
@@ -17,7 +17,8 @@
  *
  * Before a write begins, space for its data and for the nodes that it may copy, and room in the
  * journal, are promised to it, so that it cannot fail half way. Where there is none it waits, in
- * order, until a root gives some back.
+ * order, until a root gives some back. And the maps that it changes are read before it is in the journal (probe.c): so one
+ * that is damaged fails what needs it, and nothing else.
  */
 #include "parallax/io.h"
 
@@ -34,11 +35,12 @@ static struct op *op_new(struct disk *disk, struct disk_req *req)
         op = xaligned(CACHE_LINE, ALIGN_UP(sizeof(*op), (size_t)CACHE_LINE));
     op->disk = disk;
     op->req = req;
-    op->tries = op->waits = op->pending = op->promised = op->journal_promised = op->charge = 0;
+    op->tries = op->waits = op->pending = op->charge = 0;
+    op->promised = op->spare_promised = op->journal_promised = 0;
     op->error = 0;
     op->bounce = NULL;
     op->part = op->parts_n = 0;
-    op->zero_done = op->alone = false;
+    op->zero_done = op->alone = op->stalled = false;
     op->cache = NULL;
     share_begun(op);
     pool->in_flight++;
@@ -50,9 +52,10 @@ void op_redeem(struct op *op)
     struct pool *pool = op->disk->pool;
 
     pool->space.promised -= op->promised;
+    pool->space.spare.promised -= op->spare_promised;
     pool->journal_promised -= op->journal_promised;
     op->disk->promised -= op->charge;
-    op->promised = op->journal_promised = op->charge = 0;
+    op->promised = op->spare_promised = op->journal_promised = op->charge = 0;
 }
 
 void op_done(struct op *op)
@@ -60,7 +63,10 @@ void op_done(struct op *op)
     struct pool *pool = op->disk->pool;
     struct disk_req *req = op->req;
 
-    op_redeem(op);
+    if (unlikely(op->promised)) { /* it failed: that may be enough for another */
+        op_redeem(op);
+        pool_kick(pool);
+    }
     req->error = op->error;
     free(op->bounce);
     op->bounce = NULL;
@@ -76,6 +82,18 @@ void op_fail(struct op *op, int error)
 {
     op->error = error;
     op_done(op);
+}
+
+void op_damaged(struct op *op)
+{
+    struct disk *disk = op->disk;
+    char name[2 * PX_NAME];
+
+    pool_full_name(disk->pool, disk->slot, name);
+    pool_say_of(disk->pool, disk_about(disk), "damage",
+                "%s: the map of %s at %llu bytes cannot be read: what needs it fails",
+                disk->pool->store->name, name, (unsigned long long)op->req->offset);
+    op_fail(op, -EIO);
 }
 
 /* It is in the journal, and is completed when that was put. */
@@ -106,12 +124,18 @@ void op_bounce(struct op *op)
 
 void op_stall(struct op *op, void (*again)(struct op *op))
 {
+    struct pool *pool = op->disk->pool;
+
     op->again = again;
+    op_list_add(&pool->stalled, op);
+    if (op->stalled)
+        return; /* it looked once more, in vain: no reason to look again */
+    op->stalled = true;
     op->disk->counters.held++;
-    op_list_add(&op->disk->pool->stalled, op);
     share_stalled(op);
-    share_next(op->disk->pool);
-    pool_kick(op->disk->pool);
+    share_next(pool);
+    if (!pool->resuming) /* nothing has changed since */
+        pool_kick(pool);
 }
 
 /* ---- Entry ---- */
@@ -139,6 +163,8 @@ static void begin(struct op *op)
         op_next_part(op);
         break;
     case DISK_FLUSH:
+        op->disk->flushed = op->disk->unflushed;
+        op->disk->unflushed = 0;
         op_list_add(&op->disk->pool->flush_next, op);
         pool_kick(op->disk->pool);
         break;
@@ -149,6 +175,21 @@ void disk_submit(struct disk *disk, struct disk_req *req)
 {
     if (share_admit(disk, req))
         op_begin(disk, req);
+}
+
+/* Once for each mount: why its writes fail. */
+static void tell_damaged(struct disk *disk)
+{
+    const struct px_record *r = disk->record;
+
+    if (disk->read_only || disk->damage_told)
+        return;
+    disk->damage_told = true;
+    pool_say_of(disk->pool, disk->slot, "damage",
+                "%s: writes to %s fail, for block %llu of its map could not be read when the pool "
+                "was opened: "
+                "what is whole can be read, cvd rollback and cvd delete end it",
+                disk->pool->store->name, r->name, (unsigned long long)r->damaged);
 }
 
 void op_begin(struct disk *disk, struct disk_req *req)
@@ -162,7 +203,8 @@ void op_begin(struct disk *disk, struct disk_req *req)
         (!changes && req->op == DISK_READ && req->length > DISK_MAX_BLOCKS * PX_BLOCK) ||
         (req->op == DISK_WRITE && req->length > DISK_MAX_BLOCKS * PX_BLOCK)) {
         op_fail(op, -EINVAL);
-    } else if (changes && disk->read_only) {
+    } else if (changes && (disk->read_only || disk->record->damaged)) {
+        tell_damaged(disk);
         op_fail(op, -EROFS);
     } else if (pool->failed && req->op != DISK_READ) {
         op_fail(op, -EIO);
@@ -292,6 +334,7 @@ void io_resume(struct pool *pool)
 {
     struct op *op = op_list_take_all(&pool->stalled), *next;
 
+    pool->resuming = true;
     for (; op; op = next) {
         next = op->next;
         if (pool->failed)
@@ -301,6 +344,7 @@ void io_resume(struct pool *pool)
         if (pool->stalled.head)
             break; /* it waits again, as the first of the line */
     }
+    pool->resuming = false;
     for (op = op ? next : NULL; op; op = next) {
         next = op->next;
         op_list_add(&pool->stalled, op);

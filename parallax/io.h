@@ -20,11 +20,14 @@ struct run {
  * @source:        its data, or NULL for zeroes.
  * @blocks:        memory of whole blocks: the request's own or @bounce.
  * @waits:         for nodes, since it began to look up its blocks.
+ * @evicted:       of the pool's nodes, when it had looked up its blocks.
  * @charge:        blocks promised to it of the disk's quota.
  * @parts:         of a request for zeroes: the partial blocks at both ends, to be written as data.
  * @cache:         while it reads: what some of the blocks come from, or go to as @fills; NULL: nothing does. Those that need not
  *                 be compared with their checksums any more are @known.
+ * @spare_promised: of what is promised to it, so many are spare blocks; with @spare_data those of its data, too.
  * @alone:         it has to read for itself, as something was wrong.
+ * @stalled:       it waits in the pool's list, or looks whether it still has to.
  */
 struct op {
     struct op *next;
@@ -32,10 +35,11 @@ struct op {
     struct disk_req *req;
     uint64_t index, from, length;
     uint32_t count, runs, pending, tries, waits;
-    uint32_t promised, journal_promised, charge;
+    uint32_t promised, spare_promised, journal_promised, charge;
+    uint64_t evicted;
     int error;
     bool edges, zero_done, under_way; /* @under_way: it takes a place of SHARE_DEPTH */
-    bool alone;
+    bool alone, stalled, spare_data;
     struct data_cache *cache;
     void (*again)(struct op *op); /* where it goes on when it need not wait any more */
     uint8_t *source, *blocks, *bounce;
@@ -81,6 +85,8 @@ void op_bounce(struct op *op);
 /** op_done() - complete it with what its error says. op_fail(): with @error. */
 void op_done(struct op *op);
 void op_fail(struct op *op, int error);
+/** op_damaged() - a map that it needs cannot be read: say of what, and complete it with an error. */
+void op_damaged(struct op *op);
 /** op_acked() - it is in the journal, and is completed when that was put. */
 void op_acked(struct op *op);
 /** op_redeem() - what was promised to it is not needed any more, or is being used now. */
@@ -117,8 +123,22 @@ void quota_refuse(struct op *op);
 
 /** op_read() - read the blocks it is about; a write goes on with op_write_data(). */
 void op_read(struct op *op);
-/** op_read_done() - all of them have been read, or not. */
-void op_read_done(struct op *op);
+/** op_add_read() - block @i is to be read: with the one before it, if they lie together. */
+static inline void op_add_read(struct op *op, uint32_t i)
+{
+    uint64_t addr = ptr_addr(op->ptrs[i]);
+    struct run *last = op->runs ? &op->run[op->runs - 1] : NULL;
+
+    if (last && last->addr && last->first + last->count == i && last->addr + last->count == addr)
+        last->count++;
+    else
+        op->run[op->runs++] = (struct run){addr, i, 1};
+}
+/** op_read_runs() - a transfer for each run that has an address, each of which, and each of the others, ends with
+ * op_read_part(). */
+void op_read_runs(struct op *op, void (*landed)(struct store_io *sio, int result));
+/** op_read_part() - a run has been read, or not. */
+void op_read_part(struct op *op, int result);
 
 /* io-common.c */
 

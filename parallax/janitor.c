@@ -184,7 +184,9 @@ static void compare_next(struct pool *pool, struct janitor *j)
         return;
     }
     ret = forward_merge(pool, a, b);
-    if (ret < 0)
+    if (ret == -EBADMSG || ret == -EIO) /* of the table, and nothing was changed */
+        j->counters.different++;
+    else if (ret < 0)
         pool_fail(pool, ret, "equal blocks cannot be shared");
     else
         j->counters.merged += (unsigned)ret;
@@ -282,7 +284,7 @@ static bool has_room(const struct pool *pool)
 {
     const struct space *s = &pool->space;
 
-    return s->free > s->promised + pool->forwards.nodes + s->reserve / 2;
+    return space_free_now(s) > s->promised + pool->forwards.nodes + s->reserve / 2;
 }
 
 /* True: there is more to do. */

@@ -51,6 +51,23 @@ static int writable(const struct pool *pool, struct dt_error *err)
     return 0;
 }
 
+/* Records that are new need blocks of the catalogue when the next root is made; others only move. */
+static int has_spare(struct pool *pool, const struct px_change *c, unsigned n, struct dt_error *err)
+{
+    switch (c->op) {
+    case PX_CREATE:
+    case PX_SNAP:
+    case PX_STAGE:
+    case PX_HISTORY:
+    case PX_RESIZE:
+        return spare_verb(pool, n, err);
+    case PX_CLONE:
+        return spare_verb(pool, c->count / PX_RECORDS * 17 / 16 + 1, err);
+    default:
+        return 0;
+    }
+}
+
 /* Carries out @n changes at once: all of their records are in one block of the journal. */
 int change_commit(struct pool *pool, struct px_change *changes, unsigned n, struct dt_error *err)
 {
@@ -59,7 +76,7 @@ int change_commit(struct pool *pool, struct px_change *changes, unsigned n, stru
     int ret = writable(pool, err);
 
     for (unsigned i = 0; ret == 0 && i < n; i++)
-        ret = change_check(pool, &changes[i], err);
+        ret = change_check(pool, &changes[i], err) ?: has_spare(pool, &changes[i], n, err);
     if (ret == 0 && !journal_has_room(pool, bytes, 1) && !checkpoint_under_way(pool))
         ret = pool_checkpoint(pool, err);
     if (ret < 0)
@@ -145,7 +162,7 @@ int pool_snapshot(struct pool *pool, const uint32_t *disks, unsigned n, const ch
 /* Records of new disks need blocks of the catalogue when the next root is made. */
 static bool has_space(const struct pool *pool, uint64_t disks)
 {
-    return pool->space.free >=
+    return space_free_now(&pool->space) >=
            pool->space.reserve + pool->space.promised + disks / PX_RECORDS * 17 / 16;
 }
 
@@ -360,13 +377,16 @@ int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt
                        "'%s' has later snapshots, '%s' is the newest: delete or "
                        "collapse them first",
                        catalog_record(pool, disk)->name, catalog_record(pool, newest)->name);
-    /* Later ones that are being deleted are still in the line. That they are gone is in no journal,
-     * so a root has to tell it before the journal can say that this is the newest. */
-    ret = pool_reclaim_all(pool, err);
-    ret = ret ?: pool_checkpoint(pool, err);
-    if (ret < 0)
-        return ret;
     change_begin(&c, PX_ROLLBACK, disk);
     c.slot2 = snapshot;
-    return change_commit(pool, &c, 1, err);
+    if (catalog_record(pool, disk)->past_keep) {
+        ret = past_allow_branches(pool, err);
+        c.time = change_clock(pool);
+        c.count = catalog_free_run(pool, 1) + 1ull;
+    } else {
+        /* Later ones that are being deleted are still in the line. That they are gone is in no journal,
+         * so a root has to tell it before the journal can say that this is the newest. */
+        ret = pool_reclaim_all(pool, err) ?: pool_checkpoint(pool, err);
+    }
+    return ret ?: change_commit(pool, &c, 1, err);
 }

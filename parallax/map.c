@@ -8,6 +8,8 @@
  * address, because the durable root reaches the old one. One that is shared with a snapshot is
  * copied, or with the root that is being made. So the thesis's writable link is a comparison: birth > since.
  *
+ * What cannot be read fails a change before it begins (probe.c); or else, where nobody could be told, it is left out (@lost).
+ *
  * The pointer to a dirty node bears no checksum yet (PX_PTR_PENDING); checkpoint.c fills them in
  * from the leaves up.
  */
@@ -120,7 +122,13 @@ static int new_block(struct pool *pool, uint64_t *addr)
     return n < 0 ? n : space_use(pool, *addr, 1);
 }
 
-/* @slot is in a node or record that may be changed. The path above was owned for @index. */
+/* Of a catalogue block or free map nothing is needed: it is about to be replaced as a whole. */
+static bool is_replaced(const struct tree *t, unsigned level)
+{
+    return level == 0 && (t->kind == TREE_CATALOG || t->kind == TREE_SPACE);
+}
+
+/* @slot is in a node or record that may be changed. The path above was owned for @index. 1: it leads to what was left out. */
 static int own(struct pool *pool, const struct tree *t, struct px_ptr *slot, unsigned level,
                uint64_t index, struct node **out)
 {
@@ -130,6 +138,16 @@ static int own(struct pool *pool, const struct tree *t, struct px_ptr *slot, uns
     uint64_t addr;
     int ret = ptr_hole(old) ? 0 : node_get(pool, old, t->kind, level, &node);
 
+    if (unlikely(ret < 0 && t->lost)) {
+        tree_spoil(t->lost, old);
+        *slot = ptr_make(ptr_addr(old), ptr_birth(old), 0, PX_LOST_CRC);
+        return 1;
+    }
+    if (unlikely(ret < 0 && is_replaced(t, level))) {
+        alone = alone && !node_peek(pool, ptr_addr(old)); /* else it is another's, too */
+        node = NULL;
+        ret = 0;
+    }
     if (ret < 0)
         return ret;
     if (node && alone && node_changeable(&pool->nodes, node)) {
@@ -164,10 +182,42 @@ int tree_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct no
     for (unsigned level = *t->levels;; level--) {
         int ret = own(pool, t, slot, level, index, leaf);
 
-        if (ret < 0 || level == 1)
+        if (ret || level == 1)
             return ret;
         slot = &(*leaf)->ptrs[slot_of(index, level)];
     }
+}
+
+/* What was to be mapped where that was left out. */
+static int give_up(struct pool *pool, uint64_t addr, unsigned count)
+{
+    int ret = 0;
+
+    for (; ret == 0 && count; count--)
+        ret = space_free(pool, addr++);
+    return ret;
+}
+
+static int set_one(struct pool *pool, const struct tree *t, struct px_ptr *slot, uint64_t index,
+                   uint64_t addr, uint32_t crc)
+{
+    uint32_t flags = 0;
+    int ret = 0;
+
+    if (unlikely(pool->root.features))
+        ret = forward_life(pool, addr, &flags);
+    if (unlikely(ret < 0 && t->lost)) { /* reads of it will fail, too */
+        tree_spoil(t->lost, ptr_make(addr, t->epoch, 0, crc));
+        ret = 0;
+    }
+    if (unlikely(t->note != NULL))
+        ret = ret ?: past_add(pool, t, index, 0, *slot);
+    if (!t->note && !ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
+        ret = ret ?: data_free(pool, *slot);
+    else if (t->charged)
+        ++*t->charged;
+    *slot = ptr_make(addr, t->epoch, flags, crc);
+    return ret;
 }
 
 int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned count, uint64_t addr,
@@ -178,22 +228,16 @@ int tree_set(struct pool *pool, const struct tree *t, uint64_t index, unsigned c
         struct node *leaf;
         int ret = tree_leaf(pool, t, index, &leaf);
 
-        for (unsigned i = 0; ret == 0 && i < n; i++, index++, addr++) {
-            struct px_ptr *slot = &leaf->ptrs[at + i];
-            uint32_t flags = 0;
-
-            if (unlikely(pool->root.features))
-                ret = forward_life(pool, addr, &flags);
-            if (unlikely(t->note != NULL))
-                ret = ret ?: past_add(pool, t, index, 0, *slot);
-            if (!t->note && !ptr_hole(*slot) && tree_owned(t, ptr_birth(*slot), index + 1))
-                ret = ret ?: data_free(pool, *slot);
-            else if (t->charged)
-                ++*t->charged;
-            *slot = ptr_make(addr, t->epoch, flags, *crc++);
-        }
+        if (unlikely(ret > 0))
+            ret = give_up(pool, addr, n);
+        else
+            for (unsigned i = 0; ret == 0 && i < n; i++)
+                ret = set_one(pool, t, &leaf->ptrs[at + i], index + i, addr + i, crc[i]);
         if (ret < 0)
             return ret;
+        index += n;
+        addr += n;
+        crc += n;
         count -= n;
     }
     return 0;
@@ -224,6 +268,10 @@ int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, 
         return 0;
     if (level > 0) {
         ret = node_get(pool, ptr, t->kind, level, &node);
+        if (unlikely(ret < 0 && t->lost)) {
+            t->lost->nodes++;
+            return 0;
+        }
         for (unsigned i = 0; ret == 0 && i < PX_FANOUT; i++)
             ret =
                 tree_free_below(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1));
@@ -236,11 +284,13 @@ int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, 
         return 0;
     if (level == 0 && t->kind == TREE_DISK) {
         tree_uncharge(t->charged);
-        return data_free(pool, ptr);
+        ret = data_free(pool, ptr);
+    } else {
+        if (level == 0)
+            node_drop(pool, ptr_addr(ptr));
+        ret = space_free(pool, ptr_addr(ptr));
     }
-    if (level == 0)
-        node_drop(pool, ptr_addr(ptr));
-    return space_free(pool, ptr_addr(ptr));
+    return ret == -EBADMSG && t->lost ? 0 : ret; /* free already, which was said */
 }
 
 /* @node is owned, at @level, begins at index @base. */
@@ -264,6 +314,7 @@ static int zero_in(struct pool *pool, const struct tree *t, struct node *node, u
         } else {
             ret = own(pool, t, &node->ptrs[i], level - 1, start, &child);
             ret = ret ?: zero_in(pool, t, child, level - 1, start, from, to);
+            ret = MIN(ret, 0);
         }
         if (ret < 0)
             return ret;
@@ -285,6 +336,8 @@ static int any_mapped(struct pool *pool, const struct tree *t, struct px_ptr ptr
     if (level == 0)
         return 1;
     ret = node_get(pool, ptr, t->kind, level, &node);
+    if (unlikely(ret < 0 && t->lost))
+        return 1; /* for all that is known */
     for (unsigned i = 0; ret == 0 && i < PX_FANOUT; i++)
         ret = any_mapped(pool, t, node->ptrs[i], level - 1, base + i * tree_span(level - 1), from,
                          to);
@@ -303,7 +356,9 @@ int tree_zero(struct pool *pool, const struct tree *t, uint64_t from, uint64_t t
     if (ret <= 0)
         return ret;
     ret = own(pool, t, t->root, *t->levels, 0, &node);
-    return ret ?: zero_in(pool, t, node, *t->levels, 0, from, to);
+    if (ret)
+        return MIN(ret, 0);
+    return zero_in(pool, t, node, *t->levels, 0, from, to);
 }
 
 int tree_free_all(struct pool *pool, const struct tree *t)
@@ -330,6 +385,31 @@ int tree_grow(struct pool *pool, const struct tree *t, uint64_t count)
             top->ptrs[0] = below;
         }
         (*t->levels)++;
+    }
+    return 0;
+}
+
+int tree_cut(struct pool *pool, const struct tree *t, uint64_t index, uint64_t *first,
+             uint64_t *count)
+{
+    struct px_ptr *slot = t->root;
+
+    *count = 0;
+    for (unsigned level = *t->levels; level > 0; level--) {
+        struct node *node = NULL;
+        int ret = own(pool, t, slot, level, index, &node);
+
+        if (ret == -ENOSPC)
+            return ret;
+        if (ret < 0) {
+            uint64_t addr = ptr_addr(*slot);
+
+            *slot = (struct px_ptr){0, 0};
+            *first = index & ~(tree_span(level) - 1);
+            *count = tree_span(level);
+            return node_peek(pool, addr) ? 0 : space_free(pool, addr);
+        }
+        slot = &node->ptrs[slot_of(index, level)];
     }
     return 0;
 }

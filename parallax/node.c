@@ -174,6 +174,9 @@ static int read_node(struct pool *pool, struct node *node, struct px_ptr ptr)
         return judge(pool, node, ptr);
     }
     ret = pool->store->get(pool->store, node->bytes, node->addr, 1);
+    if (unlikely(ret < 0 || crc32c(0, node->bytes, PX_BLOCK) != ptr_crc(ptr)))
+        ret = pool->store->get(pool->store, node->bytes, node->addr,
+                               1); /* the bus may have been it */
     if (ret < 0) {
         pool_say(pool, "damage", "%s: cannot read block %llu: %s", pool->store->name,
                  (unsigned long long)node->addr, strerror(-ret));
@@ -303,6 +306,7 @@ void node_trim(struct pool *pool)
             list_add_tail(&cache->clean, &node->list);
         } else {
             forget(pool, node);
+            cache->evicted++;
         }
     }
 }

@@ -39,11 +39,12 @@ struct node {
  * @clean:   may be evicted. @dirty: by kind and level, changed since the last freeze. @frozen: the same, to be
  * handed to the store. @written: and those that were. @kept: of the root before, for pointers that do
  * not tell their checksums yet. @dropped: to be forgotten.
+ * @evicted: nodes that left the memory and may be needed again, in all.
  * @freezes: how many frozen ones there were at the last freeze.
  */
 struct node_cache {
     struct node **hash;
-    uint64_t mask, count, dirty_count, limit, generation, freezes;
+    uint64_t mask, count, dirty_count, limit, generation, freezes, evicted;
     bool freezing;
     struct list clean, written, kept, dropped;
     struct list dirty[TREE_KINDS][PX_MAX_LEVELS + 1], frozen[TREE_KINDS][PX_MAX_LEVELS + 1];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * open.c - making, opening, closing and growing a pool; its turns; mounts of its disks.
+ * open.c - making, opening and closing a pool; mounts of its disks.
  *
  * Opening reads the label, the newest root and the catalogue, and replays the journal. A pool
  * opened for writing gets a new root with a new generation of the journal before anything else, so
@@ -14,9 +14,8 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define LABEL_MAGIC   "PARALLAX"
-#define ROOT_MAGIC    "PXroot\0"
-#define RECLAIM_NODES 16u /* a turn: some 100 us */
+#define LABEL_MAGIC "PARALLAX"
+#define ROOT_MAGIC  "PXroot\0"
 
 uint64_t pool_random(void)
 {
@@ -181,6 +180,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
         return dt_fail(err, -EINVAL, "a journal has %u to %u blocks, at most a quarter of the pool",
                        PX_JOURNAL_MIN, PX_JOURNAL_MAX);
     ret = share_judge(o->share, o->share_rate, err) ?: refuse_existing(store, err);
+    ret = ret ?: prealloc_judge(store, o->preallocation, err);
     if (ret < 0)
         return ret;
     ret = wipe(store, PX_JOURNAL_AT + journal);
@@ -190,6 +190,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     space_init(pool, store->blocks, pool->space.first);
     pool->root.catalog_levels = 1;
     pool->root.spacemap_levels = (uint8_t)tree_levels_for(pool->space.n);
+    pool->root.preallocation = (uint8_t)o->preallocation;
     if (o->share) {
         pool->root.features = PX_SHARED;
         pool->root.share = (uint8_t)o->share;
@@ -295,6 +296,8 @@ static int read_root(struct pool *pool, struct dt_error *err)
                        pool->store->name, best->version, PX_ROOT_VERSION);
     if (best->version <= PX_ROOT_PLAIN)
         forget_features(&pool->root);
+    if (best->version < PX_ROOT_VERSION)
+        pool->root.branched = 0;
     if (best->features & ~PX_FEATURES)
         return dt_fail(err, -ENOTSUP,
                        "%s has features (0x%x) that this program does not know: use a newer one",
@@ -307,6 +310,7 @@ static int read_root(struct pool *pool, struct dt_error *err)
         best->blocks < PX_MIN_BLOCKS || best->catalog_levels == 0 ||
         best->catalog_levels > PX_MAX_LEVELS || best->spacemap_levels == 0 ||
         best->spacemap_levels > PX_MAX_LEVELS || best->journal_seq >> 60 || best->seq >> 39 ||
+        best->preallocation >= PX_PREALLOCATIONS || best->preallocated > best->blocks ||
         tree_span(best->spacemap_levels) << PX_GROUP_SHIFT < best->blocks ||
         !features_possible(best))
         return dt_fail(err, -EBADMSG, "%s is damaged: its root", pool->store->name);
@@ -338,6 +342,10 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
         journal_init(pool, pool->root.generation, pool->root.journal_seq);
         ret = catalog_load(pool, err);
     }
+    if (ret == 0 && o->repair)
+        ret = repair(pool, err);
+    if (ret == 0 && !o->read_only)
+        ret = space_begin(pool, err);
     if (ret == 0 && !o->root)
         ret = recover(pool, err);
     if (ret == 0 && !o->read_only) {
@@ -363,13 +371,16 @@ int pool_close(struct pool *pool, struct dt_error *err)
 
     CHECK_MAGIC(pool, POOL_MAGIC);
     CHECK(pool->in_flight == 0 && !io_flushing(pool) && !pool->wait_next &&
-          !checkpoint_under_way(pool) && pool->space.punch.count == 0);
+          !checkpoint_under_way(pool) && pool->space.punch.count == 0 &&
+          pool->space.prealloc.count == 0 && pool->space.spare.count == 0);
     if (pool->failed)
         ret = dt_fail(err, -EIO, "%s has failed before", store->name);
     else if (!pool->o.read_only && (pool->changes || pool->ckpt.state != CKPT_IDLE))
         ret = pool_checkpoint(pool, err);
-    if (ret == 0 && !pool->o.read_only)
+    if (ret == 0 && !pool->o.read_only) {
+        spare_keep(pool);
         punch_all(pool);
+    }
     unmake(pool);
     store->close(store);
     return ret;
@@ -388,129 +399,6 @@ void pool_abandon(struct pool *pool)
     struct store *store = pool_release(pool);
 
     store->close(store);
-}
-
-/* ---- Turns ---- */
-
-/* Writes wait, and nothing is on its way that would give space back. @making: a root was, when this turn began: what
- * others can do about it they do in the next. */
-static void judge_full(struct pool *pool, bool making)
-{
-    bool full = !making && io_stalled(pool) && pool->ckpt.state == CKPT_IDLE &&
-                !pool->space.pending && !pool->space.punch.count && !pool->reclaim_maybe &&
-                pool->space.promised == 0;
-
-    if (full && !pool->full)
-        pool_say(pool, "full", "%s is full: writes wait for space (delete something, or grow it)",
-                 pool->store->name);
-    if (!io_stalled(pool) && pool->full)
-        pool_say(pool, "resumed", "%s has space again: the writes that waited went on",
-                 pool->store->name);
-    pool->full = full || (pool->full && io_stalled(pool));
-}
-
-bool pool_turn(struct pool *pool)
-{
-    bool more, making = pool->ckpt.state != CKPT_IDLE;
-
-    CHECK_MAGIC(pool, POOL_MAGIC);
-    pool->kicked = false;
-    io_turn(pool);
-    quota_turn(pool);
-    pin_turn(pool);
-    if (pool->reclaim_maybe && !pool->failed && !pool->o.read_only)
-        pool->reclaim_maybe = reclaim_step(pool, RECLAIM_NODES) > 0;
-    if (pool->over && !pool->reclaim_maybe)
-        quota_turn(pool); /* what was given back may be what they wait for */
-    if (io_stalled(pool))
-        io_resume(pool);
-    past_turn(pool);
-    more = janitor_turn(pool);
-    more |= checkpoint_turn(pool, io_stalled(pool) && !pool->reclaim_maybe);
-    punch_turn(pool);
-    judge_full(pool, making);
-    node_trim(pool);
-    return pool->reclaim_maybe || more;
-}
-
-uint64_t pool_wait(const struct pool *pool)
-{
-    return MIN(janitor_wait(pool), punch_wait(pool));
-}
-
-bool pool_idle(const struct pool *pool)
-{
-    return pool->in_flight == 0 && !io_flushing(pool) && !pool->wait_next &&
-           pool->ckpt.state == CKPT_IDLE && pool->space.punch.count == 0;
-}
-
-int pool_sync(struct pool *pool, struct dt_error *err)
-{
-    uint64_t seq;
-    int ret = pool->failed ?: journal_seal(pool, &seq);
-
-    if (ret == 0) {
-        ret = pool->store->sync(pool->store);
-        if (ret < 0)
-            pool_fail(pool, ret, "a flush failed");
-    }
-    if (ret < 0)
-        return dt_fail(err, ret, "%s cannot be made durable: %s", pool->store->name,
-                       strerror(-ret));
-    pool->journal.flushed = MAX(pool->journal.flushed, seq);
-    return 0;
-}
-
-int pool_grow(struct pool *pool, struct dt_error *err)
-{
-    int ret;
-
-    if (pool->store->blocks <= pool->space.blocks)
-        return dt_fail(err, -EINVAL, "%s has not grown: it has %llu MiB as it had",
-                       pool->store->name, (unsigned long long)(pool->space.blocks >> 8));
-    ret = pool_checkpoint(pool, err);
-    if (ret < 0)
-        return ret;
-    ret = space_grow(pool, MIN(pool->store->blocks, PX_MAX_BLOCKS));
-    ret = ret ?: forward_grow(pool);
-    if (ret < 0)
-        return dt_fail(err, ret, "%s cannot grow: %s", pool->store->name, strerror(-ret));
-    return pool_checkpoint(pool, err);
-}
-
-struct store *pool_store(struct pool *pool)
-{
-    return pool->store;
-}
-
-void pool_info(const struct pool *pool, struct pool_info *info)
-{
-    *info = (struct pool_info){.created = pool->created,
-                               .blocks = pool->space.blocks,
-                               .used = pool->space.used,
-                               .free = pool->space.free,
-                               .dying = pool->catalog.dying,
-                               .journal = pool->journal.blocks,
-                               .journal_used = pool->journal.seq - pool->journal.start,
-                               .root_seq = pool->root.seq,
-                               .dirty_nodes = pool->nodes.dirty_count,
-                               .cached_nodes = pool->nodes.count,
-                               .stale = pool->space.stale * 64,
-                               .punched = pool->space.punch.total,
-                               .times = pool->times,
-                               .recovered = pool->recovered};
-    memcpy(info->uuid, pool->uuid, sizeof(info->uuid));
-    for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
-        const struct px_record *r = catalog_record(pool, slot);
-
-        if (r->kind == PX_FREE || r->kind == PX_LOG ||
-            (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
-            continue;
-        if (r->kind == PX_DISK)
-            info->disks++;
-        else
-            info->snapshots++;
-    }
 }
 
 /* ---- Mounts ---- */
@@ -549,6 +437,7 @@ int disk_mount(struct disk **out, struct pool *pool, uint32_t slot, bool read_on
     disk->slot = slot;
     disk->record = catalog_record(pool, slot);
     disk->read_only = read_only;
+    disk->flushed = UINT64_MAX;
     snprintf(disk->owner, sizeof(disk->owner), "%s", owner);
     disk_queue_init(&disk->queue);
     list_init(&disk->waiting);

@@ -16,10 +16,12 @@ struct disk;
 
 /* ---- Pools ---- */
 
-/** struct pool_create_options - @journal: blocks; 0 chooses. @share, @share_rate: as in pool_set_share(). */
+/** struct pool_create_options - @journal: blocks; 0 chooses. @share, @share_rate: as in pool_set_share(). @preallocation: as in
+ * pool_set_preallocation(), nothing of which is done yet. */
 struct pool_create_options {
     uint64_t journal, share_rate;
     enum px_share share;
+    enum px_preallocation preallocation;
 };
 /** pool_create() - make a pool of the whole store. It may not be one already. Blocks. */
 int pool_create(struct store *store, const struct pool_create_options *o, struct dt_error *err);
@@ -28,19 +30,21 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * struct pool_options
  * @kick:  call pool_turn() at the end of this turn, at the latest before sleeping. NULL: whoever
  * calls the pool calls that, too.
- * @event: something a person should know: "full", "resumed", "damage", "quota"; of the disk or snapshot in @slot,
+ * @event: something a person should know: "full", "resumed", "damage", "quota", "preallocation"; of the disk or snapshot in @slot,
  * or with NO_SLOT of the whole pool.
  * @clock: ns since 1970 for the history; NULL = the system's.
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB. @data_cache: as in pool_set_data_cache().
  * @dirty: a root is begun when so many nodes have changed; 0 = 16384. @slice: of these, how many are written in a turn;
  * 0 = as many as take about 100 us. For tests.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
+ * @repair: find out what is in use, and write the free maps and charges anew. Its @say tells what was wrong. Else NULL.
  * @root: with @read_only: the pool as this root reaches it, which somebody has pinned, and no journal is looked at.
  * NULL: as it is now.
  */
 struct pool_options {
     bool read_only;
     const struct px_root *root;
+    struct pool_check *repair;
     void (*kick)(void *arg);
     void (*event)(void *arg, uint32_t slot, const char *event, const char *text);
     uint64_t (*clock)(void *arg);
@@ -67,6 +71,8 @@ struct store *pool_release(struct pool *pool);
 bool pool_turn(struct pool *pool);
 /** pool_wait() - it is to be called again after so many ns, if nothing happens before. */
 uint64_t pool_wait(const struct pool *pool);
+/** pool_is_full() - writes wait, or the next root does, for space that nothing under way gives back. */
+bool pool_is_full(const struct pool *pool);
 /** pool_idle() - no request, flush or root is under way: it may be closed. */
 bool pool_idle(const struct pool *pool);
 /** pool_sync() - all changes so far are durable when it returns. Blocks. */
@@ -97,16 +103,33 @@ struct pool_times {
 };
 
 /** struct pool_info - counts in blocks. @stale: free, with space in the file; @punched: given back to it since
- * the pool was opened. */
+ * the pool was opened. @preallocated: blocks before this one have space in the file, or where @preallocation is PX_THIN, are
+ * still to be looked through for space to give back. And since the pool was opened: @lost: nodes that could not be read when what they
+ * lead to was to be given back; @lost_maps: free maps that cannot be read. @damaged: disks that are not written any more. */
 struct pool_info {
     uint8_t uuid[16];
     uint64_t created, blocks, used, free, dying, journal, journal_used, root_seq;
     uint64_t disks, snapshots, dirty_nodes, cached_nodes;
-    uint64_t stale, punched;
+    uint64_t stale, punched, lost, lost_maps, damaged, preallocated;
+    enum px_preallocation preallocation;
     struct pool_times times;
     bool recovered; /* the last opening replayed a journal */
 };
 void pool_info(const struct pool *pool, struct pool_info *info);
+
+/* ---- Preallocation: free space that the file has already ---- */
+
+/**
+ * pool_set_preallocation() - have space in the file for all of the pool, from now on and as it grows.
+ * @how: PX_FALLOC: the file system has allocated it; PX_FULL: and zeroes were written there; PX_THIN: what is free is given back.
+ *
+ * What there is to do is done in turns, in the background, or by pool_preallocate(); the mark in pool_info() tells how far it
+ * is, and it goes on whenever the pool is open. When it cannot go on, an event "preallocation" says so; it is tried again when
+ * this is called, or the pool opened. Blocks.
+ */
+int pool_set_preallocation(struct pool *pool, enum px_preallocation how, struct dt_error *err);
+/** pool_preallocate() - a piece of that. 1: there is more. Blocks; the store need have no loop. */
+int pool_preallocate(struct pool *pool, struct dt_error *err);
 
 /* ---- The data cache: blocks that several disks have in common are read once ---- */
 
@@ -139,6 +162,7 @@ struct pool_data_cache {
     struct pool_cache_counters counters;
 };
 void pool_data_cache(const struct pool *pool, struct pool_data_cache *cache);
+
 /* ---- Pins: what a root reaches stays as it is, for a reader beside ---- */
 
 /**
@@ -258,14 +282,16 @@ int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_
 /** pool_delete_disk() - with its snapshots back to the last labelled one. */
 int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
 /** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be. Not while it
- * is mounted. */
+ * is mounted. What it was stays in its history, if it has one. */
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 
 /* ---- What a disk was: its history ---- */
 
 #define PRESENT UINT64_MAX
-/** pool_history() - keep what is written over for @seconds; 0: no longer. */
-int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err);
+/** pool_history() - keep what is written over for @seconds; 0: no longer. Of more than @most bytes the oldest goes
+ * first; 0: any. */
+int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, uint64_t most,
+                 struct dt_error *err);
 /** pool_history_turn() - let go what is too old. The pool does so itself about each second. */
 void pool_history_turn(struct pool *pool);
 /**
@@ -278,11 +304,12 @@ int pool_moment(struct pool *pool, const char *name, uint32_t *slot, uint64_t *n
 /**
  * struct pool_past - the history of a disk.
  * @first, @last: the earliest and the latest write after which its state is known. @begin: time of the first.
+ * @most, @counted: bytes, that it may occupy (0: any), and that are counted for that, where there is a limit.
  * @entries: how many changes of blocks are kept; @held: blocks kept for nothing else; @maps: and in maps and pages.
  */
 struct pool_past {
     uint32_t keep;
-    uint64_t first, last, begin, entries, held, maps;
+    uint64_t first, last, begin, most, counted, entries, held, maps;
 };
 /** pool_past() - all but @entries, @held and @maps, which pool_past_usage() counts by reading all of it. */
 int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err);
@@ -341,6 +368,11 @@ struct pool_check {
     uint64_t memory;
     uint64_t nodes, blocks, damaged, leaked, unmarked, doubly, mischarged, miscounted;
 };
+/**
+ * A pool is repaired when it is opened (struct pool_options), before its journal is replayed: so it has not to give out any
+ * block before. -EBADMSG: maps of disks are damaged, too: what they lead to cannot be told from
+ * what nothing leads to, and nothing was changed.
+ */
 /** pool_check() - read the whole pool; repairs nothing. 0 if it could be carried out, whatever it
  * found. -ESTALE: @holds has ended it. */
 int pool_check(struct pool *pool, struct pool_check *check, struct dt_error *err);

@@ -152,18 +152,30 @@ static uint64_t count_below(struct pool *pool, struct px_ptr ptr, unsigned level
     return n;
 }
 
-static int add_hidden(struct pool *pool, const struct px_record *r, struct pool_past *past,
+static int add_hidden(struct pool *pool, uint32_t slot, struct pool_past *past,
                       struct dt_error *err)
 {
     struct disk_usage u;
     int ret = 0;
 
-    for (uint32_t at = r->prev; at && ret == 0; at = catalog_record(pool, at - 1)->prev)
-        if (catalog_record(pool, at - 1)->flags & PX_HIDDEN) {
-            ret = pool_usage(pool, at - 1, &u, err);
-            past->held += ret ? 0 : u.held;
-            past->maps += ret ? 0 : u.held_nodes;
-        }
+    if (catalog_record(pool, slot)->flags & PX_HIDDEN) {
+        ret = pool_usage(pool, slot, &u, err);
+        past->held += ret ? 0 : u.held;
+        past->maps += ret ? 0 : u.held_nodes;
+    }
+    return ret;
+}
+
+static int add_all_hidden(struct pool *pool, uint32_t disk, struct pool_past *past,
+                          struct dt_error *err)
+{
+    int ret = 0;
+
+    for (uint32_t at = catalog_record(pool, disk)->prev; at && ret == 0;
+         at = catalog_record(pool, at - 1)->prev)
+        ret = add_hidden(pool, at - 1, past, err);
+    for (struct aside a = {0}; ret == 0 && catalog_aside(pool, disk, &a);)
+        ret = add_hidden(pool, a.slot, past, err);
     return ret;
 }
 
@@ -186,25 +198,7 @@ int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, st
     }
     if (ret < 0)
         return dt_fail(err, ret, "%s: a history cannot be read", pool->store->name);
-    return add_hidden(pool, r, past, err);
-}
-
-/* Nothing was written since it was turned on, or nothing of it was let go yet: then its first
- * anchor tells when. */
-static uint64_t begin_of(struct pool *pool, const struct px_record *r, uint64_t otherwise)
-{
-    uint64_t floor = past_log(pool, r)->floor;
-    uint64_t begin = otherwise;
-
-    for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev) {
-        const struct px_record *s = catalog_record(pool, at - 1);
-
-        if (s->writes < floor)
-            break;
-        if (s->writes == floor)
-            begin = s->created;
-    }
-    return begin;
+    return add_all_hidden(pool, disk, past, err);
 }
 
 int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)
@@ -218,60 +212,98 @@ int pool_past(struct pool *pool, uint32_t disk, struct pool_past *past, struct d
         .keep = r->past_keep, .first = r->writes, .last = r->writes, .begin = change_clock(pool)};
     if (!log)
         return 0;
-    if (past_pages(log)) {
+    past->most = log->most << PX_BLOCK_SHIFT;
+    past->counted = log->most ? (log->held + past_pages(log)) << PX_BLOCK_SHIFT : 0;
+    if (log->begun) {
+        past->first = log->floor;
+        past->begin = log->begun;
+    } else if (past_pages(log)) { /* written by a program that did not tell */
         ret = past_page(pool, log, log->first, &page);
         if (ret < 0)
             return dt_fail(err, ret, "%s: a history cannot be read", pool->store->name);
         past->first = MAX(log->floor, page->entries[0].number - 1);
         past->begin = page->entries[0].time;
     }
-    if (past->first == log->floor)
-        past->begin = begin_of(pool, r, past->begin);
     return 0;
 }
 
 /* ---- What it tells ---- */
 
-/* Entries of one write for consecutive blocks are one change. */
-static int tell_all(const struct px_past *page, uint64_t from, uint64_t to, struct pool_write *w,
-                    int (*tell)(void *arg, const struct pool_write *w), void *arg)
+/** struct telling - of blocks [@from, @to); @w: what was found and not told yet. */
+struct telling {
+    struct pool *pool;
+    uint32_t disk;
+    uint64_t from, to, size;
+    struct pool_write w;
+    int (*tell)(void *arg, const struct pool_write *w);
+    void *arg;
+};
+
+static int tell_one(struct telling *t)
 {
+    int ret = t->w.count ? t->tell(t->arg, &t->w) : 0;
+
+    t->w.count = 0;
+    return ret;
+}
+
+/* 1: it is about these blocks. What changed many at once may have left a single one as it was. */
+static int is_about(const struct telling *t, const struct px_past_entry *e)
+{
+    uint64_t index = past_index(e), end = index + tree_span(past_level(e));
+
+    if (index >= t->to || end <= t->from)
+        return 0;
+    if (past_level(e) == 0 || t->to - t->from != 1)
+        return 1;
+    return past_changed(t->pool, t->disk, e, t->from);
+}
+
+/* Entries of one write for consecutive blocks are one change. */
+static int tell_page(struct telling *t, const struct px_past *page)
+{
+    struct px_past copy = *page; /* the node may be evicted on the way */
     int ret = 0;
 
-    for (unsigned i = 0; ret == 0 && i < page->used; i++) {
-        const struct px_past_entry *e = &page->entries[i];
+    for (unsigned i = 0; ret == 0 && i < copy.used; i++) {
+        const struct px_past_entry *e = &copy.entries[i];
         uint64_t index = past_index(e), end = index + tree_span(past_level(e));
 
-        if (index >= to || end <= from)
+        ret = is_about(t, e);
+        if (ret <= 0)
             continue;
-        if (w->count && w->number == e->number && w->index + w->count == index) {
-            w->count = end - w->index;
+        ret = 0;
+        end = MIN(end, MAX(index + 1, t->size));
+        if (t->w.count && t->w.number == e->number && t->w.index + t->w.count == index) {
+            t->w.count = end - t->w.index;
             continue;
         }
-        if (w->count)
-            ret = tell(arg, w);
-        *w = (struct pool_write){e->number, e->time, index, end - index, page->owner};
+        ret = tell_one(t);
+        t->w = (struct pool_write){e->number, e->time, index, end - index, copy.owner};
     }
-    /* The owner's name is in the page. */
-    if (ret == 0 && w->count)
-        ret = tell(arg, w);
-    w->count = 0;
-    return ret;
+    return ret ?: tell_one(t); /* the owner's name is in the page */
 }
 
 int pool_past_writes(struct pool *pool, uint32_t disk, uint64_t from, uint64_t to,
                      int (*tell)(void *arg, const struct pool_write *w), void *arg,
                      struct dt_error *err)
 {
-    struct px_record *log = past_log(pool, pool_record(pool, disk));
-    struct pool_write w = {0};
+    const struct px_record *r = pool_record(pool, disk);
+    struct px_record *log = past_log(pool, r);
+    struct telling t = {.pool = pool,
+                        .disk = disk,
+                        .from = from,
+                        .to = to,
+                        .size = r->size >> PX_BLOCK_SHIFT,
+                        .tell = tell,
+                        .arg = arg};
     int ret = 0;
 
     for (uint64_t at = log ? log->first : 0; log && at < log->next && ret == 0; at++) {
         const struct px_past *page = NULL;
 
         ret = past_page(pool, log, at, &page);
-        ret = ret ?: tell_all(page, from, to, &w, tell, arg);
+        ret = ret ?: tell_page(&t, page);
         node_trim(pool);
     }
     return ret < 0 ? dt_fail(err, ret, "%s: a history cannot be read", pool->store->name) : 0;

@@ -155,7 +155,7 @@ int disk_lookup(struct disk *disk, uint64_t index, unsigned count, struct px_ptr
 
 /* ---- Making one ---- */
 
-/* The first thing in the line that is not older than @number: a snapshot, or the disk itself. */
+/* The first thing that is not older than @number: a snapshot, in the line or a branch, or the disk itself. */
 static uint32_t find_base(struct pool *pool, uint32_t disk, uint64_t number)
 {
     const struct px_record *r = catalog_record(pool, disk);
@@ -167,6 +167,12 @@ static uint32_t find_base(struct pool *pool, uint32_t disk, uint64_t number)
         if (r->writes < number || r->writes < floor || (r->flags & PX_DYING))
             break;
         base = at - 1;
+    }
+    for (struct aside a = {0}; catalog_aside(pool, disk, &a);) {
+        r = catalog_record(pool, a.slot);
+        if (r->writes >= MAX(number, floor) && !(r->flags & PX_DYING) &&
+            r->writes < catalog_record(pool, base)->writes)
+            base = a.slot;
     }
     return base;
 }
@@ -208,8 +214,9 @@ static int judge(struct pool *pool, uint32_t slot, uint64_t number, struct dt_er
     return 0;
 }
 
+/* @stays: it is to stay as it is while the disk goes on. */
 static int view_new(struct past_view **out, struct pool *pool, uint32_t slot, uint64_t number,
-                    struct dt_error *err)
+                    bool stays, struct dt_error *err)
 {
     uint32_t base = slot;
     struct past_view *v;
@@ -218,7 +225,7 @@ static int view_new(struct past_view **out, struct pool *pool, uint32_t slot, ui
     if (ret == 0)
         base = find_base(pool, slot, number);
     /* Only who looks at the pool without its lock has a disk that does not change. */
-    if (ret == 0 && base == slot && !pool->o.read_only)
+    if (ret == 0 && base == slot && stays && !pool->o.read_only)
         ret = past_anchor(pool, slot, &base, err);
     if (ret < 0)
         return ret;
@@ -256,13 +263,34 @@ int disk_open_at(struct disk **disk, struct pool *pool, uint32_t slot, uint64_t 
     int ret = 0;
 
     if (number != PRESENT)
-        ret = view_new(&v, pool, slot, number, err);
+        ret = view_new(&v, pool, slot, number, true, err);
     ret = ret ?: disk_mount(disk, pool, v ? v->base : slot, true, owner, err);
     if (ret < 0)
         past_view_free(v);
     else
         (*disk)->past = v;
     return ret;
+}
+
+static int look_once(struct pool *pool, uint32_t slot, uint64_t number, uint64_t index,
+                     struct px_ptr *ptr)
+{
+    struct past_view *v = NULL;
+    struct dt_error err;
+    int ret = view_new(&v, pool, slot, number, false, &err);
+
+    ret = ret ?: past_lookup(v, index, 1, ptr);
+    past_view_free(v);
+    return ret;
+}
+
+int past_changed(struct pool *pool, uint32_t slot, const struct px_past_entry *e, uint64_t index)
+{
+    struct px_ptr was = {0, 0}, is = {0, 0};
+    int ret = look_once(pool, slot, e->number - 1, index, &was)
+                  ?: look_once(pool, slot, e->number, index, &is);
+
+    return ret < 0 ? ret : !ptr_same(was, is);
 }
 
 /* ---- What differs ---- */
@@ -320,7 +348,7 @@ struct side {
 static int side_open(struct side *s, struct pool *pool, uint32_t slot, uint64_t number,
                      struct dt_error *err)
 {
-    int ret = number == PRESENT ? 0 : view_new(&s->view, pool, slot, number, err);
+    int ret = number == PRESENT ? 0 : view_new(&s->view, pool, slot, number, true, err);
 
     s->slot = s->view ? s->view->base : slot;
     return ret;

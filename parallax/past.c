@@ -22,6 +22,7 @@
 
 #define LOOK_EVERY   DT_S(1)
 #define TURN_PAGES   64u
+#define LIMIT_PAGES  8u     /* of a turn while it is written */
 #define ANCHOR_PARTS 8u     /* of the time that is kept */
 #define ANCHOR_EVERY 65536u /* writes */
 
@@ -97,9 +98,9 @@ static int last_page(struct pool *pool, struct px_record *log, const char *owner
 int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
              struct px_ptr old)
 {
-    struct px_record *r = catalog_record(pool, t->note->slot);
+    struct px_record *r = catalog_record(pool, t->note->slot), *log = past_log(pool, r);
     struct node *page;
-    int ret = last_page(pool, past_log(pool, r), t->note->owner, &page);
+    int ret = last_page(pool, log, t->note->owner, &page);
 
     catalog_touch(pool, r->log - 1);
     if (ret < 0)
@@ -110,6 +111,8 @@ int past_add(struct pool *pool, const struct tree *t, uint64_t index, unsigned l
                                .where = index | (uint64_t)level << PX_PAST_LEVEL,
                                .old = old,
                                .since = t->since};
+    if (log->most && (level || page->past.used == PX_PAST_ENTRIES))
+        pool->past_due = t->note->slot + 1;
     return 0;
 }
 
@@ -142,7 +145,7 @@ bool past_judge(const struct pool *pool, uint32_t slot)
 
     return log->flags == 0 && log->prev == 0 && log->first <= log->next &&
            log->next < PX_PAST_PAGES && log->levels > 0 && log->levels <= PX_MAX_LEVELS && r &&
-           r->kind == PX_DISK && r->log == slot + 1;
+           r->kind == PX_DISK && r->log == slot + 1 && past_limit_possible(log);
 }
 
 int past_page(struct pool *pool, struct px_record *log, uint64_t number,
@@ -188,25 +191,47 @@ int past_find(struct pool *pool, struct px_record *log, uint64_t key, bool by_ti
 static int empty_log(struct pool *pool, struct px_record *log)
 {
     struct tree t = past_tree(pool, log);
-    int ret = tree_free_all(pool, &t);
+    struct tree_lost lost = {0};
+    int ret;
 
+    t.lost = &lost;
+    ret = tree_free_all(pool, &t);
+    pool->lost += lost.nodes;
     log->root = (struct px_ptr){0, 0};
     log->levels = 1;
     log->first = log->next = 0;
+    log->held = log->counted = 0;
     return ret;
+}
+
+/* The last write of the page that goes may have entries in the next one, too, but what was before it is not known any more.
+ * Of one that could not be read, that may be the next one's first. */
+static void raise_floor(struct pool *pool, struct px_record *log, const struct px_past *page)
+{
+    const struct px_past_entry *e = page ? &page->entries[page->used - 1] : NULL;
+
+    if (!e && log->first + 1 < log->next && past_page(pool, log, log->first + 1, &page) == 0)
+        e = &page->entries[0];
+    log->floor = MAX(log->floor, e ? e->number : 0);
+    log->begun = e ? e->time : 0;
 }
 
 static int drop_page(struct pool *pool, uint32_t slot)
 {
     struct px_record *r = catalog_record(pool, slot), *log = past_log(pool, r);
     struct tree t = past_tree(pool, log), disk = catalog_tree(pool, slot);
+    struct tree_lost lost = {0};
     const struct px_past *page = NULL;
-    int ret = past_page(pool, log, log->first, &page);
+    int ret = 0;
 
+    past_uncount(pool, log);
+    if (past_page(pool, log, log->first, &page) < 0)
+        lost.nodes++;
     catalog_touch(pool, slot);
     catalog_touch(pool, r->log - 1);
     disk.cursor = 0;
-    for (unsigned i = 0; ret == 0 && i < page->used; i++) {
+    t.lost = disk.lost = &lost;
+    for (unsigned i = 0; ret == 0 && page && i < page->used; i++) {
         const struct px_past_entry *e = &page->entries[i];
 
         disk.since = disk.since_before = e->since;
@@ -214,7 +239,11 @@ static int drop_page(struct pool *pool, uint32_t slot)
     }
     if (ret < 0)
         return pool_fail(pool, ret, "a history cannot be given back");
+    raise_floor(pool, log, page);
     log->first++;
+    if (!page) /* what it was counted for is not known: all that is left is counted anew */
+        log->held = log->counted = 0;
+    pool_lost(pool, slot, &lost);
     ret = past_pages(log) ? tree_zero(pool, &t, 0, log->first) : empty_log(pool, log);
     return ret < 0 ? pool_fail(pool, ret, "a history cannot be given back") : 0;
 }
@@ -229,8 +258,16 @@ static void release_log(struct pool *pool, uint32_t slot)
     catalog_touch(pool, slot);
 }
 
-/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept.
- */
+/* Of a snapshot that is hidden: all up to write @until has what is needed of it. */
+static void release_one(struct pool *pool, uint32_t slot, uint64_t until, uint64_t oldest)
+{
+    if ((catalog_record(pool, slot)->flags & PX_HIDDEN) && until <= oldest &&
+        !pool_mounted(pool, slot) && !pool->catalog.info[slot].branches)
+        change_begin_dying(pool, slot);
+}
+
+/* What was deleted and is needed no longer: the snapshot after it is older than all that is kept; or at the end of a
+ * branch, the write by which the disk became something else. */
 static void release_hidden(struct pool *pool, uint32_t slot)
 {
     const struct px_record *r = catalog_record(pool, slot), *after = r;
@@ -244,40 +281,39 @@ static void release_hidden(struct pool *pool, uint32_t slot)
         oldest = page->entries[0].number - 1;
     }
     for (uint32_t at = r->prev; at; at = after->prev) {
-        const struct px_record *s = catalog_record(pool, at - 1);
+        if (after != r)
+            release_one(pool, at - 1, after->writes, oldest);
+        after = catalog_record(pool, at - 1);
+    }
+    for (struct aside a = {0}; catalog_aside(pool, slot, &a);) {
+        uint32_t next = pool->catalog.info[a.slot].next;
+        uint64_t until = next == NO_SLOT ? catalog_record(pool, a.slot)->writes + 1
+                                         : catalog_record(pool, next)->writes;
 
-        if ((s->flags & PX_HIDDEN) && after != r && after->writes <= oldest &&
-            !pool_mounted(pool, at - 1))
-            change_begin_dying(pool, at - 1);
-        after = s;
+        release_one(pool, a.slot, until, oldest);
     }
 }
 
-/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX; at
- * most @budget. */
+/* Pages are let go while their last entry is older than @before, or all with @before UINT64_MAX, and while there are more than
+ * there may be; at most @budget. */
 static int let_go(struct pool *pool, uint32_t slot, uint64_t before, uint64_t *budget)
 {
     struct px_record *log = past_log(pool, catalog_record(pool, slot));
     uint64_t pinned = past_pinned(pool, slot);
-    bool dropped = false;
     int ret = 0;
 
     while (ret == 0 && past_pages(log) && *budget) {
         const struct px_past_entry *last;
         const struct px_past *page = NULL;
 
-        ret = past_page(pool, log, log->first, &page);
-        if (ret < 0)
-            return pool_fail(pool, ret, "a history cannot be read");
-        last = &page->entries[page->used - 1];
-        if (last->number > pinned || (last->time >= before && last->number > log->floor))
+        /* One that cannot be read is of no use to anybody. */
+        last = past_page(pool, log, log->first, &page) < 0 ? NULL : &page->entries[page->used - 1];
+        if (last && (last->number > pinned ||
+                     (last->time >= before && last->number > log->floor && !past_excess(log))))
             break;
         ret = drop_page(pool, slot);
-        dropped = true;
         --*budget;
     }
-    if (dropped)
-        release_hidden(pool, slot);
     return ret;
 }
 
@@ -308,7 +344,9 @@ int past_drain(struct pool *pool, uint64_t budget)
 
 int past_anchor(struct pool *pool, uint32_t slot, uint32_t *snapshot, struct dt_error *err)
 {
+    struct px_record *log = past_log(pool, catalog_record(pool, slot));
     struct px_change c;
+    int ret;
 
     change_begin(&c, PX_SNAP, slot);
     c.hidden = 1;
@@ -317,7 +355,10 @@ int past_anchor(struct pool *pool, uint32_t slot, uint32_t *snapshot, struct dt_
     snprintf(c.name, sizeof(c.name), "history");
     if (snapshot)
         *snapshot = c.slot2;
-    return change_commit(pool, &c, 1, err);
+    ret = change_commit(pool, &c, 1, err);
+    if (ret == 0 && log)
+        log->recent = 0;
+    return ret;
 }
 
 static void anchor_now_and_then(struct pool *pool, uint32_t slot, uint64_t now)
@@ -328,7 +369,7 @@ static void anchor_now_and_then(struct pool *pool, uint32_t slot, uint64_t now)
     s = r->prev ? catalog_record(pool, r->prev - 1) : NULL;
     if (s && s->writes == r->writes)
         return;
-    if (!s || r->writes - s->writes > ANCHOR_EVERY ||
+    if (!s || r->writes - s->writes > ANCHOR_EVERY || past_anchor_due(past_log(pool, r)) ||
         now > s->created + (uint64_t)r->past_keep * DT_S(1) / ANCHOR_PARTS)
         (void)past_anchor(pool, slot, NULL, &err); /* a busy journal: next time */
 }
@@ -347,7 +388,31 @@ void pool_history_turn(struct pool *pool)
         (void)let_go(pool, slot, now > keep ? now - keep : 0, &budget);
         release_hidden(pool, slot);
         anchor_now_and_then(pool, slot, now);
+        if (past_log(pool, r)->most)
+            pool->past_due = slot + 1;
     }
+}
+
+/* A history that has a limit got a page more. Where several have, the others' turn comes with their next page, or
+ * within a second. */
+static bool limit_turn(struct pool *pool)
+{
+    uint32_t slot = pool->past_due - 1;
+    const struct px_record *r = pool_record(pool, slot);
+    uint64_t budget = LIMIT_PAGES;
+    bool more;
+
+    pool->past_due = 0;
+    if (!r || !r->past_keep)
+        return false;
+    more = past_count(pool, slot);
+    if (let_go(pool, slot, 0, &budget) < 0)
+        return false;
+    if (past_anchor_due(past_log(pool, r)))
+        anchor_now_and_then(pool, slot, change_clock(pool));
+    if (more || budget == 0)
+        pool->past_due = slot + 1;
+    return more || budget == 0;
 }
 
 /* What hidden snapshots alone hold goes back when there is a later one. */
@@ -359,6 +424,7 @@ bool past_yield(struct pool *pool, uint32_t slot)
 
     if (past_pages(past_log(pool, r))) {
         (void)let_go(pool, slot, UINT64_MAX, &budget);
+        release_hidden(pool, slot);
     } else if (r->past_keep) {
         if (r->prev && catalog_record(pool, r->prev - 1)->writes < r->writes)
             (void)past_anchor(pool, slot, NULL, &err);
@@ -390,21 +456,25 @@ static void yield(struct pool *pool)
         (void)past_yield(pool, disk_of(pool, i));
 }
 
-void past_turn(struct pool *pool)
+bool past_turn(struct pool *pool)
 {
+    bool more = false;
     uint64_t now;
 
     if (likely(pool->catalog.logs_n == 0) || pool->failed || pool->o.read_only)
-        return;
+        return false;
     if (io_stalled(pool) && !pool->space.pending && !pool->reclaim_maybe &&
         pool->ckpt.state == CKPT_IDLE && pool->space.promised == 0 &&
         journal_has_room(pool, PX_BLOCK, JOURNAL_SPARE))
         yield(pool);
+    if (unlikely(pool->past_due))
+        more = limit_turn(pool);
     now = dt_clock_ns();
     if (now < pool->past_look + LOOK_EVERY)
-        return;
+        return more;
     pool->past_look = now;
     pool_history_turn(pool);
+    return more;
 }
 
 /* ---- Turning it on and off ---- */
@@ -424,8 +494,35 @@ void past_stop(struct pool *pool, uint32_t slot)
     for (uint32_t at = r->prev; at; at = catalog_record(pool, at - 1)->prev)
         if (catalog_record(pool, at - 1)->flags & PX_HIDDEN)
             change_begin_dying(pool, at - 1);
+    for (struct aside a = {0}; catalog_aside(pool, slot, &a);)
+        if (catalog_record(pool, a.slot)->flags & PX_HIDDEN)
+            change_begin_dying(pool, a.slot);
     catalog_touch(pool, slot);
     pool->reclaim_maybe = true;
+}
+
+/* Without its log, nobody can tell what was there before. */
+bool past_goes_on(struct pool *pool, uint32_t slot)
+{
+    char name[2 * PX_NAME];
+
+    if (likely(!catalog_record(pool, slot)->past_keep) || probe_past(pool, slot) == 0)
+        return true;
+    pool_full_name(pool, slot, name);
+    pool_say_of(pool, slot, "damage", "%s: the history of %s cannot be read: it ends",
+                pool->store->name, name);
+    past_stop(pool, slot);
+    return false;
+}
+
+void past_replayed(struct pool *pool)
+{
+    for (uint32_t i = 0; i < pool->catalog.logs_n; i++) {
+        uint32_t slot = disk_of(pool, i);
+
+        if (!catalog_record(pool, slot)->past_keep)
+            past_stop(pool, slot);
+    }
 }
 
 int past_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -436,6 +533,8 @@ int past_check(struct pool *pool, const struct px_change *c, struct dt_error *er
         return dt_fail(err, -EINVAL, "only a disk can have a history");
     if (c->count && !r->log && !change_slot_free(pool, c->slot2))
         return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", c->slot2);
+    if (c->size % PX_BLOCK || c->size >> PX_BLOCK_SHIFT > PX_MAX_BLOCKS)
+        return dt_fail(err, -EINVAL, "a limit is a multiple of 4 KiB, up to 4 PiB");
     return c->count > UINT32_MAX ? dt_fail(err, -EBADMSG, "a history of that length cannot be") : 0;
 }
 
@@ -466,14 +565,19 @@ int past_apply(struct pool *pool, const struct px_change *c)
         ret = begin_log(pool, c);
     if (ret < 0)
         return ret;
-    if (!r->past_keep)
+    if (!r->past_keep) {
         past_log(pool, r)->floor = ++r->writes;
+        past_log(pool, r)->begun = c->time;
+    }
+    past_set_limit(past_log(pool, r), c->size >> PX_BLOCK_SHIFT);
+    pool->past_due = c->head.slot + 1;
     catalog_touch(pool, r->log - 1);
     r->past_keep = (uint32_t)c->count;
     return 0;
 }
 
-int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_error *err)
+int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, uint64_t most,
+                 struct dt_error *err)
 {
     const struct px_record *r = pool_record(pool, disk);
     bool begins = r && seconds && !r->past_keep;
@@ -483,11 +587,13 @@ int pool_history(struct pool *pool, uint32_t disk, uint32_t seconds, struct dt_e
     if (ret < 0)
         return ret;
     change_begin(&c[0], PX_HISTORY, disk);
+    c[0].time = change_clock(pool);
     c[0].count = seconds;
+    c[0].size = seconds ? ALIGN_UP(most, (uint64_t)PX_BLOCK) : 0;
     c[0].slot2 = catalog_free_run(pool, 2);
     change_begin(&c[1], PX_SNAP, disk);
     c[1].hidden = 1;
-    c[1].time = change_clock(pool);
+    c[1].time = c[0].time;
     c[1].slot2 = c[0].slot2 + 1;
     snprintf(c[1].name, sizeof(c[1].name), "history");
     return change_commit(pool, c, begins ? 2 : 1, err);

@@ -43,6 +43,11 @@ static inline unsigned past_level(const struct px_past_entry *e)
 {
     return (unsigned)(e->where >> PX_PAST_LEVEL);
 }
+/** past_whole() - the whole disk was replaced at once (past-branch.c). */
+static inline bool past_whole(const struct px_past_entry *e)
+{
+    return past_level(e) > 0 && ptr_hole(e->old);
+}
 
 /* past.c */
 
@@ -68,6 +73,16 @@ int past_find(struct pool *pool, struct px_record *log, uint64_t key, bool by_ti
 
 int past_check(struct pool *pool, const struct px_change *c, struct dt_error *err);
 int past_apply(struct pool *pool, const struct px_change *c);
+/** past_kept_then() - @r has a history, or had one when a change that is replayed was made, which wants one with @count. */
+static inline bool past_kept_then(const struct pool *pool, const struct px_record *r,
+                                  uint64_t count)
+{
+    return r->past_keep || (pool->replaying && r->log && count);
+}
+/** past_goes_on() - in a replay: can more be added to the history of @slot, if it has one? Else it ends. */
+bool past_goes_on(struct pool *pool, uint32_t slot);
+/** past_replayed() - the replay is over: what it added to histories that ended goes, too. */
+void past_replayed(struct pool *pool);
 /** past_stop() - no history from now on; what there is goes in the background. */
 void past_stop(struct pool *pool, uint32_t slot);
 /** past_forget() - a snapshot has none. */
@@ -78,12 +93,49 @@ int past_anchor(struct pool *pool, uint32_t slot, uint32_t *snapshot, struct dt_
 int past_drain(struct pool *pool, uint64_t budget);
 /** past_yield() - let go the oldest of a disk's history now. False: there is none. */
 bool past_yield(struct pool *pool, uint32_t slot);
-/** past_turn() - what goes on in the background. */
-void past_turn(struct pool *pool);
+/** past_turn() - what goes on in the background. True: there is more to do now. */
+bool past_turn(struct pool *pool);
 /** past_not_mounted() - -EBUSY while somebody looks at what @slot was. */
 int past_not_mounted(const struct pool *pool, uint32_t slot, struct dt_error *err);
 
+/* past-branch.c */
+
+/**
+ * past_branch() - with write @c, a disk with a history becomes its newest snapshot @fork again; what it was stays as a
+ * branch, whose last snapshot gets slot @last. @by: what the log says of who did it.
+ */
+int past_branch(struct pool *pool, const struct px_change *c, uint32_t slot, uint32_t fork,
+                uint32_t last, const char *by);
+/** past_branch_check() - could it be? */
+int past_branch_check(struct pool *pool, uint32_t slot, uint32_t fork, uint32_t last,
+                      struct dt_error *err);
+/** past_allow_branches() - programs that know of none shall not open the pool from now on. A root tells it, before any journal tells
+ * of one. Blocks, the first time. */
+int past_allow_branches(struct pool *pool, struct dt_error *err);
+/** past_replaced() - write @number, of which the entry is past_whole(), has made what the disk @was, which forked from
+ * @fork, something else. False: that is not known any more. */
+bool past_replaced(const struct pool *pool, uint32_t disk, uint64_t number, uint32_t *was,
+                   uint32_t *fork);
+
+/* past-limit.c */
+
+/** past_count() - count what the log got, up to some cost, where it has a limit. True: there is more to do. */
+bool past_count(struct pool *pool, uint32_t slot);
+/** past_uncount() - its first page is about to go. */
+void past_uncount(struct pool *pool, struct px_record *log);
+/** past_excess() - has it more than it may? */
+bool past_excess(const struct px_record *log);
+/** past_anchor_due() - was so much replaced that a hidden snapshot should be taken? */
+bool past_anchor_due(const struct px_record *log);
+/** past_set_limit() - @most blocks from now on; 0: any. */
+void past_set_limit(struct px_record *log, uint64_t most);
+/** past_limit_possible() - could a store say so? */
+bool past_limit_possible(const struct px_record *log);
+
 /* past-view.c */
+
+/** past_changed() - 1 if the write of @e, about many blocks, changed the one at @index; 0; -errno. */
+int past_changed(struct pool *pool, uint32_t slot, const struct px_past_entry *e, uint64_t index);
 
 /** past_views_resolve() - all of a root's nodes are known: let pointers in views tell their checksums. */
 void past_views_resolve(struct pool *pool);

@@ -86,8 +86,9 @@ void pin_turn(struct pool *pool)
         return;
     if (pool->failed)
         lose(pool, "the pool has failed");
-    else if (s->free <
-             s->reserve) /* which is for what gives space back, and no write waits for it */
+    else if (space_free_now(s) <
+                 s->reserve || /* which is for what gives space back, and no write waits for it */
+             (s->spare.host_full && io_stalled(pool)))
         pin_yield(pool);
 }
 

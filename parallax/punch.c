@@ -11,6 +11,8 @@
  * What is being punched may not be written. So these blocks are *busy*, as those are that a write under way has got,
  * from before the store is asked until it has answered, and promises to writes come first.
  *
+ * Pools with preallocation (prealloc.c) have nothing that is stale.
+ *
  * What is stale is known in memory alone. Closing a pool punches all of it; a crash leaves it unpunched, until it is used and given back again.
  */
 #include "parallax/internal.h"
@@ -52,6 +54,12 @@ void punch_used(struct space *s, struct group *g, unsigned first, unsigned last)
         if (--g->stale_n == 0)
             list_del(&g->warm);
     }
+}
+
+void punch_never(struct space *s)
+{
+    while (!list_empty(&s->warm))
+        punch_used(s, list_entry(s->warm.next, struct group, warm), 0, PX_GROUP_WORDS - 1);
 }
 
 /* ---- Writing there ---- */
@@ -157,7 +165,7 @@ static void punched(struct store_io *sio, int result)
 
 static bool too_much(const struct space *s)
 {
-    return s->stale > MIN(s->blocks / WORD / PART, MOST);
+    return s->spare.host_full || s->stale > MIN(s->blocks / WORD / PART, MOST);
 }
 
 /* What of the first group is old enough. When its time comes, those that are young then are not any more. */
@@ -180,19 +188,28 @@ static unsigned choose(struct space *s, uint64_t now, unsigned most, uint64_t *a
     return 0;
 }
 
+/* How many words may be punched now: none that writes need. */
+static uint64_t room_for(const struct pool *pool)
+{
+    const struct space *s = &pool->space;
+
+    if (likely(s->stale == 0) || s->punch.count || pool->failed || !pool->store->punch ||
+        io_stalled(pool) || s->free <= s->reserve + s->promised)
+        return 0;
+    return (s->free - s->reserve - s->promised) / WORD;
+}
+
 void punch_turn(struct pool *pool)
 {
     struct space *s = &pool->space;
     struct punch *p = &s->punch;
-    uint64_t now, room;
+    uint64_t now, room = room_for(pool);
     unsigned n;
 
-    if (likely(s->stale == 0) || p->count || pool->failed || !pool->store->punch ||
-        io_stalled(pool) || s->free <= s->reserve + s->promised)
+    if (likely(room == 0))
         return;
     now = dt_clock_ns();
-    room = (s->free - s->reserve - s->promised) / WORD;
-    if (now < p->next || room == 0)
+    if (now < p->next)
         return;
     n = choose(s, now, (unsigned)MIN(room, (uint64_t)PIECE), &p->addr);
     if (n == 0)
@@ -209,7 +226,7 @@ uint64_t punch_wait(const struct pool *pool)
     const struct group *g = list_entry(s->warm.next, struct group, warm);
     uint64_t now, due;
 
-    if (s->stale == 0 || s->punch.count || !pool->store->punch)
+    if (room_for(pool) == 0) /* whatever makes room is a turn of its own */
         return UINT64_MAX;
     now = dt_clock_ns();
     due = MAX(s->punch.next, too_much(s) ? 0 : g->stale_since + LONG);

@@ -90,15 +90,15 @@ static int check_adopt(struct pool *pool, const struct px_change *c, struct dt_e
         return r->parent ? dt_fail(err, -EBADMSG, "what has a base needs a disk")
                          : change_new_name(pool, NO_SLOT, c->name, err);
     to = change_live(pool, c->slot2 - 1, PX_DISK);
-    if (to && to->past_keep)
-        return dt_fail(err, -EBUSY,
-                       "'%s' has a history, which this would break off: 'cvd history' turns it off",
-                       to->name);
-    if (!to || !r->parent || to->prev != r->parent || to->sector != r->sector)
+    if (to && (!past_kept_then(pool, to, c->count) != !c->count || c->count > NO_SLOT))
+        return dt_fail(err, -EBADMSG, "a stream that keeps no history, or one that is not there");
+    if (!to || !r->parent || to->sector != r->sector || (!c->count && to->prev != r->parent))
         return dt_fail(err, -EINVAL,
                        "the base of what was received is not the newest snapshot of %s",
                        to ? to->name : "any disk");
-    return 0;
+    return c->count
+               ? past_branch_check(pool, c->slot2 - 1, r->parent - 1, (uint32_t)c->count - 1, err)
+               : 0;
 }
 
 int receive_check(struct pool *pool, const struct px_change *c, struct dt_error *err)
@@ -118,6 +118,7 @@ int receive_check(struct pool *pool, const struct px_change *c, struct dt_error 
 static int do_stage(struct pool *pool, const struct px_change *c)
 {
     struct px_record r = change_new_disk(c);
+    struct tree_lost lost = {0};
     struct tree t;
     int ret;
 
@@ -129,14 +130,19 @@ static int do_stage(struct pool *pool, const struct px_change *c)
         r.epoch = base->epoch + 1;
         r.root = base->root;
         r.levels = base->levels;
+        r.damaged = base->damaged;
     }
     ret = catalog_claim(pool, c->head.slot, &r);
     if (ret < 0 || !c->slot2)
         return ret;
     /* The disk may have got another size since the base. */
     t = catalog_tree(pool, c->head.slot);
+    t.lost = &lost;
     ret = tree_grow(pool, &t, c->size >> PX_BLOCK_SHIFT);
-    return ret ?: tree_zero(pool, &t, c->size >> PX_BLOCK_SHIFT, tree_span(*t.levels));
+    ret = ret ?: tree_zero(pool, &t, c->size >> PX_BLOCK_SHIFT, tree_span(*t.levels));
+    if (lost.spoilt) /* then it cannot be written, and whoever sends is told */
+        catalog_record(pool, c->head.slot)->damaged = r.damaged ?: lost.spoilt;
+    return ret;
 }
 
 static void rename_adopted(struct pool *pool, const struct px_change *c)
@@ -154,9 +160,10 @@ static void rename_adopted(struct pool *pool, const struct px_change *c)
 
 static int do_adopt(struct pool *pool, const struct px_change *c)
 {
+    struct tree_lost lost = {0};
     struct px_record *r, *to;
     struct tree t;
-    int ret;
+    int ret = 0;
 
     if (!c->slot2) {
         rename_adopted(pool, c);
@@ -165,7 +172,18 @@ static int do_adopt(struct pool *pool, const struct px_change *c)
     r = catalog_record(pool, c->head.slot);
     to = catalog_record(pool, c->slot2 - 1);
     t = catalog_tree(pool, c->slot2 - 1);
-    ret = tree_free_all(pool, &t);
+    /* A disk with a history returns to the base first. */
+    if (c->count) {
+        ret = past_branch(pool, c, c->slot2 - 1, r->parent - 1, (uint32_t)c->count - 1,
+                          "cvd receive");
+    } else {
+        t.lost = &lost;
+        ret = tree_free_all(pool, &t);
+        pool_lost(pool, c->slot2 - 1, &lost);
+    }
+    if (ret < 0)
+        return ret;
+    to->damaged = r->damaged;
     to->charged += r->charged; /* what was received is its own from now on */
     to->root = r->root;
     to->levels = r->levels;
@@ -240,10 +258,6 @@ static int find_base(struct pool *pool, const char *name, const struct pool_rece
             err, -ENOENT,
             "the stream is based on snapshot '%s', and there is no disk '%s' that has it",
             what->base_name, name);
-    if (catalog_record(pool, *disk)->past_keep)
-        return dt_fail(err, -EBUSY,
-                       "'%s' has a history, which this would break off: 'cvd history' turns it off",
-                       name);
     *base = pool_snapshot_before(pool, *disk);
     if (*base == NO_SLOT || !same(catalog_record(pool, *base)->uuid, what->base))
         return refuse_base(pool, name, what, *base, err);
@@ -336,9 +350,12 @@ int pool_receive_progress(struct pool *pool, const char *disk, uint64_t position
     return change_commit(pool, &c, 1, err);
 }
 
-/* Like a rollback, it depends on the newest snapshot being that in the record, too. */
+/* Like a rollback, it depends on the newest snapshot being that in the record, too; or in a history,
+ * on branches. */
 static int settle_line(struct pool *pool, uint32_t disk, uint32_t base, struct dt_error *err)
 {
+    if (disk != NO_SLOT && catalog_record(pool, disk)->past_keep)
+        return past_allow_branches(pool, err);
     if (disk == NO_SLOT || catalog_record(pool, disk)->prev == base + 1)
         return 0;
     return pool_reclaim_all(pool, err) ?: pool_checkpoint(pool, err);
@@ -347,7 +364,7 @@ static int settle_line(struct pool *pool, uint32_t disk, uint32_t base, struct d
 int pool_receive_end(struct pool *pool, const char *disk, const struct pool_received *what,
                      struct dt_error *err)
 {
-    uint32_t slot = find_staged(pool, disk), target, base;
+    uint32_t slot = find_staged(pool, disk), target, base, free_slot;
     struct px_change c[2];
     int ret = find_base(pool, disk, what, &target, &base, err);
 
@@ -364,8 +381,13 @@ int pool_receive_end(struct pool *pool, const char *disk, const struct pool_rece
     change_begin(&c[0], PX_ADOPT, slot);
     c[0].slot2 = target == NO_SLOT ? 0 : target + 1;
     snprintf(c[0].name, sizeof(c[0].name), "%s", disk);
+    free_slot = catalog_free_run(pool, 2);
+    if (target != NO_SLOT && catalog_record(pool, target)->past_keep) {
+        c[0].time = change_clock(pool);
+        c[0].count = free_slot++ + 1ull;
+    }
     change_begin(&c[1], PX_SNAP, target == NO_SLOT ? slot : target);
-    c[1].slot2 = catalog_free_run(pool, 1);
+    c[1].slot2 = free_slot;
     c[1].time = what->created;
     memcpy(c[1].uuid, what->snapshot, sizeof(c[1].uuid));
     snprintf(c[1].name, sizeof(c[1].name), "%s", what->name);

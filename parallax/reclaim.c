@@ -12,34 +12,48 @@
  * cursor comes by is left, and from then on it belongs to the disk, which frees it when it replaces
  * it (tree_owned()); one that lies before the cursor still belongs to S. One S at a time: a second
  * one's P or N would be half gone.
+ *
+ * What cannot be read of S or N is left out: it stays marked as in use, and nothing has it any more. So whatever is damaged can
+ * be deleted.
  */
 #include "parallax/internal.h"
+
+/* What is marked free already was said to be, and is left. */
+static int gone(int ret)
+{
+    return ret == -EBADMSG ? 0 : ret;
+}
 
 /* @w->arg: what the line's disk is charged for. */
 static int give_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
 {
     tree_uncharge(w->arg);
-    return data_free(w->pool, a);
+    return gone(data_free(w->pool, a));
 }
 
 static int give_node(struct walk *w, struct px_ptr a)
 {
     node_drop(w->pool, ptr_addr(a));
-    return space_free(w->pool, ptr_addr(a));
+    return gone(space_free(w->pool, ptr_addr(a)));
+}
+
+void pool_lost(struct pool *pool, uint32_t slot, const struct tree_lost *lost)
+{
+    char name[2 * PX_NAME];
+
+    if (lost->nodes == 0)
+        return;
+    pool->lost += lost->nodes;
+    pool_full_name(pool, slot, name);
+    pool_say_of(pool, slot, "damage",
+                "%s: of what %s had, %llu nodes of maps cannot be read: what they lead to is given "
+                "back by 'cvd pool check --repair'",
+                pool->store->name, name, (unsigned long long)lost->nodes);
 }
 
 static void end_snapshot(struct pool *pool, uint32_t slot)
 {
-    const struct px_record *r = catalog_record(pool, slot);
-    uint32_t next = pool->catalog.info[slot].next;
-    struct px_record *after = catalog_record(pool, next);
-
-    if (after->kind == PX_DISK)
-        after->since = catalog_epoch_before(pool, slot);
-    after->prev = r->prev;
-    if (r->prev)
-        pool->catalog.info[r->prev - 1].next = next;
-    catalog_touch(pool, next);
+    catalog_unlink(pool, slot);
     catalog_release(pool, slot);
 }
 
@@ -65,7 +79,7 @@ static bool is_dying(const struct pool *pool, uint32_t slot)
 
 /* Of a disk that is being deleted it is its turn first, then its newest snapshot's, and the empty disk's at the very
  * end. Snapshots of one that stays come in any order. */
-static uint32_t choose(struct pool *pool)
+static uint32_t choose_one(struct pool *pool)
 {
     uint32_t slot = catalog_doomed(pool);
     const struct px_record *r, *disk;
@@ -81,6 +95,16 @@ static uint32_t choose(struct pool *pool)
     return is_dying(pool, disk->prev - 1) ? disk->prev - 1 : slot;
 }
 
+/* What branches that fork from it have in common with it is its own, so they go first. */
+static uint32_t choose(struct pool *pool)
+{
+    uint32_t slot = choose_one(pool);
+
+    if (slot != NO_SLOT)
+        slot = catalog_first_above(pool, slot);
+    return slot != NO_SLOT && is_dying(pool, slot) ? slot : NO_SLOT;
+}
+
 void reclaim_find(struct pool *pool)
 {
     pool->reclaiming = NO_SLOT;
@@ -92,6 +116,7 @@ void reclaim_find(struct pool *pool)
 
 int reclaim_step(struct pool *pool, uint64_t budget)
 {
+    struct tree_lost lost = {0};
     const struct px_record *r;
     struct walk w;
     uint32_t disk;
@@ -115,7 +140,9 @@ int reclaim_step(struct pool *pool, uint64_t budget)
     w.budget = budget;
     w.block = give_block;
     w.node = give_node;
+    w.lost = &lost;
     ret = walk_run(&w);
+    pool_lost(pool, pool->reclaiming, &lost);
     if (ret == -EAGAIN) {
         catalog_record(pool, pool->reclaiming)->cursor = w.cursor;
         catalog_touch(pool, pool->reclaiming);
@@ -136,7 +163,11 @@ int pool_reclaim_all(struct pool *pool, struct dt_error *err)
     int ret;
 
     while ((ret = reclaim_step(pool, 4096)) > 0)
-        ;
+        if (spare_tight(pool) && !checkpoint_under_way(pool)) {
+            ret = pool_checkpoint(pool, err);
+            if (ret < 0)
+                return ret;
+        }
     if (ret < 0)
         return dt_fail(err, ret, "%s: what was deleted cannot be given back: %s", pool->store->name,
                        strerror(-ret));

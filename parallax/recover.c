@@ -7,6 +7,10 @@
  * by the same code that carried them out before. They may be about as many leaves as there are records, all over the
  * pool; so these are asked for before, level by level, and the store reads them all at once. Until the new root is durable nothing is changed
  * that the old one reaches, so a crash on the way is harmless.
+ *
+ * Where a map that a record is about cannot be read any more, what it says is lost, and nobody is there to be told. Then the disk is
+ * marked as damaged, and not written from now on; the pointer to the node is spoilt, so that what is older than the record never
+ * appears again; and all else goes on.
  */
 #include "parallax/internal.h"
 
@@ -300,6 +304,25 @@ static void hint_all(struct replay *r)
 
 /* ---- Carrying out ---- */
 
+static void mark_damaged(struct pool *pool, uint32_t slot, const struct tree_lost *lost)
+{
+    struct px_record *r = catalog_record(pool, slot);
+    char name[2 * PX_NAME];
+
+    pool->lost += lost->nodes;
+    if (!lost->spoilt)
+        return;
+    if (!r->damaged) {
+        pool_full_name(pool, slot, name);
+        pool_say_of(pool, slot, "damage",
+                    "%s: block %llu of the map of %s cannot be read, and what was last written "
+                    "there is lost: "
+                    "it is not written any more",
+                    pool->store->name, (unsigned long long)lost->spoilt, name);
+    }
+    r->damaged = r->damaged ?: lost->spoilt;
+}
+
 static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, struct dt_error *err)
 {
     struct pool *pool = r->pool;
@@ -307,13 +330,16 @@ static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, st
     const struct px_zero *z = (const struct px_zero *)e;
     const struct px_record *record = pool_record(pool, e->slot);
     uint64_t count = e->type == PX_WRITE ? w->count : z->count;
+    struct tree_lost lost = {0};
     struct tree t;
     int ret;
 
     if (!record || record->kind != PX_DISK || w->index > record->size >> PX_BLOCK_SHIFT ||
         count > (record->size >> PX_BLOCK_SHIFT) - w->index)
         return bad(r, n, err);
+    (void)past_goes_on(pool, e->slot);
     t = catalog_tree(pool, e->slot);
+    t.lost = &lost;
     catalog_touch(pool, e->slot);
     past_replay(pool, &t, &r->note, e->slot);
     if (e->type == PX_WRITE) {
@@ -322,6 +348,7 @@ static int replay_map(struct replay *r, uint64_t n, const struct px_entry *e, st
     } else {
         ret = tree_zero(pool, &t, z->index, z->index + z->count);
     }
+    mark_damaged(pool, e->slot, &lost);
     return ret < 0
                ? dt_fail(err, ret, "%s cannot be recovered: %s", pool->store->name, strerror(-ret))
                : 0;
@@ -349,6 +376,7 @@ static int replay_all(struct replay *r, struct dt_error *err)
             return ret;
         node_trim(r->pool);
     }
+    past_replayed(r->pool);
     return 0;
 }
 

@@ -13,8 +13,7 @@
  * A root has the maps as they were at one moment, but not all of them are copied then: each is when its turn comes,
  * or just before it changes.
  *
- * Data and nodes are given out from two places that move on through the pool, so that each stays
- * together.
+ * What is free is given out by place.c.
  *
  * While a root is pinned (pin.c), what it reaches stays busy when later roots drop it, as *held*. What it
  * reaches is all that was mapped when it was begun; so only what was mapped since, *born*, has to be told apart.
@@ -57,7 +56,6 @@ int space_init(struct pool *pool, uint64_t blocks, uint64_t used)
     list_init(&s->release);
     list_init(&s->warm);
     space_set_reserve(pool);
-    s->data_at = 0;
     s->node_at = blocks / 2;
     return 0;
 }
@@ -81,13 +79,16 @@ void space_fini(struct pool *pool)
         free_group(pool->space.groups[i]);
     free(pool->space.groups);
     pool->space.groups = NULL;
+    spare_fini(pool);
 }
 
-/* What lies behind the end of the pool is never given out. */
-static void mark_end(const struct space *s, uint64_t index, uint64_t *bits)
+/* What lies behind the end of the pool is never given out, nor what lies before the first block. */
+static void mark_ends(const struct space *s, uint64_t index, uint64_t *bits)
 {
     uint64_t base = index << PX_GROUP_SHIFT;
 
+    for (uint64_t i = base; i < s->first; i++)
+        set_bit(bits, i);
     if (s->blocks >= base + PX_GROUP_BLOCKS)
         return;
     for (uint64_t i = s->blocks - base; i < PX_GROUP_BLOCKS; i++)
@@ -110,10 +111,7 @@ static int read_map(struct pool *pool, uint64_t index, uint64_t *bits)
         memcpy(bits, page->bytes, BITS_BYTES);
     else
         memset(bits, 0, BITS_BYTES);
-    mark_end(s, index, bits);
-    if (index == 0)
-        for (uint64_t i = 0; i < s->first; i++)
-            set_bit(bits, i);
+    mark_ends(s, index, bits);
     return 0;
 }
 
@@ -127,94 +125,40 @@ int space_map(struct pool *pool, uint64_t index, uint64_t *bits)
     return 0;
 }
 
-static int group_get(struct pool *pool, uint64_t index, struct group **group)
+static struct group *new_group(uint64_t index)
 {
-    struct space *s = &pool->space;
-    struct group *g;
-    int ret;
+    struct group *g = xcalloc(1, sizeof(*g));
 
-    CHECK(index < s->n);
-    if (likely(s->groups[index])) {
-        *group = s->groups[index];
-        return 0;
-    }
-    g = xcalloc(1, sizeof(*g));
     g->index = index;
     list_init(&g->todo);
     list_init(&g->release);
     list_init(&g->warm);
     g->map = xcalloc(1, BITS_BYTES);
     g->busy = xcalloc(1, BITS_BYTES);
-    ret = read_map(pool, index, g->map);
-    if (ret < 0) {
-        free_group(g);
-        return ret;
-    }
-    memcpy(g->busy, g->map, BITS_BYTES);
-    s->groups[index] = *group = g;
-    return 0;
+    return g;
 }
 
-/* ---- Giving out ---- */
-
-static unsigned take_run(struct space *s, struct group *g, unsigned from, unsigned want)
-{
-    unsigned n = 0;
-
-    while (n < want && from + n < PX_GROUP_BLOCKS && !bit(g->busy, from + n))
-        set_bit(g->busy, from + n++);
-    s->free -= n;
-    if (g->stale_n)
-        punch_used(s, g, from / 64, (from + n - 1) / 64);
-    return n;
-}
-
-/* The first free block in the group from @from on, or PX_GROUP_BLOCKS. */
-static unsigned first_free(const struct group *g, unsigned from)
-{
-    unsigned word = from / 64;
-    uint64_t bits;
-
-    if (word >= PX_GROUP_WORDS)
-        return PX_GROUP_BLOCKS;
-    bits = ~g->busy[word] & ~0ull << (from % 64);
-    while (!bits && ++word < PX_GROUP_WORDS)
-        bits = ~g->busy[word];
-    return bits ? word * 64 + (unsigned)__builtin_ctzll(bits) : PX_GROUP_BLOCKS;
-}
-
-int space_alloc(struct pool *pool, unsigned want, bool data, uint64_t *addr)
+/* Always 0: a map that cannot be read is as good as one without free blocks (space-lost.c). */
+int space_group(struct pool *pool, uint64_t index, struct group **group)
 {
     struct space *s = &pool->space;
-    uint64_t *at = data ? &s->data_at : &s->node_at;
+    struct group *g;
 
-    if (s->free == 0)
-        return -ENOSPC;
-    *at = punch_warm(s, *at, want);
-    /* Once around, and the first group again from its beginning. */
-    for (uint64_t turn = 0; turn <= s->n; turn++) {
-        uint64_t index = *at >> PX_GROUP_SHIFT;
-        struct group *g;
-        unsigned i;
-        int ret;
-
-        if (index >= s->n) {
-            *at = index = 0;
-        }
-        ret = group_get(pool, index, &g);
-        if (ret < 0)
-            return ret;
-        i = first_free(g, (unsigned)(*at & (PX_GROUP_BLOCKS - 1)));
-        if (i < PX_GROUP_BLOCKS) {
-            unsigned n = take_run(s, g, i, want);
-
-            *addr = (index << PX_GROUP_SHIFT) + i;
-            *at = *addr + n;
-            return (int)n;
-        }
-        *at = (index + 1) << PX_GROUP_SHIFT;
+    CHECK(index < s->n);
+    if (likely(s->groups[index])) {
+        *group = s->groups[index];
+        return 0;
     }
-    return -ENOSPC;
+    g = new_group(index);
+    if (likely(read_map(pool, index, g->map) == 0)) {
+        memcpy(g->busy, g->map, BITS_BYTES);
+        s->groups[index] = g;
+    } else {
+        free_group(g);
+        space_lose(pool, index);
+    }
+    *group = s->groups[index];
+    return 0;
 }
 
 static void mark_born(struct group *g, uint64_t i)
@@ -254,15 +198,55 @@ static void touch(struct space *s, struct group *g)
     g->dirty = true;
 }
 
+void space_touch(struct pool *pool, uint64_t index)
+{
+    if (pool->space.groups[index])
+        touch(&pool->space, pool->space.groups[index]);
+}
+
+uint64_t space_set(struct pool *pool, uint64_t index, const uint64_t *bits)
+{
+    struct space *s = &pool->space;
+    uint64_t now[PX_GROUP_WORDS], map[PX_GROUP_WORDS], end = (index + 1) << PX_GROUP_SHIFT, n = 0;
+    struct group *g;
+
+    memcpy(map, bits, BITS_BYTES);
+    mark_ends(s, index, map);
+    for (unsigned word = 0; word < PX_GROUP_WORDS; word++)
+        n += (uint64_t)__builtin_popcountll(map[word]);
+    if (read_map(pool, index, now) < 0 || memcmp(now, map, BITS_BYTES) != 0) {
+        g = s->groups[index] = new_group(index);
+        memcpy(g->map, map, BITS_BYTES);
+        memcpy(g->busy, map, BITS_BYTES);
+        touch(s, g);
+    }
+    return n - (end - MIN(end, s->blocks));
+}
+
+void space_fill(struct pool *pool, uint64_t index)
+{
+    struct group *g = new_group(index);
+
+    CHECK(!pool->space.groups[index]);
+    memset(g->map, 0xff, BITS_BYTES);
+    memset(g->busy, 0xff, BITS_BYTES);
+    g->lost = true;
+    pool->space.groups[index] = g;
+    pool->space.lost++;
+    touch(&pool->space, g);
+}
+
 int space_use(struct pool *pool, uint64_t addr, unsigned count)
 {
     for (; count; count--, addr++) {
         struct group *g;
-        int ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+        int ret = space_group(pool, addr >> PX_GROUP_SHIFT, &g);
         uint64_t i = addr & (PX_GROUP_BLOCKS - 1);
 
         if (ret < 0)
             return ret;
+        if (unlikely(g->lost && bit(g->map, i)))
+            continue; /* what recovery has reserved */
         CHECK(bit(g->busy, i) && !bit(g->map, i));
         touch(&pool->space, g);
         set_bit(g->map, i);
@@ -293,7 +277,7 @@ int space_free(struct pool *pool, uint64_t addr)
 
     if (addr < pool->space.first || addr >= pool->space.blocks)
         return -EBADMSG;
-    ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+    ret = space_group(pool, addr >> PX_GROUP_SHIFT, &g);
     if (ret < 0)
         return ret;
     if (!bit(g->map, i)) {
@@ -322,9 +306,11 @@ int space_reserve_exact(struct pool *pool, uint64_t addr)
 
     if (addr < pool->space.first || addr >= pool->space.blocks)
         return -EBADMSG;
-    ret = group_get(pool, addr >> PX_GROUP_SHIFT, &g);
+    ret = space_group(pool, addr >> PX_GROUP_SHIFT, &g);
     if (ret < 0)
         return ret;
+    if (unlikely(g->lost && bit(g->map, i)))
+        return 0;
     if (bit(g->busy, i))
         return -EBADMSG;
     set_bit(g->busy, i);
@@ -350,11 +336,11 @@ int space_prepare(struct pool *pool, unsigned *budget)
         if (*budget == 0)
             return 1;
         --*budget;
-        list_del(&g->todo);
-        list_add_tail(&s->paged, &g->todo);
-        ret = tree_page(pool, &tree, g->index, &g->page);
+        ret = space_page(pool, &tree, g->index, &g->page);
         if (ret < 0)
             return ret;
+        list_del(&g->todo);
+        list_add_tail(&s->paged, &g->todo);
     }
     return 0;
 }
@@ -386,8 +372,9 @@ bool space_capture(struct pool *pool, unsigned *budget)
 
 /* These may be given out. Space of whole words that are free now is worth punching: a file system has about the same
  * work for any length. */
-static uint64_t give_back(struct space *s, struct group *g, uint64_t *bits)
+static uint64_t give_back(struct pool *pool, struct group *g, uint64_t *bits)
 {
+    struct space *s = &pool->space;
     uint64_t all = 0;
 
     for (unsigned word = 0; word < PX_GROUP_WORDS; word++) {
@@ -398,16 +385,27 @@ static uint64_t give_back(struct space *s, struct group *g, uint64_t *bits)
         g->busy[word] &= ~bits[word];
         bits[word] = 0;
         all += n;
-        if (g->busy[word] == 0)
+        if (g->busy[word] == 0 && pool_is_thin(pool))
             punch_freed(s, g, word);
     }
     s->free += all;
     return all;
 }
 
-static void release(struct space *s, struct group *g)
+int space_found(struct pool *pool, uint64_t index)
 {
-    s->pending -= give_back(s, g, g->freeing);
+    struct group *g;
+    int ret = space_group(pool, index, &g);
+
+    for (unsigned word = 0; ret == 0 && word < PX_GROUP_WORDS; word++)
+        if (g->busy[word] == 0)
+            punch_freed(&pool->space, g, word);
+    return ret;
+}
+
+static void release(struct pool *pool, struct group *g)
+{
+    pool->space.pending -= give_back(pool, g, g->freeing);
     g->has_freeing = false;
     list_del(&g->release);
 }
@@ -441,7 +439,8 @@ bool space_durable(struct pool *pool, unsigned *budget)
         --*budget;
         if (s->pin == PIN_HOLDS)
             hold(s, g);
-        release(s, g);
+        spare_absorb(pool, g->index << PX_GROUP_SHIFT, g->freeing);
+        release(pool, g);
     }
     if (s->pin == PIN_BEGUN)
         s->pin = PIN_HOLDS;
@@ -460,7 +459,7 @@ void space_unpin(struct pool *pool)
         if (!g)
             continue;
         if (g->has_held)
-            s->held -= give_back(s, g, g->held);
+            s->held -= give_back(pool, g, g->held);
         g->has_held = false;
         free(TAKE_PTR(g->held));
         free(TAKE_PTR(g->born));
@@ -473,7 +472,7 @@ int space_grow(struct pool *pool, uint64_t blocks)
     uint64_t old = s->blocks, n = (blocks + PX_GROUP_BLOCKS - 1) >> PX_GROUP_SHIFT;
     struct tree tree = pool_space_tree(pool);
     struct group *last, **groups;
-    int ret = group_get(pool, s->n - 1, &last);
+    int ret = space_group(pool, s->n - 1, &last);
 
     ret = ret ?: tree_grow(pool, &tree, n);
     if (ret < 0)

@@ -9,21 +9,21 @@
  *
  * Nodes are many at once, and whoever flushes next would have to wait for all of them to be written if they
  * were in the page cache. So a thread writes them past it (@save), as they are known, and a flush finds little to
- * do; only where a pool is opened or closed, and waits for them anyway, they are put.
+ * do; only where a pool is opened or closed, and waits for them anyway, they are put. The same thread gives space back to the file
+ * system and has it allocated (store-space.c), which may take that one long.
  * Flushes take threads in any case (io_uring uses some, too), so they have ours, which can be
  * waited for when the disk stops. They are several, so that a flush need not wait for the one before: what that
- * one has to write may be much. Punching holes can take a file system long, and is the saver's, too.
+ * one has to write may be much.
  *
  * The descriptors never touch the same block between two roots, because a block
  * that is freed is not used again before the next one; when one changes from one kind to the other,
  * the kernel keeps the two views coherent.
  */
 #include "parallax/helper.h"
+#include "parallax/store-space.h"
 
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/fs.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -46,9 +46,8 @@ struct file_store {
     char *path;
     int fd, direct; /* through the page cache, and past it; the same where a file system cannot */
     bool device, read_only;
-    atomic_bool no_punch; /* it cannot, as the saver found out */
     struct flusher flushers[FLUSHERS];
-    unsigned next_flusher;
+    unsigned flusher; /* chosen last */
     struct helper saver;
 };
 
@@ -65,6 +64,16 @@ static void moved(struct dt_io *io, int result)
 
     if (result >= 0)
         result = (size_t)result == sio->iov.iov_len ? 0 : -EIO;
+    sio->done(sio, result);
+}
+
+/* A file system that is full takes what fits, and tells of the rest when it is asked again. */
+static void written(struct dt_io *io, int result)
+{
+    struct store_io *sio = container_of(io, struct store_io, io);
+
+    if (result >= 0)
+        result = (size_t)result == sio->iov.iov_len ? 0 : -ENOSPC;
     sio->done(sio, result);
 }
 
@@ -85,6 +94,8 @@ static void file_write(struct store *s, struct store_io *sio, const void *buf, u
                        unsigned count)
 {
     begin(sio, buf, count);
+    if (s->holes)
+        sio->io.done = written;
     loop_writev(of(s)->loop, &sio->io, of(s)->direct, &sio->iov, 1, addr << PX_BLOCK_SHIFT);
 }
 
@@ -108,15 +119,17 @@ static void sync_all(void *arg, struct store_io *batch)
         batch->result = result;
 }
 
-/* The one that does nothing, or the one that was chosen the longest time ago. */
+/* The last one again, which is still awake perhaps; one that does nothing; or the one that was chosen the longest time ago. */
 static void file_flush(struct store *s, struct store_io *sio)
 {
     struct file_store *f = of(s);
-    unsigned chosen = f->next_flusher;
+    unsigned chosen = f->flusher;
 
-    for (unsigned i = 0; i < FLUSHERS && f->flushers[chosen].helper.busy; i++)
-        chosen = (chosen + 1) % FLUSHERS;
-    f->next_flusher = (chosen + 1) % FLUSHERS;
+    for (unsigned i = 1; i < FLUSHERS && f->flushers[chosen].helper.busy; i++)
+        chosen = (f->flusher + i) % FLUSHERS;
+    if (f->flushers[chosen].helper.busy)
+        chosen = (f->flusher + 1) % FLUSHERS;
+    f->flusher = chosen;
     helper_add(&f->flushers[chosen].helper, sio);
 }
 
@@ -134,44 +147,70 @@ static int write_all(int fd, const void *buf, size_t size, uint64_t at)
     return 0;
 }
 
-static void punch(struct file_store *f, uint64_t at, uint64_t length)
+static int carry_out(const struct file_store *f, const struct store_io *sio)
 {
-    if (!atomic_load(&f->no_punch) &&
-        fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)length) < 0)
-        atomic_store(&f->no_punch, true);
+    switch (sio->job) {
+    case STORE_SAVE:
+        return write_all(f->direct, sio->iov.iov_base, sio->iov.iov_len, sio->at);
+    case STORE_PUNCH:
+        return store_space_punch(f->fd, sio->at, sio->iov.iov_len);
+    case STORE_ALLOCATE: /* a device has all of it */
+        return f->device ? 0 : store_space_allocate(f->fd, sio->at, sio->iov.iov_len);
+    case STORE_ZERO:
+        return store_space_zero(f->direct, sio->at, sio->iov.iov_len);
+    }
+    return -EINVAL;
 }
 
-static void save_or_punch(void *arg, struct store_io *batch)
+static void save(void *arg, struct store_io *batch)
 {
-    struct file_store *f = arg;
-
-    for (; batch; batch = batch->next) {
-        batch->result = 0;
-        if (batch->iov.iov_base)
-            batch->result =
-                write_all(f->direct, batch->iov.iov_base, batch->iov.iov_len, batch->at);
-        else
-            punch(f, batch->at, batch->iov.iov_len);
-    }
+    for (; batch; batch = batch->next)
+        batch->result = carry_out(arg, batch);
 }
 
 static void file_save(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
                       unsigned count)
 {
+    sio->job = STORE_SAVE;
     sio->iov = (struct iovec){(void *)(uintptr_t)buf, (size_t)count * PX_BLOCK};
     sio->at = addr << PX_BLOCK_SHIFT;
     helper_add(&of(s)->saver, sio);
 }
 
+/* @sio NULL: blocking. */
+static int of_space(struct file_store *f, struct store_io *sio, enum store_job job, uint64_t addr,
+                    uint64_t count)
+{
+    struct store_io now, *io = sio ?: &now;
+
+    io->job = job;
+    io->iov = (struct iovec){NULL, (size_t)count << PX_BLOCK_SHIFT};
+    io->at = addr << PX_BLOCK_SHIFT;
+    if (!sio)
+        return carry_out(f, io);
+    helper_add(&f->saver, sio);
+    return 0;
+}
+
 static void file_punch(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count)
 {
-    if (!sio) {
-        punch(of(s), addr << PX_BLOCK_SHIFT, count << PX_BLOCK_SHIFT);
-        return;
-    }
-    sio->iov = (struct iovec){NULL, (size_t)count << PX_BLOCK_SHIFT};
-    sio->at = addr << PX_BLOCK_SHIFT;
-    helper_add(&of(s)->saver, sio);
+    of_space(of(s), sio, STORE_PUNCH, addr, count);
+}
+
+static int file_allocate(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count,
+                         bool full)
+{
+    return of_space(of(s), sio, full ? STORE_ZERO : STORE_ALLOCATE, addr, count);
+}
+
+static int file_backed(struct store *s, uint64_t addr, uint64_t end, uint64_t *from, uint64_t *to)
+{
+    uint64_t last = end << PX_BLOCK_SHIFT;
+    int ret = store_space_find(of(s)->fd, s->finds_unwritten, addr << PX_BLOCK_SHIFT, &last, from);
+
+    *to = MIN(last >> PX_BLOCK_SHIFT, end);
+    *from = MIN(ALIGN_UP(*from, (uint64_t)PX_BLOCK) >> PX_BLOCK_SHIFT, end);
+    return ret;
 }
 
 static int start_helpers(struct file_store *f)
@@ -183,7 +222,7 @@ static int start_helpers(struct file_store *f)
         f->flushers[i].helper.arg = &f->flushers[i];
         ret = helper_start(&f->flushers[i].helper, f->loop);
     }
-    f->saver.work = save_or_punch;
+    f->saver.work = save;
     f->saver.arg = f;
     return ret ?: helper_start(&f->saver, f->loop);
 }
@@ -334,10 +373,11 @@ static int open_all(struct file_store *f, const struct store_file_options *o, st
     int flags = O_CLOEXEC | O_NOCTTY | (o->read_only ? O_RDONLY : O_RDWR);
 
     f->fd = open(f->path, flags | (o->create ? O_CREAT : 0), 0600);
-    if (f->fd < 0 && errno == ENOENT)
+    if (f->fd < 0 && errno == ENOENT && !o->create)
         return dt_fail(err, -ENOENT, "there is no pool %s (cvd pool create makes one)", f->path);
     if (f->fd < 0)
-        return dt_fail(err, -errno, "cannot open %s: %s", f->path, strerror(errno));
+        return dt_fail(err, -errno, "cannot %s %s: %s", o->create ? "make" : "open", f->path,
+                       strerror(errno));
     f->direct = open(f->path, flags | O_DIRECT);
     if (f->direct < 0 && errno == EINVAL)
         f->direct = f->fd; /* a file system without it */
@@ -365,6 +405,8 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .put = file_put,
                           .sync = file_sync,
                           .punch = file_punch,
+                          .allocate = file_allocate,
+                          .backed = file_backed,
                           .fetch = file_fetch,
                           .prefetch = file_prefetch,
                           .close = file_close};
@@ -376,6 +418,8 @@ int store_file_open(struct store **store, const char *path, const struct store_f
         f->flushers[i].fd = -1;
     ret = open_all(f, o, err);
     ret = ret ?: find_size(f, err);
+    f->s.holes = !f->device;
+    f->s.finds_unwritten = ret == 0 && f->s.holes && store_space_has_map(f->fd);
     if (ret == 0 && o->create && !f->device)
         ret = store_file_grow(&f->s, o->size, err);
     if (ret < 0) {

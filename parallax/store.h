@@ -9,9 +9,9 @@
  * promises no order, and that a block which was being written in a power failure is old, new, or a
  * mixture in units of 512 bytes.
  *
- * Data travels by @read and @write, which return at once. What the pool's own structures need
- * travels by
- * @get and @put, which block: it is rare, small, or goes to memory (the page cache of a file).
+ * Data travels by @read and @write, which return at once; so do nodes that requests wait for, by @fetch,
+ * and those of a root, by @save. What else the pool's own structures need travels by @get and @put, which
+ * block: it is rare, small, or goes to memory (the page cache of a file).
  */
 #ifndef PARALLAX_STORE_H
 #define PARALLAX_STORE_H
@@ -19,11 +19,15 @@
 #include "loop/loop.h"
 #include "parallax/format.h"
 
-/** struct store_io - one transfer, flush or punch under way; embed it. @result: 0 or -errno. */
+/** enum store_job - what a helper does for a store_io. ALLOCATE and ZERO are those of @allocate. */
+enum store_job { STORE_SAVE, STORE_PUNCH, STORE_ALLOCATE, STORE_ZERO };
+
+/** struct store_io - one transfer, flush or job under way; embed it. @result: 0 or -errno. */
 struct store_io {
     struct dt_io io;
-    struct iovec iov; /* iov_base NULL: a punch of so many bytes */
+    struct iovec iov; /* iov_base NULL: so many bytes of the file, and no data */
     uint64_t at;      /* in bytes, of what a helper does */
+    enum store_job job;
     void (*done)(struct store_io *sio, int result);
     struct store_io *next; /* of those that wait for a helper, or that it has finished */
     int result;
@@ -33,6 +37,8 @@ struct store_io {
  * struct store - set up by the kind of store, with what it needs behind it.
  * @blocks: its size.
  * @name:   for messages.
+ * @holes:  what was never written, or was punched, may find no space when it is written: -ENOSPC or -EDQUOT, from @write,
+ * @save and @put. Then there are @allocate and @backed.
  * @read, @write: @count consecutive blocks from @addr; @buf is aligned to 4096 and stays in place.
  * @save:   as @write, of what the pool's own structures are: may be slower, and, like a flush, may be under
  * way when the store loses its loop.
@@ -41,11 +47,16 @@ struct store_io {
  * @fetch:  as @get, but like @read it returns at once; @buf is aligned, too. NULL: there is only @get.
  * @punch:  these blocks are in no use, and are not before @sio is done: give their space back. A hint: its result
  * tells nothing. @sio NULL: blocking. May be NULL.
+ * @allocate: have space for these blocks, of which the same holds; @full: and have it written, with zeroes. -ENOSPC: there is none;
+ * -EOPNOTSUPP: the file system cannot. @sio NULL: blocking, and returns that. May be NULL.
+ * @backed: the first run of blocks from @addr on and before @end that have space, or @from and @to are @end. Blocks. It may leave
+ * some out, and, unless @finds_unwritten, those that were allocated and never written. May be NULL.
  * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. May be NULL.
  */
 struct store {
     uint64_t blocks;
     const char *name;
+    bool holes, finds_unwritten;
     void (*read)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
     void (*write)(struct store *s, struct store_io *sio, const void *buf, uint64_t addr,
                   unsigned count);
@@ -56,10 +67,19 @@ struct store {
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
     void (*punch)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count);
+    int (*allocate)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count,
+                    bool full);
+    int (*backed)(struct store *s, uint64_t addr, uint64_t end, uint64_t *from, uint64_t *to);
     void (*fetch)(struct store *s, struct store_io *sio, void *buf, uint64_t addr, unsigned count);
     void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };
+
+/** store_is_full() - is it @error that says that there is no space for a hole? */
+static inline bool store_is_full(int error)
+{
+    return error == -ENOSPC || error == -EDQUOT;
+}
 
 /**
  * struct store_file_options
@@ -90,7 +110,7 @@ int store_reader_open(struct store **store, const char *path, uint64_t rate, str
 /** store_file_grow() - to @bytes, or what a device has now. */
 int store_file_grow(struct store *store, uint64_t bytes, struct dt_error *err);
 /** store_file_loop() - the loop that serves @read, @write and @flush from now on, on its thread;
- * NULL: none any more. Then no read or write may be under way; flushes, saves and punches are waited for, and their
+ * NULL: none any more. Then no read or write may be under way; flushes and what else helpers do is waited for, and their
  * @done called. */
 int store_file_loop(struct store *store, struct loop *loop);
 

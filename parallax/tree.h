@@ -5,6 +5,19 @@
 
 #include "parallax/node.h"
 
+/** struct tree_lost - @nodes that could not be read and were left out; @spoilt: the address of the first one of which something
+ * was to be kept, or 0. */
+struct tree_lost {
+    uint64_t nodes, spoilt;
+};
+
+/** tree_spoil() - this one lacks something from now on. */
+static inline void tree_spoil(struct tree_lost *lost, struct px_ptr ptr)
+{
+    lost->nodes++;
+    lost->spoilt = lost->spoilt ?: ptr_addr(ptr);
+}
+
 /**
  * struct tree - a tree and whose it is.
  * @epoch:  birth of what is written.
@@ -12,6 +25,8 @@
  * @cursor, @since_before: ...and, before this index, after that.
  * @charged: of a disk: counts its blocks of data; or NULL.
  * @note:    what is replaced is kept in the disk's history, and not given back; or NULL.
+ * @lost:    what cannot be read is left out: of a change, then its pointer bears PX_LOST_CRC; of what is given back, then that stays
+ * marked as in use. NULL: it is an error.
  */
 struct tree {
     struct px_ptr *root;
@@ -21,6 +36,7 @@ struct tree {
     uint64_t cursor, since_before;
     uint64_t *charged;
     const struct past_note *note;
+    struct tree_lost *lost;
 };
 
 static inline uint64_t tree_span(unsigned level)
@@ -57,8 +73,7 @@ int tree_hint(struct pool *pool, const struct tree *t, uint64_t index, unsigned 
  * itself. */
 int tree_above(struct pool *pool, const struct tree *t, uint64_t index, unsigned level,
                struct px_ptr *ptr);
-/** tree_leaf() - the node at level @bottom + 1 above @index, changeable; made if it is not there.
- */
+/** tree_leaf() - the node at level 1 above @index, changeable; made if it is not there. 1: it was left out. */
 int tree_leaf(struct pool *pool, const struct tree *t, uint64_t index, struct node **leaf);
 /** tree_set() - map @count indices from @index on to the blocks from @addr on, which are in use,
  * and give back what they replace. */
@@ -74,6 +89,10 @@ int tree_free_below(struct pool *pool, const struct tree *t, struct px_ptr ptr, 
 int tree_free_all(struct pool *pool, const struct tree *t);
 /** tree_grow() - as many levels as @count indices need. */
 int tree_grow(struct pool *pool, const struct tree *t, uint64_t count);
+/** tree_cut() - of catalogue or free maps: the node above @index that cannot be read, and all below it, become a hole. Of
+ * @count indices from @first on; 0: there is none. */
+int tree_cut(struct pool *pool, const struct tree *t, uint64_t index, uint64_t *first,
+             uint64_t *count);
 /** tree_page() - of catalogue or free maps: the mapped block itself, changeable. */
 int tree_page(struct pool *pool, const struct tree *t, uint64_t index, struct node **page);
 

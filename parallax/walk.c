@@ -7,6 +7,9 @@
  * where they point to the same block, or where what it finds is too old to matter: the birth of a
  * node is not before that of anything below. The nodes visited are in the order of what differs,
  * whatever the size of the disk. Nodes on the path are pinned, others may be evicted.
+ *
+ * A node that cannot be read ends a walk, or is left out with all below it (@lost): where that is of @b, nobody can tell what
+ * of @a it has.
  */
 #include "parallax/internal.h"
 
@@ -25,8 +28,13 @@ static int get_pinned(struct walk *w, struct px_ptr ptr, unsigned level, struct 
     *node = NULL;
     if (!ptr_hole(ptr))
         ret = node_get(w->pool, ptr, TREE_DISK, level, node);
-    if (ret == 0 && *node)
+    if (unlikely(ret < 0)) {
+        *node = NULL;
+        if (w->lost)
+            w->lost->nodes++;
+    } else if (*node) {
         (*node)->pins++;
+    }
     return ret;
 }
 
@@ -66,6 +74,7 @@ static int children(struct walk *w, const struct place *p, const struct node *a,
 static int visit_node(struct walk *w, const struct place *p)
 {
     struct node *a, *b = NULL;
+    bool out;
     int ret;
 
     if (p->level == 1) {
@@ -79,14 +88,15 @@ static int visit_node(struct walk *w, const struct place *p)
     ret = get_pinned(w, p->a, p->level, &a);
     if (ret == 0 && p->b_level == p->level)
         ret = get_pinned(w, p->b, p->level, &b);
+    out = ret < 0 && w->lost;
     if (ret == 0)
         ret = children(w, p, a, b);
     unpin(a);
     unpin(b);
-    if (ret < 0)
+    if (ret < 0 && !out)
         return ret;
     w->cursor = MAX(w->cursor, MIN(p->base + tree_span(p->level), w->end));
-    return w->node && !ptr_hole(p->a) ? w->node(w, p->a) : 0;
+    return w->node && !ptr_hole(p->a) && !out ? w->node(w, p->a) : 0;
 }
 
 static int visit(struct walk *w, const struct place *p)
@@ -113,6 +123,10 @@ int walk_run(struct walk *w)
             break;
         }
         ret = node_get(w->pool, top.b, TREE_DISK, top.b_level, &node);
+        if (unlikely(ret < 0 && w->lost)) {
+            w->lost->nodes++;
+            return 0;
+        }
         if (ret < 0)
             return ret;
         top.b = node->ptrs[0];
@@ -134,7 +148,7 @@ void walk_against(struct pool *pool, uint32_t slot, struct walk *w)
                        .b_levels = r->levels,
                        .after = catalog_epoch_before(pool, slot),
                        .budget = UINT64_MAX};
-    if (r->kind == PX_SNAPSHOT) {
+    if (next != NO_SLOT) { /* else a disk, or the end of a branch */
         w->b = catalog_record(pool, next)->root;
         w->b_levels = catalog_record(pool, next)->levels;
     }

@@ -10,37 +10,16 @@
 
 #include "base/listen.h"
 
-#include <grp.h>
 #include <sys/socket.h>
-
-static int mode_of(const char *text, unsigned *mode, struct dt_error *err)
-{
-    char *end;
-    unsigned long n = strtoul(text, &end, 8);
-
-    if (*end || end == text || n > 0777)
-        return dt_fail(err, -EINVAL, "socket-mode=%.20s is not an octal mode such as 660", text);
-    *mode = (unsigned)n;
-    return 0;
-}
-
-static int group_of(const char *name, long *group, struct dt_error *err)
-{
-    const struct group *entry = name ? getgrnam(name) : NULL;
-
-    if (name && !entry)
-        return dt_fail(err, -ENOENT, "socket-group=%.60s: there is no such group", name);
-    *group = entry ? (long)entry->gr_gid : -1;
-    return 0;
-}
 
 int rear_listen(struct rear *rear, struct dt_error *err)
 {
     unsigned mode = 0;
     long group = -1;
-    int ret = mode_of(rear->socket_mode, &mode, err);
+    int ret = parse_socket_mode(rear->socket_mode, &mode, err);
 
-    ret = ret ?: group_of(rear->socket_group, &group, err);
+    if (ret == 0 && rear->socket_group)
+        ret = parse_socket_group(rear->socket_group, &group, err);
     ret = ret ?: listen_at(rear->path, -1, group, mode, LISTEN_PATIENCE_MS, err);
     if (ret < 0)
         return ret;

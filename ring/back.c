@@ -18,8 +18,8 @@
 
 void virtq_return(struct virtq *vq, struct virtq_chain *chain)
 {
-    CHECK(chain->id < vq->config.size && vq->state[chain->id] == ID_TAKEN);
-    vq->state[chain->id] = ID_RETURNED;
+    CHECK(chain->id < vq->config.size && vq->state[chain->id] == VIRTQ_ID_TAKEN);
+    vq->state[chain->id] = VIRTQ_ID_RETURNED;
     if (chain->iov != chain->inline_iov) {
         iovpool_put(vq->config.iovs, chain->iov);
         chain->iov = chain->inline_iov;

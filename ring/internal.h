@@ -147,6 +147,16 @@ struct log_packed {
     struct log_packed_entry desc[];
 };
 
+/* Both as the words that they are: put together from fields, the compiler stores and loads each. */
+static inline uint64_t log_packed_lists(uint16_t size, uint16_t head, uint16_t old)
+{
+    return LOG_VERSION | (uint64_t)size << 16 | (uint64_t)head << 32 | (uint64_t)old << 48;
+}
+static inline uint64_t log_packed_taken(uint16_t next, uint16_t last, uint16_t num)
+{
+    return 1u | (uint64_t)next << 16 | (uint64_t)last << 32 | (uint64_t)num << 48;
+}
+
 _Static_assert(sizeof(struct log_split) == 16 && sizeof(struct log_split_entry) == 16,
                "layout of QueueRegionSplit");
 _Static_assert(sizeof(struct log_packed) == 32 && sizeof(struct log_packed_entry) == 32,
@@ -204,8 +214,6 @@ void iovpool_put(struct iovpool *pool, struct iovec *list);
 
 /* ---- Virtqueue ------------------------------------------------------------------------ */
 
-enum { ID_FREE, ID_TAKEN, ID_PUSHED, ID_RETURNED };
-
 /** struct virtq_area - one of a ring's three: where, how long, and what is done to it. */
 struct virtq_area {
     const char *name;
@@ -234,15 +242,6 @@ struct virtq_spans {
     struct virtq_span now;
     bool missing;
     struct virtq_span of[];
-};
-
-/* A chain between virtq_push() and virtq_publish(); its slot may already be gone. */
-struct virtq_done {
-    uint16_t id;
-    uint16_t ndesc;
-    uint32_t len;
-    uint16_t log_first;
-    uint16_t log_last;
 };
 
 /* Record why the ring is corrupt; always -EPROTO. */
@@ -478,6 +477,52 @@ static inline int walk_end(struct walk *w, uint16_t id, unsigned ndesc, uint8_t 
     /* Whatever the device is, it reads the request's header next: the driver's core owns it. */
     __builtin_prefetch(w->iov[0].iov_base);
     return 0;
+}
+
+/**
+ * struct nearby - the region that matched last, for a burst of chains: by value, since what is in memory has to be read again
+ * after each store to the log. @size 0: there is none, and all walk.
+ */
+struct nearby {
+    uint64_t gpa, size;
+    uint8_t *host;
+};
+static inline struct nearby walk_nearby(const struct virtq *vq)
+{
+    const struct memmap *map = vq->config.map;
+    const struct memmap_region *r;
+
+    if (unlikely(vq->spans != NULL || vq->hint >= map->count))
+        return (struct nearby){0};
+    r = &map->regions[vq->hint];
+    return (struct nearby){r->gpa, r->size, r->host};
+}
+
+/*
+ * A chain of one ordinary descriptor in that region, as those of packets mostly are: judged as walk_add() and walk_end() do, without
+ * what only others need. False: nothing was done, and the walk has to.
+ */
+static inline bool walk_single(const struct nearby *near, struct virtq_chain *chain,
+                               struct ring_desc d, uint16_t id)
+{
+    bool write = d.flags & VRING_DESC_F_WRITE;
+    uint64_t off = d.addr - near->gpa;
+
+    if (unlikely(d.flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) || d.len == 0 ||
+                 off >= near->size || d.len > near->size - off))
+        return false;
+    chain->id = id;
+    chain->ndesc = 1;
+    chain->attempts = 0;
+    chain->replayed = false;
+    chain->nread = !write;
+    chain->nwrite = write;
+    chain->read_len = write ? 0 : d.len;
+    chain->write_len = write ? d.len : 0;
+    chain->iov = chain->inline_iov;
+    chain->inline_iov[0] = (struct iovec){near->host + off, d.len};
+    __builtin_prefetch(near->host + off);
+    return true;
 }
 
 #endif

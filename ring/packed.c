@@ -39,17 +39,13 @@ static inline uint64_t *desc_word(const struct virtq *vq, unsigned at)
 
 static inline bool word_available(uint64_t word, bool wrap)
 {
-    unsigned flags = (unsigned)(word >> 48);
-
-    return !!(flags & PACKED_AVAIL) == wrap && !!(flags & PACKED_USED) != wrap;
+    return (word >> 48 & (PACKED_AVAIL | PACKED_USED)) == (wrap ? PACKED_AVAIL : PACKED_USED);
 }
 
 /* Both halves of the free list's head in one store, and both used positions in another. */
 static inline void log_set_lists(struct virtq *vq, uint16_t head, uint16_t old)
 {
-    union log_packed_lists lists = {{LOG_VERSION, vq->config.size, head, old}};
-
-    WRITE_ONCE(packed_log(vq)->lists.whole, lists.whole);
+    WRITE_ONCE(packed_log(vq)->lists.whole, log_packed_lists(vq->config.size, head, old));
     RING_STEP();
 }
 
@@ -162,10 +158,10 @@ static int packed_walk(struct virtq *vq, unsigned n, unsigned from, uint8_t atte
     if (unlikely(id >= size))
         return virtq_fault(vq, "descriptor %u: buffer id %u is outside the ring of %u",
                            (from + n - 1) % size, id, size);
-    if (unlikely(vq->state[id] != ID_FREE))
+    if (unlikely(vq->state[id] != VIRTQ_ID_FREE))
         return virtq_fault(vq, "descriptor %u: buffer id %u is in flight already",
                            (from + n - 1) % size, id);
-    chain = virtq_slot(vq, id);
+    *out = chain = virtq_slot(vq, id);
     walk_begin(&w, vq, chain);
     for (unsigned i = 0; i < n; i++) {
         const struct ring_desc *d = &vq->copy[i];
@@ -179,58 +175,89 @@ static int packed_walk(struct virtq *vq, unsigned n, unsigned from, uint8_t atte
         if (++at == size)
             at = 0;
     }
-    *out = chain;
     return walk_end(&w, id, n, attempts);
 }
 
-/* Enter the chain in vq->copy in the log; from its first word on a successor will return it. */
-static void packed_log_take(struct virtq *vq, struct virtq_chain *chain)
+/* Enter the chain of these descriptors in the log; from its first word on a successor will return it. */
+static inline void packed_log_take(struct virtq *vq, struct virtq_chain *chain,
+                                   const struct ring_desc *descs, unsigned n)
 {
     struct log_packed *log = packed_log(vq);
+    const uint16_t *next = vq->log_next;
     uint16_t first = vq->log_free, last = first, at = first;
-    union log_packed_word word = {{.inflight = 1}};
 
-    for (unsigned i = 0; i < chain->ndesc; i++) {
-        const struct ring_desc *d = &vq->copy[i];
+    for (unsigned i = 0; i < n; i++) {
         struct log_packed_entry *e = &log->desc[at];
 
-        e->id = d->next;
-        e->flags = d->flags;
-        e->len = d->len;
-        e->addr = d->addr;
+        e->id = descs[i].next;
+        e->flags = descs[i].flags;
+        e->len = descs[i].len;
+        e->addr = descs[i].addr;
         last = at;
-        at = vq->log_next[at];
+        at = next[at];
     }
     log->desc[first].counter = vq->counter++;
     chain->log_first_ = first;
     chain->log_last_ = last;
-    word.next = vq->log_next[first];
-    word.last = last;
-    word.num = chain->ndesc;
     RING_STEP();
-    WRITE_ONCE(log->desc[first].word.whole, word.whole);
+    WRITE_ONCE(log->desc[first].word.whole, log_packed_taken(next[first], last, (uint16_t)n));
     RING_STEP();
     vq->log_free = at;
     log_set_lists(vq, at, at);
 }
 
+/* The chain whose first word is @word, of one descriptor; false: judge it the long way. */
+static inline bool packed_take_single(struct virtq *vq, const struct nearby *near, uint64_t word,
+                                      struct virtq_chain **out)
+{
+    const struct vring_packed_desc *ring = vq->desc_area;
+    unsigned size = vq->config.size;
+    struct ring_desc d;
+
+    if (unlikely(vq->descs == size || word >> 48 & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)))
+        return false;
+    d = desc_packed(READ_ONCE(ring[vq->last_avail].addr), word);
+    if (unlikely(d.next >= size || vq->state[d.next] != VIRTQ_ID_FREE))
+        return false;
+    *out = virtq_slot(vq, d.next);
+    if (unlikely(!walk_single(near, *out, d, d.next)))
+        return false;
+    vq->state[d.next] = VIRTQ_ID_TAKEN;
+    packed_log_take(vq, *out, &d, 1);
+    vq->descs++;
+    ring_advance(&vq->last_avail, &vq->avail_wrap, 1, (uint16_t)size);
+    return true;
+}
+
+static bool packed_take_chain(struct virtq *vq, uint64_t word, struct virtq_chain **out)
+{
+    int n = packed_copy(vq, word);
+
+    if (n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, out) < 0)
+        return false;
+    vq->state[(*out)->id] = VIRTQ_ID_TAKEN;
+    packed_log_take(vq, *out, vq->copy, (unsigned)n);
+    vq->descs = (uint16_t)(vq->descs + n);
+    ring_advance(&vq->last_avail, &vq->avail_wrap, (unsigned)n, vq->config.size);
+    return true;
+}
+
 unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 {
+    struct nearby near = walk_nearby(vq);
+
     for (unsigned i = 0; i < max; i++) {
         uint64_t word = ring_load_acquire(desc_word(vq, vq->last_avail));
-        int n;
 
         if (!word_available(word, vq->avail_wrap))
             return i;
         if (i == 0)
             packed_prefetch(desc_word(vq, vq->last_avail));
-        n = packed_copy(vq, word);
-        if (unlikely(n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, &out[i]) < 0))
+        if (likely(packed_take_single(vq, &near, word, &out[i])))
+            continue;
+        if (!packed_take_chain(vq, word, &out[i]))
             return i;
-        vq->state[out[i]->id] = ID_TAKEN;
-        packed_log_take(vq, out[i]);
-        vq->descs = (uint16_t)(vq->descs + n);
-        ring_advance(&vq->last_avail, &vq->avail_wrap, (unsigned)n, vq->config.size);
+        near = walk_nearby(vq);
     }
     return max;
 }
@@ -254,7 +281,7 @@ int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out)
     r = packed_walk(vq, n, entry, READ_ONCE(log->desc[entry].word.attempts), out);
     if (r < 0)
         return r;
-    vq->state[(*out)->id] = ID_TAKEN;
+    vq->state[(*out)->id] = VIRTQ_ID_TAKEN;
     (*out)->log_first_ = entry;
     (*out)->log_last_ = at;
     virtq_charge(vq, *out, &log->desc[entry].word.attempts);
@@ -280,13 +307,12 @@ static inline uint64_t used_word(const struct virtq_done *done, bool wrap)
 static void packed_log_batch(struct virtq *vq, uint16_t used, bool used_wrap)
 {
     struct log_packed *log = packed_log(vq);
-    uint16_t old = vq->log_free, head = old;
+    uint16_t old = vq->log_free, head = old, *next = vq->log_next;
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
 
-    for (unsigned i = 0; i < vq->done_count; i++) {
-        const struct virtq_done *done = &vq->done[i];
-
+    for (; done < end; done++) {
         WRITE_ONCE(log->desc[done->log_last].word.next, head);
-        vq->log_next[done->log_last] = head;
+        next[done->log_last] = head;
         head = done->log_first;
     }
     vq->log_free = head;
@@ -298,11 +324,13 @@ static void packed_log_batch(struct virtq *vq, uint16_t used, bool used_wrap)
 
 static void packed_log_done(struct virtq *vq, uint16_t used, bool used_wrap)
 {
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
     struct log_packed *log = packed_log(vq);
+    uint8_t *state = vq->state;
 
-    for (unsigned i = 0; i < vq->done_count; i++) {
-        WRITE_ONCE(log->desc[vq->done[i].log_first].word.inflight, 0);
-        vq->state[vq->done[i].id] = ID_FREE;
+    for (; done < end; done++) {
+        WRITE_ONCE(log->desc[done->log_first].word.inflight, 0);
+        state[done->id] = VIRTQ_ID_FREE;
         RING_STEP();
     }
     log_set_lists(vq, vq->log_free, vq->log_free);
@@ -313,13 +341,18 @@ static void packed_log_done(struct virtq *vq, uint16_t used, bool used_wrap)
 static void packed_write_used(struct virtq *vq, uint16_t *at, bool *wrap)
 {
     const struct virtq_done *done = vq->done;
+    unsigned n = vq->done_count;
+    uint16_t size = vq->config.size, to = *at;
+    bool turn = *wrap;
 
-    for (unsigned i = 0; i < vq->done_count; i++) {
+    for (unsigned i = 0; i < n; i++) {
         if (i > 0)
-            ring_store(desc_word(vq, *at), used_word(&done[i], *wrap));
-        ring_advance(at, wrap, done[i].ndesc, vq->config.size);
+            ring_store(desc_word(vq, to), used_word(&done[i], turn));
+        ring_advance(&to, &turn, done[i].ndesc, size);
         RING_STEP();
     }
+    *at = to;
+    *wrap = turn;
     ring_store_release(desc_word(vq, vq->used), used_word(&done[0], vq->used_wrap));
     RING_STEP();
 }
@@ -423,7 +456,7 @@ void packed_put_back(struct virtq *vq)
         vq->log_next[chain->log_last_] = vq->log_free;
         vq->log_free = chain->log_first_;
         ring_store_release(&log->desc[chain->log_first_].word.inflight, 0);
-        vq->state[chain->id] = ID_FREE;
+        vq->state[chain->id] = VIRTQ_ID_FREE;
         RING_STEP();
     }
     log_set_lists(vq, vq->log_free, vq->log_free);

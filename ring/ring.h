@@ -283,6 +283,16 @@ struct virtq_stats {
     uint64_t taken, pushed, kicks_seen, calls, calls_suppressed, replayed;
 };
 
+/* A chain between virtq_push() and virtq_publish(); its slot may already be gone. */
+struct virtq_done {
+    uint16_t id;
+    uint16_t ndesc;
+    uint32_t len;
+    uint16_t log_first;
+    uint16_t log_last;
+};
+enum virtq_id { VIRTQ_ID_FREE, VIRTQ_ID_TAKEN, VIRTQ_ID_PUSHED, VIRTQ_ID_RETURNED };
+
 struct virtq {
     struct virtq_config config;
     bool started;
@@ -301,7 +311,7 @@ struct virtq {
     uint16_t log_free;      /* packed: head of the in-flight log's free list */
     uint16_t *log_next;     /* packed: private copy of that list's links */
     struct ring_desc *copy; /* packed: the chain being judged */
-    uint8_t *state;         /* by id: free, taken or pushed */
+    uint8_t *state;         /* by id: enum virtq_id */
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
     struct virtq_done *done;                     /* pushed and not yet published */
     unsigned done_count;
@@ -367,9 +377,25 @@ void virtq_set_dirty(struct virtq *vq, const struct dirtylog *dirty, uint64_t lo
  * fault in the same call are returned first; the fault comes with the next call.
  */
 int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
+/* virtq_release_list() - @chain's long list goes back to the pool. */
+void virtq_release_list(struct virtq *vq, struct virtq_chain *chain);
 /** virtq_push() - a chain is done; @written bytes of its writable part were set. The
  *  driver sees it after virtq_publish(). The slot may be reused at once. */
-void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written);
+static inline void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written)
+{
+    CHECK(chain->id < vq->config.size && vq->state[chain->id] == VIRTQ_ID_TAKEN);
+    vq->state[chain->id] = VIRTQ_ID_PUSHED;
+    if (unlikely(chain->iov != chain->inline_iov))
+        virtq_release_list(vq, chain);
+    vq->done[vq->done_count++] = (struct virtq_done){
+        .id = chain->id,
+        .ndesc = chain->ndesc,
+        .len = written,
+        .log_first = chain->log_first_,
+        .log_last = chain->log_last_,
+    };
+    vq->in_flight--;
+}
 /** virtq_return() - a chain will not be served by us: it is to be put back. The slot may be reused once it is
  *  taken again. */
 void virtq_return(struct virtq *vq, struct virtq_chain *chain);

@@ -126,36 +126,57 @@ static int split_walk(struct virtq *vq, uint16_t head, uint8_t attempts, struct 
     return walk_end(&w, head, ndesc, attempts);
 }
 
-/* Enter @head in the log; from the last store on a successor will return it. */
-static inline void split_log_take(struct virtq *vq, uint16_t head)
+/* Enter a head in the log, as number @counter; from the last store on a successor will return it. */
+static inline void split_log_take(struct log_split_entry *e, uint64_t counter)
 {
-    struct log_split_entry *e = &split_log(vq)->desc[head];
-
-    WRITE_ONCE(e->counter, vq->counter);
-    vq->counter++;
+    WRITE_ONCE(e->counter, counter);
     RING_STEP();
     WRITE_ONCE(e->word.whole, (union log_split_word){{.inflight = 1}}.whole);
     RING_STEP();
 }
 
-static int split_take_one(struct virtq *vq, uint16_t at, uint16_t head, struct virtq_chain **out)
+static int split_judge_head(struct virtq *vq, uint16_t at, uint16_t head)
 {
-    struct virtq_chain *chain;
-    int r;
-
-    if (unlikely(head >= vq->config.size))
+    if (head >= vq->config.size)
         return virtq_fault(vq, "available entry %u: head %u is outside the ring of %u", at, head,
                            vq->config.size);
-    if (unlikely(vq->state[head] != ID_FREE))
-        return virtq_fault(vq, "available entry %u: head %u is in flight already", at, head);
-    chain = virtq_slot(vq, head);
-    r = split_walk(vq, head, 0, chain);
-    if (unlikely(r < 0))
-        return r;
-    vq->state[head] = ID_TAKEN;
-    split_log_take(vq, head);
-    *out = chain;
-    return 0;
+    return virtq_fault(vq, "available entry %u: head %u is in flight already", at, head);
+}
+
+/* The heads that @heads names, until one is at fault. What the burst has in common is in variables, which stores leave alone. */
+static unsigned split_take_heads(struct virtq *vq, const uint16_t *heads, struct virtq_chain **out,
+                                 unsigned n)
+{
+    const struct vring_desc *table = vq->desc_area;
+    struct log_split_entry *entries = split_log(vq)->desc;
+    struct nearby near = walk_nearby(vq);
+    char *slots = vq->config.slots;
+    size_t stride = vq->config.slot_stride;
+    unsigned size = vq->config.size, i;
+    uint64_t counter = vq->counter;
+    uint8_t *state = vq->state;
+
+    for (i = 0; i < n; i++) {
+        uint16_t head = heads[i];
+        struct virtq_chain *chain;
+
+        if (unlikely(head >= size || state[head] != VIRTQ_ID_FREE)) {
+            split_judge_head(vq, (uint16_t)((vq->last_avail + i) & (size - 1)), head);
+            break;
+        }
+        chain = (struct virtq_chain *)(slots + head * stride);
+        if (unlikely(!walk_single(&near, chain, desc_read_split(&table[head]), head))) {
+            if (split_walk(vq, head, 0, chain) < 0)
+                break;
+            near = walk_nearby(vq);
+        }
+        state[head] = VIRTQ_ID_TAKEN;
+        split_log_take(&entries[head], counter++);
+        out[i] = chain;
+    }
+    vq->counter = counter;
+    vq->last_avail = (uint16_t)(vq->last_avail + i);
+    return i;
 }
 
 unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
@@ -170,11 +191,7 @@ unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
         heads[i] = READ_ONCE(avail->ring[(at + i) & mask]);
         __builtin_prefetch(&table[heads[i] & mask]);
     }
-    for (unsigned i = 0; i < n; i++, vq->last_avail++) {
-        if (unlikely(split_take_one(vq, vq->last_avail & mask, heads[i], &out[i]) < 0))
-            return i;
-    }
-    return n;
+    return split_take_heads(vq, heads, out, n);
 }
 
 /* A head of the log; recovery found it in range, once, and in flight. */
@@ -185,7 +202,7 @@ int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out)
 
     if (r < 0)
         return r;
-    vq->state[head] = ID_TAKEN;
+    vq->state[head] = VIRTQ_ID_TAKEN;
     *out = virtq_slot(vq, head);
     virtq_charge(vq, *out, attempts);
     return 0;
@@ -218,7 +235,7 @@ void split_put_back(struct virtq *vq)
         dirtylog_mark(vq->config.dirty, gpa, 2 * (uint64_t)vq->config.size);
     for (unsigned i = n; i-- > 0;) {
         ring_store_release(&log->desc[vq->returned[i]].word.inflight, 0);
-        vq->state[vq->returned[i]] = ID_FREE;
+        vq->state[vq->returned[i]] = VIRTQ_ID_FREE;
         vq->last_avail--;
         RING_STEP();
     }
@@ -261,6 +278,7 @@ bool split_publish(struct virtq *vq)
     const struct virtq_done *done = vq->done;
     unsigned n = vq->done_count, mask = vq->config.size - 1u;
     uint16_t from = vq->used, head = log->last_batch_head;
+    uint8_t *state = vq->state;
 
     for (unsigned i = 0; i < n; i++) {
         struct vring_used_elem *e = &used->ring[(from + i) & mask];
@@ -278,7 +296,7 @@ bool split_publish(struct virtq *vq)
     RING_STEP();
     for (unsigned i = 0; i < n; i++) {
         WRITE_ONCE(log->desc[done[i].id].word.inflight, 0);
-        vq->state[done[i].id] = ID_FREE;
+        state[done[i].id] = VIRTQ_ID_FREE;
         RING_STEP();
     }
     WRITE_ONCE(log->used_idx, vq->used);

@@ -50,7 +50,7 @@ static bool overlaps(uint64_t first, uint64_t last, uint64_t iova, uint64_t size
 
 bool virtq_uses(const struct virtq *vq, uint16_t id, uint64_t iova, uint64_t size)
 {
-    return vq->state[id] == ID_TAKEN &&
+    return vq->state[id] == VIRTQ_ID_TAKEN &&
            overlaps(vq->spans->of[id].first, vq->spans->of[id].last, iova, size);
 }
 

@@ -215,7 +215,7 @@ void virtq_abandon(struct virtq *vq)
     for (unsigned id = 0; id < vq->config.size; id++) {
         struct virtq_chain *chain = virtq_slot(vq, (uint16_t)id);
 
-        if (vq->state[id] == ID_TAKEN && chain->iov != chain->inline_iov)
+        if (vq->state[id] == VIRTQ_ID_TAKEN && chain->iov != chain->inline_iov)
             iovpool_put(vq->config.iovs, chain->iov);
     }
     virtq_release(vq);
@@ -268,22 +268,10 @@ int virtq_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
     return n == 0 && vq->broken ? -EPROTO : (int)n;
 }
 
-void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint32_t written)
+void virtq_release_list(struct virtq *vq, struct virtq_chain *chain)
 {
-    CHECK(chain->id < vq->config.size && vq->state[chain->id] == ID_TAKEN);
-    vq->state[chain->id] = ID_PUSHED;
-    if (unlikely(chain->iov != chain->inline_iov)) {
-        iovpool_put(vq->config.iovs, chain->iov);
-        chain->iov = chain->inline_iov;
-    }
-    vq->done[vq->done_count++] = (struct virtq_done){
-        .id = chain->id,
-        .ndesc = chain->ndesc,
-        .len = written,
-        .log_first = chain->log_first_,
-        .log_last = chain->log_last_,
-    };
-    vq->in_flight--;
+    iovpool_put(vq->config.iovs, chain->iov);
+    chain->iov = chain->inline_iov;
 }
 
 bool virtq_publish(struct virtq *vq)

@@ -182,24 +182,34 @@ static int judge_reply(json_t *reply, json_t **result, struct dt_error *err)
                    text ? text : "the process did not say why it refused");
 }
 
+static int fail_call(const struct client *c, int error, struct dt_error *err)
+{
+    return dt_fail(err, error, "%s: no answer: %s", c->path,
+                   error == -ECONNRESET ? "the process ended" : strerror(-error));
+}
+
+int client_reply(struct client *c, json_t **result, struct dt_error *err)
+{
+    int ret;
+    json_t *reply = receive_reply(c, &ret);
+
+    if (!reply)
+        return fail_call(c, ret, err);
+    ret = judge_reply(reply, result, err);
+    json_decref(reply);
+    return ret;
+}
+
 int client_call(struct client *c, json_t *request, json_t **result, struct dt_error *err)
 {
     _cleanup_free_ char *text = json_dumps(request, JSON_COMPACT);
-    json_t *reply = NULL;
     int ret;
 
     json_decref(request);
     CHECK(text);
     ret = send_all(c->sock, text, strlen(text));
     ret = ret ?: send_all(c->sock, "\n", 1);
-    if (ret == 0)
-        reply = receive_reply(c, &ret);
-    if (!reply)
-        return dt_fail(err, ret, "%s: no answer: %s", c->path,
-                       ret == -ECONNRESET ? "the process ended" : strerror(-ret));
-    ret = judge_reply(reply, result, err);
-    json_decref(reply);
-    return ret;
+    return ret < 0 ? fail_call(c, ret, err) : client_reply(c, result, err);
 }
 
 /* ---- Outcomes ------------------------------------------------------------------------------ */

@@ -24,10 +24,10 @@ static int run_raw(const struct verb *verb, char **argv)
 
 const struct verb verb_switch = {
     .name = "switch",
-    .args =
-        "--sockets DIR [--uplink CHAIN] --port NAME --mac ADDRESS [PORT OPTION...] [--port ...]\n"
-        "       devtap switch add-port ANY_PORT --port NAME --mac ADDRESS [PORT OPTION...]\n"
-        "       devtap switch remove-port NAME",
+    .args = "--sockets DIR [--uplink CHAIN [UPLINK OPTION...]]\n"
+            "                     --port NAME --mac ADDRESS [PORT OPTION...] [--port ...]\n"
+            "       devtap switch add-port ANY_PORT --port NAME --mac ADDRESS [PORT OPTION...]\n"
+            "       devtap switch remove-port NAME",
     .summary = "serve a switch between soft network cards",
     .help =
         "Makes a socket for each port, and forwards frames between them until SIGTERM or SIGINT. A "

@@ -216,6 +216,8 @@ const char *client_path(const struct client *client);
  * Return: 0, or a negative errno that exit_status_of() maps to the status in the reply.
  */
 int client_call(struct client *client, json_t *request, json_t **result, struct dt_error *err);
+/** client_reply() - wait for the reply to a request that was sent before, otherwise as client_call(). */
+int client_reply(struct client *client, json_t **result, struct dt_error *err);
 /**
  * client_outcome() - wait for an event after number @after: @done, or @refused, which becomes the error's text.
  * @device: that it is to be of; NULL = any.

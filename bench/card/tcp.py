@@ -120,7 +120,7 @@ def table(bench, rounds, title, how):
 
 def spread(ratios):
     """The median, the least and the most."""
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})" if ratios else "-"
 
 
 # ---- A guest ----

@@ -98,7 +98,8 @@ int shared_start(struct shared *s, struct loop *loop, struct dt_error *err)
         s->running = 0;
         return dt_fail(err, ret, "%s: its thread cannot be started: %s", s->path, strerror(-ret));
     }
-    loop_timer_set(loop, &s->timer, loop_now(loop) + TURN_EVERY);
+    loop_timer_set(loop, &s->timer,
+                   loop_now(loop)); /* opening asked for a turn, before there was a loop */
     s->schedules.fire = run_schedules;
     loop_timer_set(loop, &s->schedules, loop_now(loop) + SCHEDULES_EVERY);
     return 0;

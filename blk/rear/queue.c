@@ -60,8 +60,9 @@ void rear_submit(struct dt_ctx *c, struct dt_req **reqs, unsigned n)
     struct rear_ctx *rc = c->data;
     unsigned i = 0;
 
-    if (unlikely(rc->rest_by) && !(reqs[0]->flags & DT_REQ_SUB))
-        rc->rest_by = 0; /* the guest's requests come again: the rest is over */
+    /* The guest's requests come again: the rest is over. Until it is they come from a layer above, which lets go of them. */
+    if (unlikely(rc->rest_by) && !(reqs[0]->flags & DT_REQ_SUB) && !ctx_resting(c))
+        rc->rest_by = 0;
     if (unlikely(failing(rc))) {
         for (; i < n; i++)
             reqs[i]->error = -EIO;

@@ -72,11 +72,13 @@ void twin_mark(struct twin *t, uint64_t sector, uint32_t sectors)
 /* What was said to be equal is not overwritten because nobody knows: it is compared from the beginning. */
 void twin_mark_all(struct twin *t)
 {
-    if (t->judges)
+    if (t->judges) {
         t->judged = 0;
-    for (uint64_t r = 0; !t->judges && r < t->regions; r += 64)
-        set_word(t, r / 64, t->regions - r < 64 ? (1ull << (t->regions - r)) - 1 : UINT64_MAX);
-    t->dirty = t->judges ? t->dirty : t->regions;
+    } else {
+        for (uint64_t r = 0; r < t->regions; r += 64)
+            set_word(t, r / 64, t->regions - r < 64 ? (1ull << (t->regions - r)) - 1 : UINT64_MAX);
+        t->dirty = t->regions;
+    }
     t->equal = false;
     twin_holes_touch(t, 0, t->sectors); /* what the second chain said may not last */
     for (unsigned i = 0; t->copiers && i < TWIN_COPIERS; i++)

@@ -45,7 +45,7 @@ void front_complete(struct lane *lane, struct request **reqs, unsigned n);
 void front_each(struct lane *lane, void (*look)(struct lane *lane, struct request *req));
 /** disk_take_aside() - what was put aside goes back to the rings that no longer run, or fails. */
 void disk_take_aside(struct front_lane *fl);
-/** disk_submit_aside() - and all of it into the chain. Return: false if the chain admits nothing now. */
+/** disk_submit_aside() - and all of it into the chain. Return: false if the chain takes nothing now. */
 bool disk_submit_aside(struct front_lane *fl);
 
 #endif

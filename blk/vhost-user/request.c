@@ -214,12 +214,19 @@ static bool hand_back(struct slot *slot)
     return true;
 }
 
-/* The layers rest for the sake of one ring, or of whoever changes the chain, and let go of the requests of all. */
+/* Its ring is served, and will be: a pause that does not drain is over in a moment. */
+static bool goes_on(const struct front_queue *q)
+{
+    return q->state == QUEUE_RUNNING || (q->state == QUEUE_PAUSED && !q->lane->pausing);
+}
+
+/* The layers rest for the sake of one ring, or of whoever changes the chain, and let go of the requests of all; some do so
+ * when nobody waits any more. */
 static bool put_aside(struct slot *slot)
 {
     struct front_lane *fl = slot->queue->lane;
 
-    if (slot->queue->state != QUEUE_RUNNING || !(front_awaited(fl) || lane_resting(fl->lane)))
+    if (!goes_on(slot->queue) || !(front_awaited(fl) || lane_asked(fl->lane)))
         return false;
     slot->next = fl->aside;
     fl->aside = slot;
@@ -248,7 +255,7 @@ void disk_take_aside(struct front_lane *fl)
     struct slot **link = &fl->aside, *slot;
 
     while ((slot = *link) != NULL) {
-        if (slot->queue->state == QUEUE_RUNNING) {
+        if (goes_on(slot->queue)) {
             link = &slot->next;
             continue;
         }
@@ -260,13 +267,17 @@ void disk_take_aside(struct front_lane *fl)
 
 bool disk_submit_aside(struct front_lane *fl)
 {
-    while (fl->aside) {
-        struct request *req = &fl->aside->req;
+    struct slot *slot;
+
+    while ((slot = fl->aside) != NULL) {
+        struct request *req = &slot->req;
 
         if (lane_admit(fl->lane, 1) == 0)
             return false;
-        fl->aside = fl->aside->next;
+        fl->aside = slot->next;
         lane_submit(fl->lane, &req, 1);
+        if (fl->aside == slot) /* let go of again, at once */
+            return false;
     }
     return true;
 }

@@ -312,8 +312,8 @@ struct dt_block_ext {
     unsigned (*admit)(struct dt_ctx *c, unsigned want);
     /* Let go of every held request by @deadline (ns): forward or complete it. A layer that holds
      * requests for a time of its own must have this. One that it cannot serve by then is completed with
-     * -ECANCELED: the front leaves it in the guest's ring for whoever serves that next, where it
-     * can, and fails it where it cannot. Layers with requests of their own are always
+     * -ECANCELED: the front leaves it in the guest's ring for whoever serves that next, or submits it
+     * again, and fails it where it can do neither. Layers with requests of their own are always
      * asked: until then they must begin nothing new. */
     void (*quiesce)(struct dt_ctx *c, uint64_t deadline);
     /* Complete this held request now, with -ECANCELED; -EBUSY if it cannot be. */

@@ -6,9 +6,11 @@
 
 #define TELL_EVERY DT_S(10)
 
+enum { STAMPED = TRICKS };
+
 struct antispoof {
     const char *mac, *ip4, *ip6;
-    bool dhcp;
+    bool dhcp, stamp;
     struct identity identity;
 };
 
@@ -44,6 +46,11 @@ static const struct dt_param params[] = {
      .offset = offsetof(struct antispoof, dhcp),
      .initial = "on",
      .help = "It may ask for an IPv4 address by DHCP."},
+    {.name = "stamp",
+     .type = DT_PARAM_BOOL,
+     .offset = offsetof(struct antispoof, stamp),
+     .initial = "off",
+     .help = "Write the card's addresses into what it sends, instead of dropping what has others."},
     {NULL},
 };
 
@@ -61,8 +68,10 @@ static const struct dt_counter counters[] = {
     [TRICK_OPTIONS] = COUNTER("options", "source routes, and routing headers."),
     [TRICK_FRAGMENT] = COUNTER("fragment", "ICMPv6 in fragments."),
     [TRICK_DHCP_SERVER] = COUNTER("dhcp-server", "sent as a DHCP or DHCPv6 server."),
+    [TRICK_DHCP] = COUNTER("dhcp", "to DHCP servers in another's name, or as a relay."),
     [TRICK_ROUTER] = COUNTER("router", "router advertisements, redirects, and unknown ICMPv6."),
     [TRICK_NEIGHBOUR] = COUNTER("neighbour", "neighbour discovery that names others."),
+    [STAMPED] = {"stamped", "packets", "Had another address, and were given the card's (stamp)."},
     {NULL},
 };
 
@@ -84,6 +93,16 @@ int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err)
     return 0;
 }
 
+/* fe80:: and the interface identifier of the MAC address (RFC 4291, appendix A). */
+static void make_link_local(struct identity *id)
+{
+    const uint8_t *m = id->mac;
+    const uint8_t own[16] = {0xfe,     0x80, 0,    0,    0,    0,    0,    0,
+                             m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]};
+
+    memcpy(id->link_local, own, 16);
+}
+
 static int apply(struct dt_layer *layer, struct dt_error *err)
 {
     struct antispoof *a = dt_layer_data(layer);
@@ -92,9 +111,19 @@ static int apply(struct dt_layer *layer, struct dt_error *err)
 
     ret = ret ?: prefixes_parse(a->ip4, &id.ip4, NULL, err);
     ret = ret ?: prefixes_parse(a->ip6, NULL, &id.ip6, err);
+    make_link_local(&id);
     if (ret == 0)
         a->identity = id;
     return ret;
+}
+
+static int open_layer(struct dt_layer *layer, struct dt_error *err)
+{
+    const struct antispoof *a = dt_layer_data(layer);
+
+    if (a->stamp)
+        dt_layer_takes(layer, DT_OFFLOAD_ALL); /* what it writes to must be here */
+    return apply(layer, err);
 }
 
 static int set(struct dt_layer *layer, unsigned index, struct dt_error *err)
@@ -118,8 +147,11 @@ static void tell(struct dt_ctx *c, enum trick trick)
 static enum dt_net_verdict tx(struct dt_ctx *c, struct dt_packet *p)
 {
     const struct antispoof *a = c->layer_data;
-    enum trick trick = antispoof_judge(&a->identity, p);
+    enum trick trick;
 
+    if (unlikely(a->stamp) && antispoof_stamp(&a->identity, p))
+        dt_count(c, STAMPED, 1);
+    trick = antispoof_judge(&a->identity, p);
     if (likely(trick == HONEST))
         return DT_ACCEPT;
     tell(c, trick);
@@ -141,7 +173,7 @@ const struct dt_net_ext net_antispoof = {
     .counters = counters,
     .layer_size = sizeof(struct antispoof),
     .ctx_size = sizeof(struct antispoof_ctx),
-    .open = apply,
+    .open = open_layer,
     .set = set,
     .tx = tx,
 };

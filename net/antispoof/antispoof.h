@@ -6,8 +6,9 @@
 #include "base/prefix.h"
 #include <devtap/net.h>
 
+/** struct identity - @link_local: the address that RFC 4291 makes of @mac. */
 struct identity {
-    uint8_t mac[6];
+    uint8_t mac[6], link_local[16];
     struct prefixes ip4, ip6;
     bool dhcp;
 };
@@ -23,6 +24,7 @@ enum trick {
     TRICK_OPTIONS,
     TRICK_FRAGMENT,
     TRICK_DHCP_SERVER,
+    TRICK_DHCP,
     TRICK_ROUTER,
     TRICK_NEIGHBOUR,
     TRICKS,
@@ -31,6 +33,15 @@ enum trick {
 
 /** antispoof_judge() - of one packet of the guest's. */
 enum trick antispoof_judge(const struct identity *id, struct dt_packet *p);
+/** antispoof_dhcp() - of a message to a server, in IPv4 (RFC 2131), or to one or a relay in IPv6 (RFC 8415): a client's, who
+ *  speaks for itself? @version: of IP. */
+bool antispoof_dhcp(const struct identity *id, unsigned version, const uint8_t *message, size_t n);
+/**
+ * antispoof_stamp() - have @p come from this card: the source of the frame, of IP where @id has one address of that version
+ * and the packet names any, of ARP and neighbour discovery. What is judged after that is what is sent.
+ * Return: was anything changed?
+ */
+bool antispoof_stamp(const struct identity *id, struct dt_packet *p);
 /** identity_mac() - as a person writes it; 0 or -EINVAL. */
 int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err);
 

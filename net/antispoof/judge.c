@@ -8,14 +8,15 @@
  * those by which it would lead others (DHCP servers, routers, bridges) are not a guest's to speak.
  *
  * Sources: RFC 2827 and 6620 (source addresses), 5227 (ARP probes), 4861, 4862 and 6980 (neighbour discovery, duplicate
- * addresses, no fragments), 6105 (router advertisements), 7610 (DHCPv6 servers), 5095 (routing header 0).
+ * addresses, no fragments), 6105 (router advertisements), 7610 (DHCPv6 servers), 5095 (routing header 0). A DHCP server is
+ * known by either port: clients look at that of the destination alone.
  */
 #include "net/antispoof/antispoof.h"
 
 #include "base/bytes.h"
 #include <netinet/in.h>
 
-enum { DHCP_SERVER = 67, DHCP_CLIENT = 68, DHCP6_SERVER = 547 };
+enum { DHCP_SERVER = 67, DHCP_CLIENT = 68, DHCP6_CLIENT = 546, DHCP6_SERVER = 547 };
 enum {
     MLD_REPORT = 131,
     MLD_DONE = 132,
@@ -91,35 +92,50 @@ static bool is_dhcp_request(const struct identity *id, const struct dt_headers *
            memcmp(ip + 16, everybody, 4) == 0;
 }
 
-static enum trick judge_ipv4(const struct identity *id, const struct dt_headers *h,
-                             const uint8_t *data)
+static bool from_port(const struct dt_headers *h, const uint8_t *data, unsigned port)
 {
-    const uint8_t *ip = data + h->l3;
+    return load_be16(data + h->l4) == port;
+}
+
+static bool to_port(const struct dt_headers *h, const uint8_t *data, unsigned port)
+{
+    return load_be16(data + h->l4 + 2) == port;
+}
+
+/* Its options may lie behind what was peeked at; no client's message is so long that it comes in fragments. */
+static enum trick judge_dhcp(const struct identity *id, struct dt_packet *p, unsigned version)
+{
+    const struct dt_headers *h = dt_headers(p);
+
+    if (p->needs & DT_OFFLOAD_FETCH)
+        dt_packet_fetch(p);
+    return !(h->flags & DT_HDR_FRAGMENT) &&
+                   antispoof_dhcp(id, version, p->data + h->payload, h->end - h->payload)
+               ? HONEST
+               : TRICK_DHCP;
+}
+
+static enum trick judge_ipv4(const struct identity *id, struct dt_packet *p)
+{
+    const struct dt_headers *h = dt_headers(p);
+    const uint8_t *data = p->data, *ip = data + h->l3;
+    bool udp = h->flags & DT_HDR_UDP;
 
     if (h->flags & DT_HDR_OPTIONS && source_routed(ip))
         return TRICK_OPTIONS;
-    if (h->flags & DT_HDR_UDP && load_be16(data + h->l4) == DHCP_SERVER)
+    if (udp && (from_port(h, data, DHCP_SERVER) || to_port(h, data, DHCP_CLIENT)))
         return TRICK_DHCP_SERVER;
-    if (prefixes_contain(&id->ip4, ip + 12))
-        return HONEST;
-    return all_zero(ip + 12, 4) && is_dhcp_request(id, h, data) ? HONEST : TRICK_IP;
+    if (!prefixes_contain(&id->ip4, ip + 12) &&
+        !(all_zero(ip + 12, 4) && is_dhcp_request(id, h, data)))
+        return TRICK_IP;
+    return udp && to_port(h, data, DHCP_SERVER) ? judge_dhcp(id, p, 4) : HONEST;
 }
 
 /* ---- IPv6 ---- */
 
-/* fe80:: and the interface identifier of the MAC address (RFC 4291, appendix A). */
-static bool is_own_link_local(const struct identity *id, const uint8_t *address)
-{
-    const uint8_t *m = id->mac;
-    const uint8_t own[16] = {0xfe,     0x80, 0,    0,    0,    0,    0,    0,
-                             m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]};
-
-    return memcmp(own, address, 16) == 0;
-}
-
 static bool owns6(const struct identity *id, const uint8_t *address)
 {
-    return is_own_link_local(id, address) || prefixes_contain(&id->ip6, address);
+    return memcmp(id->link_local, address, 16) == 0 || prefixes_contain(&id->ip6, address);
 }
 
 /* Options that name a link-layer address must name ours; with @none there may be none. */
@@ -184,10 +200,10 @@ static enum trick judge_icmp6(const struct identity *id, const struct dt_headers
 /* From nobody in particular: is the address taken, and what do I listen to? */
 static bool may_be_nameless(const struct dt_headers *h, const uint8_t *data)
 {
-    uint8_t type = data[h->l4];
+    uint8_t type = h->flags & DT_HDR_ICMP6 ? data[h->l4] : 0;
 
-    return h->flags & DT_HDR_ICMP6 && (type == NEIGHBOUR_SOLICITATION || type == MLD2_REPORT ||
-                                       type == MLD_REPORT || type == ROUTER_SOLICITATION);
+    return type == NEIGHBOUR_SOLICITATION || type == MLD2_REPORT || type == MLD_REPORT ||
+           type == ROUTER_SOLICITATION;
 }
 
 static bool has_routing_header(const struct dt_headers *h, const uint8_t *data)
@@ -209,19 +225,22 @@ static bool has_routing_header(const struct dt_headers *h, const uint8_t *data)
     return false;
 }
 
-static enum trick judge_ipv6(const struct identity *id, const struct dt_headers *h,
-                             const uint8_t *data)
+static enum trick judge_ipv6(const struct identity *id, struct dt_packet *p)
 {
-    const uint8_t *ip = data + h->l3;
+    const struct dt_headers *h = dt_headers(p);
+    const uint8_t *data = p->data, *ip = data + h->l3;
+    bool udp = h->flags & DT_HDR_UDP;
 
     if (h->flags & DT_HDR_OPTIONS && has_routing_header(h, data))
         return TRICK_OPTIONS;
     if (h->protocol == IPPROTO_ICMPV6 && h->flags & DT_HDR_FRAGMENT)
         return TRICK_FRAGMENT;
-    if (h->flags & DT_HDR_UDP && load_be16(data + h->l4) == DHCP6_SERVER)
+    if (udp && (from_port(h, data, DHCP6_SERVER) || to_port(h, data, DHCP6_CLIENT)))
         return TRICK_DHCP_SERVER;
     if (!owns6(id, ip + 8) && !(all_zero(ip + 8, 16) && may_be_nameless(h, data)))
         return TRICK_IP;
+    if (udp && to_port(h, data, DHCP6_SERVER))
+        return judge_dhcp(id, p, 6);
     return h->flags & DT_HDR_ICMP6 ? judge_icmp6(id, h, data) : HONEST;
 }
 
@@ -249,9 +268,9 @@ enum trick antispoof_judge(const struct identity *id, struct dt_packet *p)
         return TRICK_MALFORMED;
     switch (h->type) {
     case 0x0800:
-        return judge_ipv4(id, h, p->data);
+        return judge_ipv4(id, p);
     case 0x86dd:
-        return judge_ipv6(id, h, p->data);
+        return judge_ipv6(id, p);
     case 0x0806:
         return judge_arp(id, p->data + h->l3);
     case 0x8035:

@@ -2,61 +2,30 @@
 /*
  * rewrite.c - other addresses and ports in a packet, with checksums that follow.
  *
- * Checksums are not made anew but changed by the difference (RFC 1624, equation 3), so one that was wrong stays wrong, and
- * those of fragments and super-frames need nothing else. A partial checksum is whoever's who completes it.
+ * Checksums are not made anew but follow (base/checksum.h). A partial one is whoever's who completes it.
  */
 #include "net/nat/internal.h"
 
-/* What a field's change adds to the complement of a checksum over it. */
-static uint32_t replace16(uint8_t *p, uint16_t v)
-{
-    uint32_t difference = (uint16_t)~load_be16(p) + (uint32_t)v;
-
-    store_be16(p, v);
-    return difference;
-}
-
-static uint32_t replace32(uint8_t *p, uint32_t v)
-{
-    return replace16(p, (uint16_t)(v >> 16)) + replace16(p + 2, (uint16_t)v);
-}
-
-static void adjust(uint8_t *sum, uint32_t difference)
-{
-    uint32_t s = (uint16_t)~load_be16(sum) + difference;
-
-    s = (s & 0xffff) + (s >> 16);
-    s = (s & 0xffff) + (s >> 16);
-    store_be16(sum, (uint16_t)~s);
-}
-
-/* Of UDP 0 means that there is none. */
-static void adjust_udp(uint8_t *sum, uint32_t difference)
-{
-    if (load_be16(sum) == 0)
-        return;
-    adjust(sum, difference);
-    if (load_be16(sum) == 0)
-        store_be16(sum, 0xffff);
-}
+#include "base/checksum.h"
 
 void nat_rewrite(struct dt_packet *p, bool source, uint32_t address, uint16_t port)
 {
     const struct dt_headers *h = dt_headers(p);
     uint8_t *ip = p->data + h->l3, *l4 = p->data + h->l4;
-    uint32_t difference = replace32(ip + (source ? 12 : 16), address);
+    uint32_t difference = checksum_replace32(ip + (source ? 12 : 16), address);
 
-    adjust(ip + 10, difference);
+    checksum_adjust(ip + 10, difference);
     if (h->flags & DT_HDR_ICMP) {
-        adjust(l4 + 2, replace16(l4 + 4, port)); /* its checksum has no pseudo header */
+        checksum_adjust(l4 + 2,
+                        checksum_replace16(l4 + 4, port)); /* its checksum has no pseudo header */
     } else if (h->flags & (DT_HDR_TCP | DT_HDR_UDP)) {
-        difference += replace16(l4 + (source ? 0 : 2), port);
+        difference += checksum_replace16(l4 + (source ? 0 : 2), port);
         if (p->needs & DT_OFFLOAD_CSUM)
             return;
         if (h->flags & DT_HDR_TCP)
-            adjust(l4 + 16, difference);
+            checksum_adjust(l4 + 16, difference);
         else
-            adjust_udp(l4 + 6, difference);
+            checksum_adjust_udp(l4 + 6, difference);
     }
 }
 
@@ -64,14 +33,14 @@ void nat_rewrite_id(struct dt_packet *p, uint16_t id)
 {
     uint8_t *ip = p->data + dt_headers(p)->l3;
 
-    adjust(ip + 10, replace16(ip + 4, id));
+    checksum_adjust(ip + 10, checksum_replace16(ip + 4, id));
 }
 
 void nat_age_packet(struct dt_packet *p)
 {
     uint8_t *ip = p->data + dt_headers(p)->l3;
 
-    adjust(ip + 10, replace16(ip + 8, (uint16_t)(load_be16(ip + 8) - 0x100)));
+    checksum_adjust(ip + 10, checksum_replace16(ip + 8, (uint16_t)(load_be16(ip + 8) - 0x100)));
 }
 
 void nat_ether(struct dt_packet *p, const uint8_t to[6], const uint8_t from[6])
@@ -87,14 +56,14 @@ static void rewrite_quoted_port(uint8_t *l4, const uint8_t *end, uint8_t protoco
                                 uint16_t port, uint32_t difference)
 {
     if (protocol == 1) {
-        adjust(l4 + 2, replace16(l4 + 4, port));
+        checksum_adjust(l4 + 2, checksum_replace16(l4 + 4, port));
         return;
     }
-    difference += replace16(l4 + (source ? 0 : 2), port);
+    difference += checksum_replace16(l4 + (source ? 0 : 2), port);
     if (protocol == 17)
-        adjust_udp(l4 + 6, difference);
+        checksum_adjust_udp(l4 + 6, difference);
     else if (end - l4 >= 18)
-        adjust(l4 + 16, difference);
+        checksum_adjust(l4 + 16, difference);
 }
 
 void nat_rewrite_error(struct dt_packet *p, bool source, uint32_t address, uint16_t port)
@@ -102,12 +71,12 @@ void nat_rewrite_error(struct dt_packet *p, bool source, uint32_t address, uint1
     const struct dt_headers *h = dt_headers(p);
     uint8_t *ip = p->data + h->l3, *icmp = p->data + h->l4, *quoted = icmp + 8;
     const uint8_t *end = p->data + h->end;
-    uint32_t difference = replace32(quoted + (source ? 12 : 16), address);
+    uint32_t difference = checksum_replace32(quoted + (source ? 12 : 16), address);
 
-    adjust(quoted + 10, difference);
+    checksum_adjust(quoted + 10, difference);
     rewrite_quoted_port(quoted + (quoted[0] & 15) * 4, end, quoted[9], source, port, difference);
     store_be16(icmp + 2, 0);
     store_be16(icmp + 2, (uint16_t)~dt_checksum(icmp, (uint32_t)(end - icmp), 0));
     /* An error about a packet from the guest comes to it, one about a packet to it goes from it. */
-    adjust(ip + 10, replace32(ip + (source ? 16 : 12), address));
+    checksum_adjust(ip + 10, checksum_replace32(ip + (source ? 16 : 12), address));
 }

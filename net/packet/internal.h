@@ -30,6 +30,7 @@ struct xdp {
 
 struct xdp_queue;
 
+/** struct raw - @away: there is no such interface, which @why says; @known: there was, for a worker before this one. */
 struct raw {
     const char *ifname;
     bool promiscuous;
@@ -39,6 +40,8 @@ struct raw {
     uint8_t mac[6];
     int fds[THREADS_MAX];
     unsigned nfds;
+    bool away, known;
+    struct dt_error why;
     struct xdp xdp;
     struct xdp_queue *queues[THREADS_MAX]; /* NULL: this thread has the packet socket alone */
 };
@@ -48,6 +51,9 @@ struct raw {
 int raw_open(struct dt_layer *layer, struct dt_error *err);
 void raw_close(struct dt_layer *layer);
 int raw_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err);
+int64_t raw_save(struct dt_layer *layer, void *buf, size_t size);
+int raw_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+             struct dt_error *err);
 
 /* ---- xdp.c ---- */
 

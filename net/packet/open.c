@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* open.c - the back `packet`: sockets, opened before the process is confined. */
+/*
+ * open.c - the back `packet`: sockets, opened before the process is confined.
+ *
+ * An interface that is not there ends the first start. A worker that takes the place of another serves other cards, too, and
+ * must not leave them alone for the sake of this one: where its predecessor had the interface, it serves without, and
+ * sends nothing.
+ */
 #include "net/packet/internal.h"
 
 #include <arpa/inet.h>
@@ -97,8 +103,14 @@ static int open_queue(struct raw *r, struct dt_error *err)
         return dt_fail(err, -errno, "packet socket: %s%s", strerror(errno),
                        errno == EPERM ? " (run as root, or with CAP_NET_RAW)" : "");
     r->fds[r->nfds++] = fd;
-    if (!r->index)
+    if (!r->index && !r->away)
         ret = find_interface(r, fd, err);
+    if (ret == -ENODEV) {
+        r->away = true;
+        r->why = *err;
+    }
+    if (r->away)
+        return 0;
     ret = ret ?: option(fd, PACKET_VNET_HDR, "PACKET_VNET_HDR", err);
     ret = ret ?: option(fd, PACKET_AUXDATA, "PACKET_AUXDATA", err);
     ret = ret ?: option(fd, PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING", err);
@@ -118,7 +130,7 @@ void raw_close(struct dt_layer *layer)
 
 static int open_xdp(struct dt_layer *layer, struct raw *r, struct dt_error *err)
 {
-    int ret = r->xdp_use == XDP_NEVER ? 0 : xdp_open(layer, r, err);
+    int ret = r->xdp_use == XDP_NEVER || r->away ? 0 : xdp_open(layer, r, err);
 
     if (ret < 0 && r->xdp_use == XDP_IF_POSSIBLE) {
         dt_layer_event(layer, "no-xdp", "%s: packet sockets alone: %s", r->ifname, err->text);
@@ -139,7 +151,7 @@ int raw_open(struct dt_layer *layer, struct dt_error *err)
                        IFNAMSIZ - 1);
     for (unsigned i = 0; ret == 0 && i < threads; i++) {
         ret = open_queue(r, err);
-        if (ret == 0 && threads > 1)
+        if (ret == 0 && threads > 1 && !r->away)
             ret = join_group(r, r->fds[i], &group, err);
     }
     ret = ret ?: open_xdp(layer, r, err);
@@ -152,6 +164,37 @@ int raw_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *
 {
     const struct raw *r = dt_layer_data(layer);
 
+    if (r->away && !r->known) {
+        *err = r->why;
+        return -ENODEV;
+    }
     info->mtu = r->mtu;
+    return 0;
+}
+
+/* ---- What a successor is to know ---- */
+
+int64_t raw_save(struct dt_layer *layer, void *buf, size_t size)
+{
+    const struct raw *r = dt_layer_data(layer);
+
+    if (size < sizeof(r->mtu))
+        return -ENOSPC;
+    memcpy(buf, &r->mtu, sizeof(r->mtu));
+    return sizeof(r->mtu);
+}
+
+int raw_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
+             struct dt_error *err)
+{
+    struct raw *r = dt_layer_data(layer);
+    uint16_t mtu;
+
+    if (size != sizeof(mtu))
+        return dt_fail(err, -EINVAL, "what it knew of its interface has %zu bytes", size);
+    memcpy(&mtu, buf, sizeof(mtu));
+    r->known = mtu >= 68;
+    if (r->away)
+        r->mtu = mtu;
     return 0;
 }

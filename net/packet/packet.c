@@ -283,6 +283,10 @@ static int raw_start(struct dt_ctx *c, struct dt_error *err)
     struct raw_ctx *rc = c->data;
     int fd = r->fds[c->thread];
 
+    dt_layer_state_changed(c->layer); /* a successor may find it gone */
+    if (r->away && c->thread == 0)
+        dt_layer_event(c->layer, "interface-gone", "%s: nothing is sent or received any more",
+                       r->why.text);
     rc->xq = r->queues[c->thread];
     rc->in = (struct port_in){.read = raw_read, .ended = ended, .c = c, .memory = RX_MEMORY};
     rc->out =
@@ -306,7 +310,7 @@ const struct dt_net_ext net_packet = {
             "and what comes in reaches the guest as it reaches the host. This host and the guest "
             "do not see each "
             "other, as with macvtap.",
-    .flags = DT_BACK | DT_PER_QUEUE,
+    .flags = DT_BACK | DT_PER_QUEUE | DT_STATE_OF_RUN,
     /* The kernel's virtio header tells of UDP super-frames since 6.2 alone. */
     .takes = DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6,
     .params = params,
@@ -318,6 +322,9 @@ const struct dt_net_ext net_packet = {
     .start = raw_start,
     .stop = raw_stop,
     .info = raw_info,
+    .save = raw_save,
+    .load = raw_load,
+    .state_version = 1,
     .transmit = raw_transmit,
     .resume = raw_resume,
     .quiesce = raw_quiesce,

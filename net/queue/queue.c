@@ -139,10 +139,7 @@ static bool judged(const struct queue *q, enum dt_direction way)
 /* The chain is being brought to rest, and the program had its time. */
 static bool resting(const struct queue_ctx *qc)
 {
-    const struct lane *lane = ctx_of(qc->c)->lane;
-
-    return (lane->quiescing || lane->closed) &&
-           (qc->state != PROGRAM_LIVE || !qc->grace.heap_index);
+    return ctx_resting(qc->c) && (qc->state != PROGRAM_LIVE || !qc->grace.heap_index);
 }
 
 static void take(struct dt_ctx *c, enum dt_direction way, struct dt_packet **packets, unsigned n)

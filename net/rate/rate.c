@@ -9,16 +9,12 @@
  *
  * What a packet costs in bits is known once it is there: the frames that it will be on the wire, each with its
  * headers. A bucket goes into debt by it and lets nothing through until that is paid, so the average is
- * exact whatever the packets' sizes (base/bucket.h counts whole token-nanoseconds).
+ * exact whatever the packets' sizes.
  *
- * All threads of a card share the buckets, under a lock that is taken once per batch (and not at all by
- * a card on one thread, or without a limit).
+ * All threads of a card share the buckets, and so may the cards of a group, in other processes, too (group.c). A bucket is one word
+ * (base/meter.h), which a batch changes once; so nobody leases tokens from it, and nobody who dies has any.
  */
-#include "base/base.h"
-#include "base/bucket.h"
-#include <devtap/net.h>
-
-#include <pthread.h>
+#include "net/rate/rate.h"
 
 /* A shorter wait would cost more in timers than it gains: tokens accumulate meanwhile. */
 #define LEAST_PAUSE DT_US(20)
@@ -26,23 +22,26 @@
 #define LEAST_SUPER 262144u
 #define LARGEST     (65536u * 8)
 
-enum limit { TX_PACKETS, TX_BITS, RX_PACKETS, RX_BITS, LIMITS };
+/* Segments of one, and more. */
+#define MOST_FRAMES 256u
+
 #define PACKETS(way) ((way) == DT_TX ? TX_PACKETS : RX_PACKETS)
 #define BITS(way)    ((way) == DT_TX ? TX_BITS : RX_BITS)
 
 struct rate {
     uint64_t rates[LIMITS];
     uint64_t burst, overhead, queue;
-    bool limited[2], shared;
-    uint64_t typical; /* bits of a packet to the wire, averaged */
-    struct bucket buckets[LIMITS];
-    pthread_mutex_t lock;
+    const char *group;
+    bool limited[2], offers_super;
+    struct meter meters[LIMITS];
+    struct rate_words own, *words; /* those of the group, or its own */
 };
 
 struct rate_ctx {
     struct dt_ctx *c;
     struct dt_timer tx_timer, rx_timer;
     uint64_t stopped_at; /* 0 = intake is open */
+    uint64_t typical;    /* bits of a packet to the wire, averaged */
     struct dt_pending late;
 };
 
@@ -89,6 +88,10 @@ static const struct dt_param params[] = {
      .max = 2000,
      .unit = "packets",
      .help = "Packets to the guest that wait for the limit; what is beyond is dropped."},
+    {.name = "group",
+     .type = DT_PARAM_PATH,
+     .offset = offsetof(struct rate, group),
+     .help = "A file that is made if it is not there: all cards that name it share its limits."},
     {NULL},
 };
 
@@ -101,18 +104,6 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-static void lock(struct rate *r)
-{
-    if (r->shared)
-        pthread_mutex_lock(&r->lock);
-}
-
-static void unlock(struct rate *r)
-{
-    if (r->shared)
-        pthread_mutex_unlock(&r->lock);
-}
-
 /* Of @p, which is @frames on the wire. */
 static uint64_t bits_of(const struct rate *r, struct dt_packet *p, unsigned frames)
 {
@@ -120,60 +111,48 @@ static uint64_t bits_of(const struct rate *r, struct dt_packet *p, unsigned fram
 }
 
 /* 0 = something may pass now; else when to ask again. */
-static uint64_t wait_until(struct rate *r, enum dt_direction way, uint64_t now)
+static uint64_t wait_until(const struct rate *r, enum dt_direction way, uint64_t now)
 {
-    const enum limit limits[] = {PACKETS(way), BITS(way)};
-    uint64_t when = 0;
-
-    for (unsigned i = 0; i < ARRAY_SIZE(limits); i++) {
-        struct bucket *b = &r->buckets[limits[i]];
-
-        if (!b->rate)
-            continue;
-        bucket_refill(b, now);
-        if (bucket_empty(b))
-            when = MAX(when, bucket_when(b, 1));
-    }
-    return when;
+    return MAX(meter_when(&r->meters[PACKETS(way)], now), meter_when(&r->meters[BITS(way)], now));
 }
 
-static void charge(struct rate *r, enum dt_direction way, uint64_t packets, uint64_t bits)
+static void charge(const struct rate *r, enum dt_direction way, uint64_t packets, uint64_t bits,
+                   uint64_t now)
 {
-    bucket_take(&r->buckets[PACKETS(way)], packets);
-    bucket_take(&r->buckets[BITS(way)], bits);
+    meter_take(&r->meters[PACKETS(way)], packets, now);
+    meter_take(&r->meters[BITS(way)], bits, now);
 }
 
-static void charge_received(struct rate *r, struct dt_packet *p)
+static void charge_received(const struct rate *r, struct dt_packet *p, uint64_t now)
 {
     unsigned frames = dt_packet_segments(p);
 
-    charge(r, DT_RX, frames, bits_of(r, p, frames));
+    charge(r, DT_RX, frames, bits_of(r, p, frames), now);
 }
 
 /* ---- To the wire ---- */
 
 /* So many that no bucket goes into debt by more than about one packet. */
-static unsigned grant(const struct rate *r, unsigned want)
+static unsigned grant(const struct rate_ctx *rc, unsigned want, uint64_t now)
 {
-    uint64_t packets = bucket_tokens(&r->buckets[TX_PACKETS]);
-    uint64_t bits = bucket_tokens(&r->buckets[TX_BITS]) / r->typical;
+    const struct rate *r = rc->c->layer_data;
+    uint64_t packets = meter_tokens(&r->meters[TX_PACKETS], now);
+    uint64_t bits = meter_tokens(&r->meters[TX_BITS], now) / rc->typical;
 
-    return (unsigned)MIN((uint64_t)want, MIN(packets, MAX(bits, 1u)));
+    return (unsigned)MIN((uint64_t)want, MIN(MAX(packets, 1u), MAX(bits, 1u)));
 }
 
 static unsigned rate_admit(struct dt_ctx *c, unsigned want)
 {
-    struct rate *r = c->layer_data;
+    const struct rate *r = c->layer_data;
     struct rate_ctx *rc = c->data;
     uint64_t now, when;
 
     if (!r->limited[DT_TX] && !rc->stopped_at)
         return want;
     now = dt_now(c);
-    lock(r);
     when = wait_until(r, DT_TX, now);
-    want = when ? 0 : grant(r, want);
-    unlock(r);
+    want = when ? 0 : grant(rc, want, now);
     if (when) {
         if (!rc->stopped_at) {
             rc->stopped_at = now;
@@ -195,7 +174,8 @@ static void fire_tx(struct dt_timer *timer)
 
 static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
-    struct rate *r = c->layer_data;
+    const struct rate *r = c->layer_data;
+    struct rate_ctx *rc = c->data;
     uint64_t bits = 0, frames = 0;
 
     for (unsigned i = 0; r->limited[DT_TX] && i < n; i++) {
@@ -205,10 +185,8 @@ static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
         bits += bits_of(r, packets[i], segments);
     }
     if (frames) {
-        lock(r);
-        charge(r, DT_TX, frames, bits);
-        r->typical = MAX((r->typical * 7 + bits / n) / 8, 512u);
-        unlock(r);
+        charge(r, DT_TX, frames, bits, dt_now(c));
+        rc->typical = MAX((rc->typical * 7 + bits / n) / 8, 512u);
     }
     dt_transmit(c, packets, n);
 }
@@ -216,35 +194,51 @@ static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
 /* ---- From the wire ---- */
 
 /* May this one pass now? Then it is charged. */
-static bool pass(struct rate *r, struct dt_packet *p, uint64_t now, uint64_t *when)
+static bool pass(const struct rate *r, struct dt_packet *p, uint64_t now, uint64_t *when)
 {
     *when = wait_until(r, DT_RX, now);
     if (*when)
         return false;
-    charge_received(r, p);
+    charge_received(r, p, now);
+    return true;
+}
+
+/* May all of them? Mostly: then they are charged together. */
+static bool pass_all(const struct rate *r, struct dt_packet **packets, unsigned n, uint64_t now)
+{
+    uint64_t bits = 0, frames = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        unsigned segments = dt_packet_segments(packets[i]);
+
+        frames += segments;
+        bits += bits_of(r, packets[i], segments);
+    }
+    if (meter_tokens(&r->meters[RX_PACKETS], now) < frames ||
+        meter_tokens(&r->meters[RX_BITS], now) < bits)
+        return false;
+    charge(r, DT_RX, frames, bits, now);
     return true;
 }
 
 static void release(struct rate_ctx *rc, bool all)
 {
     struct dt_ctx *c = rc->c;
-    struct rate *r = c->layer_data;
+    const struct rate *r = c->layer_data;
     uint64_t now = dt_now(c), when = 0;
     struct dt_packet *batch[32];
     unsigned n;
 
     do {
-        lock(r);
         for (n = 0; n < ARRAY_SIZE(batch) && rc->late.count; n++) {
             struct dt_packet *p = dt_pending_peek(&rc->late, NULL);
 
             if (all)
-                charge_received(r, p);
+                charge_received(r, p, now);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
             batch[n] = dt_pending_take(&rc->late, NULL);
         }
-        unlock(r);
         dt_receive(c, batch, n);
     } while (n == ARRAY_SIZE(batch));
     if (rc->late.count)
@@ -268,7 +262,7 @@ static void keep(struct rate_ctx *rc, struct dt_packet *p)
 
 static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
-    struct rate *r = c->layer_data;
+    const struct rate *r = c->layer_data;
     struct rate_ctx *rc = c->data;
     uint64_t now = dt_now(c), when = 0;
     unsigned passed = 0;
@@ -277,10 +271,10 @@ static void rate_receive(struct dt_ctx *c, struct dt_packet **packets, unsigned 
         dt_receive(c, packets, n);
         return;
     }
-    lock(r);
+    if (!rc->late.count && pass_all(r, packets, n, now))
+        passed = n;
     while (!rc->late.count && passed < n && pass(r, packets[passed], now, &when))
         passed++;
-    unlock(r);
     dt_receive(c, packets, passed);
     for (unsigned i = passed; i < n; i++)
         keep(rc, packets[i]);
@@ -300,33 +294,55 @@ static void apply(struct rate *r)
     uint64_t now = dt_clock_ns();
 
     for (unsigned i = 0; i < LIMITS; i++)
-        bucket_set(&r->buckets[i], r->rates[i], r->burst, now);
+        meter_set(&r->meters[i], r->rates[i], r->burst,
+                  i == TX_BITS || i == RX_BITS ? LARGEST : MOST_FRAMES, now);
     r->limited[DT_TX] = r->rates[TX_PACKETS] || r->rates[TX_BITS];
     r->limited[DT_RX] = r->rates[RX_PACKETS] || r->rates[RX_BITS];
+}
+
+static bool is_slow(const struct rate *r)
+{
+    return r->rates[TX_BITS] && r->rates[TX_BITS] < LEAST_SUPER;
 }
 
 static int rate_open(struct dt_layer *layer, struct dt_error *err)
 {
     struct rate *r = dt_layer_data(layer);
 
-    pthread_mutex_init(&r->lock, NULL);
-    r->shared = dt_layer_threads(layer) > 1;
-    r->typical = LARGEST;
+    r->words = &r->own;
+    if (r->group && *r->group) {
+        int ret = rate_group_open(r->group, &r->words, err);
+
+        if (ret < 0)
+            return ret;
+    }
+    for (unsigned i = 0; i < LIMITS; i++)
+        meter_init(&r->meters[i], &r->words->limit[i]);
+    r->offers_super = !is_slow(r);
     apply(r);
     return 0;
 }
 
 static void rate_close(struct dt_layer *layer)
 {
-    struct rate *r = dt_layer_data(layer);
+    const struct rate *r = dt_layer_data(layer);
 
-    pthread_mutex_destroy(&r->lock);
+    if (r->words && r->words != &r->own)
+        rate_group_close(r->words);
 }
 
 /* No thread is inside the layer now; whoever waits for what the old limit allowed looks again. */
 static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
-    apply(dt_layer_data(layer));
+    struct rate *r = dt_layer_data(layer);
+
+    if (r->offers_super && is_slow(r))
+        return dt_fail(
+            err, -EINVAL,
+            "the guest was offered segmentation, and would wait too long for a super-frame "
+            "below %u: start the card with such a limit",
+            LEAST_SUPER);
+    apply(r);
     for (unsigned i = 0; i < dt_layer_threads(layer); i++) {
         struct dt_ctx *c = dt_layer_ctx(layer, i);
         struct rate_ctx *rc = c ? c->data : NULL;
@@ -343,7 +359,7 @@ static int rate_info(struct dt_layer *layer, struct dt_net_info *info, struct dt
 {
     const struct rate *r = dt_layer_data(layer);
 
-    if (r->rates[TX_BITS] && r->rates[TX_BITS] < LEAST_SUPER)
+    if (is_slow(r))
         info->offloads &= ~(uint32_t)DT_OFFLOAD_SUPER;
     return 0;
 }
@@ -353,6 +369,7 @@ static int rate_start(struct dt_ctx *c, struct dt_error *err)
     struct rate_ctx *rc = c->data;
 
     rc->c = c;
+    rc->typical = LARGEST;
     dt_pending_init(&rc->late);
     rc->tx_timer.fire = fire_tx;
     rc->rx_timer.fire = fire_rx;

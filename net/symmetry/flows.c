@@ -37,10 +37,20 @@ static struct ends ends_of(const struct dt_packet *p, const struct dt_headers *h
     return (struct ends){p->data + 6, p->data, 6};
 }
 
-void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_direction way,
-                  struct ident *id)
+/* Of a length that is known: no call. */
+static inline void copy_address(uint8_t to[16], const uint8_t *from, uint32_t bytes)
 {
-    const struct dt_headers *h = dt_headers(p);
+    if (bytes == 4)
+        memcpy(to, from, 4);
+    else if (bytes == 16)
+        memcpy(to, from, 16);
+    else
+        memcpy(to, from, 6);
+}
+
+static void identify(const struct symmetry *s, const struct dt_packet *p,
+                     const struct dt_headers *h, enum dt_direction way, struct ident *id)
+{
     struct ends ends = ends_of(p, h);
     const uint8_t *local = way == DT_TX ? ends.from : ends.to;
     const uint8_t *remote = way == DT_TX ? ends.to : ends.from;
@@ -52,8 +62,8 @@ void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_directi
         uint32_t protocol;
     } flow = {.protocol = (uint32_t)h->type << 16 | h->protocol};
 
-    memcpy(both, local, ends.bytes);
-    memcpy(both + 16, remote, ends.bytes);
+    copy_address(both, local, ends.bytes);
+    copy_address(both + 16, remote, ends.bytes);
     flow.pair = id->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
     if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT)) {
         const uint8_t *ports = p->data + h->l4;
@@ -64,6 +74,37 @@ void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_directi
     id->flow = XXH3_64bits_withSeed(&flow, sizeof(flow), s->seed);
     id->remote = h->flags & (DT_HDR_IP | DT_HDR_ARP) ? remote : NULL;
     id->v6 = h->flags & DT_HDR_IPV6;
+}
+
+/* Of the kind that has all its ends in a row: TCP or UDP over IPv4, and nothing in between. */
+static inline bool in_a_row(const struct dt_headers *h)
+{
+    const unsigned kinds = DT_HDR_IPV4 | DT_HDR_TCP | DT_HDR_UDP | DT_HDR_FRAGMENT | DT_HDR_OPTIONS;
+    unsigned kind = h->flags & kinds;
+
+    return (kind == (DT_HDR_IPV4 | DT_HDR_TCP) || kind == (DT_HDR_IPV4 | DT_HDR_UDP)) && !h->vlans;
+}
+
+/* Packets come in trains: one with the same ends as that before it is the same flow's. */
+void sym_identify(struct symmetry *s, struct dt_packet *p, enum dt_direction way, struct ident *id)
+{
+    const struct dt_headers *h = dt_headers(p);
+    const uint8_t *ends = p->data + h->l3 + 12;
+    struct train *t = &s->trains[way];
+
+    if (!in_a_row(h)) {
+        identify(s, p, h, way, id);
+        return;
+    }
+    if (likely(t->protocol == h->protocol && memcmp(t->ends, ends, sizeof(t->ends)) == 0)) {
+        *id = (struct ident){t->flow, t->pair, way == DT_TX ? ends + 4 : ends, false};
+        return;
+    }
+    identify(s, p, h, way, id);
+    memcpy(t->ends, ends, sizeof(t->ends));
+    t->protocol = h->protocol;
+    t->flow = id->flow;
+    t->pair = id->pair;
 }
 
 bool sym_exempt(const struct symmetry *s, const struct ident *id)
@@ -145,6 +186,12 @@ void sym_find(struct symmetry *s, const struct ident *id, struct levels *levels)
 {
     struct flow *f;
 
+    /* Nothing was forgotten since: only what follows does that. */
+    if (s->last.flow && id->flow == s->last_flow && id->pair == s->last_pair &&
+        s->tick == s->last_tick) {
+        *levels = s->last;
+        return;
+    }
     levels->flow = table_find(&s->flows, id->flow);
     if (!levels->flow) {
         if (table_full(&s->flows))
@@ -159,6 +206,10 @@ void sym_find(struct symmetry *s, const struct ident *id, struct levels *levels)
     levels->e[PAIR] = come(s, &s->pairs, levels->pair);
     levels->e[CARD] = &s->card;
     sym_advance(s, &s->card);
+    s->last = *levels;
+    s->last_flow = id->flow;
+    s->last_pair = id->pair;
+    s->last_tick = s->tick;
 }
 
 void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *levels)

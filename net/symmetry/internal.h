@@ -61,6 +61,19 @@ struct wait {
 
 enum level { FLOW, PAIR, CARD, LEVELS };
 
+/** struct levels - a packet's entities. */
+struct levels {
+    struct entity *e[LEVELS];
+    uint32_t flow, pair;
+};
+
+/** struct train - whose the last packet of a direction was. @ends: addresses and ports as they stood in it. @protocol: 0 = there
+ *  was none. */
+struct train {
+    uint8_t ends[12], protocol;
+    uint64_t flow, pair;
+};
+
 struct symmetry {
     /* Parameters. */
     const char *threshold_text, *exempt_text;
@@ -76,6 +89,11 @@ struct symmetry {
     uint32_t tick;
     struct table flows, pairs;
     struct entity card;
+    struct train trains[2]; /* by enum dt_direction */
+    /* Of the last packet, and when it was. */
+    uint64_t last_flow, last_pair;
+    struct levels last;
+    uint32_t last_tick;
     struct wait *waits; /* by number, from 1 on */
     uint16_t free_waits[WAITS];
     unsigned nfree;
@@ -105,15 +123,8 @@ struct ident {
     bool v6;
 };
 
-/** struct levels - a packet's entities. */
-struct levels {
-    struct entity *e[LEVELS];
-    uint32_t flow, pair;
-};
-
 /* flows.c: whose it is. */
-void sym_identify(const struct symmetry *s, struct dt_packet *p, enum dt_direction way,
-                  struct ident *id);
+void sym_identify(struct symmetry *s, struct dt_packet *p, enum dt_direction way, struct ident *id);
 /** sym_exempt() - is the other host one that is not judged? */
 bool sym_exempt(const struct symmetry *s, const struct ident *id);
 /** sym_find() - its entities, made if they are not there; brought to now. */

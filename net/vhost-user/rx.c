@@ -13,7 +13,7 @@
 
 #include <linux/virtio_net.h>
 
-#define TAKE_AHEAD 16u
+#define TAKE_AHEAD VIRTQ_BURST
 
 static void drop(struct lane *lane, struct dt_packet *p, enum card_drops why)
 {
@@ -56,7 +56,7 @@ static struct virtq_chain *next_buffer(struct card_ring *r)
     return chain;
 }
 
-static void give_buffer(struct front_queue *q, struct virtq_chain *chain, uint32_t written)
+static inline void give_buffer(struct front_queue *q, struct virtq_chain *chain, uint32_t written)
 {
     if (unlikely(q->vq.config.dirty && q->vq.config.dirty->bits))
         virtq_dirty(&q->vq, chain, written);
@@ -88,22 +88,56 @@ static void copy_out(const struct virtq_chain *chain, uint32_t skip, const uint8
         dt_iov_write(iov, chain->nwrite, skip, data, length);
 }
 
-/* The stash has room for all of @p. */
-static void fill(struct front_queue *q, struct dt_packet *p)
+static inline struct dt_vnet_header make_header(const struct card_front *card, struct dt_packet *p,
+                                                unsigned buffers)
 {
-    struct card_front *card = CARD(q->front);
-    struct card_ring *r = ring_of(q);
+    struct dt_vnet_header v = {0};
+
+    if (unlikely(p->needs | (p->flags & DT_PACKET_CSUM_VALID))) {
+        dt_vnet_write(p, &v);
+        if (!card->ecn)
+            v.gso_type &= (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
+    }
+    v.num_buffers = (uint16_t)buffers;
+    return v;
+}
+
+/* All of @p into the next buffer, if that is in one piece and large enough: mostly. */
+static inline bool fill_one(struct front_queue *q, const struct card_front *card,
+                            struct card_ring *r, struct dt_packet *p)
+{
+    const uint32_t header = sizeof(struct dt_vnet_header);
+    struct virtq_chain *chain;
+    struct dt_vnet_header v;
+    uint8_t *to;
+
+    if (unlikely(r->at == r->nstash || card->header != header))
+        return false;
+    chain = r->stash[r->at];
+    if (unlikely(chain->nwrite != 1 || chain->write_len < header + (uint64_t)p->length))
+        return false;
+    to = chain->iov[chain->nread].iov_base;
+    r->at++;
+    r->stash_bytes -= chain->write_len;
+    v = make_header(card, p, 1);
+    memcpy(to, &v, header);
+    memcpy(to + header, p->data, p->length);
+    give_buffer(q, chain, header + p->length);
+    return true;
+}
+
+/* The stash has room for all of @p. */
+static void fill(struct front_queue *q, struct card_ring *r, struct dt_packet *p)
+{
+    const struct card_front *card = CARD(q->front);
     struct virtq_chain *first = r->stash[r->at];
     uint32_t skip = card->header, done = 0;
     struct dt_vnet_header v;
     unsigned buffers = 0;
 
-    dt_vnet_write(p, &v);
-    if (!card->ecn)
-        v.gso_type &= (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
     for (uint64_t room = 0; room < card->header + (uint64_t)p->length; buffers++)
         room += r->stash[r->at + buffers]->write_len;
-    v.num_buffers = (uint16_t)buffers;
+    v = make_header(card, p, buffers);
     copy_out(first, 0, (const uint8_t *)&v, card->header);
     for (; buffers > 0; buffers--) {
         struct virtq_chain *chain = next_buffer(r);
@@ -124,6 +158,10 @@ static int deliver(struct front_queue *q, struct dt_packet *p)
     struct lane *lane = q->lane->lane;
 
     for (;;) {
+        if (likely(fill_one(q, card, r, p))) {
+            net_packet_free(lane, packet_of(p));
+            return 1;
+        }
         if (r->at < r->nstash && r->stash[r->at]->write_len < card->header) {
             give_buffer(q, next_buffer(r), 0); /* of no use to anybody */
             continue;
@@ -132,7 +170,7 @@ static int deliver(struct front_queue *q, struct dt_packet *p)
             r->stash[r->at]->write_len < card->header + (uint64_t)p->length)
             break;
         if (r->at < r->nstash && r->stash_bytes >= card->header + (uint64_t)p->length) {
-            fill(q, p);
+            fill(q, r, p);
             net_packet_free(lane, packet_of(p));
             return 1;
         }
@@ -232,10 +270,16 @@ void card_receive(struct lane *lane, struct dt_packet **packets, unsigned n)
 {
     struct front_lane *fl = lane_front(lane);
     struct card_lane *cl = card_lane(fl);
+    struct front_queue *only = cl->pairs == 1 ? running(fl, cl->first) : NULL;
+    struct card_ring *r = only ? ring_of(only) : NULL;
 
     for (unsigned i = 0; i < n; i++) {
-        struct front_queue *q = choose(fl, cl, packets[i]);
+        struct front_queue *q = only ?: choose(fl, cl, packets[i]);
 
+        if (only && likely(!cl->backlog && fill_one(only, CARD(fl->front), r, packets[i]))) {
+            net_packet_free(lane, packet_of(packets[i]));
+            continue;
+        }
         if (unlikely(!q)) {
             drop(lane, packets[i], DROP_BACKLOG);
         } else if (unlikely(cl->backlog) || !deliver(q, packets[i])) {

@@ -52,6 +52,9 @@ void card_sent(struct lane *lane, void *slot)
     give_back(slot);
 }
 
+/* What of the header is for us to read: how many buffers a packet has is told to drivers alone (virtio 1.2, 5.1.6.2). */
+#define HEADER_READ offsetof(struct dt_vnet_header, num_buffers)
+
 /* Drivers put the header into a vector of its own, or before the frame; everything else is as valid. */
 static void copy_in(const struct virtq_chain *chain, struct dt_vnet_header *v, uint32_t header,
                     uint8_t *data, uint32_t n)
@@ -61,12 +64,12 @@ static void copy_in(const struct virtq_chain *chain, struct dt_vnet_header *v, u
     if (likely(iov[0].iov_len >= header)) {
         size_t first = MIN(iov[0].iov_len - header, n);
 
-        memcpy(v, iov[0].iov_base, header);
+        memcpy(v, iov[0].iov_base, HEADER_READ);
         memcpy(data, (const char *)iov[0].iov_base + header, first);
         if (chain->nread > 1)
             dt_iov_read(iov + 1, chain->nread - 1u, 0, data + first, n - first);
     } else {
-        dt_iov_read(iov, chain->nread, 0, v, header);
+        dt_iov_read(iov, chain->nread, 0, v, HEADER_READ);
         dt_iov_read(iov, chain->nread, header, data, n);
     }
 }
@@ -114,14 +117,13 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     return &p->pub;
 }
 
-/* Each is a line that the guest's core has: they come while the first ones are judged. */
+/* Each is a line that the guest's core has: they come while the first ones are judged. Those that chains begin with were
+ * asked for when these were taken; a header is by itself, or the frame goes on in the next line. */
 static void prefetch(struct virtq_chain *const *chains, unsigned n)
 {
-    for (unsigned i = 0; i < n; i++) {
-        __builtin_prefetch(chains[i]->iov[0].iov_base);
-        if (chains[i]->nread > 1) /* the header is by itself */
-            __builtin_prefetch(chains[i]->iov[1].iov_base);
-    }
+    for (unsigned i = 0; i < n; i++)
+        __builtin_prefetch(chains[i]->nread > 1 ? chains[i]->iov[1].iov_base
+                                                : (char *)chains[i]->iov[0].iov_base + CACHE_LINE);
 }
 
 unsigned card_tx_poll(struct front_queue *q)
@@ -145,7 +147,7 @@ unsigned card_tx_poll(struct front_queue *q)
         if (n < 0)
             return 0;
     }
-    prefetch(chains, (unsigned)MAX(n, 0));
+    prefetch(chains, (unsigned)n);
     for (int i = 0; i < n; i++) {
         struct card_slot *slot = container_of(chains[i], struct card_slot, chain);
         struct dt_packet *p;

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 
 from devtap_test import Disk, StorageDaemon, wait_for
 from devtap_test.case import limit
@@ -95,6 +96,7 @@ def test_refused(t):
     qmp = qmp_free(guest)
     load = VerifiedLoad(guest, jobs=2)
     load.goes_on()
+    check_impostor(t, guest, daemon.socket)
     for arguments, expected, word in (((qmp, "nobody"), 3, "nobody"),
                                       ((qmp, "console"), 1, "no connection"),
                                       (("--rear", daemon.socket, qmp, "chr0"), 4, "taken"),
@@ -107,6 +109,36 @@ def test_refused(t):
         load.goes_on()
     load.finish()
     t.equal(kernel_errors(guest), "")
+
+
+# QMP of a QEMU that calls itself another.
+IMPOSTOR = """
+import json, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+answers = {"qom-get": {"type": "unix", "path": sys.argv[2]}, "query-cpus-fast": [{"thread-id": int(sys.argv[3])}]}
+lines = server.accept()[0].makefile("rw")
+print(json.dumps({"QMP": {}}), file=lines, flush=True)
+for line in lines:
+    print(json.dumps({"return": answers.get(json.loads(line)["execute"], {})}), file=lines, flush=True)
+"""
+
+
+def check_impostor(t, guest, socket):
+    """Another user's process cannot have root cut the connection of a VM that is not its own."""
+    if os.geteuid() != 0:
+        return
+    folder = t.folder / "impostor"
+    folder.mkdir()
+    folder.chmod(0o777)
+    for each in (t.folder, t.folder.parent):
+        each.chmod(0o755)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with Process([*nobody, sys.executable, "-c", IMPOSTOR, folder / "qmp", socket, guest.process.pid], t.folder,
+                 name="impostor", ready_socket=str(folder / "qmp")):
+        status, _, said = tool(t, "attach", "--disk", "tap", str(folder / "qmp"), "chr0")
+    assert status == 5 and f"says that QEMU is process {guest.process.pid}" in said, (status, said)
 
 
 def test_undone(t):

@@ -41,7 +41,7 @@ def operate(t, disk, depth, operations, kills=0, extensions=LAYERS):
             if killed < kills and done % max(1, operations // kills) == 0:
                 disk.kill_worker()
                 killed += 1
-        load.judge(t)
+        load.stop(t, after=1)
     t.log(f"depth {depth}: {done} operations, {killed} kills, chain at the end: {names(disk)}")
     report(t, "drain of what was in flight", drains)
     report(t, "added beyond the drain", switches)
@@ -70,7 +70,7 @@ def test_refusals(t):
     image, other = t.sparse_file(64 * MIB), t.sparse_file(64 * MIB, "other.img")
     small = t.sparse_file(32 * MIB, "small.img")
     disk = t.soft_disk(f"throttle iops=1M | file path={image}")
-    load = Load(t, disk, 6)
+    load = Load(t, disk, 60)
     time.sleep(0.3)
     for words, why in (
             (("insert", "vm1", "top", "nobody"), "known only once it is loaded"),
@@ -93,7 +93,7 @@ def test_refusals(t):
     assert "a new worker would serve it" in plan, plan
     assert "in place" in disk.devtap("insert", "--dry-run", "vm1", "top", "delay")
     t.equal(names(disk), ["throttle", "file"])
-    load.judge(t)
+    load.stop(t, after=1)
 
 
 @limit(300)
@@ -102,7 +102,7 @@ def test_outside(t):
     image, other = t.sparse_file(64 * MIB), t.sparse_file(64 * MIB, "other.img")
     disk = t.soft_disk(f"error probability=0% | file path={image}", more={"vm2": "mem size=64M"})
     before = disk.operations("file", "read")
-    load = Load(t, disk, 6)
+    load = Load(t, disk, 60)
     time.sleep(0.5)
     outcome = change(disk, "insert", "top", f"trace out={t.folder}/t")
     t.equal(outcome["outside"], "trace")
@@ -114,7 +114,7 @@ def test_outside(t):
     disk.devtap("upgrade", "vm1")
     t.equal(names(disk), ["error", "delay", "file"])
     assert disk.operations("file", "read") >= before
-    load.judge(t)
+    load.stop(t, after=1)
     disk.devtap("replace", "--force", "vm1", "file", f"file path={other}")
     shown = show(disk)
     t.equal(shown["chain"][-1]["parameters"]["path"], str(other))
@@ -125,7 +125,7 @@ def test_outside(t):
 def test_single(t):
     """One process, no sandbox: even what opens files is done in place."""
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", options=("--single",))
-    load = Load(t, disk, 4)
+    load = Load(t, disk, 60)
     time.sleep(0.3)
     outcome = change(disk, "insert", "top", f"trace out={t.folder}/t")
     assert "outside" not in outcome, outcome
@@ -133,7 +133,7 @@ def test_single(t):
     t.equal(names(disk), ["delay", "trace", "file"])
     change(disk, "remove", "trace")
     other = t.sparse_file(64 * MIB, "other.img")
-    load.judge(t)
+    load.stop(t, after=1)
     change(disk, "replace", "--force", "file", f"file path={other}")
     t.equal(names(disk), ["delay", "file"])
 
@@ -160,7 +160,7 @@ def test_quiesce(t):
     """Three disks of two processes at rest while a command runs: nothing is served, and then all goes on."""
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", more={"vm2": "delay time=5ms | mem size=64M"})
     other = t.soft_disk("mem size=64M", disk="vm3")
-    load, beside = Load(t, disk, 6), Load(t, other, 6)
+    load, beside = Load(t, disk, 60), Load(t, other, 60)
     time.sleep(0.5)
     script = ("now() { for d in vm1 vm3; do $D stats $d | tail -n +2; done; }; a=$(now); sleep 0.3; b=$(now); "
               "[ \"$a\" = \"$b\" ] && exit 42; echo \"$a\" \"$b\"; exit 1")
@@ -183,5 +183,5 @@ def test_quiesce(t):
     killed.wait()
     before = disk.operations("file", "write")
     wait_for("the load to go on", lambda: disk.operations("file", "write") > before + 10)
-    load.judge(t)
-    beside.judge(t)
+    load.stop(t, after=1)
+    beside.stop(t)

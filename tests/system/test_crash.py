@@ -66,7 +66,7 @@ def kill_workers(t, chain, kills, *options, serve=()):
             disk.kill_worker()
             killed += 1
             time.sleep(generator.uniform(0.02, 0.25))
-        load.judge(t)
+        load.stop(t, after=1)
         recoveries.collect()
     p99 = recoveries.report(t)
     t.log(f"{killed} kills")
@@ -183,7 +183,7 @@ def test_kill_extension(t):
             os.kill(victim, signal.SIGKILL)
             killed += 1
             time.sleep(generator.uniform(0.1, 0.2))
-        load.judge(t)
+        load.stop(t, after=1)
         for event in disk.events("extension-restarted"):
             if event["number"] > seen:
                 seen = event["number"]
@@ -234,7 +234,7 @@ def test_upgrade(t):
         recoveries.collect()
         time.sleep(0.2)
     t.equal(os.readlink(f"/proc/{disk.keeper()}/exe"), disk.binary())
-    load.judge(t)
+    load.stop(t, after=1)
     recoveries.collect()
     recoveries.report(t)
     # One between two loads has no ring to recover; that it was done, the verb has said.
@@ -269,7 +269,7 @@ def test_upgrade_refused(t):
     """Whatever of a new program cannot take over: keepers and a worker of the old one serve on."""
     disk = t.soft_disk(f"file path={t.sparse_file(128 * MIB)}", more={
         "vm2": f"file path={t.sparse_file(16 * MIB, 'second.img')}"})
-    load = Load(t, disk, 6)
+    load = Load(t, disk, 60)
     time.sleep(0.5)
     before = disk.keeper()
     for binary, reason, serves_on in (
@@ -281,7 +281,7 @@ def test_upgrade_refused(t):
         t.equal(disk.worker() == old, serves_on, f"the worker serves on after {binary}")
         t.equal(disk.keeper(), before, f"the keeper after {binary}")
         time.sleep(0.5)
-    load.judge(t)
+    load.stop(t)
     t.equal(len(disk.events("upgrade-refused")), 3)
     t.equal([e for e in disk.events() if e["event"] in ("detached", "keeper-died")][:-1], [])
 

@@ -3,9 +3,13 @@
 import json
 import os
 import random
+import re
+import shutil
+import struct
 import subprocess
 
 from devtap_test.load import file_system, fio_verify, kernel_errors
+from devtap_test.paths import SOURCE
 from devtap_test.pool import PoolProcess, binary, check, cvd
 from devtap_test.process import Process, free_socket_path, wait_for
 
@@ -68,6 +72,121 @@ def test_program(t):
     t.equal(json.loads(cvd("list", pool, "--json")), [])
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     t.equal((found["findings"], found["blocks"]), ([], 0))
+
+
+def test_ways_to_say_it(t):
+    """As users of rbd, zfs and qemu-img write it."""
+    pool = t.folder / "pool"
+    cvd("pool", "create", pool, "--size", "200M")
+    made = json.loads(cvd("create", f"{pool}/a", "16M", "--json"))
+    cvd("create", f"{pool}/b", "--size", "16M")
+    ids = {d["name"]: d["id"] for d in json.loads(cvd("list", pool, "--json"))}
+    t.equal(made["id"], ids["a"])
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ids["a"]) and ids["a"] != ids["b"], ids
+    t.equal(cvd("snap", "create", f"{pool}/a@one"), "a@one\n")
+    t.equal(cvd("snap", f"{pool}/a@two", f"{pool}/b@three"), "a@two\nb@three\n")
+    cvd("snap", f"{pool}/a@x", f"{pool}/b", status=2)
+    cvd("snap", f"{pool}/a@x", "--name", "y", status=2)
+    cvd("snap", "protect", f"{pool}/a@two")
+    cvd("clone", f"{pool}/a@two", f"{pool}/new")
+    cvd("mv", f"{pool}/new", f"{pool}/other")
+    assert "two pools" in cvd("mv", f"{pool}/other", f"{pool}2/new", status=2)
+    cvd("snap", "rename", f"{pool}/a@one", f"{pool}/a@first")
+    cvd("rename", f"{pool}/a@first", "@zero")
+    assert "stays with its disk" in cvd("rename", f"{pool}/a@zero", "b@zero", status=2)
+    t.equal([s["name"] for s in json.loads(cvd("snaps", f"{pool}/a", "--json"))], ["two", "zero"])
+    cvd("resize", f"{pool}/b", "+8M")
+    cvd("resize", f"{pool}/a", "--size", "32M")
+    t.equal([d["size"] for d in json.loads(cvd("list", pool, "--json"))][:2], [32 * MIB, 24 * MIB])
+    cvd("sync", f"{pool}/a")
+    assert "not read" in cvd("check", f"{pool}/a", "--data=off")
+    cvd("dup", f"{pool}/a@two", "many", "--count", 7)
+    assert "'other', 'many1', 'many2', 'many3' and 4 more" in cvd("unlabel", f"{pool}/a@two", status=4)
+    assert "'a'" in cvd("destroy", f"{pool}/a"), "labelled snapshots that stay are not told of"
+    cvd("export", f"{pool}/b", "-", status=2)
+    assert "fill" in cvd("import", "x", f"{pool}/b", status=2)
+    assert "cannot make" in cvd("pool", "create", t.folder / "no/such", "--size", "10M", status=3)
+
+
+def crc32c(data):
+    """Bit by bit: the test's own."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+        table.append(value)
+    crc = 0xffffffff
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 255]
+    return crc ^ 0xffffffff
+
+
+def rewrite(pool, blocks, offset, text):
+    """Bytes of the label (block 0) or of all roots (the blocks after it), with a checksum that is right."""
+    with open(pool, "r+b") as f:
+        for block in blocks:
+            f.seek(4096 * block)
+            data = bytearray(f.read(4096))
+            if not any(data):
+                continue
+            data[offset:offset + len(text)] = text
+            data[12:16] = bytes(4)
+            data[12:16] = struct.pack("<I", crc32c(data))
+            f.seek(4096 * block)
+            f.write(data)
+
+
+def test_not_opened(t):
+    """What is no pool, or not for this program, or not all there, is said in a line, and stays as it is."""
+    whole = t.folder / "whole"
+    cvd("pool", "create", whole, "--size", "64M", "--share", "on")
+    cvd("create", f"{whole}/a", "--size", "16M")
+    label, roots = (0,), range(1, 9)
+    newer = struct.pack("<I", 99)
+    for name, change, said in (
+            ("version", lambda p: rewrite(p, label, 8, newer), "has version 99; this program knows version"),
+            ("root", lambda p: rewrite(p, roots, 8, newer), "root of version 99; this program knows version"),
+            ("features", lambda p: rewrite(p, roots, 114, b"\xff\xff"), "that this program does not know: use a newer one"),
+            ("short", lambda p: os.truncate(p, 60 * MIB), "was cut short: it has 15360 blocks, and had 16384"),
+            ("label", lambda p: rewrite(p, label, 0, b"x"), "is no pool"),
+            ("rotten", lambda p: damage(p, 100), "is damaged: its label"),
+            ("rootless", lambda p: [damage(p, 4096 * r + 100) for r in roots], "is damaged: it has no valid root"),
+            ("empty", lambda p: os.truncate(p, 0), "is no pool: it has 0 bytes")):
+        pool = t.folder / name
+        shutil.copy(whole, pool)
+        change(pool)
+        before = pool.read_bytes()
+        for words in (("list", pool), ("create", f"{pool}/b", "--size", "1M"), ("pool", "check", pool), ("pool", "open", pool)):
+            done = subprocess.run([binary(), *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode and said in done.stderr and done.stderr.count("\n") == 1, (words, done.stderr)
+        t.equal(pool.read_bytes() == before, True, f"{name} is as it was")
+    cvd("list", whole)
+
+
+def damage(path, at):
+    """A byte."""
+    with open(path, "r+b") as f:
+        f.seek(at)
+        byte = f.read(1)
+        f.seek(at)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+def test_manual_page(t):
+    """Every command, with all of its options, stands in the manual, in its own help, and what completes it."""
+    page = (SOURCE / "man/cvd.1.scd").read_text()
+    synopses, others = {}, page.partition("# OTHER NAMES")[2].partition("\n# ")[0]
+    for command, line in re.findall(r"^\*([a-z][a-z -]*)\* (_POOL_.*)", page, re.M):
+        synopses.setdefault(command, set()).update(re.findall(r"\*--([a-z-]+)\*", line))
+    for line in cvd("--completion-data").splitlines():
+        command, _, words = line.partition(":")
+        if command not in synopses and f"*{command}*" in others:
+            continue
+        options = set(re.findall(r"--([a-z-]+)", words)) - {"help", "json"}
+        usage = cvd(*command.split(), "--help").partition("\n\n")[0]
+        t.equal(synopses.pop(command, set()) - {"json"}, options, f"cvd(1), {command}")
+        t.equal(set(re.findall(r"--([a-z-]+)", usage)) - {"json"}, options, usage)
+    t.equal(synopses, {}, "commands that do not exist")
 
 
 def test_share(t):

@@ -6,7 +6,7 @@ import signal
 import time
 
 from devtap_test import Disk, wait_for
-from devtap_test.load import kernel_errors
+from devtap_test.load import kernel_errors, noise
 
 MIB = 1 << 20
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
@@ -37,7 +37,7 @@ def full_disk(t, chain="", back="", run=(), **options):
     return disk, t.guest([Disk(disk.socket, **options)], smp=smp), ballast
 
 
-WRITE = """head -c 24M /dev/urandom >/tmp/data
+WRITE = f"""{noise(24)} >/tmp/data
 (dd if=/tmp/data of=/dev/vda bs=256k oflag=direct >/tmp/dd.log 2>&1; echo $? >/tmp/dd.status) &
 """
 
@@ -174,13 +174,13 @@ def test_paused_packed(t):
 def test_paused_with_two_queues(t):
     """QEMU stops one queue after the other: what is held for the second does not fail with the first."""
     disk, guest, ballast = full_disk(t, queues=2)
-    paused(t, disk, guest, ballast, holds_again, """head -c 24M /dev/urandom >/tmp/data
+    paused(t, disk, guest, ballast, holds_again, f"""{noise(24)} >/tmp/data
         (for half in 0 1; do
             taskset -c $half dd if=/tmp/data of=/dev/vda bs=256k count=48 skip=$((48 * half)) \\
                 seek=$((48 * half)) oflag=direct >/tmp/dd.log.$half 2>&1 & pids="$pids $!"
         done
         for pid in $pids; do wait $pid || bad=1; done
-        cat /tmp/dd.log.* >/tmp/dd.log; echo ${bad:-0} >/tmp/dd.status) &
+        cat /tmp/dd.log.* >/tmp/dd.log; echo ${{bad:-0}} >/tmp/dd.status) &
         """)
     assert "queue 1: requests that were not served stay" in disk.output(), disk.output()
 

@@ -169,6 +169,141 @@ def test_bisect_marker(t):
     check(pool)
 
 
+def records(pool):
+    """The log, without what lies between snapshots."""
+    return [r for r in json.loads(cvd("log", f"{pool}/vm", "--json")) if "write" in r]
+
+
+@limit(60)
+def test_rollback(t):
+    """A rollback is a moment like others: what was before it is there, the log tells of it, bisect goes across; the server is killed."""
+    pool = make(t)
+    cvd("history", f"{pool}/vm", "1h")
+    state = {}
+
+    def note(seed, **options):
+        content = fill(t, pool, seed, mib=3, **options).rstrip(b"\0") if seed else None
+        state[history(pool)["last"]] = content
+        return content
+
+    good = note(1)
+    cvd("snap", f"{pool}/vm", "--name", "good")
+    note(2)
+    exported(t, pool, f"write {max(state)}")  # takes a hidden snapshot, which will be part of a branch
+    spoilt = note(3, mark=b"SPOILT")
+    before = max(state)
+    for served in (True, False):
+        process = t.use(PoolProcess(pool, t.folder)) if served else None
+        was = t.soft_disk(f"cvd pool={pool} name='vm@{{write {before}}}' read-only=on", disk="was") if served else None
+        cvd("rollback", f"{pool}/vm@good")
+        rolled = history(pool)["last"]
+        state[rolled] = good
+        assert exported(t, pool, f"write {rolled}") == good, "what it returned to"
+        if served:
+            os.kill(process.worker(), signal.SIGKILL)
+            copied = subprocess.run([SoftDisk.binary(), "bench", "--socket", was.socket, "--rw", "read", "--time",
+                                     "300ms", "--json"], capture_output=True, text=True, timeout=20, check=True)
+            t.equal(json.loads(copied.stdout)["errors"], 0)
+            was.stop()
+        note(5 + served)
+        for number, content in state.items():
+            assert exported(t, pool, f"write {number}") == content, f"write {number}, served: {served}"
+        row = [r for r in records(pool) if r["write"] == rolled]
+        t.equal([(r["owner"], r["offset"], r["length"]) for r in row], [("cvd rollback", 0, 64 * MIB)])
+        at = [r["write"] for r in json.loads(cvd("log", f"{pool}/vm", "--sector", 8, "--json")) if "write" in r]
+        assert rolled in at, at
+        at = [r["write"] for r in json.loads(cvd("log", f"{pool}/vm", "--sector", 60 * MIB // 512, "--json")) if "write" in r]
+        assert rolled not in at, "it is said to have changed what it did not"
+        if served:
+            process.stop()
+        check(pool)
+    probe = t.folder / "probe"
+    probe.write_text("#!/bin/sh\nnbdcopy \"$CVD_URI\" - | grep -q SPOILT && exit 1\nexit 0\n")
+    probe.chmod(0o755)
+    found = bisect(pool, "good", f"{{write {before}}}", probe)
+    assert max(n for n in state if n < before) < found["write"] <= before, found
+    unspoilt = t.folder / "unspoilt"
+    unspoilt.write_text("#!/bin/sh\nnbdcopy \"$CVD_URI\" - | grep -q SPOILT\n")
+    unspoilt.chmod(0o755)
+    found = bisect(pool, f"{{write {before}}}", f"{{write {before + 1}}}", unspoilt)
+    t.equal((found["owner"], found["write"]), ("cvd rollback", before + 1))
+    assert spoilt in (exported(t, pool, f"write {before}"),), "the branch"
+    cvd("history", f"{pool}/vm", "off")
+    t.equal(check(pool)["blocks"], 6 * MIB // 4096)  # the disk's and the snapshot's
+
+
+@limit(60)
+def test_received(t):
+    """An incremental stream into a disk with a history; a full one needs another name."""
+    pool = make(t)
+    other = t.folder / "other"
+    cvd("pool", "create", other, "--size", "1G")
+
+    def pipe(snapshot, *options, status=0, name="vm"):
+        stream = t.folder / "stream"
+        stream.unlink(missing_ok=True)
+        cvd("send", f"{pool}/vm@{snapshot}", *options, "--output", stream)
+        with open(stream, "rb") as file:
+            done = subprocess.run([binary(), "receive", f"{other}/{name}"], stdin=file, capture_output=True, text=True,
+                                  timeout=30, check=False)
+        t.equal(done.returncode, status, done.stderr)
+        return done.stderr
+
+    contents = [fill(t, pool, 1, mib=3).rstrip(b"\0")]
+    cvd("snap", f"{pool}/vm", "--name", "s0")
+    pipe("s0")
+    cvd("history", f"{other}/vm", "1h")
+    process = t.use(PoolProcess(other, t.folder))
+    numbers = [history(other)["last"]]
+    for i in range(1, 4):
+        contents.append(fill(t, pool, 1 + i, mib=3).rstrip(b"\0"))
+        cvd("snap", f"{pool}/vm", "--name", f"s{i}")
+        pipe(f"s{i}", "--from", f"@s{i - 1}")
+        numbers.append(history(other)["last"])
+        assert exported(t, other, f"write {numbers[i - 1]}") == contents[i - 1]
+    t.equal([r["owner"] for r in records(other)], ["cvd receive"] * 3)
+    fill(t, other, 9, mib=1)
+    contents.append(fill(t, pool, 9, mib=3).rstrip(b"\0"))
+    cvd("snap", f"{pool}/vm", "--name", "s4")
+    assert "cvd rollback" in pipe("s4", "--from", "@s3", status=1)
+    cvd("rollback", f"{other}/vm@s3")
+    pipe("s4", "--from", "@s3")
+    numbers.append(history(other)["last"])
+    assert "another name" in pipe("s4", status=1)
+    pipe("s3", name="copy")
+    process.stop()
+    for content, number in zip(contents, numbers):
+        assert exported(t, other, f"write {number}") == content, number
+    check(other)
+
+
+@limit(60)
+def test_limit(t):
+    """A history has no more than it may; what it has is told, and stays so when the pool is opened again."""
+    pool = make(t)
+    assert "24h" in cvd("history", f"{pool}/vm", "--most", "8M", status=2)
+    assert "1M" in cvd("history", f"{pool}/vm", "1h", "--most", "64K", status=2)
+    cvd("history", f"{pool}/vm", "1h", "--most", "8M")
+    process = t.use(PoolProcess(pool, t.folder))
+    first = history(pool)["last"]
+    for seed in range(6):
+        fill(t, pool, seed, mib=3)
+    wait_for("what is too much to go", lambda: history(pool)["counted"] <= 8 * MIB)
+    said = history(pool)
+    assert said["first"] > first and 3 * MIB < said["counted"] <= said["most"] == 8 * MIB, said
+    held = lambda: [row for row in json.loads(cvd("du", f"{pool}/vm", "--json")) if row["name"] == "vm@{history}"][0]
+    wait_for("its space to come back", lambda: held()["held"] <= 8 * MIB)
+    t.equal((held()["most"], held()["counted"]), (8 * MIB, history(pool)["counted"]))
+    assert "8.0 MiB" in cvd("history", f"{pool}/vm") or "8M" in cvd("history", f"{pool}/vm")
+    process.stop()
+    cvd("history", f"{pool}/vm", "2h")
+    now = history(pool)
+    t.equal((now["keep"], now["most"], now["counted"]), (7200, 8 * MIB, said["counted"]))
+    cvd("history", f"{pool}/vm", "2h", "--most", "0")
+    t.equal((history(pool)["most"], history(pool)["counted"]), (0, 0))
+    check(pool)
+
+
 @limit(120)
 def test_bisect_file_system(t):
     """A guest's ext4 loses its superblock to one write among many: that write is found."""

@@ -3,47 +3,51 @@
 MIB = 1 << 20
 
 
-def queue(guest, name):
-    """A number of the guest's block queue."""
-    return int(guest.check(f"cat /sys/block/vda/queue/{name}"))
+def queue(guest, device, name):
+    """A number of a block queue of the guest's."""
+    return int(guest.check(f"cat /sys/block/{device}/queue/{name}"))
 
 
-def test_serial(t):
+def test_told(t):
+    """One guest with a disk of each kind."""
+    images = [t.sparse_file(64 * MIB, f"{name}.img") for name in "abcd"]
+    disks = [t.soft_disk(f"file path={images[0]}", disk="vm1"),
+             t.soft_disk(f"file path={images[1]}", disk="vm2", options=["--serial", "DT-20-characters-abc"]),
+             t.soft_disk(f"file path={images[2]} block-size=4096", disk="vm3"),
+             t.soft_disk(f"readonly | file path={images[3]}", disk="vm4")]
+    guest = t.guest([disk.socket for disk in disks])
+    check_serial(t, guest)
+    check_limits(t, guest)
+    check_block_sizes(t, guest)
+    check_write_cache(t, guest, disks[0])
+    check_readonly(t, guest, images[3])
+
+
+def check_serial(t, guest):
     """The serial number is the one that was given, or the disk's name."""
-    image = t.sparse_file(64 * MIB)
-    named = t.soft_disk(f"file path={image}", disk="vm1")
-    other = t.soft_disk(f"file path={t.sparse_file(64 * MIB, 'b.img')}", disk="vm2",
-                        options=["--serial", "DT-20-characters-abc"])
-    guest = t.guest([named.socket, other.socket], root="initramfs")
     t.equal(guest.check("cat /sys/block/vda/serial"), "vm1")
     t.equal(guest.check("cat /sys/block/vdb/serial"), "DT-20-characters-abc")
 
 
-def test_block_sizes(t):
+def check_block_sizes(t, guest):
     """A disk of 4 KiB blocks is one in the guest too, and works."""
-    disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)} block-size=4096")
-    guest = t.guest([disk.socket])
-    t.equal(queue(guest, "logical_block_size"), 4096)
-    t.equal(queue(guest, "physical_block_size"), 4096)
-    guest.check("mkfs.ext4 -q -F /dev/vda && mkdir /mnt/t && mount /dev/vda /mnt/t && "
+    t.equal(queue(guest, "vdc", "logical_block_size"), 4096)
+    t.equal(queue(guest, "vdc", "physical_block_size"), 4096)
+    guest.check("mkfs.ext4 -q -F /dev/vdc && mkdir /mnt/t && mount /dev/vdc /mnt/t && "
                 "umount /mnt/t")
 
 
-def test_limits(t):
+def check_limits(t, guest):
     """Discard and write-zeroes are offered with limits that a kernel can use."""
-    disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
-    guest = t.guest([disk.socket], root="initramfs")
-    t.equal(queue(guest, "logical_block_size"), 512)
-    assert queue(guest, "discard_max_bytes") >= MIB, "no discard"
-    assert queue(guest, "discard_granularity") >= 512, "no discard granularity"
-    assert queue(guest, "write_zeroes_max_bytes") >= MIB, "no write-zeroes"
-    assert queue(guest, "max_segments") >= 32, "few segments"
+    t.equal(queue(guest, "vda", "logical_block_size"), 512)
+    assert queue(guest, "vda", "discard_max_bytes") >= MIB, "no discard"
+    assert queue(guest, "vda", "discard_granularity") >= 512, "no discard granularity"
+    assert queue(guest, "vda", "write_zeroes_max_bytes") >= MIB, "no write-zeroes"
+    assert queue(guest, "vda", "max_segments") >= 32, "few segments"
 
 
-def test_write_cache(t):
+def check_write_cache(t, guest, disk):
     """The guest turns the write cache off and on; flushes come only while it is on."""
-    disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}")
-    guest = t.guest([disk.socket])
     write = "dd if=/dev/zero of=/dev/vda bs=4k count=8 conv=fsync"
     t.equal(guest.check("cat /sys/block/vda/cache_type"), "write back")
     guest.check(write)
@@ -59,13 +63,10 @@ def test_write_cache(t):
     assert disk.operations("file", "flush") > flushes, "no flush after write back"
 
 
-def test_readonly(t):
+def check_readonly(t, guest, image):
     """A read-only disk is read-only in the guest, and stays as it was."""
-    image = t.sparse_file(64 * MIB)
-    disk = t.soft_disk(f"readonly | file path={image}")
-    guest = t.guest([disk.socket])
-    t.equal(guest.check("cat /sys/block/vda/ro"), "1")
-    status, _ = guest.run("dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct")
+    t.equal(guest.check("cat /sys/block/vdd/ro"), "1")
+    status, _ = guest.run("dd if=/dev/zero of=/dev/vdd bs=4k count=1 oflag=direct")
     assert status != 0, "a write succeeded"
-    guest.check("dd if=/dev/vda of=/dev/null bs=1M")
+    guest.check("dd if=/dev/vdd of=/dev/null bs=1M")
     t.equal(image.stat().st_blocks, 0, "blocks written")

@@ -86,14 +86,14 @@ def at_keeper_point(t, name, folder):
         disk = t.use(SoftDisk(f"file path={folder}/disk.img create=on size=64M", folder))
     finally:
         del os.environ["DEVTAP_KILL"]
-    load = Load(t, disk, 4, *([] if dies == "new" else ["--reconnect"]), inflight=dies == "old")
+    load = Load(t, disk, 60, *([] if dies == "new" else ["--reconnect"]), inflight=dies == "old")
     time.sleep(0.3)
     refused = 2 if dies == "new" else 1
     for _ in range(refused):
         disk.refuses("a keeper of the new program cannot take over", "upgrade", disk.disk)
         disk.worker()
     upgrade_soon(disk)
-    result = load.judge(t)
+    result = load.stop(t, after=1)
     t.equal(len(disk.events("upgrade-refused")), refused)
     t.equal(len(disk.events("upgraded")), 1)
     t.equal(len(disk.events("keeper-died")), int(dies == "old"))
@@ -101,18 +101,29 @@ def at_keeper_point(t, name, folder):
     disk.stop()
 
 
-@limit(900)
-def test_everywhere(t):
-    """Workers die at each point where dying matters; needs a build with -Dkill_points=true."""
+def need_kill_points(t):
+    """They are planted by -Dkill_points=true alone."""
     probe = subprocess.run(["grep", "-c", "ring-started", SoftDisk.binary()], stdout=subprocess.PIPE,
                            text=True, check=False)
     if probe.stdout.strip() in ("", "0"):
         t.skip("built without -Dkill_points=true")
-    unreached = []
-    memory = t.captive("memory")
+
+
+@limit(300)
+def test_keepers(t):
+    """Keepers die at each point of an upgrade."""
+    need_kill_points(t)
     for name in KEEPER_POINTS:
         (t.folder / name).mkdir()
         at_keeper_point(t, name, t.folder / name)
+
+
+@limit(900)
+def test_workers(t):
+    """Workers die at each point where dying matters."""
+    need_kill_points(t)
+    unreached = []
+    memory = t.captive("memory")
     for name in sorted(set(kill_points()) - set(KEEPER_POINTS)):
         for count in (1, 50):
             if count > 1 and name not in FLOWING:

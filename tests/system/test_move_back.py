@@ -84,7 +84,7 @@ def test_guest(t):
 def test_kills(t):
     """Workers of two threads are killed all the while, and the copying goes on; when the move is over, nothing is lost."""
     disk = t.soft_disk(f"file path={filled(t, 'a.img')}", options=("--threads", "2", "--threads-per-disk", "2"))
-    load = Load(t, disk, 40, "--depth", "32", "--queues", "2")
+    load = Load(t, disk, 120, "--depth", "32", "--queues", "2")
     time.sleep(0.5)
     new = t.sparse_file(SIZE, "b.img")
     disk.devtap("move-back", "--background", "--rate", "40M", "vm1", f"file path={new}")
@@ -111,7 +111,7 @@ def test_kills(t):
     t.equal(back(disk)["parameters"]["path"], str(new))
     disk.kill_worker()
     t.equal(back(disk)["parameters"]["path"], str(new))
-    load.judge(t)
+    load.stop(t, after=2)
 
 
 def left(disk, most=SIZE):
@@ -133,7 +133,7 @@ def test_abort_and_refusals(t):
     """What cannot be is said before anything is copied; a move that is given up leaves the disk."""
     old = filled(t, "a.img")
     disk = t.soft_disk(f"file path={old}", more={"vm2": "mem size=64M"})
-    load = Load(t, disk, 10)
+    load = Load(t, disk, 60)
     time.sleep(0.3)
     small, new = t.sparse_file(MIB, "small.img"), t.sparse_file(SIZE, "b.img")
     assert "1048576 bytes" in refused(disk, "move-back", "vm1", f"file path={small}")
@@ -150,7 +150,7 @@ def test_abort_and_refusals(t):
     assert json.loads(disk.devtap("move-back", "--status", "--json", "vm1"))["bytes-copied"] > 0
     disk.devtap("move-back", "--abort", "vm1")
     t.equal(back(disk)["parameters"]["path"], str(old))
-    load.judge(t)
+    load.stop(t, after=1)
 
 
 @limit(300)
@@ -158,11 +158,11 @@ def test_single(t):
     """One process: the same, in place."""
     old, new = filled(t, "a.img"), t.sparse_file(SIZE, "b.img")
     disk = t.soft_disk(f"file path={old}", options=("--single",))
-    load = Load(t, disk, 10)
+    load = Load(t, disk, 60)
     time.sleep(0.3)
     disk.devtap("move-back", "vm1", f"file path={new}", timeout=60)
     t.equal(back(disk)["parameters"]["path"], str(new))
-    load.judge(t)
+    load.stop(t, after=1)
 
 
 @limit(300)
@@ -170,7 +170,7 @@ def test_shadow(t):
     """A shadow that lags behind, is compared, and promoted; one that lies is not, and is dropped."""
     old, new, other = filled(t, "a.img"), t.sparse_file(SIZE, "b.img"), filled(t, "c.img")
     disk = t.soft_disk(f"throttle iops=1M | file path={old}")
-    load = Load(t, disk, 20, "--depth", "32")
+    load = Load(t, disk, 180, "--depth", "32")
     time.sleep(0.3)
     disk.devtap("shadow", "--copy", "--rate", "0", "vm1", f"delay time=200us | file path={new}")
     wait_for("comparisons", lambda: status(disk, "shadow")["compared"] > 100, 60.0)
@@ -184,11 +184,11 @@ def test_shadow(t):
         for at in range(0, SIZE, MIB // 2):
             file.seek(at)
             file.write(bytes([at // MIB + 1]) * (MIB // 2))
-    load.judge(t)
+    load.stop(t, after=1)
     disk.devtap("shadow", "vm1", f"file path={other}")
-    reads = Load(t, disk, 3)
+    reads = Load(t, disk, 60)
     wait_for("mismatches", lambda: status(disk, "shadow")["mismatches"] > 0, 20.0)
-    reads.judge(t)
+    reads.stop(t, after=2)
     assert "answered differently" in refused(disk, "shadow", "--promote", "vm1")
     disk.devtap("shadow", "--drop", "vm1")
     t.equal(back(disk)["parameters"]["path"], str(new))

@@ -226,7 +226,7 @@ def test_tls_server_killed(t):
 
     server.kill()
     server.restart(strange)
-    time.sleep(AWAY)
+    t.wait(AWAY)
     told = [event["text"] for event in disk.events("server-useless")]
     assert len(told) == 1 and "issuer is unknown" in told[0], told
     requests = load.requests()

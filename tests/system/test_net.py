@@ -160,6 +160,9 @@ def test_interface_vanishes(t):
         space.run("ip", "link", "del", interface)
         wait_for("the event", lambda line=event: line in card.output())
         ping(guest)
+    before = card.output().count("event=interface-gone")
+    card.kill_worker()  # whose successor has to do without
+    wait_for("the event", lambda: card.output().count("event=interface-gone") > before)
     transfer(t, space, guest, mib=2)
     t.equal([card.output().count(event) for event in said.values()], [1, 1], "lines about it")
     assert "sandbox" not in card.output(), card.output()

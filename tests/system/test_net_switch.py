@@ -181,6 +181,38 @@ def test_fairness(t):
 
 
 @limit(60)
+def test_chains(t):
+    """The chains of ports have parameters and commands as those of cards, and what was set outlives the process."""
+    switch = t.use(Switch(t.folder, ["--port", "a", "--mac", MAC["a"]],
+                          "nat outer=192.0.2.10/24 router=192.0.2.1 inner=10.0.2.1/24 | null"))
+    switch.devtap("set", "uplink", "nat", "forward=tcp:8080:10.0.2.15:80")
+    switch.devtap("do", "uplink", "nat", "status")
+    first = switch.show("a")["pid"]
+    for words, said in ((("set", "uplink", "nat", "forward=nonsense"), "forward"),
+                        (("set", "nobody", "nat", "forward="), "nobody"),
+                        (("do", "uplink", "nat", "no-such-verb"), "no-such-verb"),
+                        (("resize", "a", "1G"), "no disk"), (("insert", "a", "top", "rate"), "no chain")):
+        done = switch.devtap(*words, check=False)
+        assert done.returncode and said in done.stderr, (words, done.stderr)
+    t.equal(switch.show("a")["pid"], first, "the process")
+    os.kill(first, signal.SIGKILL)
+    wait_for("a successor", lambda: again(switch) not in (None, first))
+    t.equal(switch.parameters("uplink", "nat")["forward"], "tcp:8080:10.0.2.15:80", "what was set before")
+    os.kill(again(switch), signal.SIGKILL)  # and in the pause before the next one
+    switch.child.terminate()
+    t.equal(switch.child.wait(10), 0, "status")
+    assert not list(t.folder.glob("*.sock")), list(t.folder.glob("*.sock"))
+
+
+def again(switch):
+    """The process of the switch; None while there is none."""
+    try:
+        return switch.show("a")["pid"]
+    except subprocess.CalledProcessError:
+        return None
+
+
+@limit(60)
 def test_bad_ports(t):
     """What cannot be is said in a line."""
     for words, said in (([], "--sockets is missing"), (["--sockets", t.folder], "without a port"),

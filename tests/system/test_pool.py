@@ -35,7 +35,7 @@ def make_pool(t, *options, size="4G", image_mib=8):
     return pool, image
 
 
-def load_of(t, disk, seconds, name=None):
+def load_of(t, disk, seconds=60, name=None):
     """Of a disk, or of another one of the same process."""
     return Load(t, disk, seconds, "--sleep", "--depth", "8", name=name)
 
@@ -52,7 +52,7 @@ def test_commands_meanwhile(t):
     cvd("dup", f"{pool}/base@v1", "vm", "--count", 2)
     one = t.soft_disk(chain(pool, "vm1"), disk="one")
     two = t.soft_disk(chain(pool, "vm2"), disk="two")
-    loads = [load_of(t, disk, 4) for disk in (one, two)]
+    loads = [load_of(t, disk) for disk in (one, two)]
     cvd("snap", f"{pool}/vm1", f"{pool}/vm2", "--name", "cut")
     one.do("cvd", "snapshot", "own")
     names = [s["name"] for s in json.loads(cvd("snaps", f"{pool}/vm1", "--json"))]
@@ -67,7 +67,7 @@ def test_commands_meanwhile(t):
     cvd("delete", f"{pool}/vm2@cut")
     cvd("delete", f"{pool}/clone")
     for load in loads:
-        load.judge(t)
+        load.stop(t)
     assert "one" in cvd("delete", f"{pool}/vm1", status=4), "it does not say who has it"
     cvd("rename", f"{pool}/vm1", "other", status=4)
     cvd("pool", "grow", pool, "--size", "5G")
@@ -88,7 +88,7 @@ def test_one_writer(t):
     first = t.soft_disk(chain(pool, "base"), disk="first")
     t.no_soft_disk("in use by first", chain(pool, "base"), disk="second")
     t.no_soft_disk("is a snapshot", chain(pool, "base@v1"), disk="third")
-    load = load_of(t, first, 3)
+    load = load_of(t, first)
     readers = [t.soft_disk(chain(pool, "base@v1", "read-only=on"), disk=f"reader{n}")
                for n in range(3)]
     readers.append(t.soft_disk(chain(pool, "base", "read-only=on"), disk="beside"))
@@ -96,7 +96,7 @@ def test_one_writer(t):
         t.equal(reader.bench("--rw", "read", "--time", "300ms")["errors"], 0)
     cvd("export", f"{pool}/base@v1", t.folder / "copy")
     t.equal((t.folder / "copy").read_bytes()[:8 * MIB], image.read_bytes())
-    load.judge(t)
+    load.stop(t)
 
 
 @limit(30)
@@ -181,14 +181,14 @@ def test_worker_of_client_killed(t):
     pool, _ = make_pool(t)
     t.use(PoolProcess(pool, t.folder))
     disk = t.soft_disk(chain(pool, "base"))
-    load = load_of(t, disk, 6)
+    load = load_of(t, disk)
     for turn in range(6):
         time.sleep(0.5)
         if turn == 3:
             disk.devtap("upgrade", "vm1")
         disk.kill_worker()
         disk.worker()
-    load.judge(t)
+    load.stop(t, after=1)
 
 
 @limit(180)

@@ -13,9 +13,9 @@ from devtap_test import wait_for
 from devtap_test.case import limit
 from devtap_test.load import Load
 from devtap_test.pool import PoolProcess, binary, check, cvd
+from devtap_test.poolfile import BLOCK, PoolFile
 
 MIB = 1 << 20
-BLOCK = 4096
 
 
 def chain(pool, name, more=""):
@@ -126,39 +126,6 @@ def test_how_it_ends(t):
     check(pool)
 
 
-def flip(pool, number):
-    """One bit of a block."""
-    with open(pool, "r+b") as file:
-        file.seek(number * BLOCK + 1234)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 16]))
-
-
-def find(pool, content):
-    """The number of the block that holds this."""
-    with open(pool, "rb") as file:
-        number = 0
-        while block := file.read(BLOCK):
-            if block == content:
-                return number
-            number += 1
-    raise AssertionError("it is nowhere")
-
-
-def leaf_of(pool, number):
-    """A node that points to a block, as devtap-pool(5) tells: the newest is as good as any."""
-    with open(pool, "rb") as file:
-        for at in range(MIB // BLOCK, os.fstat(file.fileno()).st_size // BLOCK):
-            file.seek(at * BLOCK)
-            block = file.read(BLOCK)
-            pointers = [block[i:i + 16] for i in range(0, BLOCK, 16)]
-            if any(int.from_bytes(p[:5], "little") == number and p[5] in (1, 2) and p[6:12] == bytes(6)
-                   for p in pointers):
-                return at
-    raise AssertionError("nothing points to it")
-
-
 @limit(60)
 def test_rot(t):
     """A bit of a template's data, and one of its maps, are named while its clones are in use."""
@@ -167,9 +134,10 @@ def test_rot(t):
     disk = t.soft_disk(chain(pool, "vm1"), disk="vm1")
     load = Load(t, disk, 30, "--sleep")
     image = (t.folder / "image").read_bytes()
-    data = find(pool, image[100 * BLOCK:101 * BLOCK])
-    node = leaf_of(pool, data)
-    flip(pool, data)
+    file = PoolFile(pool)
+    data = file.find(image[100 * BLOCK:101 * BLOCK])
+    node = file.at(file.disk("base"), 100, 1)  # as all of them have it
+    file.flip(data)
     found = subprocess.run([binary(), "pool", "check", pool, "--data", "--json"], check=False,
                            capture_output=True, text=True, timeout=30)
     t.equal(found.returncode, 6, found.stderr)
@@ -179,14 +147,14 @@ def test_rot(t):
     assert f"block {data} at {100 * BLOCK} bytes" in text, text
     for name in ("base", "base@v1", "vm2", "vm3"):
         assert re.search(fr"\b{name}\b", text), text
-    t.equal(json.loads(cvd("pool", "check", pool, "--json"))["findings"], [])  # without --data
-    flip(pool, data)
-    flip(pool, node)
+    t.equal(json.loads(cvd("pool", "check", pool, "--data=off", "--json"))["findings"], [])
+    file.flip(data)
+    file.flip(node)
     text = subprocess.run([binary(), "pool", "check", pool], check=False, capture_output=True,
                           text=True, timeout=30)
     t.equal(text.returncode, 6, text.stderr)
     assert f"the node in block {node} is damaged" in text.stdout and "vm3" in text.stdout, text
-    flip(pool, node)
+    file.flip(node)
     load.stop(t)
     disk.stop()
     process.stop()

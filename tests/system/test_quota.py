@@ -6,12 +6,12 @@ import signal
 
 from devtap_test import wait_for
 from devtap_test.case import limit
-from devtap_test.load import kernel_errors
+from devtap_test.load import kernel_errors, noise
 from devtap_test.pool import PoolProcess, check, cvd
 
 MIB = 1 << 20
 REACHED = "vm has reached its quota"
-WRITE = """head -c 24M /dev/urandom >/tmp/data
+WRITE = f"""{noise(24)} >/tmp/data
 (dd if=/tmp/data of=/dev/vda bs=256k oflag=direct conv=fsync >/tmp/dd.log 2>&1; echo $? >/tmp/dd.status) &
 """
 

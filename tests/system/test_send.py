@@ -200,7 +200,7 @@ def test_served(t):
     child.stdin.flush()
     wait_for("the disk that is written",
              lambda: "b~" in [d["name"] for d in json.loads(cvd("list", two, "--json"))])
-    assert "stands on" in cvd("delete", f"{two}/b@one", status=4)
+    assert "on snapshot" in cvd("delete", f"{two}/b@one", status=4)
     cvd("snap", f"{two}/b~", status=4)
     cvd("rename", f"{two}/b~", "c", status=4)
     os.kill(receiving.worker(), signal.SIGKILL)

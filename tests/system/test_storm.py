@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import subprocess
 from devtap_test import wait_for
 from devtap_test.case import limit
 from devtap_test.pool import PoolProcess, check, cvd
+from devtap_test.process import read_bytes
 
 MIB = 1 << 20
 CLONES = 20
@@ -95,9 +95,3 @@ def test_read_once(t):
     disk.stop()
     process.stop()
     check(pool)
-
-
-def read_bytes(pid):
-    """What the kernel read for a process."""
-    text = pathlib.Path(f"/proc/{pid}/io").read_text(encoding="ascii")
-    return int(next(line for line in text.splitlines() if line.startswith("read_bytes")).split()[1])

@@ -35,9 +35,17 @@ def recorded(t):
     return trace, before
 
 
-@limit(120)
-def test_replay(t):
+@limit(180)
+def test_of_a_guest(t):
+    """Replayed as it was, and on a disk that loses writes; and as fio's."""
     trace, before = recorded(t)
+    check_replay(t, trace, before)
+    check_iolog(t, trace, shutil.copy(before, before.replace("before", "fio")))
+    check_bad_disk(t, trace, before)
+
+
+def check_replay(t, trace, before):
+    """What was recorded comes again, and the hashes tell another disk."""
     summary = json.loads(subprocess.run([SoftDisk.binary(), "trace", "summary", "--json", trace],
                                         check=True, capture_output=True).stdout)
     requests = sum(each["requests"] for each in summary["ops"].values())
@@ -58,10 +66,9 @@ def test_replay(t):
     disk.stop()
 
 
-@limit(120)
-def test_a_bad_disk_is_found_out(t):
-    trace, before = recorded(t)
-    disk = t.soft_disk(f"error mode=lost ops=write probability=2% | file path={before}")
+def check_bad_disk(t, trace, image):
+    """Lost writes are found out, and a disk that is too small."""
+    disk = t.soft_disk(f"error mode=lost ops=write probability=2% | file path={image}")
     done, report = replay(disk.socket, trace, "--verify", "--closed")
     assert done.returncode and report["mismatches"], report
     disk.stop()
@@ -70,13 +77,12 @@ def test_a_bad_disk_is_found_out(t):
     assert "the trace uses sectors up to" in done.stderr, done.stderr
 
 
-@limit(120)
-def test_fio_reads_the_iolog(t):
-    trace, before = recorded(t)
+def check_iolog(t, trace, image):
+    """fio reads the trace as its own log, and does as much."""
     log = trace.replace(".dtt", ".iolog")
     with open(log, "w", encoding="ascii") as out:
         subprocess.run([SoftDisk.binary(), "trace", "to-fio", "--ops=read,write", trace], check=True, stdout=out)
-    done = subprocess.run(["fio", "--name=replay", f"--read_iolog={log}", f"--replay_redirect={before}",
+    done = subprocess.run(["fio", "--name=replay", f"--read_iolog={log}", f"--replay_redirect={image}",
                            "--replay_no_stall=1", "--ioengine=psync", "--output-format=json"],
                           check=True, capture_output=True, text=True, timeout=60)
     job = json.loads(done.stdout)["jobs"][0]

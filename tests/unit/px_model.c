@@ -343,22 +343,29 @@ static uint64_t now(void *arg)
     return ((struct rig *)arg)->now;
 }
 
+static struct pool_options options(struct rig *rig, uint64_t chance)
+{
+    return (struct pool_options){.cache = CACHE,
+                                 .data_cache = DATA_CACHE_LEAST,
+                                 .dirty = 4,
+                                 .slice = 1 + (unsigned)(chance % 3),
+                                 .event = said,
+                                 .clock = now,
+                                 .arg = rig};
+}
+
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = {.cache = CACHE,
-                                .data_cache = DATA_CACHE_LEAST,
-                                .dirty = 4,
-                                .slice = 1 + (unsigned)(seed % 3),
-                                .event = said,
-                                .clock = now,
-                                .arg = rig};
+    struct pool_options open = options(rig, seed);
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
     rig->now = DT_S(1000);
     dt_rng_seed(&rig->rng, seed);
     rig->store = rig_store_new(blocks, seed + 1);
+    if (seed / 2 % 2) /* with holes, and spare blocks for nodes */
+        rig_limit(rig->store, blocks);
     rig->store->states = &rig->states;
     CHECK(pool_create(&rig->store->s, &create, &err) == 0);
     if (pool_open(&rig->pool, &rig->store->s, &open, &err) < 0) {
@@ -370,13 +377,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 
 void rig_reopen(struct rig *rig, bool crash)
 {
-    struct pool_options open = {.cache = CACHE,
-                                .data_cache = DATA_CACHE_LEAST,
-                                .dirty = 4,
-                                .slice = 1 + (unsigned)dt_rng_below(&rig->rng, 3),
-                                .event = said,
-                                .clock = now,
-                                .arg = rig};
+    struct pool_options open = options(rig, dt_rng_below(&rig->rng, 3));
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
@@ -423,14 +424,14 @@ static void looked(struct disk_req *req)
     container_of(req, struct look, req)->done = true;
 }
 
-static int read_thing(struct rig_store *store, struct pool *pool, uint32_t slot, uint32_t *sector,
-                      struct dt_error *err)
+static int read_thing(struct rig_store *store, struct pool *pool, uint32_t slot, uint64_t number,
+                      uint32_t *sector, struct dt_error *err)
 {
     static _Alignas(4096) uint32_t words[RIG_BLOCKS * PX_BLOCK / 4];
     struct look look = {
         .req = {.op = DISK_READ, .length = RIG_BLOCKS * PX_BLOCK, .buf = words, .done = looked}};
     struct disk *disk;
-    int ret = disk_open(&disk, pool, slot, true, "look", err);
+    int ret = disk_open_at(&disk, pool, slot, number, "look", err);
 
     if (ret < 0)
         return ret;
@@ -461,12 +462,44 @@ uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_err
 
         if (!r || r->kind == PX_LOG || (r->flags & (PX_DYING | PX_HEADLESS | PX_HIDDEN)))
             continue;
-        if (read_thing(store, pool, slot, sector, err) < 0)
+        if (read_thing(store, pool, slot, PRESENT, sector, err) < 0)
             return 0;
         pool_full_name(pool, slot, name);
         hash ^= hash_content(name, sector, RIG_SECTORS, r->quota);
     }
     return hash;
+}
+
+int rig_read_past(struct rig_store *store, struct pool *pool, struct dt_rng *rng,
+                  struct dt_error *err)
+{
+    static uint32_t now[RIG_SECTORS], then[RIG_SECTORS];
+    int read = 0;
+
+    for (uint32_t slot = 0; slot < pool_slots(pool); slot++) {
+        const struct px_record *r = pool_record(pool, slot);
+        struct pool_past past;
+        int ret;
+
+        if (!r || r->kind != PX_DISK || !r->past_keep)
+            continue;
+        if (pool_past(pool, slot, &past, err) < 0)
+            return -1;
+        ret = read_thing(store, pool, slot,
+                         past.first + dt_rng_below(rng, past.last - past.first + 1), then, err);
+        ret = ret ?: read_thing(store, pool, slot, past.last, then, err);
+        if (ret == -EAGAIN || ret == -ENOSPC)
+            continue; /* it takes a snapshot */
+        if (ret < 0 || read_thing(store, pool, slot, PRESENT, now, err) < 0)
+            return -1;
+        if (memcmp(now, then, sizeof(now))) {
+            dt_fail(err, -EIO, "the last state in the history of %s is not what the disk is",
+                    r->name);
+            return -1;
+        }
+        read++;
+    }
+    return read;
 }
 
 void rig_compare(struct rig *rig)

@@ -237,6 +237,7 @@ static void op_rollback(struct rig *rig, unsigned t)
     model_mount(rig, t);
     if (ret < 0)
         return;
+    rig->branches += pool_record(rig->pool, model_slot(rig, t))->past_keep > 0;
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[t], i, rig->things[s].sector[i]);
     model_push(rig);
@@ -247,9 +248,10 @@ static void op_rollback(struct rig *rig, unsigned t)
 static void op_history(struct rig *rig, unsigned t)
 {
     uint32_t seconds = (uint32_t)dt_rng_below(&rig->rng, 30);
+    uint64_t most = dt_rng_below(&rig->rng, 2) ? dt_rng_below(&rig->rng, 100) * PX_BLOCK : 0;
     struct dt_error err;
 
-    rig->histories += pool_history(rig->pool, model_slot(rig, t), seconds, &err) == 0;
+    rig->histories += pool_history(rig->pool, model_slot(rig, t), seconds, most, &err) == 0;
     if (dt_rng_below(&rig->rng, 2))
         pool_history_turn(rig->pool);
 }
@@ -282,6 +284,21 @@ void rig_share(struct rig *rig)
     rig->shares = true;
     model_settle(rig);
     CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
+}
+
+/* ---- Preallocation ---- */
+
+/* It begins, ends, and begins again; the store destroys what it works on. */
+static void op_preallocate(struct rig *rig)
+{
+    struct dt_error err;
+
+    model_settle(rig);
+    CHECK(pool_set_preallocation(rig->pool,
+                                 (enum px_preallocation)dt_rng_below(&rig->rng, PX_PREALLOCATIONS),
+                                 &err) == 0);
+    CHECK(pool_checkpoint(rig->pool, &err) == 0);
+    model_promise(rig, rig->states);
 }
 
 /* ---- Pins ---- */
@@ -355,6 +372,7 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
         model_mount(rig, staged);
         return;
     }
+    rig->branches += pool_record(rig->pool, model_slot(rig, disk))->past_keep > 0;
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[disk], i, rig->things[staged].sector[i]);
     model_drop(rig, staged);
@@ -456,6 +474,8 @@ void rig_step(struct rig *rig)
     } else if (what == 24 || what == 25) {
         op_pin(rig);
         model_turn(rig);
+    } else if (what == 26 && rig->store->pending_n == 0) {
+        op_preallocate(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
         model_settle(rig);
         CHECK(pool_checkpoint(rig->pool, &err) == 0);

@@ -73,13 +73,82 @@ static void rig_flush(struct store *s, struct store_io *sio)
     queue(of(s), sio, NULL, 0, 0, RIG_FLUSH);
 }
 
+/* ---- Space that ends ---- */
+
+/* Like a file system that is full, it takes what fits. How many blocks from @addr on have space. */
+static unsigned fill_holes(struct rig_store *r, uint64_t addr, uint64_t count)
+{
+    unsigned n = 0;
+
+    for (; n < count; n++) {
+        if (!r->has || r->has[addr + n])
+            continue;
+        if (r->room == 0)
+            break;
+        r->has[addr + n] = 1;
+        r->room--;
+    }
+    return n;
+}
+
+static void make_holes(struct rig_store *r, uint64_t addr, uint64_t count)
+{
+    for (uint64_t i = addr; r->has && i < addr + count; i++) {
+        r->room += r->has[i];
+        r->has[i] = 0;
+    }
+}
+
+static int rig_backed(struct store *s, uint64_t addr, uint64_t end, uint64_t *from, uint64_t *to)
+{
+    const struct rig_store *r = of(s);
+
+    for (*from = addr; *from < end && !r->has[*from];)
+        ++*from;
+    for (*to = *from; *to < end && r->has[*to];)
+        ++*to;
+    return 0;
+}
+
+void rig_limit(struct rig_store *r, uint64_t blocks)
+{
+    r->has = xcalloc(r->s.blocks, 1);
+    r->room = blocks;
+    r->s.holes = r->s.finds_unwritten = true;
+    r->s.backed = rig_backed;
+}
+
+static int write_some(struct rig_store *r, const void *buf, uint64_t addr, unsigned count,
+                      uint64_t issued)
+{
+    unsigned n = fill_holes(r, addr, count);
+
+    memcpy(r->bytes + addr * PX_BLOCK, buf, (size_t)n * PX_BLOCK);
+    if (n)
+        append(r, buf, addr, n, issued);
+    return n < count ? -ENOSPC : 0;
+}
+
+/* ---- What is done ---- */
+
 /* What was punched may be anything: a reader of it would be found out, and so would what was written there before it
  * lands. */
 static void destroy(struct rig_store *r, uint64_t addr, uint64_t count, uint64_t issued)
 {
     memset(r->bytes + addr * PX_BLOCK, 0xdb, count * PX_BLOCK);
     append(r, r->bytes + addr * PX_BLOCK, addr, (unsigned)count, issued);
-    r->punches++;
+}
+
+/* Zeroes would hide that something was in use. */
+static int give_space(struct rig_store *r, uint64_t addr, uint64_t count, uint64_t issued)
+{
+    if (r->fail_allocate && --r->fail_allocate == 0)
+        return -ENOSPC;
+    if (fill_holes(r, addr, count) < count)
+        return -ENOSPC;
+    destroy(r, addr, count, issued);
+    r->allocated += count;
+    return 0;
 }
 
 static int flush_outcome(struct rig_store *r, uint64_t issued)
@@ -113,10 +182,13 @@ bool rig_turn(struct rig_store *r)
     if (p.kind == RIG_READ) {
         result = land_read(r, &p);
     } else if (p.kind == RIG_WRITE) {
-        memcpy(r->bytes + p.addr * PX_BLOCK, p.buf, (size_t)p.count * PX_BLOCK);
-        append(r, p.buf, p.addr, p.count, p.issued);
+        result = write_some(r, p.buf, p.addr, (unsigned)p.count, p.issued);
     } else if (p.kind == RIG_PUNCH) {
+        r->punches++;
+        make_holes(r, p.addr, p.count);
         destroy(r, p.addr, p.count, p.issued);
+    } else if (p.kind == RIG_ALLOCATE) {
+        result = give_space(r, p.addr, p.count, p.issued);
     } else {
         result = flush_outcome(r, p.issued);
     }
@@ -137,9 +209,7 @@ static int rig_put(struct store *s, const void *buf, uint64_t addr, unsigned cou
     struct rig_store *r = of(s);
 
     CHECK(addr + count <= s->blocks);
-    memcpy(r->bytes + addr * PX_BLOCK, buf, (size_t)count * PX_BLOCK);
-    append(r, buf, addr, count, r->log_n);
-    return 0;
+    return write_some(r, buf, addr, count, r->log_n);
 }
 
 static int rig_sync(struct store *s)
@@ -157,10 +227,26 @@ static void rig_punch(struct store *s, struct store_io *sio, uint64_t addr, uint
     struct rig_store *r = of(s);
 
     CHECK(count && addr < s->blocks && count <= s->blocks - addr);
-    if (sio)
+    if (sio) {
         queue(r, sio, r->bytes, addr, (unsigned)count, RIG_PUNCH);
-    else
-        destroy(r, addr, count, r->log_n);
+        return;
+    }
+    r->punches++;
+    make_holes(r, addr, count);
+    destroy(r, addr, count, r->log_n);
+}
+
+static int rig_allocate(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count,
+                        bool full)
+{
+    struct rig_store *r = of(s);
+
+    CHECK(count && addr < s->blocks && count <= s->blocks - addr);
+    r->full += full ? count : 0;
+    if (!sio)
+        return give_space(r, addr, count, r->log_n);
+    queue(r, sio, r->bytes, addr, (unsigned)count, RIG_ALLOCATE);
+    return 0;
 }
 
 static void rig_close(struct store *s)
@@ -182,6 +268,7 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
                           .put = rig_put,
                           .sync = rig_sync,
                           .punch = rig_punch,
+                          .allocate = rig_allocate,
                           .fetch = rig_fetch,
                           .prefetch = rig_prefetch,
                           .close = rig_close};
@@ -195,6 +282,7 @@ void rig_store_free(struct rig_store *r)
     rig_log_clear(r);
     free(r->log);
     free(r->bytes);
+    free(r->has);
     free(r);
 }
 

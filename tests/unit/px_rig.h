@@ -18,7 +18,7 @@ struct rig_write {
 };
 
 /** struct rig_store - @rng: decides the order in which I/O lands. @punches: pieces that were. @fail_flush: that many flushes
- * on. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
+ * on. @allocated: blocks that got space, @full: of which by being written. @fail_allocate: as @fail_flush. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
  * error. */
 struct rig_store {
     struct store s;
@@ -26,9 +26,12 @@ struct rig_store {
     struct rig_write *log;
     uint64_t log_n, log_room, fetched;
     bool logging;
-    int fail_flush;
+    int fail_flush, fail_allocate;
+    uint64_t allocated, full;
     uint64_t reads;
     unsigned spoil_reads, fail_reads;
+    uint8_t *has; /* rig_limit(): which blocks have space. NULL: all */
+    uint64_t room;
     uint64_t punches;
     const uint64_t *states;
     struct rig_pending {
@@ -36,7 +39,7 @@ struct rig_store {
         void *buf;
         uint64_t addr, issued;
         uint64_t count;
-        enum { RIG_READ, RIG_WRITE, RIG_FLUSH, RIG_PUNCH } kind;
+        enum { RIG_READ, RIG_WRITE, RIG_FLUSH, RIG_PUNCH, RIG_ALLOCATE } kind;
     } pending[512];
     unsigned pending_n;
     struct dt_rng rng;
@@ -45,6 +48,8 @@ struct rig_store {
 
 struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed);
 void rig_store_free(struct rig_store *r);
+/** rig_limit() - it has holes from now on, and space for @blocks of them. @room may be changed at any time. */
+void rig_limit(struct rig_store *r, uint64_t blocks);
 void rig_log_clear(struct rig_store *r);
 /** rig_turn() - let one I/O land, chosen by chance. False: none was under way. */
 bool rig_turn(struct rig_store *r);
@@ -79,6 +84,7 @@ struct rig_thing {
 /**
  * struct rig - a pool beside its model.
  * @hashes: of all states of the model, in the order in which they came about.
+ * @branches: times that a disk with a history was rolled back or received.
  * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
@@ -97,7 +103,7 @@ struct rig {
     unsigned in_flight, errors;
     bool over; /* something waits for a quota */
     bool shares;
-    uint64_t lifted, dropped, histories;
+    uint64_t lifted, dropped, histories, branches;
     uint64_t now; /* the pool's clock: each step takes a second */
     struct pool_pin pin;
     enum { RIG_FREE, RIG_PINNING, RIG_PINNED } pinned;
@@ -115,6 +121,10 @@ void rig_step(struct rig *rig);
 void rig_reopen(struct rig *rig, bool crash);
 /** rig_hash_pool() - of what the pool holds; 0 with an error in @err when it cannot be read. */
 uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_error *err);
+/** rig_read_past() - of each disk with a history, any state of it, and the last, which must be as the disk. How many were read; -1
+ * with an error in @err. */
+int rig_read_past(struct rig_store *store, struct pool *pool, struct dt_rng *rng,
+                  struct dt_error *err);
 /** rig_compare() - the pool with the model; ends the test where they differ. */
 void rig_compare(struct rig *rig);
 /** rig_check() - pool_check() must find nothing. */

@@ -10,7 +10,8 @@
 
 /**
  * struct px_use - how often each event was said; @last: the text of the last, @about: its slot. @now: the pool's clock;
- * 0: the system's. @dirty, @slice: as in struct pool_options; with @slice the cache is small, too.
+ * 0: the system's. @dirty, @slice, @cache: as in struct pool_options; with @slice the cache is small, too. @kicks: turns
+ * that the pool asked for.
  */
 struct px_use {
     struct rig_store *store;
@@ -19,7 +20,8 @@ struct px_use {
     char last[256];
     uint32_t about;
     uint64_t now;
-    unsigned dirty, slice;
+    unsigned dirty, slice, kicks;
+    size_t cache;
 };
 
 static inline void px_said(void *arg, uint32_t slot, const char *event, const char *text)
@@ -47,11 +49,19 @@ static inline uint64_t px_clock(void *arg)
     return u->now ?: (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
 }
 
+static inline void px_kick(void *arg)
+{
+    struct px_use *u = arg;
+
+    u->kicks++;
+}
+
 static inline void px_reopen(struct px_use *u)
 {
-    struct pool_options o = {.cache = u->slice ? 64 * 4200 : 0,
+    struct pool_options o = {.cache = u->slice ? 64 * 4200 : u->cache,
                              .dirty = u->dirty,
                              .slice = u->slice,
+                             .kick = px_kick,
                              .event = px_said,
                              .clock = px_clock,
                              .arg = u};

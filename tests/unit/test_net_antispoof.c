@@ -36,6 +36,27 @@ static void udp4(const char *from, const char *to, uint16_t sport, uint16_t dpor
     frame_end(&f);
 }
 
+/* A client's message: @type, and @option of its length, or NULL. */
+static void dhcp4(const char *from, const char *to, const uint8_t *chaddr, uint8_t type,
+                  const uint8_t *option)
+{
+    uint8_t m[300] = {1, 1, 6};
+    uint8_t options[] = {0x63, 0x82, 0x53, 0x63, 53, 1, type};
+
+    memcpy(m + 28, chaddr, 6);
+    memcpy(m + 236, options, sizeof(options));
+    if (option)
+        memcpy(m + 236 + sizeof(options), option, option[1] + 2u);
+    m[236 + sizeof(options) + (option ? option[1] + 2u : 0)] = 255;
+    frame_ether(&f, 0x0800);
+    frame_ipv4(&f, 17, from, to);
+    frame_udp(&f, 68, 67);
+    frame_bytes(&f, m, sizeof(m));
+    frame_end(&f);
+}
+
+#define DHCP_AT (14 + 20 + 8) /* of the message */
+
 static void tcp4(const char *from)
 {
     frame_ether(&f, 0x0800);
@@ -54,11 +75,20 @@ static void options4(const uint8_t option[4])
     frame_end(&f);
 }
 
-static void udp6(const char *from, uint16_t sport)
+static void udp6(const char *from, uint16_t sport, uint16_t dport)
 {
     frame_ether(&f, 0x86dd);
     frame_ipv6(&f, 17, from, "2001:db8::1");
-    frame_udp(&f, sport, 546);
+    frame_udp(&f, sport, dport);
+    frame_end(&f);
+}
+
+static void dhcp6(uint8_t type)
+{
+    frame_ether(&f, 0x86dd);
+    frame_ipv6(&f, 17, OWN_LL, "ff02::1:2");
+    frame_udp(&f, 546, 547);
+    frame_bytes(&f, (uint8_t[]){type, 1, 2, 3}, 4);
     frame_end(&f);
 }
 
@@ -110,7 +140,21 @@ MAKE(prefix)
 }
 MAKE(dhcp)
 {
-    udp4("0.0.0.0", "255.255.255.255", 68, 67);
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 1, (uint8_t[]){61, 7, 1, 0x52, 0x54, 0, 0, 0, 1});
+}
+MAKE(dhcp_of_a_drawn_number)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 3, (uint8_t[]){61, 8, 255, 1, 2, 3, 4, 0, 2, 9});
+}
+MAKE(dhcp_renewal)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 3, NULL);
+    memcpy(f.bytes + DHCP_AT + 12, (uint8_t[]){192, 0, 2, 7}, 4);
+    frame_end(&f);
+}
+MAKE(dhcp6_solicit)
+{
+    dhcp6(1);
 }
 MAKE(arp_request)
 {
@@ -126,11 +170,11 @@ MAKE(arp_probe)
 }
 MAKE(udp6_own)
 {
-    udp6("2001:db8::7", 1000);
+    udp6("2001:db8::7", 1000, 2000);
 }
 MAKE(link_local)
 {
-    udp6(OWN_LL, 546);
+    udp6(OWN_LL, 1000, 2000);
 }
 MAKE(solicit)
 {
@@ -269,17 +313,93 @@ MAKE(nobody4)
 }
 MAKE(dhcp_elsewhere)
 {
-    udp4("0.0.0.0", "198.51.100.1", 68, 67);
+    dhcp4("0.0.0.0", "198.51.100.1", own_mac, 1, NULL);
 }
 MAKE(dhcp_in_fragments)
 {
-    udp4("0.0.0.0", "255.255.255.255", 68, 67);
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 1, NULL);
     store_be16(f.bytes + 20, 0x2000);
     frame_end(&f);
 }
 MAKE(dhcp_server)
 {
     udp4("192.0.2.7", "255.255.255.255", 67, 68);
+}
+MAKE(dhcp_server_from_elsewhere)
+{
+    udp4("192.0.2.7", "255.255.255.255", 1000, 68);
+}
+MAKE(dhcp6_server_from_elsewhere)
+{
+    udp6(OWN_LL, 1000, 546);
+}
+MAKE(dhcp_of_other)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", other_mac, 1, NULL);
+}
+MAKE(dhcp_id_of_other)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 1, (uint8_t[]){61, 7, 1, 0x52, 0x54, 0, 0, 0, 9});
+}
+MAKE(dhcp_id_in_parts)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 1, (uint8_t[]){61, 4, 1, 0x52, 0x54, 0});
+    memcpy(f.bytes + DHCP_AT + 236 + 7 + 6, (uint8_t[]){61, 3, 0, 0, 9, 255}, 6);
+    frame_end(&f);
+}
+MAKE(dhcp_overloaded)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 1, (uint8_t[]){52, 1, 1});
+}
+MAKE(dhcp_offer_as_client)
+{
+    dhcp4("0.0.0.0", "255.255.255.255", own_mac, 2, NULL);
+}
+MAKE(dhcp_reply_as_client)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 1, NULL);
+    f.bytes[DHCP_AT] = 2;
+    frame_end(&f);
+}
+MAKE(dhcp_release_of_other)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 7, NULL);
+    memcpy(f.bytes + DHCP_AT + 12, (uint8_t[]){192, 0, 2, 8}, 4);
+    frame_end(&f);
+}
+MAKE(dhcp_relay)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 1, NULL);
+    memcpy(f.bytes + DHCP_AT + 24, (uint8_t[]){192, 0, 2, 7}, 4);
+    frame_end(&f);
+}
+MAKE(dhcp_relay_information)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 1, (uint8_t[]){82, 3, 1, 1, 5});
+}
+MAKE(dhcp_first_fragment)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 1, NULL);
+    store_be16(f.bytes + 20, 0x2000);
+    frame_end(&f);
+}
+MAKE(dhcp_cut)
+{
+    udp4("192.0.2.7", "192.0.2.1", 68, 67);
+}
+MAKE(dhcp_option_too_long)
+{
+    dhcp4("192.0.2.7", "192.0.2.1", own_mac, 1, (uint8_t[]){12, 1, 'a'});
+    f.bytes[DHCP_AT + 236 + 7 + 1] = 200;
+    frame_end(&f);
+}
+MAKE(dhcp6_relay)
+{
+    dhcp6(12);
+}
+MAKE(dhcp6_reply_to_server)
+{
+    dhcp6(7);
 }
 MAKE(source_route)
 {
@@ -313,19 +433,19 @@ MAKE(length_lies)
 }
 MAKE(source6)
 {
-    udp6("2001:db8::8", 1000);
+    udp6("2001:db8::8", 1000, 2000);
 }
 MAKE(link_local_of_other)
 {
-    udp6("fe80::5054:ff:fe00:9", 1000);
+    udp6("fe80::5054:ff:fe00:9", 1000, 2000);
 }
 MAKE(nobody6)
 {
-    udp6("::", 1000);
+    udp6("::", 1000, 2000);
 }
 MAKE(dhcp6_server)
 {
-    udp6(OWN_LL, 547);
+    udp6(OWN_LL, 547, 546);
 }
 MAKE(router_advertisement)
 {
@@ -413,6 +533,9 @@ static const struct row {
     OK(tcp),
     OK(prefix),
     OK(dhcp),
+    OK(dhcp_of_a_drawn_number),
+    OK(dhcp_renewal),
+    OK(dhcp6_solicit),
     OK(arp_request),
     OK(arp_reply),
     OK(arp_probe),
@@ -448,6 +571,22 @@ static const struct row {
     BAD(dhcp_elsewhere, "ip"),
     BAD(dhcp_in_fragments, "ip"),
     BAD(dhcp_server, "dhcp-server"),
+    BAD(dhcp_server_from_elsewhere, "dhcp-server"),
+    BAD(dhcp6_server_from_elsewhere, "dhcp-server"),
+    BAD(dhcp_of_other, "dhcp"),
+    BAD(dhcp_id_of_other, "dhcp"),
+    BAD(dhcp_id_in_parts, "dhcp"),
+    BAD(dhcp_overloaded, "dhcp"),
+    BAD(dhcp_offer_as_client, "dhcp"),
+    BAD(dhcp_reply_as_client, "dhcp"),
+    BAD(dhcp_release_of_other, "dhcp"),
+    BAD(dhcp_relay, "dhcp"),
+    BAD(dhcp_relay_information, "dhcp"),
+    BAD(dhcp_first_fragment, "dhcp"),
+    BAD(dhcp_cut, "dhcp"),
+    BAD(dhcp_option_too_long, "dhcp"),
+    BAD(dhcp6_relay, "dhcp"),
+    BAD(dhcp6_reply_to_server, "dhcp"),
     BAD(source_route, "options"),
     BAD(strict_route_behind_nop, "options"),
     BAD(option_without_end, "options"),
@@ -514,6 +653,100 @@ static void test_offloads(void **state)
     rig_stop();
 }
 
+/* ---- With the card's own addresses written ---- */
+
+#define STAMP "antispoof stamp=on mac=52:54:00:00:00:01 ip4=192.0.2.7 ip6=2001:db8::7 | "
+
+/* Whatever is left to do on them, and by whom: the sums that a receiver sees are right. */
+static void test_stamp(void **state)
+{
+    static const uint8_t own4[] = {192, 0, 2, 7},
+                         own6[] = {0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7};
+
+    for (unsigned plain = 0; plain < 2; plain++) {
+        rig_start(plain ? STAMP "plain-wire" : STAMP "wire");
+        for (unsigned kind = 0; kind < FRAME_KINDS; kind++) {
+            struct dt_vnet_header v = frame_kind(&f, kind, 2);
+            bool six = kind & FRAME_V6;
+
+            memcpy(f.bytes + 6, other_mac, 6);
+            f.bytes[six ? 37 : 29] ^= 0x5a;
+            frame_pattern(&f, kind & FRAME_SUPER ? 5000 : 100);
+            frame_end(&f);
+            assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+            assert_true(rig.wire.n > 0);
+            for (unsigned i = 0; i < rig.wire.n; i++) {
+                const struct rig_frame *out = &rig.wire.frames[i];
+
+                assert_memory_equal(out->data + 6, own_mac, 6);
+                assert_memory_equal(out->data + (six ? 22 : 26), six ? own6 : own4, six ? 16 : 4);
+                if (!out->needs && !frame_sums_right(out->data, out->length))
+                    fail_msg("kind %u: wrong sums", kind);
+            }
+            rig_clear();
+        }
+        assert_int_equal(rig_counter("antispoof", "stamped"), FRAME_KINDS);
+        rig_stop();
+    }
+}
+
+/* What names others in other ways is given our name, or is dropped still. */
+static void test_stamp_names(void **state)
+{
+    static const struct {
+        void (*make)(void);
+        bool passes;
+    } cases[] = {{make_arp_request_as_other, true},
+                 {make_arp_other_hardware, true},
+                 {make_arp_for_other, true},
+                 {make_arp_probe, true},
+                 {make_solicit_other_mac, true},
+                 {make_advertise_other_mac, true},
+                 {make_link_local_of_other, true},
+                 {make_later_fragment4_of_other, true},
+                 {make_dhcp, true},
+                 {make_dad, true},
+                 {make_other_source_mac, true},
+                 {make_nobody4, false},
+                 {make_advertise_other, false},
+                 {make_dhcp_of_other, false},
+                 {make_router_advertisement, false},
+                 {make_length_lies, false},
+                 {make_option_of_no_length, false},
+                 {make_vlan, false}};
+
+    rig_start(STAMP "wire");
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        cases[i].make();
+        assert_true(rig_send(f.bytes, f.n, NULL, 0));
+        if (rig.wire.n != cases[i].passes)
+            fail_msg("case %u %s", i, rig.wire.n ? "passed" : "was dropped");
+        if (rig.wire.n && cases[i].make != make_later_fragment4_of_other &&
+            rig.wire.frames[0].data[12] == 0x86 &&
+            !frame_sums_right(rig.wire.frames[0].data, rig.wire.frames[0].length))
+            fail_msg("case %u: wrong sums", i);
+        rig_clear();
+    }
+    make_arp_request_as_other();
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(load_be32(rig.wire.frames[0].data + 28), 0xc0000207);
+    rig_stop();
+}
+
+/* A prefix is no address: nothing is written, and what is not within it is dropped. */
+static void test_stamp_prefix(void **state)
+{
+    rig_start("antispoof stamp=on mac=52:54:00:00:00:01 ip4=10.1.0.0/16 | wire");
+    tcp4("10.1.200.3");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig.wire.n, 1);
+    assert_memory_equal(rig.wire.frames[0].data, f.bytes, f.n);
+    tcp4("192.0.2.7");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig.wire.n, 1);
+    rig_stop();
+}
+
 static void test_parameters(void **state)
 {
     static const char *const wrong[] = {"mac=52:54:00:00:00",
@@ -544,9 +777,9 @@ static void test_parameters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tricks),
-        cmocka_unit_test(test_offloads),
-        cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_tricks),       cmocka_unit_test(test_offloads),
+        cmocka_unit_test(test_stamp),        cmocka_unit_test(test_stamp_names),
+        cmocka_unit_test(test_stamp_prefix), cmocka_unit_test(test_parameters),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

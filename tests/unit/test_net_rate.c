@@ -2,6 +2,8 @@
 /* test_net_rate.c - `rate` by a clock that the test turns: how exact, from the slowest to the fastest. */
 #include "tests/unit/net_rig.h"
 
+#include "base/meter.h"
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -168,14 +170,155 @@ static void test_changed(void **state)
     rig_stop();
 }
 
+/* A card that may send super-frames is not made so slow that it would wait for one past its own patience. */
+static void test_slower(void **state)
+{
+    struct dt_error err;
+
+    rig_start("rate tx-bits=10M | wire");
+    assert_int_equal(device_set(rig.dev, "rate", "tx-bits", "262143", &err), -EINVAL);
+    assert_non_null(strstr(err.text, "segmentation"));
+    assert_int_equal(device_set(rig.dev, "rate", "tx-bits", "262144", &err), 0);
+    rig_stop();
+    rig_start("rate tx-bits=6k | wire");
+    assert_int_equal(device_set(rig.dev, "rate", "tx-bits", "7k", &err), 0);
+    rig_stop();
+}
+
+/* ---- Groups ---- */
+
+static char group[] = "/tmp/devtap-rate-XXXXXX";
+
+/* Both layers are of one group, so each packet pays twice. */
+static void test_group(void **state)
+{
+    char chain[160];
+
+    snprintf(chain, sizeof(chain),
+             "rate tx-bits=100M burst=1ms group=%s | rate tx-bits=100M burst=1ms group=%s | wire",
+             group, group);
+    rig_start(chain);
+    make_frame(BYTES);
+    while (rig.wire.n < PACKETS) {
+        while (rig_send(f.bytes, f.n, NULL, 0))
+            ;
+        test_clock += DT_US(2);
+        rig_turn();
+    }
+    within(bits_a_second(&rig.wire, BYTES * 8), 50e6, 0.01, "two of a group");
+    rig_stop();
+}
+
+/* Whoever comes next, as a worker that takes the place of a dead one, has the debt that is there. */
+static void test_group_outlives(void **state)
+{
+    char chain[96];
+
+    snprintf(chain, sizeof(chain), "rate tx-bits=6k group=%s | wire", group);
+    rig_start(chain);
+    make_frame(BYTES);
+    test_clock += DT_S(1);
+    while (rig_send(f.bytes, f.n, NULL, 0))
+        ;
+    rig_stop(); /* a second; the packet takes two, of which ten milliseconds had been saved up */
+    rig_start(chain);
+    assert_false(rig_send(f.bytes, f.n, NULL, 0));
+    test_clock += DT_S(1);
+    rig_turn();
+    assert_false(rig_send(f.bytes, f.n, NULL, 0));
+    test_clock += DT_MS(20);
+    rig_turn();
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    rig_stop();
+}
+
+/* A word that another member wrote, or the host before it was started again. */
+static void test_group_nonsense(void **state)
+{
+    static const uint64_t words[] = {UINT64_MAX, UINT64_MAX / 2, 1, 0};
+    char chain[96];
+
+    snprintf(chain, sizeof(chain), "rate tx-bits=300k rx-bits=300k group=%s | wire", group);
+    make_frame(BYTES);
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+        FILE *file = fopen(group, "r+");
+
+        assert_non_null(file);
+        assert_int_equal(fseek(file, 8, SEEK_SET), 0);
+        for (unsigned k = 0; k < 4; k++)
+            assert_int_equal(fwrite(&words[i], 8, 1, file), 1);
+        assert_int_equal(fclose(file), 0);
+        rig_start(chain);
+        test_clock += DT_MS(1);
+        rig_turn();
+        assert_true(rig_send(f.bytes, f.n, NULL, 0));
+        assert_false(rig_send(f.bytes, f.n, NULL, 0));
+        rig_stop();
+    }
+}
+
+static void test_group_refused(void **state)
+{
+    static const struct rig_refusal cases[] = {
+        {"rate group=/nowhere/at/all | wire", "group=/nowhere/at/all: No such file"},
+        {"rate group=/dev/null | wire", "it is no file"},
+        {"rate group=/etc/passwd | wire", "another kind of file"},
+    };
+
+    rig_refuses(cases, ARRAY_SIZE(cases));
+}
+
+#define THREADS 4u
+#define TAKES   200000u
+
+static void *take_many(void *word)
+{
+    struct meter m;
+
+    meter_init(&m, word);
+    m.cost = 64;
+    m.capacity = 64;
+    for (unsigned i = 0; i < TAKES; i++)
+        meter_take(&m, 1, 1000);
+    return NULL;
+}
+
+/* No token is taken twice, however many take at once: 65 units each time. */
+static void test_threads(void **state)
+{
+    uint64_t word = 1000 * METER_UNIT;
+    pthread_t threads[THREADS];
+
+    for (unsigned i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, take_many, &word), 0);
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(word, 1000 * METER_UNIT + 65ull * THREADS * TAKES);
+}
+
+static int make_group(void **state)
+{
+    int fd = mkstemp(group);
+
+    return fd < 0 ? -1 : close(fd);
+}
+
+static int remove_group(void **state)
+{
+    return unlink(group);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact),        cmocka_unit_test(test_packets),
-        cmocka_unit_test(test_super_frames), cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_changed),
+        cmocka_unit_test(test_exact),          cmocka_unit_test(test_packets),
+        cmocka_unit_test(test_super_frames),   cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_changed),        cmocka_unit_test(test_slower),
+        cmocka_unit_test(test_group),          cmocka_unit_test(test_group_outlives),
+        cmocka_unit_test(test_group_nonsense), cmocka_unit_test(test_group_refused),
+        cmocka_unit_test(test_threads),
     };
 
     test_clock = DT_S(1000);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_group, remove_group);
 }

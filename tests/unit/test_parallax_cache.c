@@ -318,13 +318,11 @@ static void right(const struct px_io *io, unsigned block, unsigned count)
 }
 
 /* A template of @BLOCKS blocks, and clones c1 and so on. */
-static void begin(struct px_use *u, uint64_t bytes, unsigned clones)
+static void make_template(struct px_use *u, unsigned clones)
 {
+    struct disk *disk = px_create(u, "t", BLOCKS);
     struct dt_error err;
-    struct disk *disk;
 
-    px_begin(u, 8192);
-    disk = px_create(u, "t", BLOCKS);
     for (unsigned b = 0; b < BLOCKS; b += 32) {
         struct px_io *io = px_submit(disk, DISK_WRITE, b, 32);
 
@@ -337,6 +335,14 @@ static void begin(struct px_use *u, uint64_t bytes, unsigned clones)
     disk_close(disk);
     assert_int_equal(pool_label(u->pool, px_slot(u, "t@v1"), NULL, &err), 0);
     assert_int_equal(pool_clone(u->pool, px_slot(u, "t@v1"), "c", clones, true, 1, &err), 0);
+}
+
+static void begin(struct px_use *u, uint64_t bytes, unsigned clones)
+{
+    struct dt_error err;
+
+    px_begin(u, 8192);
+    make_template(u, clones);
     assert_int_equal(pool_set_data_cache(u->pool, bytes, &err), 0);
     px_run(u);
 }
@@ -607,19 +613,7 @@ static void given_back_and_used_again(void **state)
         px_run(&u);
         assert_int_equal(pool_checkpoint(u.pool, &err), 0);
         assert_int_equal(counters(&u).dropped, (round + 1) * BLOCKS);
-        a = px_create(&u, "t", BLOCKS);
-        for (unsigned b = 0; b < BLOCKS; b += 32) {
-            struct px_io *io = px_submit(a, DISK_WRITE, b, 32);
-
-            for (unsigned i = 0; i < 32; i++)
-                expected[b + i] = ((uint8_t *)io->req.buf)[(size_t)i * PX_BLOCK];
-            px_run(&u);
-            assert_int_equal(px_finish(io), 0);
-        }
-        px_snapshot(&u, "t", "v1");
-        disk_close(a);
-        assert_int_equal(pool_label(u.pool, px_slot(&u, "t@v1"), NULL, &err), 0);
-        assert_int_equal(pool_clone(u.pool, px_slot(&u, "t@v1"), "c", 1, true, 1, &err), 0);
+        make_template(&u, 1);
         a = clone_of(&u, 0);
     }
     disk_close(a);

@@ -32,7 +32,7 @@ struct crash {
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
-    uint64_t replayed, deep, merged, shared, pins_checked;
+    uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches;
 };
 
 static void refuse(const struct crash *c, const char *why)
@@ -48,6 +48,26 @@ static bool among(const struct crash *c, uint64_t hash)
         if (c->rig->hashes[i] == hash)
             return true;
     return false;
+}
+
+/* What histories tell is there, too. */
+static void look_back(struct crash *c, struct pool *pool)
+{
+    struct dt_error err = {""};
+    int read;
+
+    for (uint32_t slot = 0; slot < pool_slots(pool); slot++) {
+        const struct px_record *r = pool_record(pool, slot);
+
+        c->branches += r && (r->flags & PX_BRANCH) != 0;
+    }
+    if (dt_rng_below(&c->rng, 4))
+        return;
+    read = rig_read_past(c->into, pool, &c->rng, &err);
+    if (read < 0)
+        refuse(c, err.text);
+    c->pasts += (uint64_t)read;
+    rig_check(pool);
 }
 
 /* Opens what a crash left, and judges it. */
@@ -72,6 +92,7 @@ static void open_and_judge(struct crash *c)
                             : "the disks hold what they never held, or what was flushed "
                               "is lost");
     rig_check(pool);
+    look_back(c, pool);
     /* And it goes on from there: what was deleted comes back, and nothing else changes. */
     if (dt_rng_below(&c->rng, 4) == 0) {
         while (c->rig->shares && pool_share_now(pool, 1 << 20) > 0)
@@ -168,18 +189,25 @@ static uint64_t wanted(const char *name, uint64_t initial)
 
 static void every_crash_leaves_a_pool(void **state)
 {
-    struct crash c = {.into = rig_store_new(BLOCKS, 3),
-                      .base = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK),
+    struct crash c = {.base = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK),
                       .before = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK)};
+    struct rig_store *const into[] = {rig_store_new(BLOCKS, 3), rig_store_new(BLOCKS, 3)};
     uint64_t n = wanted("PARALLAX_CRASHES", 5000), seed = wanted("PARALLAX_SEED", 100);
 
-    for (uint64_t done = 0; done < n; seed++, done += STATES)
+    rig_limit(into[1], BLOCKS);
+    for (uint64_t done = 0; done < n; seed++, done += STATES) {
+        c.into = into[seed / 2 % 2];
         episode(&c, seed, MIN(n - done, (uint64_t)STATES));
+    }
     /* Else the states were none worth trying. */
     assert_true(c.replayed > n / 4 && c.deep > n / 10);
     assert_true(c.shared > n / 8 && c.merged > n / 8);
     assert_true(c.pins_checked > n / STATES);
-    rig_store_free(c.into);
+    if (c.pasts < n / 32 || c.branches < n / 32)
+        fail_msg("%llu states of histories were read, and %llu branches were there",
+                 (unsigned long long)c.pasts, (unsigned long long)c.branches);
+    rig_store_free(into[0]);
+    rig_store_free(into[1]);
     free(c.base);
     free(c.before);
 }

@@ -403,7 +403,7 @@ static void histories(void **state)
     struct dt_error err = {""};
 
     d = begin_sharing(&u, 512);
-    assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 1000, &err), 0);
+    assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 1000, 0, &err), 0);
     put(&u, d, 0, fill_plain, 5);
     put(&u, d, 1, fill_plain, 5);
     assert_int_equal(pool_past(u.pool, px_slot(&u, "a"), &past, &err), 0);
@@ -430,7 +430,7 @@ static void histories(void **state)
             use_again(&u, d, 5);
         }
     }
-    assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 0, &err), 0);
+    assert_int_equal(pool_history(u.pool, px_slot(&u, "a"), 0, 0, &err), 0);
     assert_int_equal(pool_reclaim_all(u.pool, &err), 0);
     assert_int_equal(told(&u).shared, 0);
     end(&u, d);

@@ -241,6 +241,34 @@ static void half_deleted(void **state)
     free(w);
 }
 
+/* A pool that has failed does nothing any more, and asks for no turns in which to do it. */
+static void failed_at_rest(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+    struct dt_error err;
+    struct px_io *io;
+
+    begin(w, 4096, MOST, 1);
+    for (unsigned leaf = 0; leaf < 40; leaf++)
+        write_now(w, leaf * LEAF, 1);
+    px_snapshot(&w->u, "disk", "s");
+    for (unsigned leaf = 0; leaf < 40; leaf++)
+        write_now(w, leaf * LEAF, 1);
+    assert_int_equal(pool_delete_snapshot(
+                         w->u.pool, pool_snapshot_before(w->u.pool, px_slot(&w->u, "disk")), &err),
+                     0);
+    io = px_submit(w->disk, DISK_FLUSH, 0, 0);
+    w->u.store->fail_flush = 1;
+    pool_turn(w->u.pool);
+    while (rig_turn(w->u.store))
+        ;
+    assert_int_equal(px_finish(io), -EIO);
+    assert_int_equal(info(w).dying, 1);
+    assert_false(pool_turn(w->u.pool));
+    end(w);
+    free(w);
+}
+
 /* ---- Flushes ---- */
 
 struct wanted {
@@ -335,7 +363,7 @@ static void never_what_is_used(void **state)
         discard(w, 0, 1024);
         make_root(w);
         pool_turn(w->u.pool);
-        w->u.pool->space.data_at = 0;
+        w->u.pool->space.hole_at = w->u.pool->space.run_at = 0;
         for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
             io[i] = write_at(w, i * 16, 12 + (unsigned)dt_rng_below(&w->rng, 5));
             if (dt_rng_below(&w->rng, 4) == 0)
@@ -352,6 +380,57 @@ static void never_what_is_used(void **state)
         free(w);
     }
     assert_true(punches >= 60);
+}
+
+/* Writes that wait for space are counted once, and nobody looks after them until there may be some. */
+static void waiting_at_rest(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+    struct px_io *io[16];
+    uint64_t held;
+
+    begin(w, 512, 1024, 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
+        io[i] = write_at(w, i * 32, 32);
+    px_run(&w->u);
+    assert_true(io_stalled(w->u.pool));
+    assert_int_equal(w->u.others, 1); /* that it is full */
+    held = disk_counters(w->disk)->held;
+    assert_in_range(held, 1, 2 * ARRAY_SIZE(io));
+    w->u.kicks = 0;
+    for (unsigned i = 0; i < 100; i++)
+        assert_false(pool_turn(w->u.pool));
+    assert_int_equal(w->u.kicks, 0);
+    assert_true(pool_wait(w->u.pool) > 0);
+    assert_int_equal(disk_counters(w->disk)->held, held);
+    discard(w, 0, 256);
+    for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
+        assert_int_equal(px_finish(io[i]), 0);
+    compare(w, 512);
+    end(w);
+    free(w);
+}
+
+/* What may not be punched is nothing to turn for. */
+static void no_turns_in_vain(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+
+    begin(w, 4096, 1024, 1);
+    for (unsigned i = 0; i < 16; i++)
+        write_now(w, i * 64, 64);
+    discard(w, 0, 1024);
+    make_root(w);
+    assert_int_equal(pool_wait(w->u.pool), 0); /* more than a part of the pool */
+    w->u.pool->space.promised += info(w).free;
+    assert_true(pool_wait(w->u.pool) > DT_S(1));
+    w->u.pool->space.promised -= info(w).free;
+    w->u.pool->failed = -EIO;
+    assert_true(pool_wait(w->u.pool) > DT_S(1));
+    assert_false(pool_turn(w->u.pool));
+    assert_int_equal(w->u.store->pending_n, 0);
+    end(w);
+    free(w);
 }
 
 /* Nothing that is free stays in the file when a pool is closed in good order. */
@@ -387,10 +466,12 @@ static void closing_punches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(requests_go_on),     cmocka_unit_test(snapshots_meanwhile),
-        cmocka_unit_test(half_made),          cmocka_unit_test(half_deleted),
-        cmocka_unit_test(one_flush_each),     cmocka_unit_test(written_again),
-        cmocka_unit_test(never_what_is_used), cmocka_unit_test(closing_punches),
+        cmocka_unit_test(requests_go_on),   cmocka_unit_test(snapshots_meanwhile),
+        cmocka_unit_test(half_made),        cmocka_unit_test(half_deleted),
+        cmocka_unit_test(failed_at_rest),   cmocka_unit_test(waiting_at_rest),
+        cmocka_unit_test(no_turns_in_vain), cmocka_unit_test(one_flush_each),
+        cmocka_unit_test(written_again),    cmocka_unit_test(never_what_is_used),
+        cmocka_unit_test(closing_punches),
     };
 
     log_set_level(DT_LOG_ERROR);

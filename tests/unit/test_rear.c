@@ -293,6 +293,30 @@ static void test_quiet(void **state)
     end();
 }
 
+static void at_rest(void *arg, const char *late)
+{
+    *(const char **)arg = late ? "late" : "in time";
+}
+
+/* What a layer above forwards for the sake of the rest does not end it. */
+static void test_quiet_below_others(void **state)
+{
+    const char *rests = NULL;
+    struct tap_slot *held, *forwarded;
+
+    begin_and_lose("");
+    held = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
+    device_quiesce(rig.dev, dt_clock_ns() + DT_S(2), at_rest, &rests);
+    tap_turn(&rig, 10);
+    forwarded = tap_submit(&rig, 5, DT_OP_READ, 0, 4, 0);
+    assert_int_equal(tap_wait(&rig, held, LONG), -ECANCELED);
+    assert_int_equal(tap_wait(&rig, forwarded, LONG), -ECANCELED);
+    tap_turn(&rig, 10);
+    assert_string_equal(rests, "in time");
+    fake_rear_start(&rear);
+    end();
+}
+
 static void test_comes_back_as_another(void **state)
 {
     struct tap_slot *slot;
@@ -430,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_failed),
         cmocka_unit_test(test_quiet),
         cmocka_unit_test(test_quiet_in_time),
+        cmocka_unit_test(test_quiet_below_others),
         cmocka_unit_test(test_comes_back_as_another),
         cmocka_unit_test(test_lies),
         cmocka_unit_test(test_twice),

@@ -16,6 +16,7 @@
 struct qmp {
     int sock;
     FILE *in;
+    struct ucred peer;
     char *deleted; /* the device that went last */
 };
 
@@ -99,6 +100,7 @@ int qmp_call(struct qmp *q, const char *command, json_t *arguments, json_t **res
 int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    socklen_t len = sizeof(struct ucred);
     struct qmp *q;
     json_t *greeting;
     int ret;
@@ -109,7 +111,8 @@ int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
     q = xcalloc(1, sizeof(*q));
     q->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     set_patience(q->sock, ANSWER_NS);
-    if (connect(q->sock, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+    if (connect(q->sock, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        getsockopt(q->sock, SOL_SOCKET, SO_PEERCRED, &q->peer, &len) < 0) {
         ret = dt_fail(err, -errno, "%s: %s", path, strerror(errno));
         qmp_close(q);
         return ret;
@@ -129,6 +132,11 @@ int qmp_open(struct qmp **out, const char *path, struct dt_error *err)
     else
         *out = q;
     return ret;
+}
+
+const struct ucred *qmp_peer(const struct qmp *q)
+{
+    return &q->peer;
 }
 
 void qmp_close(struct qmp *q)

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define CMDLINE_MAX (256u << 10)
 
@@ -68,6 +69,20 @@ static pid_t process_of(json_int_t thread)
     return pid;
 }
 
+/* Or a QEMU that its guest took over could have root cut the connection of another user's VM. */
+static int judge_speaker(struct vm *vm, struct dt_error *err)
+{
+    const struct ucred *peer = qmp_peer(vm->qmp);
+    _cleanup_free_ char *path = xasprintf("/proc/%d", vm->pid);
+    struct stat qemu;
+
+    if (peer->pid == vm->pid || peer->uid == 0 || peer->uid == geteuid() ||
+        (stat(path, &qemu) == 0 && qemu.st_uid == peer->uid))
+        return 0;
+    return dt_fail(err, -EPERM, "process %d, of user %u, says that QEMU is process %d, of another",
+                   peer->pid, peer->uid, vm->pid);
+}
+
 /* QEMU tells the threads of its processors, whoever passes its words on. */
 static int learn_pid(struct vm *vm, struct dt_error *err)
 {
@@ -82,7 +97,7 @@ static int learn_pid(struct vm *vm, struct dt_error *err)
             dt_fail(err, -ESRCH,
                     "QEMU's process is not to be found: its threads have other numbers here (is it "
                     "on another machine, or in a container?)");
-    return ret;
+    return ret ?: judge_speaker(vm, err);
 }
 
 /* "socket,id=c0,path=...,reconnect=1": the seconds in the options of chardev @id; QEMU 9.2 has reconnect-ms. */

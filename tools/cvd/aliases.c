@@ -11,14 +11,28 @@ struct alias {
 };
 
 static const struct alias aliases[] = {
+    {"check", "pool check", NULL},
+    {"children", NULL, "'cvd tree' shows what stands on what"},
     {"clone", "dup", NULL},
+    {"cp", NULL,
+     "a copy is a clone, made at once: 'cvd snap', 'cvd label' and 'cvd dup'; or 'cvd send' to "
+     "'cvd receive', into another pool"},
+    {"destroy", "delete", NULL},
+    {"export-diff", NULL, "'cvd send POOL/DISK@B --from @A' writes what differs"},
     {"flatten", NULL,
      "no disk needs it: a read takes the same time whatever the disk is a clone of. To make one "
      "that stands "
      "alone, export it, and fill a new disk from that"},
+    {"import", NULL, "'cvd create POOL/DISK' and 'cvd fill POOL/DISK FILE' do it"},
+    {"import-diff", NULL, "'cvd receive POOL/DISK' reads what 'cvd send' wrote"},
     {"info", "du", NULL},
+    {"lock", NULL, "a disk has one writer at most at any time, and needs nothing for that"},
     {"ls", "list", NULL},
+    {"map", NULL, "'devtap run' with the back cvd serves a disk (man devtap-cvd)"},
     {"mv", "rename", NULL},
+    {"pool delete", NULL, "a pool is a file: remove that"},
+    {"pool list", NULL, "a pool is a file; /etc/devtap/pools has links to those with names"},
+    {"pool ls", NULL, "a pool is a file; /etc/devtap/pools has links to those with names"},
     {"remove", "delete", NULL},
     {"rm", "delete", NULL},
     {"snap create", "snap", NULL},
@@ -33,6 +47,7 @@ static const struct alias aliases[] = {
     {"snap_label", "label", NULL},
     {"snap_list", "snaps", NULL},
     {"snapshot", "snap", NULL},
+    {"status", NULL, "'cvd list' tells of disks, 'cvd pool stats' of those in use"},
     {NULL, NULL, NULL},
 };
 

@@ -9,20 +9,63 @@ int cmd_sync(struct target *t, const struct cvd_options *o, int argc, char **arg
     return t->live ? 0 : pool_sync(t->pool, err);
 }
 
+/* As an option, or as what comes after the disk. */
+static int take_size(const struct cvd_options *o, int argc, char **argv, uint64_t *size,
+                     struct dt_error *err)
+{
+    *size = o->size;
+    if (argc > 1 && o->size)
+        return dt_fail(err, -EINVAL, "two sizes: '%s' and --size", argv[1]);
+    if (argc > 1 && parse_size(argv[1], size) < 0)
+        return dt_fail(err, -EINVAL, "'%s' is not a size (such as 20G)", argv[1]);
+    return *size ? 0 : dt_fail(err, -EINVAL, "--size is missing");
+}
+
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
-    if (o->size == 0)
-        return dt_fail(err, -EINVAL, "--size is missing");
-    return pool_create_disk(t->pool, t->name, o->size,
-                            o->sector == UINT64_MAX ? 512 : (uint32_t)o->sector, err);
+    char id[UUID_TEXT];
+    uint64_t size;
+    int ret = take_size(o, argc, argv, &size, err);
+
+    ret = ret
+              ?: pool_create_disk(t->pool, t->name, size,
+                                  o->sector == UINT64_MAX ? 512 : (uint32_t)o->sector, err);
+    if (ret < 0 || !o->json)
+        return ret;
+    ret = pool_moment(t->pool, t->name, &t->slot, &t->moment, err);
+    if (ret < 0)
+        return ret;
+    uuid_text(pool_record(t->pool, t->slot)->uuid, id);
+    print_json_to(t->out, json_pack("{ss ss ss}", "done", "create", "to", argv[0], "id", id));
+    return 0;
 }
 
 int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,
             struct dt_error *err)
 {
-    return pool_clone(t->pool, t->slot, argv[1], MAX(o->count, (uint64_t)1), o->count > 0, o->first,
-                      err);
+    _cleanup_free_ char *name = NULL;
+    int ret = target_new_name(t, argv[1], &name, err);
+
+    return ret
+               ?: pool_clone(t->pool, t->slot, name, MAX(o->count, (uint64_t)1), o->count > 0,
+                             o->first, err);
+}
+
+/* POOL/DISK@NAME, as rbd and zfs have it, or --name for all. @text loses the name, which is in its memory. */
+static int take_snapshot_name(char *text, const char *for_all, const char **name,
+                              struct dt_error *err)
+{
+    char *at = strchr(text, '@');
+
+    *name = for_all;
+    if (!at)
+        return 0;
+    if (for_all)
+        return dt_fail(err, -EINVAL, "two names: '%s' and --name", at + 1);
+    *at = '\0';
+    *name = at + 1;
+    return 0;
 }
 
 int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **argv,
@@ -34,10 +77,13 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
     int ret = 0;
 
     for (int i = 0; i < argc && ret == 0; i++) {
-        ret = target_other(t, argv[i], &disks[i], err);
-        names[i] = o->name;
+        ret = take_snapshot_name(argv[i], o->name, &names[i], err);
+        ret = ret ?: target_other(t, argv[i], &disks[i], err);
+        if (ret == 0 && !names[i] != !names[0])
+            ret =
+                dt_fail(err, -EINVAL, "a name for each of them, or for none: --name gives all one");
     }
-    ret = ret ?: pool_snapshot(t->pool, disks, (unsigned)argc, o->name ? names : NULL, slots, err);
+    ret = ret ?: pool_snapshot(t->pool, disks, (unsigned)argc, names[0] ? names : NULL, slots, err);
     list = o->json && ret == 0 ? json_array() : NULL;
     for (int i = 0; i < argc && ret == 0; i++) {
         char name[2 * PX_NAME];
@@ -69,17 +115,24 @@ int cmd_unlabel(struct target *t, const struct cvd_options *o, int argc, char **
 int cmd_rename(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
-    return pool_rename(t->pool, t->slot, argv[1], err);
+    _cleanup_free_ char *name = NULL;
+    int ret = target_new_name(t, argv[1], &name, err);
+
+    return ret ?: pool_rename(t->pool, t->slot, name, err);
 }
 
 int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
-    uint64_t size;
+    bool more = argc > 1 && argv[1][0] == '+';
+    uint64_t size, now = pool_record(t->pool, t->slot)->size;
+    int ret;
 
-    if (parse_size(argv[1], &size) < 0)
-        return dt_fail(err, -EINVAL, "'%s' is not a size (such as 20G)", argv[1]);
-    return pool_resize(t->pool, t->slot, size, err);
+    argv[argc - 1] += more;
+    ret = take_size(o, argc, argv, &size, err);
+    if (ret == 0 && more && __builtin_add_overflow(size, now, &size))
+        ret = dt_fail(err, -EINVAL, "%s more is too much", argv[1]);
+    return ret ?: pool_resize(t->pool, t->slot, size, err);
 }
 
 static const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
@@ -146,11 +199,17 @@ int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err)
 {
     const struct px_record *r = pool_record(t->pool, t->slot);
+    int ret = r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
+                                 : pool_delete_snapshot(t->pool, t->slot, err);
 
-    return reclaim(t,
-                   r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
-                                      : pool_delete_snapshot(t->pool, t->slot, err),
-                   err);
+    r = pool_record(t->pool, t->slot);
+    if (ret == 0 && !o->json && r && r->flags & PX_HEADLESS)
+        fprintf(
+            t->out,
+            "its labelled snapshots stay, and keep the name '%s' (cvd tree shows them, cvd rename "
+            "gives them another)\n",
+            r->name);
+    return reclaim(t, ret, err);
 }
 
 int cmd_collapse(struct target *t, const struct cvd_options *o, int argc, char **argv,

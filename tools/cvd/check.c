@@ -4,7 +4,8 @@
  *
  * Theory of operation: the pool is read by us, from its file, whoever has it. What is read is all that one root
  * reaches. Where a process serves the pool, it is asked to pin one: as long as our connection lasts, nothing of that is
- * written over. Where there is none, we open the pool, which makes a new root, and have the lock meanwhile.
+ * written over. Where there is none, we open the pool, which makes a new root, and have the lock meanwhile. It is then that
+ * it is repaired, if that was asked for.
  *
  * What is found is said only if the connection was still there after it was read.
  */
@@ -26,14 +27,15 @@
 #define IOPRIO_LOWEST      (2 << 13 | 7) /* best effort: the idle class may wait for ever */
 
 /**
- * struct check - @locked: the pool's file while nobody serves it. @list: with --json: what was found.
+ * struct check - @locked: the pool's file while nobody serves it. @list: with --json: what was found. @repaired: and what was
+ * put right before.
  * @why: it has ended.
  */
 struct check {
     struct target *t;
     struct store *locked;
     struct px_root root;
-    json_t *list;
+    json_t *list, *repaired;
     uint64_t n;
     bool json, served;
     char why[256];
@@ -75,10 +77,28 @@ static int ask_root(struct check *c, struct dt_error *err)
     return ret;
 }
 
-static int open_root(struct check *c, struct dt_error *err)
+static void repaired(void *arg, const char *text)
+{
+    struct check *c = arg;
+
+    if (c->json)
+        json_array_append_new(c->repaired, json_string(text));
+    else
+        printf("repaired: %s\n", text);
+}
+
+/* What is wrong is said by the check itself, and names whose it is. */
+static void ignore(void *arg, uint32_t slot, const char *event, const char *text)
+{
+    log_debug("%s", text);
+}
+
+static int open_root(struct check *c, bool repair, struct dt_error *err)
 {
     const struct store_file_options file = {0};
-    const struct pool_options o = {.cache = CACHE};
+    struct pool_check what = {.say = repaired, .arg = c};
+    const struct pool_options o = {
+        .cache = CACHE, .repair = repair ? &what : NULL, .event = repair ? ignore : NULL};
     struct pool *pool;
     int ret = store_file_open(&c->locked, c->t->path, &file, err);
 
@@ -149,18 +169,20 @@ static void print(const struct check *c, const struct pool_check *p)
     json_t *json;
 
     if (!c->json) {
-        printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data: %" PRIu64 " findings\n", p->nodes,
-               p->blocks, c->n);
+        printf("%" PRIu64 " nodes, %" PRIu64 " blocks of data%s: %" PRIu64 " findings\n", p->nodes,
+               p->blocks, p->data ? "" : " (not read)", c->n);
         return;
     }
-    json = json_pack("{sI sI sI sI sI sI sI sI sb sI sO}", "nodes", (json_int_t)p->nodes, "blocks",
-                     (json_int_t)p->blocks, "damaged", (json_int_t)p->damaged, "leaked",
+    json = json_pack("{sI sI sI sI sI sI sI sI sb sb sI sO}", "nodes", (json_int_t)p->nodes,
+                     "blocks", (json_int_t)p->blocks, "damaged", (json_int_t)p->damaged, "leaked",
                      (json_int_t)p->leaked, "unmarked", (json_int_t)p->unmarked, "doubly",
                      (json_int_t)p->doubly, "mischarged", (json_int_t)p->mischarged, "miscounted",
-                     (json_int_t)p->miscounted, "served", c->served, "root",
+                     (json_int_t)p->miscounted, "served", c->served, "data", p->data, "root",
                      (json_int_t)c->root.seq, "findings", c->list);
     if (*c->why)
         json_object_set_new(json, "ended", json_string(c->why));
+    if (json_array_size(c->repaired))
+        json_object_set(json, "repaired", c->repaired);
     print_json(json);
 }
 
@@ -213,12 +235,19 @@ int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char
     t->sock = ret;
     c.served = ret > 0;
     c.list = json_array();
+    c.repaired = json_array();
+    ret = 0;
+    if (c.served && o->repair)
+        ret = dt_fail(err, -EBUSY, "%s is being served: 'cvd pool close' it, then repair it",
+                      t->path);
     if (c.served)
         step_back();
-    ret = c.served ? ask_root(&c, err) : open_root(&c, err);
+    if (ret == 0)
+        ret = c.served ? ask_root(&c, err) : open_root(&c, o->repair, err);
     ret = ret ?: read_pool(&c, o, err);
     if (c.locked)
         c.locked->close(c.locked);
     json_decref(c.list);
+    json_decref(c.repaired);
     return ret < 0 ? ret : c.n ? STATUS_FAULT : 0;
 }

@@ -5,10 +5,11 @@
 static const char *const no_options[] = {NULL};
 static const char *const json_options[] = {"json", NULL};
 static const char *const create_options[] = {"size", "sector", "json", NULL};
-static const char *const pool_create_options[] = {"size", "journal", "share", "rate", NULL};
+static const char *const pool_create_options[] = {"size", "journal",       "share",
+                                                  "rate", "preallocation", NULL};
 static const char *const share_options[] = {"rate", "now", "json", NULL};
 static const char *const open_options[] = {"background", "cache", "data-cache", "sandbox", NULL};
-static const char *const check_options[] = {"data", "rate", "memory", "json", NULL};
+static const char *const check_options[] = {"data", "rate", "memory", "repair", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
 static const char *const name_options[] = {"name", "json", NULL};
@@ -18,12 +19,15 @@ static const char *const bench_options[] = {"rw", "size", "depth", "time", "json
 static const char *const quota_options[] = {"policy", "json", NULL};
 static const char *const guest_options[] = {"socket", "every", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
+static const char *const history_options[] = {"most", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
 const struct command cvd_commands[] = {
-    {"pool create", "POOL --size SIZE [--share off|on|writes]",
+    {"pool create",
+     "POOL --size SIZE [--journal SIZE] [--preallocation off|falloc|full] [--share off|on|writes] "
+     "[--rate SIZE]",
      "make a pool in a new file, or on a block device", NEEDS_NOTHING, true, true, 1, 1,
      pool_create_options, cmd_pool_create},
     {"pool open", "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off]",
@@ -31,14 +35,17 @@ const struct command cvd_commands[] = {
      cmd_pool_open},
     {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
      no_options, cmd_pool_close},
-    {"pool check", "POOL [--data] [--rate SIZE] [--memory SIZE] [--json]",
-     "read the whole pool, while it is in use or not; repairs nothing", NEEDS_NOTHING, true, false,
-     1, 1, check_options, cmd_pool_check},
+    {"pool check", "POOL [--data=off] [--rate SIZE] [--memory SIZE] [--repair] [--json]",
+     "read the whole pool, maps and data, while it is in use or not; repairs nothing unless told",
+     NEEDS_NOTHING, true, false, 1, 1, check_options, cmd_pool_check},
     {"pool info", "POOL [--json]", "space, and how much of everything there is", NEEDS_LOOK, true,
      false, 1, 1, json_options, cmd_pool_info},
     {"pool grow", "POOL [--size SIZE] [--json]",
      "make a pool larger, or use what its device has grown", NEEDS_CHANGE, true, false, 1, 1,
      grow_options, cmd_pool_grow, .plain = true},
+    {"pool preallocation", "POOL [off|falloc|full] [--json]",
+     "have space in the file for all of the pool before it is written, or give back what is free",
+     NEEDS_CHANGE, true, false, 1, 2, json_options, cmd_pool_preallocation},
     {"pool share", "POOL [off|on|writes] [--rate SIZE] [--now] [--json]",
      "have equal blocks stored once, or tell what that saves", NEEDS_CHANGE, true, false, 1, 2,
      share_options, cmd_pool_share},
@@ -49,27 +56,28 @@ const struct command cvd_commands[] = {
      NEEDS_SERVED, true, false, 1, 2, json_options, cmd_pool_data_cache},
     {"pool latency", "POOL [--json]", "the longest that anything of the pool took", NEEDS_SERVED,
      true, false, 1, 1, json_options, cmd_pool_latency},
-    {"create", "POOL/DISK --size SIZE [--json]", "make an empty disk", NEEDS_CHANGE, false, true, 1,
-     1, create_options, cmd_create, .plain = true},
+    {"create", "POOL/DISK --size SIZE [--sector 512|4096] [--json]", "make an empty disk",
+     NEEDS_CHANGE, false, true, 1, 2, create_options, cmd_create},
     {"fill", "POOL/DISK FILE|NBD-URI [--format raw|qcow2] [--json]",
      "copy an image or an NBD export into a disk", NEEDS_DATA, false, false, 2, 2, fill_options,
      cmd_fill},
-    {"export", "POOL/DISK[@SNAPSHOT] FILE [--json]",
+    {"export", "POOL/DISK[@SNAPSHOT|@{MOMENT}] FILE [--json]",
      "copy a disk or snapshot into a sparse raw image", NEEDS_DATA, false, false, 2, 2,
      json_options, cmd_export, .moments = true},
-    {"dup", "POOL/DISK@SNAPSHOT NAME [--count N] [--json]", "make clones of a labelled snapshot",
-     NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup, .plain = true},
-    {"snap", "POOL/DISK... [--name NAME] [--json]",
+    {"dup", "POOL/DISK@SNAPSHOT NAME [--count N [--first N]] [--json]",
+     "make clones of a labelled snapshot", NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup,
+     .plain = true},
+    {"snap", "POOL/DISK[@NAME]... [--name NAME] [--json]",
      "take a snapshot, of several disks at one moment", NEEDS_CHANGE, false, false, 1, 30,
-     name_options, cmd_snap},
+     name_options, cmd_snap, .names_new = true},
     {"snaps", "POOL/DISK [--json]", "list a disk's snapshots", NEEDS_LOOK, false, false, 1, 1,
      json_options, cmd_snaps},
     {"label", "POOL/DISK@SNAPSHOT [NAME] [--json]", "keep a snapshot, so that it can be cloned",
      NEEDS_CHANGE, false, false, 1, 2, json_options, cmd_label, .plain = true},
     {"unlabel", "POOL/DISK@SNAPSHOT [--json]", "keep it no longer", NEEDS_CHANGE, false, false, 1,
      1, json_options, cmd_unlabel, .plain = true},
-    {"sync", "POOL [--json]", "make all that was changed durable", NEEDS_CHANGE, true, false, 1, 1,
-     json_options, cmd_sync, .plain = true},
+    {"sync", "POOL[/DISK] [--json]", "make all that was changed durable", NEEDS_CHANGE, true, false,
+     1, 1, json_options, cmd_sync, .plain = true},
     {"list", "POOL [--json]", "list the disks", NEEDS_LOOK, true, false, 1, 1, json_options,
      cmd_list},
     {"tree", "POOL [--format text|dot|svg|png] [--all] [--json]", "what stands on what", NEEDS_LOOK,
@@ -81,8 +89,8 @@ const struct command cvd_commands[] = {
      json_options, cmd_delete, .plain = true},
     {"rename", "POOL/DISK[@SNAPSHOT] NAME [--json]", "give it another name", NEEDS_CHANGE, false,
      false, 2, 2, json_options, cmd_rename, .plain = true},
-    {"resize", "POOL/DISK SIZE [--json]", "make a disk larger or smaller", NEEDS_CHANGE, false,
-     false, 2, 2, json_options, cmd_resize, .plain = true},
+    {"resize", "POOL/DISK [+]SIZE|--size SIZE [--json]", "make a disk larger or smaller",
+     NEEDS_CHANGE, false, false, 1, 2, grow_options, cmd_resize, .plain = true},
     {"quota", "POOL/DISK [SIZE|off] [--policy hold|fail|drop-oldest] [--json]",
      "limit, or tell, what a disk and its snapshots may occupy", NEEDS_CHANGE, false, false, 1, 2,
      quota_options, cmd_quota},
@@ -98,11 +106,12 @@ const struct command cvd_commands[] = {
      false, false, 1, 1, json_options, cmd_rollback, .plain = true},
     {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
      NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
-    {"diff", "POOL/DISK[@SNAPSHOT] [--from @SNAPSHOT] [--json]", "which ranges differ", NEEDS_LOOK,
-     false, false, 1, 1, from_options, cmd_diff, .moments = true},
-    {"history", "POOL/DISK [AGE|off] [--json]",
+    {"diff", "POOL/DISK[@SNAPSHOT|@{MOMENT}] [--from @SNAPSHOT|@{MOMENT}] [--json]",
+     "which ranges differ", NEEDS_LOOK, false, false, 1, 1, from_options, cmd_diff,
+     .moments = true},
+    {"history", "POOL/DISK [AGE|off] [--most SIZE] [--json]",
      "keep what a disk was for so long; or tell how far that reaches", NEEDS_CHANGE, false, false,
-     1, 2, json_options, cmd_history},
+     1, 2, history_options, cmd_history},
     {"log", "POOL/DISK [--sector N] [--json]", "when and by whom a sector was changed", NEEDS_LOOK,
      false, false, 1, 1, log_options, cmd_log},
     {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]",
@@ -111,24 +120,29 @@ const struct command cvd_commands[] = {
     {"guest", "POOL/DISK... --socket PATH [--every TIME]",
      "answer what a VM asks for through its port", NEEDS_NOTHING, false, false, 1, 30,
      guest_options, cmd_guest},
-    {"send", "POOL/DISK@SNAPSHOT [--from @SNAPSHOT] [--zstd] [--token TOKEN] [--output FILE]",
+    {"send",
+     "POOL/DISK@SNAPSHOT [--from @SNAPSHOT] [--zstd] [--token TOKEN] [--output FILE] [--json]",
      "write a snapshot, or what differs from an earlier one, as a stream", NEEDS_NOTHING, false,
      false, 1, 1, send_options, cmd_send},
-    {"receive", "POOL/DISK [--resume] [--status]", "make a snapshot of a stream", NEEDS_DATA, false,
-     true, 1, 1, receive_options, cmd_receive},
+    {"receive", "POOL/DISK [--resume] [--status] [--json]", "make a snapshot of a stream",
+     NEEDS_DATA, false, true, 1, 1, receive_options, cmd_receive},
     {"receive-step", "POOL/DISK STEP", NULL, NEEDS_CHANGE, false, true, 2, 4, no_options,
      cmd_receive_step},
     {NULL},
 };
 
 #define ANY_SECTOR "18446744073709551615"
+#define UNTOLD     ANY_SECTOR
 static const char *const off_on[] = {"off", "on", NULL};
 const char *const share_choices[] = {"off", "on", "writes", NULL};
+const char *const preallocation_choices[] = {"off", "falloc", "full", NULL};
 
 #define FIELD(field) .offset = offsetof(struct cvd_options, field)
 const struct dt_param cvd_option_table[] = {
     {"json", DT_PARAM_BOOL, FIELD(json), .help = "Print JSON."},
-    {"data", DT_PARAM_BOOL, FIELD(data), .help = "Read all data, too, and compare checksums."},
+    {"repair", DT_PARAM_BOOL, FIELD(repair), .help = "Make the maps of free space anew."},
+    {"data", DT_PARAM_BOOL, FIELD(data), .initial = "on",
+     .help = "Read all data, too, and compare checksums (unless told otherwise)."},
     {"all", DT_PARAM_BOOL, FIELD(all),
      .help = "Show each clone, also where many of one snapshot have none of their own."},
     {"background", DT_PARAM_BOOL, FIELD(background),
@@ -149,6 +163,10 @@ const struct dt_param cvd_option_table[] = {
              "log: the number of the sector of 512 bytes; all of them unless told."},
     {"journal", DT_PARAM_SIZE, FIELD(journal), .initial = "0",
      .help = "Size of the journal; 0 takes a 16th of the pool, at most 64M."},
+    {"preallocation", DT_PARAM_ENUM, FIELD(preallocation), .initial = "off",
+     .choices = preallocation_choices,
+     .help = "falloc: have the file system allocate all of the pool; full: and write zeroes there, "
+             "so that no later write needs more; see pool preallocation."},
     {"share", DT_PARAM_ENUM, FIELD(share), .initial = "off", .choices = share_choices,
      .help = "Have equal blocks stored once: see pool share."},
     {"rate", DT_PARAM_SIZE, FIELD(rate), .initial = "0", .max = (uint64_t)1 << 40,
@@ -163,6 +181,9 @@ const struct dt_param cvd_option_table[] = {
      .help = "Look for equal blocks until none are left, and return then."},
     {"count", DT_PARAM_UINT, FIELD(count), .initial = "0",
      .help = "So many clones, named NAME and a number."},
+    {"most", DT_PARAM_SIZE, FIELD(most), .initial = UNTOLD,
+     .help = "What a history may occupy: of more, the oldest part goes first. 0: as much as there "
+             "is. As it was unless told."},
     {"first", DT_PARAM_UINT, FIELD(first), .initial = "1", .help = "The first number."},
     {"name", DT_PARAM_STRING, FIELD(name), .help = "The snapshot's name; the time unless told."},
     {"from", DT_PARAM_STRING, FIELD(from), .help = "Compare with this snapshot."},

@@ -9,10 +9,11 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, background, all, zstd, resume, status;
-    unsigned sandbox, share;
+    bool json, data, repair, background, all, zstd, resume, status;
+    unsigned sandbox, share, preallocation;
     bool now;
-    uint64_t rate, memory, size, sector, journal, count, first, cache, data_cache, depth, every;
+    uint64_t rate, memory, size, sector, journal, count, first, cache, data_cache, depth, every,
+        most;
     const char *name, *from, *format, *policy, *token, *output, *rw, *time, *socket;
 };
 
@@ -49,6 +50,7 @@ struct target {
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
  * @moments:    its first argument may be DISK@{MOMENT}.
+ * @names_new:  what follows @ in its arguments is a snapshot's name to be.
  * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
  */
@@ -60,7 +62,7 @@ struct command {
     const char *const *options;
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
-    bool moments;
+    bool moments, names_new;
     bool plain;
 };
 extern const struct command cvd_commands[];
@@ -70,6 +72,11 @@ int target_other(struct target *t, const char *text, uint32_t *slot, struct dt_e
 /** target_other_at() - or @{MOMENT}: @moment is PRESENT where none is named. */
 int target_other_at(struct target *t, const char *text, uint32_t *slot, uint64_t *moment,
                     struct dt_error *err);
+/**
+ * target_new_name() - what another disk of the same pool is to be called, as NAME or POOL/NAME; or if the target is a
+ * snapshot that gets another name, POOL/DISK@NAME or @NAME as well. Owned by the caller.
+ */
+int target_new_name(struct target *t, const char *text, char **name, struct dt_error *err);
 /** target_split() - "POOL/DISK" into its halves, owned by the caller; the pool's is a path, though it may have been a name. */
 int target_split(const char *text, char **path, char **name, struct dt_error *err);
 /** target_name() - what its first argument @text names. */
@@ -83,6 +90,9 @@ int target_close(struct target *t, int ret, struct dt_error *err);
 int target_look(struct target *t, struct dt_error *err);
 /** target_served_by() - a connection to the process that serves the pool at @path; 0 if there is none. */
 int target_served_by(const char *path, struct dt_error *err);
+/** target_ask() - cvd_ask() of that process, by a connection for this alone. -ENOENT: there is none. */
+int target_ask(const char *path, json_t *request, int timeout_ms, json_t **result,
+               struct dt_error *err);
 /** target_data() - reads and writes become possible. */
 int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
@@ -104,6 +114,9 @@ void command_free(struct cvd_options *o);
 void command_help(const struct command *c);
 extern const struct dt_param cvd_option_table[];
 
+/** uuid_text() - 16 bytes as people write them. */
+#define UUID_TEXT 37u
+void uuid_text(const uint8_t *id, char *text);
 /** print_time() - ns since 1970 as text. is_visible() - is it of this kind, and not deleted? (tree.c) */
 void print_time(uint64_t ns, char *text, size_t size);
 bool is_visible(const struct px_record *r, enum px_kind kind);
@@ -126,12 +139,18 @@ int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char 
                   struct dt_error *err);
 int cmd_pool_share(struct target *t, const struct cvd_options *o, int argc, char **argv,
                    struct dt_error *err);
+int cmd_pool_preallocation(struct target *t, const struct cvd_options *o, int argc, char **argv,
+                           struct dt_error *err);
+/** preallocate_all() - what is still to be done, with progress. It needs no loop. */
+int preallocate_all(struct pool *pool, struct dt_error *err);
 int cmd_pool_data_cache(struct target *t, const struct cvd_options *o, int argc, char **argv,
                         struct dt_error *err);
 /** data_cache_ask() - what `pool data-cache --json` says of the pool at @path; NULL where nobody serves it. */
 json_t *data_cache_ask(const char *path);
 /** share_choices - who looks for equal blocks, by enum px_share. */
 extern const char *const share_choices[];
+/** preallocation_choices - by enum px_preallocation. */
+extern const char *const preallocation_choices[];
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
 int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -57,18 +57,12 @@ int cmd_pool_data_cache(struct target *t, const struct cvd_options *o, int argc,
 
 json_t *data_cache_ask(const char *path)
 {
-    struct dt_error ignored;
-    int sock = target_served_by(path, &ignored), ret = -ENOENT;
+    json_t *request = json_pack("{ss ss s[ssss]}", "verb", "run", "pool", path, "words", "pool",
+                                "data-cache", path, "--json");
     json_t *result = NULL, *told = NULL;
+    struct dt_error ignored;
 
-    if (sock > 0) {
-        ret = cvd_ask(sock,
-                      json_pack("{ss ss s[ssss]}", "verb", "run", "pool", path, "words", "pool",
-                                "data-cache", path, "--json"),
-                      ANSWER_MS, &result, &ignored);
-        close(sock);
-    }
-    if (ret == 0)
+    if (target_ask(path, request, ANSWER_MS, &result, &ignored) == 0)
         told = json_loads(json_string_value(json_object_get(result, "output")) ?: "", 0, NULL);
     json_decref(result);
     return told;

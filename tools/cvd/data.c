@@ -139,10 +139,16 @@ static int export_all(struct export *e, struct target *t, const char *path, stru
 int cmd_export(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
-    _cleanup_close_ int fd = open(argv[1], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool standard = strcmp(argv[1], "-") == 0;
+    _cleanup_close_ int fd =
+        standard ? -1 : open(argv[1], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     struct export e = {.fd = fd};
     int ret;
 
+    if (standard)
+        return dt_fail(
+            err, -EINVAL,
+            "an image has holes, which standard output cannot ('cvd send' writes streams)");
     if (fd < 0)
         return dt_fail(err, -errno, "cannot make %s: %s", argv[1], strerror(errno));
     ret = transfer_open(&e.x, t, true, write_piece, &e, err);

@@ -5,6 +5,8 @@
 #include <inttypes.h>
 
 #define FINE_TIME 40
+#define UNTOLD    UINT64_MAX
+#define LEAST     ((uint64_t)1 << 20) /* of a limit: anchors are taken after an eighth of it */
 
 /* With microseconds: many writes are made in a second. */
 static void fine_time(uint64_t ns, char *text)
@@ -33,8 +35,10 @@ static int tell_history(struct target *t, bool json, struct dt_error *err)
         char *text;
 
         if (past.keep)
-            json_object_update_new(out, json_pack("{sI sI ss}", "first", (json_int_t)past.first,
-                                                  "last", (json_int_t)past.last, "begin", begin));
+            json_object_update_new(
+                out, json_pack("{sI sI ss sI sI}", "first", (json_int_t)past.first, "last",
+                               (json_int_t)past.last, "begin", begin, "most", (json_int_t)past.most,
+                               "counted", (json_int_t)past.counted));
         text = json_dumps(out, JSON_INDENT(2));
         fprintf(t->out, "%s\n", text);
         free(text);
@@ -44,6 +48,9 @@ static int tell_history(struct target *t, bool json, struct dt_error *err)
                 "%s keeps %" PRIu32 " s: the states after writes %" PRIu64 " to %" PRIu64
                 ", since %s\n",
                 r->name, past.keep, past.first, past.last, begin);
+        if (past.most)
+            fprintf(t->out, "%s of at most %s\n", human_bytes(past.counted),
+                    human_bytes(past.most));
     } else {
         fprintf(t->out, "%s has no history\n", r->name);
     }
@@ -54,18 +61,27 @@ int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **
                 struct dt_error *err)
 {
     const struct px_record *r = pool_record(t->pool, t->slot);
-    uint64_t ns = 0;
+    struct pool_past past;
+    uint64_t ns = 0, most = o->most;
     int ret;
 
     if (r->kind != PX_DISK)
         return dt_fail(err, -EINVAL, "only a disk has a history");
+    if (argc == 1 && o->most != UNTOLD)
+        return dt_fail(err, -EINVAL, "say how long it is kept, too, such as 24h");
     if (argc == 1)
         return tell_history(t, o->json, err);
+    if (most != UNTOLD && most && most < LEAST)
+        return dt_fail(err, -EINVAL, "--most is at least 1M, or 0 for no limit");
     if (strcmp(argv[1], "off") &&
         (parse_duration(argv[1], &ns) < 0 || ns < DT_S(1) || ns / DT_S(1) > UINT32_MAX))
         return dt_fail(err, -EINVAL, "'%s' is neither off nor a time from 1s on, such as 24h",
                        argv[1]);
-    ret = pool_history(t->pool, t->slot, (uint32_t)(ns / DT_S(1)), err);
+    /* One that is damaged can be turned off. */
+    ret = ns && most == UNTOLD ? pool_past(t->pool, t->slot, &past, err) : 0;
+    if (most == UNTOLD)
+        most = ns ? past.most : 0;
+    ret = ret ?: pool_history(t->pool, t->slot, (uint32_t)(ns / DT_S(1)), most, err);
     /* Where the pool is served, what is not kept any longer comes back in the background. */
     if (ret == 0 && ns == 0 && !t->live)
         ret = pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
@@ -84,11 +100,12 @@ int history_usage(struct target *t, struct table *table, json_t *list, struct dt
     if (ret < 0)
         return ret;
     if (list) {
-        json_array_append_new(list,
-                              json_pack("{ss+ sI sI sI}", "name", r->name, "@{history}", "entries",
-                                        (json_int_t)past.entries, "held",
-                                        (json_int_t)(past.held << PX_BLOCK_SHIFT), "held-maps",
-                                        (json_int_t)(past.maps << PX_BLOCK_SHIFT)));
+        json_array_append_new(
+            list,
+            json_pack("{ss+ sI sI sI sI sI}", "name", r->name, "@{history}", "entries",
+                      (json_int_t)past.entries, "held", (json_int_t)(past.held << PX_BLOCK_SHIFT),
+                      "held-maps", (json_int_t)(past.maps << PX_BLOCK_SHIFT), "most",
+                      (json_int_t)past.most, "counted", (json_int_t)past.counted));
         return 0;
     }
     table_cell(table, "%s@{history}", r->name);

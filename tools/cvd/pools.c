@@ -10,10 +10,31 @@
 #define CLOSE_NS      DT_S(45)
 #define CLOSE_POLL_US 10000
 
+/* From here on it is a pool: what is interrupted now can be gone on with. */
+static int preallocate(struct store *store, struct dt_error *err)
+{
+    const struct pool_options plain = {0};
+    struct pool *pool;
+    int ret = pool_open(&pool, store, &plain, err);
+
+    if (ret < 0) {
+        store->close(store);
+        return ret;
+    }
+    ret = preallocate_all(pool, err);
+    if (ret < 0)
+        pool_abandon(pool);
+    else
+        ret = pool_close(pool, err);
+    return ret;
+}
+
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err)
 {
     const struct pool_create_options create = {.journal = o->journal >> PX_BLOCK_SHIFT,
+                                               .preallocation =
+                                                   (enum px_preallocation)o->preallocation,
                                                .share = (enum px_share)o->share,
                                                .share_rate = o->rate ?: SHARE_RATE};
     struct store_file_options file = {.create = true, .size = o->size};
@@ -30,7 +51,10 @@ int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, cha
     if (ret < 0)
         return ret;
     ret = store_file_lock(store, 0, err) ?: pool_create(store, &create, err);
-    store->close(store);
+    if (ret == 0 && o->preallocation)
+        ret = preallocate(store, err);
+    else
+        store->close(store);
     if (ret < 0 && !there)
         unlink(t->path);
     return ret;
@@ -51,17 +75,11 @@ int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char 
 int cmd_pool_close(struct target *t, const struct cvd_options *o, int argc, char **argv,
                    struct dt_error *err)
 {
-    int sock = target_served_by(t->path, err), ret = sock;
+    int sock, ret = target_ask(t->path, json_pack("{ss}", "verb", "close"), ANSWER_MS, NULL, err);
     uint64_t deadline = dt_clock_ns() + CLOSE_NS;
 
-    if (sock > 0) {
-        ret = cvd_ask(sock, json_pack("{ss}", "verb", "close"), ANSWER_MS, NULL, err);
-        close(sock);
-        if (ret == -ECONNRESET || ret == -EPIPE)
-            ret = 0; /* it was ending already */
-    } else if (sock == 0) {
-        ret = dt_fail(err, -ENOENT, "nobody serves %s", t->path);
-    }
+    if (ret == -ECONNRESET || ret == -EPIPE)
+        ret = 0; /* it was ending already */
     while (ret == 0 && (sock = target_served_by(t->path, err)) > 0) {
         close(sock);
         if (dt_clock_ns() >= deadline)
@@ -71,7 +89,7 @@ int cmd_pool_close(struct target *t, const struct cvd_options *o, int argc, char
     return ret;
 }
 
-static void uuid_text(const uint8_t *id, char *text)
+void uuid_text(const uint8_t *id, char *text)
 {
     for (unsigned i = 0; i < 16; i++)
         text += sprintf(text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
@@ -96,15 +114,10 @@ static void print_cache(const json_t *cache)
 /* What is free but for a pin, only the process that serves the pool knows; it may have no time for us. */
 static json_t *ask_pinned(const struct target *t)
 {
-    struct dt_error err;
+    struct dt_error ignored;
     json_t *pin = NULL;
-    int sock = target_served_by(t->path, &err);
 
-    if (sock <= 0)
-        return NULL;
-    if (cvd_ask(sock, json_pack("{ss}", "verb", "pinned"), ANSWER_MS, &pin, &err) < 0)
-        pin = NULL;
-    close(sock);
+    target_ask(t->path, json_pack("{ss}", "verb", "pinned"), ANSWER_MS, &pin, &ignored);
     if (json_object_get(pin, "owner"))
         return pin;
     json_decref(pin);
@@ -128,7 +141,7 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     json_t *pin = ask_pinned(t);
     struct pool_share share;
     struct pool_info i;
-    char uuid[40];
+    char uuid[UUID_TEXT];
     json_t *cache;
 
     pool_info(t->pool, &i);
@@ -137,13 +150,16 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     cache = data_cache_ask(t->path);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI ss sI so* so*}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI ss sI ss sI sI so* so*}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
             "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
             (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
-            (json_int_t)(share.shared << PX_BLOCK_SHIFT), "data-cache", cache, "pin", pin));
+            (json_int_t)(share.shared << PX_BLOCK_SHIFT), "preallocation",
+            preallocation_choices[i.preallocation], "preallocated",
+            (json_int_t)(i.preallocated << PX_BLOCK_SHIFT), "damaged", (json_int_t)i.damaged,
+            "data-cache", cache, "pin", pin));
         return 0;
     }
     printf("uuid       %s\nsize       %s\nused       %s\nfree       %s\n", uuid,
@@ -155,8 +171,13 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
     if (share.share || share.shared)
         printf("saved      %s by sharing\n", human_bytes(share.shared << PX_BLOCK_SHIFT));
+    if (i.preallocation != PX_THIN)
+        printf("space      %s, %s of it\n", preallocation_choices[i.preallocation],
+               human_bytes(i.preallocated << PX_BLOCK_SHIFT));
     if (i.dying)
         printf("deleting   %" PRIu64 "\n", i.dying);
+    if (i.damaged)
+        printf("damaged    %" PRIu64 " disks, which are not written (cvd list)\n", i.damaged);
     if (cache)
         print_cache(cache);
     json_decref(cache);
@@ -167,6 +188,11 @@ int cmd_pool_grow(struct target *t, const struct cvd_options *o, int argc, char 
                   struct dt_error *err)
 {
     int ret = store_file_grow(pool_store(t->pool), o->size, err);
+    struct pool_info i;
 
-    return ret ?: pool_grow(t->pool, err);
+    ret = ret ?: pool_grow(t->pool, err);
+    pool_info(t->pool, &i);
+    if (ret == 0 && !t->live && i.preallocation != PX_THIN)
+        ret = preallocate_all(t->pool, err);
+    return ret;
 }

@@ -18,19 +18,24 @@ static uint64_t count_snapshots(const struct pool *pool, uint32_t slot)
 static void add_row(struct table *table, json_t *list, struct target *t, uint32_t slot)
 {
     const struct px_record *r = pool_record(t->pool, slot);
-    char created[32], origin[2 * PX_NAME] = "-";
+    char created[32], id[UUID_TEXT], origin[2 * PX_NAME] = "-";
     uint64_t below =
         r->kind == PX_DISK ? count_snapshots(t->pool, slot) : pool_clones(t->pool, slot);
 
     print_time(r->created, created, sizeof(created));
+    uuid_text(r->uuid, id);
     if (r->kind == PX_DISK && r->parent)
         pool_full_name(t->pool, r->parent - 1, origin);
     if (list) {
-        json_array_append_new(
-            list, json_pack("{ss sI ss sI sb sb ss}", "name", r->name, "size", (json_int_t)r->size,
-                            "created", created, r->kind == PX_DISK ? "snapshots" : "clones",
-                            (json_int_t)below, "labelled", !!(r->flags & PX_LABELLED), "scheduled",
-                            !!(r->flags & PX_SCHEDULED), "origin", origin));
+        json_t *row = json_pack(
+            "{ss ss sI ss sI sb sb ss?}", "name", r->name, "id", id, "size", (json_int_t)r->size,
+            "created", created, r->kind == PX_DISK ? "snapshots" : "clones", (json_int_t)below,
+            "labelled", !!(r->flags & PX_LABELLED), "scheduled", !!(r->flags & PX_SCHEDULED),
+            "origin", strcmp(origin, "-") == 0 ? NULL : origin);
+
+        if (r->damaged)
+            json_object_set_new(row, "damaged", json_integer((json_int_t)r->damaged));
+        json_array_append_new(list, row);
         return;
     }
     table_cell(table, "%s", r->name);
@@ -38,6 +43,17 @@ static void add_row(struct table *table, json_t *list, struct target *t, uint32_
     table_cell(table, "%s", created);
     table_cell(table, "%" PRIu64, below);
     table_cell(table, "%s", r->kind == PX_DISK ? origin : r->flags & PX_LABELLED ? "yes" : "-");
+}
+
+/* Below the table, as there hardly ever are any. */
+static void print_damaged(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = pool_record(pool, slot);
+
+    if (r->damaged)
+        printf("%s is damaged at block %" PRIu64
+               " of the pool, and is not written (cvd rollback, cvd delete)\n",
+               r->name, r->damaged);
 }
 
 static void finish_rows(struct table *table, json_t *list)
@@ -59,6 +75,9 @@ int cmd_list(struct target *t, const struct cvd_options *o, int argc, char **arg
         if (is_visible(pool_record(t->pool, slot), PX_DISK))
             add_row(table, list, t, slot);
     finish_rows(table, list);
+    for (uint32_t slot = 0; !list && slot < pool_slots(t->pool); slot++)
+        if (is_visible(pool_record(t->pool, slot), PX_DISK))
+            print_damaged(t->pool, slot);
     return 0;
 }
 

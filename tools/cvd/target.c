@@ -36,13 +36,57 @@ int target_split(const char *text, char **path, char **name, struct dt_error *er
     return 0;
 }
 
+/* Of a disk that was named although the command is about all of its pool. */
+static char *pool_of(const char *text)
+{
+    char *path = find_pool(xstrdup(text)), *disk = NULL, *whole;
+    struct dt_error err;
+
+    if (access(path, F_OK) == 0 || target_split(text, &whole, &disk, &err) < 0)
+        return path;
+    free(disk);
+    if (access(whole, F_OK) < 0) {
+        free(whole);
+        return path;
+    }
+    free(path);
+    return whole;
+}
+
 int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err)
 {
+    int ret;
+
     t->slot = NO_SLOT;
     t->moment = PRESENT;
-    if (!c->whole_pool)
-        return target_split(text, &t->path, &t->name, err);
-    t->path = find_pool(xstrdup(text));
+    if (c->whole_pool) {
+        t->path = c->makes ? find_pool(xstrdup(text)) : pool_of(text);
+        return 0;
+    }
+    ret = target_split(text, &t->path, &t->name, err);
+    if (ret == 0 && c->names_new)
+        *strchrnul(t->name, '@') = '\0';
+    return ret;
+}
+
+int target_new_name(struct target *t, const char *text, char **name, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(t->pool, t->slot);
+    _cleanup_free_ char *path = NULL, *last = NULL;
+    size_t disk = strcspn(t->name, "@");
+    const char *at;
+    int ret = strchr(text, '/') ? target_split(text, &path, &last, err) : 0;
+
+    if (ret == 0 && path && strcmp(path, t->path) != 0)
+        ret = dt_fail(err, -EINVAL, "%s and %s are two pools", path, t->path);
+    if (ret < 0)
+        return ret;
+    last = last ?: xstrdup(text);
+    at = r->kind == PX_SNAPSHOT && strchr(t->name, '@') ? strchr(last, '@') : NULL;
+    if (at && at != last && (strncmp(last, t->name, disk) != 0 || last + disk != at))
+        return dt_fail(err, -EINVAL, "a snapshot stays with its disk: %.*s@NAME", (int)disk,
+                       t->name);
+    *name = xstrdup(at ? at + 1 : last);
     return 0;
 }
 
@@ -102,6 +146,20 @@ int target_served_by(const char *path, struct dt_error *err)
     if (sock >= 0 && (errno == ENOENT || errno == ECONNREFUSED || errno == ENOTDIR))
         return 0;
     return dt_fail(err, -errno, "%s: %s", name, strerror(errno));
+}
+
+int target_ask(const char *path, json_t *request, int timeout_ms, json_t **result,
+               struct dt_error *err)
+{
+    int sock = target_served_by(path, err), ret;
+
+    if (sock <= 0) {
+        json_decref(request);
+        return sock ?: dt_fail(err, -ENOENT, "nobody serves %s", path);
+    }
+    ret = cvd_ask(sock, request, timeout_ms, result, err);
+    close(sock);
+    return ret;
 }
 
 static int open_pool(struct target *t, const struct command *c, struct dt_error *err)

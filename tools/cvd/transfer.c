@@ -67,8 +67,8 @@ static void say_still(struct transfer *x, bool still)
     if (!still) {
         x->moved = now;
     } else if (x->moved && now - x->moved > STILL_NS) {
-        log_warning("%s/%s: nothing moves: is the pool full, or the disk's quota reached? (cvd "
-                    "pool info, cvd quota)",
+        log_warning("%s/%s: nothing moves: is the pool full, or its file system, or the disk's "
+                    "quota reached? (cvd pool info, cvd quota)",
                     x->t->path, x->t->name);
         x->moved = 0;
     }
@@ -93,12 +93,20 @@ static void wait_remote(struct transfer *x)
     }
 }
 
+/* Nobody else has the pool, so nobody would delete anything in it. */
+static void wait_local(struct transfer *x)
+{
+    target_turn(x->t);
+    if (pool_is_full(x->t->pool))
+        disk_cancel_held(x->disk, -ENOSPC);
+}
+
 static void wait_some(struct transfer *x)
 {
     if (x->driver)
         wait_remote(x);
     else
-        target_turn(x->t);
+        wait_local(x);
 }
 
 static void wait_all(struct transfer *x)

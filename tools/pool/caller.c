@@ -103,21 +103,27 @@ static void refuse(struct caller *c, int ret, const struct dt_error *err)
 
 /* ---- What they want ---- */
 
+/* The socket, which is another's from now on; with @told, that all is well is said before. */
+static int hand_over(struct caller *c, bool told)
+{
+    int sock = c->watch.fd;
+
+    loop_watch_remove(c->server->loop, &c->watch);
+    if (told && answer(c, json_pack("{sb}", "ok", 1)) <= 0)
+        shutdown(sock, SHUT_RDWR); /* whose it is will find out */
+    c->watch.fd = -1;
+    caller_free(c);
+    return sock;
+}
+
 static int open_disk(struct caller *c, struct dt_error *err)
 {
     struct export *e;
-    int sock = c->watch.fd;
     int ret = export_new(&e, c->server, &c->request, err);
 
-    if (ret < 0)
-        return ret;
-    loop_watch_remove(c->server->loop, &c->watch);
-    if (answer(c, json_pack("{sb}", "ok", 1)) <= 0)
-        shutdown(sock, SHUT_RDWR); /* the session will find out */
-    c->watch.fd = -1;
-    caller_free(c);
-    export_begin(e, sock);
-    return 0;
+    if (ret == 0)
+        export_begin(e, hand_over(c, true));
+    return ret;
 }
 
 static void command_durable(struct pool_waiter *waiter, int error)
@@ -136,38 +142,25 @@ static void command_durable(struct pool_waiter *waiter, int error)
     }
 }
 
-/* As open_disk(): the socket is its own from then on. */
 static int subscribe(struct caller *c, struct dt_error *err)
 {
     struct subscriber *s;
-    int sock = c->watch.fd;
     int ret = subscriber_new(&s, c->server, c->request.disk, err);
 
-    if (ret < 0)
-        return ret;
-    loop_watch_remove(c->server->loop, &c->watch);
-    if (answer(c, json_pack("{sb}", "ok", 1)) <= 0)
-        shutdown(sock, SHUT_RDWR);
-    c->watch.fd = -1;
-    caller_free(c);
-    subscriber_begin(s, sock);
-    return 0;
+    if (ret == 0)
+        subscriber_begin(s, hand_over(c, true));
+    return ret;
 }
 
-/* The same; the answer comes from there. */
+/* The answer comes from there. */
 static int pin_root(struct caller *c, struct dt_error *err)
 {
     struct pinner *p;
-    int sock = c->watch.fd;
     int ret = pinner_new(&p, c->server, &c->request, err);
 
-    if (ret < 0)
-        return ret;
-    loop_watch_remove(c->server->loop, &c->watch);
-    c->watch.fd = -1;
-    caller_free(c);
-    pinner_begin(p, sock);
-    return 0;
+    if (ret == 0)
+        pinner_begin(p, hand_over(c, false));
+    return ret;
 }
 
 static int run_command(struct caller *c, struct dt_error *err)

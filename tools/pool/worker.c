@@ -17,7 +17,6 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
 #define LOCK_NS DT_S(2)
 
@@ -112,16 +111,6 @@ static int begin(struct pool_server *s, struct dt_error *err)
     return ret;
 }
 
-static void raise_limits(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static int serve(struct pool_server *s, char **argv, struct dt_error *err)
 {
     const struct loop_config config = {.spin_ns = DT_US(50)};
@@ -168,7 +157,7 @@ int pool_worker_main(char **argv)
         return STATUS_USAGE;
     signal(SIGABRT, on_abort);
     signal(SIGPIPE, SIG_IGN);
-    raise_limits();
+    sandbox_raise_limits();
     log_set_level(DT_LOG_INFO);
     s.path = argv[2];
     list_init(&s.callers);

@@ -4,7 +4,6 @@
 
 #include "control/cgroup.h"
 
-#include <grp.h>
 #include <pwd.h>
 
 static const char *const engines[] = {"auto", "io_uring", "epoll", NULL};
@@ -250,18 +249,7 @@ static int judge_owner(struct disk_config *d, struct dt_error *err)
             return dt_fail(err, -EINVAL, "no user is named '%.64s'", o->socket_owner);
         d->owner = user->pw_uid;
     }
-    if (o->socket_group && parse_uint(o->socket_group, &n) == 0) {
-        if (n >= UINT32_MAX)
-            return dt_fail(err, -EINVAL, "'%.64s' is no group's number", o->socket_group);
-        d->group = (long)n;
-    } else if (o->socket_group) {
-        const struct group *group = getgrnam(o->socket_group);
-
-        if (!group)
-            return dt_fail(err, -EINVAL, "no group is named '%.64s'", o->socket_group);
-        d->group = group->gr_gid;
-    }
-    return 0;
+    return o->socket_group ? parse_socket_group(o->socket_group, &d->group, err) : 0;
 }
 
 static int judge_numbers(struct disk_config *d, struct dt_error *err)
@@ -269,14 +257,8 @@ static int judge_numbers(struct disk_config *d, struct dt_error *err)
     const struct disk_options *o = &d->options;
     char *end;
 
-    if (o->socket_mode) {
-        unsigned long mode = strtoul(o->socket_mode, &end, 8);
-
-        if (end == o->socket_mode || *end || mode > 0777)
-            return dt_fail(err, -EINVAL, "socket-mode '%.20s' is not an octal mode such as 0660",
-                           o->socket_mode);
-        d->mode = (unsigned)mode;
-    }
+    if (o->socket_mode && parse_socket_mode(o->socket_mode, &d->mode, err) < 0)
+        return -EINVAL;
     if (o->fd) {
         unsigned long fd = strtoul(o->fd, &end, 10);
 

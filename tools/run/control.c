@@ -8,6 +8,7 @@
 
 #include "loop/listener.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -245,6 +246,18 @@ int control_adopt(struct control **out, struct loop *loop, int fd, const struct 
     control->gone = gone;
     *out = control;
     return 0;
+}
+
+void control_catch_up(struct control *control)
+{
+    while (!list_empty(&control->connections)) {
+        struct connection *c = list_entry(control->connections.next, struct connection, node);
+        struct pollfd there = {.fd = c->watch.fd, .events = POLLIN};
+
+        if (c->watch.events != EPOLLIN || poll(&there, 1, 0) <= 0)
+            return;
+        run_connection(&c->watch, EPOLLIN);
+    }
 }
 
 void control_free(struct control *control)

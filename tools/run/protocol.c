@@ -87,8 +87,9 @@ static int call_set(struct call *c)
 {
     json_t *values = json_object_get(c->request, "values"), *value;
     const char *device = NULL, *layer = NULL, *param = NULL;
-    int ret = need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
+    int ret = c->ops->set ? 0 : dt_fail(c->err, -EOPNOTSUPP, "no parameter can be set here");
 
+    ret = ret ?: need_text(c, "device", &device) ?: need_text(c, "layer", &layer);
     if (ret == 0 && !json_object_size(values))
         ret = dt_fail(c->err, -EINVAL, "the request needs \"values\", an object");
     if (ret < 0)
@@ -134,6 +135,8 @@ static int call_resize(struct call *c)
 {
     const char *device, *size;
 
+    if (!c->ops->resize)
+        return dt_fail(c->err, -EOPNOTSUPP, "no disk is served here");
     return need_text(c, "device", &device) ?: need_text(c, "size", &size)
                                            ?: c->ops->resize(c->arg, device, size, &c->result,
                                                              c->err);

@@ -219,6 +219,8 @@ int control_new(struct control **control, struct loop *loop, const char *path,
 int control_adopt(struct control **control, struct loop *loop, int fd,
                   const struct protocol_ops *ops, void *arg, void (*gone)(void *arg),
                   struct dt_error *err);
+/** control_catch_up() - answer what an adopted client has sent so far. */
+void control_catch_up(struct control *control);
 void control_free(struct control *control);
 extern const struct protocol_ops server_protocol;
 

@@ -11,7 +11,7 @@
  */
 #include "tools/run/server.h"
 
-#include <sys/resource.h>
+#include "control/sandbox.h"
 
 /* ---- All disks ----------------------------------------------------------------------------- */
 
@@ -47,28 +47,23 @@ static void stop_disks(struct server *s)
 
 /* ---- The whole ----------------------------------------------------------------------------- */
 
-/* A VM's queue takes two descriptors, and there may be hundreds of VMs. */
-static void raise_limits(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static void init_disks(struct server *s)
 {
-    unsigned next = 0;
+    unsigned *first = xcalloc(s->config->count, sizeof(*first)), next = 0;
 
     s->disks = xcalloc(s->config->count, sizeof(*s->disks));
+    pairs_find(s->config, first);
     for (unsigned i = 0; i < s->config->count; i++) {
         const struct disk_config *config = &s->config->disks[i];
 
+        if (first[i] != i) {
+            disk_init(&s->disks[i], s, config, s->disks[first[i]].first_thread);
+            continue;
+        }
         disk_init(&s->disks[i], s, config, next);
         next = (next + (unsigned)config->options.threads) % thread_count(s);
     }
+    free(first);
 }
 
 static int open_control(struct server *s, struct dt_error *err)
@@ -148,7 +143,7 @@ int server_run(const struct verb *verb, struct run_config *config, struct worker
     int ret;
 
     s.signals = (struct signals){.watch.fd = -1, .quit = run_quit, .arg = &s};
-    raise_limits();
+    sandbox_raise_limits();
     activation_init(&s.activation);
     init_disks(&s);
     if (worker)

@@ -77,6 +77,10 @@ void server_run_exchanged(struct server *s);
 /** server_free_loops() - no thread runs any more. */
 void server_free_loops(struct server *s);
 
+/* pairs.c */
+/** pairs_find() - for each disk the first one whose thread it must have; mostly that is itself. */
+void pairs_find(const struct run_config *config, unsigned *first);
+
 /* disk.c: in this order, on the main thread. */
 void disk_init(struct disk *d, struct server *s, const struct disk_config *config,
                unsigned first_thread);

@@ -80,28 +80,22 @@ static bool has_layer(const struct chain_edit *edit, const char *name, size_t le
     return false;
 }
 
-/* Parameters that were set live in layers that are gone, or were given others. */
-static void forget_changes(struct supervise *s, const char *device, const struct chain_edit *old,
-                           const struct chain_edit *now)
+struct edits {
+    const struct chain_edit *old, *now;
+};
+
+/* Is the layer gone, or was it given other parameters? */
+static bool is_another(const void *arg, const char *layer)
 {
-    const char *key;
-    json_t *change;
-    void *next;
+    const struct chain_edit *old = ((const struct edits *)arg)->old,
+                            *now = ((const struct edits *)arg)->now;
+    bool same = has_layer(now, layer, strlen(layer));
 
-    json_object_foreach_safe(s->changes, next, key, change)
-    {
-        const char *layer = json_string_value(json_array_get(change, 1));
-        bool same = has_layer(now, layer, strlen(layer));
-
-        if (strcmp(json_string_value(json_array_get(change, 0)), device) != 0)
-            continue;
-        for (unsigned i = 0; same && i < now->spec.count; i++)
-            for (unsigned k = 0; k < old->spec.count; k++)
-                if (strcmp(now->names[i], layer) == 0 && strcmp(old->names[k], layer) == 0)
-                    same = layer_spec_equal(&now->spec.layers[i], &old->spec.layers[k]);
-        if (!same)
-            json_object_del(s->changes, key);
-    }
+    for (unsigned i = 0; same && i < now->spec.count; i++)
+        for (unsigned k = 0; k < old->spec.count; k++)
+            if (strcmp(now->names[i], layer) == 0 && strcmp(old->names[k], layer) == 0)
+                same = layer_spec_equal(&now->spec.layers[i], &old->spec.layers[k]);
+    return !same;
 }
 
 static void set_chain(struct supervise *s, unsigned disk, const struct chain_edit *now)
@@ -121,7 +115,7 @@ static void commit(struct supervise *s, unsigned disk, const struct chain_edit *
 
     set_chain(s, disk, now);
     change_note_rear(&s->config->disks[disk].rear, &old->spec, &now->spec);
-    forget_changes(s, s->config->disks[disk].name, old, now);
+    live_forget(s, s->config->disks[disk].name, is_another, &(struct edits){old, now});
     argv = supervise_worker_argv(s->config);
     supervisor_set_argv(s->supervisor, (const char *const *)argv);
     free_words(s->worker_argv);
@@ -215,6 +209,11 @@ void supervise_changed(void *arg, const char *why)
         chain_spec_free(&now.spec);
     }
     free_wanted(w);
+}
+
+const char *supervise_changing(const struct supervise *s)
+{
+    return s->wanted ? s->config->disks[s->wanted->disk].name : NULL;
 }
 
 void supervise_change_free(struct supervise *s)

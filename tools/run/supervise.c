@@ -17,16 +17,27 @@
 
 /* ---- Questions, passed on ------------------------------------------------------------------------ */
 
-int ask_worker(struct supervise *s, json_t *request, json_t **result, struct dt_error *err)
+struct client *worker_client(struct supervise *s)
 {
-    int sock = supervisor_worker(s->supervisor), ret;
+    int sock = supervisor_worker(s->supervisor);
     struct client *client;
 
-    if (sock < 0) {
+    if (sock < 0)
+        return NULL;
+    client = client_adopt(sock, "the worker", ANSWER_SECONDS);
+    live_settle(s, client);
+    return client;
+}
+
+int ask_worker(struct supervise *s, json_t *request, json_t **result, struct dt_error *err)
+{
+    struct client *client = worker_client(s);
+    int ret;
+
+    if (!client) {
         json_decref(request);
         return dt_fail(err, -EAGAIN, "the worker is being restarted: try again");
     }
-    client = client_adopt(sock, "the worker", ANSWER_SECONDS);
     ret = client_call(client, request, result, err);
     client_free(client);
     return ret;
@@ -86,50 +97,10 @@ static int answer_stats(void *arg, const char *device, json_t **result, struct d
     return ask_worker(arg, json_pack("{ss ss}", "verb", "stats", "device", device), result, err);
 }
 
-static int ask_set(struct supervise *s, const char *device, const char *layer, const char *param,
-                   const char *value, struct dt_error *err)
-{
-    return ask_worker(s,
-                      json_pack("{ss ss ss s{ss}}", "verb", "set", "device", device, "layer", layer,
-                                "values", param, value),
-                      NULL, err);
-}
-
-/* A successor is to have what was changed while its predecessors ran: device, layer, parameter. */
-static void remember(struct supervise *s, const char *device, const char *layer, const char *param,
-                     const char *value)
-{
-    _cleanup_free_ char *key = xasprintf("%s %s %s", device, layer, param);
-
-    json_object_del(s->changes, key); /* the order of the last changes counts */
-    json_object_set_new(s->changes, key, json_pack("[ssss]", device, layer, param, value));
-}
-
-static void on_restarted(void *arg)
-{
-    struct supervise *s = arg;
-    const char *key;
-    json_t *change;
-
-    json_object_foreach(s->changes, key, change)
-    {
-        const char *device, *layer, *param, *value;
-        struct dt_error err;
-
-        json_unpack(change, "[ssss]", &device, &layer, &param, &value);
-        if (ask_set(s, device, layer, param, value, &err) < 0)
-            log_warning("%s: %s: %s=%s is lost: %s", device, layer, param, value, err.text);
-    }
-}
-
 static int answer_set(void *arg, const char *device, const char *layer, const char *param,
                       const char *value, struct dt_error *err)
 {
-    int ret = ask_set(arg, device, layer, param, value, err);
-
-    if (ret == 0)
-        remember(arg, device, layer, param, value);
-    return ret;
+    return live_set(arg, device, layer, param, value, err);
 }
 
 static int answer_do(void *arg, const char *device, const char *layer, const char *command,
@@ -241,8 +212,11 @@ static void on_ended(void *arg, int status)
     loop_stop(s->loop);
 }
 
-static const struct supervisor_ops supervisor_ops = {
-    .ready = on_ready, .restarted = on_restarted, .changed = supervise_changed, .ended = on_ended};
+static const struct supervisor_ops supervisor_ops = {.ready = on_ready,
+                                                     .started = live_started,
+                                                     .restarted = live_restarted,
+                                                     .changed = supervise_changed,
+                                                     .ended = on_ended};
 
 static int open_sockets(struct supervise *s, struct dt_error *err)
 {
@@ -343,7 +317,7 @@ static void supervise_init(struct supervise *s, struct run_config *config)
     s->sockets = xcalloc(config->count, sizeof(*s->sockets));
     s->disks = xcalloc(config->count, sizeof(*s->disks));
     s->events = events_new();
-    s->changes = json_object();
+    live_init(s);
     activation_init(&s->activation);
     for (unsigned i = 0; i < config->count; i++)
         s->sockets[i].fd = -1;
@@ -383,7 +357,7 @@ static void supervise_free(struct supervise *s)
     free(s->sockets);
     free(s->disks);
     events_free(s->events);
-    json_decref(s->changes);
+    live_fini(s);
     activation_free(&s->activation);
 }
 

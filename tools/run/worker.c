@@ -283,6 +283,8 @@ int worker_begin(struct worker *w, struct dt_error *err)
     w->begun = ret == 0;
     w->save.fire = run_save;
     loop_timer_set(w->server->loop, &w->save, dt_clock_ns() + SAVE_NS);
+    control_catch_up(
+        w->server->control); /* a limit that was set live holds for the first request */
     while (ret == 0 && take_supply(w)) {
         /* Here, and not when the thread comes to it that watches from now on: VMs wait. */
     }

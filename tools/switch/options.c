@@ -180,7 +180,6 @@ static struct fabric_config *next_place(struct switch_config *c, struct dt_error
         return NULL;
     }
     c->ports[at] = (struct fabric_config){0};
-    c->texts[at] = NULL;
     options_defaults(switch_port_params, &c->port_options[at]);
     c->port_options[at].broadcast = UINT64_MAX;
     return &c->ports[c->count];
@@ -258,7 +257,7 @@ int switch_parse(struct switch_config *c, char **argv, struct dt_error *err)
     struct option option;
     int ret;
 
-    *c = (struct switch_config){0};
+    *c = (struct switch_config){.values = json_object()};
     options_defaults(switch_params, &c->options);
     while ((ret = options_next(&scan, &option, err)) > 0)
         if ((ret = take(c, &option, err)) < 0)
@@ -285,18 +284,32 @@ static void free_port(struct switch_config *c, unsigned index)
 {
     free((char *)c->ports[index].name);
     free((char *)c->ports[index].chain);
-    free(c->texts[index]);
+    param_free_all(switch_port_params, &c->port_options[index]);
+}
+
+/* A port that gets the name later is another one. */
+static void forget_values(struct switch_config *c, const char *port)
+{
+    const char *key;
+    json_t *entry;
+    void *next;
+
+    json_object_foreach_safe(c->values, next, key, entry)
+    {
+        if (strcmp(json_string_value(json_array_get(entry, 0)), port) == 0)
+            json_object_del(c->values, key);
+    }
 }
 
 void switch_drop(struct switch_config *c, unsigned index)
 {
     unsigned behind = --c->count - index;
 
+    forget_values(c, c->ports[index].name);
     free_port(c, index);
     memmove(&c->ports[index], &c->ports[index + 1], behind * sizeof(c->ports[0]));
     memmove(&c->port_options[index], &c->port_options[index + 1],
             behind * sizeof(c->port_options[0]));
-    memmove(&c->texts[index], &c->texts[index + 1], behind * sizeof(c->texts[0]));
 }
 
 /* The words one after the other, each with its zero, and where they begin. */
@@ -344,7 +357,8 @@ static int take_words(struct switch_config *c, char **words, struct dt_error *er
 
 int switch_add(struct switch_config *c, const char *const *words, struct dt_error *err)
 {
-    char *copies[SWITCH_WORDS + 1], *text;
+    char *copies[SWITCH_WORDS + 1];
+    _cleanup_free_ char *text = NULL;
     unsigned before = c->count, n = 0;
     int ret;
 
@@ -353,10 +367,6 @@ int switch_add(struct switch_config *c, const char *const *words, struct dt_erro
             return dt_fail(err, -E2BIG, "more than %u words", SWITCH_WORDS);
     text = copy_words(words, copies);
     ret = take_words(c, copies, err);
-    if (c->count > before)
-        c->texts[before] = text;
-    else
-        free(text);
     if (ret < 0 && c->count > before)
         switch_drop(c, before);
     return ret < 0 ? ret : (int)before;
@@ -366,4 +376,6 @@ void switch_config_free(struct switch_config *c)
 {
     for (unsigned i = 0; i < c->count; i++)
         free_port(c, i);
+    param_free_all(switch_params, &c->options);
+    json_decref(c->values);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ports.c - ports that come and go while the switch runs.
+ * ports.c - ports that come and go while the switch runs, and parameters of their layers that change.
  *
  * Theory of operation: the switch has given up its rights and can make no socket. So it asks the process that would start it
  * again, which judges the port's words anew (the one who asks may have been taken over by a guest), makes the socket
- * in the switch's directory and hands it over, and keeps the port in mind for the next one that it starts.
+ * in the switch's directory and hands it over, and keeps the port in mind for the next one that it starts. Likewise it
+ * keeps what was set, in the order in which it was.
  */
 #include "tools/switch/switch.h"
 
@@ -14,10 +15,11 @@
 #include <sys/socket.h>
 
 #define PATIENCE_MS 5000
+#define MAX_VALUES  1024u /* that are kept: more are no person's */
 
-/* The words of a port, each with its zero; the name alone of one that goes. @ret: of an answer, with an error's text. */
+/* The words of a port, each with its zero; the name alone of one that goes; port, layer, parameter and value. @ret: of an answer, with an error's text. */
 struct message {
-    enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_ANSWER } what;
+    enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_SET, MESSAGE_ANSWER } what;
     int ret;
     char text[2048];
 };
@@ -82,9 +84,45 @@ static int answer_remove(struct switch_config *c, const struct message *m, struc
     return -1; /* there is nothing to hand over */
 }
 
+/* Whoever asks has judged the value, and its successor will again. */
+static int answer_set(struct switch_config *c, const struct message *m, struct dt_error *err)
+{
+    const char *words[SWITCH_WORDS + 1];
+    json_t *entry;
+    _cleanup_free_ char *key = NULL;
+
+    if (!split(m, words) || !words[0] || !words[1] || !words[2] || !words[3] ||
+        switch_index(c, words[0]) < 0)
+        return dt_fail(err, -EINVAL, "this cannot be kept for the next process of the switch");
+    entry = json_pack("[ssss]", words[0], words[1], words[2], words[3]);
+    if (!entry)
+        return dt_fail(err, -EINVAL, "a word is not UTF-8");
+    key = xasprintf("%s %s %s", words[0], words[1], words[2]);
+    json_object_del(c->values, key);
+    if (json_object_size(c->values) < MAX_VALUES)
+        json_object_set_new(c->values, key, entry);
+    else
+        json_decref(entry);
+    return -1;
+}
+
+static int answer(struct switch_config *c, const struct message *m, struct dt_error *err)
+{
+    switch (m->what) {
+    case MESSAGE_ADD:
+        return answer_add(c, m, err);
+    case MESSAGE_REMOVE:
+        return answer_remove(c, m, err);
+    case MESSAGE_SET:
+        return answer_set(c, m, err);
+    default:
+        return dt_fail(err, -EINVAL, "what is asked for is not known");
+    }
+}
+
 void switch_ports_answer(int sock, struct switch_config *config)
 {
-    struct message m, answer;
+    struct message m, reply;
     int fd, got;
 
     for (;;) {
@@ -99,10 +137,10 @@ void switch_ports_answer(int sock, struct switch_config *config)
             continue;
         if (fd >= 0)
             close(fd);
-        fd = m.what == MESSAGE_ADD ? answer_add(config, &m, &err) : answer_remove(config, &m, &err);
-        answer = (struct message){.what = MESSAGE_ANSWER, .ret = err.text[0] ? fd : 0};
-        snprintf(answer.text, sizeof(answer.text), "%s", err.text);
-        if (packet_send(sock, &answer, sizeof(answer), MAX(fd, -1)) < 0)
+        fd = answer(config, &m, &err);
+        reply = (struct message){.what = MESSAGE_ANSWER, .ret = err.text[0] ? fd : 0};
+        snprintf(reply.text, sizeof(reply.text), "%s", err.text);
+        if (packet_send(sock, &reply, sizeof(reply), MAX(fd, -1)) < 0)
             log_warning("the switch does not take an answer");
         if (fd >= 0)
             close(fd);
@@ -111,14 +149,19 @@ void switch_ports_answer(int sock, struct switch_config *config)
 
 /* ---- The switch ---- */
 
-/* Return: the descriptor that came, -1 where none did, or another -errno. */
+/* Return: 0 with the descriptor that came, -1 where none did; or -errno. */
 static int ask(const struct switch_ports *s, const struct message *question, int *fd,
                struct dt_error *err)
 {
     struct pollfd p = {.fd = s->parent, .events = POLLIN};
     struct message answer;
-    int ret = packet_send(s->parent, question, sizeof(*question), -1);
+    int ret;
 
+    /* Too late for its question. */
+    while (packet_receive(s->parent, &answer, sizeof(answer), fd) > 0)
+        if (*fd >= 0)
+            close(TAKE_FD(*fd));
+    ret = packet_send(s->parent, question, sizeof(*question), -1);
     if (ret == 0 && poll(&p, 1, PATIENCE_MS) <= 0)
         ret = -ETIMEDOUT;
     if (ret == 0)
@@ -129,20 +172,26 @@ static int ask(const struct switch_ports *s, const struct message *question, int
     return answer.ret < 0 ? dt_fail(err, answer.ret, "%s", answer.text) : 0;
 }
 
-static int ask_for_socket(const struct switch_ports *s, const char *const *words, int *sock,
-                          struct dt_error *err)
+static int put_words(struct message *m, const char *const *words, struct dt_error *err)
 {
-    struct message m = {.what = MESSAGE_ADD};
-    char *at = m.text;
+    char *at = m->text;
 
     for (; *words; words++) {
         size_t n = strlen(*words) + 1;
 
-        if (n >= sizeof(m.text) - (size_t)(at - m.text))
+        if (n >= sizeof(m->text) - (size_t)(at - m->text))
             return dt_fail(err, -E2BIG, "too many words");
         at = mempcpy(at, *words, n);
     }
-    return ask(s, &m, sock, err);
+    return 0;
+}
+
+static int ask_for_socket(const struct switch_ports *s, const char *const *words, int *sock,
+                          struct dt_error *err)
+{
+    struct message m = {.what = MESSAGE_ADD};
+
+    return put_words(&m, words, err) ?: ask(s, &m, sock, err);
 }
 
 static void give_up_socket(const struct switch_ports *s, const char *name)
@@ -209,6 +258,40 @@ int switch_ports_do(struct switch_ports *s, const char *device, const char *comm
     if (strcmp(command, "remove-port") == 0 && !words[0])
         return drop(s, device, err);
     return dt_fail(err, -EINVAL, "'%.40s': a switch knows add-port and remove-port", command);
+}
+
+static int set(const struct switch_ports *s, const char *const *words, struct dt_error *err)
+{
+    const struct fabric_port *port = fabric_find(s->fabric, words[0]);
+
+    if (!port)
+        return dt_fail(err, -ENODEV, "no port is named '%.64s'", words[0]);
+    return device_set(port->dev, words[1], words[2], words[3], err);
+}
+
+int switch_ports_set(struct switch_ports *s, const char *const *words, struct dt_error *err)
+{
+    struct message m = {.what = MESSAGE_SET};
+    int fd, ret = put_words(&m, words, err);
+
+    ret = ret ?: set(s, words, err);
+    return ret ?: ask(s, &m, &fd, err);
+}
+
+void switch_ports_restore(struct switch_ports *s)
+{
+    const char *key;
+    json_t *entry;
+
+    json_object_foreach(s->config->values, key, entry)
+    {
+        const char *words[5] = {NULL};
+        struct dt_error err;
+
+        json_unpack(entry, "[ssss]", &words[0], &words[1], &words[2], &words[3]);
+        if (fabric_find(s->fabric, words[0]) && set(s, words, &err) < 0)
+            log_warning("%s is lost: %s", key, err.text);
+    }
 }
 
 /* ---- The verb ---- */

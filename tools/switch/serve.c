@@ -4,12 +4,13 @@
  *
  * Theory of operation: the process opens the ports' sockets, the uplink and the control socket, gives up all it does not
  * need any more, and forwards frames on one thread. It maps nobody's memory: frames come by sockets. Nothing is kept
- * but which ports there are (ports.c),
+ * but which ports there are and what was set (ports.c),
  * so when it dies another one is the same; the cards find its sockets again by themselves.
  */
 #include "tools/switch/switch.h"
 
 #include "base/packet.h"
+#include "control/events.h"
 #include "control/sandbox.h"
 #include "control/supervisor.h"
 #include "net/net.h"
@@ -17,7 +18,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,6 +28,7 @@ struct serving {
     struct switch_ports ports;
     struct loop *loop;
     struct control *control;
+    struct events *events;
     struct signals signals;
 };
 
@@ -96,10 +97,36 @@ static int answer_do(void *arg, const char *device, const char *layer, const cha
                      int argc, const char *const *argv, json_t **result, struct dt_error *err)
 {
     struct serving *s = arg;
+    const struct fabric_port *port;
 
-    if (strcmp(layer, "switch") != 0)
-        return dt_fail(err, -EINVAL, "the ports of a switch have no layers with commands");
-    return switch_ports_do(&s->ports, device, command, argv, err);
+    if (strcmp(layer, "switch") == 0)
+        return switch_ports_do(&s->ports, device, command, argv, err);
+    port = find(s, device, err);
+    return port ? device_do(port->dev, layer, command, argc, argv, result, err) : -ENODEV;
+}
+
+static int answer_set(void *arg, const char *device, const char *layer, const char *param,
+                      const char *value, struct dt_error *err)
+{
+    struct serving *s = arg;
+
+    return switch_ports_set(&s->ports, (const char *[]){device, layer, param, value, NULL}, err);
+}
+
+static int answer_events(void *arg, uint64_t after, json_t **result, struct dt_error *err)
+{
+    const struct serving *s = arg;
+
+    *result = events_since(s->events, after, EVENTS_KEPT);
+    return 0;
+}
+
+static struct serving *who_hears;
+
+static void hear(const struct device_event *e)
+{
+    events_add(who_hears->events, e->device, e->event,
+               e->layer ? json_pack("{ss}", "layer", e->layer) : NULL, "%s", e->text);
 }
 
 static void quit(void *arg)
@@ -119,6 +146,8 @@ static const struct protocol_ops protocol = {.list = answer_list,
                                              .show = answer_show,
                                              .stats = answer_stats,
                                              .run = answer_do,
+                                             .set = answer_set,
+                                             .events = answer_events,
                                              .quit = answer_quit};
 
 /* ---- The process ---- */
@@ -145,7 +174,10 @@ static int begin(struct serving *s, const char *control, uid_t uid, struct dt_er
     ret = ret ?: control_new(&s->control, s->loop, control, &protocol, s, err);
     ret = ret ?: signals_watch(&s->signals, s->loop, err);
     ret = ret ?: confine(s->ports.config, uid, err);
-    return ret ?: fabric_start(s->ports.fabric, err);
+    ret = ret ?: fabric_start(s->ports.fabric, err);
+    if (ret == 0)
+        switch_ports_restore(&s->ports);
+    return ret;
 }
 
 static int serve(const struct verb *verb, const struct switch_ports *ports, const char *control,
@@ -156,6 +188,9 @@ static int serve(const struct verb *verb, const struct switch_ports *ports, cons
     int ret;
 
     s.signals.arg = &s;
+    s.events = events_new();
+    who_hears = &s;
+    device_events(hear);
     ret = begin(&s, control, uid, &err);
     if (ret == 0) {
         fprintf(stderr, "devtap: ready\n");
@@ -169,28 +204,31 @@ static int serve(const struct verb *verb, const struct switch_ports *ports, cons
         fabric_free(s.ports.fabric);
     if (s.loop)
         loop_free(s.loop);
+    device_events(NULL);
+    events_free(s.events);
     return ret < 0 ? verb_fail(verb, ret, &err) : STATUS_DONE;
 }
 
 /* ---- And the one that starts it again ---- */
 
-static volatile sig_atomic_t child;
-
-/* A port has its socket and its peer's. */
-static void raise_limits(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
+static volatile sig_atomic_t child, stopping;
 
 static void forward_signal(int signal)
 {
+    stopping = 1;
     if (child > 0)
         kill(child, signal);
+}
+
+/* While there is, or may be, a process that @child does not name yet. */
+static void hold_signals(bool hold)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
 }
 
 static char *control_path(void)
@@ -217,7 +255,10 @@ static _Noreturn void run_child(const struct verb *verb, const struct switch_por
 {
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
+    hold_signals(false);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (stopping) /* since before we were there */
+        exit(STATUS_DONE);
     exit(getppid() == parent ? serve(verb, ports, control, uid) : STATUS_FAILED);
 }
 
@@ -236,10 +277,11 @@ static int run_once(const struct verb *verb, struct switch_config *config, const
                     uid_t uid)
 {
     pid_t parent = getpid();
-    int pair[2];
+    int pair[2], status;
 
     if (packet_pair(pair) < 0)
         return -1;
+    hold_signals(true);
     child = fork();
     if (child == 0) {
         const struct switch_ports ports = {.config = config, .parent = pair[1]};
@@ -247,11 +289,14 @@ static int run_once(const struct verb *verb, struct switch_config *config, const
         close(pair[0]);
         run_child(verb, &ports, control, uid, parent);
     }
+    hold_signals(false);
     close(pair[1]);
     if (child > 0)
         switch_ports_answer(pair[0], config); /* until it is gone */
     close(pair[0]);
-    return child > 0 ? await(child) : -1;
+    status = child > 0 ? await(child) : -1;
+    child = 0;
+    return status;
 }
 
 int switch_serve(const struct verb *verb, struct switch_config *config)
@@ -263,16 +308,18 @@ int switch_serve(const struct verb *verb, struct switch_config *config)
 
     signal(SIGPIPE, SIG_IGN);
     net_register_builtin();
-    raise_limits();
+    sandbox_raise_limits();
     sigaction(SIGTERM, &forward, NULL);
     sigaction(SIGINT, &forward, NULL);
-    for (;;) {
+    do {
         status = run_once(verb, config, control, uid);
-        if (status < 0 || WIFEXITED(status))
+        if (status < 0 || WIFEXITED(status) || stopping)
             break;
         log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
-    }
+    } while (!stopping);
     remove_sockets(config, control);
-    return status < 0 ? STATUS_FAILED : WEXITSTATUS(status);
+    if (status < 0)
+        return STATUS_FAILED;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : STATUS_DONE;
 }

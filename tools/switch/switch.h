@@ -21,13 +21,16 @@ struct switch_port_options {
     uint64_t vlan, broadcast;
 };
 
-/** struct switch_config - judged. Owns names and chains. @texts: what a port that was added points at, or NULL. */
+/**
+ * struct switch_config - judged. Owns names and chains.
+ * @values: parameters that were set while it ran, in that order: of port, layer and parameter.
+ */
 struct switch_config {
     struct switch_options options;
     unsigned count;
     struct fabric_config ports[FABRIC_PORTS];
     struct switch_port_options port_options[FABRIC_PORTS];
-    char *texts[FABRIC_PORTS];
+    json_t *values;
 };
 
 extern const struct dt_param switch_params[], switch_begin[], switch_port_params[];
@@ -57,6 +60,10 @@ struct switch_ports {
 /** switch_ports_do() - a command of the control socket, for @device. Return: 0 or -errno. */
 int switch_ports_do(struct switch_ports *ports, const char *device, const char *command,
                     const char *const *words, struct dt_error *err);
+/** switch_ports_set() - @words: port, layer, parameter, value, NULL; for all processes to come, too. Return: 0 or -errno. */
+int switch_ports_set(struct switch_ports *ports, const char *const *words, struct dt_error *err);
+/** switch_ports_restore() - in a new process: what was set before. */
+void switch_ports_restore(struct switch_ports *ports);
 /** switch_ports_answer() - on the other end of @sock: do what the confined process asks for, as long as it lives. */
 void switch_ports_answer(int sock, struct switch_config *config);
 

@@ -8,6 +8,7 @@ import time
 
 from . import paths
 from .case import Skip
+from .load import noise
 from .process import Process, free_socket_path, wait_for
 
 MAC = "52:54:00:00:00:01"
@@ -115,15 +116,22 @@ class Switch(Process):
 
     def change(self, *words, check=True):
         """`devtap switch add-port` or `remove-port`."""
-        return subprocess.run([paths.devtap(), "switch", *words], env=self.environment, check=check, text=True, timeout=30,
-                              stderr=None if check else subprocess.PIPE)
+        return self.devtap("switch", *words, check=check)
+
+    def devtap(self, *words, check=True):
+        """A verb of devtap, for a port; its end."""
+        return subprocess.run([paths.devtap(), *words], env=self.environment, check=check, text=True, timeout=30,
+                              stdout=subprocess.PIPE, stderr=None if check else subprocess.PIPE)
 
     def show(self, port):
         """What `devtap show` tells of a port's frames, and of the process."""
-        done = subprocess.run([paths.devtap(), "show", "--json", port], env=self.environment, check=True, text=True,
-                              timeout=30, stdout=subprocess.PIPE)
-        show = json.loads(done.stdout)
+        show = json.loads(self.devtap("show", "--json", port).stdout)
         return dict(show["front"], pid=show["pid"])
+
+    def parameters(self, port, layer):
+        """Those of a layer of the port's chain, as they are now."""
+        show = json.loads(self.devtap("show", "--json", port).stdout)
+        return next(each["parameters"] for each in show["chain"] if each["name"] == layer)
 
 
 def require():
@@ -161,7 +169,7 @@ def ping(guest, count=3):
 
 def send(t, sender, receiver, address, mib):
     """Random bytes arrive as they were, by TCP."""
-    sender.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    sender.check(f"{noise(mib)} >/tmp/file")
     # Its input must not end, or it says so, and busybox's client takes that for the end of all.
     receiver.check("rm -f /tmp/got /tmp/never; mkfifo /tmp/never; "
                    "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
@@ -189,7 +197,7 @@ peer.close()
 
 def transfer(t, space, guest, mib=8):
     """Random bytes to the host and back again by TCP arrive as they were."""
-    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    guest.check(f"{noise(mib)} >/tmp/file")
     own = guest.check("sha256sum < /tmp/file").split()[0]
     with subprocess.Popen([*space.enter, "python3", "-c", SERVER], text=True,
                           stdout=subprocess.PIPE) as server:
@@ -239,7 +247,7 @@ def survive(t, space, card, guest, seen, mib=4):
 
     seen: the address that the host sees.
     """
-    guest.check(f"dd if=/dev/urandom of=/tmp/file bs=1M count={mib} 2>/dev/null")
+    guest.check(f"{noise(mib)} >/tmp/file")
     with Server(space, ECHO) as server:
         guest.check("(nc 10.77.0.1 5001 < /tmp/file > /tmp/back; touch /tmp/done) > /dev/null 2>&1 &")
         t.equal(server.line(), seen, "who the server sees")

@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import re
 import subprocess
+import time
 
 from . import paths
 from .guest import Guest
@@ -28,8 +29,9 @@ class Case:
 
     LIMIT = 180.0
 
-    def __init__(self, folder):
+    def __init__(self, folder, tell=lambda word: None):
         self.folder = pathlib.Path(folder)
+        self.tell = tell  # who runs the tests
         self.stack = contextlib.ExitStack()
         self.numbers = itertools.count(1)
 
@@ -54,6 +56,12 @@ class Case:
             assert re.search(why, str(error)), error
         else:
             raise AssertionError(f"{chain} is served")
+
+    def wait(self, seconds):
+        """Sleeps for so long that another test may run meanwhile."""
+        self.tell("waits")
+        time.sleep(seconds)
+        self.tell("works")
 
     def sparse_file(self, size, name="disk.img"):
         """A new file of `size` bytes without blocks."""

@@ -7,6 +7,9 @@ import time
 
 from .process import wait_for
 
+MIB = 1 << 20
+NOISE = 1000003  # prime, so that no two sectors are alike
+
 
 class Load:
     """`devtap bench --verify` in the background.
@@ -37,8 +40,9 @@ class Load:
         assert result["requests"] > more_than, text
         return result
 
-    def stop(self, t):
-        """Ends it before its time, and judges."""
+    def stop(self, t, after=0.0):
+        """Ends it before its time, so many seconds from now, and judges."""
+        time.sleep(after)
         self.child.terminate()
         return self.judge(t)
 
@@ -83,19 +87,17 @@ class VerifiedLoad:
                     "(sh /tmp/load.sh >/dev/null 2>&1 &)")
 
     def requests(self):
-        """Reads and writes that the guest's kernel has seen completed."""
-        fields = self.guest.check(f"cat /sys/block/{self.disk}/stat").split()
+        """Reads and writes that the guest's kernel has seen completed; fails with fio's words if fio has given up."""
+        text = self.guest.check(f"cat /tmp/bad 2>/dev/null; cat /sys/block/{self.disk}/stat")
+        bad, _, stat = text.rpartition("\n")
+        assert not bad, f"fio: {bad}"
+        fields = stat.split()
         return int(fields[0]) + int(fields[4])
 
     def goes_on(self, more=20, timeout=60.0):
-        """Waits until `more` requests have completed since now; fails at once with fio's words if fio has given up."""
+        """Waits until `more` requests have completed since now. A look costs an emulated guest 20 ms."""
         before = self.requests()
-
-        def more_done():
-            self.check("is to go on")
-            return self.requests() > before + more
-
-        wait_for("the guest's I/O to go on", more_done, timeout)
+        wait_for("the guest's I/O to go on", lambda: self.requests() > before + more, timeout, 0.05)
 
     def check(self, when=""):
         """Fails with fio's words if fio has found fault."""
@@ -132,6 +134,13 @@ class VerifiedLoad:
                  120.0, 0.5)
         self.check("at the end")
         return int(self.guest.check("cat /tmp/passes"))
+
+
+def noise(mib):
+    """Shell words that print so many MiB of random bytes; of /dev/urandom an emulated guest gets 16 MiB a second."""
+    size = mib * MIB
+    return (f"(head -c {NOISE} /dev/urandom >/tmp/noise; "
+            f"cat $(yes /tmp/noise | head -n {size // NOISE + 1}) | head -c {size}; rm /tmp/noise)")
 
 
 def fio_verify(guest, device="/dev/vda", size="32m", depth=16, jobs=1, mix="randrw", timeout=120.0,

@@ -40,6 +40,19 @@ def run(*command, **options):
     return done.stdout
 
 
+def put(t, disk, path):
+    """Writes a file's content to the beginning of a soft disk, without a guest."""
+    with Export(t, disk.socket) as export:
+        run("nbdcopy", "--flush", path, export.uri)
+
+
+def get(t, disk):
+    """All that a soft disk holds, without a guest."""
+    with Export(t, disk.socket) as export:
+        run("nbdcopy", export.uri, t.folder / "copy")
+    return (t.folder / "copy").read_bytes()
+
+
 def need_loop_device(t):
     """Skips the test where loop_device() cannot be had."""
     for path in ("/dev/fuse", "/dev/loop-control"):

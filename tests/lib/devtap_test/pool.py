@@ -8,12 +8,15 @@ from . import paths
 from .process import Process, wait_for
 
 
-def cvd(*words, status=0, timeout=60):
-    """Runs a command of cvd; returns what it printed, or what it complained of."""
+def cvd(*words, status=0, timeout=60, parts=False):
+    """Runs a command of cvd; returns what it printed, or what it complained of.
+
+    status: None: any. parts: what it printed, though it failed.
+    """
     done = subprocess.run([binary(), *map(str, words)], capture_output=True, text=True,
                           timeout=timeout, check=False)
-    assert done.returncode == status, f"cvd {words}: {done.returncode}: {done.stderr}"
-    return done.stdout if status == 0 else done.stderr
+    assert status in (None, done.returncode), f"cvd {words}: {done.returncode}: {done.stderr}"
+    return done.stdout if status == 0 or parts else done.stderr
 
 
 def binary():

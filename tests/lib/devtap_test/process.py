@@ -27,6 +27,12 @@ def wait_for(what, condition, timeout=10.0, interval=0.02):
         time.sleep(interval)
 
 
+def read_bytes(pid):
+    """What the kernel read from devices for a process."""
+    text = pathlib.Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+    return int(next(line for line in text.splitlines() if line.startswith("read_bytes")).split()[1])
+
+
 def free_socket_path(folder=None, name="vhost.sock"):
     """A path for a Unix socket that nothing uses, short enough for sun_path."""
     path = os.path.join(folder or tempfile.mkdtemp(prefix="dt-"), name)
