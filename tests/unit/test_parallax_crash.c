@@ -15,6 +15,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -42,12 +43,25 @@ static void refuse(const struct crash *c, const char *why)
              (unsigned long long)c->rig->store->log_n, why);
 }
 
-static bool among(const struct crash *c, uint64_t hash)
+/* What is there must be among the states from the least to the most. If it is one from outside, the message tells which. */
+static void look_up(const struct crash *c, uint64_t hash, const char *error)
 {
-    for (uint64_t i = c->least - 1; i < MIN(c->most, c->rig->states); i++)
+    uint64_t most = MIN(c->most, c->rig->states), other = 0;
+    char why[200];
+
+    for (uint64_t i = c->least - 1; i < most; i++)
         if (c->rig->hashes[i] == hash)
-            return true;
-    return false;
+            return;
+    for (uint64_t i = 0; i < c->rig->states; i++)
+        if (c->rig->hashes[i] == hash)
+            other = i + 1;
+    snprintf(why, sizeof(why), "the disks hold %s: state %llu of %llu, not one of %llu to %llu",
+             !other             ? "what they never held"
+             : other < c->least ? "what was there before, and something is lost"
+                                : "what came later",
+             (unsigned long long)other, (unsigned long long)c->rig->states,
+             (unsigned long long)c->least, (unsigned long long)most);
+    refuse(c, *error ? error : why);
 }
 
 /* What histories tell is there, too. */
@@ -87,10 +101,7 @@ static void open_and_judge(struct crash *c)
     pool_share(pool, &told);
     c->shared += told.shared > 0;
     hash = rig_hash_pool(c->into, pool, &err);
-    if (!among(c, hash))
-        refuse(c, *err.text ? err.text
-                            : "the disks hold what they never held, or what was flushed "
-                              "is lost");
+    look_up(c, hash, err.text);
     rig_check(pool);
     look_back(c, pool);
     /* And it goes on from there: what was deleted comes back, and nothing else changes. */
@@ -158,6 +169,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
 
     c->seed = seed;
     dt_rng_seed(&c->rng, seed);
+    dt_rng_seed(&c->into->rng, seed + 2); /* so that an episode can be had again, alone */
     rig_new(&rig, BLOCKS, JOURNAL, seed);
     if (seed % 2)
         rig_share(&rig);
