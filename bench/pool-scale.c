@@ -125,6 +125,8 @@ static struct paper *paper_open(const char *path, uint64_t size)
                           .get = paper_get,
                           .put = paper_put,
                           .sync = paper_sync,
+                          .commit = store_slots_commit,
+                          .recall = store_slots_recall,
                           .close = paper_close};
     p->tail = &p->done;
     return p;

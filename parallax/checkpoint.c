@@ -269,14 +269,12 @@ static void fail(struct pool *pool, int error, const char *what)
 static int put_root(struct pool *pool)
 {
     struct px_root *root = &pool->ckpt.root;
-    uint64_t at = PX_ROOT_AT + 2 * (root->seq % PX_ROOT_SLOTS);
     int ret;
 
     root->crc = 0;
     root->crc = crc32c(0, root, sizeof(*root));
     pool->root.seq = root->seq;
-    ret = pool->store->put(pool->store, root, at, 1);
-    ret = ret ?: pool->store->put(pool->store, root, at + 1, 1);
+    ret = pool->store->commit(pool->store, root, root->seq);
     if (store_is_full(ret)) {
         pool->ckpt.state = CKPT_LAND;
         wait_for_space(pool);

@@ -272,15 +272,15 @@ static bool features_possible(const struct px_root *root)
 static void find_root(struct pool *pool)
 {
     _cleanup_free_ struct px_root *root = xaligned(PX_BLOCK, PX_BLOCK);
+    int ret;
 
     if (pool->o.root) {
         if (root_valid(pool, pool->o.root))
             pool->root = *pool->o.root;
         return;
     }
-    for (uint64_t i = 0; i < 2 * PX_ROOT_SLOTS; i++)
-        if (pool->store->get(pool->store, root, PX_ROOT_AT + i, 1) == 0 && root_valid(pool, root) &&
-            root->seq > pool->root.seq)
+    for (unsigned i = 0; (ret = pool->store->recall(pool->store, root, i)) != -ENOENT; i++)
+        if (ret == 0 && root_valid(pool, root) && root->seq > pool->root.seq)
             pool->root = *root;
 }
 

@@ -404,6 +404,8 @@ int store_file_open(struct store **store, const char *path, const struct store_f
                           .get = file_get,
                           .put = file_put,
                           .sync = file_sync,
+                          .commit = store_slots_commit,
+                          .recall = store_slots_recall,
                           .punch = file_punch,
                           .allocate = file_allocate,
                           .backed = file_backed,

@@ -94,6 +94,7 @@ int store_reader_open(struct store **store, const char *path, uint64_t rate, str
     r->s = (struct store){.blocks = (uint64_t)size >> PX_BLOCK_SHIFT,
                           .name = r->path,
                           .get = reader_get,
+                          .recall = store_slots_recall,
                           .close = reader_close};
     *store = &r->s;
     return 0;

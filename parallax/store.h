@@ -3,7 +3,9 @@
  * store.h - what a pool asks of the thing that holds its blocks. Kept narrow, so that it can be a
  * file, a block device, memory under test, or objects in a cluster.
  *
- * One process writes to a store (a *domain* of the pool). The store promises: what was written
+ * One process writes to a store (a *domain* of the pool): the lock sees to that. It gives out runs of blocks that nobody else has (@allocate), fills each once
+ * before anything points there (@write, @save), gives them back (@punch), and switches from one state of all to the next by
+ * one small block (@commit). The store promises: what was written
  * before a flush was begun is durable when that flush has succeeded; what was written by @write or
  * @put outlives the death of the process once it has returned or completed, with no flush. It
  * promises no order, and that a block which was being written in a power failure is old, new, or a
@@ -51,6 +53,10 @@ struct store_io {
  * -EOPNOTSUPP: the file system cannot. @sio NULL: blocking, and returns that. May be NULL.
  * @backed: the first run of blocks from @addr on and before @end that have space, or @from and @to are @end. Blocks. It may leave
  * some out, and, unless @finds_unwritten, those that were allocated and never written. May be NULL.
+ * @commit: @root, one block, is what counts from now on: after a loss of power @recall finds it, if a flush that was begun since has
+ * succeeded, or else it or the one before. @number: of this root, one more than of the last. -ENOSPC or -EDQUOT: nothing has changed. It blocks, as @put.
+ * @recall: a root that was committed; the newest is among them, and so may be what became of others: the caller judges. @i: from 0 to where it returns
+ * -ENOENT. It blocks.
  * @prefetch: these blocks will be asked for by @get soon: a hint, which returns at once. May be NULL.
  */
 struct store {
@@ -66,6 +72,8 @@ struct store {
     int (*get)(struct store *s, void *buf, uint64_t addr, unsigned count);
     int (*put)(struct store *s, const void *buf, uint64_t addr, unsigned count);
     int (*sync)(struct store *s);
+    int (*commit)(struct store *s, const void *root, uint64_t number);
+    int (*recall)(struct store *s, void *root, unsigned i);
     void (*punch)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count);
     int (*allocate)(struct store *s, struct store_io *sio, uint64_t addr, uint64_t count,
                     bool full);
@@ -74,6 +82,10 @@ struct store {
     void (*prefetch)(struct store *s, uint64_t addr, uint64_t count);
     void (*close)(struct store *s);
 };
+
+/** store_slots_commit() - @commit by two puts, where blocks can be written over; store_slots_recall() - @recall of these. */
+int store_slots_commit(struct store *s, const void *root, uint64_t number);
+int store_slots_recall(struct store *s, void *root, unsigned i);
 
 /** store_is_full() - is it @error that says that there is no space for a hole? */
 static inline bool store_is_full(int error)

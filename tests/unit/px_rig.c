@@ -267,6 +267,8 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
                           .get = rig_get,
                           .put = rig_put,
                           .sync = rig_sync,
+                          .commit = store_slots_commit,
+                          .recall = store_slots_recall,
                           .punch = rig_punch,
                           .allocate = rig_allocate,
                           .fetch = rig_fetch,
@@ -301,8 +303,11 @@ void rig_check_root(const struct rig_store *r, const struct px_root *root)
     struct dt_error err = {""};
     struct pool *pool;
 
-    view.s =
-        (struct store){.blocks = r->s.blocks, .name = "view", .get = rig_get, .close = rig_close};
+    view.s = (struct store){.blocks = r->s.blocks,
+                            .name = "view",
+                            .get = rig_get,
+                            .recall = store_slots_recall,
+                            .close = rig_close};
     if (pool_open(&pool, &view.s, &o, &err) < 0) {
         log_error("%s", err.text);
         CHECK(!"a pinned root opens");
