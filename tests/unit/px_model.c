@@ -57,6 +57,7 @@ void model_promise(struct rig *rig, uint64_t states)
         CHECK(rig->marks);
     }
     rig->durable = MAX(rig->durable, states);
+    rig->kept = MAX(rig->kept, states);
     rig->marks[rig->marks_n++] = (struct rig_mark){rig->store->log_n, rig->durable};
 }
 
@@ -99,6 +100,7 @@ void model_turn(struct rig *rig)
         dropped = rig->dropped;
         pool_turn(rig->pool);
     } while (rig->dropped != dropped);
+    rig->kept = rig->states;
 }
 
 /* ---- Requests ---- */
@@ -143,14 +145,16 @@ static void done(struct disk_req *req)
     struct rig *rig = q->rig;
 
     rig->in_flight--;
-    if (req->error)
+    if (req->error) {
         rig->errors++;
-    else if (req->op == DISK_FLUSH)
+    } else if (req->op == DISK_FLUSH) {
         model_promise(rig, q->states);
-    else if (req->op == DISK_READ)
+    } else if (req->op == DISK_READ) {
         compare_read(q);
-    else
+    } else {
         follow(q);
+        rig->kept = rig->states;
+    }
     free(req->buf);
     free(q);
 }
@@ -366,7 +370,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
     rig->store = rig_store_new(blocks, seed + 1);
     if (seed / 2 % 2) /* with holes, and spare blocks for nodes */
         rig_limit(rig->store, blocks);
-    rig->store->states = &rig->states;
+    rig->store->states = &rig->kept;
     CHECK(pool_create(&rig->store->s, &create, &err) == 0);
     if (pool_open(&rig->pool, &rig->store->s, &open, &err) < 0) {
         log_error("%s", err.text);

@@ -13,7 +13,7 @@ struct rig_write {
     uint64_t addr;
     uint32_t count;  /* 0: a flush */
     uint64_t issued; /* entries of the log when it was begun */
-    uint64_t states; /* of the model when it landed */
+    uint64_t states; /* of the model, that were kept when it landed */
     uint8_t *data;
 };
 
@@ -86,6 +86,7 @@ struct rig_thing {
  * @hashes: of all states of the model, in the order in which they came about.
  * @branches: times that a disk with a history was rolled back or received.
  * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
+ * @kept: how many of these states outlive the process; the later ones tell of what the next turn puts into the journal.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
 struct rig {
@@ -93,7 +94,7 @@ struct rig {
     struct pool *pool;
     struct rig_thing things[RIG_THINGS];
     struct disk *disks[RIG_THINGS];
-    uint64_t *hashes, states, hashes_room, durable;
+    uint64_t *hashes, states, hashes_room, kept, durable;
     struct rig_mark {
         uint64_t at, durable;
     } * marks;

@@ -7,7 +7,8 @@
  * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
  * open, its check must find nothing, and what it holds must be one of the states that the model
  * went through: none before the last flush, and when the process was killed, none before the last
- * completed request. Some recoveries are crashed, too. Every other pool shares blocks.
+ * completed request. Some recoveries are crashed, too. Every other pool shares blocks. The clock goes on by chance as well, slowly
+ * or fast, so an episode can be had again by its seed alone.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
  */
@@ -35,6 +36,25 @@ struct crash {
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
     uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches;
 };
+
+static struct {
+    struct dt_rng rng;
+    uint64_t now, step;
+} clock_ = {.now = DT_S(1000)};
+
+uint64_t __wrap_dt_clock_ns(void);
+uint64_t __wrap_dt_clock_ns(void)
+{
+    return clock_.now += dt_rng_below(&clock_.rng, clock_.step + 1);
+}
+
+static void set_clock(uint64_t seed)
+{
+    static const uint64_t steps[] = {0, 100, DT_US(100), DT_MS(1), DT_MS(10), DT_MS(30)};
+
+    dt_rng_seed(&clock_.rng, seed);
+    clock_.step = steps[seed % ARRAY_SIZE(steps)];
+}
 
 static void refuse(const struct crash *c, const char *why)
 {
@@ -169,7 +189,8 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
 
     c->seed = seed;
     dt_rng_seed(&c->rng, seed);
-    dt_rng_seed(&c->into->rng, seed + 2); /* so that an episode can be had again, alone */
+    dt_rng_seed(&c->into->rng, seed + 2);
+    set_clock(seed + 3);
     rig_new(&rig, BLOCKS, JOURNAL, seed);
     if (seed % 2)
         rig_share(&rig);
@@ -181,7 +202,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     rig.store->logging = true;
     rig.marks_n = 0;
     rig.hashes[0] = rig.hash;
-    rig.states = 1;
+    rig.states = rig.kept = 1;
     rig.durable = 1;
     for (unsigned i = 0; i < STEPS; i++)
         rig_step(&rig);
