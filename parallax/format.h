@@ -18,18 +18,19 @@
 #define PX_MAX_SIZE     ((uint64_t)64 << 40) /* of a disk */
 
 /* Fixed places, in blocks. */
-#define PX_LABEL_AT     0u
-#define PX_ROOT_AT      1u
-#define PX_ROOT_SLOTS   4u
-#define PX_HOLDER_AT    9u
-#define PX_JOURNAL_AT   16u
-#define PX_JOURNAL_MIN  16u
-#define PX_JOURNAL_MAX  16384u
-#define PX_MIN_BLOCKS   256u
-#define PX_MAX_BLOCKS   ((uint64_t)1 << 40)
-#define PX_GROUP_SHIFT  15u /* blocks that one block of free map covers */
-#define PX_GROUP_BLOCKS (1u << PX_GROUP_SHIFT)
-#define PX_GROUP_WORDS  (PX_GROUP_BLOCKS / 64)
+#define PX_LABEL_AT      0u
+#define PX_ROOT_AT       1u
+#define PX_ROOT_SLOTS    4u
+#define PX_HOLDER_AT     9u
+#define PX_LABEL_COPY_AT 10u
+#define PX_JOURNAL_AT    16u
+#define PX_JOURNAL_MIN   16u
+#define PX_JOURNAL_MAX   16384u
+#define PX_MIN_BLOCKS    256u
+#define PX_MAX_BLOCKS    ((uint64_t)1 << 40)
+#define PX_GROUP_SHIFT   15u /* blocks that one block of free map covers */
+#define PX_GROUP_BLOCKS  (1u << PX_GROUP_SHIFT)
+#define PX_GROUP_WORDS   (PX_GROUP_BLOCKS / 64)
 
 /** struct px_ptr - a pointer to a block: address, birth, flags, CRC. See the accessors. */
 struct px_ptr {

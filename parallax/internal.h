@@ -291,6 +291,13 @@ void pool_say_of(struct pool *pool, uint32_t slot, const char *event, const char
 void pool_lost(struct pool *pool, uint32_t slot, const struct tree_lost *lost);
 /** pool_kick() - pool_turn() is needed. */
 void pool_kick(struct pool *pool);
+/** label_make() - @label of a new pool, which gets its geometry; label_put() writes it and its copy, label_refuse() where there is a
+ * pool already. */
+void label_make(struct pool *pool, struct px_label *label, uint64_t journal);
+int label_put(struct store *store, const struct px_label *label);
+int label_refuse(struct store *store, struct dt_error *err);
+/** label_read() - of a pool that is opened: its geometry. */
+int label_read(struct pool *pool, struct dt_error *err);
 uint64_t pool_random(void);
 
 /* checkpoint.c */

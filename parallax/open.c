@@ -12,10 +12,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/random.h>
-#include <time.h>
 
-#define LABEL_MAGIC "PARALLAX"
-#define ROOT_MAGIC  "PXroot\0"
+#define ROOT_MAGIC "PXroot\0"
 
 uint64_t pool_random(void)
 {
@@ -111,15 +109,6 @@ static void unmake(struct pool *pool)
     free(pool);
 }
 
-static void set_geometry(struct pool *pool, const struct px_label *label)
-{
-    memcpy(pool->uuid, label->uuid, sizeof(pool->uuid));
-    pool->created = label->created;
-    pool->journal.first = PX_JOURNAL_AT;
-    pool->journal.blocks = label->journal_blocks;
-    pool->space.first = PX_JOURNAL_AT + label->journal_blocks;
-}
-
 /* ---- Creating ---- */
 
 static uint64_t choose_journal(uint64_t blocks)
@@ -127,32 +116,6 @@ static uint64_t choose_journal(uint64_t blocks)
     uint64_t n = MIN(blocks / 16, (uint64_t)PX_JOURNAL_MAX);
 
     return MAX(n, (uint64_t)PX_JOURNAL_MIN);
-}
-
-static int refuse_existing(struct store *store, struct dt_error *err)
-{
-    _cleanup_free_ struct px_label *label = xaligned(PX_BLOCK, PX_BLOCK);
-    int ret = store->get(store, label, PX_LABEL_AT, 1);
-
-    if (ret < 0)
-        return dt_fail(err, ret, "%s cannot be read: %s", store->name, strerror(-ret));
-    if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)) == 0)
-        return dt_fail(err, -EEXIST, "%s is a pool already", store->name);
-    return 0;
-}
-
-static void make_label(struct px_label *label, uint64_t journal)
-{
-    uint64_t id[2] = {pool_random(), pool_random()};
-    struct timespec now;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    memcpy(label->magic, LABEL_MAGIC, sizeof(label->magic));
-    label->version = PX_VERSION;
-    memcpy(label->uuid, id, sizeof(label->uuid));
-    label->created = (uint64_t)now.tv_sec * DT_S(1) + (uint64_t)now.tv_nsec;
-    label->journal_blocks = journal;
-    label->crc = crc32c(0, label, sizeof(*label));
 }
 
 /* Old roots of another pool on the same device must not outlive it. */
@@ -179,14 +142,13 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     if (journal < PX_JOURNAL_MIN || journal > PX_JOURNAL_MAX || journal > store->blocks / 4)
         return dt_fail(err, -EINVAL, "a journal has %u to %u blocks, at most a quarter of the pool",
                        PX_JOURNAL_MIN, PX_JOURNAL_MAX);
-    ret = share_judge(o->share, o->share_rate, err) ?: refuse_existing(store, err);
+    ret = share_judge(o->share, o->share_rate, err) ?: label_refuse(store, err);
     ret = ret ?: prealloc_judge(store, o->preallocation, err);
     if (ret < 0)
         return ret;
     ret = wipe(store, PX_JOURNAL_AT + journal);
     pool = make(store, &plain);
-    make_label(label, journal);
-    set_geometry(pool, label);
+    label_make(pool, label, journal);
     space_init(pool, store->blocks, pool->space.first);
     pool->root.catalog_levels = 1;
     pool->root.spacemap_levels = (uint8_t)tree_levels_for(pool->space.n);
@@ -199,9 +161,7 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
     }
     journal_init(pool, pool_random(), 1);
     ret = ret ?: pool_checkpoint(pool, NULL);
-    /* The label last: half a pool is none. */
-    ret = ret ?: store->put(store, label, PX_LABEL_AT, 1);
-    ret = ret ?: store->sync(store);
+    ret = ret ?: label_put(store, label);
     if (ret < 0)
         dt_fail(err, ret, "%s cannot be written: %s", store->name, strerror(-ret));
     unmake(pool);
@@ -218,33 +178,6 @@ static bool root_valid(const struct pool *pool, const struct px_root *root)
     return memcmp(root->magic, ROOT_MAGIC, sizeof(root->magic)) == 0 &&
            crc32c(0, &copy, sizeof(copy)) == root->crc &&
            memcmp(root->uuid, pool->uuid, sizeof(pool->uuid)) == 0;
-}
-
-static int read_label(struct pool *pool, struct dt_error *err)
-{
-    _cleanup_free_ struct px_label *label = xaligned(PX_BLOCK, PX_BLOCK);
-    struct store *store = pool->store;
-    uint32_t crc;
-    int ret;
-
-    if (store->blocks < PX_MIN_BLOCKS)
-        return dt_fail(err, -EINVAL, "%s is no pool: it has %llu bytes", store->name,
-                       (unsigned long long)store->blocks << PX_BLOCK_SHIFT);
-    ret = store->get(store, label, PX_LABEL_AT, 1);
-    if (ret < 0)
-        return dt_fail(err, ret, "%s cannot be read: %s", store->name, strerror(-ret));
-    if (memcmp(label->magic, LABEL_MAGIC, sizeof(label->magic)))
-        return dt_fail(err, -EINVAL, "%s is no pool (cvd pool create makes one)", store->name);
-    if (label->version != PX_VERSION)
-        return dt_fail(err, -ENOTSUP, "%s has version %u; this program knows version %u",
-                       store->name, label->version, PX_VERSION);
-    crc = label->crc;
-    label->crc = 0;
-    if (crc32c(0, label, sizeof(*label)) != crc || label->journal_blocks < PX_JOURNAL_MIN ||
-        label->journal_blocks > PX_JOURNAL_MAX || label->journal_blocks > store->blocks / 4)
-        return dt_fail(err, -EBADMSG, "%s is damaged: its label", store->name);
-    set_geometry(pool, label);
-    return 0;
 }
 
 /* What roots without features have in their place means nothing. */
@@ -332,7 +265,7 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
               struct dt_error *err)
 {
     struct pool *pool = make(store, o);
-    int ret = read_label(pool, err);
+    int ret = label_read(pool, err);
 
     CHECK(o->read_only || !o->root);
     ret = ret ?: read_root(pool, err);

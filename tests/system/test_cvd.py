@@ -149,7 +149,7 @@ def test_not_opened(t):
             ("features", lambda p: rewrite(p, roots, 114, b"\xff\xff"), "that this program does not know: use a newer one"),
             ("short", lambda p: os.truncate(p, 60 * MIB), "was cut short: it has 15360 blocks, and had 16384"),
             ("label", lambda p: rewrite(p, label, 0, b"x"), "is no pool"),
-            ("rotten", lambda p: damage(p, 100), "is damaged: its label"),
+            ("rotten", lambda p: [damage(p, at) for at in (100, 10 * 4096 + 100)], "is damaged: its label, and the copy of it"),
             ("rootless", lambda p: [damage(p, 4096 * r + 100) for r in roots], "is damaged: it has no valid root"),
             ("empty", lambda p: os.truncate(p, 0), "is no pool: it has 0 bytes")):
         pool = t.folder / name
@@ -160,7 +160,13 @@ def test_not_opened(t):
             done = subprocess.run([binary(), *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode and said in done.stderr and done.stderr.count("\n") == 1, (words, done.stderr)
         t.equal(pool.read_bytes() == before, True, f"{name} is as it was")
+    damage(whole, 100)
     cvd("list", whole)
+    cvd("create", f"{whole}/b", "--size", "1M")
+    with open(whole, "rb") as f:
+        first = f.read(4096)
+        f.seek(10 * 4096)
+        t.equal(first == f.read(4096), True, "who may write mends the label")
 
 
 def damage(path, at):

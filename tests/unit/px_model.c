@@ -61,6 +61,16 @@ void model_promise(struct rig *rig, uint64_t states)
     rig->marks[rig->marks_n++] = (struct rig_mark){rig->store->log_n, rig->durable};
 }
 
+bool rig_held(const struct rig *rig, uint64_t i, uint64_t hash)
+{
+    uint64_t state = rig->hashes[i];
+
+    for (unsigned d = rig->drops_n; state != hash && d-- > 0;)
+        if (i >= rig->drops[d].at && i < rig->drops[d].until)
+            state ^= rig->drops[d].hash;
+    return state == hash;
+}
+
 uint64_t rig_durable_at(const struct rig *rig, uint64_t at)
 {
     uint64_t durable = 1;
@@ -187,6 +197,8 @@ void model_run(struct rig *rig)
 {
     unsigned stuck = 0, before = 0;
 
+    unsigned drops = rig->drops_n;
+
     while (rig->in_flight) {
         bool moved = rig_turn(rig->store);
 
@@ -197,6 +209,8 @@ void model_run(struct rig *rig)
         if (stuck == 4)
             lift_quotas(rig);
     }
+    for (; drops < rig->drops_n; drops++)
+        rig->drops[drops].until = rig->states;
 }
 
 void model_submit(struct rig *rig, unsigned thing, enum disk_op op, unsigned sector, unsigned n)
@@ -319,6 +333,18 @@ void model_settle(struct rig *rig)
 
 /* ---- Life ---- */
 
+/* Between episodes nobody looks anything up. */
+static void note_drop(struct rig *rig, const struct rig_thing *thing)
+{
+    if (!rig->store->logging || !rig->in_flight)
+        return;
+    CHECK(rig->drops_n < ARRAY_SIZE(rig->drops));
+    rig->drops[rig->drops_n++] = (struct rig_drop){
+        .hash = hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota),
+        .at = rig->states,
+        .until = UINT64_MAX};
+}
+
 /* The model learns of a snapshot that a quota cost at the moment when it happens. */
 static void said(void *arg, uint32_t slot, const char *event, const char *text)
 {
@@ -334,6 +360,7 @@ static void said(void *arg, uint32_t slot, const char *event, const char *text)
             if (!thing->used || strlen(thing->name) != n || memcmp(thing->name, text, n))
                 continue;
             CHECK(thing->snapshot && !thing->labelled);
+            note_drop(rig, thing);
             model_drop(rig, t);
             model_push(rig);
             rig->dropped++;

@@ -87,6 +87,8 @@ struct rig_thing {
  * @branches: times that a disk with a history was rolled back or received.
  * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
  * @kept: how many of these states outlive the process; the later ones tell of what the next turn puts into the journal.
+ * @drops: snapshots that quotas cost while requests were under way, which may have been entered before. @hash: of the snapshot;
+ * @at: the first state without it; @until: the first that all these requests were done in.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
 struct rig {
@@ -99,6 +101,10 @@ struct rig {
         uint64_t at, durable;
     } * marks;
     uint64_t marks_n, marks_room;
+    struct rig_drop {
+        uint64_t hash, at, until;
+    } drops[256];
+    unsigned drops_n;
     uint32_t stamp;
     uint64_t hash, order;
     unsigned in_flight, errors;
@@ -130,6 +136,9 @@ int rig_read_past(struct rig_store *store, struct pool *pool, struct dt_rng *rng
 void rig_compare(struct rig *rig);
 /** rig_check() - pool_check() must find nothing. */
 void rig_check(struct pool *pool);
+/** rig_held() - did the model hold what @hash is of, in its state @i? What went on at once may have been entered in another order than
+ * it was told of. */
+bool rig_held(const struct rig *rig, uint64_t i, uint64_t hash);
 uint64_t rig_durable_at(const struct rig *rig, uint64_t at);
 
 #endif
