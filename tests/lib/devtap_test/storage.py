@@ -48,6 +48,6 @@ def mirror_status(disk):
         return {}
 
 
-def mirror_complete(disk, timeout=60.0):
-    """Waits until all legs are in sync."""
-    wait_for("all legs in sync", lambda: mirror_status(disk).get("state") == "complete", timeout, 0.1)
+def mirror_reaches(disk, state, timeout=300.0):
+    """Waits until the mirror is "complete" or "degraded"."""
+    wait_for(f"a mirror that is {state}", lambda: mirror_status(disk).get("state") == state, timeout, 0.1)
