@@ -12,7 +12,7 @@ import time
 
 from devtap_test import SoftDisk, StorageDaemon
 from devtap_test.paths import SOURCE
-from devtap_test.process import Process, wait_for
+from devtap_test.process import Process, catches, wait_for
 
 MIB = 1 << 20
 
@@ -404,6 +404,23 @@ def test_bench_finds_faults(t):
         done = devtap(t, "bench", "--socket", good.socket, "--verify", "--time=200ms", *ring)
         t.equal(done.returncode, 0, done.stderr)
         good.stop()
+
+
+def test_bench_min_requests(t):
+    """So many are done, though the time is over or somebody asks for the end; a second signal ends it all the same."""
+    disk = t.soft_disk("throttle iops=100 burst=10ms | null size=1M")
+    result = disk.bench("--time", "10ms", "--depth", "4", "--min-requests", "50")
+    assert result["requests"] >= 50 and result["seconds"] > 0.2, result
+    t.equal(disk.bench("--time", "10ms", "--depth", "4")["errors"], 0)
+    child = subprocess.Popen([disk.binary(), "bench", "--socket", disk.socket, "--min-requests=1M", "--time=10ms"],
+                             stdout=subprocess.DEVNULL)
+    wait_for("the load to begin", lambda: catches(child.pid, signal.SIGTERM))
+    child.terminate()
+    wait_for("the signal to be noticed", lambda: not catches(child.pid, signal.SIGTERM))
+    time.sleep(0.3)
+    t.equal(child.poll(), None, "it has ended")
+    child.terminate()
+    t.equal(child.wait(120), -signal.SIGTERM, "exit status")
 
 
 def test_bench_flush(t):

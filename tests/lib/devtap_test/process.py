@@ -33,6 +33,13 @@ def read_bytes(pid):
     return int(next(line for line in text.splitlines() if line.startswith("read_bytes")).split()[1])
 
 
+def catches(pid, number):
+    """Does a process handle this signal?"""
+    text = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    mask = int(next(line for line in text.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
 def free_socket_path(folder=None, name="vhost.sock"):
     """A path for a Unix socket that nothing uses, short enough for sun_path."""
     path = os.path.join(folder or tempfile.mkdtemp(prefix="dt-"), name)
