@@ -119,7 +119,7 @@ def test_crypt_cache_mirror(t):
     seen = content(guest, 0, SIZE // MIB)
     guest.power_off()
     disk.do("cache", "drain")
-    wait_for("the cache to be clean", lambda: disk.stats()["cache"]["counters"]["dirty"] == 0, 60, 0.1)
+    wait_for("the cache to be clean", lambda: disk.stats()["cache"]["counters"]["dirty"] == 0, interval=0.1)
     t.equal(disk.stop(), 0, "exit status")
     for server in servers:
         server.stop()

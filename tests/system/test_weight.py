@@ -4,11 +4,11 @@ import json
 import random
 import subprocess
 
-from devtap_test import SoftDisk
+from devtap_test import SoftDisk, wait_for
 from devtap_test.case import limit
 from devtap_test.pool import PoolProcess, cvd
 
-TIME = 6
+ENOUGH = 300  # requests of the light one
 
 
 def stats(pool):
@@ -19,9 +19,17 @@ def stats(pool):
 def load(disk):
     """A load that keeps many requests waiting."""
     return subprocess.Popen(
-        [SoftDisk.binary(), "bench", "--socket", disk.socket, "--rw", "randread", "--size", "16K",
-         "--depth", "128", "--time", f"{TIME}s", "--json", "--sleep", "--no-inflight"],
+        [SoftDisk.binary(), "bench", "--socket", disk.socket, "--rw", "randread", "--size", "1M",
+         "--depth", "256", "--time", "3600s", "--json", "--sleep", "--no-inflight"],
         stdout=subprocess.DEVNULL)
+
+
+def backlogged(before, now):
+    """Did each disk have something queued all the while between two looks? It had, where fewer requests have begun than
+    were queued at the first look."""
+    def begun(row):
+        return row["requests"] + row["in-flight"]
+    return all(begun(now[name]) - begun(row) < row["queued"] for name, row in before.items())
 
 
 @limit(90)
@@ -40,19 +48,21 @@ def test_three_to_one(t):
     t.use(PoolProcess(pool, t.folder))
     disks = [t.soft_disk(f"cvd pool={pool} name={name}", disk=name) for name in ("heavy", "light")]
     loads = [load(disk) for disk in disks]
-    before, shares = None, []
-    while all(l.poll() is None for l in loads):
-        now = stats(pool)
-        # Both had requests queued at the beginning and at the end of it: they were backlogged.
-        if before and all(row["queued"] for s in (before, now) for row in s.values()):
-            shares.append([now[n]["requests"] - before[n]["requests"] for n in ("heavy", "light")])
-        before = now
+    looks, shares = [stats(pool)], []
+
+    def enough():
+        looks.append(stats(pool))
+        if backlogged(*looks[-2:]):
+            shares.append([looks[-1][n]["requests"] - looks[-2][n]["requests"] for n in ("heavy", "light")])
+        return sum(light for _, light in shares) >= ENOUGH
+    wait_for("both to be busy for long enough", enough, interval=0.0)
     for l in loads:
-        t.equal(l.wait(30), 0)
+        l.terminate()
+        t.equal(l.wait(120), 0)
     heavy, light = (sum(s[i] for s in shares) for i in (0, 1))
-    t.log(f"{len(shares)} intervals, {heavy} to {light} requests")
-    assert light > 500, f"they were not busy enough for a judgement: {shares}"
+    t.log(f"{len(shares)} of {len(looks)} intervals, {heavy} to {light} requests")
     assert 2.4 < heavy / light < 3.6, f"{heavy} to {light}"
+    wait_for("the last of them", lambda: not stats(pool)["heavy"]["queued"])
     row = stats(pool)["heavy"]
     t.equal((row["owner"], row["weight"], row["queued"]), ("heavy", 300, 0))
     assert row["waited"] > 0 and row["busy-ns"] > 0 and row["bytes"] >= row["requests"] * 512, row

@@ -5,10 +5,10 @@ import os
 import subprocess
 
 from . import paths
-from .process import Process, wait_for
+from .process import PATIENCE, Process, wait_for
 
 
-def cvd(*words, status=0, timeout=60, parts=False):
+def cvd(*words, status=0, timeout=2 * PATIENCE, parts=False):
     """Runs a command of cvd; returns what it printed, or what it complained of.
 
     status: None: any. parts: what it printed, though it failed.
