@@ -101,7 +101,7 @@ def attach_and_detach(t, libvirt, guest):
     qmp, chardev = libvirt.qmp(t), "chr-vu-virtio-disk0"
     guest.check(f"cat >/run/load.sh <<'SH'\n{LOAD}\nSH\n(sh /run/load.sh >/dev/null 2>&1 &)")
     goes_on(guest)
-    tap = t.use(Process([SoftDisk.binary(), "attach", "--disk", "tap", qmp, chardev], t.folder, name="attach",
+    tap = t.use(Process([SoftDisk.binary(), "attach", "--timeout", "100s", "--disk", "tap", qmp, chardev], t.folder, name="attach",
                         ready_line="stands before", env=env))
 
     def devtap(*words):
@@ -116,7 +116,7 @@ def attach_and_detach(t, libvirt, guest):
     t.equal([layer["name"] for layer in shown["chain"]], ["throttle", "vhost-user"])
     assert shown["front"]["attached"], shown
     t.log(libvirt.run("virsh", "dominfo", "vm1"))
-    t.log(devtap("detach", qmp, chardev, "tap"))
+    t.log(devtap("detach", "--timeout", "100s", qmp, chardev, "tap"))
     t.equal(tap.child.wait(120), 0, "exit status of attach")
     goes_on(guest)
     guest.check("touch /run/stop")

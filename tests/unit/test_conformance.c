@@ -86,7 +86,7 @@ static void check_broken(const char *name, const char *property, const char *rea
     /* The first finding ends it, however long that takes on a busy machine; but these two
      * properties judge at the end. */
     bool at_end = strcmp(property, "neutral") == 0 || strstr(reason, "never came back");
-    json_t *report = run(chain, property, at_end ? DT_MS(300) : DT_S(10), BROKEN_PATIENCE, &failed);
+    json_t *report = run(chain, property, at_end ? DT_S(1) : DT_S(10), BROKEN_PATIENCE, &failed);
 
     assert_int_equal(failed, 1);
     assert_string_equal(field(report, property, "outcome"), "failed");
@@ -193,7 +193,7 @@ static void check_broken_net(const char *name, const char *property, const char 
                                         .net = true,
                                         .seed = SEED,
                                         .property = property,
-                                        .duration = DT_MS(100),
+                                        .duration = DT_S(10), /* the first finding ends it */
                                         .patience = BROKEN_PATIENCE};
     struct dt_error err = {""};
     json_t *report = NULL;

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 
 from . import paths
@@ -29,6 +30,19 @@ def check(pool):
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     assert found["findings"] == [], f"{found}"
     return found
+
+
+def ask(pool, *words):
+    """What the process that serves a pool answers to a command of cvd, which takes it less than a program's start
+    (devtap-pool-control(7))."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{pool}.sock")
+        request = {"verb": "run", "pool": str(pool), "words": [str(word) for word in words]}
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        with sock.makefile() as lines:
+            answer = json.loads(lines.readline())
+    assert answer["ok"], answer
+    return answer["result"]["output"]
 
 
 class PoolProcess(Process):
