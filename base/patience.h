@@ -16,12 +16,15 @@ struct patience {
     uint64_t ends, deadline;
 };
 
-/** patience_end() - when to let go: a quarter of the time, and at most 200 ms, are kept for the way back. */
+/**
+ * patience_end() - when to let go: a quarter of the time, and at most a second, are kept for the way back. It takes
+ * microseconds, but a host whose processors are busy may not let us run for some hundred milliseconds.
+ */
 static inline uint64_t patience_end(uint64_t now, uint64_t deadline)
 {
     uint64_t left = deadline > now ? deadline - now : 0;
 
-    return MAX(1u, deadline - MIN(deadline, MIN(left / 4, DT_MS(200))));
+    return MAX(1u, deadline - MIN(deadline, MIN(left / 4, DT_S(1))));
 }
 /** patience_begin() - from quiesce(). */
 static inline void patience_begin(struct patience *p, uint64_t now, uint64_t deadline)

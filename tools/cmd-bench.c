@@ -15,7 +15,7 @@
 
 #define TICK_MS      10
 #define ANSWER_MS    10000
-#define DRAIN_NS     DT_S(30)
+#define DRAIN_NS     DT_S(60) /* without anything that comes back: then it is lost */
 #define RECONNECT_NS DT_S(60)
 #define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
@@ -38,6 +38,8 @@ static const struct dt_param options[] = {
      .help = "Requests in flight on each queue."},
     {OPTION("time", DT_PARAM_STRING, time), .initial = "5s", .unit = "duration",
      .help = "Length of the measurement; a bare number is seconds."},
+    {OPTION("min-requests", DT_PARAM_UINT, min_requests), .initial = "0",
+     .help = "Go on until so many are done, however long that takes."},
     {OPTION("queues", DT_PARAM_UINT, queues), .initial = "0", .max = VHOST_MAX_QUEUES,
      .help = "Queues used; 0 is one for each thread."},
     {OPTION("threads", DT_PARAM_UINT, threads), .initial = "1", .min = 1, .max = 64,
@@ -272,6 +274,12 @@ static void catch_interrupts(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
+/* Is the time over, or somebody's patience, and enough done? */
+static bool is_over(const struct bench *b, uint64_t end)
+{
+    return (dt_clock_ns() >= end || interrupted) && total_done(b) >= b->options->min_requests;
+}
+
 static int measure(struct bench *b, struct dt_error *err)
 {
     uint64_t end;
@@ -280,7 +288,7 @@ static int measure(struct bench *b, struct dt_error *err)
     b->started = b->shown_at = dt_clock_ns();
     end = b->started + b->time_ns;
     worker_ask(b->workers, b->load.threads, WORKER_RUN);
-    while (ret == 0 && dt_clock_ns() < end && !any_quit(b) && !interrupted) {
+    while (ret == 0 && !is_over(b, end) && !any_quit(b)) {
         doze_ms(TICK_MS);
         show_progress(b);
         ret = watch(b, WORKER_RUN, err);
@@ -290,16 +298,20 @@ static int measure(struct bench *b, struct dt_error *err)
     return ret;
 }
 
+/* What is in flight still, as long as some of it comes back now and then. */
 static int drain(struct bench *b, struct dt_error *err)
 {
-    uint64_t deadline = dt_clock_ns() + DRAIN_NS;
+    uint64_t moved = dt_clock_ns(), done = total_done(b);
     int ret = 0;
 
     worker_ask(b->workers, b->load.threads, WORKER_DRAIN);
     while (ret == 0 && !worker_wait(b->workers, b->load.threads, WORKER_QUIT, TICK_MS)) {
         ret = watch(b, WORKER_DRAIN, err);
-        if (dt_clock_ns() > deadline)
+        if (total_done(b) != done)
+            moved = dt_clock_ns();
+        else if (dt_clock_ns() - moved > DRAIN_NS)
             break;
+        done = total_done(b);
     }
     return ret;
 }

@@ -22,7 +22,7 @@ static enum dt_verdict request(struct dt_ctx *c, struct dt_req *req)
     if (held->req)
         return DT_PASS;
     *held = (struct held){{.fire = fire}, c, req};
-    dt_timer_set(c, &held->timer, dt_now(c) + DT_MS(1500));
+    dt_timer_set(c, &held->timer, dt_now(c) + DT_S(6));
     return DT_HELD;
 }
 

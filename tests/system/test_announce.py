@@ -12,7 +12,7 @@ CHAIN = "announce mac=52:54:00:00:00:01 ip4=10.77.0.2 ip6=2001:db8::2 interval=2
 
 def said(path):
     """How often (reverse ARP, gratuitous ARP, unsolicited advertisement) went to the wire, as tcpdump reads it."""
-    text = subprocess.run(["tcpdump", "-nevr", path], check=True, timeout=30, text=True, stdout=subprocess.PIPE,
+    text = subprocess.run(["tcpdump", "-nevr", path], check=True, timeout=120, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL).stdout
     return (text.count("Reverse Request who-is 52:54:00:00:00:01"), text.count("who-has 10.77.0.2 tell 10.77.0.2"),
             text.count("tgt is 2001:db8::2"))

@@ -4,7 +4,7 @@ import json
 import random
 import time
 
-from devtap_test import Disk
+from devtap_test import Disk, wait_for
 from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, file_system, kernel_errors
 
@@ -38,10 +38,7 @@ def test_workers_are_killed(t):
     # Everything drained: without the cache, the disk is whole.
     guest.close()
     disk.do("cache", "drain")
-    deadline = time.monotonic() + 30
-    while disk.stats()["cache"]["counters"]["dirty"]:
-        assert time.monotonic() < deadline, disk.stats()["cache"]["counters"]
-        time.sleep(0.1)
+    wait_for("the cache to be clean", lambda: disk.stats()["cache"]["counters"]["dirty"] == 0)
     disk.stop()
     t.equal(info(disk, str(cache))["dirty"], 0)
 

@@ -63,16 +63,13 @@ def test_limit_outlives(t):
     disk = t.soft_disk(f"throttle iops=1M | file path={t.sparse_file(64 * MIB)}")
     limit, kills, bucket = 10, 12, 3
     disk.set("throttle", iops=limit)
-    begin = time.monotonic()
-    load = Load(t, disk, 60, "--depth", "128")
+    load = Load(t, disk, 600, "--depth", "128", least=limit + 1)
     for _ in range(kills):
         time.sleep(0.2)
         disk.kill_worker()
     wait_for("a successor", disk.attached)
-    load.child.terminate()
-    most = limit * (time.monotonic() - begin) + (kills + 1) * bucket
-    disk.set("throttle", iops="1M")  # what is in flight still is not counted
-    result = load.judge(t, more_than=limit)
+    result = load.stop(t, more_than=limit)  # what is in flight then is not counted
+    most = limit * result["seconds"] + (kills + 1) * bucket
     t.log(f"{result['requests']} requests, at most {most:.0f}")
     assert result["requests"] <= most, f"{result['requests']} requests where {most:.0f} are allowed"
 

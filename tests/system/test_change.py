@@ -25,7 +25,7 @@ def operate(t, disk, depth, operations, kills=0, extensions=LAYERS):
     generator = random.Random(depth)
     drains, switches, done, killed = [], [], 0, 0
     while done < operations:
-        load = Load(t, disk, 12, "--depth", str(depth))
+        load = Load(t, disk, 600, "--depth", str(depth))
         end = time.monotonic() + 10
         time.sleep(0.3)
         while done < operations and load.running() and time.monotonic() < end:
@@ -70,7 +70,7 @@ def test_refusals(t):
     image, other = t.sparse_file(64 * MIB), t.sparse_file(64 * MIB, "other.img")
     small = t.sparse_file(32 * MIB, "small.img")
     disk = t.soft_disk(f"throttle iops=1M | file path={image}")
-    load = Load(t, disk, 60)
+    load = Load(t, disk, 600)
     time.sleep(0.3)
     for words, why in (
             (("insert", "vm1", "top", "nobody"), "known only once it is loaded"),
@@ -85,7 +85,7 @@ def test_refusals(t):
             (("replace", "--dry-run", "vm1", "file", f"file path={other}"), "could read other data"),
             (("change", "vm1", "insert top delay", "remove nobody"), "no layer 'nobody'")):
         done = subprocess.run([disk.binary(), *words], env=disk.environment, text=True,
-                              capture_output=True, check=False, timeout=60)
+                              capture_output=True, check=False, timeout=120)
         assert done.returncode and re.search(why, done.stderr), f"{words}: {done}"
         t.log(words, "->", done.returncode, done.stderr.strip())
     t.equal(names(disk), ["throttle", "file"])
@@ -102,7 +102,7 @@ def test_outside(t):
     image, other = t.sparse_file(64 * MIB), t.sparse_file(64 * MIB, "other.img")
     disk = t.soft_disk(f"error probability=0% | file path={image}", more={"vm2": "mem size=64M"})
     before = disk.operations("file", "read")
-    load = Load(t, disk, 60)
+    load = Load(t, disk, 600)
     time.sleep(0.5)
     outcome = change(disk, "insert", "top", f"trace out={t.folder}/t")
     t.equal(outcome["outside"], "trace")
@@ -125,7 +125,7 @@ def test_outside(t):
 def test_single(t):
     """One process, no sandbox: even what opens files is done in place."""
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", options=("--single",))
-    load = Load(t, disk, 60)
+    load = Load(t, disk, 600)
     time.sleep(0.3)
     outcome = change(disk, "insert", "top", f"trace out={t.folder}/t")
     assert "outside" not in outcome, outcome
@@ -160,22 +160,22 @@ def test_quiesce(t):
     """Three disks of two processes at rest while a command runs: nothing is served, and then all goes on."""
     disk = t.soft_disk(f"file path={t.sparse_file(64 * MIB)}", more={"vm2": "delay time=5ms | mem size=64M"})
     other = t.soft_disk("mem size=64M", disk="vm3")
-    load, beside = Load(t, disk, 60), Load(t, other, 60)
+    load, beside = Load(t, disk, 600), Load(t, other, 600)
     time.sleep(0.5)
     script = ("now() { for d in vm1 vm3; do $D stats $d | tail -n +2; done; }; a=$(now); sleep 0.3; b=$(now); "
               "[ \"$a\" = \"$b\" ] && exit 42; echo \"$a\" \"$b\"; exit 1")
     before = disk.operations("file", "write")
-    done = subprocess.run([disk.binary(), "quiesce", "--flush", "vm1", "vm2", "vm3", "--", "sh", "-c", script],
+    done = subprocess.run([disk.binary(), "quiesce", "--flush", "--patience", "8s", "--hold", "200s", "vm1", "vm2", "vm3", "--", "sh", "-c", script],
                           env=dict(disk.environment, D=disk.binary()), text=True, capture_output=True,
-                          check=False, timeout=60)
-    t.equal(done.returncode, 42, done)
+                          check=False, timeout=120)
+    t.equal(done.returncode, 42, str(done))
     wait_for("the load to go on", lambda: disk.operations("file", "write") > before + 10)
     late = subprocess.run([disk.binary(), "quiesce", "--hold", "200ms", "vm1", "--", "sleep", "1"],
-                          env=disk.environment, text=True, capture_output=True, check=False, timeout=60)
+                          env=disk.environment, text=True, capture_output=True, check=False, timeout=120)
     assert late.returncode == 1 and "not at rest to the end" in late.stderr, late
     refused = subprocess.run([disk.binary(), "quiesce", "vm1", "nobody", "--", "true"],
-                             env=disk.environment, text=True, capture_output=True, check=False, timeout=60)
-    t.equal(refused.returncode, 3, refused)
+                             env=disk.environment, text=True, capture_output=True, check=False, timeout=120)
+    t.equal(refused.returncode, 3, str(refused))
     killed = subprocess.Popen([disk.binary(), "quiesce", "--hold", "500ms", "vm1", "--", "sleep", "5"],
                               env=disk.environment)
     time.sleep(0.2)

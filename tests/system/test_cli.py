@@ -12,12 +12,12 @@ import time
 
 from devtap_test import SoftDisk, StorageDaemon
 from devtap_test.paths import SOURCE
-from devtap_test.process import Process, wait_for
+from devtap_test.process import Process, catches, wait_for
 
 MIB = 1 << 20
 
 
-def devtap(t, *arguments, timeout=30, **options):
+def devtap(t, *arguments, timeout=120, **options):
     """Runs the tool with a runtime directory of the test's own; returns what came of it."""
     environment = dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder), **options.pop("env", {}))
     return subprocess.run([SoftDisk.binary(), *map(str, arguments)], env=environment, text=True,
@@ -286,7 +286,7 @@ def test_stop(t):
 
 def test_second_signal(t):
     """A second signal ends at once what the first one waits for."""
-    disk = t.soft_disk("delay time=60s | null size=1M")
+    disk = t.soft_disk("delay time=1h | null size=1M")
     bench = t.use(Process([disk.binary(), "bench", "--socket", disk.socket, "--time=60s"],
                           t.folder, name="bench"))
     wait_for("the load", lambda: disk.stats()["delay"]["holding"] > 0)
@@ -294,7 +294,7 @@ def test_second_signal(t):
     disk.child.send_signal(signal.SIGTERM)
     wait_for("the first signal", lambda: "stopping" in disk.output())
     disk.child.send_signal(signal.SIGTERM)
-    disk.child.wait(5)
+    disk.child.wait(120)
 
 
 def test_config_file(t):
@@ -340,7 +340,7 @@ def test_activation_and_notification(t):
     """systemd's sockets are taken by name, and it is told of the start and the end."""
     messages = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     messages.bind(str(t.folder / "notify"))
-    messages.settimeout(10)
+    messages.settimeout(120)
     other, sock = listening(t.folder / "other.sock"), listening(t.folder / "vm1.sock")
 
     def to_places():
@@ -361,7 +361,7 @@ def test_activation_and_notification(t):
         t.equal(devtap(t, "bench", "--socket", t.folder / "vm1.sock", "--time=50ms").returncode, 0)
         child.terminate()
         t.equal(messages.recv(100), b"STOPPING=1")
-        t.equal(child.wait(10), 0, "exit status")
+        t.equal(child.wait(120), 0, "exit status")
     finally:
         child.kill()
 
@@ -385,31 +385,48 @@ def test_vhost_user_conventions(t):
         refused(t, 5, "read-only", *bench, "--rw=write")
     finally:
         child.terminate()
-        child.wait(10)
+        child.wait(120)
 
 
 def test_bench_finds_faults(t):
     """A back end that loses writes or fails is found out: status 6."""
     lost = t.soft_disk("null size=1M", disk="lost")
-    done = devtap(t, "bench", "--socket", lost.socket, "--verify", "--time=200ms", "--json")
+    done = devtap(t, "bench", "--socket", lost.socket, "--verify", "--min-requests=2000", "--time=200ms", "--json")
     t.equal(done.returncode, 6, done.stderr)
     assert json.loads(done.stdout)["mismatches"] > 0
     failing = t.soft_disk("error ops=read | mem size=1M", disk="failing")
-    done = devtap(t, "bench", "--socket", failing.socket, "--time=200ms", "--json")
+    done = devtap(t, "bench", "--socket", failing.socket, "--min-requests=16", "--time=200ms", "--json")
     t.equal(done.returncode, 6, done.stderr)
     assert json.loads(done.stdout)["errors"] > 0
     assert "status 1" in done.stderr, done.stderr
     for ring in ((), ("--packed",), ("--event-idx", "--sleep"), ("--packed", "--event-idx")):
         good = t.soft_disk("mem size=4M", disk="good" + "".join(ring))
-        done = devtap(t, "bench", "--socket", good.socket, "--verify", "--time=200ms", *ring)
+        done = devtap(t, "bench", "--socket", good.socket, "--verify", "--min-requests=1000", "--time=200ms", *ring)
         t.equal(done.returncode, 0, done.stderr)
         good.stop()
+
+
+def test_bench_min_requests(t):
+    """So many are done, though the time is over or somebody asks for the end; a second signal ends it all the same."""
+    disk = t.soft_disk("throttle iops=100 burst=10ms | null size=1M")
+    result = disk.bench("--time", "10ms", "--depth", "4", "--min-requests", "50")
+    assert result["requests"] >= 50 and result["seconds"] > 0.2, result
+    t.equal(disk.bench("--time", "10ms", "--depth", "4")["errors"], 0)
+    child = subprocess.Popen([disk.binary(), "bench", "--socket", disk.socket, "--min-requests=1M", "--time=10ms"],
+                             stdout=subprocess.DEVNULL)
+    wait_for("the load to begin", lambda: catches(child.pid, signal.SIGTERM))
+    child.terminate()
+    wait_for("the signal to be noticed", lambda: not catches(child.pid, signal.SIGTERM))
+    time.sleep(0.3)
+    t.equal(child.poll(), None, "it has ended")
+    child.terminate()
+    t.equal(child.wait(120), -signal.SIGTERM, "exit status")
 
 
 def test_bench_flush(t):
     """Each write of --flush is followed by a flush, but for those that the end came upon."""
     disk = t.soft_disk(f"trace out={t.folder}/trace | mem size=1M")
-    disk.bench("--rw", "randwrite", "--flush", "--depth", "4", "--time", "100ms")
+    disk.bench("--rw", "randwrite", "--flush", "--depth", "4", "--time", "100ms", "--min-requests", "50")
     writes, flushes = (disk.operations("trace", name) for name in ("write", "flush"))
     assert 0 <= writes - flushes <= 4 < writes, f"{writes} writes, {flushes} flushes"
 
@@ -419,7 +436,7 @@ def test_hostile_control_client(t):
     disk = t.soft_disk("null size=1M")
     for nonsense in (b"\n", b"[[[[[[[[[[[[[[[[\n", b"x" * 70000, b"\0\n", b'{"verb": "list"'):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(120)
             sock.connect(str(t.folder / f"{disk.pid}.sock"))
             sock.sendall(nonsense)
             sock.shutdown(socket.SHUT_WR)

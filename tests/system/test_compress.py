@@ -55,7 +55,7 @@ def test_template(t):
     disk = t.soft_disk(f"compress path={store} create=on size=64M")
     subprocess.run(["nbdkit", "-U", "-", str(plugin), f"socket={disk.socket}", "--run",
                     f"qemu-img convert -n -W -m 8 -f raw {image} -O raw \"$uri\""],
-                   check=True, timeout=60)
+                   check=True, timeout=120)
     disk.stop()
     tool("compress", "check", store)
     info = json.loads(tool("compress", "info", "--json", store))

@@ -92,7 +92,7 @@ def test_program(t):
     os.environ["PYTHONPATH"] = str(paths.SOURCE / "python")
     os.environ["DEVTAP_CHANNEL_LIBRARY"] = str(build / "channel/libdevtap-channel.so")
     image = t.sparse_file(16 * MIB)
-    disk = t.soft_disk(f"{paths.SOURCE}/tests/captive/captured.py deadline=15s | file path={image}")
+    disk = t.soft_disk(f"{paths.SOURCE}/tests/captive/captured.py deadline=120s | file path={image}")
     # In its own process-id namespace the worker is 1; from outside they have other numbers.
     pids = [str(pid) for pid in [1, *processes(disk)]]
     reply = disk.do_json("captured", "attack", str(server.getsockname()[1]), str(path), str(image),

@@ -17,9 +17,9 @@ def build(t):
 
 def greeted(server):
     """The next connection, once it has said hello."""
-    server.settimeout(20)
+    server.settimeout(120)
     peer, _ = server.accept()
-    peer.settimeout(20)
+    peer.settimeout(120)
     assert peer.recv(6) == b"hello\n"
     return peer
 
@@ -49,7 +49,7 @@ def test_unix(t):
     server.listen(8)
     disk, state, peer = serve(t, server, f"unix:{path}")
     disk.kill_worker()
-    peer.settimeout(20)
+    peer.settimeout(120)
     t.equal(peer.recv(1), b"", "what comes from the dead")
     peer = greeted(server)
     wait_for("the successor", lambda: int(state()["made"]) == 1)

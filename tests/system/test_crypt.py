@@ -13,6 +13,7 @@ from devtap_test import wait_for
 from devtap_test.case import limit
 from devtap_test.load import noise
 from devtap_test.nbdkit import get, put
+from devtap_test.process import PATIENCE
 from devtap_test.softdisk import SoftDisk
 from devtap_test.storage import KEY, luks
 
@@ -22,7 +23,7 @@ MIB = 1 << 20
 def refused(t, chain):
     """Exit status and last line of `devtap run` on a chain that does not open."""
     done = subprocess.run([SoftDisk.binary(), "run", "--disk", "v", "--socket", t.folder / "v.sock",
-                           "--control", "none", chain], capture_output=True, text=True, timeout=60,
+                           "--control", "none", chain], capture_output=True, text=True, timeout=120,
                           stdin=subprocess.DEVNULL, check=False)
     return done.returncode, done.stderr.strip().splitlines()[-1]
 
@@ -64,7 +65,7 @@ def test_kernel_opens_it(t):
 
 def worker_of(folder, disk):
     """The process id of its worker, or None while nobody can be asked."""
-    done = subprocess.run([SoftDisk.binary(), "show", "--json", disk], text=True, timeout=30,
+    done = subprocess.run([SoftDisk.binary(), "show", "--json", disk], text=True, timeout=120,
                           env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(folder)),
                           capture_output=True, check=False)
     return json.loads(done.stdout)["worker"] if done.returncode == 0 else None
@@ -89,7 +90,7 @@ def at_terminal(t, image, *options):
         yield
     finally:
         disk.terminate()
-        disk.wait(10)
+        disk.wait(120)
 
 
 def test_prompt(t):
@@ -117,9 +118,9 @@ def test_detached(t):
     guest = t.guest([disk.socket])
     fio = ("fio --name=v --filename=/dev/vda --ioengine=libaio --direct=1 --rw=randwrite --bs=4k "
            "--iodepth=8 --size=16m --verify=crc32c --verify_fatal=1 --output-format=terse")
-    guest.check(fio + " --do_verify=0", 60)
+    guest.check(fio + " --do_verify=0")
     kill_worker(disk)
-    guest.check(fio + " --verify_only", 60)
+    guest.check(fio + " --verify_only")
     t.equal(disk.do("crypt", "status").split()[:2], ["cipher:", "aes-xts-plain64"])
 
 
@@ -169,14 +170,14 @@ def test_rekey_online(t):
            "--iodepth=8 --size=24m --verify=crc32c --verify_fatal=1 --output-format=terse")
     for _ in range(3):
         kill_worker(disk)
-    guest.check(fio + " --do_verify=0", 60)
+    guest.check(fio + " --do_verify=0")
     kill_worker(disk)
-    guest.check(fio + " --verify_only", 60)
+    guest.check(fio + " --verify_only")
 
     def done():
         return disk.events("rekey-done")
-    wait_for("the new key", done, timeout=60)
-    guest.check(fio + " --verify_only", 60)
+    wait_for("the new key", done, timeout=3 * PATIENCE)
+    guest.check(fio + " --verify_only")
     disk.stop()
     dump = subprocess.run(["cryptsetup", "luksDump", image], check=True, capture_output=True,
                           text=True).stdout
@@ -184,7 +185,7 @@ def test_rekey_online(t):
     subprocess.run(["cryptsetup", "open", "--test-passphrase", "--key-file", key, image], check=True)
     chain = f"crypt key-file={key} | file path={image}"
     with t.soft_disk(chain) as again, t.guest([again.socket]) as guest:
-        guest.check(fio + " --verify_only", 60)
+        guest.check(fio + " --verify_only")
 
 
 @limit(600)
@@ -197,7 +198,7 @@ def test_rekey_handed_over(t):
         put(t, disk, ours)
     subprocess.run(["cryptsetup", "reencrypt", "--init-only", "-q", "--pbkdf", "pbkdf2",
                     "--pbkdf-force-iterations", "1000", "--key-file", key, image], check=True)
-    with t.soft_disk(f"crypt key-file={key} | delay ops=write time=20ms | file path={image}",
+    with t.soft_disk(f"crypt key-file={key} | delay ops=write time=50ms | file path={image}",
                      options=["--single"]) as disk:
         wait_for("progress", lambda: disk.stats()["crypt"]["counters"]["rekeyed-bytes"] > 3 * MIB)
         disk.kill()
@@ -213,5 +214,5 @@ def test_rekey_handed_over(t):
 def test_conformance(t):
     """What every layer promises, with the header in the disk and the data moved."""
     image, key = luks(t, "--sector-size", "512", size=64)
-    subprocess.run([SoftDisk.binary(), "test", "--duration", "200ms",
-                    f"crypt discard=on key-file={key} | file path={image}"], check=True, timeout=120)
+    subprocess.run([SoftDisk.binary(), "test", "--duration", "200ms", "--patience", "40s",
+                    f"crypt discard=on key-file={key} | file path={image}"], check=True, timeout=5 * PATIENCE)

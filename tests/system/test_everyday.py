@@ -12,7 +12,7 @@ from devtap_test.case import limit
 from devtap_test.load import VerifiedLoad, kernel_errors
 from devtap_test.nbdkit import get
 from devtap_test.softdisk import SoftDisk
-from devtap_test.storage import (MIRROR_METADATA, NbdServer, luks, mirror_complete, mirror_status)
+from devtap_test.storage import MIRROR_METADATA, NbdServer, luks, mirror_reaches
 
 MIB = 1 << 20
 LUKS_HEADER = 16 * MIB
@@ -57,7 +57,7 @@ def kill_in_turn(t, disk, servers, load, between):
     for number in range(ROUNDS):
         server = servers[number % 2]
         load.goes_on()
-        mirror_complete(disk)
+        mirror_reaches(disk, "complete")
         server.kill()
         between()
         load.goes_on()
@@ -66,7 +66,7 @@ def kill_in_turn(t, disk, servers, load, between):
         disk.kill_worker()
         load.goes_on()
         load.check(f"after {number + 1} rounds")
-    mirror_complete(disk)
+    mirror_reaches(disk, "complete")
     t.log(f"{ROUNDS} servers and {ROUNDS} workers killed, {load.finish()} passes of fio")
 
 
@@ -114,13 +114,12 @@ def test_crypt_cache_mirror(t):
     load = VerifiedLoad(guest, jobs=2)
     # Destaging goes on while nothing is flushed: the mirror meets the dead leg by itself.
     kill_in_turn(t, disk, servers, load,
-                 lambda: wait_for("the loss", lambda: mirror_status(disk).get("state") == "degraded",
-                                  30))
+                 lambda: mirror_reaches(disk, "degraded"))
     t.equal(kernel_errors(guest), "")
     seen = content(guest, 0, SIZE // MIB)
     guest.power_off()
     disk.do("cache", "drain")
-    wait_for("the cache to be clean", lambda: disk.stats()["cache"]["counters"]["dirty"] == 0, 60, 0.1)
+    wait_for("the cache to be clean", lambda: disk.stats()["cache"]["counters"]["dirty"] == 0, interval=0.1)
     t.equal(disk.stop(), 0, "exit status")
     for server in servers:
         server.stop()

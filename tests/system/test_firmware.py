@@ -9,8 +9,7 @@ from devtap_test.case import limit
 
 def boot(t, disk, firmware, extra="", packed=False):
     """A guest whose firmware, GRUB and kernel have read the disk."""
-    guest = t.guest([Disk(disk.socket, extra=extra)], root="image", firmware=firmware, smp=2, packed=packed,
-                    boot_timeout=240)
+    guest = t.guest([Disk(disk.socket, extra=extra)], root="image", firmware=firmware, smp=2, packed=packed)
     assert "GRUB reads the disk" in guest.console.text
     t.log(f"login after {guest.boot_seconds:.1f} s")
     efi = "yes" if firmware == "ovmf" else "no"

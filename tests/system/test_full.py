@@ -44,12 +44,12 @@ WRITE = f"""{noise(24)} >/tmp/data
 
 def wait_for_events(disk, name, count=1):
     """Until `count` lines about the event are in the log."""
-    wait_for(f"the event '{name}'", lambda: disk.output().count(f"event={name} ") >= count, 30.0)
+    wait_for(f"the event '{name}'", lambda: disk.output().count(f"event={name} ") >= count)
 
 
 def wait_for_write(guest, status="0"):
     """Until dd has ended, as it should."""
-    wait_for("the end of the write", lambda: guest.run("test -e /tmp/dd.status")[0] == 0, 60.0)
+    wait_for("the end of the write", lambda: guest.run("test -e /tmp/dd.status")[0] == 0)
     assert guest.check("cat /tmp/dd.status") == status, guest.check("cat /tmp/dd.log")
 
 
@@ -65,7 +65,7 @@ def test_held(t):
     guest.check(WRITE)
     wait_for_events(disk, "full")
     guest.check("dd if=/dev/vda of=/tmp/read bs=1M count=4 iflag=direct && "
-                "cmp -n 4194304 /tmp/data /tmp/read", 10.0)
+                "cmp -n 4194304 /tmp/data /tmp/read")
     assert disk.stats()["file"]["holding"] > 0, "nothing is held"
     assert guest.run("test -e /tmp/dd.status")[0] == 1, "the write has ended"
     assert "resumed" not in disk.output(), disk.output()
@@ -115,7 +115,7 @@ def test_stopped_while_full(t):
     time.sleep(1.0)
     assert disk.running(), "it gave up"
     disk.child.send_signal(signal.SIGTERM)
-    disk.child.wait(5.0)
+    disk.child.wait(120)
     ballast.unlink()
     disk.restart()
     wait_for_write(guest)
@@ -130,7 +130,7 @@ def test_space_while_stopping(t):
     disk.child.send_signal(signal.SIGTERM)
     wait_for("the stop", lambda: "stopping" in disk.output())
     ballast.unlink()
-    t.equal(disk.child.wait(10.0), 0, "exit status")
+    t.equal(disk.child.wait(120), 0, "exit status")
     disk.restart()
     wait_for_write(guest)
     right_content(t, guest)

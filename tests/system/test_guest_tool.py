@@ -52,7 +52,7 @@ def test_snapshots(t):
 
     guest.check("echo one > /a/file")
     t.equal(guest.check("/tmp/g --freeze /a snapshot first").split(), ["vm@first", "vm-data@first"])
-    guest.check("echo two > /a/file", timeout=10)  # it was thawed
+    guest.check("echo two > /a/file", timeout=120)  # it was thawed
     t.equal(guest.check("/tmp/g snapshot second").split(), ["vm@second", "vm-data@second"])
     guest.check("/tmp/g sync")
     status, text = guest.run("/tmp/g snapshot second")
@@ -63,18 +63,20 @@ def test_snapshots(t):
         assert status == 1 and "name" in text, (status, text)
     t.equal(guest.run("/tmp/g --freeze /nowhere snapshot third")[0], 1)
     guest.run("/tmp/g --freeze /a --freeze /a snapshot third")  # the second is frozen already: refused, and all thawed
-    guest.check("echo three > /a/file", timeout=10)
+    guest.check("echo three > /a/file", timeout=120)
     assert "third" not in snapshots(pool, "vm")
 
     # The host says nothing, and then cvd-guest dies: nothing stays frozen.
     os.kill(answers.pid, signal.SIGSTOP)
     t.equal(guest.run("/tmp/g --timeout 2 --freeze /a snapshot late")[0], 7)
-    guest.check("echo four > /a/file", timeout=10)
-    guest.check("(/tmp/g --timeout 30 --freeze /a snapshot later & echo $! > /tmp/pid; wait) > /dev/null 2>&1 &"
-                " sleep 2; kill -9 $(cat /tmp/pid)")
-    guest.check("echo five > /a/file", timeout=10)
+    guest.check("echo four > /a/file", timeout=120)
+    guest.check("(/tmp/g --timeout 1000 --freeze /a snapshot later & echo $! > /tmp/pid; wait) > /dev/null 2>&1 &")
+    # It sleeps in a poll: it has frozen, asked, and waits for an answer.
+    guest.check("until [ -s /tmp/pid ] && grep -q poll /proc/$(cat /tmp/pid)/wchan; do sleep 0.1; done; "
+                "kill -9 $(cat /tmp/pid)")
+    guest.check("echo five > /a/file", timeout=120)
     os.kill(answers.pid, signal.SIGCONT)
-    wait_for("the late ones", lambda: {"late", "later"} <= set(snapshots(pool, "vm")), 10.0)
+    wait_for("the late ones", lambda: {"late", "later"} <= set(snapshots(pool, "vm")))
     t.equal(guest.check("/tmp/g snapshot after").split(), ["vm@after", "vm-data@after"])  # not an earlier answer
 
     guest.check("head -c 3000 /dev/zero | tr '\\0' x > /dev/vport*p1; printf '\\n[1]\\n' > /dev/vport*p1")

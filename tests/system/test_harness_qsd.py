@@ -38,5 +38,5 @@ def test_commands(t):
         raise AssertionError("no time-out")
     except TimeoutError:
         pass
-    t.equal(guest.check("echo soon", timeout=20), "soon")
+    t.equal(guest.check("echo soon", timeout=120), "soon")
     t.equal(guest.power_off(), 0, "QEMU's exit status")

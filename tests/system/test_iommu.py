@@ -80,7 +80,7 @@ def test_unplugged_and_reset(t):
     disk, guest = start(t, f"file path={t.sparse_file(64 * MIB)}", append="iommu.strict=1")
     for _ in range(3):
         guest.check("d=$(basename $(readlink -f /sys/block/vda/device)); cd /sys/bus/virtio/drivers/virtio_blk; "
-                    "echo $d >unbind; echo $d >bind; cd /", 30)
+                    "echo $d >unbind; echo $d >bind; cd /")
         wait_for("the disk", lambda: guest.run("test -b /dev/vda")[0] == 0)
         fio_verify(guest, size="1m")
     guest.qmp.command("stop")

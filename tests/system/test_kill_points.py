@@ -8,6 +8,7 @@ import time
 from devtap_test import paths, wait_for
 from devtap_test.case import limit
 from devtap_test.load import Load
+from devtap_test.process import PATIENCE
 from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
@@ -27,6 +28,14 @@ STARTING = ("fenced", "begin", "floor", "attach", "ring-start", "ring-started", 
             "state-filled")
 ENDING = ("ring-stop", "ring-stopped", "detach", "end")
 FLOWING = ("taken", "forwarded", "completed", "pushed", "published")
+
+
+def died(disk):
+    """The deaths of workers so far; none while nobody can be asked."""
+    try:
+        return disk.events("worker-died")
+    except RuntimeError:
+        return []
 
 
 def upgrade_soon(disk):
@@ -55,23 +64,25 @@ def at_point(t, memory, name, count, folder):
     finally:
         os.environ.clear()
         os.environ.update(old)
-    load = Load(t, disk, 60 if name in ENDING else 1)
-    time.sleep(0.3)
+    load = Load(t, disk, 600 if name in ENDING + STARTING else 1)
+    wait_for("a VM", lambda: disk.attached() or not load.running() or died(disk))
     if name in STARTING:
         disk.kill_worker()
+        wait_for("three deaths", lambda: len(died(disk)) >= 3)
+        load.stop(t)
     elif name in ENDING:
         wait_for("a VM", disk.attached)
         upgrade_soon(disk)
         upgrade_soon(disk)
         load.stop(t)
     load.judge(t, more_than=0)
-    end = time.monotonic() + 30
-    while name in FLOWING and len(disk.events("worker-died")) < 2 and time.monotonic() < end:
+    end = time.monotonic() + PATIENCE
+    while name in FLOWING and len(died(disk)) < 2 and time.monotonic() < end:
         Load(t, disk, 1).judge(t, more_than=0)
-    died = disk.events("worker-died")
+    deaths = died(disk)
     upgraded = disk.events("upgraded")
     disk.stop()
-    return disk.log.read_text(errors="replace").count(f"killed at {name}\n"), len(died), len(upgraded)
+    return disk.log.read_text(errors="replace").count(f"killed at {name}\n"), len(deaths), len(upgraded)
 
 
 # What became of the keeper that died, or was to be replaced by one that did.
@@ -86,7 +97,7 @@ def at_keeper_point(t, name, folder):
         disk = t.use(SoftDisk(f"file path={folder}/disk.img create=on size=64M", folder))
     finally:
         del os.environ["DEVTAP_KILL"]
-    load = Load(t, disk, 60, *([] if dies == "new" else ["--reconnect"]), inflight=dies == "old")
+    load = Load(t, disk, 600, *([] if dies == "new" else ["--reconnect"]), inflight=dies == "old")
     time.sleep(0.3)
     refused = 2 if dies == "new" else 1
     for _ in range(refused):

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from devtap_test import paths, wait_for
 from devtap_test.case import limit
 from devtap_test.load import kernel_errors
-from devtap_test.process import Process
+from devtap_test.process import PATIENCE, Process
 from devtap_test.shell import SerialPort, Shell
 from devtap_test.softdisk import SoftDisk
 
@@ -49,7 +49,7 @@ class Libvirt:
 
     def run(self, *command, check=True):
         """A command of libvirt's; returns what it prints."""
-        done = subprocess.run([*NOBODY, *map(str, command)], env=self.env, text=True, timeout=60,
+        done = subprocess.run([*NOBODY, *map(str, command)], env=self.env, text=True, timeout=120,
                               capture_output=True, check=False)
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
@@ -79,9 +79,9 @@ class Libvirt:
 
 def log_in(console):
     """The guest's shell, once it has logged root in."""
-    console.expect(r"root@[^\n]*# ?$", 120)
+    console.expect(r"root@[^\n]*# ?$", 4 * PATIENCE)
     shell = Shell(console)
-    shell.sync(30.0)
+    shell.sync()
     shell.check("dmesg -n 1; PS1=; bind 'set enable-bracketed-paste off' || true")
     return shell
 
@@ -92,7 +92,7 @@ def goes_on(guest):
         assert guest.run("test -e /run/bad")[0] == 1, "other data than were written"
         return int(guest.run("cat /run/passes 2>/dev/null")[1] or 0)
     before = passes()
-    wait_for("the guest's I/O to go on", lambda: passes() > before + 1, 60.0, 0.2)
+    wait_for("the guest's I/O to go on", lambda: passes() > before + 1, interval=0.2)
 
 
 def attach_and_detach(t, libvirt, guest):
@@ -101,11 +101,11 @@ def attach_and_detach(t, libvirt, guest):
     qmp, chardev = libvirt.qmp(t), "chr-vu-virtio-disk0"
     guest.check(f"cat >/run/load.sh <<'SH'\n{LOAD}\nSH\n(sh /run/load.sh >/dev/null 2>&1 &)")
     goes_on(guest)
-    tap = t.use(Process([SoftDisk.binary(), "attach", "--disk", "tap", qmp, chardev], t.folder, name="attach",
+    tap = t.use(Process([SoftDisk.binary(), "attach", "--timeout", "100s", "--disk", "tap", qmp, chardev], t.folder, name="attach",
                         ready_line="stands before", env=env))
 
     def devtap(*words):
-        done = subprocess.run([SoftDisk.binary(), *words], env=env, text=True, timeout=60,
+        done = subprocess.run([SoftDisk.binary(), *words], env=env, text=True, timeout=120,
                               capture_output=True, check=False)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
@@ -116,8 +116,8 @@ def attach_and_detach(t, libvirt, guest):
     t.equal([layer["name"] for layer in shown["chain"]], ["throttle", "vhost-user"])
     assert shown["front"]["attached"], shown
     t.log(libvirt.run("virsh", "dominfo", "vm1"))
-    t.log(devtap("detach", qmp, chardev, "tap"))
-    t.equal(tap.child.wait(20), 0, "exit status of attach")
+    t.log(devtap("detach", "--timeout", "100s", qmp, chardev, "tap"))
+    t.equal(tap.child.wait(120), 0, "exit status of attach")
     goes_on(guest)
     guest.check("touch /run/stop")
     t.equal(libvirt.run("virsh", "domstate", "vm1").strip(), "running")
@@ -137,6 +137,6 @@ def test_example(t):
         t.equal(disk.show()["front"]["attached"], True)
         disk.kill()
         disk.restart()
-        wait_for("the VM at the new process", lambda: disk.show()["front"]["attached"], 30)
+        wait_for("the VM at the new process", disk.attached)
         attach_and_detach(t, libvirt, guest)
         t.equal(kernel_errors(guest), "")

@@ -14,7 +14,7 @@ def test_image_locked_by_qemu(t):
     t.use(StorageDaemon(image, t.folder))
     done = subprocess.run([SoftDisk.binary(), "run", "--disk", "vm1", "--socket",
                            str(t.folder / "x.sock"), f"file path={image}"],
-                          capture_output=True, text=True, timeout=20, check=False)
+                          capture_output=True, text=True, timeout=120, check=False)
     t.equal(done.returncode, 4, "exit status")
     assert str(image) in done.stderr, done.stderr
     t.equal(len(done.stderr.strip().splitlines()), 1, "lines on stderr")
@@ -25,10 +25,10 @@ def test_image_locked_by_devtap(t):
     image = t.sparse_file(16 * MIB)
     disk = t.soft_disk(f"file path={image}")
     write = ["qemu-io", "-f", "raw", "-c", "write 0 4k", str(image)]
-    done = subprocess.run(write, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(write, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0 and "lock" in done.stdout + done.stderr, done.stdout + done.stderr
     disk.stop()
-    subprocess.run(write, capture_output=True, timeout=20, check=True)
+    subprocess.run(write, capture_output=True, timeout=120, check=True)
 
 
 def test_socket_in_use(t):
@@ -36,7 +36,7 @@ def test_socket_in_use(t):
     first = t.soft_disk(f"file path={t.sparse_file(16 * MIB)}")
     done = subprocess.run([SoftDisk.binary(), "run", "--disk", "vm2", "--socket", first.socket,
                            f"file path={t.sparse_file(16 * MIB, 'b.img')}"],
-                          capture_output=True, text=True, timeout=20, check=False)
+                          capture_output=True, text=True, timeout=120, check=False)
     t.equal(done.returncode, 4, "exit status")
     assert first.socket in done.stderr, done.stderr
     first.kill()
@@ -53,7 +53,7 @@ def test_lock_later(t):
 
     def refused(*words):
         done = subprocess.run([SoftDisk.binary(), *words], capture_output=True, text=True,
-                              env=target.environment, timeout=20, check=False)
+                              env=target.environment, timeout=120, check=False)
         t.equal(done.returncode, 4, done.stderr)
         assert f"{image} is in use" in done.stderr, done.stderr
 

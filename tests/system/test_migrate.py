@@ -119,7 +119,7 @@ def logged(t, packed, make_disks=by_file, back="file", before=None, midway=None)
         before(disks[0])
 
     def between():
-        source.check(f"{read} >/dev/null", 60.0)
+        source.check(f"{read} >/dev/null")
         if midway:
             midway(disks[0])
 
@@ -154,7 +154,7 @@ def test_log_rear(t):
 
     disks, guest = logged(t, False, taps, "vhost-user", enter, forced)
     enter(disks[1])
-    guest.check("echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=1M count=8", 60.0)
+    guest.check("echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=1M count=8")
     assert disks[1].show()["front"]["passed_through"] > 0, disks[1].show()["front"]
 
 

@@ -19,7 +19,7 @@ UNDER_WAY = 16 * MIB  # regions in which writes may be under way at a kill, and 
 def refused(disk, *words):
     """Runs what must fail; returns what it says."""
     done = subprocess.run([disk.binary(), *words], env=disk.environment, text=True,
-                          capture_output=True, check=False, timeout=60)
+                          capture_output=True, check=False, timeout=120)
     assert done.returncode, f"{words}: not refused: {done.stdout}"
     return done.stderr
 
@@ -69,7 +69,7 @@ def test_guest(t):
     load = VerifiedLoad(guest)
     load.goes_on()
     for image in images[1:]:
-        said = disk.devtap("move-back", "vm1", f"file path={image}", timeout=120)
+        said = disk.devtap("move-back", "vm1", f"file path={image}", timeout=600)
         assert f"path={image}" in said, said
         load.goes_on()
     t.equal(back(disk)["parameters"]["path"], str(images[2]))
@@ -84,14 +84,15 @@ def test_guest(t):
 def test_kills(t):
     """Workers of two threads are killed all the while, and the copying goes on; when the move is over, nothing is lost."""
     disk = t.soft_disk(f"file path={filled(t, 'a.img')}", options=("--threads", "2", "--threads-per-disk", "2"))
-    load = Load(t, disk, 120, "--depth", "32", "--queues", "2")
+    load = Load(t, disk, 3600, "--depth", "32", "--queues", "2")
     time.sleep(0.5)
     new = t.sparse_file(SIZE, "b.img")
     disk.devtap("move-back", "--background", "--rate", "40M", "vm1", f"file path={new}")
-
+    kills = 0
     for share in (0.9, 0.7, 0.5):
-        before = wait_for("the copying to go on", lambda most=SIZE * share: left(disk, most), 60.0)
+        before = wait_for("the copying to go on", lambda most=SIZE * share: left(disk, most))
         disk.kill_worker()
+        kills += 1
         after = left(disk)
         t.log(f"{before >> 20} MiB left before a kill, {after >> 20} after it")
         assert after < before + UNDER_WAY, (before, after)
@@ -100,14 +101,15 @@ def test_kills(t):
     while mover.poll() is None:
         time.sleep(0.9)
         disk.kill_worker()
+        kills += 1
         if status_or_none(disk) is None:
             break
-        time.sleep(1.5)
-    said, _ = mover.communicate(timeout=60)
+        time.sleep(1.5 * kills)  # a slow machine shall come to an end
+    said, _ = mover.communicate(timeout=600)
     t.equal(mover.returncode, 0, said)
     copied = int(re.search(r"(\d+) MiB copied", disk.events("in-step")[-1]["text"])[1])
-    t.log(f"{copied} MiB of {SIZE >> 20} copied")
-    assert copied < SIZE * 3 // 2 >> 20, copied
+    t.log(f"{copied} MiB of {SIZE >> 20} copied, {kills} kills")
+    assert copied < SIZE + kills * UNDER_WAY >> 20, copied
     t.equal(back(disk)["parameters"]["path"], str(new))
     disk.kill_worker()
     t.equal(back(disk)["parameters"]["path"], str(new))
@@ -133,7 +135,7 @@ def test_abort_and_refusals(t):
     """What cannot be is said before anything is copied; a move that is given up leaves the disk."""
     old = filled(t, "a.img")
     disk = t.soft_disk(f"file path={old}", more={"vm2": "mem size=64M"})
-    load = Load(t, disk, 60)
+    load = Load(t, disk, 600)
     time.sleep(0.3)
     small, new = t.sparse_file(MIB, "small.img"), t.sparse_file(SIZE, "b.img")
     assert "1048576 bytes" in refused(disk, "move-back", "vm1", f"file path={small}")
@@ -142,12 +144,13 @@ def test_abort_and_refusals(t):
     assert "is gone" in refused(disk, "move-back", "vm1", f"mem size={SIZE}")
     assert "not being moved" in refused(disk, "move-back", "--abort", "vm1")
     t.equal([layer["name"] for layer in show(disk)["chain"]], ["file"])
-    disk.devtap("move-back", "--background", "--rate", "1M", "vm1", f"file path={new}")
+    disk.devtap("move-back", "--background", "--rate", "256K", "vm1", f"file path={new}")
     assert "already" in refused(disk, "move-back", "vm1", f"file path={new}")
     left = json.loads(disk.devtap("move-back", "--status", "--json", "vm1"))["bytes-left"]
     assert left > SIZE // 2, left
     disk.devtap("upgrade", "vm1")
-    assert json.loads(disk.devtap("move-back", "--status", "--json", "vm1"))["bytes-copied"] > 0
+    wait_for("the copying to go on",
+             lambda: json.loads(disk.devtap("move-back", "--status", "--json", "vm1"))["bytes-copied"] > 0)
     disk.devtap("move-back", "--abort", "vm1")
     t.equal(back(disk)["parameters"]["path"], str(old))
     load.stop(t, after=1)
@@ -158,9 +161,9 @@ def test_single(t):
     """One process: the same, in place."""
     old, new = filled(t, "a.img"), t.sparse_file(SIZE, "b.img")
     disk = t.soft_disk(f"file path={old}", options=("--single",))
-    load = Load(t, disk, 60)
+    load = Load(t, disk, 600)
     time.sleep(0.3)
-    disk.devtap("move-back", "vm1", f"file path={new}", timeout=60)
+    disk.devtap("move-back", "vm1", f"file path={new}", timeout=600)
     t.equal(back(disk)["parameters"]["path"], str(new))
     load.stop(t, after=1)
 
@@ -170,15 +173,15 @@ def test_shadow(t):
     """A shadow that lags behind, is compared, and promoted; one that lies is not, and is dropped."""
     old, new, other = filled(t, "a.img"), t.sparse_file(SIZE, "b.img"), filled(t, "c.img")
     disk = t.soft_disk(f"throttle iops=1M | file path={old}")
-    load = Load(t, disk, 180, "--depth", "32")
+    load = Load(t, disk, 3600, "--depth", "32")
     time.sleep(0.3)
     disk.devtap("shadow", "--copy", "--rate", "0", "vm1", f"delay time=200us | file path={new}")
-    wait_for("comparisons", lambda: status(disk, "shadow")["compared"] > 100, 60.0)
+    wait_for("comparisons", lambda: status(disk, "shadow")["compared"] > 100)
     seen = status(disk, "shadow")
     t.log(json.dumps(seen))
     t.equal(seen["mismatches"], 0, seen)
     assert seen["shadow-read-p99-ns"] > 0 and seen["disk-read-p99-ns"] > 0, seen
-    disk.devtap("shadow", "--promote", "vm1", timeout=90)
+    disk.devtap("shadow", "--promote", "vm1", timeout=600)
     t.equal([layer["name"] for layer in show(disk)["chain"]], ["delay", "file#2"])
     with open(other, "r+b") as file:
         for at in range(0, SIZE, MIB // 2):
@@ -186,8 +189,8 @@ def test_shadow(t):
             file.write(bytes([at // MIB + 1]) * (MIB // 2))
     load.stop(t, after=1)
     disk.devtap("shadow", "vm1", f"file path={other}")
-    reads = Load(t, disk, 60)
-    wait_for("mismatches", lambda: status(disk, "shadow")["mismatches"] > 0, 20.0)
+    reads = Load(t, disk, 600)
+    wait_for("mismatches", lambda: status(disk, "shadow")["mismatches"] > 0)
     reads.stop(t, after=2)
     assert "answered differently" in refused(disk, "shadow", "--promote", "vm1")
     disk.devtap("shadow", "--drop", "vm1")
@@ -208,7 +211,7 @@ def test_intercept(t):
     assert "--copy" in refused(disk, "mode", "vm1", "intercept", target)
     assert "which BACK" in refused(disk, "mode", "--copy", "vm1", "intercept")
     disk.devtap("mode", "vm1", "passthrough")
-    t.equal(disk.devtap("mode", "--copy", "vm1", "intercept", target, timeout=120).strip(), "intercept")
+    t.equal(disk.devtap("mode", "--copy", "vm1", "intercept", target, timeout=600).strip(), "intercept")
     t.equal(show(disk)["rear"], rear)
     t.equal(show(disk)["front"]["mode"], "intercept")
     load.goes_on()
@@ -217,7 +220,7 @@ def test_intercept(t):
     assert "detached" in refused(disk, "mode", "vm1", "passthrough")
     assert "--copy" in refused(disk, "mode", "vm1", "interpose")
     load.goes_on()
-    t.equal(disk.devtap("mode", "--copy", "vm1", "interpose", timeout=120).strip(), "interpose")
+    t.equal(disk.devtap("mode", "--copy", "vm1", "interpose", timeout=600).strip(), "interpose")
     assert "rear" not in show(disk), show(disk)
     load.goes_on()
     t.equal(disk.devtap("mode", "vm1", "passthrough").strip(), "passthrough")
@@ -244,20 +247,20 @@ def test_intercept_compared(t):
     t.equal([layer["name"] for layer in show(disk)["chain"]], ["vhost-user"])
     with open(own, "r+b") as file, open(image, "rb") as right:
         file.write(right.read())
-    disk.devtap("move-back", "--compare", "--background", "--rate", "20M", "tap", target)
-    load = Load(t, disk, 60)
+    disk.devtap("move-back", "--compare", "--background", "--rate", "1M", "tap", target)
+    load = Load(t, disk, 600)
     time.sleep(1)
     t.equal(status(disk, "copy")["state"], "comparing")
     disk.kill_worker()
-    disk.devtap("move-back", "--rate", "0", "tap", timeout=60)
+    disk.devtap("move-back", "--rate", "0", "tap", timeout=600)
     t.equal(disk.devtap("mode", "tap").strip(), "intercept")
     time.sleep(0.3)
     load.stop(t)
     assert "first in sector" in refused(disk, "mode", "--compare", "tap", "interpose")
     t.equal(disk.devtap("mode", "tap").strip(), "intercept")
-    disk.devtap("mode", "--copy", "tap", "interpose", timeout=60)
-    t.equal(disk.devtap("mode", "--compare", "tap", "intercept", target, timeout=60).strip(), "intercept")
-    t.equal(disk.devtap("mode", "--compare", "tap", "interpose", timeout=60).strip(), "interpose")
+    disk.devtap("mode", "--copy", "tap", "interpose", timeout=600)
+    t.equal(disk.devtap("mode", "--compare", "tap", "intercept", target, timeout=600).strip(), "intercept")
+    t.equal(disk.devtap("mode", "--compare", "tap", "interpose", timeout=600).strip(), "interpose")
     t.equal(back(disk)["name"], "vhost-user")
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from devtap_test.card import Card, Namespace, Server, Switch, arguments, require, survive
+from devtap_test.card import Card, Namespace, Server, Switch, arguments, listens, require, survive
 from devtap_test.case import limit
 
 CHAIN = "nat outer=10.77.0.50/24 router=10.77.0.1 inner=10.0.2.1/24 guest=10.0.2.15 forward=tcp:8080:80 | " \
@@ -22,7 +22,7 @@ while True:
     print(peer[0], size, flush=True)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("10.77.0.1", 0))
-    sock.settimeout(5)
+    sock.settimeout(120)
     if size != 512:
         sock.sendto(b"\\0\\6blksize\\0%d\\0" % size, peer)
         sock.recv(1500)
@@ -36,7 +36,7 @@ def udp(t, space, guest):
     """A file by TFTP, in small datagrams and in fragmented ones."""
     with Server(space, TFTP) as server:
         for size in (512, 4000):
-            guest.check(f"rm -f /tmp/got; tftp -g -b {size} -r any -l /tmp/got 10.77.0.1", timeout=30)
+            guest.check(f"rm -f /tmp/got; tftp -g -b {size} -r any -l /tmp/got 10.77.0.1", timeout=120)
             t.equal(guest.check("tr -d x < /tmp/got | wc -c; wc -c < /tmp/got").split(), ["0", "20000"])
             t.equal(server.line(), f"10.77.0.50 {size}")
 
@@ -49,15 +49,16 @@ def test_nat(t):
     card = t.use(Card(CHAIN, t.folder, space.enter))
     guest = t.guest(root="initramfs", extra=arguments(card))
     guest.check(INIT)
-    guest.check("ping -c 2 -i 0.2 -W 5 10.0.2.1")
-    guest.check("ping -c 2 -i 0.2 -W 5 10.77.0.1")
-    guest.check("ping -c 1 -s 3000 -W 5 10.77.0.1")
+    guest.check("ping -c 2 -i 0.2 -W 30 10.0.2.1")
+    guest.check("ping -c 2 -i 0.2 -W 30 10.77.0.1")
+    guest.check("ping -c 1 -s 3000 -W 30 10.77.0.1")
     t.equal(space.run("ip", "-4", "neigh", "show", "10.0.2.15"), "", "the host knows nothing of the inner address")
     udp(t, space, guest)
-    hops = guest.check("traceroute -n -m 2 -q 1 -w 5 10.77.0.1") # by UDP, answered by ICMP errors
+    hops = guest.check("traceroute -n -m 2 -q 1 -w 30 10.77.0.1") # by UDP, answered by ICMP errors
     assert "1  10.0.2.1 " in hops and "2  10.77.0.1 " in hops, hops
-    guest.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 & sleep 0.3")
-    heard = space.run("python3", "-c", "import socket; s = socket.create_connection(('10.77.0.50', 8080), 10); "
+    guest.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 &")
+    listens(guest, 80)
+    heard = space.run("python3", "-c", "import socket; s = socket.create_connection(('10.77.0.50', 8080), 120); "
                       "print(s.recv(99).decode().strip())")
     t.equal(heard.strip(), "hello", "by the forwarded port")
     survive(t, space, card, guest, "10.77.0.50")
@@ -93,11 +94,12 @@ def test_uplink(t):
     for number, guest in enumerate(guests):
         guest.wait_for_shell()
         guest.check(INIT.replace("10.0.2.15", f"10.0.2.{15 + number}"))
-        guest.check("ping -c 1 -W 5 10.77.0.1 || ping -c 2 -W 5 10.77.0.1")
+        guest.check("ping -c 1 -W 5 10.77.0.1 || ping -c 2 -W 30 10.77.0.1")
     with Server(space, ACCEPT) as server:
         for guest in guests:
-            guest.check("nc -w 5 10.77.0.1 5001 < /dev/null")
+            guest.check("nc -w 30 10.77.0.1 5001 < /dev/null")
             t.equal(server.line().split()[0], "10.77.0.50")
     first, second = guests
-    second.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 & sleep 0.3")
-    t.equal(first.check("nc -w 5 10.77.0.50 8080 < /dev/null"), "hello", "by way of the outer address")
+    second.check("(echo hello | nc -l -p 80) > /tmp/said 2>&1 &")
+    listens(second, 80)
+    t.equal(first.check("nc -w 30 10.77.0.50 8080 < /dev/null"), "hello", "by way of the outer address")

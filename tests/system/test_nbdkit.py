@@ -55,7 +55,7 @@ def test_load(t):
         disk.kill()
         disk.restart()
         for job in jobs:
-            output, _ = job.communicate(timeout=90)
+            output, _ = job.communicate(timeout=600)
             t.equal(job.returncode, 0, output)
     finally:
         for job in jobs:
@@ -190,16 +190,16 @@ def test_filters_and_tls(t):
 def test_refusals(t):
     """No back end: one line, and nbdkit ends."""
     done = subprocess.run(["nbdkit", "-f", "-U", t.folder / "n", plugin(t), t.folder / "none"],
-                          capture_output=True, text=True, timeout=30, check=False)
+                          capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0 and "none" in done.stderr, done.stderr
     done = subprocess.run(["nbdkit", "-f", "-U", t.folder / "n", plugin(t)], capture_output=True,
-                          text=True, timeout=30, check=False)
+                          text=True, timeout=120, check=False)
     assert done.returncode != 0 and "socket=PATH" in done.stderr, done.stderr
     disk = t.soft_disk("null size=1M")
     for words, said in (([f"device={disk.disk}", t.folder / "other"], "and not on"),
                         (["device=vm2"], "did you mean 'vm1'?")):
         done = subprocess.run(["nbdkit", "-f", "-U", t.folder / "n", plugin(t), *words],
-                              capture_output=True, text=True, timeout=30, check=False,
+                              capture_output=True, text=True, timeout=120, check=False,
                               env=disk.environment)
         assert done.returncode != 0 and said in done.stderr, done.stderr
 

@@ -21,7 +21,7 @@ from devtap_test.toolbox import initramfs_with
 KILLS = int(os.environ.get("DEVTAP_NET_KILLS", "8"))
 HOST = "10.77.0.1"
 RATE, BURST = 16_000_000, 1  # bits a second; seconds, so that a burst anew for each worker would show
-LIMITED_SECONDS, LIMITED_KILLS = 4, 4
+LIMITED_SECONDS, LIMITED_KILLS = 6, 4
 SUPER_FRAME = 65536 * 8
 
 # When each frame of the guest's came to the interface: a line of milliseconds for each pause longer than that.
@@ -52,6 +52,14 @@ def recovered(card):
     return [event for event in events if event["event"] == "recovered"]
 
 
+def last_recovery(card):
+    """The number of the last such event; 0: there is none, or nobody to ask."""
+    try:
+        return max((event["number"] for event in recovered(card)), default=0)
+    except subprocess.CalledProcessError:
+        return 0
+
+
 def start(t):
     """A guest with iperf3 behind a rate limit that is open yet, and a server of it."""
     require()
@@ -75,7 +83,7 @@ def send(guest, seconds):
 
 def result(guest, seconds):
     """What iperf3 says of it: bytes received, and in how many seconds."""
-    guest.check("while ! [ -s /tmp/said ]; do sleep 0.2; done", timeout=seconds + 60)
+    guest.check("while ! [ -s /tmp/said ]; do sleep 0.2; done", timeout=seconds + 240)
     said = guest.check("cat /tmp/iperf")
     assert guest.check("cat /tmp/said").strip() == "0", said[-500:]
     end = json.loads(said)["end"]["sum_received"]
@@ -99,18 +107,20 @@ def kill_workers(t, space, card, guest):
         wait_for("traffic", lambda: card.ops("tap", "transmit")["bytes"] > before + (1 << 20))
         for _ in range(KILLS):
             wait_for("a worker", lambda: alive(card) not in (None, *killed))
-            worker = alive(card)
+            worker, before = alive(card), last_recovery(card)
             kills.append(time.monotonic())
             os.kill(worker, signal.SIGKILL)
             killed.add(worker)
+            wait_for("its successor to serve", lambda n=before: last_recovery(card) > n)
             time.sleep(generator.uniform(0.2, 0.4))
-        size, _ = result(guest, seconds)
+        size, took = result(guest, seconds)
         watch.kill()
         lines = watch.stdout.read().split("\n")
-    assert size > 1 << 20, size
+    assert size > 1 << 19, size
     t.equal(len(killed), KILLS, "workers")
     pauses = [longest([line for line in lines if line.count(" ") == 1], kill, kill + 0.2) for kill in kills]
     percentiles(t, f"{KILLS} kills, no frame from the guest for", pauses)
+    return size * 8 / took
 
 
 def alive(card):
@@ -121,32 +131,35 @@ def alive(card):
         return None
 
 
-def limits(t, card, guest):
+def limits(t, card, guest, rate):
     """A limit is one for all workers together: a new one begins without a burst, and what the dead one owed was a super-frame or two."""
     card.devtap("set", card.card, "rate", f"burst={BURST}s")
     card.devtap("set", card.card, "rate", f"tx-bits={RATE}")
     send(guest, LIMITED_SECONDS)
     for _ in range(LIMITED_KILLS):
         time.sleep(LIMITED_SECONDS / (LIMITED_KILLS + 1))
+        before = last_recovery(card)
         card.kill_worker()
+        wait_for("its successor to serve", lambda n=before: last_recovery(card) > n)
     size, seconds = result(guest, LIMITED_SECONDS)
     bits = size * 8
     t.log(f"{LIMITED_KILLS} kills, {bits / seconds / RATE:.2f} of the limit used")
     most = RATE * (seconds + BURST) + (LIMITED_KILLS + 1) * 2 * SUPER_FRAME
     assert bits <= most, f"{bits} bits in {seconds} s, and the limit allows {most:.0f}"
-    assert bits >= RATE * seconds / 4, f"{bits} bits in {seconds} s: hardly anything went on"
+    least = min(RATE, rate) / 4  # the machine may have no more to give
+    assert bits >= least * seconds, f"{bits} bits in {seconds} s: hardly anything went on"
 
 
 @limit(300)
 def test_iperf(t):
     """The transfers end well, the guest's driver and the VMM say nothing, the limit holds, and every death was made good."""
     space, card, guest = start(t)
-    kill_workers(t, space, card, guest)
-    limits(t, card, guest)
+    rate = kill_workers(t, space, card, guest)
+    limits(t, card, guest, rate)
     events = recovered(card)
     percentiles(t, "rings stood still for", [event["pause_ns"] / 1e6 for event in events if event["rings"]])
     assert len(events) >= min(KILLS + LIMITED_KILLS, 16), len(events)  # the ring of events is not endless
     t.equal(guest.run("dmesg | grep -i 'NETDEV WATCHDOG\\|virtio.*error\\|not a head'")[0], 1, "complaints")
     t.equal(guest.process.output().strip(), "", "what QEMU says")
     t.equal(card.show()["front"]["broken"], 0, "broken sessions")
-    guest.check(f"ping -c 2 -i 0.2 -W 5 {HOST}")
+    guest.check(f"ping -c 2 -i 0.2 -W 30 {HOST}")

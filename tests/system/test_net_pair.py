@@ -5,7 +5,7 @@ import subprocess
 import types
 
 from devtap_test import paths, wait_for
-from devtap_test.card import MAC, Card, arguments, init, send
+from devtap_test.card import MAC, Card, arguments, init, listens, send
 from devtap_test.case import Skip, limit
 from devtap_test.process import free_socket_path
 
@@ -30,24 +30,25 @@ def test_guests(t):
         guest.wait_for_shell()
         guest.check(init(number))
     a, b = guests
-    a.check("ping -c 1 -W 5 10.77.0.3 || ping -c 1 -W 5 10.77.0.3")
+    a.check("ping -c 1 -W 5 10.77.0.3 || ping -c 1 -W 30 10.77.0.3")
     before = card.ops("pair", "transmit")
     send(t, a, b, "10.77.0.3", 8)
     after = card.ops("pair", "transmit")
     mean = (after["bytes"] - before["bytes"]) / (after["requests"] - before["requests"])
     assert mean > 3000, f"{mean:.0f} bytes a packet: no super-frames"
 
-    a.check("(ping -c 60 -i 0.05 -W 5 10.77.0.3 > /tmp/pings; touch /tmp/pinged) > /dev/null 2>&1 &")
+    a.check("(ping -c 60 -i 0.05 -W 30 10.77.0.3 > /tmp/pings; touch /tmp/pinged) > /dev/null 2>&1 &")
     for step in ("insert top rate rx-packets=1G", "remove rate", "replace pair pair name=cable mtu=1500"):
         card.devtap("change", "other", step)
     a.check("while ! [ -e /tmp/pinged ]; do sleep 0.1; done")
     assert " 0% packet loss" in a.check("cat /tmp/pings"), a.check("cat /tmp/pings")
 
-    b.check("rm -f /tmp/got; mkfifo /tmp/open; nc -l -p 5002 <> /tmp/open > /tmp/got 2> /dev/null & sleep 0.3")
+    b.check("rm -f /tmp/got; mkfifo /tmp/open; nc -l -p 5002 <> /tmp/open > /tmp/got 2> /dev/null &")
+    listens(b, 5002)
     a.check("((cat /tmp/file; sleep 2; cat /tmp/file) | nc 10.77.0.3 5002) > /dev/null 2>&1 &")
-    wait_for("bytes", lambda: int(b.check("wc -c < /tmp/got")) > 0, 30)
+    wait_for("bytes", lambda: int(b.check("wc -c < /tmp/got")) > 0)
     card.kill_worker()
-    wait_for("the rest", lambda: int(b.check("wc -c < /tmp/got")) >= 16 << 20, 60)
+    wait_for("the rest", lambda: int(b.check("wc -c < /tmp/got")) >= 16 << 20)
     own = a.check("sha256sum < /tmp/file")
     for half in (0, 8):
         t.equal(b.check(f"dd if=/tmp/got bs=1M skip={half} count=8 2>/dev/null | sha256sum"), own, "what arrived")
@@ -60,7 +61,7 @@ def test_refusals(t):
                         "c: pair: the pair 'cable' has both its ends, the cards a and b"),
                        (["--threads", "2", "--threads-per-disk", "2", PAIR], "'pair' serves a device on one thread only")):
         done = subprocess.run([paths.devtap(), "run", "--control", "none", "--net", "a", "--socket", t.folder / "a", *words],
-                              check=False, timeout=30, capture_output=True, text=True)
+                              check=False, timeout=120, capture_output=True, text=True)
         assert done.returncode != 0 and why in done.stderr, done.stderr
 
 
@@ -82,11 +83,11 @@ def test_circle(t):
                 return card.ops("pair", "transmit")["requests"]
             pmd.stdin.write("set fwd io\nstart tx_first 4\n")
             pmd.stdin.flush()
-            wait_for("packets", lambda: sent() > 50000, 30)
+            wait_for("packets", lambda: sent() > 50000)
             card.devtap("change", "card", "insert top rate tx-packets=1G")
             card.devtap("change", "card", "remove rate")
             before = sent()
-            wait_for("more packets", lambda: sent() > before + 50000, 30)
+            wait_for("more packets", lambda: sent() > before + 50000)
             pmd.stdin.write("stop\nquit\n")
             pmd.stdin.flush()
             said = pmd.stdout.read()

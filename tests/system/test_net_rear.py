@@ -63,15 +63,17 @@ def test_interpose(t):
 def keeps_limit(rear, tap, guest):
     """Workers that die under a flood let no more through than one that lives."""
     tap.devtap("insert", "tap", "top", "rate", "tx-packets=200")
-    flood(guest)
+    flood(guest, 200000)
     begin, before = time.monotonic(), rear.ops("tap", "transmit")["requests"]
     for _ in range(3):
         time.sleep(0.5)
         tap.kill_worker()
     time.sleep(0.5)
+    wait_for("packets", lambda: rear.ops("tap", "transmit")["requests"] > before + 20)
     passed, elapsed = rear.ops("tap", "transmit")["requests"] - before, time.monotonic() - begin
+    guest.check("killall ping")
     # What a worker had taken and not given back is sent again; a bucket begins with one token.
-    assert 20 < passed <= 200 * elapsed + 40, f"{passed} packets in {elapsed:.2f} s, at 200 a second"
+    assert passed <= 200 * elapsed + 40, f"{passed} packets in {elapsed:.2f} s, at 200 a second"
 
 
 @limit(150)
@@ -80,7 +82,7 @@ def test_two_threads(t):
     space, rear, tap, guest = tapped(t, queues=2, packed=True, options="packed=on",
                                       threads=("--threads", "2", "--threads-per-disk", "2"))
     for cpu in range(2):
-        guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 5 10.77.0.1", timeout=60)
+        guest.check(f"taskset -c {cpu} ping -c 25 -i 0.01 -W 30 10.77.0.1", timeout=120)
     transfer(t, space, guest, mib=4)
     t.equal(tap.show()["front"]["dropped"]["no_buffer"], 0, "dropped")
     for _ in range(3):
@@ -104,12 +106,12 @@ def test_two_threads(t):
 
 def answers(guest):
     """The host's stack may look for the guest's address first: a TAP interface that nobody has open has no carrier."""
-    guest.check("until ping -c 1 -W 1 10.77.0.1; do :; done", timeout=30)
+    guest.check("until ping -c 1 -W 1 10.77.0.1; do :; done", timeout=120)
 
 
-def flood(guest):
-    """Traffic of the guest's for some seconds, while the test goes on."""
-    guest.check("for i in 1 2; do (ping -i 0.002 -c 2000 -s 1000 10.77.0.1 > /dev/null 2>&1) & done; true")
+def flood(guest, count=2000):
+    """Traffic of the guest's for some seconds, or longer, while the test goes on."""
+    guest.check(f"for i in 1 2; do (ping -i 0.002 -c {count} -s 1000 10.77.0.1 > /dev/null 2>&1) & done; true")
 
 
 def mode(card, wanted):
@@ -133,10 +135,10 @@ def test_modes(t):
     mode(tap, "passthrough")
     passes_by(t, tap, guest)
     transfer(t, space, guest, mib=4)
-    guest.check("(ping -i 0.02 -c 150 -W 5 10.77.0.1 > /tmp/pings) > /dev/null 2>&1 & true")
+    guest.check("(ping -i 0.02 -c 150 -W 30 10.77.0.1 > /tmp/pings) > /dev/null 2>&1 & true")
     for number in range(10):
         mode(tap, ("interpose", "passthrough")[number % 2])
-    guest.check("while pidof ping > /dev/null; do sleep 0.1; done", timeout=30)
+    guest.check("while pidof ping > /dev/null; do sleep 0.1; done", timeout=120)
     lost = 150 - int(guest.check("grep -o '[0-9]* packets received' /tmp/pings").split()[0])
     assert lost <= 20, f"{lost} of 150 pings were lost in ten changes"
     passes_by(t, tap, guest)
@@ -208,7 +210,7 @@ def test_open_vswitch(t):
     space.run("sh", "-c", "ip addr del 10.77.0.1/24 dev card0; ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
     guest = t.guest(root="initramfs", extra=arguments(tap))
     guest.check(INIT)
-    wait_for("Open vSwitch to come", lambda: "a back end connected" in tap.output(), 30)
+    wait_for("Open vSwitch to come", lambda: "a back end connected" in tap.output())
     ping(guest)
     transfer(t, space, guest, mib=1)
     mode(tap, "passthrough")
@@ -216,10 +218,10 @@ def test_open_vswitch(t):
     mode(tap, "interpose")
     ping(guest)
     tap.kill_worker()
-    wait_for("Open vSwitch to come again", lambda: tap.output().count("event=rear-there") == 2, 30)
+    wait_for("Open vSwitch to come again", lambda: tap.output().count("event=rear-there") == 2)
     ping(guest)
     ovs.restart()
-    wait_for("the rear to be back", lambda: "event=rear-back" in tap.output(), 30)
+    wait_for("the rear to be back", lambda: "event=rear-back" in tap.output())
     space.run("sh", "-c", "ip addr add 10.77.0.1/24 dev br0; ip link set br0 up")
     ping(guest)
     t.equal(tap.counters("vhost-user")["rear-lies"], 0)

@@ -30,8 +30,8 @@ def bring_up(ours, peer):
 
 def ping(ours, count=3):
     """The peer answers our guest; the first may be lost while its address is looked for."""
-    ours.check(f"ping -c 1 -W 5 10.77.0.3 || ping -c 1 -W 5 10.77.0.3; ping -c {count} -i 0.2 -W 5 10.77.0.3",
-               timeout=60)
+    ours.check(f"ping -c 1 -W 5 10.77.0.3 || ping -c 1 -W 30 10.77.0.3; ping -c {count} -i 0.2 -W 30 10.77.0.3",
+               timeout=120)
 
 
 def both_ways(t, ours, peer, mib=4):
@@ -109,7 +109,7 @@ def test_bad_address(t):
                         ("stream address=unix:/no/such/x listen=on", "No such file"),
                         ("dgram local=udp:127.0.0.1:7 remote=unix:/x", "same kind")):
         done = subprocess.run([paths.devtap(), "run", "--net", "card", "--socket", t.folder / "card.sock", chain],
-                              check=False, timeout=30, text=True, stderr=subprocess.PIPE)
+                              check=False, timeout=120, text=True, stderr=subprocess.PIPE)
         assert done.returncode and said in done.stderr, done.stderr
         assert not (t.folder / "card.sock").exists()
         t.equal(done.stderr.count("\n"), 1, done.stderr)

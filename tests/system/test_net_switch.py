@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 from devtap_test import paths, wait_for
@@ -71,8 +72,8 @@ def start(t, group=True):
 
 def ping(guest, address, count=3):
     """Somebody answers; the first may be lost while the address is looked for."""
-    guest.check(f"ping -c 1 -W 5 {address} || ping -c 1 -W 5 {address}; ping -c {count} -i 0.2 -W 5 {address}",
-                timeout=60)
+    guest.check(f"ping -c 1 -W 5 {address} || ping -c 1 -W 30 {address}; ping -c {count} -i 0.2 -W 30 {address}",
+                timeout=120)
 
 
 @limit(180)
@@ -93,7 +94,7 @@ def test_guests(t):
     after = switch.show("c")
     t.equal((after["dropped_spoofed"], after["dropped_private"]), (200, 100))
     ping(a, "10.77.0.3")
-    b.check(f"ip neigh flush dev eth0; ping -c 1 -W 5 {HOST}")
+    b.check(f"ip neigh flush dev eth0; ping -c 1 -W 30 {HOST}")
     strangers = [frame for frame in peer.frames() if frame[6:12] in (octets(MAC["a"]), octets(MAC["b"]))]
     t.equal(strangers, [], "frames of a and b at c")
     os.kill(switch.show("a")["pid"], signal.SIGKILL)
@@ -116,6 +117,27 @@ def test_guests(t):
     t.equal(len(switch.show("d")["macs"]), 2)
 
 
+class Flood(threading.Thread):
+    """A peer's frame, again and again; a context."""
+
+    def __init__(self, peer, frame):
+        super().__init__()
+        self.peer, self.frame, self.sent, self.ending = peer, frame, 0, False
+
+    def run(self):
+        while not self.ending:
+            self.peer.send(self.frame)
+            self.sent += 1
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending = True
+        self.join()
+
+
 @limit(180)
 def test_flood(t):
     """A card floods the uplink with all it has: a guest's answers come all the same, and its TCP goes on."""
@@ -123,35 +145,31 @@ def test_flood(t):
     ping(a, HOST)
     peer = Peer(t.folder / "c.sock")
     frame = octets("02:00:00:00:00:99") + octets(MAC["c"]) + b"\x88\xb5" + bytes(1400)
-    a.check(f"ping -c 40 -i 0.1 -W 5 {HOST} > /tmp/pings 2>&1 &")
-    end = time.monotonic() + 6
-    sent = 0
-    while time.monotonic() < end:
-        for _ in range(200):
-            peer.send(frame)
-        sent += 200
-    lost = a.check("sleep 3; grep -o '[0-9]*% packet loss' /tmp/pings")
-    assert int(lost.split("%")[0]) <= 5, f"{lost}, and c sent {sent} frames"
-    assert switch.show("c")["received"] > 10000, switch.show("c")
+    a.check(f"(ping -c 40 -i 0.1 -W 30 {HOST} > /tmp/pings 2>&1; touch /tmp/pinged) &")
+    with Flood(peer, frame) as flood:
+        a.check("while ! [ -e /tmp/pinged ]; do sleep 0.2; done")
+        wait_for("a flood", lambda: switch.show("c")["received"] > 10000)
+    lost = a.check("grep -o '[0-9]*% packet loss' /tmp/pings")
+    assert int(lost.split("%")[0]) <= 5, f"{lost}, and c sent {flood.sent} frames"
     t.equal(switch.show("a")["dropped_full"], 0, "of a's")
     t.equal(a.run("ping -c 2 -W 2 10.77.0.3")[0], 1, "a and b are no peers")
-    t.equal(b.run(f"ping -c 2 -W 5 {HOST}")[0], 0)
+    t.equal(b.run(f"ping -c 2 -W 30 {HOST}")[0], 0)
 
 
 # Frames of one card's as fast as the switch takes them.
 FLOOD = """
-import socket, struct, sys, time
-path, source, seconds = sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", "")), float(sys.argv[3])
+import socket, struct, sys
+path, source = sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", ""))
 frame = b"\\x02\\0\\0\\0\\0\\x99" + source + b"\\x88\\xb5" + bytes(1000)
 burst = (struct.pack(">I", 12 + len(frame)) + bytes(12) + frame) * 16
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 sock.connect(path)
 print("connected", flush=True)
 sys.stdin.readline()
-end = time.monotonic() + seconds
-while time.monotonic() < end:
+while True:
     sock.sendall(burst)
 """
+ENOUGH = 100000  # frames; a card that waits for a processor sends none meanwhile, so it takes many to judge
 
 
 @limit(60)
@@ -160,7 +178,7 @@ def test_fairness(t):
     ports = [word for name, mac in MAC.items() for word in ("--port", name, "--mac", mac)]
     switch = t.use(Switch(t.folder, ports, "null"))
     with contextlib.ExitStack() as stack:
-        cards = {name: stack.enter_context(subprocess.Popen([sys.executable, "-c", FLOOD, f"{t.folder}/{name}.sock", mac, "4"],
+        cards = {name: stack.enter_context(subprocess.Popen([sys.executable, "-c", FLOOD, f"{t.folder}/{name}.sock", mac],
                                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE))
                  for name, mac in MAC.items()}
         for card in cards.values():
@@ -172,10 +190,10 @@ def test_fairness(t):
             card.stdin.flush()
         before = {name: switch.show(name)["received"] for name in MAC}
         time.sleep(2.5)
+        wait_for("enough of them", lambda: sum(switch.show(name)["received"] - before[name] for name in MAC) > ENOUGH)
         taken = {name: switch.show(name)["received"] - before[name] for name in MAC}
     share = {name: n / sum(taken.values()) for name, n in taken.items()}
     t.log("frames taken: " + ", ".join(f"{name} {taken[name]} ({share[name]:.2f})" for name in MAC))
-    assert sum(taken.values()) > 1000, taken
     # Who sends little on a busy machine had no processor; who is starved sends next to nothing.
     assert min(share.values()) > 0.02, f"one is starved: {taken}"
 
@@ -200,7 +218,7 @@ def test_chains(t):
     t.equal(switch.parameters("uplink", "nat")["forward"], "tcp:8080:10.0.2.15:80", "what was set before")
     os.kill(again(switch), signal.SIGKILL)  # and in the pause before the next one
     switch.child.terminate()
-    t.equal(switch.child.wait(10), 0, "status")
+    t.equal(switch.child.wait(120), 0, "status")
     assert not list(t.folder.glob("*.sock")), list(t.folder.glob("*.sock"))
 
 
@@ -221,7 +239,7 @@ def test_bad_ports(t):
                         (["--sockets", t.folder, "--port", "a", "--mac", "52:54:00:00:00:01", "--trunk", "0"], "--trunk"),
                         (["--sockets", t.folder, "--port", "a", "--mac", "52:54:00:00:00:01", "--uplink",
                           "packet ifname=no0"], "'no0': No such device")):
-        done = subprocess.run([paths.devtap(), "switch", *words], check=False, timeout=30, text=True,
+        done = subprocess.run([paths.devtap(), "switch", *words], check=False, timeout=120, text=True,
                               stderr=subprocess.PIPE, env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
         assert done.returncode and said in done.stderr, done.stderr
         assert not list(t.folder.glob("*.sock")), list(t.folder.glob("*.sock"))

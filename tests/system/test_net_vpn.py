@@ -5,7 +5,7 @@ import subprocess
 import threading
 
 from devtap_test import wait_for
-from devtap_test.card import Card, arguments, free_port, init, send
+from devtap_test.card import Card, arguments, free_port, init, listens, send
 from devtap_test.case import limit
 from devtap_test.process import Process
 from devtap_test.toolbox import initramfs_with
@@ -63,8 +63,8 @@ def kernel_guest(t, kernel, ours):
 
 def ping(guest, number, count=2):
     """Another one answers; the first may be lost while its address is looked for."""
-    guest.check(f"ping -c 1 -W 5 10.77.0.{number} || ping -c 1 -W 5 10.77.0.{number}; "
-                f"ping -c {count} -i 0.2 -W 5 10.77.0.{number}", timeout=60)
+    guest.check(f"ping -c 1 -W 5 10.77.0.{number} || ping -c 1 -W 30 10.77.0.{number}; "
+                f"ping -c {count} -i 0.2 -W 30 10.77.0.{number}", timeout=120)
 
 
 def mtu_of(card):
@@ -97,12 +97,13 @@ def test_mesh(t):
     ping(guest_b, 2)
     ping(guest_a, 4)
     ping(guest_k, 2)
-    guest_b.check("ping -c 2 -s 1472 -W 5 10.77.0.2")  # which was told nothing: in fragments
+    guest_b.check("ping -c 2 -s 1472 -W 30 10.77.0.2")  # which was told nothing: in fragments
     assert "host_mtu=1426" in card_b.output(), card_b.output()
-    guest_a.check("ping -c 2 -s 1374 -W 5 10.77.0.4")  # the whole MTU
+    guest_a.check("ping -c 2 -s 1374 -W 30 10.77.0.4")  # the whole MTU
     assert guest_b.run("ping -c 2 -W 1 10.77.0.4")[0], "a frame went from one peer to another"
     guest_b.check(f"echo '{MARK.decode()}' > /tmp/mark; yes \"$(cat /tmp/mark)\" | head -c 100000 > /tmp/marks")
-    guest_a.check("nc -l -p 5002 > /tmp/marks & sleep 0.3")
+    guest_a.check("nc -l -p 5002 > /tmp/marks &")
+    listens(guest_a, 5002)
     guest_b.check("nc 10.77.0.2 5002 < /tmp/marks")
     send(t, guest_a, guest_k, "10.77.0.4", 2)
     send(t, guest_k, guest_a, "10.77.0.2", 2)

@@ -35,7 +35,7 @@ def make_pool(t, *options, size="4G", image_mib=8):
     return pool, image
 
 
-def load_of(t, disk, seconds=60, name=None):
+def load_of(t, disk, seconds=3600, name=None):
     """Of a disk, or of another one of the same process."""
     return Load(t, disk, seconds, "--sleep", "--depth", "8", name=name)
 
@@ -106,7 +106,7 @@ def test_no_process(t):
     for _ in range(2):
         t.no_soft_disk("nobody serves the pool", chain(pool, "base"), disk="none")
         process = PoolProcess(pool, t.folder)
-        again = subprocess.run([*process.argv], capture_output=True, text=True, timeout=20,
+        again = subprocess.run([*process.argv], capture_output=True, text=True, timeout=120,
                                check=False)
         assert again.returncode != 0 and "in use" in again.stderr, again
         os.rename(f"{pool}.sock", f"{pool}.away")
@@ -138,7 +138,7 @@ def test_activated(t):
             t.equal(check(pool)["served"], True)
         finally:
             child.terminate()
-            t.equal(child.wait(20), 0)
+            t.equal(child.wait(120), 0)
     assert os.path.exists(f"{pool}.sock"), "a socket of others was removed"
     cvd("pool", "open", pool, "--background")
     assert "in use" in cvd("pool", "open", pool, "--background", status=4)
@@ -162,7 +162,7 @@ def test_full(t):
         sock.sendall(b'{"verb": "events"}\n')
         lines = map(json.loads, sock.makefile())
         t.equal(next(lines), {"ok": True})
-        load = Load(t, one, 30, "--rw", "write", "--size", "64K", "--sleep")
+        load = Load(t, one, 3600, "--rw", "write", "--size", "64K", "--sleep")
         told = next(lines)
         t.equal(told["event"], "full")
         for disk in (one, two):

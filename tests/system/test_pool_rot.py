@@ -36,7 +36,7 @@ def io(export, *commands):
     """Of each command of qemu-io: did it succeed?"""
     words = [word for command in commands for word in ("-c", command)]
     done = subprocess.run(["qemu-io", "-f", "raw", *words, export.uri], capture_output=True, text=True,
-                          timeout=30, check=False)
+                          timeout=120, check=False)
     said = [line for line in (done.stdout + done.stderr).splitlines()
             if "bytes at offset" in line or "failed" in line]
     assert len(said) == len(commands), done
@@ -87,7 +87,7 @@ def test_maps(t):
     file.flip(inner)
     process = t.use(PoolProcess(pool, t.folder))
     other = t.soft_disk(chain(pool, "b"), disk="b")
-    load = Load(t, other, 60, "--sleep")
+    load = Load(t, other, 3600, "--sleep")
     fails("fill", f"{pool}/a", t.folder / "image")
     disk = t.soft_disk(chain(pool, "a"), disk="a", more={"c": chain(pool, "c")})
     a, c = (t.use(Export(t, disk.sockets[name])) for name in ("a", "c"))
@@ -167,7 +167,7 @@ def test_space_and_catalogue(t):
     file.flip(file.at(file.root()["free maps"], 0, 0))
     process = t.use(PoolProcess(pool, t.folder))
     disk = t.soft_disk(chain(pool, "a"), disk="a", more={"b": chain(pool, "b")})
-    load = Load(t, disk, 60, "--sleep", name="b")
+    load = Load(t, disk, 3600, "--sleep", name="b")
     for tree, level in (("free maps", 0), ("free maps", 1), ("catalogue", 0), ("catalogue", 1)):
         file.flip(file.at(file.root()[tree], 0, level))
         cvd("snap", f"{pool}/b", "--name", f"{tree[0]}{level}")
@@ -209,11 +209,12 @@ def test_data(t):
            f"block {alone}, which is at {40 * MIB} bytes of vm1, differs")
     for each in (one, two):
         each.stop()
-    errors = disk.bench("--rw", "read", "--range", "8M", "--time", "1s", "--depth", "1")["errors"]
+    errors = disk.bench("--rw", "read", "--range", "8M", "--min-requests", "2048", "--time", "1s",
+                        "--depth", "1")["errors"]
     t.equal(errors, 0, "vm1 has written it")
     disk.stop()
     disk = t.soft_disk(chain(pool, "vm2"), disk="vm2")
-    result = disk.bench("--rw", "read", "--range", "8M", "--time", "1s", check=False)
+    result = disk.bench("--rw", "read", "--range", "8M", "--min-requests", "2048", "--time", "1s", check=False)
     assert result["errors"] > 0, result
     damage(disk, f"block {common}, which is at {100 * BLOCK} bytes of vm2, differs")
     t.equal(disk.events("failed"), [])

@@ -88,7 +88,7 @@ def test_interrupted(t):
     time.sleep(.2)
     os.kill(process.worker(), signal.SIGKILL)
     t.equal(disk.bench("--rw", "randread", "--time", "500ms")["errors"], 0)
-    wait_for("the rest of it", lambda: info(pool) == ("full", 256 * MIB), timeout=40)
+    wait_for("the rest of it", lambda: info(pool) == ("full", 256 * MIB), timeout=600)
     assert allocated(pool) >= 256 * MIB, f"only {allocated(pool)} bytes are there"
     cvd("export", f"{pool}/disk", t.folder / "copy")
     t.equal((t.folder / "copy").read_bytes(), image.read_bytes())

@@ -1,6 +1,7 @@
 """A program judges the packets of a real guest: the packet symmetry of examples/symmetry.py, and its death; beside an
 extension in a process of its own, which dies, too."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -29,11 +30,13 @@ def judge(t, socket):
 
 def hosts_below(pid):
     """The processes of extensions that descend from a process."""
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if pathlib.Path(f"/proc/{child}/comm").read_text(encoding="ascii").strip() == "ext-host":
-                yield int(child)
-            yield from hosts_below(child)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of one that ends meanwhile
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if pathlib.Path(f"/proc/{child}/comm").read_text(encoding="ascii").strip() == "ext-host":
+                        yield int(child)
+                yield from hosts_below(child)
 
 
 def programs(card, n):
@@ -54,7 +57,7 @@ def test_symmetry_in_python(t):
     t.equal(card.counters("queue")["denied"], 0, "packets dropped by the program")
     deaf = t.use(Process([*space.enter, sys.executable, "-c", DEAF], t.folder, name="deaf", ready_line="listens"))
     guest.check(FLOOD)
-    wait_for("the flood to be limited", lambda: "event=limited" in card.output(), 30)
+    wait_for("the flood to be limited", lambda: "event=limited" in card.output())
     transfer(t, space, guest, mib=1)
     guest.check("kill $(cat /tmp/flood.pid)")
     deaf.kill()
@@ -73,6 +76,6 @@ def test_symmetry_in_python(t):
 
     card.kill_worker()  # the program finds the next one by itself; what is sent meanwhile may be lost
     programs(card, 1)
-    wait_for("packets again", lambda: guest.run("ping -c 1 -W 2 10.77.0.1 >/dev/null")[0] == 0, 30.0)
+    wait_for("packets again", lambda: guest.run("ping -c 1 -W 2 10.77.0.1 >/dev/null")[0] == 0)
     ping(guest)
     t.log(card.counters("queue"))

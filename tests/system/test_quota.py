@@ -41,19 +41,19 @@ def test_hold(t):
     third = t.soft_disk(f"cvd pool={pool} name=third", disk="third")
     guest = t.guest([disk.socket])
     guest.check(WRITE)
-    wait_for("the quota", lambda: REACHED in process.output(), 30.0)
+    wait_for("the quota", lambda: REACHED in process.output())
     t.equal(quota(pool, "vm")["charged"], 8 * MIB)
     guest.check("dd if=/dev/vda of=/tmp/read bs=1M count=2 iflag=direct && "
-                "cmp -n 2097152 /tmp/data /tmp/read", 10.0)
+                "cmp -n 2097152 /tmp/data /tmp/read")
     image = t.folder / "image"
     image.write_bytes(os.urandom(16 * MIB))
     cvd("fill", f"{pool}/other", image)  # another disk is not kept waiting
     os.kill(process.worker(), signal.SIGKILL)
-    wait_for("the quota again", lambda: process.output().count(REACHED) == 2, 30.0)
+    wait_for("the quota again", lambda: process.output().count(REACHED) == 2)
     assert not ended(guest), "the write has ended"
     wait_for("its events", lambda: [REACHED in e["text"] for e in disk.events("quota")] == [True, True])
     cvd("quota", f"{pool}/vm", "off")
-    wait_for("the end of the write", lambda: ended(guest), 60.0)
+    wait_for("the end of the write", lambda: ended(guest))
     t.equal(guest.check("cat /tmp/dd.status"), "0")
     t.equal(guest.check("cmp -n 25165824 /tmp/data /dev/vda"), "")
     t.equal(kernel_errors(guest), "")

@@ -17,7 +17,8 @@ def tap(t, rear, extensions=""):
 
 def held_up(disk):
     """Requests that were under way for more than a second, by the layer that had them; a person sees the same."""
-    stuck = json.loads(disk.devtap("show", "--json", disk.disk))["front"]["stuck"]
+    stuck = wait_for("a request that waits for long",
+                     lambda: json.loads(disk.devtap("show", "--json", disk.disk))["front"]["stuck"])
     assert all(each["age_ms"] >= 1000 for each in stuck), stuck
     assert "under way for more than a second" in disk.devtap("show", disk.disk)
     return {each["layer"] for each in stuck}
@@ -87,7 +88,7 @@ def test_rear_killed(t):
     for number in range(1, 6):
         load.goes_on()
         rear.kill()
-        time.sleep(0.2 if number > 1 else 1.5)
+        time.sleep(0.2)
         if number == 1:
             t.equal(held_up(disk), {"vhost-user"}, "the layers that have requests for long")
         rear.restart()

@@ -37,7 +37,7 @@ def far_host(t, space):
 def pings(guest):
     """The host and the one behind it answer."""
     for address in ("10.77.0.1", "10.88.0.2", "fd88::2"):
-        guest.check(f"ping -c 1 -W 5 {address} || ping -c 2 -W 5 {address}", timeout=30)
+        guest.check(f"ping -c 1 -W 5 {address} || ping -c 2 -W 30 {address}", timeout=120)
 
 
 @limit(120)
@@ -85,7 +85,7 @@ def test_refused(t):
                                 ([], "address=10.66.0.9", "route to 10.66.0.9/32: File exists"),
                                 (drop, "address=10.66.0.5", "CAP_NET_ADMIN")):
         done = subprocess.run([*space.enter, *prefix, paths.devtap(), "run", "--net", "card", "--socket",
-                               t.folder / "card.sock", f"route {words}"], check=False, timeout=30, text=True,
+                               t.folder / "card.sock", f"route {words}"], check=False, timeout=120, text=True,
                               stderr=subprocess.PIPE, env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
         assert done.returncode and said in done.stderr, done.stderr
         t.equal(done.stderr.count("\n"), 1, done.stderr)

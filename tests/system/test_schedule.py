@@ -37,11 +37,11 @@ def test_every_second(t):
         return len(taken) > before
 
     for n in range(6):
-        wait_for("a snapshot", another, 15.0)
+        wait_for("a snapshot", another)
         if n == 3:
             os.kill(process.worker(), signal.SIGKILL)
     wait_for("an old one to go",
-             lambda: taken - {s["name"] for s in snapshots(pool, "vm")}, 15.0)
+             lambda: taken - {s["name"] for s in snapshots(pool, "vm")})
     assert "mine" in [s["name"] for s in snapshots(pool, "vm")]
     t.equal(snapshots(pool, "still"), [])
     cvd("schedule", f"{pool}/vm", "every=1m", "keep=1d:1h,1h:1m", status=2)

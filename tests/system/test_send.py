@@ -59,9 +59,9 @@ def copy(pool, snapshot, to, *options, receive=(), status=0):
     with subprocess.Popen([binary(), "send", f"{pool}/{snapshot}", *options],
                           stdout=subprocess.PIPE) as sender:
         done = subprocess.run([binary(), "receive", str(to), *receive], stdin=sender.stdout,
-                              capture_output=True, text=True, timeout=60, check=False)
+                              capture_output=True, text=True, timeout=120, check=False)
         sender.stdout.close()
-        sender.wait(20)
+        sender.wait(120)
     t_error = f"{done.returncode}: {done.stderr}"
     assert done.returncode == status, t_error
     return done.stderr if status else done.stdout
@@ -87,7 +87,7 @@ def test_round_trip(t):
     t.equal(sent["bytes"], stream.stat().st_size)
     cvd("send", f"{one}/a@two", "--output", stream, status=1)
     with open(stream, "rb") as file:
-        subprocess.run([binary(), "receive", f"{two}/whole"], stdin=file, check=True, timeout=60)
+        subprocess.run([binary(), "receive", f"{two}/whole"], stdin=file, check=True, timeout=120)
     t.equal(digest(t, two, "whole@two"), digest(t, one, "a@two"))
     times = [{s["name"]: s["created"] for s in json.loads(cvd("snaps", f"{p}/{d}", "--json"))}
              for p, d in ((one, "a"), (two, "b"))]
@@ -128,12 +128,12 @@ def test_refused(t):
     damaged = bytearray(stream.read_bytes())
     damaged[5 * MIB] ^= 1
     done = subprocess.run([binary(), "receive", f"{two}/c"], input=bytes(damaged),
-                          capture_output=True, timeout=60, check=False)
+                          capture_output=True, timeout=120, check=False)
     assert done.returncode == 6 and b"checksum" in done.stderr, done
     assert "c" not in [d["name"] for d in json.loads(cvd("list", two, "--json"))]
     cvd("delete", f"{two}/c~")
     done = subprocess.run([binary(), "receive", f"{two}/c"], input=b"x" * 1000,
-                          capture_output=True, timeout=60, check=False)
+                          capture_output=True, timeout=120, check=False)
     assert done.returncode == 6 and b"no stream" in done.stderr, done
     check(two)
 
@@ -147,7 +147,7 @@ def test_broken_off(t):
     data = stream.read_bytes()
     # It ends early: the token says where, and only the rest is sent.
     done = subprocess.run([binary(), "receive", f"{two}/b"], input=data[:50 * MIB],
-                          capture_output=True, text=False, timeout=60, check=False)
+                          capture_output=True, text=False, timeout=120, check=False)
     token = cvd("receive", f"{two}/b", "--status").strip()
     assert done.returncode == 1 and token.encode() in done.stderr, done
     at = int(token.split(":")[1])
@@ -162,16 +162,16 @@ def test_broken_off(t):
         child.stdin.write(data[:140 * MIB])
         child.stdin.flush()
         child.send_signal(signal.SIGKILL)
-        child.wait(20)
+        child.wait(120)
     token = cvd("receive", f"{two}/b", "--status").strip()
     assert int(token.split(":")[1]) >= at, token
     sent = json.loads(subprocess.run(
         [binary(), "send", f"{one}/a@one", "--token", token, "--output", f"{stream}2", "--json"],
-        capture_output=True, text=True, check=True, timeout=60).stdout)
+        capture_output=True, text=True, check=True, timeout=120).stdout)
     assert sent["bytes"] < len(data) - int(token.split(":")[1]) + MIB, sent
     with open(f"{stream}2", "rb") as file:
         subprocess.run([binary(), "receive", f"{two}/b", "--resume"], stdin=file, check=True,
-                       timeout=60)
+                       timeout=120)
     same_snapshots(t, one, two)
     cvd("receive", f"{two}/b", "--status", status=3)
     check(two)
@@ -189,7 +189,7 @@ def test_served(t):
     for name in ("one", "two"):
         assert "in use" in cvd("delete", f"{one}/a@{name}", status=4)
     sender.stdout.close()
-    sender.wait(20)
+    sender.wait(120)
     copy(one, "a@one", f"{two}/b")
     with subprocess.Popen([binary(), "send", f"{one}/a@two", "--from", "@one"],
                           stdout=subprocess.PIPE) as sender:
@@ -210,7 +210,7 @@ def test_served(t):
     except BrokenPipeError:
         pass
     child.stdin = None
-    child.communicate(timeout=30)
+    child.communicate(timeout=120)
     t.equal([s["name"] for s in json.loads(cvd("snaps", f"{two}/b", "--json"))], ["one"])
     token = cvd("receive", f"{two}/b", "--status").strip()
     copy(one, "a@two", f"{two}/b", "--from", "@one", "--token", token, receive=["--resume"])

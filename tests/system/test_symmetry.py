@@ -37,7 +37,7 @@ def test_flood_beside_transfer(t):
             before = card.counters("symmetry")
             t.equal(before["limited-flows"], 0, "flows limited by a transfer")
             guest.check(FLOOD)
-            wait_for("the flood to be limited", lambda: card.counters("symmetry")["limited-flows"] > 0, 30)
+            wait_for("the flood to be limited", lambda: card.counters("symmetry")["limited-flows"] > 0)
             transfer(t, space, guest, mib=4)
             after = card.counters("symmetry")
             t.log(f"before {before}, after {after}, {status(card)}")

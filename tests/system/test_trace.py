@@ -14,7 +14,7 @@ MIB = 1 << 20
 def replay(socket, trace, *options):
     """devtap trace replay: the exit status and the report."""
     done = subprocess.run([SoftDisk.binary(), "trace", "replay", "--json", "--socket", socket,
-                           *options, trace], text=True, capture_output=True, timeout=60, check=False)
+                           *options, trace], text=True, capture_output=True, timeout=120, check=False)
     return done, json.loads(done.stdout) if done.stdout else {}
 
 
@@ -84,7 +84,7 @@ def check_iolog(t, trace, image):
         subprocess.run([SoftDisk.binary(), "trace", "to-fio", "--ops=read,write", trace], check=True, stdout=out)
     done = subprocess.run(["fio", "--name=replay", f"--read_iolog={log}", f"--replay_redirect={image}",
                            "--replay_no_stall=1", "--ioengine=psync", "--output-format=json"],
-                          check=True, capture_output=True, text=True, timeout=60)
+                          check=True, capture_output=True, text=True, timeout=120)
     job = json.loads(done.stdout)["jobs"][0]
     lines = [line.split()[2] for line in open(log, encoding="ascii").readlines()[1:]]
     t.equal(job["read"]["total_ios"], lines.count("read"))

@@ -4,24 +4,33 @@ import json
 import random
 import subprocess
 
-from devtap_test import SoftDisk
+from devtap_test import SoftDisk, wait_for
 from devtap_test.case import limit
-from devtap_test.pool import PoolProcess, cvd
+from devtap_test.pool import PoolProcess, ask, cvd
 
-TIME = 6
+ENOUGH = 2000  # requests of the light one
 
 
 def stats(pool):
     """What `cvd pool stats` tells, by disk."""
-    return {row["name"]: row for row in json.loads(cvd("pool", "stats", pool, "--json"))}
+    return {row["name"]: row for row in json.loads(ask(pool, "pool", "stats", pool, "--json"))}
 
 
 def load(disk):
     """A load that keeps many requests waiting."""
     return subprocess.Popen(
         [SoftDisk.binary(), "bench", "--socket", disk.socket, "--rw", "randread", "--size", "16K",
-         "--depth", "128", "--time", f"{TIME}s", "--json", "--sleep", "--no-inflight"],
+         "--depth", "256", "--time", "3600s", "--json", "--sleep", "--no-inflight"],
         stdout=subprocess.DEVNULL)
+
+
+def backlogged(before, now):
+    """How many requests of (the heavy one, the light one) began between two looks, if both had some queued all the while:
+    if fewer began than were queued at the first look. Else None."""
+    def begun(row):
+        return row["requests"] + row["in-flight"]
+    counts = [begun(now[name]) - begun(before[name]) for name in ("heavy", "light")]
+    return counts if all(n < before[name]["queued"] for n, name in zip(counts, ("heavy", "light"))) else None
 
 
 @limit(90)
@@ -40,19 +49,20 @@ def test_three_to_one(t):
     t.use(PoolProcess(pool, t.folder))
     disks = [t.soft_disk(f"cvd pool={pool} name={name}", disk=name) for name in ("heavy", "light")]
     loads = [load(disk) for disk in disks]
-    before, shares = None, []
-    while all(l.poll() is None for l in loads):
-        now = stats(pool)
-        # Both had requests queued at the beginning and at the end of it: they were backlogged.
-        if before and all(row["queued"] for s in (before, now) for row in s.values()):
-            shares.append([now[n]["requests"] - before[n]["requests"] for n in ("heavy", "light")])
-        before = now
+    looks, shares = [stats(pool)], []
+
+    def enough():
+        looks.append(stats(pool))
+        shares.append(backlogged(*looks[-2:]) or (0, 0))
+        return sum(light for _, light in shares) >= ENOUGH
+    wait_for("both to be busy for long enough", enough, interval=0.0)
     for l in loads:
-        t.equal(l.wait(30), 0)
+        l.terminate()
+        t.equal(l.wait(120), 0)
     heavy, light = (sum(s[i] for s in shares) for i in (0, 1))
-    t.log(f"{len(shares)} intervals, {heavy} to {light} requests")
-    assert light > 500, f"they were not busy enough for a judgement: {shares}"
+    t.log(f"{sum(any(s) for s in shares)} of {len(shares)} intervals, {heavy} to {light} requests")
     assert 2.4 < heavy / light < 3.6, f"{heavy} to {light}"
+    wait_for("the last of them", lambda: not stats(pool)["heavy"]["queued"])
     row = stats(pool)["heavy"]
     t.equal((row["owner"], row["weight"], row["queued"]), ("heavy", 300, 0))
     assert row["waited"] > 0 and row["busy-ns"] > 0 and row["bytes"] >= row["requests"] * 512, row

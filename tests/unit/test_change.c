@@ -168,7 +168,7 @@ static void stop(void)
     struct dt_error err;
 
     load(false);
-    assert_int_equal(device_hold(dev, dt_clock_ns() + DT_S(5), &err), 0);
+    assert_int_equal(device_hold(dev, dt_clock_ns() + DT_S(60), &err), 0);
     device_let_go(dev);
     device_stop(dev);
     device_free(dev);
@@ -193,7 +193,7 @@ static int to(const char *text)
     struct chain_spec spec;
     int ret;
 
-    change.patience = change.patience ?: DT_S(5);
+    change.patience = change.patience ?: DT_S(60);
     error.text[0] = '\0';
     assert_int_equal(chain_parse(&spec, text, &error), 0);
     ret = device_change(dev, &spec, &change, &error);
@@ -452,7 +452,7 @@ static void one_held_is_not_changed(void **state)
     start("tag | plain", THREADS);
     load(true);
     goes_on();
-    assert_int_equal(device_hold(dev, dt_clock_ns() + DT_S(5), &err), 0);
+    assert_int_equal(device_hold(dev, dt_clock_ns() + DT_S(60), &err), 0);
     before = completed();
     change.force = false;
     is_refused("plain", "is held at rest");
@@ -489,7 +489,7 @@ static void many_generations(void **state)
                      what / 7 % layers + 1);
         if (chain_edit_step(&edit, step, &error) < 0)
             fail_msg("%s", error.text);
-        change = (struct change){.patience = DT_S(5)};
+        change = (struct change){.patience = DT_S(60)};
         if (device_change(dev, &edit.spec, &change, &error) < 0)
             fail_msg("%s: %s", step, error.text);
         chain_spec_free(&edit.spec);

@@ -41,7 +41,7 @@ static bool below_has(uint64_t sector, uint32_t sectors, int value)
 /* Turn until the counter is @value, for ten seconds at most. */
 static void counter_becomes(const char *name, uint64_t value)
 {
-    uint64_t deadline = dt_clock_ns() + DT_S(10);
+    uint64_t deadline = dt_clock_ns() + DT_S(60);
 
     while (disk_counter("cache", name) != value && dt_clock_ns() < deadline) {
         loop_turn(disk.loop, false);

@@ -433,7 +433,7 @@ static void make_ballast(size_t mib)
 
 static void turn_until_held(void)
 {
-    uint64_t deadline = dt_clock_ns() + DT_S(10);
+    uint64_t deadline = dt_clock_ns() + DT_S(60);
 
     while (disk_counter("compress", "held") == 0 && dt_clock_ns() < deadline)
         loop_turn(disk.loop, false);

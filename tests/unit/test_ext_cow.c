@@ -327,7 +327,7 @@ static void writes_wait_for_space(void **state)
         memset(model + i * 65536, (int)i + 1, 65536);
         slots[i] = disk_submit(DT_OP_WRITE, 0, i * 128, 128, model + i * 65536);
     }
-    for (uint64_t end = dt_clock_ns() + DT_S(10);
+    for (uint64_t end = dt_clock_ns() + DT_S(60);
          !disk_counter("cow", "held") && dt_clock_ns() < end;)
         loop_turn(disk.loop, false);
     for (unsigned i = 0; i < 16; i++)

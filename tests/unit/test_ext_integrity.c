@@ -155,7 +155,7 @@ static void neighbours_are_no_damage(void **state)
 
 static void spend_until(const char *what)
 {
-    for (uint64_t end = dt_clock_ns() + DT_S(10); !strstr(heard, what) && dt_clock_ns() < end;)
+    for (uint64_t end = dt_clock_ns() + DT_S(60); !strstr(heard, what) && dt_clock_ns() < end;)
         loop_turn(disk.loop, true);
     if (!strstr(heard, what))
         fail_msg("no event '%s', but: %s", what, heard);

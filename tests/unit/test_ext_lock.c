@@ -120,7 +120,7 @@ static void qemu_refuses_ours(void **state)
 static pid_t start_qemu_io(void)
 {
     char *argv[] = {"qemu-io", "-f", "raw", "-c", "sleep 60000", path, NULL};
-    uint64_t end = dt_clock_ns() + DT_S(10);
+    uint64_t end = dt_clock_ns() + DT_S(60);
     pid_t pid;
 
     assert_int_equal(posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ), 0);

@@ -206,7 +206,7 @@ static unsigned recorded(const char *leg, unsigned of)
 /* A leg is in sync before the disk says so. */
 static void until_recorded(const char *leg, unsigned of, unsigned state)
 {
-    uint64_t deadline = dt_clock_ns() + DT_S(10);
+    uint64_t deadline = dt_clock_ns() + DT_S(60);
 
     while (recorded(leg, of) != state && dt_clock_ns() < deadline)
         loop_turn(disk.loop, false);

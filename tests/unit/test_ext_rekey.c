@@ -133,7 +133,7 @@ static bool is_changed(void)
 
 static void run_to_end(void)
 {
-    uint64_t deadline = dt_clock_ns() + DT_S(30);
+    uint64_t deadline = dt_clock_ns() + DT_S(60);
 
     while (disk_counter("crypt", "rekeyed-bytes") < BYTES && dt_clock_ns() < deadline)
         loop_turn(disk.loop, true);

@@ -185,7 +185,7 @@ static void hold(void)
     struct dt_error err;
 
     stop_load();
-    if (device_hold(dev, dt_clock_ns() + DT_S(20), &err) < 0)
+    if (device_hold(dev, dt_clock_ns() + DT_S(60), &err) < 0)
         fail_msg("%s", err.text);
 }
 
@@ -332,7 +332,7 @@ static void test_shadow(void **state)
 /* Put in the disk's place, while other threads stand still or serve. */
 static void test_adopt(void **state)
 {
-    struct change change = {.patience = DT_S(20)};
+    struct change change = {.patience = DT_S(60)};
     struct chain_edit edit;
     struct dt_error err;
     struct stat st;

@@ -103,7 +103,7 @@ static void offer_held(void)
 
 static int answer(void)
 {
-    uint64_t end = dt_clock_ns() + DT_S(10);
+    uint64_t end = dt_clock_ns() + DT_S(60);
     uint16_t id;
 
     while (virtq_driver_reap(&guest.ring, &id, NULL, 1) == 0)

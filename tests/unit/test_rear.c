@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#define LONG 10000u /* ms; a busy machine takes its time, and only a failing test waits so long */
+#define LONG 60000u /* ms; a busy machine takes its time, and only a failing test waits so long */
 
 static struct fake_rear rear;
 static struct tap_rig rig;
@@ -180,7 +180,7 @@ static void test_durable_before_a_lie(void **state)
         tap_submit(&rig, i, DT_OP_WRITE, 4 * i, 4, DT_REQ_FUA);
     }
     loop_turn(rig.loop, false);
-    for (unsigned i = 0; i < 1000 && __atomic_load_n(&rear.served, __ATOMIC_RELAXED) < TAP_SLOTS;
+    for (unsigned i = 0; i < LONG && __atomic_load_n(&rear.served, __ATOMIC_RELAXED) < TAP_SLOTS;
          i++)
         usleep(1000); /* so that they are seen together */
     for (unsigned i = 0; i < TAP_SLOTS; i++)
@@ -197,7 +197,7 @@ static void test_resize(void **state)
     begin("", "");
     assert_int_equal(run(1, DT_OP_READ, 0, 4, 0), 0);
     fake_rear_resize(&rear, 2 * FAKE_SECTORS);
-    for (unsigned i = 0; i < 1000 && !rig.resized; i++)
+    for (unsigned i = 0; i < LONG / 10 && !rig.resized; i++)
         tap_turn(&rig, 10);
     assert_int_equal(device_info(rig.dev)->sectors, 2 * FAKE_SECTORS);
     end();
@@ -207,7 +207,7 @@ static void test_resize(void **state)
 
 static void wait_for_event(const char *event)
 {
-    for (unsigned i = 0; i < 1000 && !strstr(rig.events, event); i++)
+    for (unsigned i = 0; i < LONG / 10 && !strstr(rig.events, event); i++)
         tap_turn(&rig, 10);
     fake_rear_settle(&rear);
     if (!strstr(rig.events, event))
@@ -265,16 +265,19 @@ static void test_failed(void **state)
 static void test_quiet_in_time(void **state)
 {
     struct tap_slot *slot;
+    uint64_t deadline, now;
 
     begin_and_lose("");
     slot = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
-    lane_release(device_lane(rig.dev, 0), dt_clock_ns() + DT_MS(1500));
+    deadline = dt_clock_ns() + DT_S(6);
+    lane_release(device_lane(rig.dev, 0), deadline);
     fake_rear_start(&rear);
     assert_int_equal(tap_wait(&rig, slot, LONG), 0);
     fake_rear_stop(&rear);
     rig.events[0] = '\0';
     wait_for_event("rear-lost");
-    slot = held_read(1500);
+    now = dt_clock_ns();
+    slot = held_read(100 + (now < deadline ? (unsigned)((deadline - now) / DT_MS(1)) : 0));
     fake_rear_start(&rear);
     assert_int_equal(tap_wait(&rig, slot, LONG), 0);
     end();
@@ -306,7 +309,7 @@ static void test_quiet_below_others(void **state)
 
     begin_and_lose("");
     held = tap_submit(&rig, 3, DT_OP_READ, 0, 4, 0);
-    device_quiesce(rig.dev, dt_clock_ns() + DT_S(2), at_rest, &rests);
+    device_quiesce(rig.dev, dt_clock_ns() + DT_S(4), at_rest, &rests);
     tap_turn(&rig, 10);
     forwarded = tap_submit(&rig, 5, DT_OP_READ, 0, 4, 0);
     assert_int_equal(tap_wait(&rig, held, LONG), -ECANCELED);

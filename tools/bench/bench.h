@@ -12,7 +12,7 @@ struct bench_options {
     const char *socket, *time, *cpu;
     unsigned rw;
     double read_share;
-    uint64_t size, depth, queues, threads, range, seed;
+    uint64_t size, depth, min_requests, queues, threads, range, seed;
     bool flush, packed, event_idx, no_inflight, poll, sleep, huge, verify, reconnect, json;
 };
 

@@ -34,7 +34,7 @@ struct conformance_result {
  * @seed: of everything random; the same seed does the same again. 0 = from the clock.
  * @property: only this one, or NULL.
  * @duration: ns of load for each property.
- * @patience: ns without any progress before a request counts as lost.
+ * @patience: ns without any progress before a request counts as lost; half of it is what coming to rest may take.
  * @progress: called after each property; may be NULL.
  */
 struct conformance_config {

@@ -116,10 +116,10 @@ void property_quiesce(struct bench *b)
     bench_open(b, 1);
     do {
         bench_load(b, dt_rng_below(&b->rng, DT_MS(10)));
-        late = bench_quiesce(b, b->config->patience / 8);
+        late = bench_quiesce(b, b->config->patience / 2);
         if (late)
             bench_fail("quiesce: %llu ms were not enough: %s",
-                       (unsigned long long)(b->config->patience / 8 / DT_MS(1)), late);
+                       (unsigned long long)(b->config->patience / 2 / DT_MS(1)), late);
         b->verdict->count++;
     } while (time_left(end));
     bench_close(b);

@@ -172,7 +172,7 @@ static bool wait_for(pid_t pid, uint64_t ns, int *status)
 /* Return: the child's log; owned by the caller. */
 static char *run_property(struct bench *b, const struct property *p)
 {
-    uint64_t limit = 8 * b->config->duration + 8 * b->config->patience + DT_S(20);
+    uint64_t limit = 20 * b->config->duration + 8 * b->config->patience + DT_S(20);
     _cleanup_close_ int log = memfd_create("log", MFD_CLOEXEC);
     struct verdict *v = b->verdict;
     char *text;

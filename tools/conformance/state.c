@@ -81,7 +81,7 @@ static int load_fresh(struct bench *b, unsigned index, const uint8_t *bytes, siz
 /* As many as there is time for: a layer in a process takes a new process for each. */
 static void damage(struct bench *b, const struct blob *blob, uint32_t version)
 {
-    uint64_t end = dt_clock_ns() + b->config->patience;
+    uint64_t end = dt_clock_ns() + 10 * b->config->duration;
     _cleanup_free_ uint8_t *copy = xcalloc(blob->size, 1);
 
     for (unsigned trial = 0; blob->size && trial < TRIALS && dt_clock_ns() < end; trial++) {

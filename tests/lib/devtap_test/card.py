@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 from . import paths
 from .case import Skip
 from .load import noise
-from .process import Process, free_socket_path, wait_for
+from .process import PATIENCE, Process, free_socket_path, wait_for
 
 MAC = "52:54:00:00:00:01"
 INIT = "modprobe virtio_net; ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0"
@@ -40,12 +39,12 @@ class Namespace:
             make = "ip tuntap add dev card0 mode tap vnet_hdr" + (" multi_queue" if multi_queue else "") + \
                 " && address=card0"
         make = f"ip link set lo up; {make}; ip addr add 10.77.0.1/24 dev $address; ip link set $address up; " \
-            "echo made; exec sleep 1000"
+            "echo made; exec sleep infinity"
         self.process = Process(["unshare", "-n", "sh", "-c", make], folder, name="namespace",
                                ready_line="made")
         self.enter = ["nsenter", "-t", str(self.process.pid), "-n"]
 
-    def run(self, *argv, timeout=60):
+    def run(self, *argv, timeout=PATIENCE):
         """Runs a command in it; returns its output."""
         return subprocess.run([*self.enter, *argv], check=True, timeout=timeout, text=True,
                               stdout=subprocess.PIPE).stdout
@@ -71,7 +70,7 @@ class Card(Process):
     def devtap(self, *argv):
         """Another devtap command; returns its output."""
         return subprocess.run([paths.devtap(), *argv], env=self.environment, check=True, text=True,
-                              timeout=30, stdout=subprocess.PIPE).stdout
+                              timeout=PATIENCE, stdout=subprocess.PIPE).stdout
 
     def show(self):
         """What `devtap show` tells."""
@@ -120,7 +119,7 @@ class Switch(Process):
 
     def devtap(self, *words, check=True):
         """A verb of devtap, for a port; its end."""
-        return subprocess.run([paths.devtap(), *words], env=self.environment, check=check, text=True, timeout=30,
+        return subprocess.run([paths.devtap(), *words], env=self.environment, check=check, text=True, timeout=PATIENCE,
                               stdout=subprocess.PIPE, stderr=None if check else subprocess.PIPE)
 
     def show(self, port):
@@ -164,7 +163,12 @@ def start(t, chain="tap ifname=card0", packed=False, queues=1, options=(), root=
 
 def ping(guest, count=3):
     """The host answers the guest."""
-    guest.check(f"ping -c {count} -i 0.2 -W 5 10.77.0.1", timeout=60)
+    guest.check(f"ping -c {count} -i 0.2 -W 30 10.77.0.1")
+
+
+def listens(guest, port):
+    """Waits until somebody in the guest listens at a port of TCP."""
+    guest.check(f"until grep -q ':{port:04X} 0*:0000 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done")
 
 
 def send(t, sender, receiver, address, mib):
@@ -172,9 +176,10 @@ def send(t, sender, receiver, address, mib):
     sender.check(f"{noise(mib)} >/tmp/file")
     # Its input must not end, or it says so, and busybox's client takes that for the end of all.
     receiver.check("rm -f /tmp/got /tmp/never; mkfifo /tmp/never; "
-                   "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 & sleep 0.3")
-    sender.check(f"nc {address} 5001 < /tmp/file", timeout=90)
-    receiver.check("while ! [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done", timeout=30)
+                   "(nc -l -p 5001 <> /tmp/never > /tmp/got; touch /tmp/done) > /dev/null 2>&1 &")
+    listens(receiver, 5001)
+    sender.check(f"nc {address} 5001 < /tmp/file")
+    receiver.check("while ! [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done")
     t.equal(receiver.check("wc -c < /tmp/got"), str(mib << 20), "bytes that arrived")
     t.equal(receiver.check("sha256sum < /tmp/got"), sender.check("sha256sum < /tmp/file"), "what arrived")
 
@@ -202,10 +207,10 @@ def transfer(t, space, guest, mib=8):
     with subprocess.Popen([*space.enter, "python3", "-c", SERVER], text=True,
                           stdout=subprocess.PIPE) as server:
         t.equal(server.stdout.readline(), "listens\n")
-        guest.check("nc 10.77.0.1 5001 < /tmp/file", timeout=90)
+        guest.check("nc 10.77.0.1 5001 < /tmp/file")
         t.equal(server.stdout.readline().strip(), own, "what the host got")
-        guest.check("nc 10.77.0.1 5001 < /dev/null > /tmp/back", timeout=90)
-        server.wait(30)
+        guest.check("nc 10.77.0.1 5001 < /dev/null > /tmp/back")
+        server.wait(PATIENCE)
     t.equal(guest.check("sha256sum < /tmp/back").split()[0], own, "what the guest got back")
 
 
@@ -218,7 +223,7 @@ sock, peer = server.accept()
 print(peer[0], flush=True)
 while data := sock.recv(1 << 16):
     sock.sendall(data)
-    time.sleep(0.01)
+    time.sleep(0.05)
 """
 
 
@@ -249,11 +254,11 @@ def survive(t, space, card, guest, seen, mib=4):
     """
     guest.check(f"{noise(mib)} >/tmp/file")
     with Server(space, ECHO) as server:
-        guest.check("(nc 10.77.0.1 5001 < /tmp/file > /tmp/back; touch /tmp/done) > /dev/null 2>&1 &")
+        guest.check("> /tmp/back; (nc 10.77.0.1 5001 < /tmp/file > /tmp/back) > /dev/null 2>&1 &")
         t.equal(server.line(), seen, "who the server sees")
-        time.sleep(0.5)
-        assert guest.run("ls /tmp/done")[0] != 0, "it has to be under way"
+        back = wait_for("bytes that come back", lambda: int(guest.check("wc -c < /tmp/back")))
+        assert back < mib << 20, "it has to be under way"
         card.kill_worker()
         # busybox's nc ends when the server does, which waits for the guest's end of the connection.
-        guest.check(f"while [ $(wc -c < /tmp/back) -lt {mib << 20} ]; do sleep 0.2; done", timeout=60)
+        guest.check(f"while [ $(wc -c < /tmp/back) -lt {mib << 20} ]; do sleep 0.2; done")
     t.equal(guest.check("sha256sum < /tmp/back"), guest.check("sha256sum < /tmp/file"), "what came back")

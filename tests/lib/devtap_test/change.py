@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 from .load import percentiles
 from .process import wait_for
@@ -40,14 +39,14 @@ def step(generator, chain, extensions):
 
 def change(disk, *words):
     """Runs an operation, again where a killed worker was in its way; returns its outcome."""
-    for _ in range(100):
+    def done():
         try:
-            return json.loads(disk.devtap(words[0], "--json", disk.disk, *words[1:]))
+            return json.loads(disk.devtap(words[0], "--json", "--patience", "8s", disk.disk, *words[1:]))
         except RuntimeError as error:
             if not re.search("being restarted|the worker: |under way", str(error)):
                 raise
-            time.sleep(0.05)
-    raise AssertionError(f"{words}: the worker does not come back")
+            return None
+    return wait_for(f"a worker for {words}", done, interval=0.05)
 
 
 def report(t, name, nanoseconds):

@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from . import paths
-from .process import Process
+from .process import PATIENCE, Process
 from .qmp import Qmp, QmpError
 from .shell import SerialPort, Shell
 
@@ -67,7 +67,7 @@ class Guest:
     """
 
     def __init__(self, disks=(), queues=1, packed=False, smp=1, mem="512M", reconnect=None,
-                 root="testroot", extra=(), before=(), folder=None, firmware=None, boot_timeout=120.0,
+                 root="testroot", extra=(), before=(), folder=None, firmware=None, boot_timeout=4 * PATIENCE,
                  append="", name="guest", wait=True, incoming=False):
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="dt-guest-"))
@@ -140,13 +140,13 @@ class Guest:
         self.qmp.command("cont")
         self.started = time.monotonic()
 
-    def wait_for_shell(self, timeout=120.0):
+    def wait_for_shell(self, timeout=4 * PATIENCE):
         """Waits until commands can be run; .boot_seconds then says how long it took."""
         if self.root in ("initramfs", "testroot"):
             self.console.expect("devtap-guest: ready", timeout)
-            self.control.expect("devtap-guest: shell", 20.0)
+            self.control.expect("devtap-guest: shell", PATIENCE)
             self.shell = Shell(self.control)
-            self.shell.sync(20.0)
+            self.shell.sync()
         elif self.root == "image":
             self._log_in(timeout)
         self.boot_seconds = time.monotonic() - self.started
@@ -155,18 +155,18 @@ class Guest:
         """Waits until the image's console has logged root in, and drives that shell."""
         self.console.expect(r"root@[^\n]*# ?$", timeout)
         self.shell = Shell(self.console)
-        self.shell.sync(30.0)
+        self.shell.sync()
         self.shell.check("dmesg -n 1; PS1=; bind 'set enable-bracketed-paste off' || true")
 
-    def run(self, command, timeout=60.0):
+    def run(self, command, timeout=2 * PATIENCE):
         """Runs a shell command in the guest; returns (exit status, output)."""
         return self.shell.run(command, timeout)
 
-    def check(self, command, timeout=60.0):
+    def check(self, command, timeout=2 * PATIENCE):
         """Runs a shell command that must succeed; returns its output."""
         return self.shell.check(command, timeout)
 
-    def power_off(self, timeout=60.0):
+    def power_off(self, timeout=2 * PATIENCE):
         """Shuts the guest down as its user would, and waits until QEMU has ended."""
         command = "sync; poweroff -f" if self.root != "image" else "systemctl poweroff"
         self.shell.port.send(command + "\n")

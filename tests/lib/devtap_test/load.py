@@ -2,10 +2,11 @@
 
 import json
 import random
+import signal
 import subprocess
 import time
 
-from .process import wait_for
+from .process import PATIENCE, catches, wait_for
 
 MIB = 1 << 20
 NOISE = 1000003  # prime, so that no two sectors are alike
@@ -14,15 +15,16 @@ NOISE = 1000003  # prime, so that no two sectors are alike
 class Load:
     """`devtap bench --verify` in the background.
 
-    name: of another disk of the same process. inflight: with the back end's in-flight log.
+    seconds: at least, if nobody stops it. name: of another disk of the same process. inflight: with the back end's
+    in-flight log. least: it goes on until so many requests are done, however slow the machine is.
     """
 
-    def __init__(self, t, disk, seconds, *options, name=None, inflight=False):
+    def __init__(self, t, disk, seconds, *options, name=None, inflight=False, least=101):
         self.out = open(t.folder / f"bench{time.monotonic()}.json", "w+", encoding="utf-8")
         log = [] if inflight else ["--no-inflight"]
         self.child = subprocess.Popen(
             [disk.binary(), "bench", "--socket", disk.sockets[name or disk.disk], "--verify", "--json",
-             "--time", str(seconds), *log, *options], stdout=self.out, stderr=subprocess.STDOUT)
+             "--time", str(seconds), "--min-requests", str(least), *log, *options], stdout=self.out, stderr=subprocess.STDOUT)
 
     def running(self):
         """Is it?"""
@@ -40,11 +42,12 @@ class Load:
         assert result["requests"] > more_than, text
         return result
 
-    def stop(self, t, after=0.0):
+    def stop(self, t, after=0.0, more_than=100):
         """Ends it before its time, so many seconds from now, and judges."""
         time.sleep(after)
+        wait_for("the load to begin", lambda: not self.running() or catches(self.child.pid, signal.SIGTERM))
         self.child.terminate()
-        return self.judge(t)
+        return self.judge(t, more_than)
 
 
 def percentiles(t, name, values):
@@ -94,7 +97,7 @@ class VerifiedLoad:
         fields = stat.split()
         return int(fields[0]) + int(fields[4])
 
-    def goes_on(self, more=20, timeout=60.0):
+    def goes_on(self, more=20, timeout=2 * PATIENCE):
         """Waits until `more` requests have completed since now. A look costs an emulated guest 20 ms."""
         before = self.requests()
         wait_for("the guest's I/O to go on", lambda: self.requests() > before + more, timeout, 0.05)
@@ -131,7 +134,7 @@ class VerifiedLoad:
         """Ends the load after the pass it is at; returns the number of passes."""
         self.guest.check("touch /tmp/stop")
         wait_for("the last pass of fio", lambda: self.guest.run("test -e /tmp/done")[0] == 0,
-                 120.0, 0.5)
+                 5 * PATIENCE, 0.5)
         self.check("at the end")
         return int(self.guest.check("cat /tmp/passes"))
 
@@ -143,7 +146,7 @@ def noise(mib):
             f"cat $(yes /tmp/noise | head -n {size // NOISE + 1}) | head -c {size}; rm /tmp/noise)")
 
 
-def fio_verify(guest, device="/dev/vda", size="32m", depth=16, jobs=1, mix="randrw", timeout=120.0,
+def fio_verify(guest, device="/dev/vda", size="32m", depth=16, jobs=1, mix="randrw", timeout=5 * PATIENCE,
                options=""):
     """Writes and verifies by CRC32C with fio on a raw device; fails on any mismatch.
 
@@ -156,7 +159,7 @@ def fio_verify(guest, device="/dev/vda", size="32m", depth=16, jobs=1, mix="rand
         f" --randseed=7 --group_reporting --output-format=terse {options}", timeout)
 
 
-def file_system(guest, kind="ext4", device="/dev/vda", files=64, timeout=120.0):
+def file_system(guest, kind="ext4", device="/dev/vda", files=64, timeout=5 * PATIENCE):
     """Makes a file system, writes a tree, reads it back cold, and checks the file system."""
     force = "-F -q" if kind == "ext4" else "-f -q"
     check = f"e2fsck -f -n {device}" if kind == "ext4" else f"xfs_repair -n {device}"

@@ -8,7 +8,7 @@ until a second one has begun: only pages that are dirtied after the first can be
 
 import time
 
-from .process import wait_for
+from .process import PATIENCE, wait_for
 from .shell import Shell
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ MIB = 1 << 20
 MEMORY = f"{384 * 1024 + 8}K"
 
 
-def migrate(source, destination, rounds=3, timeout=90.0, midway=None,
+def migrate(source, destination, rounds=3, timeout=4 * PATIENCE, midway=None,
             bandwidth=200 * MIB):
     """Moves the running guest of `source` to `destination` (incoming=True); returns QEMU's figures.
 
@@ -54,5 +54,5 @@ def migrate(source, destination, rounds=3, timeout=90.0, midway=None,
     wait_for("the destination to run",
              lambda: destination.qmp.command("query-status")["status"] == "running")
     destination.shell = Shell(destination.control)
-    destination.shell.sync(20.0)
+    destination.shell.sync()
     return source.qmp.command("query-migrate")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 
-from .process import Process, free_socket_path, wait_for
+from .process import PATIENCE, Process, free_socket_path, wait_for
 from .softdisk import SoftDisk
 
 
@@ -34,7 +34,7 @@ class Export(Process):
 
 def run(*command, **options):
     """Output of a command that must succeed."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=2 * PATIENCE,
                           check=False, **options)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

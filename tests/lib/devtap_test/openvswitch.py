@@ -48,7 +48,7 @@ class OpenVSwitch:
 
     def ctl(self, *words):
         """ovs-vsctl; returns what it says."""
-        return subprocess.run(["ovs-vsctl", "--timeout=20", f"--db={self.remote}", *words], check=True, text=True,
+        return subprocess.run(["ovs-vsctl", "--timeout=120", f"--db={self.remote}", *words], check=True, text=True,
                               stdout=subprocess.PIPE, env=self.environment).stdout
 
     def port(self, name):

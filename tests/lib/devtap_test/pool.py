@@ -2,13 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 
 from . import paths
-from .process import Process, wait_for
+from .process import PATIENCE, Process, wait_for
 
 
-def cvd(*words, status=0, timeout=60, parts=False):
+def cvd(*words, status=0, timeout=2 * PATIENCE, parts=False):
     """Runs a command of cvd; returns what it printed, or what it complained of.
 
     status: None: any. parts: what it printed, though it failed.
@@ -29,6 +30,19 @@ def check(pool):
     found = json.loads(cvd("pool", "check", pool, "--data", "--json"))
     assert found["findings"] == [], f"{found}"
     return found
+
+
+def ask(pool, *words):
+    """What the process that serves a pool answers to a command of cvd, which takes it less than a program's start
+    (devtap-pool-control(7))."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{pool}.sock")
+        request = {"verb": "run", "pool": str(pool), "words": [str(word) for word in words]}
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        with sock.makefile() as lines:
+            answer = json.loads(lines.readline())
+    assert answer["ok"], answer
+    return answer["result"]["output"]
 
 
 class PoolProcess(Process):

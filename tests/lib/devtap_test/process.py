@@ -12,10 +12,13 @@ import tempfile
 import time
 
 PR_SET_PDEATHSIG = 1
+# Seconds that whatever only has to happen some time may take, on a machine however busy. Nobody waits that long for
+# what is well; and no test may be about how fast things are, unless it has measured the machine itself.
+PATIENCE = 120.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def wait_for(what, condition, timeout=10.0, interval=0.02):
+def wait_for(what, condition, timeout=PATIENCE, interval=0.02):
     """Polls until condition() is true and returns its value; `what` names it in the error."""
     end = time.monotonic() + timeout
     while True:
@@ -31,6 +34,13 @@ def read_bytes(pid):
     """What the kernel read from devices for a process."""
     text = pathlib.Path(f"/proc/{pid}/io").read_text(encoding="ascii")
     return int(next(line for line in text.splitlines() if line.startswith("read_bytes")).split()[1])
+
+
+def catches(pid, number):
+    """Does a process handle this signal?"""
+    text = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    mask = int(next(line for line in text.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(mask >> (number - 1) & 1)
 
 
 def free_socket_path(folder=None, name="vhost.sock"):
@@ -60,7 +70,7 @@ class Process:
     """
 
     def __init__(self, argv, folder, name=None, ready_socket=None, ready_line=None,
-                 timeout=20.0, env=None):
+                 timeout=PATIENCE, env=None):
         self.argv = [str(arg) for arg in argv]
         self.name = name or os.path.basename(self.argv[0])
         self.folder = pathlib.Path(folder)
@@ -107,7 +117,7 @@ class Process:
             self.child.kill()
         self.child.wait()
 
-    def stop(self, timeout=10.0):
+    def stop(self, timeout=PATIENCE):
         """SIGTERM, then SIGKILL; returns the exit status."""
         if self.running():
             self.child.terminate()
@@ -137,7 +147,7 @@ def is_listening(path):
     return False
 
 
-def unix_connect(path, timeout=10.0):
+def unix_connect(path, timeout=PATIENCE):
     """A connected Unix stream socket; waits until somebody listens."""
     end = time.monotonic() + timeout
     while True:

@@ -2,7 +2,7 @@
 
 import json
 
-from .process import unix_connect
+from .process import PATIENCE, unix_connect
 
 
 class QmpError(Exception):
@@ -12,7 +12,7 @@ class QmpError(Exception):
 class Qmp:
     """One connection to a QMP socket."""
 
-    def __init__(self, path, timeout=20.0):
+    def __init__(self, path, timeout=PATIENCE):
         self.sock = unix_connect(path, timeout)
         self.sock.settimeout(timeout)
         self.stream = self.sock.makefile("rw", encoding="utf-8", newline="\n")

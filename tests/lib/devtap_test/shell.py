@@ -16,7 +16,7 @@ import shlex
 import threading
 import time
 
-from .process import unix_connect
+from .process import PATIENCE, unix_connect
 
 
 class CommandFailed(AssertionError):
@@ -26,7 +26,7 @@ class CommandFailed(AssertionError):
 class SerialPort:
     """Collects what a guest's serial port prints, and writes to it."""
 
-    def __init__(self, path, timeout=20.0):
+    def __init__(self, path, timeout=PATIENCE):
         self.sock = unix_connect(path, timeout)
         self.text = ""
         self.closed = False
@@ -83,18 +83,19 @@ class Shell:
         self.port = port
         self.numbers = itertools.count(1)
 
-    def sync(self, timeout):
+    def sync(self, timeout=PATIENCE):
         """Waits until the shell answers; asks again, for a shell that flushes what it finds."""
-        end = time.monotonic() + timeout
+        end, patience = time.monotonic() + timeout, 2.0
         while True:
             try:
-                self._acknowledged("stty -echo 2>/dev/null;", 2.0)
+                self._acknowledged("stty -echo 2>/dev/null;", patience)
                 return
             except TimeoutError:
                 if time.monotonic() >= end:
                     raise
+                patience *= 2  # it may just be slow
 
-    def _acknowledged(self, line, timeout):
+    def _acknowledged(self, line, timeout=PATIENCE):
         mark = f"dt-ack-{next(self.numbers)}-"
         start = len(self.port.text)
         self.port.send(f"{line} echo dt-'{mark[3:]}'\n")
@@ -105,12 +106,12 @@ class Shell:
         if len(command) < self.CHUNK and command.isascii() and command.isprintable():
             return shlex.quote(command)
         code = base64.b64encode(command.encode()).decode()
-        self._acknowledged("c=;", 20.0)
+        self._acknowledged("c=;")
         for at in range(0, len(code), self.CHUNK):
-            self._acknowledged(f"c=${{c}}{code[at:at + self.CHUNK]};", 20.0)
+            self._acknowledged(f"c=${{c}}{code[at:at + self.CHUNK]};")
         return '"$(echo $c | base64 -d)"'
 
-    def run(self, command, timeout=60.0):
+    def run(self, command, timeout=2 * PATIENCE):
         """Runs a command; returns (exit status, standard output and error)."""
         word = self._word(command)
         number = next(self.numbers)
@@ -121,7 +122,7 @@ class Shell:
                                  timeout, start)
         return int(match.group(2)), match.group(1)
 
-    def check(self, command, timeout=60.0):
+    def check(self, command, timeout=2 * PATIENCE):
         """Runs a command that must succeed; returns its output without the last newline."""
         status, output = self.run(command, timeout)
         if status:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 
 from . import paths
-from .process import Process, free_socket_path, wait_for
+from .process import PATIENCE, Process, free_socket_path, wait_for
 
 
 class SoftDisk(Process):
@@ -55,7 +55,7 @@ class SoftDisk(Process):
         """How other verbs call this disk, whoever else serves one of the same name."""
         return f"{self.pid}/{self.disk}"
 
-    def devtap(self, *arguments, timeout=30):
+    def devtap(self, *arguments, timeout=2 * PATIENCE):
         """Runs another devtap command; returns its standard output."""
         done = subprocess.run([self.binary(), *arguments], env=self.environment, timeout=timeout,
                               text=True, capture_output=True, check=False)
@@ -127,7 +127,7 @@ class SoftDisk(Process):
     def refuses(self, why, *arguments):
         """Runs another devtap command, which must fail and say why (a regular expression)."""
         try:
-            self.devtap(*arguments, timeout=60)
+            self.devtap(*arguments)
         except RuntimeError as error:
             assert re.search(why, str(error)), f"{arguments}: {error}"
         else:
@@ -136,13 +136,13 @@ class SoftDisk(Process):
     def bench(self, *options, check=True):
         """A load of `devtap bench` on the disk, to its end; returns the figures."""
         done = subprocess.run([self.binary(), "bench", "--socket", self.socket, "--json", *options],
-                              stdout=subprocess.PIPE, text=True, timeout=60, check=check)
+                              stdout=subprocess.PIPE, text=True, timeout=2 * PATIENCE, check=check)
         return json.loads(done.stdout)
 
 
 def tool(*arguments, status=0):
     """Runs devtap without a running disk; returns what it says."""
-    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=60,
+    done = subprocess.run([SoftDisk.binary(), *map(str, arguments)], text=True, timeout=2 * PATIENCE,
                           capture_output=True, check=False)
     assert done.returncode == status, f"{arguments}: status {done.returncode}: {done.stderr}"
     return done.stdout + done.stderr
@@ -153,7 +153,8 @@ def conforms(*chains, skipped=("state", "threads", "kill")):
 
     skipped: for layers with nothing to save, of one thread, that cannot have disks of two sizes.
     """
+    # Requests that are held have to come back within half of that patience, whoever else wants the processor.
     listed = [line.split()[0] for line in tool("test", "--list").splitlines() if line.strip()]
     for number, name in enumerate(n for n in listed if n not in skipped):
         for chain in chains:
-            tool("test", "--duration", "200ms", "--property", name, chain.format(number))
+            tool("test", "--duration", "200ms", "--patience", "40s", "--property", name, chain.format(number))

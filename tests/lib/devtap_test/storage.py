@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from .process import Process, free_socket_path, wait_for
+from .process import PATIENCE, Process, free_socket_path, wait_for
 
 MIB = 1 << 20
 MIRROR_METADATA = 128 << 10
@@ -48,6 +48,6 @@ def mirror_status(disk):
         return {}
 
 
-def mirror_complete(disk, timeout=60.0):
-    """Waits until all legs are in sync."""
-    wait_for("all legs in sync", lambda: mirror_status(disk).get("state") == "complete", timeout, 0.1)
+def mirror_reaches(disk, state, timeout=3 * PATIENCE):
+    """Waits until the mirror is "complete" or "degraded"."""
+    wait_for(f"a mirror that is {state}", lambda: mirror_status(disk).get("state") == state, timeout, 0.1)
