@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* soft_disk.h - a soft disk served by a thread of this process, for tests that drive it as a VM would. */
+/* soft_disk.h - a soft disk, or card, served by a thread of this process, for tests that drive it as a VM would. */
 #ifndef TESTS_SOFT_DISK_H
 #define TESTS_SOFT_DISK_H
 
@@ -10,6 +10,7 @@
 /**
  * struct soft_disk - all of it.
  * @iommu: offer ACCESS_PLATFORM.
+ * @card: it is one, of this class; NULL = a disk.
  * @turned: no thread serves it: the caller turns its loop, and does not stop it.
  * @on_thread: called on the serving thread before it serves; may be NULL.
  */
@@ -19,6 +20,7 @@ struct soft_disk {
     struct front *front;
     pthread_t thread;
     char socket[64];
+    const struct front_class *card;
     void (*on_thread)(void);
     bool iommu, turned, stopped;
 };

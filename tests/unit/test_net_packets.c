@@ -7,13 +7,7 @@
  * what leaves it without the extension. So the chain of the wire alone is run first, and says what is expected. Both
  * directions, before a wire that takes all offloads and before one that takes none.
  */
-#include "tests/unit/net_rig.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-
-#include <cmocka.h>
+#include "tests/unit/queue_rig.h"
 
 extern const struct dt_net_ext net_capture, net_filter;
 
@@ -42,7 +36,6 @@ struct outcome {
     uint64_t sum;
 };
 static struct outcome expected[WAYS][CASES];
-static struct frame f;
 
 /* ---- The table ---- */
 
@@ -145,12 +138,34 @@ static bool arrives(const struct dt_vnet_header *v)
     return taken;
 }
 
+/* The program of `queue`, where there is one: all pass, as they are or in the program's own words, which are the same. */
+static struct dt_queue *program;
+static bool rewrites;
+
+static void judge(void)
+{
+    struct dt_queue_packet p[64];
+    unsigned n;
+
+    while (program && (n = read_some(program, p, ARRAY_SIZE(p))) > 0) {
+        for (unsigned i = 0; i < n; i++) {
+            const void *bytes = rewrites ? p[i].data : NULL;
+
+            assert_int_equal(dt_queue_set_verdict(program, p[i].id, DT_QUEUE_ACCEPT, bytes,
+                                                  rewrites ? p[i].length : 0),
+                             0);
+        }
+        heard(program);
+    }
+}
+
 static struct outcome run(unsigned way, const struct dt_vnet_header *v)
 {
     bool taken = way & 2 ? arrives(v) : rig_send(f.bytes, f.n, v, DT_OFFLOAD_ALL);
     struct outcome o;
 
     rig_turn();
+    judge();
     o = outcome_of(way & 2 ? &rig.guest : &rig.wire, taken);
     rig_clear();
     test_clock += DT_S(10); /* nothing counts together with the one before */
@@ -158,7 +173,7 @@ static struct outcome run(unsigned way, const struct dt_vnet_header *v)
     return o;
 }
 
-static void start(const char *layer, unsigned way)
+static void begin(const char *layer, unsigned way)
 {
     char chain[512];
 
@@ -173,7 +188,7 @@ static void start(const char *layer, unsigned way)
 static int learn(void **state)
 {
     for (unsigned way = 0; way < WAYS; way++) {
-        start("", way);
+        begin("", way);
         for (unsigned i = 0; i < CASES; i++) {
             struct dt_vnet_header v;
 
@@ -188,16 +203,19 @@ static int learn(void **state)
 /* ---- The extensions ---- */
 
 enum passes { ALL, HONEST };
+enum program { NONE, ACCEPTS, REWRITES };
 
 /**
  * struct layer - an extension, told to let pass what the table has.
  * @from_guest: ALL, or what is whole and not tagged.
  * @cuts: it takes no offloads, so they are done before whatever the wire takes.
+ * @program: of `queue`.
  */
 struct layer {
     const char *chain;
     enum passes from_guest;
     bool cuts;
+    enum program program;
 };
 
 static const struct layer layers[] = {
@@ -211,6 +229,10 @@ static const struct layer layers[] = {
     {"symmetry", ALL, false},
     {"queue socket=test_net_packets.sock on-death=accept", ALL, true},
     {"queue socket=test_net_packets.sock on-death=accept super=on", ALL, false},
+    {"queue socket=test_net_packets.sock", ALL, true, ACCEPTS},
+    {"queue socket=test_net_packets.sock super=on", ALL, false, ACCEPTS},
+    {"queue socket=test_net_packets.sock snap=65535", ALL, true, REWRITES},
+    {"queue socket=test_net_packets.sock snap=65535 super=on", ALL, false, REWRITES},
 };
 
 static bool may_pass(const struct layer *l, unsigned i, unsigned way)
@@ -227,7 +249,10 @@ static void test_layer(void **state)
     unsigned passed = 0;
 
     for (unsigned way = 0; way < WAYS; way++) {
-        start(l->chain, way);
+        begin(l->chain, way);
+        if (l->program)
+            program = attach();
+        rewrites = l->program == REWRITES;
         for (unsigned i = 0; i < CASES; i++) {
             const struct outcome *want = &expected[l->cuts ? way | 1 : way][i];
             struct dt_vnet_header v;
@@ -244,6 +269,8 @@ static void test_layer(void **state)
                          may_pass(l, i, way) ? want->frames : 0);
             passed += got.frames != 0;
         }
+        if (program)
+            leave(TAKE_PTR(program));
         rig_stop();
     }
     assert_true(passed > CASES);
@@ -265,7 +292,7 @@ static void test_table(void **state)
         refused += !expected[0][i].taken;
         if (!whole)
             continue;
-        start("", 1);
+        begin("", 1);
         assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
         assert_int_equal(rig.wire.n, !super ? 1 : i / FRAME_KINDS == JUMBO ? 60 : 4);
         for (unsigned n = 0; n < rig.wire.n; n++) {
@@ -290,6 +317,7 @@ int main(void)
 {
     struct CMUnitTest tests[ARRAY_SIZE(layers) + 1] = {cmocka_unit_test(test_table)};
 
+    snprintf(path, sizeof(path), "test_net_packets.sock");
     CHECK(registry_add_net(&net_capture, &rig.err) == 0);
     CHECK(registry_add_net(&net_filter, &rig.err) == 0);
     for (unsigned i = 0; i < ARRAY_SIZE(layers); i++)

@@ -208,6 +208,56 @@ static void test_super_frame(void **state)
     rig_stop();
 }
 
+/* What of this packet gets to a wire that takes no offloads. */
+static void learn(struct rig_list *list, const struct dt_vnet_header *v)
+{
+    rig_start("plain-wire");
+    assert_true(rig_send(f.bytes, f.n, v, DT_OFFLOAD_ALL));
+    *list = rig.wire;
+    rig.wire.n = 0;
+    rig_stop();
+}
+
+/* There is no plain text without a checksum, and none of which only the beginning fits: every kind of packet goes to the
+ * peers as it would go to a wire that takes no offloads; and one that comes from a peer has none. */
+static void test_kinds(void **state)
+{
+    static struct rig_list expected[FRAME_KINDS];
+    struct dt_vnet_header v;
+
+    for (unsigned kind = 0; kind < FRAME_KINDS; kind++) {
+        v = frame_kind(&f, kind, 80);
+        frame_pattern(&f, kind & FRAME_SUPER ? 3501 : 1000);
+        frame_end(&f);
+        learn(&expected[kind], &v);
+        assert_int_equal(expected[kind].n, kind & FRAME_SUPER ? 4 : 1);
+    }
+    start_two("");
+    for (unsigned kind = 0; kind < FRAME_KINDS; kind++) {
+        v = frame_kind(&f, kind, 80);
+        frame_pattern(&f, kind & FRAME_SUPER ? 3501 : 1000);
+        frame_end(&f);
+        assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+        for (unsigned i = 0; i < expected[kind].n; i++) { /* flooded: nobody knows the address */
+            const struct rig_frame *e = &expected[kind].frames[i];
+
+            assert_true(frame_sums_right(e->data, e->length));
+            hand_expect_frame(&a, e->data, e->length);
+            hand_expect_frame(&b, e->data, e->length);
+        }
+        frame_kind(&f, kind, 80);
+        f.bytes[11] = MAC_A; /* not the guest's own */
+        frame_pattern(&f, 1000);
+        frame_end(&f);
+        hand_frame(&a, f.bytes, f.n);
+        expect_guest();
+        assert_int_equal(rig.guest.frames[rig.guest.n - 1].needs, 0);
+        while (expected[kind].n > 0)
+            free(expected[kind].frames[--expected[kind].n].data);
+    }
+    rig_stop();
+}
+
 /* What its kernel puts together comes apart again, whatever the lengths are. */
 static void test_many_at_once(void **state)
 {
@@ -391,17 +441,12 @@ static void test_gre(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_replay_and_order),
-        TEST(test_window),
-        TEST(test_addresses_are_bound),
-        TEST(test_listed_addresses),
-        TEST(test_split_horizon),
-        TEST(test_one_peer_cannot_fill_the_table),
-        TEST(test_super_frame),
-        TEST(test_many_at_once),
-        TEST(test_failing_socket),
-        TEST(test_deaf_guest),
-        TEST(test_gre),
+        TEST(test_replay_and_order),    TEST(test_window),
+        TEST(test_addresses_are_bound), TEST(test_listed_addresses),
+        TEST(test_split_horizon),       TEST(test_one_peer_cannot_fill_the_table),
+        TEST(test_super_frame),         TEST(test_kinds),
+        TEST(test_many_at_once),        TEST(test_failing_socket),
+        TEST(test_deaf_guest),          TEST(test_gre),
     };
 
     return cmocka_run_group_tests(tests, vpn_rig_begin, vpn_rig_clean);
