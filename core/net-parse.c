@@ -42,7 +42,7 @@ static void found(struct walk *w, uint16_t kind, uint32_t bytes)
 }
 
 /* From here on @length is where the IP packet ends. */
-static void parse_transport(struct walk *w, uint8_t protocol)
+static inline __attribute__((always_inline)) void parse_transport(struct walk *w, uint8_t protocol)
 {
     const uint8_t *p = w->data + w->at;
     struct dt_headers *h = w->h;
