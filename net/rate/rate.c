@@ -159,6 +159,9 @@ static unsigned rate_admit(struct dt_ctx *c, unsigned want)
     if (!r->limited[DT_TX] && !rc->stopped_at)
         return want;
     now = dt_now(c);
+    if (likely(!rc->stopped_at && meter_has(&r->meters[TX_PACKETS], want, now) &&
+               meter_has(&r->meters[TX_BITS], want * rc->typical, now)))
+        return want;
     when = wait_until(r, DT_TX, now);
     want = when ? 0 : grant(rc, want, now);
     if (when) {
@@ -211,8 +214,8 @@ static bool pass_all(const struct rate *r, struct dt_packet **packets, unsigned 
 {
     struct cost cost = cost_of(r, packets, n);
 
-    if (meter_tokens(&r->meters[RX_PACKETS], now) < cost.frames ||
-        meter_tokens(&r->meters[RX_BITS], now) < cost.bits)
+    if (!meter_has(&r->meters[RX_PACKETS], cost.frames, now) ||
+        !meter_has(&r->meters[RX_BITS], cost.bits, now))
         return false;
     charge(r, DT_RX, cost, now);
     return true;
