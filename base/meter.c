@@ -61,6 +61,14 @@ uint64_t meter_tokens(const struct meter *m, uint64_t now)
     return empty < now ? (uint64_t)((double)(now - empty) / m->cost) : 0;
 }
 
+bool meter_has(const struct meter *m, uint64_t n, uint64_t now)
+{
+    if (m->cost == 0)
+        return true;
+    now *= METER_UNIT;
+    return judge(m, load(m), now) + units(m, n) <= now;
+}
+
 uint64_t meter_when(const struct meter *m, uint64_t now)
 {
     uint64_t when;

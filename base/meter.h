@@ -32,6 +32,9 @@ void meter_init(struct meter *m, uint64_t *word);
 void meter_set(struct meter *m, uint64_t rate, uint64_t burst_ns, uint64_t most, uint64_t now);
 /** meter_tokens() - whole tokens there now; 0 in debt, UINT64_MAX if unlimited. */
 uint64_t meter_tokens(const struct meter *m, uint64_t now);
+/** meter_has() - are there @n of them now? Then one need not be waited for. Told without a division; false where a 64th of a nanosecond is
+ *  missing. */
+bool meter_has(const struct meter *m, uint64_t n, uint64_t now);
 /** meter_when() - when there is one, in ns; 0 = there is now. */
 uint64_t meter_when(const struct meter *m, uint64_t now);
 /** meter_take() - @n tokens, into debt if need be. */

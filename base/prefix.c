@@ -23,6 +23,7 @@ static int add(char *word, struct prefixes *v4, struct prefixes *v6, struct dt_e
         return dt_fail(err, -EINVAL, "'%.60s' is no %s address or prefix", word,
                        six ? "IPv6" : "IPv4");
     prefix->bits = (uint8_t)bits;
+    prefix->mask = bits == 0 ? 0 : htonl(UINT32_MAX << (bits < 32 ? 32 - bits : 0));
     to->n++;
     return 0;
 }
@@ -43,19 +44,11 @@ int prefixes_parse(const char *text, struct prefixes *v4, struct prefixes *v6, s
     return ret;
 }
 
-static bool within(const struct prefix *prefix, const uint8_t *address)
+bool prefix_rest(const struct prefix *prefix, const uint8_t *address)
 {
     unsigned whole = prefix->bits / 8, rest = prefix->bits % 8;
 
     if (memcmp(prefix->bytes, address, whole) != 0)
         return false;
     return rest == 0 || ((prefix->bytes[whole] ^ address[whole]) >> (8 - rest)) == 0;
-}
-
-bool prefixes_contain(const struct prefixes *list, const uint8_t *address)
-{
-    for (unsigned i = 0; i < list->n; i++)
-        if (within(&list->list[i], address))
-            return true;
-    return false;
 }

@@ -7,9 +7,10 @@
 
 #define PREFIXES_MAX 16u
 
-/** struct prefix - an IPv4 or IPv6 address and how many of its bits count. */
+/** struct prefix - an IPv4 or IPv6 address and how many of its bits count. @mask: of the first four bytes, as on the wire. */
 struct prefix {
     uint8_t bytes[16];
+    uint32_t mask;
     uint8_t bits;
 };
 /** struct prefixes - all of one version of IP. */
@@ -25,7 +26,23 @@ struct prefixes {
  */
 int prefixes_parse(const char *text, struct prefixes *v4, struct prefixes *v6,
                    struct dt_error *err);
+/** prefix_rest() - are all of the bits of @prefix those of @address, whose first four bytes are? */
+bool prefix_rest(const struct prefix *prefix, const uint8_t *address);
+
 /** prefixes_contain() - is @address, 4 or 16 bytes as on the wire, within one of @list? */
-bool prefixes_contain(const struct prefixes *list, const uint8_t *address);
+static inline bool prefixes_contain(const struct prefixes *list, const uint8_t *address)
+{
+    for (unsigned i = 0; i < list->n; i++) {
+        const struct prefix *prefix = &list->list[i];
+        uint32_t first, own;
+
+        memcpy(&first, address, 4);
+        memcpy(&own, prefix->bytes, 4);
+        if (((first ^ own) & prefix->mask) == 0 &&
+            (prefix->bits <= 32 || prefix_rest(prefix, address)))
+            return true;
+    }
+    return false;
+}
 
 #endif

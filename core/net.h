@@ -197,6 +197,9 @@ void net_complete_checksum(struct dt_packet *p);
 /** net_pseudo_sum() - of a TCP or UDP packet, not complemented: what a partial checksum begins with. */
 uint16_t net_pseudo_sum(const struct dt_headers *h, const uint8_t *data);
 
+/** net_parse_walk() - as dt_parse(), without its short cut for the usual packets. */
+void net_parse_walk(struct dt_headers *h, const uint8_t *data, uint32_t length);
+
 /** net_drop() - as dt_drop(), counted elsewhere. */
 void net_drop(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
 /** net_packet_resize() - @p, or another in its place with its descriptor, of @length undefined bytes. NULL: there is no memory,

@@ -8,8 +8,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check(const struct dt_headers *h, uint32_t length)
+static void check(const struct dt_headers *h, const uint8_t *data, uint32_t length)
 {
+    struct dt_headers walked;
+
+    net_parse_walk(&walked, data, length);
+    CHECK(memcmp(&walked, h, sizeof(walked)) == 0); /* there are no holes in it */
     CHECK(h->l3 <= length && h->l4 <= length && h->payload <= length && h->end <= length);
     CHECK(!(h->flags & (DT_HDR_TCP | DT_HDR_UDP)) || (h->l4 > h->l3 && h->payload <= h->end));
     CHECK(!(h->flags & DT_HDR_BROKEN) || !(h->flags & (DT_HDR_TCP | DT_HDR_UDP | DT_HDR_ARP)));
@@ -29,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     length = (uint32_t)size - before;
     memcpy(&v, data + 1, sizeof(v));
     dt_parse(&h, data + before, length);
-    check(&h, length);
+    check(&h, data + before, length);
     rig.sent = 0;
     if (rig_send(data + before, length, &v, data[0])) {
         CHECK(rig.sent == 1);
@@ -38,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
             CHECK(f->needs == 0);
             dt_parse(&h, f->data, f->length);
-            check(&h, f->length);
+            check(&h, f->data, f->length);
             CHECK(rig.wire.n == 1 || frame_sums_right(f->data, f->length));
         }
     }

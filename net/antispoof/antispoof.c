@@ -93,14 +93,17 @@ int identity_mac(const char *text, uint8_t mac[6], struct dt_error *err)
     return 0;
 }
 
-/* fe80:: and the interface identifier of the MAC address (RFC 4291, appendix A). */
-static void make_link_local(struct identity *id)
+/* The link-local address is fe80:: and the interface identifier of the MAC address (RFC 4291, appendix A). */
+void identity_derive(struct identity *id)
 {
     const uint8_t *m = id->mac;
     const uint8_t own[16] = {0xfe,     0x80, 0,    0,    0,    0,    0,    0,
                              m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]};
 
     memcpy(id->link_local, own, 16);
+    memcpy(id->mac_ipv4, m, 6);
+    id->mac_ipv4[6] = 0x08;
+    id->mac_ipv4[7] = 0x00;
 }
 
 static int apply(struct dt_layer *layer, struct dt_error *err)
@@ -111,7 +114,7 @@ static int apply(struct dt_layer *layer, struct dt_error *err)
 
     ret = ret ?: prefixes_parse(a->ip4, &id.ip4, NULL, err);
     ret = ret ?: prefixes_parse(a->ip6, NULL, &id.ip6, err);
-    make_link_local(&id);
+    identity_derive(&id);
     if (ret == 0)
         a->identity = id;
     return ret;

@@ -6,9 +6,10 @@
 #include "base/prefix.h"
 #include <devtap/net.h>
 
-/** struct identity - @link_local: the address that RFC 4291 makes of @mac. */
+/** struct identity - @link_local: the address that RFC 4291 makes of @mac. @mac_ipv4: what stands from the source address on in a
+ *  frame with IPv4 and no tags. */
 struct identity {
-    uint8_t mac[6], link_local[16];
+    uint8_t mac[6], link_local[16], mac_ipv4[8];
     struct prefixes ip4, ip6;
     bool dhcp;
 };
@@ -33,6 +34,10 @@ enum trick {
 
 /** antispoof_judge() - of one packet of the guest's. */
 enum trick antispoof_judge(const struct identity *id, struct dt_packet *p);
+/** antispoof_judge_all() - the same, without the short cut for the usual ones. */
+enum trick antispoof_judge_all(const struct identity *id, struct dt_packet *p);
+/** identity_derive() - what follows from @id->mac. */
+void identity_derive(struct identity *id);
 /** antispoof_dhcp() - of a message to a server, in IPv4 (RFC 2131), or to one or a relay in IPv6 (RFC 8415): a client's, who
  *  speaks for itself? @version: of IP. */
 bool antispoof_dhcp(const struct identity *id, unsigned version, const uint8_t *message, size_t n);

@@ -104,10 +104,26 @@ static const struct dt_counter counters[] = {
     {NULL},
 };
 
-/* Of @p, which is @frames on the wire. */
-static uint64_t bits_of(const struct rate *r, struct dt_packet *p, unsigned frames)
+/** struct cost - what packets are on the wire. */
+struct cost {
+    uint64_t frames, bits;
+};
+
+static struct cost cost_of(const struct rate *r, struct dt_packet **packets, unsigned n)
 {
-    return (dt_packet_wire_bytes(p) + r->overhead * frames) * 8;
+    uint64_t frames = n, bytes = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        struct dt_packet *p = packets[i];
+
+        if (likely(!(p->needs & DT_OFFLOAD_SUPER))) {
+            bytes += p->length;
+        } else {
+            frames += dt_packet_segments(p) - 1;
+            bytes += dt_packet_wire_bytes(p);
+        }
+    }
+    return (struct cost){frames, (bytes + r->overhead * frames) * 8};
 }
 
 /* 0 = something may pass now; else when to ask again. */
@@ -116,18 +132,10 @@ static uint64_t wait_until(const struct rate *r, enum dt_direction way, uint64_t
     return MAX(meter_when(&r->meters[PACKETS(way)], now), meter_when(&r->meters[BITS(way)], now));
 }
 
-static void charge(const struct rate *r, enum dt_direction way, uint64_t packets, uint64_t bits,
-                   uint64_t now)
+static void charge(const struct rate *r, enum dt_direction way, struct cost cost, uint64_t now)
 {
-    meter_take(&r->meters[PACKETS(way)], packets, now);
-    meter_take(&r->meters[BITS(way)], bits, now);
-}
-
-static void charge_received(const struct rate *r, struct dt_packet *p, uint64_t now)
-{
-    unsigned frames = dt_packet_segments(p);
-
-    charge(r, DT_RX, frames, bits_of(r, p, frames), now);
+    meter_take(&r->meters[PACKETS(way)], cost.frames, now);
+    meter_take(&r->meters[BITS(way)], cost.bits, now);
 }
 
 /* ---- To the wire ---- */
@@ -151,6 +159,9 @@ static unsigned rate_admit(struct dt_ctx *c, unsigned want)
     if (!r->limited[DT_TX] && !rc->stopped_at)
         return want;
     now = dt_now(c);
+    if (likely(!rc->stopped_at && meter_has(&r->meters[TX_PACKETS], want, now) &&
+               meter_has(&r->meters[TX_BITS], want * rc->typical, now)))
+        return want;
     when = wait_until(r, DT_TX, now);
     want = when ? 0 : grant(rc, want, now);
     if (when) {
@@ -176,17 +187,12 @@ static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
 {
     const struct rate *r = c->layer_data;
     struct rate_ctx *rc = c->data;
-    uint64_t bits = 0, frames = 0;
 
-    for (unsigned i = 0; r->limited[DT_TX] && i < n; i++) {
-        unsigned segments = dt_packet_segments(packets[i]);
+    if (r->limited[DT_TX]) {
+        struct cost cost = cost_of(r, packets, n);
 
-        frames += segments;
-        bits += bits_of(r, packets[i], segments);
-    }
-    if (frames) {
-        charge(r, DT_TX, frames, bits, dt_now(c));
-        rc->typical = MAX((rc->typical * 7 + bits / n) / 8, 512u);
+        charge(r, DT_TX, cost, dt_now(c));
+        rc->typical = MAX((rc->typical * 7 + cost.bits / n) / 8, 512u);
     }
     dt_transmit(c, packets, n);
 }
@@ -199,25 +205,19 @@ static bool pass(const struct rate *r, struct dt_packet *p, uint64_t now, uint64
     *when = wait_until(r, DT_RX, now);
     if (*when)
         return false;
-    charge_received(r, p, now);
+    charge(r, DT_RX, cost_of(r, &p, 1), now);
     return true;
 }
 
 /* May all of them? Mostly: then they are charged together. */
 static bool pass_all(const struct rate *r, struct dt_packet **packets, unsigned n, uint64_t now)
 {
-    uint64_t bits = 0, frames = 0;
+    struct cost cost = cost_of(r, packets, n);
 
-    for (unsigned i = 0; i < n; i++) {
-        unsigned segments = dt_packet_segments(packets[i]);
-
-        frames += segments;
-        bits += bits_of(r, packets[i], segments);
-    }
-    if (meter_tokens(&r->meters[RX_PACKETS], now) < frames ||
-        meter_tokens(&r->meters[RX_BITS], now) < bits)
+    if (!meter_has(&r->meters[RX_PACKETS], cost.frames, now) ||
+        !meter_has(&r->meters[RX_BITS], cost.bits, now))
         return false;
-    charge(r, DT_RX, frames, bits, now);
+    charge(r, DT_RX, cost, now);
     return true;
 }
 
@@ -234,7 +234,7 @@ static void release(struct rate_ctx *rc, bool all)
             struct dt_packet *p = dt_pending_peek(&rc->late, NULL);
 
             if (all)
-                charge_received(r, p, now);
+                charge(r, DT_RX, cost_of(r, &p, 1), now);
             else if (r->limited[DT_RX] && !pass(r, p, now, &when))
                 break;
             batch[n] = dt_pending_take(&rc->late, NULL);

@@ -6,6 +6,8 @@
  * by a keyed hash of these, the same in both directions. Fragments have no ports, the first one either, so that
  * all of a packet are one flow. An ARP packet speaks for the IPv4 addresses within, so a reply answers a request.
  *
+ * Packets come in trains: one with the same ends as that before it is the same flow's, and nothing is looked up for it.
+ *
  * Every packet counts for its flow, its pair and the card at once. So when a flow is forgotten its pair has its
  * counts already; what remains to be handed up is how far the penalty had grown.
  */
@@ -49,7 +51,7 @@ static inline void copy_address(uint8_t to[16], const uint8_t *from, uint32_t by
 }
 
 static void identify(const struct symmetry *s, const struct dt_packet *p,
-                     const struct dt_headers *h, enum dt_direction way, struct ident *id)
+                     const struct dt_headers *h, enum dt_direction way, struct train *t)
 {
     struct ends ends = ends_of(p, h);
     const uint8_t *local = way == DT_TX ? ends.from : ends.to;
@@ -64,54 +66,34 @@ static void identify(const struct symmetry *s, const struct dt_packet *p,
 
     copy_address(both, local, ends.bytes);
     copy_address(both + 16, remote, ends.bytes);
-    flow.pair = id->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
+    flow.pair = t->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
     if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT)) {
         const uint8_t *ports = p->data + h->l4;
 
         memcpy(flow.ports, way == DT_TX ? ports : ports + 2, 2);
         memcpy(flow.ports + 2, way == DT_TX ? ports + 2 : ports, 2);
     }
-    id->flow = XXH3_64bits_withSeed(&flow, sizeof(flow), s->seed);
-    id->remote = h->flags & (DT_HDR_IP | DT_HDR_ARP) ? remote : NULL;
-    id->v6 = h->flags & DT_HDR_IPV6;
+    t->flow = XXH3_64bits_withSeed(&flow, sizeof(flow), s->seed);
 }
 
-/* Of the kind that has all its ends in a row: TCP or UDP over IPv4, and nothing in between. */
-static inline bool in_a_row(const struct dt_headers *h)
-{
-    const unsigned kinds = DT_HDR_IPV4 | DT_HDR_TCP | DT_HDR_UDP | DT_HDR_FRAGMENT | DT_HDR_OPTIONS;
-    unsigned kind = h->flags & kinds;
-
-    return (kind == (DT_HDR_IPV4 | DT_HDR_TCP) || kind == (DT_HDR_IPV4 | DT_HDR_UDP)) && !h->vlans;
-}
-
-/* Packets come in trains: one with the same ends as that before it is the same flow's. */
-void sym_identify(struct symmetry *s, struct dt_packet *p, enum dt_direction way, struct ident *id)
+unsigned sym_other(struct dt_packet *p, enum dt_direction way, const uint8_t **address)
 {
     const struct dt_headers *h = dt_headers(p);
-    const uint8_t *ends = p->data + h->l3 + 12;
-    struct train *t = &s->trains[way];
+    struct ends ends = ends_of(p, h);
 
-    if (!in_a_row(h)) {
-        identify(s, p, h, way, id);
-        return;
-    }
-    if (likely(t->protocol == h->protocol && memcmp(t->ends, ends, sizeof(t->ends)) == 0)) {
-        *id = (struct ident){t->flow, t->pair, way == DT_TX ? ends + 4 : ends, false};
-        return;
-    }
-    identify(s, p, h, way, id);
-    memcpy(t->ends, ends, sizeof(t->ends));
-    t->protocol = h->protocol;
-    t->flow = id->flow;
-    t->pair = id->pair;
+    *address = way == DT_TX ? ends.to : ends.from;
+    return h->flags & (DT_HDR_IP | DT_HDR_ARP) ? ends.bytes : 0;
 }
 
-bool sym_exempt(const struct symmetry *s, const struct ident *id)
+static bool is_exempt(const struct symmetry *s, struct dt_packet *p, enum dt_direction way)
 {
-    const struct prefixes *list = id->v6 ? &s->exempt6 : &s->exempt4;
+    const uint8_t *other;
+    unsigned bytes;
 
-    return id->remote && list->n && prefixes_contain(list, id->remote);
+    if (likely(s->exempt4.n == 0 && s->exempt6.n == 0))
+        return false;
+    bytes = sym_other(p, way, &other);
+    return bytes && prefixes_contain(bytes == 16 ? &s->exempt6 : &s->exempt4, other);
 }
 
 /* ---- Entities ---- */
@@ -128,9 +110,11 @@ static uint32_t oldest_free(struct table *t)
     }
 }
 
+/* That @to is symmetric ends the penalty, too: it is to be looked at again. */
 static void hand_up(struct entity *to, const struct entity *from)
 {
     to->n = MAX(to->n, from->n);
+    to->slack = 0;
 }
 
 static void forget_flow(struct symmetry *s)
@@ -145,6 +129,7 @@ static void forget_flow(struct symmetry *s)
             hand_up(pair, &f->e);
     }
     table_remove(&s->flows, oldest);
+    s->forgotten++;
     dt_count(s->c, FLOWS_FORGOTTEN, 1);
 }
 
@@ -156,6 +141,7 @@ static void forget_pair(struct symmetry *s)
     if (s->tick - pair->tick < WINDOW_PARTS)
         hand_up(&s->card, pair);
     table_remove(&s->pairs, oldest);
+    s->forgotten++;
     dt_count(s->c, PAIRS_FORGOTTEN, 1);
 }
 
@@ -166,6 +152,8 @@ static struct entity *come(struct symmetry *s, struct table *t, uint32_t entry)
     if (e->tick != s->tick) { /* ages are told apart in ticks: most packets move nothing */
         sym_advance(s, e);
         table_touch(t, entry);
+    } else if (unlikely(s->tick == s->changed)) {
+        e->slack = 0; /* it may be that of another threshold */
     }
     return e;
 }
@@ -182,34 +170,27 @@ static uint32_t find_pair(struct symmetry *s, uint64_t hash)
     return entry;
 }
 
-void sym_find(struct symmetry *s, const struct ident *id, struct levels *levels)
+static void find(struct symmetry *s, struct train *t)
 {
+    struct levels *levels = &t->levels;
     struct flow *f;
 
-    /* Nothing was forgotten since: only what follows does that. */
-    if (s->last.flow && id->flow == s->last_flow && id->pair == s->last_pair &&
-        s->tick == s->last_tick) {
-        *levels = s->last;
-        return;
-    }
-    levels->flow = table_find(&s->flows, id->flow);
+    levels->flow = table_find(&s->flows, t->flow);
     if (!levels->flow) {
         if (table_full(&s->flows))
             forget_flow(s);
-        levels->flow = table_add(&s->flows, id->flow);
+        levels->flow = table_add(&s->flows, t->flow);
     }
-    levels->pair = find_pair(s, id->pair);
     f = table_at(&s->flows, levels->flow);
+    levels->pair =
+        f->pair && table_is(&s->pairs, f->pair, t->pair) ? f->pair : find_pair(s, t->pair);
     f->pair = levels->pair;
-    f->pair_tag = (uint16_t)(id->pair >> 32);
+    f->pair_tag = (uint16_t)(t->pair >> 32);
     levels->e[FLOW] = come(s, &s->flows, levels->flow);
     levels->e[PAIR] = come(s, &s->pairs, levels->pair);
     levels->e[CARD] = &s->card;
-    sym_advance(s, &s->card);
-    s->last = *levels;
-    s->last_flow = id->flow;
-    s->last_pair = id->pair;
-    s->last_tick = s->tick;
+    t->tick = s->tick;
+    t->forgotten = s->forgotten;
 }
 
 void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *levels)
@@ -219,7 +200,68 @@ void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *le
     levels->e[FLOW] = come(s, &s->flows, w->flow);
     levels->e[PAIR] = come(s, &s->pairs, w->pair);
     levels->e[CARD] = &s->card;
-    sym_advance(s, &s->card);
+}
+
+/* ---- Trains ---- */
+
+/* Bytes of addresses and ports, and where they are in the network header. */
+enum { IN_A_ROW4 = 12, ENDS4 = 12, IN_A_ROW6 = 36, ENDS6 = 8 };
+
+/* Of the kind that has its addresses and ports in a row, with nothing in between: how many bytes. Else 0. */
+static inline unsigned in_a_row(const struct dt_headers *h)
+{
+    unsigned below = h->flags & ~(unsigned)(DT_HDR_TCP | DT_HDR_UDP);
+
+    if (unlikely(below == h->flags || h->vlans))
+        return 0;
+    return below == DT_HDR_IPV4 ? IN_A_ROW4 : below == DT_HDR_IPV6 ? IN_A_ROW6 : 0;
+}
+
+/* Has @p the ends of @t? */
+static inline bool goes_on(const struct train *t, struct dt_packet *p)
+{
+    const struct dt_headers *h = dt_headers(p);
+    unsigned bytes = in_a_row(h);
+    const uint8_t *ends = p->data + h->l3;
+
+    if (unlikely(t->bytes != bytes || t->protocol != h->protocol))
+        return false;
+    if (likely(bytes == IN_A_ROW4))
+        return memcmp(t->ends, ends + ENDS4, IN_A_ROW4) == 0;
+    return bytes && memcmp(t->ends, ends + ENDS6, IN_A_ROW6) == 0;
+}
+
+static void begin_train(struct symmetry *s, struct train *t, struct dt_packet *p,
+                        enum dt_direction way)
+{
+    const struct dt_headers *h = dt_headers(p);
+    unsigned bytes = in_a_row(h);
+
+    identify(s, p, h, way, t);
+    t->exempt = is_exempt(s, p, way);
+    t->bytes = (uint8_t)bytes;
+    t->protocol = h->protocol;
+    if (likely(bytes == IN_A_ROW4))
+        memcpy(t->ends, p->data + h->l3 + ENDS4, IN_A_ROW4);
+    else if (bytes)
+        memcpy(t->ends, p->data + h->l3 + ENDS6, IN_A_ROW6);
+}
+
+const struct train *sym_whose(struct symmetry *s, struct dt_packet **packets, unsigned n,
+                              enum dt_direction way, unsigned *run)
+{
+    struct train *t = &s->trains[way];
+    bool other = !goes_on(t, packets[0]);
+    unsigned same = 1;
+
+    if (other)
+        begin_train(s, t, packets[0], way);
+    if ((other || t->tick != s->tick || t->forgotten != s->forgotten) && !t->exempt)
+        find(s, t);
+    while (same < n && goes_on(t, packets[same]))
+        same++;
+    *run = same;
+    return t;
 }
 
 /* ---- TCP: one acknowledgement speaks for many segments ------------------------------------------------- */
@@ -233,38 +275,66 @@ static const uint8_t *tcp_of(struct dt_packet *p)
     return h->flags & DT_HDR_TCP && !(h->flags & DT_HDR_FRAGMENT) ? p->data + h->l4 : NULL;
 }
 
-/* Only what was not sent before is waited for: who repeats himself earns nothing by it. */
-uint32_t sym_sent(struct flow *flow, struct dt_packet *p)
+static inline uint32_t segments_of(struct dt_packet *p)
 {
-    uint32_t segments = dt_packet_segments(p), first, end;
-    const struct dt_headers *h = dt_headers(p);
-    const uint8_t *tcp = tcp_of(p);
+    return p->needs & DT_OFFLOAD_SUPER ? dt_packet_segments(p) : 1;
+}
 
-    if (!tcp)
-        return segments;
-    first = load_be32(tcp + 4);
-    end = first + (h->end - h->payload) + !!(tcp[13] & SYN) + !!(tcp[13] & FIN);
+uint32_t sym_segments(struct dt_packet **packets, unsigned n)
+{
+    uint32_t sum = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        sum += segments_of(packets[i]);
+    return sum;
+}
+
+/* Only what was not sent before is waited for: who repeats himself earns nothing by it. */
+static void note_sent(struct flow *flow, struct dt_packet *p, const uint8_t *tcp)
+{
+    const struct dt_headers *h = dt_headers(p);
+    uint32_t first = load_be32(tcp + 4);
+    uint32_t end = first + (h->end - h->payload) + !!(tcp[13] & SYN) + !!(tcp[13] & FIN);
+
     if (!flow->unacked)
         flow->una = flow->nxt = first;
     if ((int32_t)(end - flow->nxt) > 0) {
         flow->nxt = end;
-        flow->unacked = (uint16_t)MIN(flow->unacked + segments, (uint32_t)UINT16_MAX);
+        flow->unacked = (uint16_t)MIN(flow->unacked + segments_of(p), (uint32_t)UINT16_MAX);
     }
-    return segments;
 }
 
-uint32_t sym_received(struct flow *flow, struct dt_packet *p)
+void sym_sent(struct flow *flow, struct dt_packet **packets, unsigned n)
 {
-    uint32_t segments = dt_packet_segments(p), outstanding = flow->nxt - flow->una, acked, credit;
-    const uint8_t *tcp = tcp_of(p);
+    const uint8_t *tcp = tcp_of(packets[0]);
 
-    if (!tcp || !flow->unacked || (tcp[13] & (ACK | RST)) != ACK)
-        return segments;
+    for (unsigned i = 0; tcp && i < n; i++)
+        note_sent(flow, packets[i], tcp_of(packets[i]));
+}
+
+/* How many segments does it acknowledge that were not before? */
+static uint32_t acknowledged(struct flow *flow, const uint8_t *tcp)
+{
+    uint32_t outstanding = flow->nxt - flow->una, acked, credit;
+
+    if (!flow->unacked || (tcp[13] & (ACK | RST)) != ACK)
+        return 0;
     acked = load_be32(tcp + 8) - flow->una;
     if (acked == 0 || acked > outstanding)
-        return segments;
+        return 0;
     credit = (uint32_t)(((uint64_t)flow->unacked * acked + outstanding - 1) / outstanding);
     flow->una += acked;
     flow->unacked = (uint16_t)(flow->unacked - credit);
-    return MAX(segments, credit);
+    return credit;
+}
+
+uint32_t sym_received(struct flow *flow, struct dt_packet **packets, unsigned n)
+{
+    uint32_t sum = 0;
+
+    if (!tcp_of(packets[0]))
+        return sym_segments(packets, n);
+    for (unsigned i = 0; i < n; i++)
+        sum += MAX(segments_of(packets[i]), acknowledged(flow, tcp_of(packets[i])));
+    return sum;
 }

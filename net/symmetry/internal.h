@@ -18,12 +18,14 @@
  * @tick: the newest of @window.
  * @wait: number of its struct wait; 0 = nothing of it waits.
  * @n:    packets that had to wait since it was last symmetric.
+ * @slack: it is symmetric, and will be before each of so many more packets that it sends; 0 = its sums tell. Most packets need no
+ *         more than this.
  */
 struct entity {
     struct node node;
     uint32_t tick;
     uint16_t wait;
-    uint8_t n;
+    uint8_t n, slack;
     struct window window;
 };
 
@@ -67,11 +69,18 @@ struct levels {
     uint32_t flow, pair;
 };
 
-/** struct train - whose the last packet of a direction was. @ends: addresses and ports as they stood in it. @protocol: 0 = there
- *  was none. */
+/**
+ * struct train - whose the last packet of a direction was, and so the next one is that has the same ends.
+ * @ends:   addresses and ports as they stood in it. @bytes: how many; 0 = it had them not in a row.
+ * @flow, @pair: hashes of who that is.
+ * @levels: unless @exempt. They hold in @tick, while no more are forgotten than @forgotten.
+ */
 struct train {
-    uint8_t ends[12], protocol;
+    uint8_t ends[36], bytes, protocol;
+    bool exempt;
+    uint32_t tick, forgotten;
     uint64_t flow, pair;
+    struct levels levels;
 };
 
 struct symmetry {
@@ -90,11 +99,9 @@ struct symmetry {
     struct table flows, pairs;
     struct entity card;
     struct train trains[2]; /* by enum dt_direction */
-    /* Of the last packet, and when it was. */
-    uint64_t last_flow, last_pair;
-    struct levels last;
-    uint32_t last_tick;
-    struct wait *waits; /* by number, from 1 on */
+    uint32_t forgotten;     /* flows and pairs */
+    uint32_t changed;       /* tick in which parameters were */
+    struct wait *waits;     /* by number, from 1 on */
     uint16_t free_waits[WAITS];
     unsigned nfree;
     struct list waiting; /* flows with packets that wait, in the order of their turns */
@@ -116,31 +123,32 @@ enum {
     PAIRS_FORGOTTEN,
 };
 
-/** struct ident - whose packet it is. @remote: the other host's address; NULL = not IP. */
-struct ident {
-    uint64_t flow, pair;
-    const uint8_t *remote;
-    bool v6;
-};
-
 /* flows.c: whose it is. */
-void sym_identify(struct symmetry *s, struct dt_packet *p, enum dt_direction way, struct ident *id);
-/** sym_exempt() - is the other host one that is not judged? */
-bool sym_exempt(const struct symmetry *s, const struct ident *id);
-/** sym_find() - its entities, made if they are not there; brought to now. */
-void sym_find(struct symmetry *s, const struct ident *id, struct levels *levels);
+/**
+ * sym_whose() - of the first of these @n packets, with its entities, made if they are not there; brought to now. Holds until it
+ * is asked for the next ones of that direction.
+ * @run: how many of the first ones it is of.
+ */
+const struct train *sym_whose(struct symmetry *s, struct dt_packet **packets, unsigned n,
+                              enum dt_direction way, unsigned *run);
 /** sym_flow_levels() - those of a flow that has packets waiting. */
 void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *levels);
-/** sym_sent() - remember what of TCP @p takes along; returns its segments. */
-uint32_t sym_sent(struct flow *flow, struct dt_packet *p);
-/** sym_received() - for how many packets does @p speak? */
-uint32_t sym_received(struct flow *flow, struct dt_packet *p);
+/** sym_other() - the IP address of the host that @p comes from or goes to. Return: its bytes; 0 = it has none. */
+unsigned sym_other(struct dt_packet *p, enum dt_direction way, const uint8_t **address);
+/** sym_sent() - packets of this flow are sent: of TCP, what they take along is remembered. */
+void sym_sent(struct flow *flow, struct dt_packet **packets, unsigned n);
+/** sym_received() - for how many packets on the wire do these of this flow speak? */
+uint32_t sym_received(struct flow *flow, struct dt_packet **packets, unsigned n);
+/** sym_segments() - how many packets on the wire are these? */
+uint32_t sym_segments(struct dt_packet **packets, unsigned n);
 
 /* wait.c: who waits, and how long. */
 int sym_waits_init(struct symmetry *s);
 void sym_waits_fini(struct symmetry *s);
-/** sym_send() - from the guest: hand it on now, which is for the caller to do (true), or later. */
-bool sym_send(struct symmetry *s, struct dt_packet *p, const struct ident *id);
+/** sym_send() - packets of one flow, from the guest: some are to be handed on now, which is for the caller to do; the others are later.
+ *  Return: how many, in @pass. */
+unsigned sym_send(struct symmetry *s, struct dt_packet **packets, unsigned n,
+                  const struct levels *levels, struct dt_packet **pass);
 /** sym_unblock() - those of these that are symmetric again have no penalty any more. */
 void sym_unblock(struct symmetry *s, const struct levels *levels);
 /** sym_release() - hand on what is due, and come back when more is. */
@@ -153,19 +161,36 @@ int64_t sym_save(struct dt_layer *layer, void *buf, size_t size);
 int sym_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t version,
              struct dt_error *err);
 
-/** sym_time() - once per batch. */
-static inline void sym_time(struct symmetry *s)
-{
-    s->now = dt_now(s->c);
-    s->tick = (uint32_t)(s->now / WINDOW_TICK);
-}
-
 static inline void sym_advance(const struct symmetry *s, struct entity *e)
 {
     if (e->tick == s->tick)
         return;
     window_advance(&e->window, e->tick, s->tick);
     e->tick = s->tick;
+    e->slack = 0;
+}
+
+/** sym_time() - once per batch. */
+static inline void sym_time(struct symmetry *s)
+{
+    s->now = dt_now(s->c);
+    s->tick = (uint32_t)(s->now / WINDOW_TICK);
+    sym_advance(s, &s->card);
+}
+
+/** sym_count() - @packets more of each level, sent or received. */
+static inline void sym_count(const struct symmetry *s, const struct levels *levels, bool tx,
+                             uint32_t packets)
+{
+    for (enum level l = FLOW; l < LEVELS; l++) {
+        struct entity *e = levels->e[l];
+        bool halved = window_add(&e->window, tx, s->tick, packets);
+
+        if (tx)
+            e->slack = (uint8_t)(e->slack - MIN((uint32_t)e->slack, packets));
+        if (unlikely(halved))
+            e->slack = 0;
+    }
 }
 
 #endif

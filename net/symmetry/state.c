@@ -87,6 +87,7 @@ static void load_entity(const struct symmetry *s, struct entity *e, const struct
 {
     e->tick = (int32_t)(s->tick - from->tick) < 0 ? s->tick : from->tick;
     e->n = MIN(from->n, (uint8_t)31);
+    e->slack = 0;
     e->window = from->window;
 }
 
@@ -132,6 +133,7 @@ int sym_load(struct dt_layer *layer, const void *buf, size_t size, uint32_t vers
                        "%u flows and %u pairs do not fill the %zu bytes that there are", h.flows,
                        h.pairs, size);
     s->seed = h.seed;
+    memset(s->trains, 0, sizeof(s->trains)); /* known by another one */
     s->tick = (uint32_t)(dt_clock_ns() / WINDOW_TICK);
     load_entity(s, &s->card, &h.card);
     if (h.flows_max != s->flows_max) /* what is found by those hashes lies elsewhere now */

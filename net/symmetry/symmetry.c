@@ -95,16 +95,16 @@ static void transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
     unsigned npass = 0;
 
     sym_time(s);
-    for (unsigned i = 0; i < n; i++) {
-        struct ident id;
-        bool exempt;
+    for (unsigned i = 0, run; i < n; i += run) {
+        const struct train *t = sym_whose(s, packets + i, MIN(n - i, BATCH - npass), DT_TX, &run);
 
-        sym_identify(s, packets[i], DT_TX, &id);
-        exempt = sym_exempt(s, &id);
-        if (unlikely(exempt))
-            dt_count(c, EXEMPT, 1);
-        if (exempt || sym_send(s, packets[i], &id))
-            pass[npass++] = packets[i];
+        if (unlikely(t->exempt)) {
+            dt_count(c, EXEMPT, run);
+            memcpy(pass + npass, packets + i, run * sizeof(*packets));
+            npass += run;
+        } else {
+            npass += sym_send(s, packets + i, run, &t->levels, pass + npass);
+        }
         if (npass == BATCH) {
             dt_transmit(c, pass, npass);
             npass = 0;
@@ -119,20 +119,15 @@ static void receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 
     sym_time(s);
     s->kick = false;
-    for (unsigned i = 0; i < n; i++) {
-        struct levels levels;
-        struct ident id;
-        uint32_t credit;
+    for (unsigned i = 0, run; i < n; i += run) {
+        const struct train *t = sym_whose(s, packets + i, n - i, DT_RX, &run);
+        struct flow *flow = (struct flow *)t->levels.e[FLOW];
 
-        sym_identify(s, packets[i], DT_RX, &id);
-        if (sym_exempt(s, &id))
+        if (unlikely(t->exempt))
             continue;
-        sym_find(s, &id, &levels);
-        credit = sym_received((struct flow *)levels.e[FLOW], packets[i]);
-        for (enum level l = FLOW; l < LEVELS; l++)
-            window_add(&levels.e[l]->window, false, s->tick, credit);
+        sym_count(s, &t->levels, false, sym_received(flow, packets + i, run));
         if (unlikely(s->card.wait))
-            sym_unblock(s, &levels);
+            sym_unblock(s, &t->levels);
     }
     if (unlikely(s->kick))
         dt_timer_set(c, &s->timer, s->now);
@@ -181,6 +176,10 @@ static int apply(struct dt_layer *layer, struct dt_error *err)
     s->exempt4 = v4;
     s->exempt6 = v6;
     s->ratio = (uint64_t)(exp(threshold) * 65536);
+    /* What was found out by others. */
+    memset(s->trains, 0, sizeof(s->trains));
+    s->card.slack = 0;
+    s->changed = s->tick;
     return 0;
 }
 
@@ -249,7 +248,6 @@ static int run_status(struct dt_layer *layer, int argc, const char *const *argv,
     uint32_t tx, rx;
 
     sym_time(s);
-    sym_advance(s, &s->card);
     tx = window_sum(s->card.window.tx);
     rx = window_sum(s->card.window.rx);
     dt_reply(reply, "symmetry", "%.2f", log((tx + 1.0) / (rx + 1.0)));

@@ -29,31 +29,40 @@
 
 static const char *const level_names[LEVELS] = {"a flow to", "its packets to", "the card, last to"};
 
-static void tell(struct symmetry *s, enum level level, const struct ident *id)
+static void tell(struct symmetry *s, enum level level, struct dt_packet *p)
 {
     char to[INET6_ADDRSTRLEN] = "a host that is not known by an IP address";
+    const uint8_t *other;
+    unsigned bytes = sym_other(p, DT_TX, &other);
 
     if (s->told_at && s->now - s->told_at < TELL_EVERY)
         return;
     s->told_at = s->now;
-    if (id->remote)
-        inet_ntop(id->v6 ? AF_INET6 : AF_INET, id->remote, to, sizeof(to));
+    if (bytes)
+        inet_ntop(bytes == 16 ? AF_INET6 : AF_INET, other, to, sizeof(to));
     dt_layer_event(s->layer, "limited",
                    "%s %s: far more is sent than answered; packets are delayed", level_names[level],
                    to);
 }
 
-static bool asymmetric(const struct symmetry *s, struct entity *e)
+/* How far is it from being asymmetric? */
+static void look_at(const struct symmetry *s, struct entity *e)
 {
-    if (window_over(&e->window, s->ratio))
-        return true;
-    e->n = 0;
-    return false;
+    e->slack = (uint8_t)MIN(window_slack(&e->window, s->ratio), (uint64_t)UINT8_MAX);
+    if (e->slack)
+        e->n = 0;
 }
 
-/* A packet is the next one of @e. */
+static bool asymmetric(const struct symmetry *s, struct entity *e)
+{
+    if (!e->slack)
+        look_at(s, e);
+    return !e->slack;
+}
+
+/* A packet is the next one of @e. @p: who is limited by this, to be told of; or NULL. */
 static void begin(struct symmetry *s, enum level level, struct entity *e, struct wait *w,
-                  const struct ident *id)
+                  struct dt_packet *p)
 {
     w->until = s->now;
     if (!asymmetric(s, e))
@@ -61,8 +70,8 @@ static void begin(struct symmetry *s, enum level level, struct entity *e, struct
     w->until += MIN(DT_MS(1) << e->n, s->max_delay);
     if (e->n == 0) {
         dt_count(s->c, LIMITED + level, 1);
-        if (id)
-            tell(s, level, id);
+        if (p)
+            tell(s, level, p);
     }
     if (e->n < 31)
         e->n++;
@@ -77,12 +86,11 @@ static struct wait *wait_of(const struct symmetry *s, const struct entity *e)
     return e->wait ? &s->waits[e->wait] : NULL;
 }
 
-static void count_sent(struct symmetry *s, const struct levels *levels, struct dt_packet *p)
+static void count_sent(const struct symmetry *s, const struct levels *levels,
+                       struct dt_packet **packets, unsigned n, uint32_t segments)
 {
-    uint32_t segments = sym_sent((struct flow *)levels->e[FLOW], p);
-
-    for (enum level l = FLOW; l < LEVELS; l++)
-        window_add(&levels->e[l]->window, true, s->tick, segments);
+    sym_sent((struct flow *)levels->e[FLOW], packets, n);
+    sym_count(s, levels, true, segments);
 }
 
 /* ---- Waiting ---- */
@@ -99,7 +107,7 @@ static uint32_t flow_share(const struct symmetry *s)
 }
 
 static struct wait *join(struct symmetry *s, enum level level, struct entity *e,
-                         const struct ident *id)
+                         struct dt_packet *p)
 {
     struct wait *w;
 
@@ -108,7 +116,7 @@ static struct wait *join(struct symmetry *s, enum level level, struct entity *e,
         w = &s->waits[e->wait];
         *w = (struct wait){0};
         held_init(&w->held);
-        begin(s, level, e, w, id);
+        begin(s, level, e, w, p);
         if (level == CARD)
             dt_peek(s->c, true);
     }
@@ -152,8 +160,7 @@ static uint64_t next_tick(const struct symmetry *s)
     return (s->tick + (uint64_t)1) * WINDOW_TICK;
 }
 
-static void hold(struct symmetry *s, const struct levels *levels, struct dt_packet *p,
-                 const struct ident *id)
+static void hold(struct symmetry *s, const struct levels *levels, struct dt_packet *p)
 {
     uint32_t weight = weight_of(p), share = flow_share(s);
     struct wait *w;
@@ -162,9 +169,9 @@ static void hold(struct symmetry *s, const struct levels *levels, struct dt_pack
         dt_drop_one(s->c, p, EXCESS);
         return;
     }
-    join(s, CARD, levels->e[CARD], id);
-    join(s, PAIR, levels->e[PAIR], id)->weight += weight;
-    w = join(s, FLOW, levels->e[FLOW], id);
+    join(s, CARD, levels->e[CARD], p);
+    join(s, PAIR, levels->e[PAIR], p)->weight += weight;
+    w = join(s, FLOW, levels->e[FLOW], p);
     if (w->packets == 1) {
         w->flow = levels->flow;
         w->pair = levels->pair;
@@ -215,25 +222,55 @@ static void leave(struct symmetry *s, enum level level, struct entity *e, uint32
 }
 
 /* A packet was sent: the next one of each level, if any waits, has its time from now on. */
-static void begin_next(struct symmetry *s, const struct levels *levels, const struct ident *id)
+static void begin_next(struct symmetry *s, const struct levels *levels, struct dt_packet *p)
 {
     for (enum level l = FLOW; l < LEVELS; l++)
         if (unlikely(levels->e[l]->wait))
-            begin(s, l, levels->e[l], wait_of(s, levels->e[l]), id);
+            begin(s, l, levels->e[l], wait_of(s, levels->e[l]), p);
 }
 
-bool sym_send(struct symmetry *s, struct dt_packet *p, const struct ident *id)
+/* Nothing of any level waits, nor has to before any of these: nearly all packets. */
+static bool all_may_pass(const struct symmetry *s, const struct levels *levels, uint32_t segments)
 {
-    struct levels levels;
+    for (enum level l = FLOW; l < LEVELS; l++) {
+        struct entity *e = levels->e[l];
 
-    sym_find(s, id, &levels);
-    if (unlikely(!may_pass(s, &levels))) {
-        hold(s, &levels, p, id);
+        if (unlikely(e->wait))
+            return false;
+        if (unlikely(e->slack < segments))
+            look_at(s, e);
+        if (unlikely(e->slack < segments))
+            return false;
+    }
+    return true;
+}
+
+static bool send_one(struct symmetry *s, struct dt_packet *p, const struct levels *levels)
+{
+    if (!may_pass(s, levels)) {
+        hold(s, levels, p);
         return false;
     }
-    count_sent(s, &levels, p);
-    begin_next(s, &levels, id);
+    count_sent(s, levels, &p, 1, sym_segments(&p, 1));
+    begin_next(s, levels, p);
     return true;
+}
+
+unsigned sym_send(struct symmetry *s, struct dt_packet **packets, unsigned n,
+                  const struct levels *levels, struct dt_packet **pass)
+{
+    uint32_t segments = sym_segments(packets, n);
+    unsigned passed = 0;
+
+    if (likely(all_may_pass(s, levels, segments))) {
+        count_sent(s, levels, packets, n, segments);
+        memcpy(pass, packets, n * sizeof(*packets));
+        return n;
+    }
+    for (unsigned i = 0; i < n; i++)
+        if (send_one(s, packets[i], levels))
+            pass[passed++] = packets[i];
+    return passed;
 }
 
 void sym_unblock(struct symmetry *s, const struct levels *levels)
@@ -278,8 +315,9 @@ static uint64_t take_turn(struct symmetry *s, struct wait *w)
     sym_unblock(s, &levels);
     due = due_at(s, &levels);
     while (due <= s->now && n < TURN) {
-        count_sent(s, &levels, w->held.head);
-        batch[n++] = take_head(s, w, &levels);
+        batch[n] = take_head(s, w, &levels);
+        count_sent(s, &levels, &batch[n], 1, sym_segments(&batch[n], 1));
+        n++;
         begin_next(s, &levels, NULL);
         due = levels.e[FLOW]->wait ? due_at(s, &levels) : UINT64_MAX;
     }

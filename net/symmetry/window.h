@@ -49,20 +49,29 @@ static inline void window_halve(struct window *w)
     }
 }
 
-static inline void window_add(struct window *w, bool tx, uint32_t tick, uint32_t n)
+/** window_add() - @n packets. Return: were all counts halved for it? Then their ratio is only about what it was. */
+static inline bool window_add(struct window *w, bool tx, uint32_t tick, uint32_t n)
 {
     uint16_t *part = &(tx ? w->tx : w->rx)[tick % WINDOW_PARTS];
+    bool halved = false;
 
-    n = MIN(n, (uint32_t)UINT16_MAX / 2);
-    while (unlikely(*part + n > UINT16_MAX))
+    while (unlikely(*part + n > UINT16_MAX)) {
         window_halve(w);
+        if (n > UINT16_MAX / 2)
+            n /= 2;
+        halved = true;
+    }
     *part = (uint16_t)(*part + n);
+    return halved;
 }
 
-/** window_over() - ln((tx+1)/(rx+1)) > the threshold whose power of e, in 65536ths, is @ratio. */
-static inline bool window_over(const struct window *w, uint64_t ratio)
+/** window_slack() - how many may be sent one after the other so that before none of them ln((tx+1)/(rx+1)) is above the threshold whose
+ *  power of e, in 65536ths, is @ratio; 0 = it is now. */
+static inline uint64_t window_slack(const struct window *w, uint64_t ratio)
 {
-    return ((uint64_t)window_sum(w->tx) + 1) << 16 > (window_sum(w->rx) + 1) * ratio;
+    uint64_t tx = window_sum(w->tx), most = (window_sum(w->rx) + 1) * ratio >> 16;
+
+    return most > tx ? most - tx : 0;
 }
 
 #endif

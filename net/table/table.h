@@ -41,6 +41,11 @@ static inline void *table_at(const struct table *t, uint32_t entry)
 {
     return t->memory + (size_t)(entry - 1) * t->stride;
 }
+/** table_is() - is @entry, which once was that with @hash, still? Others that took its place are told apart by half of theirs. */
+static inline bool table_is(const struct table *t, uint32_t entry, uint64_t hash)
+{
+    return ((const struct node *)table_at(t, entry))->key == (uint32_t)(hash >> 32);
+}
 static inline bool table_full(const struct table *t)
 {
     return t->count == t->capacity;

@@ -224,6 +224,40 @@ void rig_turn(void)
     loop_turn(rig.loop, false);
 }
 
+static struct batch {
+    struct dt_packet *packets[NET_BURST];
+    unsigned n;
+} gathered[2];
+static bool gathers;
+
+static void gather(enum dt_direction way, struct dt_packet *p)
+{
+    struct batch *b = &gathered[way];
+
+    CHECK(b->n < NET_BURST);
+    b->packets[b->n++] = p;
+    if (!gathers)
+        rig_let_go();
+}
+
+void rig_gather(void)
+{
+    gathers = true;
+}
+
+void rig_let_go(void)
+{
+    struct dt_layer *back = rig.dev->layers[rig.dev->nlayers];
+    struct batch tx = gathered[DT_TX], rx = gathered[DT_RX];
+
+    gathers = false;
+    gathered[DT_TX].n = gathered[DT_RX].n = 0;
+    if (tx.n)
+        net_transmit(rig.lane, tx.packets, tx.n);
+    if (rx.n)
+        dt_receive(dt_layer_ctx(back, 0), rx.packets, rx.n);
+}
+
 bool rig_send(const void *frame, uint32_t length, const struct dt_vnet_header *v, uint32_t allowed)
 {
     static const struct dt_vnet_header nothing_left;
@@ -253,7 +287,7 @@ bool rig_send(const void *frame, uint32_t length, const struct dt_vnet_header *v
     p->slot = o = malloc(sizeof(*o) + length);
     o->length = length;
     memcpy(o->bytes, frame, length);
-    net_transmit(rig.lane, &packet, 1);
+    gather(DT_TX, packet);
     return true;
 }
 
@@ -267,7 +301,7 @@ void rig_arrive(const void *frame, uint32_t length, const struct dt_vnet_header 
     memcpy(p->data, frame, length);
     if (v)
         CHECK(dt_vnet_read(p, v, DT_OFFLOAD_ALL) == 0);
-    dt_receive_one(c, p);
+    gather(DT_RX, p);
 }
 
 static json_t *layer_stats(json_t *stats, const char *name)

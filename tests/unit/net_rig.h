@@ -60,6 +60,9 @@ void rig_clear(void);
 bool rig_send(const void *frame, uint32_t length, const struct dt_vnet_header *v, uint32_t allowed);
 /** rig_arrive() - from the wire. */
 void rig_arrive(const void *frame, uint32_t length, const struct dt_vnet_header *v);
+/** rig_gather() - what is sent or arrives from now on is kept, at most NET_BURST each way; rig_let_go() - it goes on as one batch each way. */
+void rig_gather(void);
+void rig_let_go(void);
 /** rig_counter() - of a layer, by name. */
 uint64_t rig_counter(const char *layer, const char *counter);
 uint64_t rig_ops(const char *layer, const char *way, const char *what);

@@ -296,6 +296,33 @@ static void test_threads(void **state)
     assert_int_equal(word, 1000 * METER_UNIT + 65ull * THREADS * TAKES);
 }
 
+/* It says yes where there are so many, and no for a nanosecond too long at most. */
+static void test_has(void **state)
+{
+    static const uint64_t rates[] = {1, 7000, 3000000, 40000000000};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(rates); i++) {
+        uint64_t now = DT_S(1000), word = 0;
+        struct meter m;
+
+        meter_init(&m, &word);
+        assert_true(meter_has(&m, 1000, now)); /* unlimited */
+        meter_set(&m, rates[i], DT_S(20), 100, now);
+        meter_take(&m, 3, now);
+        for (unsigned step = 0; step < 1000; step++) {
+            uint64_t n = 1 + step % 40;
+
+            if (meter_has(&m, n, now))
+                assert_true(meter_tokens(&m, now) >= n && meter_when(&m, now) == 0);
+            else
+                assert_true(meter_tokens(&m, now - 1) < n);
+            now += DT_S(1) / rates[i] / 3 + step % 3;
+        }
+        assert_true(meter_has(&m, 15, now));
+        assert_false(meter_has(&m, 50 * rates[i], now)); /* more than it holds */
+    }
+}
+
 static int make_group(void **state)
 {
     int fd = mkstemp(group);
@@ -316,7 +343,7 @@ int main(void)
         cmocka_unit_test(test_changed),        cmocka_unit_test(test_slower),
         cmocka_unit_test(test_group),          cmocka_unit_test(test_group_outlives),
         cmocka_unit_test(test_group_nonsense), cmocka_unit_test(test_group_refused),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_threads),        cmocka_unit_test(test_has),
     };
 
     test_clock = DT_S(1000);
