@@ -42,6 +42,24 @@ struct spare {
     unsigned count, skip;
 };
 
+/** struct absence - of one disk: the present worker has left it out; the one before had; and so had that although the attempt
+ *  before it had worked. */
+struct absence {
+    bool now, before, futile;
+};
+
+/** struct absences - @attempt: a process that tries disk @turn; @wait: until the next one, ns. @undisturbed: the present worker
+ *  began while there was none, which might have held what it wanted. */
+struct absences {
+    struct absence *disks;
+    struct dt_timer retry;
+    uint64_t wait;
+    struct child attempt;
+    struct dt_watch ended;
+    unsigned turn;
+    bool undisturbed;
+};
+
 enum upgrade_phase {
     UPGRADE_NONE,
     UPGRADE_PREPARING, /* keepers of the new program start */
@@ -67,6 +85,7 @@ struct supervisor {
     struct dt_watch worker_ended;
     int control, supply; /* our ends */
     struct spare spare;
+    struct absences absences;
     struct dt_watch supply_watch;
     int state_fd;
     void *state;
@@ -106,6 +125,7 @@ void super_finish(struct supervisor *s, int status);
 char *super_kill_point(struct supervisor *s, bool keeper);
 /** super_drop_child() - wait for the end of one that was killed. */
 void super_drop_child(struct supervisor *s, struct child *child, struct dt_watch *watch);
+struct worker_page *super_page(const struct supervisor *s);
 
 /* supervisor-spare.c: the next worker, kept ready */
 /** spare_renew() - have one of the present program and arguments, if a worker serves. */
@@ -115,6 +135,18 @@ void spare_start(struct supervisor *s, int program, const char *const *argv, boo
 /** spare_take() - the one that is for now, if there is one. */
 bool spare_take(struct supervisor *s, struct newborn *born);
 void spare_drop(struct supervisor *s);
+
+/** super_role_argv() - word for word @argv, but for the one that says what it is to be: @role. For free(). */
+const char **super_role_argv(const char *const *argv, const char *role);
+
+/* supervisor-absent.c: what a worker cannot open */
+/** absent_new_worker() - one is about to get its links. */
+void absent_new_worker(struct supervisor *s);
+/** absent_heard() - the worker leaves @disk out. */
+void absent_heard(struct supervisor *s, unsigned disk, const char *why);
+void absent_worker_serves(struct supervisor *s);
+void absent_run_retry(struct dt_timer *timer);
+void absent_stop(struct supervisor *s);
 
 /* supervisor-worker.c: it is started, watched and replaced */
 /** super_spawn() - a process of @program with @argv and the descriptors of a worker. */
@@ -144,6 +176,8 @@ void keeper_order(struct guard *g, enum keeper_type type, int fd);
 /** keeper_link() - a new link: one end for the keeper, the other for the worker. */
 void keeper_link(struct guard *g);
 bool keepers_gone(const struct supervisor *s);
+/** keepers_look() - the worker serves, if all keepers have accepted it, but those of disks that it leaves out. */
+void keepers_look(struct supervisor *s);
 /** keepers_any_serve() - has any disk got as far as being served by the present worker, dead or alive? A
  *  keeper may have said so after its worker's end was noticed. */
 bool keepers_any_serve(struct supervisor *s);

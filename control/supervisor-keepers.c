@@ -41,15 +41,18 @@ void keeper_link(struct guard *g)
 
 /* ---- Heard --------------------------------------------------------------------------------- */
 
-static void on_ready(struct guard *g)
+void keepers_look(struct supervisor *s)
 {
-    struct supervisor *s = g->s;
-
-    g->ready = true;
     for (unsigned i = 0; i < s->config.count; i++)
-        if (!s->guards[i].ready)
+        if (!s->guards[i].ready && !s->absences.disks[i].now)
             return;
     super_worker_serves(s);
+}
+
+static void on_ready(struct guard *g)
+{
+    g->ready = true;
+    keepers_look(g->s);
 }
 
 static void on_recovered(struct guard *g, const struct vhost_recovery *r)

@@ -54,8 +54,7 @@ void spare_drop(struct supervisor *s)
     give_back_kill_point(s);
 }
 
-/* Word for word the worker's, but for the one that says what it is to be. */
-static const char **spare_argv(const struct supervisor *s, const char *const *argv)
+const char **super_role_argv(const char *const *argv, const char *role)
 {
     const char **copy;
     unsigned n = 0;
@@ -65,7 +64,7 @@ static const char **spare_argv(const struct supervisor *s, const char *const *ar
     CHECK(n >= 2);
     copy = xcalloc(n + 1, sizeof(*copy));
     memcpy(copy, argv, n * sizeof(*copy));
-    copy[1] = s->config.spare;
+    copy[1] = role;
     return copy;
 }
 
@@ -78,7 +77,7 @@ void spare_start(struct supervisor *s, int program, const char *const *argv, boo
     spare_drop(s);
     if (!s->config.spare || s->stopping)
         return;
-    words = spare_argv(s, argv);
+    words = super_role_argv(argv, s->config.spare);
     spare->next = next;
     spare->count = s->kill_count;
     spare->skip = s->kill_skip;

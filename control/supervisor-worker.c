@@ -82,6 +82,8 @@ static void hear_worker(struct supervisor *s, struct supply_message *m)
         snprintf(s->reason, sizeof(s->reason), "%s", m->text);
         if (s->config.ops->said)
             s->config.ops->said(s->config.arg, m->event, m->text);
+    } else if (m->disk < s->config.count && strcmp(m->event, "left-out") == 0) {
+        absent_heard(s, m->disk, m->text);
     } else if (m->disk < s->config.count) {
         events_add(events(s), s->config.disks[m->disk].name, m->event, event_fields(m), "%s",
                    m->text);
@@ -282,6 +284,7 @@ void super_start_worker(struct supervisor *s)
         restart_later(s, false);
         return;
     }
+    absent_new_worker(s);
     if (s->config.ops->started)
         s->config.ops->started(s->config.arg, s->control);
     for (unsigned i = 0; i < s->config.count; i++) {
@@ -308,6 +311,7 @@ void super_worker_serves(struct supervisor *s)
         s->was_ready = true;
         s->config.ops->ready(s->config.arg);
     }
+    absent_worker_serves(s);
     spare_renew(s);
 }
 

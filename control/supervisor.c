@@ -59,7 +59,7 @@ char *super_kill_point(struct supervisor *s, bool keeper)
 
 static size_t state_size(const struct supervisor *s)
 {
-    return s->config.count * s->config.state_bytes + sizeof(struct heartbeat);
+    return s->config.count * s->config.state_bytes + sizeof(struct worker_page);
 }
 
 /* It cannot be made shorter under us. */
@@ -77,10 +77,14 @@ static int make_state(struct supervisor *s, struct dt_error *err)
         s->state = NULL;
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     }
-    watchdog_init(&s->watchdog, s->config.loop,
-                  (const void *)((uint8_t *)s->state + size - sizeof(struct heartbeat)),
-                  s->config.hang, super_run_hangs);
+    watchdog_init(&s->watchdog, s->config.loop, &super_page(s)->heart, s->config.hang,
+                  super_run_hangs);
     return 0;
+}
+
+struct worker_page *super_page(const struct supervisor *s)
+{
+    return (void *)((uint8_t *)s->state + s->config.count * s->config.state_bytes);
 }
 
 void *supervisor_state(const struct supervisor *s)
@@ -94,8 +98,12 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
     struct supervisor *s = xcalloc(1, sizeof(*s));
     int ret = 0;
 
+    CHECK(config->count <= SUPERVISED_DISKS);
     s->config = *config;
     s->guards = keepers_new(s);
+    s->absences.disks = xcalloc(config->count, sizeof(*s->absences.disks));
+    s->absences.attempt.pidfd = -1;
+    s->absences.retry.fire = absent_run_retry;
     s->supply_watch.fd = s->state_fd = -1;
     s->control = s->supply = s->next_program = s->old_program = -1;
     s->worker.pidfd = s->spare.born.child.pidfd = -1;
@@ -127,6 +135,7 @@ void supervisor_stop(struct supervisor *s)
     loop_timer_cancel(s->config.loop, &s->restart);
     loop_timer_set(s->config.loop, &s->patience, dt_clock_ns() + STOP_NS);
     spare_drop(s);
+    absent_stop(s);
     keepers_free(s, TAKE_PTR(s->standby));
     for (unsigned i = 0; i < s->config.count; i++) {
         keeper_order(&s->guards[i], KEEPER_RESUME, -1);
@@ -170,6 +179,8 @@ void supervisor_free(struct supervisor *s)
     keepers_free(s, s->standby);
     keepers_free(s, s->guards);
     spare_drop(s);
+    absent_stop(s);
+    free(s->absences.disks);
     super_drop_child(s, &s->worker, &s->worker_ended);
     super_forget_worker(s);
     if (s->state)

@@ -11,8 +11,19 @@
 #include "control/keeper.h"
 #include "control/watchdog.h"
 
+#define SUPERVISED_DISKS 1024u
+
+/**
+ * struct worker_page - in shared memory; hostile, since the worker can write it.
+ * @dispensable: written before a worker gets its first link: what it cannot open of these disks it is to leave out.
+ */
+struct worker_page {
+    struct heartbeat heart;
+    uint8_t dispensable[SUPERVISED_DISKS];
+};
+
 /* Descriptors of a worker, in this order from SPAWN_FIRST_FD on. WORKER_STATE is the memory for the layers'
- * state of all disks, and a struct heartbeat after that. WORKER_OWN comes where the owner has one for it. */
+ * state of all disks, and a struct worker_page after that. WORKER_OWN comes where the owner has one for it. */
 enum worker_fd { WORKER_CONTROL, WORKER_SUPPLY, WORKER_STATE, WORKER_FDS, WORKER_OWN = WORKER_FDS };
 
 /**
@@ -60,6 +71,8 @@ struct supervisor_ops {
  * @program: path of the program that both are.
  * @spare: what stands in place of @worker_argv[1] to start a worker that waits for its first link before it
  *         opens anything: one is kept ready to take over. NULL = none.
+ * @attempt: what stands there, and the number of a disk behind it, to find out by the exit status whether that disk can be
+ *           opened: for those that a worker had to leave out. NULL = they wait for the next worker.
  * @sandbox: run each keeper and the worker as a user of its own and in namespaces.
  * @state_bytes: of memory for the layers' state of each disk.
  * @patience: how long a VMM's demand for quiet waits for a successor, ns.
@@ -72,7 +85,7 @@ struct supervisor_config {
     struct loop *loop;
     const char *program;
     const char *const *worker_argv, *const *keeper_argv;
-    const char *spare;
+    const char *spare, *attempt;
     const struct supervised_disk *disks;
     unsigned count;
     int worker_fd;

@@ -156,6 +156,8 @@ int main(int argc, char **argv)
         return output_finish(run_verb(&verb_vhost_user_blk, argv + 1));
     if (argc > 1 && strcmp(argv[1], "worker") == 0)
         return worker_main(argv + 2, NULL);
+    if (argc > 1 && strncmp(argv[1], ATTEMPT_WORKER, strlen(ATTEMPT_WORKER)) == 0)
+        return attempt_main(argv + 2, argv[1] + strlen(ATTEMPT_WORKER));
     if (argc > 1 && strcmp(argv[1], SPARE_WORKER) == 0)
         return worker_main(argv + 2, argv[1]);
     if (argc > 1 && strcmp(argv[1], "keeper") == 0)

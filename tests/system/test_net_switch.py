@@ -216,6 +216,31 @@ def test_fairness(t):
 
 
 @limit(60)
+def test_uplink_that_connects(t):
+    """An uplink whose back connects, and connects again, from a process that can open nothing any more."""
+    path = t.folder / "up.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(30)
+        t.use(Switch(t.folder, ["--port", "a", "--mac", MAC["a"]], f"stream address=unix:{path} vnet=on"))
+        peer = Peer(t.folder / "a.sock")
+        frame = octets("02:00:00:00:00:99") + octets(MAC["a"]) + b"\x88\xb5" + bytes(100)
+        for _ in range(2):
+            uplink, _ = listener.accept()
+            with uplink:
+                uplink.settimeout(1)
+
+                def arrives(end=uplink):
+                    peer.send(frame)
+                    try:
+                        return frame in end.recv(1 << 16)
+                    except TimeoutError:
+                        return False
+                wait_for("a frame", arrives)
+
+
+@limit(60)
 def test_chains(t):
     """The chains of ports have parameters and commands as those of cards, and what was set outlives the process."""
     switch = t.use(Switch(t.folder, ["--port", "a", "--mac", MAC["a"]],

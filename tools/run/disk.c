@@ -261,6 +261,7 @@ void disk_stop(struct disk *d)
     if (d->next_link >= 0)
         close(d->next_link);
     sem_destroy(&d->stopped);
+    free(d->out);
 }
 
 /* ---- Seen from outside --------------------------------------------------------------------- */
@@ -307,7 +308,15 @@ char **server_rear(struct server *server, unsigned index)
     return &server->config->disks[index].rear;
 }
 
-json_t *server_list(struct server *server, unsigned index)
+/* What can be said of one that is left out. */
+static json_t *name_alone(const struct disk *d)
+{
+    return json_pack("{ss si ss sb so ss?}", "name", d->config->name, "pid", (int)getpid(), "kind",
+                     d->config->kind == DEVICE_NET ? "net" : "disk", "attached", false, "chain",
+                     json_array(), "socket", d->config->options.socket);
+}
+
+static json_t *list_served(struct server *server, unsigned index)
 {
     json_t *show = server_show(server, index), *names = json_array(), *layer, *list;
     json_t *front = json_object_get(show, "front"), *socket = json_object_get(front, "socket");
@@ -324,4 +333,11 @@ json_t *server_list(struct server *server, unsigned index)
     json_object_set(list, "socket", socket ?: json_null());
     json_decref(show);
     return list;
+}
+
+json_t *server_list(struct server *server, unsigned index)
+{
+    const struct disk *d = &server->disks[index];
+
+    return d->out ? name_alone(d) : list_served(server, index);
 }

@@ -132,7 +132,12 @@ struct worker;
 int server_run(const struct verb *verb, struct run_config *config, struct worker *worker);
 /** server_quit() - end in good order, from the main thread. */
 void server_quit(struct server *server);
+/** server_try() - open disk @index, and close it again. Return: an exit status; nothing is said. */
+int server_try(struct run_config *config, unsigned index);
 unsigned server_disks(const struct server *server);
+const char *server_name(const struct server *server, unsigned index);
+/** server_left_out() - why disk @index is not served; NULL = it is. */
+const char *server_left_out(const struct server *server, unsigned index);
 /** server_list(), server_show() - disk @index, as in devtap-control(7). New references. */
 json_t *server_list(struct server *server, unsigned index);
 json_t *server_show(struct server *server, unsigned index);
@@ -232,12 +237,17 @@ int worker_open(struct worker *w, struct dt_error *err);
 int worker_confine(struct worker *w, struct dt_error *err);
 int worker_begin(struct worker *w, struct dt_error *err);
 void worker_end(struct worker *w);
+/** worker_leaves_out() - may this disk, which cannot be served, be left out? Then the supervisor is told @why. */
+bool worker_leaves_out(struct worker *w, unsigned disk, const char *why);
 /** worker_failed() - tell the supervisor why it cannot serve. */
 void worker_failed(const struct dt_error *why);
 #define SPARE_WORKER "spare-worker"
 /** worker_main(), keeper_main(), ext_host_main() - programs that supervise_run() starts; not verbs for people. */
 /* @spare: NULL, or what it is called in its arguments until it is the worker. */
 int worker_main(char **argv, char *spare);
+/** attempt_main() - what it is called begins with this: the exit status says whether the disk can be opened. */
+#define ATTEMPT_WORKER "attempt-"
+int attempt_main(char **argv, const char *disk);
 int keeper_main(char **argv);
 int ext_host_main(const char *name);
 /** supervise_run() - serve with a keeper for each disk and a worker for all. */

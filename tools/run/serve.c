@@ -15,17 +15,37 @@
 
 /* ---- All disks ----------------------------------------------------------------------------- */
 
+/* Does @text begin with the name of the disk? Return: what follows, or NULL. */
+static const char *behind_name(const struct disk *d, const char *text)
+{
+    size_t n = strlen(d->config->name);
+
+    return strncmp(text, d->config->name, n) == 0 && strncmp(text + n, ": ", 2) == 0 ? text + n + 2
+                                                                                     : NULL;
+}
+
+/* Only what the first worker could open; see control/supervisor-absent.c. */
+static bool leave_out(struct server *s, struct disk *d, const struct dt_error *err)
+{
+    const char *why = behind_name(d, err->text) ?: err->text;
+
+    if (!s->worker || !worker_leaves_out(s->worker, (unsigned)(d - s->disks), why))
+        return false;
+    device_free(TAKE_PTR(d->dev));
+    d->out = xstrdup(why);
+    return true;
+}
+
 /* Applies @step to every disk; the error says which one failed. */
 static int each_disk(struct server *s, int (*step)(struct disk *d, struct dt_error *err),
                      struct dt_error *err)
 {
     for (unsigned i = 0; i < s->config->count; i++) {
         struct disk *d = &s->disks[i];
-        int ret = step(d, err);
-        size_t n = strlen(d->config->name);
+        int ret = d->out ? 0 : step(d, err);
 
-        if (ret < 0) {
-            if (strncmp(err->text, d->config->name, n) != 0 || err->text[n] != ':')
+        if (ret < 0 && !leave_out(s, d, err)) {
+            if (!behind_name(d, err->text))
                 dt_fail_prefix(err, "%s", d->config->name);
             if (d->config->where)
                 dt_fail_prefix(err, "%s", d->config->where);
@@ -94,12 +114,20 @@ static void run_and_stop(struct server *s)
     stop(s);
 }
 
+static bool any_started(const struct server *s)
+{
+    for (unsigned i = 0; i < s->config->count; i++)
+        if (s->disks[i].started)
+            return true;
+    return false;
+}
+
 /* Disks that have begun need their thread to come to rest. */
 static void stop_half_started(struct server *s)
 {
     struct dt_error err;
 
-    if (s->worker && s->disks[0].started && server_start_threads(s, 0, 1, &err) < 0)
+    if (s->worker && any_started(s) && server_start_threads(s, 0, 1, &err) < 0)
         log_error("%s", err.text);
     stop(s);
 }
@@ -172,6 +200,36 @@ void server_quit(struct server *server)
 bool server_confined(const struct server *server)
 {
     return server->worker && server->config->process.sandbox;
+}
+
+int server_try(struct run_config *config, unsigned index)
+{
+    struct disk_options *o = &config->disks[index].options;
+    struct server s = {.config = config};
+    struct dt_error err;
+    int ret;
+
+    sandbox_raise_limits();
+    free((char *)o->state); /* what is saved there is not ours to replace */
+    o->state = NULL;
+    init_disks(&s);
+    ret = server_new_loops(&s, &err);
+    ret = ret ?: disk_open_device(&s.disks[index], &err);
+    if (ret == 0)
+        device_free(TAKE_PTR(s.disks[index].dev));
+    server_free_loops(&s);
+    free(s.disks);
+    return ret < 0 ? STATUS_FAILED : STATUS_DONE;
+}
+
+const char *server_name(const struct server *server, unsigned index)
+{
+    return server->config->disks[index].name;
+}
+
+const char *server_left_out(const struct server *server, unsigned index)
+{
+    return server->disks[index].out;
 }
 
 unsigned server_disks(const struct server *server)

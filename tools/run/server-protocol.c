@@ -8,11 +8,11 @@ static int find_device(struct server *server, const char *name, unsigned *index,
     struct nearest nearest = {.wanted = name};
 
     for (unsigned i = 0; i < server_disks(server); i++) {
-        const char *own = device_name(server_device(server, i));
+        const char *own = server_name(server, i), *out = server_left_out(server, i);
 
         if (strcmp(own, name) == 0) {
             *index = i;
-            return 0;
+            return out ? dt_fail(err, -EAGAIN, "it is not served now: %s", out) : 0;
         }
         nearest_offer(&nearest, own);
     }

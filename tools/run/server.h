@@ -19,6 +19,7 @@ struct disk {
     struct disk_socket socket; /* until the front owns it; not in a worker */
     struct device *dev;
     bool started;
+    char *out; /* why it could not be opened: the others are served; or NULL */
     struct front_ops ops;
     struct front *front;
     sem_t stopped;

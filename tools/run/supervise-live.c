@@ -114,7 +114,7 @@ void live_settle(struct supervise *s, struct client *client)
         if (ret == -ECONNRESET) /* so do those that it did not answer */
             s->live.owed = 1;
         else if (ret < 0)
-            log_warning("a parameter that was set is lost: %s", err.text);
+            log_warning("a parameter that was set is not in force: %s", err.text);
     }
 }
 

@@ -269,6 +269,7 @@ static int start(struct supervise *s, struct dt_error *err)
         .program = s->program,
         .worker_argv = (const char *const *)s->worker_argv,
         .spare = s->config->process.spare ? SPARE_WORKER : NULL,
+        .attempt = ATTEMPT_WORKER,
         .keeper_argv = keeper_argv,
         .disks = s->disks,
         .count = s->config->count,

@@ -36,7 +36,7 @@ struct worker {
     struct sandbox_walls walls;    /* a spare's */
     char missing[SANDBOX_MISSING]; /* of the sandbox */
     struct dt_timer save;
-    struct heartbeat *heart;
+    struct worker_page *page;
     struct pulse pulses[DEVICE_MAX_THREADS];
 };
 
@@ -120,7 +120,7 @@ static bool take_supply(struct worker *w)
         return false;
     if (call.fd < 0)
         return true;
-    if (m.disk >= w->server->config->count) {
+    if (m.disk >= w->server->config->count || w->server->disks[m.disk].out) {
         close(call.fd);
         return true;
     }
@@ -210,7 +210,7 @@ static void beat(struct worker *w)
     for (unsigned i = 0; i < thread_count(w->server); i++)
         all = pulse_take(&w->pulses[i], w->server->threads[i].loop) && all;
     if (all)
-        __atomic_store_n(&w->heart->beats, w->heart->beats + 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&w->page->heart.beats, w->page->heart.beats + 1, __ATOMIC_RELAXED);
 }
 
 static void run_save(struct dt_timer *timer)
@@ -219,7 +219,8 @@ static void run_save(struct dt_timer *timer)
 
     beat(w);
     for (unsigned i = 0; i < w->server->config->count; i++)
-        device_save(w->server->disks[i].dev);
+        if (w->server->disks[i].dev)
+            device_save(w->server->disks[i].dev);
     loop_timer_set(w->server->loop, timer, dt_clock_ns() + SAVE_NS);
 }
 
@@ -241,12 +242,12 @@ int worker_open(struct worker *w, struct dt_error *err)
     size_t size = s->config->count * blob_area_size();
     int ret;
 
-    s->state = mmap(NULL, size + sizeof(*w->heart), PROT_READ | PROT_WRITE,
+    s->state = mmap(NULL, size + sizeof(*w->page), PROT_READ | PROT_WRITE,
                     MAP_SHARED | MAP_NORESERVE, SPAWN_FIRST_FD + WORKER_STATE, 0);
     if (s->state == MAP_FAILED)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
-    w->heart = (void *)(s->state + size);
+    w->page = (void *)(s->state + size);
     if (s->config->process.sandbox &&
         launcher_start(w->uid ? EXTENSION_UID(w->uid) : 0, ext_host_main, err) < 0)
         return -EAGAIN;
@@ -300,6 +301,14 @@ void worker_end(struct worker *w)
     loop_timer_cancel(w->server->loop, &w->save);
 }
 
+bool worker_leaves_out(struct worker *w, unsigned disk, const char *why)
+{
+    if (!w->page || !w->page->dispensable[disk])
+        return false;
+    tell(disk, "left-out", why);
+    return true;
+}
+
 void worker_failed(const struct dt_error *why)
 {
     tell(UINT32_MAX, "start-failed", why->text);
@@ -313,13 +322,12 @@ static void on_abort(int signal)
     _exit(EXIT_ASSERTION);
 }
 
-int worker_main(char **argv, char *spare)
+/* The command line of a worker. Return: 0, or an exit status. */
+static int read_config(struct run_config *config, char **argv)
 {
-    struct worker worker = {.spare = spare, .walls = {-1, -1}};
-    struct run_config config;
-    struct dt_error err;
     unsigned count = 0, words = 0;
-    int ret = 0;
+    struct dt_error err;
+    int ret;
 
     while (argv[words])
         words++;
@@ -327,21 +335,45 @@ int worker_main(char **argv, char *spare)
         count = (unsigned)strtoul(argv[1], NULL, 10);
     if (count == 0 || count > CONFIG_MAX_DISKS || words < 2 + count)
         return STATUS_USAGE;
-    signal(SIGABRT, on_abort);
-    worker.uid = (uid_t)strtoul(argv[0], NULL, 10);
-    run_config_init(&config);
-    ret = run_config_parse_args(&config, argv + 2 + count, &err);
-    if (ret == 0 && config.count != count)
-        ret = dt_fail(&err, -EINVAL, "%u disks, not %u", config.count, count);
+    ret = run_config_parse_args(config, argv + 2 + count, &err);
+    if (ret == 0 && config->count != count)
+        ret = dt_fail(&err, -EINVAL, "%u disks, not %u", config->count, count);
     for (unsigned i = 0; ret == 0 && i < count; i++)
-        config.disks[i].where = *argv[2 + i] ? xstrdup(argv[2 + i]) : NULL;
-    ret = ret ?: run_config_judge(&config, &err);
-    if (ret < 0) {
-        ret = verb_fail(&verb_run, ret, &err);
-    } else {
+        config->disks[i].where = *argv[2 + i] ? xstrdup(argv[2 + i]) : NULL;
+    ret = ret ?: run_config_judge(config, &err);
+    return ret < 0 ? verb_fail(&verb_run, ret, &err) : 0;
+}
+
+int worker_main(char **argv, char *spare)
+{
+    struct worker worker = {.spare = spare, .walls = {-1, -1}};
+    struct run_config config;
+    int ret;
+
+    run_config_init(&config);
+    signal(SIGABRT, on_abort);
+    ret = read_config(&config, argv);
+    if (ret == 0) {
+        worker.uid = (uid_t)strtoul(argv[0], NULL, 10);
         log_set_level((enum dt_log_level)config.process.log_level);
         ret = server_run(&verb_run, &config, &worker);
     }
+    run_config_free(&config);
+    return ret;
+}
+
+/* Nothing is said: why it cannot be opened was told once. */
+int attempt_main(char **argv, const char *disk)
+{
+    struct run_config config;
+    unsigned index = (unsigned)strtoul(disk, NULL, 10);
+    int ret;
+
+    run_config_init(&config);
+    log_set_level(DT_LOG_ERROR);
+    ret = read_config(&config, argv);
+    if (ret == 0)
+        ret = index < config.count ? server_try(&config, index) : STATUS_USAGE;
     run_config_free(&config);
     return ret;
 }

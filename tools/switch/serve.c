@@ -11,6 +11,7 @@
 
 #include "base/packet.h"
 #include "control/events.h"
+#include "control/launcher.h"
 #include "control/sandbox.h"
 #include "control/supervisor.h"
 #include "net/net.h"
@@ -156,7 +157,7 @@ static int confine(const struct switch_config *c, uid_t uid, struct dt_error *er
 {
     const struct sandbox_config config = {.kind = SANDBOX_WORKER, .uid = uid};
     char missing[SANDBOX_MISSING];
-    int ret = c->options.sandbox ? sandbox_enter(&config, missing, err) : 0;
+    int ret = c->options.sandbox ? launcher_seal(err) ?: sandbox_enter(&config, missing, err) : 0;
 
     if (ret == 0 && c->options.sandbox && missing[0])
         log_warning("the sandbox lacks %s", missing);
@@ -166,8 +167,12 @@ static int confine(const struct switch_config *c, uid_t uid, struct dt_error *er
 static int begin(struct serving *s, const char *control, uid_t uid, struct dt_error *err)
 {
     const struct loop_config config = {.spin_ns = DT_US(50)};
-    int ret = loop_new(&s->loop, &config, err);
+    int ret = 0;
 
+    /* Connections of uplinks, which nobody can make once this is confined. */
+    if (s->ports.config->options.sandbox)
+        ret = launcher_start(uid ? EXTENSION_UID(uid) : 0, ext_host_main, err);
+    ret = ret ?: loop_new(&s->loop, &config, err);
     ret = ret
               ?: fabric_new(&s->ports.fabric, s->loop, s->ports.config->ports,
                             s->ports.config->count, err);

@@ -1,0 +1,86 @@
+"""A worker that takes the place of a dead one leaves out what it cannot open, says so once, and serves the others; what can be opened
+again is served again."""
+
+import json
+import os
+import struct
+import subprocess
+
+from devtap_test import paths, wait_for
+from devtap_test.card import INIT, Card, Namespace, arguments, ping, require
+from devtap_test.case import limit
+from devtap_test.idle import Driver
+
+MIB = 1 << 20
+
+
+def events(card, kind):
+    """Those of that kind, of all devices."""
+    lines = card.devtap("events", "--json").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def served(card, name):
+    """Can anything be said of it but that it is not served?"""
+    done = subprocess.run([paths.devtap(), "show", "--json", name], env=card.environment, check=False, timeout=30,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        assert "it is not served now" in done.stderr or "restarted" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+@limit(240)
+def test_others_go_on(t):
+    """The file of a disk, that of a card that replays one, and a TAP interface are gone when the worker dies."""
+    require()
+    space = t.use(Namespace(t.folder))
+    image = t.sparse_file(16 * MIB)
+    replayed = t.folder / "replayed.pcap"
+    replayed.write_bytes(struct.pack("<IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1) + struct.pack("<IIII", 1, 0, 60, 60) + bytes(60))
+    chains = {"disk": f"file path={image}", "replay": f"pcap in={replayed}", "tap": "tap ifname=card1"}
+    more = [word for name, chain in chains.items()
+            for word in ("--disk" if name == "disk" else "--net", name, "--socket", f"{t.folder}/{name}.sock", chain)]
+    card = t.use(Card(more[-1], t.folder, space.enter, ["tap ifname=card0", *more[:-1]]))
+    guest = t.guest(root="initramfs", extra=arguments(card))
+    guest.check(INIT)
+    ping(guest)
+    driver = t.use(Driver(f"{t.folder}/replay.sock"))
+
+    os.rename(image, f"{image}.away")
+    os.rename(replayed, f"{replayed}.away")
+    # Its name is another kind of interface's: no TAP can be made of it.
+    space.run("sh", "-ec", "ip link del card1; ip link add card1 type veth peer name other1")
+    for _ in range(2):  # and the one after that has them no more
+        card.kill_worker()
+        wait_for("the worker to leave them out", lambda: len(events(card, "left-out")) >= 3)
+        ping(guest)
+    t.equal(sorted(event["device"] for event in events(card, "left-out")), sorted(chains), "told once of each")
+    t.equal([served(card, name) for name in ("card", *chains)], [True, False, False, False], "served")
+    listed = {each["name"]: each["attached"] for each in json.loads(card.devtap("list", "--json"))}
+    t.equal(sorted(listed), sorted(["card", *chains]), "listed")
+    assert listed["card"] and not listed["disk"], listed
+
+    worker = card.show()["worker"]
+    os.rename(f"{image}.away", image)
+    os.rename(f"{replayed}.away", replayed)
+    space.run("ip", "link", "del", "card1")
+    wait_for("all of them", lambda: len(events(card, "served-again")) == 3, 120, 0.5)
+    t.equal([served(card, name) for name in ("card", *chains)], [True] * 4, "served")
+    t.equal(len(events(card, "left-out")), 3, "lines about it")
+    assert card.show()["worker"] != worker
+    ping(guest)
+    assert driver, "the VM of one that was left out keeps its connection"
+    done = subprocess.run([paths.devtap(), "bench", "--socket", f"{t.folder}/disk.sock", "--verify", "--time", "1"], check=False,
+                          timeout=60, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    t.equal(done.returncode, 0, done.stdout)
+    t.equal(card.show()["front"]["broken"], 0, "broken sessions")
+
+
+@limit(60)
+def test_first_start(t):
+    """The first start is all or nothing: a mistake in a command line is no state to serve in."""
+    image = t.sparse_file(MIB)
+    done = subprocess.run([paths.devtap(), "run", "--disk", "a", "--socket", t.folder / "a.sock", f"file path={image}",
+                           "--disk", "b", "--socket", t.folder / "b.sock", f"file path={image}.no"], check=False, timeout=30,
+                          stderr=subprocess.PIPE, text=True, env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
+    assert done.returncode and done.stderr.count("\n") == 1, done.stderr
