@@ -319,8 +319,9 @@ static void test_lies(void **state)
         else
             send_frame();
         while (rig_counter("vhost-user", "rear-lies") == i) {
+            /* What comes back is looked at when there is something to send; a rear that is late has a full ring. */
             if (!lies[i].to_us)
-                send_frame(); /* what comes back is looked at when there is something to send */
+                rig_send(f.bytes, f.n, NULL, 0);
             rig_turn();
         }
         TURN_UNTIL(sessions() == i + 2);

@@ -39,7 +39,7 @@ static void every_kind_works(void **state)
         rig_open(chain);
         disk_late(i % 2);
         rig_run(DT_MS(150));
-        assert_true(rig_drain(DT_S(5)));
+        assert_true(rig_drain(DT_S(60)));
         assert_sound();
         assert_int_equal(rig.errors, 0);
         assert_true(rig.completed > 0);
@@ -55,7 +55,7 @@ static void every_kind_works(void **state)
 static void data_is_transformed_below(void **state)
 {
     rig_open("plus place=process");
-    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(5)), 0);
+    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(60)), 0);
     for (unsigned i = 0; i < BLOCK; i++)
         assert_int_equal(disk_block(2)[i], 1);
     rig_close();
@@ -66,7 +66,7 @@ static void long_requests_fit(void **state)
     rig_open("plus place=process");
     rig.max_blocks = 64;
     rig_run(DT_MS(200));
-    assert_true(rig_drain(DT_S(5)));
+    assert_true(rig_drain(DT_S(60)));
     assert_sound();
     rig_close();
 }
@@ -97,7 +97,7 @@ static void parameters_verbs_and_state_cross(void **state)
     assert_int_equal(json_integer_value(json_object_get(reply, "marks")), 10);
     assert_string_equal(json_string_value(json_object_get(reply, "label")), "new");
     json_decref(reply);
-    assert_true(rig_drain(DT_S(5)));
+    assert_true(rig_drain(DT_S(60)));
     assert_sound();
     rig_close();
 }

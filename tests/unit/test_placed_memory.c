@@ -40,7 +40,7 @@ static uint64_t run_for(uint64_t ns)
     uint64_t before = rig.completed;
 
     rig_run(ns);
-    assert_true(rig_drain(DT_S(10)));
+    assert_true(rig_drain(DT_S(60)));
     assert_sound();
     return rig.completed - before;
 }
@@ -64,7 +64,7 @@ static void data_is_transformed_below(void **state)
 {
     rig_open("plus place=process trust=memory");
     rig_set_memory(2);
-    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(5)), 0);
+    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(60)), 0);
     for (unsigned i = 0; i < BLOCK; i++)
         assert_int_equal(disk_block(2)[i], 1);
     rig_close();
@@ -116,7 +116,7 @@ static void killed_processes_lose_nothing(void **state)
         disk_late(true);
         for (unsigned k = 0; k < 20; k++) {
             if (k % 5 == 0) {
-                assert_true(rig_drain(DT_S(10)));
+                assert_true(rig_drain(DT_S(60)));
                 rig_set_memory(k % 3);
             }
             rig_run(DT_US(200) + dt_rng_below(&rig.rng, DT_MS(4)));
@@ -125,7 +125,7 @@ static void killed_processes_lose_nothing(void **state)
             for (unsigned before = restarts; k % 4 == 0 && restarts == before; rig_pid(&restarts))
                 rig_turn();
         }
-        assert_true(rig_drain(DT_S(20)));
+        assert_true(rig_drain(DT_S(60)));
         assert_sound();
         rig_close();
     }
@@ -136,13 +136,13 @@ static void the_right_is_kept(void **state)
 {
     rig_open("scribble place=process tries=1000");
     rig_set_memory(2);
-    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(10)), 0);
+    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(60)), 0);
     assert_int_equal(disk_block(2)[0], 0); /* it was a copy */
     rig_close();
 
     rig_open("scribble place=process trust=memory tries=1000");
     rig_set_memory(2);
-    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(10)), -EIO);
+    assert_int_equal(rig_one(DT_OP_WRITE, 16, 8, DT_S(60)), -EIO);
     rig_close();
 }
 

@@ -40,18 +40,18 @@ static void it_fails_what_it_is_told_to(void **state)
 
     rig_open(chain);
     rig_run(DT_MS(300));
-    assert_true(rig_drain(DT_S(5)));
+    assert_true(rig_drain(DT_S(60)));
     assert_true(rig.errors > 0 && rig.errors < rig.completed / 4);
     assert_int_equal(rig.mismatches, 0);
     rig.errors = 0;
     assert_int_equal(device_set(rig.dev, "fault", "rate", "0%", &err), 0);
     rig_run(DT_MS(100));
-    assert_true(rig_drain(DT_S(5)));
+    assert_true(rig_drain(DT_S(60)));
     assert_int_equal(rig.errors, 0);
     assert_int_equal(device_set(rig.dev, "fault", "rate", "200%", &err), -ERANGE);
     assert_int_equal(device_set(rig.dev, "fault", "rate", "1", &err), 0);
-    assert_int_equal(rig_one(DT_OP_WRITE, 0, 8, DT_S(5)), -EIO);
-    assert_int_equal(rig_one(DT_OP_READ, 0, 8, DT_S(5)), 0);
+    assert_int_equal(rig_one(DT_OP_WRITE, 0, 8, DT_S(60)), -EIO);
+    assert_int_equal(rig_one(DT_OP_READ, 0, 8, DT_S(60)), 0);
     rig_close();
 }
 
@@ -67,7 +67,7 @@ static void killed_it_loses_nothing(void **state)
         for (unsigned before = restarts; restarts == before; rig_pid(&restarts))
             rig_turn();
     }
-    assert_true(rig_drain(DT_S(10)));
+    assert_true(rig_drain(DT_S(60)));
     assert_int_equal(rig.errors + rig.mismatches + rig.doubled, 0);
     assert_int_equal(rig.completed, rig.submitted);
     rig_close();
