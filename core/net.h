@@ -57,6 +57,9 @@ static inline bool net_peeks(const struct lane *lane);
 bool net_peekable(struct dt_packet *p, const struct dt_vnet_header *v);
 /** net_transmit() - @n packets, at most NET_BURST, enter the chain. */
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
+/** net_take_back() - front_ops.sent() now, for those packets under way of whose slots @wanted is true. Whoever holds
+ *  them has them still, and whole: nothing of them is the guest's any more. */
+void net_take_back(struct lane *lane, bool (*wanted)(const void *slot));
 /** net_set_room() - the guest takes packets (@open), and @room of them now. */
 void net_set_room(struct lane *lane, bool open, unsigned room);
 /** net_set_ring() - the smallest of the rings that packets come from has @size descriptors; 0 = there is none. */
@@ -159,6 +162,14 @@ static inline void net_pool_put(struct net_pool *pool, struct packet *p, struct 
     }
 }
 
+static inline void net_give_back(struct lane *lane, struct packet *p)
+{
+    void *slot = p->slot;
+
+    p->slot = NULL;
+    lane->front_ops->sent(lane, slot);
+}
+
 static inline struct packet *net_packet_new(struct lane *lane, uint32_t length)
 {
     struct net_lane *net = lane->net;
@@ -180,7 +191,7 @@ static inline void net_packet_free(struct lane *lane, struct packet *p)
 {
     /* Also of one that a layer turned around, and that ends with the guest that sent it. */
     if (p->slot)
-        lane->front_ops->sent(lane, p->slot);
+        net_give_back(lane, p);
     net_pool_put(net_pool_of(lane->net, p), p, lane);
 }
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "soft_disk.h"
+
+#include "net/vhost-user/front.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -41,8 +43,10 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
 {
     static unsigned serial;
     struct loop_config loop_config = {.spin_ns = DT_US(50)};
-    struct front_config front_config = {
-        .class = &disk_front, .session_fd = -1, .packed = true, .iommu = disk->iommu};
+    struct front_config front_config = {.class = disk->card ? &card_front : &disk_front,
+                                        .session_fd = -1,
+                                        .packed = true,
+                                        .iommu = disk->iommu};
     struct chain_spec spec;
     struct dt_error err;
 
@@ -50,12 +54,15 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
     must(loop_new(&disk->loop, &loop_config, &err), &err);
     must(chain_parse(&spec, chain, &err), &err);
     must(device_new(&disk->dev,
-                    &(struct device_config){
-                        .name = "test", .chain = &spec, .loops = &disk->loop, .threads = 1},
+                    &(struct device_config){.kind = disk->card ? DEVICE_NET : DEVICE_DISK,
+                                            .name = "test",
+                                            .chain = &spec,
+                                            .loops = &disk->loop,
+                                            .threads = 1},
                     &err),
          &err);
     chain_spec_free(&spec);
-    must(device_start(disk->dev, front_class_ops(&disk_front), NULL, &err), &err);
+    must(device_start(disk->dev, front_class_ops(front_config.class), NULL, &err), &err);
     front_config.dev = disk->dev;
     front_config.listen_fd = listen_at(disk->socket);
     must(front_new(&disk->front, &front_config, &err), &err);

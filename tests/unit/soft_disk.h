@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* soft_disk.h - a soft disk served by a thread of this process, for tests that drive it as a VM would. */
+/* soft_disk.h - a soft disk, or card, served by a thread of this process, for tests that drive it as a VM would. */
 #ifndef TESTS_SOFT_DISK_H
 #define TESTS_SOFT_DISK_H
 
@@ -9,6 +9,7 @@
 
 /**
  * struct soft_disk - all of it.
+ * @card: it is a network card.
  * @iommu: offer ACCESS_PLATFORM.
  * @turned: no thread serves it: the caller turns its loop, and does not stop it.
  * @on_thread: called on the serving thread before it serves; may be NULL.
@@ -20,7 +21,7 @@ struct soft_disk {
     pthread_t thread;
     char socket[64];
     void (*on_thread)(void);
-    bool iommu, turned, stopped;
+    bool card, iommu, turned, stopped;
 };
 
 /** soft_disk_start() - serve @chain; ends the program with a message when it cannot. */
