@@ -471,9 +471,10 @@ static void show(const struct device *dev, json_t *show)
 
     json_object_set_new(
         show, "card",
-        json_pack("{si sb sb sb sb}", "mtu", i->mtu, "checksum", !!(i->offloads & DT_OFFLOAD_CSUM),
-                  "tso4", !!(i->offloads & DT_OFFLOAD_TSO4), "tso6",
-                  !!(i->offloads & DT_OFFLOAD_TSO6), "uso", !!(i->offloads & DT_OFFLOAD_USO4)));
+        json_pack("{si sb sb sb sb sb}", "mtu", i->mtu, "checksum",
+                  !!(i->offloads & DT_OFFLOAD_CSUM), "tso4", !!(i->offloads & DT_OFFLOAD_TSO4),
+                  "tso6", !!(i->offloads & DT_OFFLOAD_TSO6), "uso",
+                  !!(i->offloads & DT_OFFLOAD_USO4), "ufo", !!(i->offloads & DT_OFFLOAD_UFO4)));
 }
 
 /* A layer that packets pass without stopping was crossed by what the next one counted. */

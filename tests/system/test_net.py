@@ -21,6 +21,8 @@ def test_split(t):
     front = card.show()["front"]
     assert front["attached"], front
     t.equal(front["dropped"], {"no_buffer": 0, "too_big": 0, "bad_header": 0, "bad_length": 0})
+    features = int(front["features"], 16)
+    t.equal([bit for bit in (0, 1, 7, 8, 10, 11, 12, 14) if not features >> bit & 1], [], "offloads that are missing")
     sent = card.ops("tap", "transmit")
     t.equal(sent["errors"], 0, "dropped")
     assert sent["bytes"] > 8 << 20, sent
