@@ -110,6 +110,25 @@ def test_packet_xdp(t):
     t.equal(xdp_program(space), None, "program that is left")
 
 
+@limit(90)
+def test_promised(t):
+    """A guest keeps what it was told of its card, whatever the chain becomes, and so do a worker's successors."""
+    card = t.use(Card("null", t.folder))
+    told = card.show()["card"]
+    t.equal((told["mtu"], told["tso4"]), (1500, True))
+    with Driver(card.socket) as driver:
+        assert driver.features >> 6 & 1, f"GSO is not among 0x{driver.features:x}"
+        for step in ("replace null null mtu=9000", "insert top rate tx-bits=100k"):
+            card.devtap("change", card.card, step)
+            t.equal(card.show()["card"], told, step)
+            card.kill_worker()
+            t.equal(card.show()["card"], told, f"{step}: of the successor")
+            wait_for("its rings", lambda: [ring["state"] for ring in card.show()["front"]["queues"]] == ["running"] * 2)
+    done = subprocess.run([paths.devtap(), "change", card.card, "replace null null mtu=1000"], env=card.environment,
+                          check=False, timeout=30, text=True, stderr=subprocess.PIPE)
+    assert done.returncode and "1000 bytes only, and the guest knows 1500" in done.stderr, done
+
+
 @limit(60)
 def test_bad_back(t):
     """What cannot be opened is said in a line, and nothing is left behind."""
