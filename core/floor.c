@@ -76,7 +76,7 @@ void floor_fill(struct lane *lane)
 
 /* ---- Kept for the next process --------------------------------------------------------------- */
 
-static uint64_t chain_hash(const struct device *dev)
+uint64_t floor_chain_hash(const struct device *dev)
 {
     _cleanup_free_ char *text = chain_format(&dev->spec);
 
@@ -89,7 +89,7 @@ static int64_t fill(void *arg, void *bytes, size_t room)
     const struct dt_block_info *i = &dev->info;
     struct floor_record record = {
         .sectors = i->sectors,
-        .chain = chain_hash(dev),
+        .chain = floor_chain_hash(dev),
         .logical_block = i->logical_block,
         .physical_block = i->physical_block,
         .optimal_io = i->optimal_io,
@@ -134,7 +134,7 @@ static int read_floor(const struct device *dev, struct dt_block_info *floor, str
         return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
     memcpy(&r, bytes, sizeof(r));
     *floor = (struct dt_block_info){
-        .sectors = r.chain == chain_hash(dev) ? dev->chain_info.sectors : r.sectors,
+        .sectors = r.chain == floor_chain_hash(dev) ? dev->chain_info.sectors : r.sectors,
         .logical_block = r.logical_block,
         .physical_block = r.physical_block,
         .optimal_io = r.optimal_io,

@@ -329,6 +329,12 @@ int floor_judge(const struct device *dev, const struct dt_block_info *now, struc
 int floor_settle(struct device *dev, struct dt_error *err);
 /** floor_keep() - for the next process, whenever the chain or the disk's size changed. */
 int floor_keep(struct device *dev, struct dt_error *err);
+/** floor_chain_hash() - of the chain as it is written: the same one, or another? */
+uint64_t floor_chain_hash(const struct device *dev);
+/** net_floor_judge() and so on - the same of cards (net-floor.c): of @dev->net_info. */
+int net_floor_judge(const struct device *dev, const struct dt_net_info *now, struct dt_error *err);
+int net_floor_settle(struct device *dev, struct dt_error *err);
+int net_floor_keep(struct device *dev, struct dt_error *err);
 /** floor_fill() - what core does itself on this lane. */
 void floor_fill(struct lane *lane);
 

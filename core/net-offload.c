@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * net-offload.c - what guests leave to their card: checksums, and super-frames cut into segments.
+ * net-offload.c - what guests leave to their card: checksums. For super-frames see net-segment.c.
  *
  * Checksums are computed from nothing but the packet (RFC 1071); what the sender had put into the field is
- * not used. Segments are made as RFC 9293 and Linux do: each has the headers of the whole, with its own
- * lengths, identification, sequence number and checksums; FIN and PSH are the last one's alone, CWR is the first's
- * (RFC 3168).
+ * not used.
  */
 #include "core/net.h"
 
@@ -75,95 +73,10 @@ uint16_t dt_transport_checksum(struct dt_packet *p)
     return transport_checksum(dt_headers(p), p->data);
 }
 
-static void set_transport_checksum(const struct dt_headers *h, uint8_t *data)
-{
-    store_be16(checksum_field(h, data), transport_checksum(h, data));
-}
-
 void net_complete_checksum(struct dt_packet *p)
 {
-    set_transport_checksum(dt_headers(p), p->data);
+    const struct dt_headers *h = dt_headers(p);
+
+    store_be16(checksum_field(h, p->data), transport_checksum(h, p->data));
     p->needs &= (uint8_t)~DT_OFFLOAD_CSUM;
-}
-
-/* ---- Segments ---- */
-
-enum { TCP_FIN = 1, TCP_PSH = 8, TCP_CWR = 128 };
-
-static void fix_network(const struct dt_headers *h, uint8_t *data, unsigned index)
-{
-    uint8_t *ip = data + h->l3;
-
-    if (h->flags & DT_HDR_IPV6) {
-        store_be16(ip + 4, (uint16_t)(h->end - h->l3 - 40));
-        return;
-    }
-    store_be16(ip + 2, (uint16_t)(h->end - h->l3));
-    store_be16(ip + 4, (uint16_t)(load_be16(ip + 4) + index));
-    store_be16(ip + 10, 0);
-    store_be16(ip + 10, (uint16_t)~dt_checksum(ip, (ip[0] & 15u) * 4, 0));
-}
-
-static void fix_transport(const struct dt_headers *h, uint8_t *data, uint32_t offset, bool last)
-{
-    uint8_t *l4 = data + h->l4;
-
-    if (h->protocol == IPPROTO_UDP) {
-        store_be16(l4 + 4, (uint16_t)(h->end - h->l4));
-    } else {
-        store_be32(l4 + 4, load_be32(l4 + 4) + offset);
-        if (!last)
-            l4[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
-        if (offset)
-            l4[13] &= (uint8_t)~TCP_CWR;
-    }
-    set_transport_checksum(h, data);
-}
-
-static void fill_segment(struct packet *to, const struct packet *from, unsigned index,
-                         uint32_t offset, uint32_t bytes)
-{
-    const struct dt_headers *whole = &from->pub.headers_;
-    struct dt_packet *p = &to->pub;
-
-    memcpy(p->data, from->pub.data, whole->payload);
-    memcpy(p->data + whole->payload, from->pub.data + whole->payload + offset, bytes);
-    p->queue = from->pub.queue;
-    p->when = from->pub.when;
-    p->headers_ = *whole;
-    p->headers_.end = p->length;
-    p->flags = DT_PACKET_PARSED;
-    fix_network(&p->headers_, p->data, index);
-    fix_transport(&p->headers_, p->data, offset, whole->payload + offset + bytes == whole->end);
-}
-
-unsigned net_segment(struct lane *lane, struct packet *p,
-                     void (*emit)(void *arg, struct dt_packet **segments, unsigned n), void *arg)
-{
-    const struct dt_headers *h = dt_headers(&p->pub);
-    uint32_t total = h->end - h->payload, offset = 0;
-    unsigned index = 0, missing = 0, n = 0;
-    struct dt_packet *burst[NET_BURST];
-
-    for (; offset < total; index++) {
-        uint32_t bytes = MIN(total - offset, (uint32_t)p->pub.segment);
-        struct packet *s = net_packet_new(lane, h->payload + bytes);
-
-        if (s) {
-            fill_segment(s, p, index, offset, bytes);
-            burst[n++] = &s->pub;
-        }
-        missing += !s;
-        offset += bytes;
-        if (s && offset == total) {
-            s->slot =
-                p->slot; /* the guest's descriptor stays outstanding until the last one is gone */
-            p->slot = NULL;
-        }
-        if (n == NET_BURST || (offset == total && n)) {
-            emit(arg, burst, n);
-            n = 0;
-        }
-    }
-    return missing;
 }

@@ -243,22 +243,17 @@ void dt_parse(struct dt_headers *h, const uint8_t *data, uint32_t length)
 
 unsigned dt_packet_segments(struct dt_packet *p)
 {
-    const struct dt_headers *h;
-
     if (!(p->needs & DT_OFFLOAD_SUPER))
         return 1;
-    h = dt_headers(p);
-    return (h->end - h->payload + p->segment - 1) / p->segment;
+    return (dt_headers(p)->end - net_cut_from(p) + p->segment - 1) / p->segment;
 }
 
 uint64_t dt_packet_wire_bytes(struct dt_packet *p)
 {
-    const struct dt_headers *h;
-
     if (!(p->needs & DT_OFFLOAD_SUPER))
         return p->length;
-    h = dt_headers(p);
-    return h->end - h->payload + (uint64_t)dt_packet_segments(p) * h->payload;
+    return dt_headers(p)->end - net_cut_from(p) +
+           (uint64_t)dt_packet_segments(p) * net_cut_header(p);
 }
 
 static uint64_t mix(uint64_t h, uint64_t v)

@@ -42,8 +42,7 @@ static bool pass_one(struct lane *from, struct lane *to, struct packet *p)
     if (unlikely(!other))
         return false;
     if (p->slot)
-        from->front_ops->sent(from, p->slot);
-    p->slot = NULL;
+        net_give_back(from, p);
     p->lane = to;
     p->pub.flags &=
         DT_PACKET_PARSED; /* what a guest says of its checksum means nothing to another */

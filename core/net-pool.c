@@ -77,6 +77,30 @@ unsigned net_admit(struct lane *lane, unsigned want)
     return want ? lane_admit(lane, want) : 0;
 }
 
+/* ---- Before the guest's memory goes ---- */
+
+static void take_back_of(struct lane *lane, const struct net_pool *pool,
+                         bool (*wanted)(const void *slot))
+{
+    for (uint32_t i = 0; i < pool->count - pool->fresh; i++) {
+        struct packet *p = (void *)(pool->memory + (size_t)i * pool->stride);
+
+        if (p->lane != lane || !p->slot || !wanted(p->slot))
+            continue;
+        dt_packet_fetch(&p->pub);
+        net_give_back(lane, p);
+    }
+}
+
+/* Lanes that were joined have packets in each other's memory. */
+void net_take_back(struct lane *lane, bool (*wanted)(const void *slot))
+{
+    for (const struct net_lane *net = lane->net->memory->lanes; net; net = net->kin) {
+        take_back_of(lane, &net->small, wanted);
+        take_back_of(lane, &net->big, wanted);
+    }
+}
+
 /* ---- For layers ---- */
 
 struct dt_packet *dt_packet_new(struct dt_ctx *c, uint32_t length)

@@ -21,6 +21,8 @@
 
 /* Linux makes no segments with less payload (TCP_MIN_SND_MSS); who asks for it wants to make work. */
 #define LEAST_SEGMENT 48u
+/* Where a fragment lies is told in these (RFC 791, 8200). */
+#define FRAGMENT_UNIT 8u
 
 static uint16_t field_offset(const struct dt_headers *h)
 {
@@ -81,6 +83,8 @@ static uint8_t super_of(const struct dt_headers *h, uint8_t type)
         return v4 && h->flags & DT_HDR_TCP ? DT_OFFLOAD_TSO4 : 0;
     case VIRTIO_NET_HDR_GSO_TCPV6:
         return !v4 && h->flags & DT_HDR_TCP ? DT_OFFLOAD_TSO6 : 0;
+    case VIRTIO_NET_HDR_GSO_UDP:
+        return !(h->flags & DT_HDR_UDP) ? 0 : v4 ? DT_OFFLOAD_UFO4 : DT_OFFLOAD_UFO6;
     case VIRTIO_NET_HDR_GSO_UDP_L4:
         return !(h->flags & DT_HDR_UDP) ? 0 : v4 ? DT_OFFLOAD_USO4 : DT_OFFLOAD_USO6;
     default:
@@ -95,22 +99,25 @@ static int read_super(struct dt_packet *p, const struct dt_vnet_header *v, uint3
 
     if (!(p->needs & DT_OFFLOAD_CSUM) || !(super & allowed) || v->gso_size < LEAST_SEGMENT)
         return -EINVAL;
-    if (h->end - h->payload <= v->gso_size)
-        return 0; /* one segment: an ordinary packet */
     p->needs |= super;
-    p->segment = v->gso_size;
+    p->segment = super & DT_OFFLOAD_UFO ? v->gso_size & ~(FRAGMENT_UNIT - 1) : v->gso_size;
+    if (h->end - net_cut_from(p) <= p->segment)
+        p->needs &= (uint8_t)~super; /* one segment: an ordinary packet */
     return 0;
 }
 
 /* Of the bits of super-frames, at most one. */
-static bool super_fits(const struct dt_packet *p, const struct dt_headers *h)
+static bool super_fits(struct dt_packet *p, const struct dt_headers *h)
 {
     bool v4 = h->flags & DT_HDR_IPV4, tcp = h->flags & DT_HDR_TCP;
-    uint8_t super =
+    uint8_t super = p->needs & DT_OFFLOAD_SUPER;
+    uint8_t segments =
         tcp ? (v4 ? DT_OFFLOAD_TSO4 : DT_OFFLOAD_TSO6) : (v4 ? DT_OFFLOAD_USO4 : DT_OFFLOAD_USO6);
+    bool fragments = !tcp && super == (v4 ? DT_OFFLOAD_UFO4 : DT_OFFLOAD_UFO6);
 
-    return (p->needs & DT_OFFLOAD_SUPER) == super && p->needs & DT_OFFLOAD_CSUM &&
-           p->segment >= LEAST_SEGMENT && h->end - h->payload > p->segment;
+    return (super == segments || (fragments && p->segment % FRAGMENT_UNIT == 0)) &&
+           p->needs & DT_OFFLOAD_CSUM && p->segment >= LEAST_SEGMENT &&
+           h->end - net_cut_from(p) > p->segment;
 }
 
 bool net_needs_fit(struct dt_packet *p)
@@ -157,6 +164,7 @@ void dt_vnet_write(struct dt_packet *p, struct dt_vnet_header *v)
         return;
     v->gso_type = p->needs & DT_OFFLOAD_TSO4   ? VIRTIO_NET_HDR_GSO_TCPV4
                   : p->needs & DT_OFFLOAD_TSO6 ? VIRTIO_NET_HDR_GSO_TCPV6
+                  : p->needs & DT_OFFLOAD_UFO  ? VIRTIO_NET_HDR_GSO_UDP
                                                : VIRTIO_NET_HDR_GSO_UDP_L4;
     if (h->flags & DT_HDR_TCP && p->data[h->l4 + 13] & 128) /* CWR: whoever cuts must know of ECN */
         v->gso_type |= VIRTIO_NET_HDR_GSO_ECN;

@@ -426,7 +426,7 @@ static int layer_info(struct dt_layer *layer, struct dt_error *err)
 static int opened(struct device *dev, struct dt_error *err)
 {
     dev->net_info = dev->layers[1]->net_info;
-    return 0;
+    return net_floor_settle(dev, err);
 }
 
 static int gather(struct device *dev, bool all, struct dt_error *err)
@@ -454,15 +454,7 @@ static int judge(const struct device *dev, struct dt_layer *const *layers, unsig
             return ret;
         }
     }
-    if (info.mtu < dev->net_info.mtu)
-        return dt_fail(err, -EINVAL, "packets could have %u bytes only, and the guest knows %u",
-                       info.mtu, dev->net_info.mtu);
-    return 0;
-}
-
-static int keep(struct device *dev, struct dt_error *err)
-{
-    return 0;
+    return net_floor_judge(dev, &info, err);
 }
 
 static void show(const struct device *dev, json_t *show)
@@ -471,9 +463,10 @@ static void show(const struct device *dev, json_t *show)
 
     json_object_set_new(
         show, "card",
-        json_pack("{si sb sb sb sb}", "mtu", i->mtu, "checksum", !!(i->offloads & DT_OFFLOAD_CSUM),
-                  "tso4", !!(i->offloads & DT_OFFLOAD_TSO4), "tso6",
-                  !!(i->offloads & DT_OFFLOAD_TSO6), "uso", !!(i->offloads & DT_OFFLOAD_USO4)));
+        json_pack("{si sb sb sb sb sb}", "mtu", i->mtu, "checksum",
+                  !!(i->offloads & DT_OFFLOAD_CSUM), "tso4", !!(i->offloads & DT_OFFLOAD_TSO4),
+                  "tso6", !!(i->offloads & DT_OFFLOAD_TSO6), "uso",
+                  !!(i->offloads & DT_OFFLOAD_USO4), "ufo", !!(i->offloads & DT_OFFLOAD_UFO4)));
 }
 
 /* A layer that packets pass without stopping was crossed by what the next one counted. */
@@ -516,7 +509,7 @@ const struct device_class net_class = {
     .opened = opened,
     .gather = gather,
     .judge = judge,
-    .keep = keep,
+    .keep = net_floor_keep,
     .link = link_lane,
     .unlink = unlink_lane,
     .show = show,

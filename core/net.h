@@ -19,6 +19,8 @@
 /* The largest frame: an IP packet of 65,535 bytes, Ethernet, and four tags. */
 #define NET_MAX_FRAME 65600u
 #define NET_BURST     32u
+/* Of IPv6 (RFC 8200, 4.5). */
+#define NET_FRAGMENT_HEADER 8u
 /* Bytes of an ordinary packet, with its struct packet: an odd number of cache lines, or a burst would have all its packets in the
  * same few sets of the cache, and each step would fetch them anew. */
 #define NET_SMALL (33u * CACHE_LINE)
@@ -57,6 +59,9 @@ static inline bool net_peeks(const struct lane *lane);
 bool net_peekable(struct dt_packet *p, const struct dt_vnet_header *v);
 /** net_transmit() - @n packets, at most NET_BURST, enter the chain. */
 void net_transmit(struct lane *lane, struct dt_packet **packets, unsigned n);
+/** net_take_back() - front_ops.sent() now, for those packets under way of whose slots @wanted is true. Whoever holds
+ *  them has them still, and whole: nothing of them is the guest's any more. */
+void net_take_back(struct lane *lane, bool (*wanted)(const void *slot));
 /** net_set_room() - the guest takes packets (@open), and @room of them now. */
 void net_set_room(struct lane *lane, bool open, unsigned room);
 /** net_set_ring() - the smallest of the rings that packets come from has @size descriptors; 0 = there is none. */
@@ -113,6 +118,7 @@ struct net_lane {
     bool starved;         /* net_admit() said 0 for want of packets */
     bool stopped;         /* dt_room() said 0 */
     bool peeks;           /* net_peeks() */
+    uint64_t fragmented;  /* datagrams that were, and a secret */
     bool open;            /* the guest takes packets, and this many now */
     unsigned room;
     unsigned ring;       /* descriptors of the smallest transmit ring; 0 = none runs */
@@ -159,6 +165,14 @@ static inline void net_pool_put(struct net_pool *pool, struct packet *p, struct 
     }
 }
 
+static inline void net_give_back(struct lane *lane, struct packet *p)
+{
+    void *slot = p->slot;
+
+    p->slot = NULL;
+    lane->front_ops->sent(lane, slot);
+}
+
 static inline struct packet *net_packet_new(struct lane *lane, uint32_t length)
 {
     struct net_lane *net = lane->net;
@@ -180,7 +194,7 @@ static inline void net_packet_free(struct lane *lane, struct packet *p)
 {
     /* Also of one that a layer turned around, and that ends with the guest that sent it. */
     if (p->slot)
-        lane->front_ops->sent(lane, p->slot);
+        net_give_back(lane, p);
     net_pool_put(net_pool_of(lane->net, p), p, lane);
 }
 
@@ -193,6 +207,19 @@ unsigned net_segment(struct lane *lane, struct packet *p,
 bool net_needs_fit(struct dt_packet *p);
 /** net_complete_checksum() - what DT_OFFLOAD_CSUM says is left to do. */
 void net_complete_checksum(struct dt_packet *p);
+
+/** net_cut_from() - where what the frames of super-frame @p share out begins: fragments have one transport header for all. */
+static inline uint32_t net_cut_from(struct dt_packet *p)
+{
+    const struct dt_headers *h = dt_headers(p);
+
+    return p->needs & DT_OFFLOAD_UFO ? h->l4 : h->payload;
+}
+/** net_cut_header() - and the bytes that each of them has before that: IPv6 has a header that says of fragments. */
+static inline uint32_t net_cut_header(struct dt_packet *p)
+{
+    return net_cut_from(p) + (p->needs & DT_OFFLOAD_UFO6 ? NET_FRAGMENT_HEADER : 0);
+}
 
 /** net_pseudo_sum() - of a TCP or UDP packet, not complemented: what a partial checksum begins with. */
 uint16_t net_pseudo_sum(const struct dt_headers *h, const uint8_t *data);

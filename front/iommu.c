@@ -17,6 +17,11 @@
  * it translated anew. What takes too long is urged as before a stop: all queues of the lane drain, and
  * layers are asked to let go of what they hold, which goes back to the ring.
  *
+ * Network cards copy what a guest sends, so such a chain is waited for only while part of it was not copied, or its ring
+ * goes: and then it is answered at once, though a layer holds the packet still (front_class.let_go). So a
+ * guest that takes its memory back every few milliseconds, as Linux does, makes no limiter let go of anything. The buffers
+ * that were taken ahead for packets go back to their ring, which closes for a moment.
+ *
  *     RUNNING --- range has the ring, or it takes too long ---> UNMAPPED, in flight
  *        ^                                                         | drained: answer the VMM
  *        +--------------- its memory is translated ------------ UNMAPPED
@@ -204,7 +209,7 @@ static void wake_queues(struct front_lane *fl)
 
 static bool drains(const struct front_queue *q, const struct front_lane *fl)
 {
-    return q->lane == fl && q->state == QUEUE_UNMAPPED && q->vq.started && virtq_mapped(&q->vq);
+    return q->lane == fl && front_iommu_drains(q);
 }
 
 void front_iommu_settle(struct front_lane *fl)
@@ -245,14 +250,38 @@ static struct virtq_chain *chain_of(const struct front_queue *q, unsigned id)
     return (struct virtq_chain *)((char *)q->slots + id * q->front->class->slot_size);
 }
 
-static void mark_users(struct front_queue *q, const struct vhost_iotlb *change)
+static unsigned mark_users(struct front_queue *q, const struct vhost_iotlb *change)
 {
+    bool (*uses)(const struct virtq_chain *) = q->front->class->uses;
+    unsigned n = 0;
+
     for (unsigned id = 0; id < q->vq.config.size; id++) {
-        if (!virtq_uses(&q->vq, (uint16_t)id, change->iova, change->size))
+        struct virtq_chain *chain = chain_of(q, id);
+
+        if (!virtq_uses(&q->vq, (uint16_t)id, change->iova, change->size) || (uses && !uses(chain)))
             continue;
-        chain_of(q, id)->awaited = true;
-        q->lane->iommu->awaited++;
+        chain->awaited = true;
+        n++;
     }
+    q->lane->iommu->awaited += n;
+    return n;
+}
+
+/* The ring itself goes, or what is in flight of it waits for something that may never come. */
+static bool must_close(const struct front_queue *q, unsigned users,
+                       const struct vhost_iotlb *change)
+{
+    const struct front_class *class = q->front->class;
+
+    return q->state == QUEUE_RUNNING && (virtq_lies_in(&q->vq, change->iova, change->size) ||
+                                         (users && class->ahead && class->ahead(q)));
+}
+
+static void let_go(struct front_lane *fl)
+{
+    if (fl->front->class->let_go)
+        fl->front->class->let_go(fl);
+    front_take_aside(fl);
 }
 
 static void invalidate(struct front_lane *fl, const struct vhost_iotlb *change)
@@ -265,12 +294,11 @@ static void invalidate(struct front_lane *fl, const struct vhost_iotlb *change)
 
         if (q->lane != fl || !q->translated || !q->vq.started || !virtq_mapped(&q->vq))
             continue;
-        mark_users(q, change);
-        if (q->state == QUEUE_RUNNING && virtq_lies_in(&q->vq, change->iova, change->size))
+        if (must_close(q, mark_users(q, change), change))
             front_queue_close(q, QUEUE_UNMAPPED);
     }
     fl->invalidating = true;
-    front_take_aside(fl);
+    let_go(fl);
     front_iommu_settle(fl);
     if (fl->invalidating)
         loop_timer_set(lane_loop(fl->lane), &fl->ask_again, dt_clock_ns() + URGE_NS);
@@ -285,7 +313,7 @@ void front_iommu_urge(struct front_lane *fl)
         if (q->lane == fl && q->state == QUEUE_RUNNING)
             front_queue_close(q, QUEUE_UNMAPPED);
     }
-    front_take_aside(fl);
+    let_go(fl);
 }
 
 static void run_apply(struct loop_message *message)

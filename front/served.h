@@ -80,13 +80,17 @@ struct front_lane {
  * @size:      of the class's front, which begins with a struct front; zeroed.
  * @slot_size: of what it keeps for each descriptor chain.
  * @rings_per_queue: virtqueues that make one queue, as people and GET_QUEUE_NUM count them.
- * @translates: answers requests with front_iommu_answered(), so that it can be offered a vIOMMU.
+ * @translates: answers requests with front_iommu_answered(), so that it can be offered a vIOMMU; @uses, @ahead and
+ *           @let_go are for it alone, and may be NULL.
  * @init:      before any socket is opened: set @offered and what else is the class's.
  * @config_changed: the device's info is another.
  * @floor:     what a keeper may promise in our name.
  * @poll, @arm: of each queue's poller.
  * @ring_opened, @ring_closed: queue @q begins or ceases to be served; on its lane's thread. May be NULL.
  * @hand_over: the rings go to the rear: what else it has to be told. NULL where rings never leave.
+ * @uses:    may memory of chain @chain be looked at yet? NULL: all may, until they are answered.
+ * @ahead:   are the chains of @q taken ahead, so that only ring_closed() ends them?
+ * @let_go:  the VMM waits: chains that are not used any more are answered, if it is for them that it waits.
  * @take_aside: what was put aside goes back to the rings that no longer run, or fails. May be NULL.
  * @submit_aside: and all of it into the chain; false if the chain takes nothing now. May be NULL.
  * @show: add to what front_show() tells.
@@ -108,6 +112,9 @@ struct front_class {
     void (*floor)(struct front *front, struct link_floor *floor);
     unsigned (*poll)(struct loop_poller *poller);
     bool (*arm)(struct loop_poller *poller);
+    bool (*uses)(const struct virtq_chain *chain);
+    bool (*ahead)(const struct front_queue *q);
+    void (*let_go)(struct front_lane *fl);
     void (*ring_opened)(struct front_queue *q);
     void (*ring_closed)(struct front_queue *q);
     void (*hand_over)(struct front *front, struct passthrough *p);
@@ -236,6 +243,11 @@ void front_iommu_resume(struct front_queue *q, const struct vhost_ring *ring);
 bool front_iommu_blocked(struct front_queue *q);
 /** front_iommu_answered() - a request that was awaited is over. */
 void front_iommu_answered(struct front_queue *q, struct virtq_chain *chain);
+/** front_iommu_drains() - the VMM waits for all that is in flight of @q, because the ring itself goes. */
+static inline bool front_iommu_drains(const struct front_queue *q)
+{
+    return q->state == QUEUE_UNMAPPED && q->vq.started && virtq_mapped(&q->vq);
+}
 /** front_iommu_settle() - is an invalidation that waits for this lane over? */
 void front_iommu_settle(struct front_lane *fl);
 /** front_iommu_urge() - an invalidation takes long: take nothing more. */

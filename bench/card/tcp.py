@@ -26,8 +26,8 @@ OURS, QEMU, KERNEL = "devtap tap", "QEMU's tap", "QEMU's tap, vhost=on (the kern
 ASLEEP = "devtap tap, never polling"
 WAYS = {"send": "from the guest", "receive": "to the guest"}
 # Bits of virtio 1.2, 5.1.3, 2.7 and 6.
-FEATURES = {0: "csum", 1: "guest_csum", 7: "guest_tso4", 8: "guest_tso6", 11: "host_tso4", 12: "host_tso6", 15: "mrg_rxbuf",
-            28: "indirect", 29: "event_idx", 54: "guest_uso4", 55: "guest_uso6", 56: "host_uso"}
+FEATURES = {0: "csum", 1: "guest_csum", 7: "guest_tso4", 8: "guest_tso6", 10: "guest_ufo", 11: "host_tso4", 12: "host_tso6", 14: "host_ufo",
+            15: "mrg_rxbuf", 28: "indirect", 29: "event_idx", 54: "guest_uso4", 55: "guest_uso6", 56: "host_uso"}
 
 
 def names(bits):

@@ -47,8 +47,12 @@ enum dt_offload {
     DT_OFFLOAD_USO6 = 16, /* the same over IPv6 */
     DT_OFFLOAD_FETCH =
         32, /* peeked: all but its first DT_PEEK_BYTES is still the guest's: dt_peek() */
+    DT_OFFLOAD_UFO4 = 64,  /* super-frame: one UDP datagram, to be cut into fragments of IPv4 */
+    DT_OFFLOAD_UFO6 = 128, /* the same of IPv6 */
 };
-#define DT_OFFLOAD_SUPER (DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_USO4 | DT_OFFLOAD_USO6)
+#define DT_OFFLOAD_UFO (DT_OFFLOAD_UFO4 | DT_OFFLOAD_UFO6)
+#define DT_OFFLOAD_SUPER \
+    (DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_USO4 | DT_OFFLOAD_USO6 | DT_OFFLOAD_UFO)
 /* Does not contain DT_OFFLOAD_FETCH, which only those take who say so. */
 #define DT_OFFLOAD_ALL (DT_OFFLOAD_CSUM | DT_OFFLOAD_SUPER)
 
@@ -103,7 +107,8 @@ enum dt_packet_flags {
  * @data, @length: the frame; at least 14 bytes.
  * @needs:   enum dt_offload bits: what is left to do. A layer sees only what it declared to take.
  *           With DT_OFFLOAD_CSUM the checksum is that of the TCP or UDP header in dt_headers().l4.
- * @segment: of a super-frame: payload bytes of each segment but the last.
+ * @segment: of a super-frame: payload bytes of each segment but the last; of fragments those of IP, which the UDP header
+ *           is among.
  * @queue:   the guest's queue pair that it came from; where it will go is the front's to choose.
  * @flags:   enum dt_packet_flags.
  * @when:    ns of dt_clock_ns(): when it was taken. Its holder may use it for a time of its own.

@@ -312,7 +312,7 @@ const struct dt_net_ext net_packet = {
             "other, as with macvtap.",
     .flags = DT_BACK | DT_PER_QUEUE | DT_STATE_OF_RUN,
     /* The kernel's virtio header tells of UDP super-frames since 6.2 alone. */
-    .takes = DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6,
+    .takes = DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_UFO,
     .params = params,
     .counters = counters,
     .layer_size = sizeof(struct raw),

@@ -17,14 +17,16 @@
 
 static int set_up(struct dt_layer *layer, int fd, struct dt_error *err)
 {
-    const unsigned plain = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    /* The kernel takes datagrams to be fragmented, and since 4.14 gives none. */
+    const unsigned plain = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_UFO;
     int header = sizeof(struct dt_vnet_header);
 
     if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
         return dt_fail(err, -errno, "TUNSETVNETHDRSZ: %s", strerror(errno));
     if (ioctl(fd, TUNSETOFFLOAD, plain | TUN_F_USO4 | TUN_F_USO6) == 0)
         return 0;
-    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_FETCH);
+    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_UFO |
+                              DT_OFFLOAD_FETCH);
     if (ioctl(fd, TUNSETOFFLOAD, plain) < 0)
         return dt_fail(err, -errno, "TUNSETOFFLOAD: %s", strerror(errno));
     return 0;

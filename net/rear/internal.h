@@ -35,10 +35,11 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
 /* The rear may lack any of these. */
 #define CARD_HOST_SUPER                                                    \
     (REAR_BIT(VIRTIO_NET_F_HOST_TSO4) | REAR_BIT(VIRTIO_NET_F_HOST_TSO6) | \
-     REAR_BIT(VIRTIO_NET_F_HOST_USO))
+     REAR_BIT(VIRTIO_NET_F_HOST_USO) | REAR_BIT(VIRTIO_NET_F_HOST_UFO))
 #define CARD_GUEST_SUPER                                                     \
     (REAR_BIT(VIRTIO_NET_F_GUEST_TSO4) | REAR_BIT(VIRTIO_NET_F_GUEST_TSO6) | \
-     REAR_BIT(VIRTIO_NET_F_GUEST_USO4) | REAR_BIT(VIRTIO_NET_F_GUEST_USO6))
+     REAR_BIT(VIRTIO_NET_F_GUEST_USO4) | REAR_BIT(VIRTIO_NET_F_GUEST_USO6) | \
+     REAR_BIT(VIRTIO_NET_F_GUEST_UFO))
 #define CARD_FEATURES                                                                        \
     (REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |                  \
      REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \

@@ -103,7 +103,7 @@ static void count_pairs(struct front_lane *fl)
     for (unsigned i = 0; i < front->nqueues; i++) {
         const struct front_queue *q = &front->queues[i];
 
-        if (q->lane != fl || q->state != QUEUE_RUNNING)
+        if (q->lane != fl || !card_serves(q))
             continue;
         if (!IS_RX(q))
             ring = ring ? MIN(ring, q->vq.config.size) : q->vq.config.size;
@@ -129,6 +129,12 @@ static void ring_closed(struct front_queue *q)
     count_pairs(q->lane);
 }
 
+/* Buffers wait for packets, and these may never come. */
+static bool ahead(const struct front_queue *q)
+{
+    return IS_RX(q);
+}
+
 static unsigned poll_ring(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
@@ -141,7 +147,7 @@ static bool arm_ring(struct loop_poller *poller)
 {
     struct front_queue *q = container_of(poller, struct front_queue, poller);
 
-    if (IS_RX(q) ? !card_rx_wanted(q) : q->blocked)
+    if (q->blocked || (IS_RX(q) && !card_rx_wanted(q)))
         return true;
     return virtq_arm(&q->vq);
 }
@@ -196,6 +202,10 @@ const struct front_class card_front = {
     .size = sizeof(struct card_front),
     .slot_size = sizeof(struct card_slot),
     .rings_per_queue = 2,
+    .translates = true,
+    .uses = card_uses,
+    .ahead = ahead,
+    .let_go = card_let_go,
     .protocol_features = BIT(VHOST_F_MQ) | BIT(VHOST_F_LOG_SHMFD) | BIT(VHOST_F_RARP) |
                          BIT(VHOST_F_REPLY_ACK) | BIT(VHOST_F_MTU) | BIT(VHOST_F_BACKEND_REQ) |
                          BIT(VHOST_F_RESET_DEVICE) | BIT(VHOST_F_CONFIGURE_MEM_SLOTS) |

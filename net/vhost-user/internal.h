@@ -15,8 +15,10 @@
 #define CARD_CHAINS  64u   /* buffers that one packet may be spread over */
 #define CARD_FLOWS   1024u /* flows, by hash, of which the queue is remembered */
 
+/** struct card_slot - @copied: of a packet that the guest sends: all of it; its memory is not looked at again. */
 struct card_slot {
     struct virtq_chain chain;
+    bool copied;
     struct front_queue *queue;
 } CACHE_ALIGNED;
 
@@ -62,9 +64,18 @@ static inline struct card_lane *card_lane(struct front_lane *fl)
     return &CARD(fl->front)->lanes[lane_thread(fl->lane)];
 }
 
+/** card_serves() - is the ring of @q in use? It may be that the guest's IOMMU does not let us reach it for a moment. */
+static inline bool card_serves(const struct front_queue *q)
+{
+    return q->state == QUEUE_RUNNING || (q->state == QUEUE_UNMAPPED && q->vq.started);
+}
+
 /* tx.c: from the guest. */
 unsigned card_tx_poll(struct front_queue *q);
 void card_sent(struct lane *lane, void *slot);
+/** card_uses(), card_let_go() - see front_class. */
+bool card_uses(const struct virtq_chain *chain);
+void card_let_go(struct front_lane *fl);
 void card_fetch(struct lane *lane, void *slot, struct dt_packet *p);
 unsigned card_pieces(void *slot, uint32_t length, struct iovec *iov, unsigned most);
 /** card_announce() - send @mac's reverse ARP, as after a migration. */

@@ -43,6 +43,8 @@ static int take_buffers(struct front_queue *q)
     if (unlikely(n < 0 || memmap_faulted(q->vq.config.map)))
         front_lane_fault(q->lane, "queue %u: %s", q->index,
                          n < 0 ? q->vq.fault : "guest memory was truncated");
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        front_mark_dirty(q);
     for (int i = 0; i < n; i++)
         r->stash_bytes += r->stash[r->nstash++]->write_len;
     return n;
@@ -64,14 +66,24 @@ static inline void give_buffer(struct front_queue *q, struct virtq_chain *chain,
     front_mark_dirty(q);
 }
 
+/* As if it had never been taken; but a guest's IOMMU may let us only read what says so, and then it comes back empty. */
+static void give_unused(struct front_queue *q, struct virtq_chain *chain)
+{
+    if (likely(virtq_returns(&q->vq)))
+        virtq_return(&q->vq, chain);
+    else
+        virtq_push(&q->vq, chain, 0);
+    front_mark_dirty(q);
+    if (unlikely(chain->awaited))
+        front_iommu_answered(q, chain);
+}
+
 void card_rx_release(struct front_queue *q)
 {
     struct card_ring *r = ring_of(q);
 
-    while (r->at < r->nstash) {
-        virtq_return(&q->vq, next_buffer(r));
-        front_mark_dirty(q);
-    }
+    while (r->at < r->nstash)
+        give_unused(q, next_buffer(r));
     r->at = r->nstash = 0;
 }
 
@@ -150,13 +162,15 @@ static void fill(struct front_queue *q, struct card_ring *r, struct dt_packet *p
     }
 }
 
-/* 1 = delivered or dropped; 0 = the guest has no buffers now. */
+/* 1 = delivered or dropped; 0 = the guest has no buffers now, or they cannot be reached. */
 static int deliver(struct front_queue *q, struct dt_packet *p)
 {
     struct card_front *card = CARD(q->front);
     struct card_ring *r = ring_of(q);
     struct lane *lane = q->lane->lane;
 
+    if (unlikely(q->state != QUEUE_RUNNING))
+        return 0;
     for (;;) {
         if (likely(fill_one(q, card, r, p))) {
             net_packet_free(lane, packet_of(p));
@@ -201,6 +215,13 @@ static void keep_waiting(struct front_queue *q, struct dt_packet *p)
     card_set_room(q->lane);
 }
 
+/* One that is not open looks for what waits when it opens. */
+static void wake_ring(struct front_queue *q)
+{
+    if (q->state == QUEUE_RUNNING)
+        loop_poller_wake(lane_loop(q->lane->lane), &q->poller);
+}
+
 bool card_rx_wanted(const struct front_queue *q)
 {
     const struct dt_packet *first = card_lane(q->lane)->backlog;
@@ -234,8 +255,7 @@ unsigned card_rx_poll(struct front_queue *q)
         card_set_room(q->lane);
         net_resume(q->lane->lane);
     } else { /* the next one waits for another ring */
-        loop_poller_wake(lane_loop(q->lane->lane),
-                         &q->front->queues[cl->backlog->queue * 2u].poller);
+        wake_ring(&q->front->queues[cl->backlog->queue * 2u]);
     }
     return n;
 }
@@ -246,7 +266,7 @@ static struct front_queue *running(const struct front_lane *fl, unsigned pair)
 {
     struct front_queue *q = &fl->front->queues[pair * 2];
 
-    return q->lane == fl && q->state == QUEUE_RUNNING ? q : NULL;
+    return q->lane == fl && card_serves(q) ? q : NULL;
 }
 
 static struct front_queue *choose(struct front_lane *fl, struct card_lane *cl, struct dt_packet *p)
@@ -284,7 +304,7 @@ void card_receive(struct lane *lane, struct dt_packet **packets, unsigned n)
             drop(lane, packets[i], DROP_BACKLOG);
         } else if (unlikely(cl->backlog) || !deliver(q, packets[i])) {
             keep_waiting(q, packets[i]);
-            loop_poller_wake(lane_loop(lane), &q->poller); /* and then it asks for a kick */
+            wake_ring(q); /* and then it asks for a kick */
         }
     }
 }

@@ -26,14 +26,17 @@ static void give_back(struct card_slot *slot)
 
     virtq_push(&q->vq, &slot->chain, 0);
     front_mark_dirty(q);
+    if (unlikely(slot->chain.awaited))
+        front_iommu_answered(q, &slot->chain);
 }
 
 /* What was copied already was judged, and is not read again. */
 void card_fetch(struct lane *lane, void *arg, struct dt_packet *p)
 {
-    const struct card_slot *slot = arg;
+    struct card_slot *slot = arg;
     const struct virtq_chain *chain = &slot->chain;
 
+    slot->copied = true;
     dt_iov_read(chain->iov, chain->nread, CARD(slot->queue->front)->header + DT_PEEK_BYTES,
                 p->data + DT_PEEK_BYTES, p->length - DT_PEEK_BYTES);
 }
@@ -51,6 +54,27 @@ void card_sent(struct lane *lane, void *slot)
 {
     give_back(slot);
 }
+
+/* ---- Behind a vIOMMU: the guest takes memory back ---- */
+
+bool card_uses(const struct virtq_chain *chain)
+{
+    return !container_of(chain, const struct card_slot, chain)->copied;
+}
+
+static bool is_awaited(const void *arg)
+{
+    const struct card_slot *slot = arg;
+
+    return slot->chain.awaited || front_iommu_drains(slot->queue);
+}
+
+void card_let_go(struct front_lane *fl)
+{
+    net_take_back(fl->lane, is_awaited);
+}
+
+/* ---- Taking ---- */
 
 /* What of the header is for us to read: how many buffers a packet has is told to drivers alone (virtio 1.2, 5.1.6.2). */
 #define HEADER_READ offsetof(struct dt_vnet_header, num_buffers)
@@ -109,6 +133,7 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
         net_packet_free(q->lane->lane, p);
         return NULL;
     }
+    slot->copied = !peeked;
     if (unlikely(peeked))
         p->pub.needs |= DT_OFFLOAD_FETCH;
     p->pub.queue = (uint16_t)(q->index / 2);
@@ -147,6 +172,8 @@ unsigned card_tx_poll(struct front_queue *q)
         if (n < 0)
             return 0;
     }
+    if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
+        front_mark_dirty(q);
     prefetch(chains, (unsigned)n);
     for (int i = 0; i < n; i++) {
         struct card_slot *slot = container_of(chains[i], struct card_slot, chain);

@@ -25,7 +25,12 @@ static const struct {
     {DT_OFFLOAD_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
     {DT_OFFLOAD_USO4, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO4},
     {DT_OFFLOAD_USO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO6},
+    {DT_OFFLOAD_UFO4, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
+    {DT_OFFLOAD_UFO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
 };
+
+/* What a driver of before virtio 1.0 may leave to the device with VIRTIO_NET_F_GSO alone: "any GSO type", which were these (5.1.3.2). */
+#define VIRTIO_OFFLOADS_GSO (DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_UFO)
 
 /** virtio_offloads_of() - what the device may be left to do with these features, or, with @driver, the driver. */
 static inline uint32_t virtio_offloads_of(uint64_t features, bool driver)
@@ -38,6 +43,8 @@ static inline uint32_t virtio_offloads_of(uint64_t features, bool driver)
         if (features >> bit & 1)
             offloads |= virtio_offloads[i].offload;
     }
+    if (!driver && features >> VIRTIO_NET_F_GSO & 1)
+        offloads |= VIRTIO_OFFLOADS_GSO;
     return offloads;
 }
 
@@ -52,6 +59,8 @@ static inline uint64_t virtio_offload_features(uint32_t device, uint32_t driver)
         if (driver & virtio_offloads[i].offload)
             features |= 1ull << virtio_offloads[i].driver;
     }
+    if ((device & VIRTIO_OFFLOADS_GSO) == VIRTIO_OFFLOADS_GSO)
+        features |= 1ull << VIRTIO_NET_F_GSO;
     return features;
 }
 

@@ -21,6 +21,8 @@ def test_split(t):
     front = card.show()["front"]
     assert front["attached"], front
     t.equal(front["dropped"], {"no_buffer": 0, "too_big": 0, "bad_header": 0, "bad_length": 0})
+    features = int(front["features"], 16)
+    t.equal([bit for bit in (0, 1, 7, 8, 10, 11, 12, 14) if not features >> bit & 1], [], "offloads that are missing")
     sent = card.ops("tap", "transmit")
     t.equal(sent["errors"], 0, "dropped")
     assert sent["bytes"] > 8 << 20, sent
@@ -106,6 +108,25 @@ def test_packet_xdp(t):
     assert card.counters("packet")["xdp-received"] > 0
     card.stop()
     t.equal(xdp_program(space), None, "program that is left")
+
+
+@limit(90)
+def test_promised(t):
+    """A guest keeps what it was told of its card, whatever the chain becomes, and so do a worker's successors."""
+    card = t.use(Card("null", t.folder))
+    told = card.show()["card"]
+    t.equal((told["mtu"], told["tso4"]), (1500, True))
+    with Driver(card.socket) as driver:
+        assert driver.features >> 6 & 1, f"GSO is not among 0x{driver.features:x}"
+        for step in ("replace null null mtu=9000", "insert top rate tx-bits=100k"):
+            card.devtap("change", card.card, step)
+            t.equal(card.show()["card"], told, step)
+            card.kill_worker()
+            t.equal(card.show()["card"], told, f"{step}: of the successor")
+            wait_for("its rings", lambda: [ring["state"] for ring in card.show()["front"]["queues"]] == ["running"] * 2)
+    done = subprocess.run([paths.devtap(), "change", card.card, "replace null null mtu=1000"], env=card.environment,
+                          check=False, timeout=30, text=True, stderr=subprocess.PIPE)
+    assert done.returncode and "1000 bytes only, and the guest knows 1500" in done.stderr, done
 
 
 @limit(60)

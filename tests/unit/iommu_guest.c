@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "iommu_guest.h"
+#include <linux/virtio_net.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -26,14 +27,14 @@ void iommu_guest_start(struct iommu_guest *g, uint32_t base)
         .size = IO_RING,
         .base = base,
         .desc = iommu_guest_io(IO_RINGP, 0) + g->ring.desc_off,
-        .driver = iommu_guest_io(IO_RINGP, 0) + g->ring.driver_off,
+        .driver = iommu_guest_io(IO_RINGP + g->apart, 0) + g->ring.driver_off,
         .device = iommu_guest_io(IO_RINGP, 0) + g->ring.device_off,
         .kick = g->kick,
         .call = g->call,
     };
 
-    must(vhost_frontend_ring_start(g->front, 0, &config, &err) == 0, err.text);
-    must(vhost_frontend_ring_enable(g->front, 0, true, &err) == 0, err.text);
+    must(vhost_frontend_ring_start(g->front, g->index, &config, &err) == 0, err.text);
+    must(vhost_frontend_ring_enable(g->front, g->index, true, &err) == 0, err.text);
 }
 
 uint32_t iommu_guest_stop(struct iommu_guest *g)
@@ -41,21 +42,20 @@ uint32_t iommu_guest_stop(struct iommu_guest *g)
     struct dt_error err = {""};
     uint32_t base;
 
-    must(vhost_frontend_ring_stop(g->front, 0, &base, &err) == 0, err.text);
+    must(vhost_frontend_ring_stop(g->front, g->index, &base, &err) == 0, err.text);
     return base;
 }
 
-void iommu_guest_attach(struct iommu_guest *g, const char *path, bool packed)
+static void attach(struct iommu_guest *g, const char *path, uint64_t features, uint64_t protocol)
 {
-    uint64_t protocol = 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS |
-                        1ull << VHOST_F_CONFIG | 1ull << VHOST_F_BACKEND_REQ;
-    uint64_t features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_ACCESS_PLATFORM |
-                        1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_BLK_F_FLUSH |
-                        (packed ? 1ull << VIRTIO_F_RING_PACKED : 0);
+    bool packed = g->packed;
     struct dt_error err = {""};
     unsigned queues;
 
-    *g = (struct iommu_guest){.packed = packed};
+    features |= 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_ACCESS_PLATFORM |
+                1ull << VIRTIO_RING_F_INDIRECT_DESC | (packed ? 1ull << VIRTIO_F_RING_PACKED : 0);
+    protocol |= 1ull << VHOST_F_REPLY_ACK | 1ull << VHOST_F_CONFIGURE_MEM_SLOTS |
+                1ull << VHOST_F_BACKEND_REQ;
     g->memory_fd = memfd_create("guest", MFD_CLOEXEC);
     must(g->memory_fd >= 0 && ftruncate(g->memory_fd, IO_MEMORY) == 0, "memfd");
     g->memory = mmap(NULL, IO_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, g->memory_fd, 0);
@@ -76,6 +76,18 @@ void iommu_guest_attach(struct iommu_guest *g, const char *path, bool packed)
     g->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     g->call = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     iommu_guest_start(g, packed ? 0x8000 : 0);
+}
+
+void iommu_guest_attach(struct iommu_guest *g, const char *path, bool packed)
+{
+    *g = (struct iommu_guest){.packed = packed};
+    attach(g, path, 1ull << VIRTIO_BLK_F_FLUSH, 1ull << VHOST_F_CONFIG);
+}
+
+void iommu_guest_attach_card(struct iommu_guest *g, const char *path, bool packed, unsigned index)
+{
+    *g = (struct iommu_guest){.packed = packed, .index = index};
+    attach(g, path, 1ull << VIRTIO_NET_F_MRG_RXBUF, 1ull << VHOST_F_MQ);
 }
 
 void iommu_guest_detach(struct iommu_guest *g)

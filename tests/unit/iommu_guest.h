@@ -26,6 +26,8 @@ struct iommu_guest {
     struct virtq_driver ring;
     uint8_t *memory;
     int memory_fd, kick, call;
+    unsigned index; /* of the ring */
+    unsigned apart; /* I/O pages by which the driver's area is further on than it would be */
     bool packed;
     struct {
         unsigned to;
@@ -36,6 +38,8 @@ struct iommu_guest {
 };
 
 void iommu_guest_attach(struct iommu_guest *g, const char *path, bool packed);
+/** iommu_guest_attach_card() - ring @index of a network card: 0 for what the guest gets, 1 for what it sends. */
+void iommu_guest_attach_card(struct iommu_guest *g, const char *path, bool packed, unsigned index);
 void iommu_guest_detach(struct iommu_guest *g);
 /** iommu_guest_start() - the ring runs. _stop() - and no more; the base is kept. */
 void iommu_guest_start(struct iommu_guest *g, uint32_t base);

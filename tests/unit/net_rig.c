@@ -95,7 +95,7 @@ static const struct front_ops ops = {
 static uint8_t segmented_as(unsigned kind)
 {
     if (!(kind & FRAME_TCP))
-        return VIRTIO_NET_HDR_GSO_UDP_L4;
+        return frame_fragments(kind) ? VIRTIO_NET_HDR_GSO_UDP : VIRTIO_NET_HDR_GSO_UDP_L4;
     return kind & FRAME_V6 ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4;
 }
 

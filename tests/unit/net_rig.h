@@ -86,12 +86,16 @@ void frame_bytes(struct frame *f, const void *bytes, uint32_t n);
 void frame_pattern(struct frame *f, uint32_t n);
 void frame_end(struct frame *f);
 /** frame_kind() - the headers of one of FRAME_KINDS: IPv4 or IPv6, UDP or TCP to @port, partial checksum or not,
- *  to be cut into segments of 1000 bytes or not. Return: what the guest says of it. */
+ *  to be cut into segments of 1000 bytes or not; UDP with FRAME_CSUM | FRAME_SUPER into fragments. Return: what the guest says of it. */
 #define FRAME_KINDS 16u
 #define FRAME_V6    1u
 #define FRAME_TCP   2u
 #define FRAME_SUPER 4u
 #define FRAME_CSUM  8u
+static inline bool frame_fragments(unsigned kind)
+{
+    return (kind & (FRAME_TCP | FRAME_SUPER | FRAME_CSUM)) == (FRAME_SUPER | FRAME_CSUM);
+}
 struct dt_vnet_header frame_kind(struct frame *f, unsigned kind, uint16_t port);
 /** frame_sums_right() - are IP header and transport checksums right, as a receiver sees it? Computed
  *  here, by the letter of RFC 1071. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "soft_disk.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>

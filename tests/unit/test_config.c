@@ -116,7 +116,6 @@ static void test_errors_name_the_line(void **state)
     FAILS("[net ]\n", "the card has no name");
     FAILS("[net a]\nchain = null\n[disk a]\n", "a card named 'a' is there already");
     FAILS("[net a]\nserial = x\nchain = null\n", "net a: serial: a network card has none");
-    FAILS("[net a]\niommu = on\nchain = null\n", "net a: iommu: a network card cannot be");
     FAILS("[net a]\ndeadline = 1s\nchain = null\n", "net a: deadline: only the requests of disks");
     FAILS("nonsense\n", "f.conf:1: KEY = VALUE");
     FAILS("= 3\n", "f.conf:1: KEY = VALUE");

@@ -2,6 +2,8 @@
 /* test_net.c - packets of network cards: headers, what guests say of them, segments, and the way through a chain. */
 #include "tests/unit/net_rig.h"
 
+#include "net/virtio/offloads.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 
@@ -275,6 +277,152 @@ static void test_segments(void **state)
     rig_stop();
 }
 
+/* ---- Fragments ---- */
+
+/* What leaves is put together again as a receiver does, and is the datagram with its checksum. */
+static void check_fragments(bool v6, uint32_t payload, uint16_t segment)
+{
+    const uint32_t l4 = v6 ? 54 : 34, skip = v6 ? 8 : 0, unit = segment & ~7u;
+    static struct frame whole;
+    uint32_t done = 0, id = 0;
+
+    assert_int_equal(rig.wire.n, (payload + 8 + unit - 1) / unit);
+    memcpy(whole.bytes, f.bytes, l4);
+    for (unsigned i = 0; i < rig.wire.n; i++) {
+        const struct rig_frame *s = &rig.wire.frames[i];
+        const uint8_t *at = s->data + (v6 ? l4 : 18);
+        bool last = i == rig.wire.n - 1;
+        uint32_t bytes = s->length - l4 - skip;
+        struct dt_headers h;
+
+        dt_parse(&h, s->data, s->length);
+        assert_int_equal(h.flags & (DT_HDR_FRAGMENT | DT_HDR_LATER | DT_HDR_BROKEN),
+                         DT_HDR_FRAGMENT | (i ? DT_HDR_LATER : 0));
+        assert_int_equal(h.end, s->length);
+        assert_int_equal(s->needs, 0);
+        assert_true(frame_sums_right(s->data, s->length));
+        assert_true(last ? bytes <= unit : bytes == unit);
+        if (v6) {
+            assert_memory_equal(at, ((uint8_t[]){17, 0}), 2);
+            assert_int_equal(load_be16(at + 2), done | !last);
+            assert_true(i == 0 || load_be32(at + 4) == id);
+            id = load_be32(at + 4);
+        } else {
+            assert_int_equal(load_be16(at), 0x1234);
+            assert_int_equal(load_be16(at + 2), done / 8 | (last ? 0 : 0x2000));
+        }
+        memcpy(whole.bytes + l4 + done, s->data + l4 + skip, bytes);
+        done += bytes;
+    }
+    assert_int_equal(done, payload + 8);
+    assert_memory_equal(whole.bytes + l4 + 8, f.bytes + l4 + 8, payload);
+    assert_true(frame_sums_right(whole.bytes, l4 + done));
+}
+
+static struct dt_vnet_header said_ufo(bool v6, uint16_t segment)
+{
+    struct dt_vnet_header v = said(v6, false, segment);
+
+    v.gso_type = VIRTIO_NET_HDR_GSO_UDP;
+    return v;
+}
+
+static void test_fragments(void **state)
+{
+    static const struct {
+        uint32_t payload;
+        uint16_t segment;
+    } cases[] = {{49, 48}, {1473, 1480}, {2952, 1480}, {2953, 1483}, {65000, 1480}};
+
+    rig_start("plain-wire");
+    for (unsigned kind = 0; kind < 2; kind++)
+        for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+            struct dt_vnet_header v = said_ufo(kind, cases[i].segment);
+
+            build(kind, false, cases[i].payload);
+            store_be16(f.bytes + v.csum_start + 6, 0x5a5a); /* whatever the guest left there */
+            rig.sent = 0;
+            assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+            check_fragments(kind, cases[i].payload, cases[i].segment);
+            assert_int_equal(rig.sent, 1);
+            rig_clear();
+        }
+    rig_stop();
+}
+
+/* Two datagrams must not be put together as one: each has a number of its own, though the sender gave them none. */
+static void test_fragments_are_told_apart(void **state)
+{
+    uint32_t seen[8] = {0};
+
+    rig_start("plain-wire");
+    for (unsigned i = 0; i < ARRAY_SIZE(seen); i++) {
+        struct dt_vnet_header v = said_ufo(i & 1, 1000);
+
+        build(i & 1, false, 1500);
+        if (!(i & 1))
+            store_be16(f.bytes + 18, 0);
+        frame_end(&f);
+        assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+        assert_int_equal(rig.wire.n, 2);
+        seen[i] = i & 1 ? load_be32(rig.wire.frames[0].data + 58)
+                        : load_be16(rig.wire.frames[0].data + 18);
+        assert_int_not_equal(seen[i], 0);
+        for (unsigned k = i & 1; k < i; k += 2)
+            assert_int_not_equal(seen[i], seen[k]);
+        rig_clear();
+    }
+    rig_stop();
+}
+
+static void test_datagrams_pass_whole(void **state)
+{
+    struct dt_vnet_header v = said_ufo(true, 1445), out;
+    struct dt_packet p = {.data = f.bytes};
+
+    rig_start("wire");
+    build(true, false, 4000);
+    assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    assert_int_equal(rig.wire.n, 1);
+    assert_int_equal(rig.wire.frames[0].needs, DT_OFFLOAD_CSUM | DT_OFFLOAD_UFO6);
+    rig_arrive(f.bytes, f.n, &v);
+    assert_int_equal(rig.guest.n, 1);
+    net_guest_takes(rig.lane, DT_OFFLOAD_ALL & ~DT_OFFLOAD_UFO);
+    rig_arrive(f.bytes, f.n, &v);
+    assert_int_equal(rig.guest.n, 1 + 3);
+    assert_false(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL & ~DT_OFFLOAD_UFO));
+    v.gso_size = 50; /* rounded it is 48, and 48 is enough */
+    assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    v.gso_size = 47;
+    assert_false(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    v = said_ufo(true, 1445);
+    v.flags = 0;
+    assert_false(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    build(true, true, 4000); /* no datagram */
+    v = said_ufo(true, 1445);
+    v.csum_offset = 16;
+    assert_false(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    rig_stop();
+
+    build(true, false, 4000);
+    v = said_ufo(true, 1445);
+    p.length = f.n;
+    assert_int_equal(dt_vnet_read(&p, &v, DT_OFFLOAD_ALL), 0);
+    assert_int_equal(p.segment, 1440);
+    assert_true(net_needs_fit(&p));
+    assert_int_equal(dt_packet_segments(&p), 3);
+    assert_int_equal(dt_packet_wire_bytes(&p), 4008 + 3 * (54 + 8));
+    dt_vnet_write(&p, &out);
+    assert_int_equal(out.gso_type, VIRTIO_NET_HDR_GSO_UDP);
+    assert_int_equal(out.gso_size, 1440);
+    p.segment = 1441;
+    assert_false(net_needs_fit(&p));
+    p.segment = 4008;
+    assert_false(net_needs_fit(&p));
+}
+
+/* ---- Whole ---- */
+
 /* Where everybody takes super-frames they pass whole, and what was said of them is made anew. */
 static void test_super_frames_pass(void **state)
 {
@@ -303,6 +451,22 @@ static void test_super_frames_pass(void **state)
     assert_int_equal(out.gso_type, VIRTIO_NET_HDR_GSO_TCPV6 | VIRTIO_NET_HDR_GSO_ECN);
     assert_int_equal(out.csum_start, 54);
     assert_int_equal(out.num_buffers, 1);
+}
+
+/* Bit 6 is the word of old drivers for all of them. */
+static void test_features_of_offloads(void **state)
+{
+    const uint32_t host = DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4 | DT_OFFLOAD_TSO6 | DT_OFFLOAD_UFO;
+    const uint64_t gso = 1ull << VIRTIO_NET_F_GSO, csum = 1ull << VIRTIO_NET_F_CSUM;
+
+    assert_int_equal(virtio_offloads_of(csum | gso, false), host);
+    assert_int_equal(virtio_offloads_of(csum | gso, true), 0);
+    assert_int_equal(virtio_offloads_of(csum | 1ull << VIRTIO_NET_F_HOST_UFO, false),
+                     DT_OFFLOAD_CSUM | DT_OFFLOAD_UFO);
+    assert_int_equal(virtio_offload_features(host, 0) & gso, gso);
+    assert_int_equal(virtio_offload_features(host & ~DT_OFFLOAD_TSO6, 0) & gso, 0);
+    assert_int_equal(virtio_offload_features(host & ~DT_OFFLOAD_UFO4, 0) & gso, 0);
+    assert_int_equal(virtio_offload_features(0, DT_OFFLOAD_ALL) & gso, 0);
 }
 
 /* ---- The way through a chain ---- */
@@ -470,12 +634,22 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_headers),   cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_short_cut), cmocka_unit_test(test_flow_is_symmetric),
-        cmocka_unit_test(test_checksums), cmocka_unit_test(test_hostile_headers),
-        cmocka_unit_test(test_segments),  cmocka_unit_test(test_super_frames_pass),
-        cmocka_unit_test(test_verdicts),  cmocka_unit_test(test_guest_that_takes_nothing),
-        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_change),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_short_cut),
+        cmocka_unit_test(test_flow_is_symmetric),
+        cmocka_unit_test(test_checksums),
+        cmocka_unit_test(test_hostile_headers),
+        cmocka_unit_test(test_segments),
+        cmocka_unit_test(test_fragments),
+        cmocka_unit_test(test_fragments_are_told_apart),
+        cmocka_unit_test(test_datagrams_pass_whole),
+        cmocka_unit_test(test_features_of_offloads),
+        cmocka_unit_test(test_super_frames_pass),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_guest_that_takes_nothing),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_change),
         cmocka_unit_test(test_pending),
     };
 

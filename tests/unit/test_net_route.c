@@ -239,6 +239,30 @@ static void test_super(void **state)
     rig_stop();
 }
 
+/* A datagram to be cut into fragments is whole for the host's stack, which checks its length and checksum. */
+static void test_datagram_in_fragments(void **state)
+{
+    struct dt_vnet_header v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                               .gso_type = VIRTIO_NET_HDR_GSO_UDP,
+                               .gso_size = 1480,
+                               .csum_start = 34,
+                               .csum_offset = 6};
+    uint8_t got[8192];
+    ssize_t n;
+
+    start("");
+    for (unsigned whole = 0; whole < 2; whole++) {
+        datagram("10.0.0.5", HOST, 5000);
+        frame_end(&f);
+        assert_true(rig_send(f.bytes, f.n, &v, whole ? DT_OFFLOAD_ALL : 0) == whole);
+    }
+    TURN_UNTIL((n = recv(udp, got, sizeof(got), 0)) >= 0);
+    assert_int_equal(n, 5000);
+    assert_memory_equal(got, f.bytes + 42, 5000);
+    assert_int_equal(recv(udp, got, sizeof(got), 0), -1); /* and there is one only */
+    rig_stop();
+}
+
 static void test_refused(void **state)
 {
     start("");
@@ -324,6 +348,7 @@ int main(void)
         cmocka_unit_test_teardown(test_solicitations, drain),
         cmocka_unit_test_teardown(test_both_ways, drain),
         cmocka_unit_test_teardown(test_super, drain),
+        cmocka_unit_test_teardown(test_datagram_in_fragments, drain),
         cmocka_unit_test_teardown(test_refused, drain),
         cmocka_unit_test_teardown(test_state, drain),
     };

@@ -59,6 +59,15 @@ static void complete(uint8_t *frame, uint32_t length)
     net_complete_checksum(&p);
 }
 
+static uint8_t super_kind(bool v6, bool tcp, bool fragments)
+{
+    if (tcp)
+        return v6 ? DT_OFFLOAD_TSO6 : DT_OFFLOAD_TSO4;
+    if (fragments)
+        return v6 ? DT_OFFLOAD_UFO6 : DT_OFFLOAD_UFO4;
+    return v6 ? DT_OFFLOAD_USO6 : DT_OFFLOAD_USO4;
+}
+
 /* TCP or UDP, with or without what may be left to the card. */
 static uint32_t transport(struct dt_rng *rng, uint8_t *to, uint8_t *needs, uint16_t *segment)
 {
@@ -83,8 +92,7 @@ static uint32_t transport(struct dt_rng *rng, uint8_t *to, uint8_t *needs, uint1
     complete(to, at);
     if (super) {
         *segment = 1000;
-        *needs = DT_OFFLOAD_CSUM | (tcp ? (v6 ? DT_OFFLOAD_TSO6 : DT_OFFLOAD_TSO4)
-                                        : (v6 ? DT_OFFLOAD_USO6 : DT_OFFLOAD_USO4));
+        *needs = DT_OFFLOAD_CSUM | super_kind(v6, tcp, dt_rng_below(rng, 2));
     } else if (dt_rng_below(rng, 2)) {
         *needs = DT_OFFLOAD_CSUM;
     }

@@ -280,9 +280,6 @@ static int judge_kind(const struct disk_config *d, struct dt_error *err)
         return 0;
     if (o->serial)
         return dt_fail(err, -EINVAL, "serial: a network card has none");
-    if (o->iommu)
-        return dt_fail(err, -EINVAL,
-                       "iommu: a network card cannot be behind the guest's IOMMU yet");
     if (o->deadline)
         return dt_fail(err, -EINVAL, "deadline: only the requests of disks have one");
     return 0;

@@ -141,12 +141,12 @@ def require():
         raise Skip("no TAP interfaces here: " + done.stderr.decode().strip())
 
 
-def arguments(card, packed=False, queues=1, mac=MAC, mtu=None):
-    """QEMU's, for a guest on the card; `mtu` is what it tells the guest."""
+def arguments(card, packed=False, queues=1, mac=MAC, mtu=None, extra=""):
+    """QEMU's, for a guest on the card; `mtu` is what it tells the guest; `extra`: more of the device's properties."""
     # Without KVM QEMU 7.2 crashes when a guest masks the MSI-X vector of a vhost-user card: so it gets none.
     device = f"virtio-net-pci,netdev=n0,mac={mac}" + (",packed=on" if packed else "") + \
         (f",host_mtu={mtu}" if mtu else "") + \
-        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "")
+        (",vectors=0" if paths.accelerator() == "tcg" else "") + (",mq=on" if queues > 1 else "") + extra
     return ["-chardev", f"socket,id=net0,path={card.socket},reconnect=1",
             "-netdev", f"vhost-user,id=n0,chardev=net0,queues={queues}", "-device", device]
 

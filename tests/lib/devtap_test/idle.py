@@ -24,7 +24,8 @@ class Driver:
         self.memory = mmap.mmap(self.fds[0], 2 * RING_BYTES)
         self._send(SET_OWNER)
         self._send(GET_FEATURES)
-        assert struct.unpack("<12xQ", self.sock.recv(20, socket.MSG_WAITALL))[0] & VERSION_1
+        [self.features] = struct.unpack("<12xQ", self.sock.recv(20, socket.MSG_WAITALL))
+        assert self.features & VERSION_1
         self._send(SET_FEATURES, struct.pack("<Q", VERSION_1))  # without protocol features rings are enabled by themselves
         self._send(SET_MEM_TABLE, struct.pack("<IIQQQQ", 1, 0, GUEST, 2 * RING_BYTES, GUEST, 0), self.fds[0])
         for ring in range(2):

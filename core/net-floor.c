@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * net-floor.c - what the guest of a card was promised, kept whatever the chain becomes; see floor.c, which does it for disks.
+ *
+ * That is the largest packet and the offloads. Of these core does what a chain lacks, so only a chain that takes smaller
+ * packets is refused; and what one has beyond them the guest is not told, nor the keeper, who would refuse
+ * a worker that promises anything else.
+ */
+#include "core/net.h"
+
+#define FLOOR_VERSION 1u
+
+/* As it is kept. */
+struct floor_record {
+    uint64_t chain;
+    uint32_t mtu, offloads;
+};
+
+int net_floor_judge(const struct device *dev, const struct dt_net_info *now, struct dt_error *err)
+{
+    if (now->mtu < dev->net_info.mtu)
+        return dt_fail(err, -EINVAL, "packets could have %u bytes only, and the guest knows %u",
+                       now->mtu, dev->net_info.mtu);
+    return 0;
+}
+
+static int64_t fill(void *arg, void *bytes, size_t room)
+{
+    const struct device *dev = arg;
+    struct floor_record record = {.chain = floor_chain_hash(dev),
+                                  .mtu = dev->net_info.mtu,
+                                  .offloads = dev->net_info.offloads};
+
+    memcpy(bytes, &record, sizeof(record));
+    return sizeof(record);
+}
+
+int net_floor_keep(struct device *dev, struct dt_error *err)
+{
+    int64_t n = 0;
+
+    if (dev->blobs)
+        n = blob_write(dev->blobs, BLOB_FLOOR, "floor", FLOOR_VERSION, fill, dev);
+    return n < 0 ? dt_fail(err, (int)n, "its floor cannot be kept: %s", strerror((int)-n)) : 0;
+}
+
+static int read_floor(const struct device *dev, struct floor_record *r, struct dt_error *err)
+{
+    _cleanup_free_ void *bytes = NULL;
+    char name[BLOB_NAME];
+    uint32_t version;
+    size_t length;
+    int ret = blob_read(dev->blobs, BLOB_FLOOR, name, &version, &bytes, &length);
+
+    if (ret == -ENOENT)
+        return ret;
+    if (ret < 0 || version != FLOOR_VERSION || length != sizeof(*r))
+        return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
+    memcpy(r, bytes, sizeof(*r));
+    if (r->mtu > UINT16_MAX || r->offloads & ~(uint32_t)DT_OFFLOAD_ALL)
+        return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
+    return 0;
+}
+
+/* An interface may have another limit by now, and then it drops what is above; another chain must have the one there was. */
+int net_floor_settle(struct device *dev, struct dt_error *err)
+{
+    const struct dt_net_info now = dev->net_info;
+    struct floor_record floor;
+    int ret;
+
+    if (!dev->blobs)
+        return 0;
+    ret = read_floor(dev, &floor, err);
+    if (ret == -ENOENT)
+        return net_floor_keep(dev, err);
+    if (ret < 0)
+        return ret;
+    dev->net_info = (struct dt_net_info){.mtu = (uint16_t)floor.mtu, .offloads = floor.offloads};
+    ret = net_floor_judge(dev, &now, err);
+    if (ret < 0 && floor.chain == floor_chain_hash(dev)) {
+        log_warning("%s: %s", dev->name, err->text);
+        ret = 0;
+    }
+    if (ret < 0)
+        dt_fail_prefix(err, "the chain cannot serve its guest");
+    return ret ?: net_floor_keep(dev, err);
+}
