@@ -135,7 +135,7 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return ret ?: pool_resize(t->pool, t->slot, size, err);
 }
 
-static const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
+const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
 
 static int print_quota(struct target *t, bool json)
 {
@@ -199,7 +199,12 @@ int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **a
                struct dt_error *err)
 {
     const struct px_record *r = pool_record(t->pool, t->slot);
-    int ret = r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
+    int ret;
+
+    if (t->first != NO_SLOT)
+        ret = pool_delete_range(t->pool, t->first, t->slot, err);
+    else
+        ret = r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
                                  : pool_delete_snapshot(t->pool, t->slot, err);
 
     r = pool_record(t->pool, t->slot);
@@ -228,5 +233,7 @@ int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char *
 
     if (r->kind != PX_SNAPSHOT)
         return dt_fail(err, -EINVAL, "say to which snapshot: POOL/DISK@SNAPSHOT");
-    return pool_rollback(t->pool, r->parent, t->slot, err);
+    if (!o->newer)
+        return pool_rollback(t->pool, r->parent, t->slot, err);
+    return reclaim(t, pool_rollback_past(t->pool, r->parent, t->slot, err), err);
 }

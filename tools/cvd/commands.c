@@ -21,6 +21,7 @@ static const char *const guest_options[] = {"socket", "every", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const history_options[] = {"most", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
+static const char *const rollback_options[] = {"newer", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
@@ -84,9 +85,9 @@ const struct command cvd_commands[] = {
      true, false, 1, 1, tree_options, cmd_tree},
     {"collapse", "POOL/DISK@PARENT @CHILD [--json]", "delete the snapshots from PARENT up to CHILD",
      NEEDS_CHANGE, false, false, 2, 2, json_options, cmd_collapse, .plain = true},
-    {"delete", "POOL/DISK[@SNAPSHOT] [--json]",
-     "delete a disk with its unlabelled snapshots, or a snapshot", NEEDS_CHANGE, false, false, 1, 1,
-     json_options, cmd_delete, .plain = true},
+    {"delete", "POOL/DISK[@SNAPSHOT[%SNAPSHOT]] [--json]",
+     "delete a disk with its unlabelled snapshots, or snapshots", NEEDS_CHANGE, false, false, 1, 1,
+     json_options, cmd_delete, .plain = true, .ranges = true},
     {"rename", "POOL/DISK[@SNAPSHOT] NAME [--json]", "give it another name", NEEDS_CHANGE, false,
      false, 2, 2, json_options, cmd_rename, .plain = true},
     {"resize", "POOL/DISK [+]SIZE|--size SIZE [--json]", "make a disk larger or smaller",
@@ -102,10 +103,14 @@ const struct command cvd_commands[] = {
     {"bench", "POOL/DISK [--rw MODE] [--size SIZE] [--depth N] [--time TIME] [--json]",
      "measure what a VM on a clone of the disk would get", NEEDS_NOTHING, false, false, 1, 1,
      bench_options, cmd_bench},
-    {"rollback", "POOL/DISK@SNAPSHOT [--json]", "return to the newest snapshot", NEEDS_CHANGE,
-     false, false, 1, 1, json_options, cmd_rollback, .plain = true},
-    {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
-     NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
+    {"rollback", "POOL/DISK@SNAPSHOT [--newer|-r] [--json]",
+     "return to the newest snapshot, or to another one and delete those that are newer",
+     NEEDS_CHANGE, false, false, 1, 1, rollback_options, cmd_rollback, .plain = true},
+    {"info", "POOL[/DISK[@SNAPSHOT]] [--json]", "tell what a pool, a disk or a snapshot is",
+     NEEDS_LOOK, false, false, 1, 1, json_options, cmd_info, .either = true},
+    {"du", "POOL[/DISK[@SNAPSHOT[%SNAPSHOT]]] [--json]",
+     "what occupies space, why, and which deletion would give back how much", NEEDS_LOOK, false,
+     false, 1, 1, json_options, cmd_du, .ranges = true, .either = true},
     {"diff", "POOL/DISK[@SNAPSHOT|@{MOMENT}] [--from @SNAPSHOT|@{MOMENT}] [--json]",
      "which ranges differ", NEEDS_LOOK, false, false, 1, 1, from_options, cmd_diff,
      .moments = true},
@@ -194,6 +199,8 @@ const struct dt_param cvd_option_table[] = {
      .help = "Write to a new file instead of standard output."},
     {"resume", DT_PARAM_BOOL, FIELD(resume), .help = "Go on with what broke off."},
     {"status", DT_PARAM_BOOL, FIELD(status), .help = "Receive nothing: tell how far it got."},
+    {"newer", DT_PARAM_BOOL, FIELD(newer),
+     .help = "Delete the snapshots that are newer; also written -r, as zfs has it."},
     {"policy", DT_PARAM_STRING, FIELD(policy),
      .help =
          "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
@@ -261,10 +268,22 @@ int command_run(const struct command *c, struct target *t, const struct cvd_opti
     return ret;
 }
 
+/* There are no short options but this one, which whoever knows zfs will write. */
+static void write_out(const struct command *c, char **argv)
+{
+    static char newer[] = "--newer";
+
+    for (; takes(c, "newer") && *argv && strcmp(*argv, "--"); argv++)
+        if (strcmp(*argv, "-r") == 0)
+            *argv = newer;
+}
+
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
                   struct dt_error *err)
 {
     int ret = check_options_taken(c, argv, err);
+
+    write_out(c, argv);
 
     ret = ret ?: options_parse(groups, o, argv, err);
     for (*argc = 0; ret == 0 && argv[*argc];)

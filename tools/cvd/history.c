@@ -113,6 +113,7 @@ int history_usage(struct target *t, struct table *table, json_t *list, struct dt
     table_cell(table, "-");
     table_cell(table, "%s", human_bytes(past.held << PX_BLOCK_SHIFT));
     table_cell(table, "%s", human_bytes(past.maps << PX_BLOCK_SHIFT));
+    table_cell(table, "%" PRIu64 " entries", past.entries);
     return 0;
 }
 

@@ -111,34 +111,10 @@ static void print_cache(const json_t *cache)
            from + told(cache, "misses"), told(cache, "misses"));
 }
 
-/* What is free but for a pin, only the process that serves the pool knows; it may have no time for us. */
-static json_t *ask_pinned(const struct target *t)
-{
-    struct dt_error ignored;
-    json_t *pin = NULL;
-
-    target_ask(t->path, json_pack("{ss}", "verb", "pinned"), ANSWER_MS, &pin, &ignored);
-    if (json_object_get(pin, "owner"))
-        return pin;
-    json_decref(pin);
-    return NULL;
-}
-
-static void print_pinned(const json_t *pin)
-{
-    const json_t *owner = json_object_get(pin, "owner");
-    char since[64];
-
-    print_time((uint64_t)json_integer_value(json_object_get(pin, "since")), since, sizeof(since));
-    printf("held       %s of what is free, for %s since %s\n",
-           human_bytes((uint64_t)json_integer_value(json_object_get(pin, "held"))),
-           json_string_value(owner), since);
-}
-
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
-    json_t *pin = ask_pinned(t);
+    json_t *pin = pool_pin_ask(t->path);
     struct pool_share share;
     struct pool_info i;
     char uuid[UUID_TEXT];
@@ -166,7 +142,7 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
            human_bytes(i.blocks << PX_BLOCK_SHIFT), human_bytes(i.used << PX_BLOCK_SHIFT),
            human_bytes(i.free << PX_BLOCK_SHIFT));
     if (pin)
-        print_pinned(pin);
+        pool_pin_print(pin);
     json_decref(pin);
     printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
     if (share.share || share.shared)
