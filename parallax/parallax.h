@@ -90,6 +90,8 @@ struct pool_waiter {
 void pool_when_durable(struct pool *pool, struct pool_waiter *waiter);
 /** pool_checkpoint() - a new root now. Blocks. -EAGAIN: the store has something of one that is being made. */
 int pool_checkpoint(struct pool *pool, struct dt_error *err);
+/** pool_reclaim() - give back a piece of what was deleted. 1: there is more. Blocks. */
+int pool_reclaim(struct pool *pool, struct dt_error *err);
 /** pool_reclaim_all() - give back all that was deleted. Blocks for long. */
 int pool_reclaim_all(struct pool *pool, struct dt_error *err);
 /** pool_grow() - the store has grown: use it. Blocks. */
@@ -103,12 +105,12 @@ struct pool_times {
 };
 
 /** struct pool_info - counts in blocks. @stale: free, with space in the file; @punched: given back to it since
- * the pool was opened. @preallocated: blocks before this one have space in the file, or where @preallocation is PX_THIN, are
+ * the pool was opened. @reserve: of what is free, what only deletions may use. @preallocated: blocks before this one have space in the file, or where @preallocation is PX_THIN, are
  * still to be looked through for space to give back. And since the pool was opened: @lost: nodes that could not be read when what they
  * lead to was to be given back; @lost_maps: free maps that cannot be read. @damaged: disks that are not written any more. */
 struct pool_info {
     uint8_t uuid[16];
-    uint64_t created, blocks, used, free, dying, journal, journal_used, root_seq;
+    uint64_t created, blocks, used, free, reserve, dying, journal, journal_used, root_seq;
     uint64_t disks, snapshots, dirty_nodes, cached_nodes;
     uint64_t stale, punched, lost, lost_maps, damaged, preallocated;
     enum px_preallocation preallocation;

@@ -1,8 +1,11 @@
 """What the verbs of cvd promise, as users of rbd, zfs and qemu-img try them."""
 
 import json
+import os
+import subprocess
 
-from devtap_test.pool import PoolProcess, check, cvd
+from devtap_test.paths import SOURCE
+from devtap_test.pool import PoolProcess, binary, check, cvd
 from devtap_test.softdisk import SoftDisk
 
 MIB = 1 << 20
@@ -45,7 +48,7 @@ def test_why(t):
     cvd("label", f"{pool}/vm@s2")
     cvd("dup", f"{pool}/vm@s2", "clone", "--count", 5)
     text = cvd("du", f"{pool}/vm")
-    assert "label, clone clone1, clone clone2, clone clone3 and 2 more clones" in text, text
+    assert "label, clones clone1, clone2, clone3 and 2 more" in text, text
     assert "back to the last that is labelled or cloned, gives back 11" in text, text
     said = json.loads(cvd("du", f"{pool}/vm@s3%s4", "--json"))
     t.equal(said["held"], 9 * MIB)
@@ -120,3 +123,46 @@ def test_info(t):
     assert "origin     vm@s1" in cvd("info", f"{pool}/clone")
     cvd("info", f"{pool}/nobody", status=3)
     cvd("info", t.folder / "nothing", status=3)
+
+
+def completed(line):
+    """What bash offers for the last word."""
+    script = ("source " + str(SOURCE / "completions/cvd") + "; words=(" + line + "); COMP_WORDS=(\"${words[@]}\" \"$1\"); "
+              "COMP_CWORD=${#words[@]}; _cvd; printf '%s\\n' \"${COMPREPLY[@]}\"")
+    return lambda word: subprocess.run(
+        ["bash", "-c", script, "bash", str(word)], check=True, capture_output=True, text=True,
+        env=dict(os.environ, PATH=f"{os.path.dirname(binary())}:{os.environ['PATH']}")).stdout.split()
+
+
+def test_completion(t):
+    """bash completes commands, options, what may stand behind them, pools, disks and snapshots."""
+    pool = filled(t, 1)
+    assert {"info", "du", "rollback", "pool", "destroy"} <= set(completed("cvd")(""))
+    t.equal(set(completed("cvd pool")("c")), {"check", "close", "create"})
+    t.equal(completed("cvd rollback x")("--n"), ["--newer"])
+    t.equal(completed("cvd quota x --policy")("h"), ["hold"])
+    t.equal(completed("cvd quota x --policy =")("f"), ["fail"])
+    t.equal(completed(f"cvd pool share {pool}")(""), ["off", "on", "writes"])
+    t.equal(completed("cvd du")(f"{pool}/v"), [f"{pool}/vm"])
+    t.equal(completed("cvd rollback")(f"{pool}/vm@"), [f"{pool}/vm@s1"])
+
+
+def test_json(t):
+    """Of each command whose options say so, standard output is JSON, or a line of it for each thing that happens."""
+    pool = t.folder / "pool"
+    done = lambda *words: json.loads(cvd(*words, "--json"))
+    t.equal(done("pool", "create", pool, "--size", "64M"), {"done": "pool create", "to": str(pool)})
+    done("create", f"{pool}/a", "4M")
+    done("snap", f"{pool}/a@s")
+    done("label", f"{pool}/a@s")
+    t.equal(done("dup", f"{pool}/a@s", "c"), {"done": "dup", "to": f"{pool}/a@s", "name": "c"})
+    t.equal(done("dup", f"{pool}/a@s", "d", "--count", 2)["count"], 2)
+    opened = done("pool", "open", pool, "--background")
+    t.equal((opened["done"], opened["socket"]), ("pool open", str(pool) + ".sock"))
+    assert "background" in cvd("pool", "share", pool, "on", "--now", status=4)
+    t.equal(done("pool", "share", pool)["share"], "off", "a command that was refused did something")
+    t.equal(done("pool", "close", pool)["done"], "pool close")
+    cvd("bench", f"{pool}/none", status=3)
+    cvd("bench", f"{pool}/a@s", status=2)
+    rows = [line.split(":", 1) for line in cvd("--completion-data").splitlines()]
+    t.equal([name for name, options in rows if "--json" not in options], [])

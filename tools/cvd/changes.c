@@ -47,9 +47,18 @@ int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv
     _cleanup_free_ char *name = NULL;
     int ret = target_new_name(t, argv[1], &name, err);
 
-    return ret
-               ?: pool_clone(t->pool, t->slot, name, MAX(o->count, (uint64_t)1), o->count > 0,
-                             o->first, err);
+    ret = ret
+              ?: pool_clone(t->pool, t->slot, name, MAX(o->count, (uint64_t)1), o->count > 0,
+                            o->first, err);
+    if (ret < 0 || !o->json)
+        return ret;
+    if (o->count)
+        print_json_to(t->out,
+                      json_pack("{ss ss ss sI sI}", "done", "dup", "to", argv[0], "name", name,
+                                "first", (json_int_t)o->first, "count", (json_int_t)o->count));
+    else
+        print_json_to(t->out, json_pack("{ss ss ss}", "done", "dup", "to", argv[0], "name", name));
+    return 0;
 }
 
 /* POOL/DISK@NAME, as rbd and zfs have it, or --name for all. @text loses the name, which is in its memory. */
@@ -186,13 +195,30 @@ int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_set_weight(t->pool, t->slot, (unsigned)weight, err);
 }
 
+int reclaim_all(struct target *t, struct dt_error *err)
+{
+    struct pool_info i;
+    uint64_t before;
+    int ret = pool_sync(t->pool, err);
+
+    pool_info(t->pool, &i);
+    before = i.used;
+    while (ret == 0 && (ret = pool_reclaim(t->pool, err)) > 0) {
+        pool_info(t->pool, &i);
+        progress_amount("given back", (MAX(before, i.used) - i.used) << PX_BLOCK_SHIFT);
+        ret = 0;
+    }
+    progress_end();
+    return ret;
+}
+
 /* It is deleted when this is durable; the space comes back now, or where the pool is served in the
  * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
     if (ret < 0 || t->live)
         return ret;
-    return pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
+    return reclaim_all(t, err);
 }
 
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,

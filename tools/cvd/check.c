@@ -58,10 +58,15 @@ static void ignore(void *arg, uint32_t slot, const char *event, const char *text
     log_debug("%s", text);
 }
 
+static void checked(void *arg, uint64_t done, uint64_t total)
+{
+    progress("check", MIN(done, total), total);
+}
+
 static int open_root(struct check *c, bool repair, struct dt_error *err)
 {
     const struct store_file_options file = {0};
-    struct pool_check what = {.say = repaired, .arg = c};
+    struct pool_check what = {.say = repaired, .progress = checked, .arg = c};
     const struct pool_options o = {
         .cache = CACHE, .repair = repair ? &what : NULL, .event = repair ? ignore : NULL};
     struct pool *pool;
@@ -73,6 +78,7 @@ static int open_root(struct check *c, bool repair, struct dt_error *err)
     }
     ret = store_file_lock(c->locked, dt_clock_ns() + LOCK_NS, err);
     ret = ret ?: pool_open(&pool, c->locked, &o, err);
+    progress_end();
     if (ret < 0)
         return ret;
     c->root = *pool_root(pool);
@@ -122,11 +128,6 @@ static void damaged(void *arg, uint32_t slot, const char *event, const char *tex
 {
     if (holds(arg))
         log_warning("%s", text);
-}
-
-static void checked(void *arg, uint64_t done, uint64_t total)
-{
-    progress("check", MIN(done, total), total);
 }
 
 static void print(const struct check *c, const struct pool_check *p)

@@ -5,10 +5,11 @@
 static const char *const no_options[] = {NULL};
 static const char *const json_options[] = {"json", NULL};
 static const char *const create_options[] = {"size", "sector", "json", NULL};
-static const char *const pool_create_options[] = {"size", "journal",       "share",
-                                                  "rate", "preallocation", NULL};
+static const char *const pool_create_options[] = {"size",          "journal", "share", "rate",
+                                                  "preallocation", "json",    NULL};
 static const char *const share_options[] = {"rate", "now", "json", NULL};
-static const char *const open_options[] = {"background", "cache", "data-cache", "sandbox", NULL};
+static const char *const open_options[] = {"background", "cache", "data-cache",
+                                           "sandbox",    "json",  NULL};
 static const char *const check_options[] = {"data", "rate", "memory", "repair", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
@@ -17,7 +18,7 @@ static const char *const tree_options[] = {"format", "all", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
-static const char *const guest_options[] = {"socket", "every", NULL};
+static const char *const guest_options[] = {"socket", "every", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const history_options[] = {"most", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
@@ -28,14 +29,15 @@ static const char *const receive_options[] = {"resume", "status", "json", NULL};
 const struct command cvd_commands[] = {
     {"pool create",
      "POOL --size SIZE [--journal SIZE] [--preallocation off|falloc|full] [--share off|on|writes] "
-     "[--rate SIZE]",
+     "[--rate SIZE] [--json]",
      "make a pool in a new file, or on a block device", NEEDS_NOTHING, true, true, 1, 1,
-     pool_create_options, cmd_pool_create},
-    {"pool open", "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off]",
+     pool_create_options, cmd_pool_create, .plain = true},
+    {"pool open",
+     "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off] [--json]",
      "serve a pool to any number of VMs", NEEDS_NOTHING, true, false, 1, 1, open_options,
      cmd_pool_open},
-    {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
-     no_options, cmd_pool_close},
+    {"pool close", "POOL [--json]", "end the process that serves it", NEEDS_NOTHING, true, false, 1,
+     1, json_options, cmd_pool_close, .plain = true},
     {"pool check", "POOL [--data=off] [--rate SIZE] [--memory SIZE] [--repair] [--json]",
      "read the whole pool, maps and data, while it is in use or not; repairs nothing unless told",
      NEEDS_NOTHING, true, false, 1, 1, check_options, cmd_pool_check},
@@ -66,8 +68,7 @@ const struct command cvd_commands[] = {
      "copy a disk or snapshot into a sparse raw image", NEEDS_DATA, false, false, 2, 2,
      json_options, cmd_export, .moments = true},
     {"dup", "POOL/DISK@SNAPSHOT NAME [--count N [--first N]] [--json]",
-     "make clones of a labelled snapshot", NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup,
-     .plain = true},
+     "make clones of a labelled snapshot", NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup},
     {"snap", "POOL/DISK[@NAME]... [--name NAME] [--json]",
      "take a snapshot, of several disks at one moment", NEEDS_CHANGE, false, false, 1, 30,
      name_options, cmd_snap, .names_new = true},
@@ -122,7 +123,7 @@ const struct command cvd_commands[] = {
     {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]",
      "find the first state in which a probe fails", NEEDS_DATA, false, false, 3, 60, json_options,
      cmd_bisect, .moments = true},
-    {"guest", "POOL/DISK... --socket PATH [--every TIME]",
+    {"guest", "POOL/DISK... --socket PATH [--every TIME] [--json]",
      "answer what a VM asks for through its port", NEEDS_NOTHING, false, false, 1, 30,
      guest_options, cmd_guest},
     {"send",

@@ -16,16 +16,28 @@
 
 static bool drawn;
 
-void progress(const char *what, uint64_t done, uint64_t total)
+static bool is_due(void)
 {
     static uint64_t last;
     uint64_t now = dt_clock_ns();
 
-    if (!isatty(STDERR_FILENO) || now - last < DT_MS(200) || total == 0)
-        return;
+    if (!isatty(STDERR_FILENO) || now - last < DT_MS(200))
+        return false;
     last = now;
     drawn = true;
-    fprintf(stderr, "\r%s: %llu %%", what, (unsigned long long)(done * 100 / total));
+    return true;
+}
+
+void progress(const char *what, uint64_t done, uint64_t total)
+{
+    if (total && is_due())
+        fprintf(stderr, "\r%s: %llu %%", what, (unsigned long long)(done * 100 / total));
+}
+
+void progress_amount(const char *what, uint64_t bytes)
+{
+    if (is_due())
+        fprintf(stderr, "\r%s: %s\033[K", what, human_bytes(bytes));
 }
 
 void progress_end(void)

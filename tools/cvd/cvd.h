@@ -133,7 +133,11 @@ bool is_visible(const struct px_record *r, enum px_kind kind);
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);
+/** progress_amount() - the same where nobody knows how much there will be. */
+void progress_amount(const char *what, uint64_t bytes);
 void progress_end(void);
+/** reclaim_all() - have given back what was deleted, with progress, where nobody serves the pool. */
+int reclaim_all(struct target *t, struct dt_error *err);
 
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err);

@@ -61,19 +61,19 @@ static json_t *pins_of(const struct usage *u, uint32_t slot)
     size_t i;
 
     pool_full_name(u->t->pool, slot, name);
-    if (r->flags & PX_LABELLED)
-        add_pin(pins, "label", NULL);
-    if (r->kind == PX_SNAPSHOT)
-        add_clones(u->t->pool, slot, pins);
     json_array_foreach(u->stats, i, mount)
     {
         if (strcmp(json_string_value(json_object_get(mount, "name")) ?: "", name) == 0)
             add_pin(pins, "mount", json_string_value(json_object_get(mount, "owner")));
     }
+    if (r->flags & PX_LABELLED)
+        add_pin(pins, "label", NULL);
+    if (r->kind == PX_SNAPSHOT)
+        add_clones(u->t->pool, slot, pins);
     return pins;
 }
 
-/* "label, clones vm1, vm2 and 3 more, in use by ..." */
+/* "in use by devtap, label, clones vm1, vm2 and 3 more": clones are the last of them. */
 static char *pins_text(const json_t *pins)
 {
     char *text = NULL;
@@ -87,15 +87,19 @@ static char *pins_text(const json_t *pins)
     {
         const char *by = json_string_value(json_object_get(pin, "by"));
         const char *name = json_string_value(json_object_get(pin, "name")) ?: "";
+        bool clone = strcmp(by, "clone") == 0;
 
-        if (strcmp(by, "clone") == 0 && clones++ >= NAMED)
+        if (clone && clones++ >= NAMED)
             continue;
-        fprintf(out, "%s%s%s", then, strcmp(by, "mount") ? by : "in use by", *name ? " " : "");
-        fputs(name, out);
+        fprintf(out, "%s%s%s", then,
+                clone                      ? (clones == 1 ? "clones " : "")
+                : strcmp(by, "mount") == 0 ? "in use by "
+                                           : by,
+                name);
         then = ", ";
     }
     if (clones > NAMED)
-        fprintf(out, " and %zu more clones", clones - NAMED);
+        fprintf(out, " and %zu more", clones - NAMED);
     fclose(out);
     CHECK(text);
     return text;
@@ -397,14 +401,17 @@ static void tell_rest(struct usage *u, uint64_t disks)
     pool_info(u->t->pool, &i);
     rest = i.used > disks ? i.used - disks : 0;
     if (u->json) {
-        print_json(json_pack("{sO sI sI sI sI sI so*}", "disks", u->list, "used", bytes(i.used),
-                             "free", bytes(i.free), "disks-have", bytes(disks), "rest", bytes(rest),
-                             "being-deleted", (json_int_t)i.dying, "pin", pin));
+        print_json(json_pack("{sO sI sI sI sI sI sI so*}", "disks", u->list, "used", bytes(i.used),
+                             "free", bytes(i.free), "reserve", bytes(MIN(i.reserve, i.free)),
+                             "disks-have", bytes(disks), "rest", bytes(rest), "being-deleted",
+                             (json_int_t)i.dying, "pin", pin));
         return;
     }
-    printf("of %s, %s are used: %s by these, %s by the pool itself%s; %s are free\n",
-           human(i.blocks), human(i.used), human(disks), human(rest),
-           i.dying ? " and by what is being given back" : "", human(i.free));
+    printf("of %s, %s are used: %s by these, ", human(i.blocks), human(i.used), human(disks));
+    printf("%s by the pool itself%s; ", human(rest),
+           i.dying ? " and by what is being given back" : "");
+    printf("%s are free, of which deletions have %s\n", human(i.free),
+           human(MIN(i.reserve, i.free)));
     if (pin)
         pool_pin_print(pin);
     json_decref(pin);

@@ -84,7 +84,7 @@ int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **
     ret = ret ?: pool_history(t->pool, t->slot, (uint32_t)(ns / DT_S(1)), most, err);
     /* Where the pool is served, what is not kept any longer comes back in the background. */
     if (ret == 0 && ns == 0 && !t->live)
-        ret = pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
+        ret = reclaim_all(t, err);
     return ret == 0 && o->json ? tell_history(t, true, err) : ret;
 }
 

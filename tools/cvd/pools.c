@@ -66,9 +66,18 @@ int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char 
     const struct pool_open_options open = {.cache = o->cache,
                                            .data_cache = o->data_cache,
                                            .background = o->background,
-                                           .sandbox = o->sandbox};
+                                           .sandbox = o->sandbox,
+                                           .json = o->json && !o->background};
+    int ret = pool_supervise(t->path, &open, err);
 
-    return pool_supervise(t->path, &open, err);
+    if (ret == 0 && o->json && o->background) { /* by whoever is in the background, to nobody */
+        _cleanup_free_ char *full = realpath(t->path, NULL);
+        _cleanup_free_ char *socket = cvd_socket(full ?: t->path);
+
+        print_json_line(
+            json_pack("{ss ss ss}", "done", "pool open", "to", full ?: t->path, "socket", socket));
+    }
+    return ret;
 }
 
 /* Returns when it has let go of the pool. */
@@ -126,10 +135,11 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     cache = data_cache_ask(t->path);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI ss sI ss sI sI so* so*}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI sI ss sI ss sI sI so* so*}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
-            "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
+            "reserve", (json_int_t)(MIN(i.reserve, i.free) << PX_BLOCK_SHIFT), "disks",
+            (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
             (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
             (json_int_t)(share.shared << PX_BLOCK_SHIFT), "preallocation",
