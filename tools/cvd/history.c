@@ -113,7 +113,10 @@ int history_usage(struct target *t, struct table *table, json_t *list, struct dt
     table_cell(table, "-");
     table_cell(table, "%s", human_bytes(past.held << PX_BLOCK_SHIFT));
     table_cell(table, "%s", human_bytes(past.maps << PX_BLOCK_SHIFT));
-    table_cell(table, "%" PRIu64 " entries", past.entries);
+    if (past.most)
+        table_cell(table, "%s counted of %s", human_bytes(past.counted), human_bytes(past.most));
+    else
+        table_cell(table, "-");
     return 0;
 }
 
