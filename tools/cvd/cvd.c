@@ -142,6 +142,19 @@ static int run(const struct command *c, char **argv)
     return ret < 0 ? (int)exit_status_of(ret) : ret;
 }
 
+/* There is no such command. */
+static int refuse(char **argv)
+{
+    bool pool = strcmp(argv[0], "pool") == 0;
+
+    if (pool && !argv[1])
+        fputs("cvd pool: what about it? create, open, info, check ... (see cvd --help)\n", stderr);
+    else
+        fprintf(stderr, "cvd: no command is named '%.40s%s%.40s' (see cvd --help)\n", argv[0],
+                pool ? " " : "", pool ? argv[1] : "");
+    return STATUS_USAGE;
+}
+
 int main(int argc, char **argv)
 {
     const struct command *c;
@@ -171,13 +184,8 @@ int main(int argc, char **argv)
         return STATUS_USAGE;
     }
     c = command_find(&argv);
-    if (!c) {
-        bool pool = strcmp(argv[0], "pool") == 0 && argv[1];
-
-        fprintf(stderr, "cvd: no command is named '%.40s%s%.40s' (see cvd --help)\n", argv[0],
-                pool ? " " : "", pool ? argv[1] : "");
-        return STATUS_USAGE;
-    }
+    if (!c)
+        return refuse(argv);
     for (char **a = argv; *a; a++)
         if (strcmp(*a, "--help") == 0) {
             command_help(c);

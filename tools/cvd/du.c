@@ -394,7 +394,7 @@ static void add_disk(const struct usage *u, struct table *table, const struct di
 /* What no disk has: the journal, catalogue and maps of the pool; what is on its way; what a check keeps. */
 static void tell_rest(struct usage *u, uint64_t disks)
 {
-    json_t *pin = pool_pin_ask(u->t->path);
+    json_t *pin = u->t->sock > 0 ? NULL : pool_pin_ask(u->t->path); /* else it is our own */
     struct pool_info i;
     uint64_t rest;
 
