@@ -156,24 +156,27 @@ static void write_disk(struct rig_store *store, struct pool *pool, uint32_t slot
     disk_close(disk);
 }
 
+static bool is_disk(const struct pool *pool, uint32_t slot)
+{
+    const struct px_record *r = pool_record(pool, slot);
+
+    return r && r->kind == PX_DISK;
+}
+
 static void ask(struct rig_store *store, struct pool *pool)
 {
     struct dt_error err = {""};
 
     (void)rig_hash_pool(store, pool, &err);
     for (uint32_t slot = 0; slot < pool_slots(pool); slot++) {
+        struct pool_line line = {.mapped = slot % 2};
         struct disk_usage usage;
 
         if (pool_record(pool, slot))
             (void)pool_usage(pool, slot, &usage, &err);
+        if (is_disk(pool, slot) && pool_line(pool, slot, &line, &err) == 0)
+            pool_line_free(&line);
     }
-}
-
-static bool is_disk(const struct pool *pool, uint32_t slot)
-{
-    const struct px_record *r = pool_record(pool, slot);
-
-    return r && r->kind == PX_DISK;
 }
 
 static void use(struct rig_store *store, struct pool *pool)

@@ -127,6 +127,10 @@ int walk_run(struct walk *w);
 /** walk_against() - set up a walk of what deleting @slot gives back. */
 void walk_against(struct pool *pool, uint32_t slot, struct walk *w);
 
+/** usage_hidden() - add to @usage, of a hidden snapshot, what it is the last one to have and none before it has that people see
+ * (usage.c). */
+int usage_hidden(struct pool *pool, uint32_t slot, struct disk_usage *usage);
+
 /* ---- Reclaim (reclaim.c) ---- */
 
 /** reclaim_step() - visit about @budget nodes of what is being deleted. 1: there is more; 0:

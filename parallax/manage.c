@@ -75,8 +75,11 @@ int change_commit(struct pool *pool, struct px_change *changes, unsigned n, stru
     uint64_t seq;
     int ret = writable(pool, err);
 
-    for (unsigned i = 0; ret == 0 && i < n; i++)
-        ret = change_check(pool, &changes[i], err) ?: has_spare(pool, &changes[i], n, err);
+    for (unsigned i = 0; ret == 0 && i < n; i++) {
+        if (i == 0 || changes[i].op != PX_ROLLBACK) /* after deletions: see rollback.c */
+            ret = change_check(pool, &changes[i], err);
+        ret = ret ?: has_spare(pool, &changes[i], n, err);
+    }
     if (ret == 0 && !journal_has_room(pool, bytes, 1) && !checkpoint_under_way(pool))
         ret = pool_checkpoint(pool, err);
     if (ret < 0)
@@ -313,29 +316,34 @@ static bool comes_before(const struct pool *pool, uint32_t parent, uint32_t chil
     return child != NO_SLOT;
 }
 
-int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
+int pool_delete_range(struct pool *pool, uint32_t first, uint32_t last, struct dt_error *err)
 {
-    uint32_t slot;
+    uint32_t slot, next = first;
     int ret = 0;
 
-    if (!comes_before(pool, parent, child))
+    if (first != last && !comes_before(pool, first, last))
         return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
     /* All are looked at first: all or nothing. */
-    for (slot = pool_snapshot_before(pool, child); slot != NO_SLOT && ret == 0;
-         slot = pool_snapshot_before(pool, slot)) {
+    for (slot = last; slot != NO_SLOT && ret == 0; slot = pool_snapshot_before(pool, slot)) {
         struct px_change c = {.head.slot = slot, .op = PX_DELETE};
 
         ret = change_not_mounted(pool, slot, err);
         ret = ret ?: change_check(pool, &c, err);
-        if (slot == parent)
+        if (slot == first)
             break;
     }
-    while (ret == 0 && (slot = pool_snapshot_before(pool, child)) != NO_SLOT) {
+    for (slot = last; ret == 0 && slot != NO_SLOT; slot = slot == first ? NO_SLOT : next) {
+        next = pool_snapshot_before(pool, slot);
         ret = pool_delete_snapshot(pool, slot, err);
-        if (slot == parent)
-            break;
     }
     return ret;
+}
+
+int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)
+{
+    if (!comes_before(pool, parent, child))
+        return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
+    return pool_delete_range(pool, parent, pool_snapshot_before(pool, child), err);
 }
 
 int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
@@ -360,33 +368,5 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err)
         ret = change_not_mounted(pool, s, err);
     }
     change_begin(&c, PX_DELETE, disk);
-    return ret ?: change_commit(pool, &c, 1, err);
-}
-
-int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err)
-{
-    uint32_t newest;
-    struct px_change c;
-    int ret = change_not_mounted(pool, disk, err);
-
-    if (ret < 0)
-        return ret;
-    newest = pool_snapshot_before(pool, disk);
-    if (newest != snapshot && newest != NO_SLOT)
-        return dt_fail(err, -EBUSY,
-                       "'%s' has later snapshots, '%s' is the newest: delete or "
-                       "collapse them first",
-                       catalog_record(pool, disk)->name, catalog_record(pool, newest)->name);
-    change_begin(&c, PX_ROLLBACK, disk);
-    c.slot2 = snapshot;
-    if (catalog_record(pool, disk)->past_keep) {
-        ret = past_allow_branches(pool, err);
-        c.time = change_clock(pool);
-        c.count = catalog_free_run(pool, 1) + 1ull;
-    } else {
-        /* Later ones that are being deleted are still in the line. That they are gone is in no journal,
-         * so a root has to tell it before the journal can say that this is the newest. */
-        ret = pool_reclaim_all(pool, err) ?: pool_checkpoint(pool, err);
-    }
     return ret ?: change_commit(pool, &c, 1, err);
 }

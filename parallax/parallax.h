@@ -90,6 +90,8 @@ struct pool_waiter {
 void pool_when_durable(struct pool *pool, struct pool_waiter *waiter);
 /** pool_checkpoint() - a new root now. Blocks. -EAGAIN: the store has something of one that is being made. */
 int pool_checkpoint(struct pool *pool, struct dt_error *err);
+/** pool_reclaim() - give back a piece of what was deleted. 1: there is more. Blocks. */
+int pool_reclaim(struct pool *pool, struct dt_error *err);
 /** pool_reclaim_all() - give back all that was deleted. Blocks for long. */
 int pool_reclaim_all(struct pool *pool, struct dt_error *err);
 /** pool_grow() - the store has grown: use it. Blocks. */
@@ -103,12 +105,12 @@ struct pool_times {
 };
 
 /** struct pool_info - counts in blocks. @stale: free, with space in the file; @punched: given back to it since
- * the pool was opened. @preallocated: blocks before this one have space in the file, or where @preallocation is PX_THIN, are
+ * the pool was opened. @reserve: of what is free, what only deletions may use. @preallocated: blocks before this one have space in the file, or where @preallocation is PX_THIN, are
  * still to be looked through for space to give back. And since the pool was opened: @lost: nodes that could not be read when what they
  * lead to was to be given back; @lost_maps: free maps that cannot be read. @damaged: disks that are not written any more. */
 struct pool_info {
     uint8_t uuid[16];
-    uint64_t created, blocks, used, free, dying, journal, journal_used, root_seq;
+    uint64_t created, blocks, used, free, reserve, dying, journal, journal_used, root_seq;
     uint64_t disks, snapshots, dirty_nodes, cached_nodes;
     uint64_t stale, punched, lost, lost_maps, damaged, preallocated;
     enum px_preallocation preallocation;
@@ -277,13 +279,18 @@ int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_pol
 /** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the
  * background. */
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err);
+/** pool_delete_range() - snapshots @first to @last of a line, the older first; all or none, but for a crash on the way. */
+int pool_delete_range(struct pool *pool, uint32_t first, uint32_t last, struct dt_error *err);
 /** pool_collapse() - all from @parent on, up to and without @child. */
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err);
 /** pool_delete_disk() - with its snapshots back to the last labelled one. */
 int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
-/** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be. Not while it
+/** pool_rollback() - the disk returns to its newest snapshot, which @snapshot must be: -EBUSY names later ones. Not while it
  * is mounted. What it was stays in its history, if it has one. */
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
+/** pool_rollback_past() - the same, with later snapshots deleted, as pool_delete_snapshot() would; where one of them cannot be, nothing
+ * is done. A crash leaves all or nothing where they are 30 at most; of more, some may be deleted and the disk be as it was. */
+int pool_rollback_past(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 
 /* ---- What a disk was: its history ---- */
 
@@ -336,6 +343,41 @@ struct disk_usage {
     uint64_t mapped, shared, held, held_nodes;
 };
 int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struct dt_error *err);
+
+/** struct pool_line_row - a disk or snapshot of a line. */
+struct pool_line_row {
+    uint32_t slot;
+    struct disk_usage usage;
+};
+/** struct pool_together - what snapshots @first (the oldest) to @last have, all of them, and nothing else: places in rows, so
+ * @first is the larger number. */
+struct pool_together {
+    uint32_t first, last;
+    uint64_t blocks, nodes;
+};
+/**
+ * struct pool_line - what a disk and its snapshots occupy.
+ * @mapped:   tell also what each maps, and shares; takes time in the order of that.
+ * @progress: or NULL.
+ * @rows:     the newest first. A disk that was deleted is not there, though snapshots may be.
+ * @together: what comes back only when several of them have gone, by the last one and then the first, the newest first.
+ * @blocks, @nodes: of all: what comes back when all have gone, but for a history.
+ */
+struct pool_line {
+    bool mapped;
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+    struct pool_line_row *rows;
+    struct pool_together *together;
+    uint32_t rows_n, together_n;
+    uint64_t blocks, nodes;
+};
+/** pool_line() - find out; pool_line_free() frees it. In the order of what snapshots differ in. */
+int pool_line(struct pool *pool, uint32_t disk, struct pool_line *line, struct dt_error *err);
+void pool_line_free(struct pool_line *line);
+/** pool_held_between() - what comes back when all from slot @first to slot @last go, the older first. -EINVAL: they are in another order, or none. */
+int pool_held_between(const struct pool_line *line, uint32_t first, uint32_t last, uint64_t *blocks,
+                      uint64_t *nodes);
 /** pool_diff() - calls @range for each run of blocks that differs between two of one line; @older
  * NO_SLOT: all that is mapped. @mapped: false where @newer has a hole. */
 int pool_diff(struct pool *pool, uint32_t older, uint32_t newer,

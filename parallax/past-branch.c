@@ -46,6 +46,18 @@ static void set_aside(struct pool *pool, uint32_t slot, uint32_t fork)
     info[fork].next = slot;
 }
 
+int past_branch_possible(struct pool *pool, uint32_t slot, struct dt_error *err)
+{
+    const struct px_record *r = pool_record(pool, slot);
+
+    if (pool->replaying || probe_past(pool, slot) == 0)
+        return 0;
+    return dt_fail(err, -EIO,
+                   "the history of '%s' is damaged, and cannot be gone on with: 'cvd history' "
+                   "turns it off",
+                   r->name);
+}
+
 int past_branch_check(struct pool *pool, uint32_t slot, uint32_t fork, uint32_t last,
                       struct dt_error *err)
 {
@@ -57,12 +69,7 @@ int past_branch_check(struct pool *pool, uint32_t slot, uint32_t fork, uint32_t 
         return dt_fail(err, -EBADMSG, "catalogue slot %u is in use", last);
     if (!change_live(pool, fork, PX_SNAPSHOT) || pool_snapshot_before(pool, slot) != fork)
         return dt_fail(err, -EINVAL, "that is not the newest snapshot of '%s'", r->name);
-    if (!pool->replaying && probe_past(pool, slot) < 0)
-        return dt_fail(err, -EIO,
-                       "the history of '%s' is damaged, and cannot be gone on with: 'cvd history' "
-                       "turns it off",
-                       r->name);
-    return 0;
+    return past_branch_possible(pool, slot, err);
 }
 
 int past_branch(struct pool *pool, const struct px_change *c, uint32_t slot, uint32_t fork,

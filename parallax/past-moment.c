@@ -152,31 +152,28 @@ static uint64_t count_below(struct pool *pool, struct px_ptr ptr, unsigned level
     return n;
 }
 
-static int add_hidden(struct pool *pool, uint32_t slot, struct pool_past *past,
-                      struct dt_error *err)
+/* What hidden snapshots have and no other one that people see. */
+static int add_hidden(struct pool *pool, uint32_t slot, struct disk_usage *u)
 {
-    struct disk_usage u;
-    int ret = 0;
-
-    if (catalog_record(pool, slot)->flags & PX_HIDDEN) {
-        ret = pool_usage(pool, slot, &u, err);
-        past->held += ret ? 0 : u.held;
-        past->maps += ret ? 0 : u.held_nodes;
-    }
-    return ret;
+    return catalog_record(pool, slot)->flags & PX_HIDDEN ? usage_hidden(pool, slot, u) : 0;
 }
 
 static int add_all_hidden(struct pool *pool, uint32_t disk, struct pool_past *past,
                           struct dt_error *err)
 {
+    struct disk_usage u = {0};
     int ret = 0;
 
     for (uint32_t at = catalog_record(pool, disk)->prev; at && ret == 0;
          at = catalog_record(pool, at - 1)->prev)
-        ret = add_hidden(pool, at - 1, past, err);
+        ret = add_hidden(pool, at - 1, &u);
     for (struct aside a = {0}; ret == 0 && catalog_aside(pool, disk, &a);)
-        ret = add_hidden(pool, a.slot, past, err);
-    return ret;
+        ret = add_hidden(pool, a.slot, &u);
+    past->held += u.held;
+    past->maps += u.held_nodes;
+    return ret < 0 ? dt_fail(err, ret, "%s is damaged: a tree cannot be read (cvd pool check)",
+                             pool->store->name)
+                   : 0;
 }
 
 int pool_past_usage(struct pool *pool, uint32_t disk, struct pool_past *past, struct dt_error *err)

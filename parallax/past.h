@@ -109,6 +109,8 @@ int past_branch(struct pool *pool, const struct px_change *c, uint32_t slot, uin
 /** past_branch_check() - could it be? */
 int past_branch_check(struct pool *pool, uint32_t slot, uint32_t fork, uint32_t last,
                       struct dt_error *err);
+/** past_branch_possible() - can its history be gone on with? */
+int past_branch_possible(struct pool *pool, uint32_t slot, struct dt_error *err);
 /** past_allow_branches() - programs that know of none shall not open the pool from now on. A root tells it, before any journal tells
  * of one. Blocks, the first time. */
 int past_allow_branches(struct pool *pool, struct dt_error *err);

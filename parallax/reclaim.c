@@ -18,6 +18,8 @@
  */
 #include "parallax/internal.h"
 
+#define PIECE 4096u /* nodes */
+
 /* What is marked free already was said to be, and is left. */
 static int gone(int ret)
 {
@@ -158,18 +160,24 @@ int reclaim_step(struct pool *pool, uint64_t budget)
     return pool->catalog.dying > 0;
 }
 
+int pool_reclaim(struct pool *pool, struct dt_error *err)
+{
+    int ret = reclaim_step(pool, PIECE), made = 0;
+
+    if (ret > 0 && spare_tight(pool) && !checkpoint_under_way(pool))
+        made = pool_checkpoint(pool, err);
+    if (made < 0)
+        return made;
+    return ret < 0 ? dt_fail(err, ret, "%s: what was deleted cannot be given back: %s",
+                             pool->store->name, strerror(-ret))
+                   : ret;
+}
+
 int pool_reclaim_all(struct pool *pool, struct dt_error *err)
 {
     int ret;
 
-    while ((ret = reclaim_step(pool, 4096)) > 0)
-        if (spare_tight(pool) && !checkpoint_under_way(pool)) {
-            ret = pool_checkpoint(pool, err);
-            if (ret < 0)
-                return ret;
-        }
-    if (ret < 0)
-        return dt_fail(err, ret, "%s: what was deleted cannot be given back: %s", pool->store->name,
-                       strerror(-ret));
-    return 0;
+    while ((ret = pool_reclaim(pool, err)) > 0)
+        ;
+    return ret;
 }

@@ -125,6 +125,7 @@ void pool_info(const struct pool *pool, struct pool_info *info)
                                .blocks = pool->space.blocks,
                                .used = pool->space.used,
                                .free = space_free_now(&pool->space),
+                               .reserve = pool->space.reserve,
                                .dying = pool->catalog.dying,
                                .journal = pool->journal.blocks,
                                .journal_used = pool->journal.seq - pool->journal.start,

@@ -156,64 +156,11 @@ void walk_against(struct pool *pool, uint32_t slot, struct walk *w)
 
 /* ---- Questions ---- */
 
-/* 1: there are others that stand for the same block. */
-static int is_shared(struct pool *pool, struct px_ptr ptr)
-{
-    return pool->root.features ? forward_shared(pool, ptr) : 0;
-}
-
-static int count_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
-{
-    struct disk_usage *usage = w->arg;
-    int ret = is_shared(w->pool, a);
-
-    usage->mapped++;
-    usage->shared += ret == 1;
-    return MIN(ret, 0);
-}
-
-static int held_block(struct walk *w, uint64_t index, struct px_ptr a, struct px_ptr b)
-{
-    int ret = is_shared(w->pool, a);
-
-    ((struct disk_usage *)w->arg)->held += ret == 0;
-    return MIN(ret, 0);
-}
-
-static int held_node(struct walk *w, struct px_ptr a)
-{
-    ((struct disk_usage *)w->arg)->held_nodes++;
-    return 0;
-}
-
 static int read_failed(struct pool *pool, int ret, struct dt_error *err)
 {
     return ret < 0 ? dt_fail(err, ret, "%s is damaged: a tree cannot be read (cvd pool check)",
                              pool->store->name)
                    : 0;
-}
-
-int pool_usage(struct pool *pool, uint32_t slot, struct disk_usage *usage, struct dt_error *err)
-{
-    const struct px_record *r = pool_record(pool, slot);
-    struct walk all = {.pool = pool,
-                       .a = r->root,
-                       .a_levels = r->levels,
-                       .b_levels = r->levels,
-                       .budget = UINT64_MAX,
-                       .block = count_block,
-                       .arg = usage};
-    struct walk held;
-    int ret;
-
-    *usage = (struct disk_usage){0};
-    ret = walk_run(&all);
-    walk_against(pool, slot, &held);
-    held.block = held_block;
-    held.node = held_node;
-    held.arg = usage;
-    ret = ret ?: walk_run(&held);
-    return read_failed(pool, ret, err);
 }
 
 struct diff {

@@ -364,8 +364,8 @@ def test_bench(t):
         assert result["requests"] > 0, result
         t.equal([d["name"] for d in json.loads(cvd("list", pool, "--json"))], ["base"])
         t.equal([s["name"] for s in json.loads(cvd("snaps", f"{pool}/base", "--json"))], ["v1"])
-        cvd("bench", f"{pool}/base", "--rw", "sideways", status=1)
-        cvd("bench", f"{pool}/none", status=1)
+        cvd("bench", f"{pool}/base", "--rw", "sideways", status=2)
+        cvd("bench", f"{pool}/none", status=3)
         t.equal(len(json.loads(cvd("list", pool, "--json"))), 1)
         if process:
             process.stop()

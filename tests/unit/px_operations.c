@@ -224,19 +224,50 @@ static void op_bury(struct rig *rig)
         }
 }
 
+/* One of its snapshots, mostly the newest. */
+static unsigned goal(struct rig *rig, unsigned disk)
+{
+    unsigned best = newest(rig, disk), t = (unsigned)dt_rng_below(&rig->rng, RIG_THINGS);
+
+    return rig->things[t].used && rig->things[t].snapshot && rig->things[t].disk == disk ? t : best;
+}
+
+/* What is newer than @s goes; true: all of that can. */
+static bool drop_newer(struct rig *rig, unsigned disk, unsigned s, bool drop)
+{
+    for (unsigned t = 0; t < RIG_THINGS; t++) {
+        if (!rig->things[t].used || !rig->things[t].snapshot || rig->things[t].disk != disk ||
+            rig->things[t].order <= rig->things[s].order)
+            continue;
+        if (!drop && (rig->things[t].labelled || has_clones(rig, t)))
+            return false;
+        if (drop)
+            model_drop(rig, t);
+    }
+    return true;
+}
+
 static void op_rollback(struct rig *rig, unsigned t)
 {
-    unsigned s = newest(rig, t);
+    unsigned s = goal(rig, t);
     struct dt_error err;
     int ret;
 
     if (s == RIG_THINGS)
         return;
     model_unmount(rig, t);
-    ret = pool_rollback(rig->pool, model_slot(rig, t), model_slot(rig, s), &err);
+    if (s == newest(rig, t))
+        ret = pool_rollback(rig->pool, model_slot(rig, t), model_slot(rig, s), &err);
+    else
+        ret = pool_rollback_past(rig->pool, model_slot(rig, t), model_slot(rig, s), &err);
     model_mount(rig, t);
+    if (!drop_newer(rig, t, s, false)) {
+        CHECK(ret == -EBUSY);
+        return;
+    }
     if (ret < 0)
         return;
+    drop_newer(rig, t, s, true);
     rig->branches += pool_record(rig->pool, model_slot(rig, t))->past_keep > 0;
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[t], i, rig->things[s].sector[i]);

@@ -25,7 +25,6 @@ static const struct alias aliases[] = {
      "alone, export it, and fill a new disk from that"},
     {"import", NULL, "'cvd create POOL/DISK' and 'cvd fill POOL/DISK FILE' do it"},
     {"import-diff", NULL, "'cvd receive POOL/DISK' reads what 'cvd send' wrote"},
-    {"info", "du", NULL},
     {"lock", NULL, "a disk has one writer at most at any time, and needs nothing for that"},
     {"ls", "list", NULL},
     {"map", NULL, "'devtap run' with the back cvd serves a disk (man devtap-cvd)"},

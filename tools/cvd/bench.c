@@ -43,6 +43,24 @@ static pid_t start(const char *program, const char *const words[], bool quiet)
     return pid;
 }
 
+static int error_of(int status)
+{
+    switch (status) {
+    case STATUS_USAGE:
+        return -EINVAL;
+    case STATUS_NOT_FOUND:
+        return -ENOENT;
+    case STATUS_IN_USE:
+        return -EBUSY;
+    case STATUS_DENIED:
+        return -EACCES;
+    case STATUS_FAULT:
+        return -EBADMSG;
+    default:
+        return -EIO;
+    }
+}
+
 /* 0, or why not. */
 static int await(pid_t pid, const char *what, struct dt_error *err)
 {
@@ -50,7 +68,11 @@ static int await(pid_t pid, const char *what, struct dt_error *err)
 
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
-    return status == 0 ? 0 : dt_fail(err, -EIO, "%s failed", what);
+    if (status == 0)
+        return 0;
+    /* What it said is on standard error; its status is ours. */
+    return dt_fail(err, WIFEXITED(status) ? error_of(WEXITSTATUS(status)) : -EIO, "%s failed",
+                   what);
 }
 
 static int cvd_do(struct run *r, const char *command, const char *thing, const char *more,
@@ -91,17 +113,23 @@ static void remove_clone(struct run *r, unsigned made)
         cvd_do(r, "delete", snapshot, NULL, &err);
 }
 
-/* Returns how many of the three steps were done. */
-static unsigned make_clone(struct run *r, struct dt_error *err)
+/* @made: how many of the three steps were done. */
+static int make_clone(struct run *r, unsigned *made, struct dt_error *err)
 {
     _cleanup_free_ char *snapshot = xasprintf("%s@%s", r->disk, r->name);
     _cleanup_free_ char *name = xasprintf("--name=%s", r->name);
+    int ret = cvd_do(r, "snap", r->disk, name, err);
 
-    if (cvd_do(r, "snap", r->disk, name, err) < 0)
-        return 0;
-    if (cvd_do(r, "label", snapshot, NULL, err) < 0)
-        return 1;
-    return cvd_do(r, "dup", snapshot, r->name, err) < 0 ? 2 : 3;
+    *made = ret == 0;
+    if (ret == 0) {
+        ret = cvd_do(r, "label", snapshot, NULL, err);
+        *made += ret == 0;
+    }
+    if (ret == 0) {
+        ret = cvd_do(r, "dup", snapshot, r->name, err);
+        *made += ret == 0;
+    }
+    return ret;
 }
 
 /* ---- The measurement ---- */
@@ -170,7 +198,10 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
     _cleanup_free_ char *socket = NULL;
     struct dt_error late;
     unsigned made;
-    int ret = find_programs(&r, err);
+    int ret = strchr(t->name, '@')
+                  ? dt_fail(err, -EINVAL, "a disk is measured, by a clone of what it is now: %.*s",
+                            (int)strcspn(t->name, "@"), t->name)
+                  : find_programs(&r, err);
 
     if (ret < 0)
         return ret;
@@ -180,8 +211,7 @@ int cmd_bench(struct target *t, const struct cvd_options *o, int argc, char **ar
            SIG_IGN); /* it ends the measurement, and what was made is deleted all the same */
     socket = xasprintf("%s/sock", r.folder);
     snprintf(r.name, sizeof(r.name), "bench-%d", (int)getpid());
-    made = make_clone(&r, err);
-    ret = made < 3 ? -EIO : serve(&r, socket, err) ?: measure(&r, socket, o, err);
+    ret = make_clone(&r, &made, err) ?: serve(&r, socket, err) ?: measure(&r, socket, o, err);
     if (r.server > 0) {
         kill(r.server, SIGTERM);
         await(r.server, "devtap run", &late);

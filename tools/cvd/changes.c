@@ -47,9 +47,18 @@ int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv
     _cleanup_free_ char *name = NULL;
     int ret = target_new_name(t, argv[1], &name, err);
 
-    return ret
-               ?: pool_clone(t->pool, t->slot, name, MAX(o->count, (uint64_t)1), o->count > 0,
-                             o->first, err);
+    ret = ret
+              ?: pool_clone(t->pool, t->slot, name, MAX(o->count, (uint64_t)1), o->count > 0,
+                            o->first, err);
+    if (ret < 0 || !o->json)
+        return ret;
+    if (o->count)
+        print_json_to(t->out,
+                      json_pack("{ss ss ss sI sI}", "done", "dup", "to", argv[0], "name", name,
+                                "first", (json_int_t)o->first, "count", (json_int_t)o->count));
+    else
+        print_json_to(t->out, json_pack("{ss ss ss}", "done", "dup", "to", argv[0], "name", name));
+    return 0;
 }
 
 /* POOL/DISK@NAME, as rbd and zfs have it, or --name for all. @text loses the name, which is in its memory. */
@@ -135,7 +144,7 @@ int cmd_resize(struct target *t, const struct cvd_options *o, int argc, char **a
     return ret ?: pool_resize(t->pool, t->slot, size, err);
 }
 
-static const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
+const char *const policies[] = {"hold", "fail", "drop-oldest", NULL};
 
 static int print_quota(struct target *t, bool json)
 {
@@ -186,20 +195,42 @@ int cmd_weight(struct target *t, const struct cvd_options *o, int argc, char **a
     return pool_set_weight(t->pool, t->slot, (unsigned)weight, err);
 }
 
+int reclaim_all(struct target *t, struct dt_error *err)
+{
+    struct pool_info i;
+    uint64_t before;
+    int ret = pool_sync(t->pool, err);
+
+    pool_info(t->pool, &i);
+    before = i.used;
+    while (ret == 0 && (ret = pool_reclaim(t->pool, err)) > 0) {
+        pool_info(t->pool, &i);
+        progress_amount("given back", (MAX(before, i.used) - i.used) << PX_BLOCK_SHIFT);
+        ret = 0;
+    }
+    progress_end();
+    return ret;
+}
+
 /* It is deleted when this is durable; the space comes back now, or where the pool is served in the
  * background, or after a crash when the pool is next open. */
 static int reclaim(struct target *t, int ret, struct dt_error *err)
 {
     if (ret < 0 || t->live)
         return ret;
-    return pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
+    return reclaim_all(t, err);
 }
 
 int cmd_delete(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err)
 {
     const struct px_record *r = pool_record(t->pool, t->slot);
-    int ret = r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
+    int ret;
+
+    if (t->first != NO_SLOT)
+        ret = pool_delete_range(t->pool, t->first, t->slot, err);
+    else
+        ret = r->kind == PX_DISK ? pool_delete_disk(t->pool, t->slot, err)
                                  : pool_delete_snapshot(t->pool, t->slot, err);
 
     r = pool_record(t->pool, t->slot);
@@ -228,5 +259,7 @@ int cmd_rollback(struct target *t, const struct cvd_options *o, int argc, char *
 
     if (r->kind != PX_SNAPSHOT)
         return dt_fail(err, -EINVAL, "say to which snapshot: POOL/DISK@SNAPSHOT");
-    return pool_rollback(t->pool, r->parent, t->slot, err);
+    if (!o->newer)
+        return pool_rollback(t->pool, r->parent, t->slot, err);
+    return reclaim(t, pool_rollback_past(t->pool, r->parent, t->slot, err), err);
 }

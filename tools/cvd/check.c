@@ -17,7 +17,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#define ANSWER_MS   60000 /* a root is to be made */
 #define LOCK_NS     DT_MS(500)
 #define SERVED_RATE ((uint64_t)64 << 20)
 #define CACHE       ((size_t)32 << 20) /* of nodes; each is needed once in a pass */
@@ -43,40 +42,6 @@ struct check {
 
 /* ---- The root ---- */
 
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool parse_root(struct px_root *root, const char *text)
-{
-    uint8_t *to = (uint8_t *)root;
-
-    if (!text || strlen(text) != 2 * sizeof(*root))
-        return false;
-    for (size_t i = 0; i < sizeof(*root); i++) {
-        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        to[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
-static int ask_root(struct check *c, struct dt_error *err)
-{
-    _cleanup_free_ char *owner = xasprintf("cvd pool check (pid %d)", (int)getpid());
-    json_t *result = NULL;
-    int ret = cvd_ask(c->t->sock, json_pack("{ss ss}", "verb", "pin", "owner", owner), ANSWER_MS,
-                      &result, err);
-
-    if (ret == 0 && !parse_root(&c->root, json_string_value(json_object_get(result, "root"))))
-        ret = dt_fail(err, -EIO, "the process that serves the pool named no root");
-    json_decref(result);
-    return ret;
-}
-
 static void repaired(void *arg, const char *text)
 {
     struct check *c = arg;
@@ -93,10 +58,15 @@ static void ignore(void *arg, uint32_t slot, const char *event, const char *text
     log_debug("%s", text);
 }
 
+static void checked(void *arg, uint64_t done, uint64_t total)
+{
+    progress("check", MIN(done, total), total);
+}
+
 static int open_root(struct check *c, bool repair, struct dt_error *err)
 {
     const struct store_file_options file = {0};
-    struct pool_check what = {.say = repaired, .arg = c};
+    struct pool_check what = {.say = repaired, .progress = checked, .arg = c};
     const struct pool_options o = {
         .cache = CACHE, .repair = repair ? &what : NULL, .event = repair ? ignore : NULL};
     struct pool *pool;
@@ -108,6 +78,7 @@ static int open_root(struct check *c, bool repair, struct dt_error *err)
     }
     ret = store_file_lock(c->locked, dt_clock_ns() + LOCK_NS, err);
     ret = ret ?: pool_open(&pool, c->locked, &o, err);
+    progress_end();
     if (ret < 0)
         return ret;
     c->root = *pool_root(pool);
@@ -157,11 +128,6 @@ static void damaged(void *arg, uint32_t slot, const char *event, const char *tex
 {
     if (holds(arg))
         log_warning("%s", text);
-}
-
-static void checked(void *arg, uint64_t done, uint64_t total)
-{
-    progress("check", MIN(done, total), total);
 }
 
 static void print(const struct check *c, const struct pool_check *p)
@@ -243,7 +209,7 @@ int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char
     if (c.served)
         step_back();
     if (ret == 0)
-        ret = c.served ? ask_root(&c, err) : open_root(&c, o->repair, err);
+        ret = c.served ? target_pin(t, "pool check", &c.root, err) : open_root(&c, o->repair, err);
     ret = ret ?: read_pool(&c, o, err);
     if (c.locked)
         c.locked->close(c.locked);

@@ -5,10 +5,11 @@
 static const char *const no_options[] = {NULL};
 static const char *const json_options[] = {"json", NULL};
 static const char *const create_options[] = {"size", "sector", "json", NULL};
-static const char *const pool_create_options[] = {"size", "journal",       "share",
-                                                  "rate", "preallocation", NULL};
+static const char *const pool_create_options[] = {"size",          "journal", "share", "rate",
+                                                  "preallocation", "json",    NULL};
 static const char *const share_options[] = {"rate", "now", "json", NULL};
-static const char *const open_options[] = {"background", "cache", "data-cache", "sandbox", NULL};
+static const char *const open_options[] = {"background", "cache", "data-cache",
+                                           "sandbox",    "json",  NULL};
 static const char *const check_options[] = {"data", "rate", "memory", "repair", "json", NULL};
 static const char *const grow_options[] = {"size", "json", NULL};
 static const char *const dup_options[] = {"count", "first", "json", NULL};
@@ -17,24 +18,26 @@ static const char *const tree_options[] = {"format", "all", "json", NULL};
 static const char *const fill_options[] = {"format", "json", NULL};
 static const char *const bench_options[] = {"rw", "size", "depth", "time", "json", NULL};
 static const char *const quota_options[] = {"policy", "json", NULL};
-static const char *const guest_options[] = {"socket", "every", NULL};
+static const char *const guest_options[] = {"socket", "every", "json", NULL};
 static const char *const from_options[] = {"from", "json", NULL};
 static const char *const history_options[] = {"most", "json", NULL};
 static const char *const log_options[] = {"sector", "json", NULL};
+static const char *const rollback_options[] = {"newer", "json", NULL};
 static const char *const send_options[] = {"from", "zstd", "token", "output", "json", NULL};
 static const char *const receive_options[] = {"resume", "status", "json", NULL};
 
 const struct command cvd_commands[] = {
     {"pool create",
      "POOL --size SIZE [--journal SIZE] [--preallocation off|falloc|full] [--share off|on|writes] "
-     "[--rate SIZE]",
+     "[--rate SIZE] [--json]",
      "make a pool in a new file, or on a block device", NEEDS_NOTHING, true, true, 1, 1,
-     pool_create_options, cmd_pool_create},
-    {"pool open", "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off]",
+     pool_create_options, cmd_pool_create, .plain = true},
+    {"pool open",
+     "POOL [--background] [--cache SIZE] [--data-cache SIZE] [--sandbox on|off] [--json]",
      "serve a pool to any number of VMs", NEEDS_NOTHING, true, false, 1, 1, open_options,
      cmd_pool_open},
-    {"pool close", "POOL", "end the process that serves it", NEEDS_NOTHING, true, false, 1, 1,
-     no_options, cmd_pool_close},
+    {"pool close", "POOL [--json]", "end the process that serves it", NEEDS_NOTHING, true, false, 1,
+     1, json_options, cmd_pool_close, .plain = true},
     {"pool check", "POOL [--data=off] [--rate SIZE] [--memory SIZE] [--repair] [--json]",
      "read the whole pool, maps and data, while it is in use or not; repairs nothing unless told",
      NEEDS_NOTHING, true, false, 1, 1, check_options, cmd_pool_check},
@@ -65,8 +68,7 @@ const struct command cvd_commands[] = {
      "copy a disk or snapshot into a sparse raw image", NEEDS_DATA, false, false, 2, 2,
      json_options, cmd_export, .moments = true},
     {"dup", "POOL/DISK@SNAPSHOT NAME [--count N [--first N]] [--json]",
-     "make clones of a labelled snapshot", NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup,
-     .plain = true},
+     "make clones of a labelled snapshot", NEEDS_CHANGE, false, false, 2, 2, dup_options, cmd_dup},
     {"snap", "POOL/DISK[@NAME]... [--name NAME] [--json]",
      "take a snapshot, of several disks at one moment", NEEDS_CHANGE, false, false, 1, 30,
      name_options, cmd_snap, .names_new = true},
@@ -84,9 +86,9 @@ const struct command cvd_commands[] = {
      true, false, 1, 1, tree_options, cmd_tree},
     {"collapse", "POOL/DISK@PARENT @CHILD [--json]", "delete the snapshots from PARENT up to CHILD",
      NEEDS_CHANGE, false, false, 2, 2, json_options, cmd_collapse, .plain = true},
-    {"delete", "POOL/DISK[@SNAPSHOT] [--json]",
-     "delete a disk with its unlabelled snapshots, or a snapshot", NEEDS_CHANGE, false, false, 1, 1,
-     json_options, cmd_delete, .plain = true},
+    {"delete", "POOL/DISK[@SNAPSHOT[%SNAPSHOT]] [--json]",
+     "delete a disk with its unlabelled snapshots, or snapshots", NEEDS_CHANGE, false, false, 1, 1,
+     json_options, cmd_delete, .plain = true, .ranges = true},
     {"rename", "POOL/DISK[@SNAPSHOT] NAME [--json]", "give it another name", NEEDS_CHANGE, false,
      false, 2, 2, json_options, cmd_rename, .plain = true},
     {"resize", "POOL/DISK [+]SIZE|--size SIZE [--json]", "make a disk larger or smaller",
@@ -102,10 +104,14 @@ const struct command cvd_commands[] = {
     {"bench", "POOL/DISK [--rw MODE] [--size SIZE] [--depth N] [--time TIME] [--json]",
      "measure what a VM on a clone of the disk would get", NEEDS_NOTHING, false, false, 1, 1,
      bench_options, cmd_bench},
-    {"rollback", "POOL/DISK@SNAPSHOT [--json]", "return to the newest snapshot", NEEDS_CHANGE,
-     false, false, 1, 1, json_options, cmd_rollback, .plain = true},
-    {"du", "POOL/DISK [--json]", "what occupies space, and what deleting it would give back",
-     NEEDS_LOOK, false, false, 1, 1, json_options, cmd_du},
+    {"rollback", "POOL/DISK@SNAPSHOT [--newer|-r] [--json]",
+     "return to the newest snapshot, or to another one and delete those that are newer",
+     NEEDS_CHANGE, false, false, 1, 1, rollback_options, cmd_rollback, .plain = true},
+    {"info", "POOL[/DISK[@SNAPSHOT]] [--json]", "tell what a pool, a disk or a snapshot is",
+     NEEDS_LOOK, false, false, 1, 1, json_options, cmd_info, .either = true},
+    {"du", "POOL[/DISK[@SNAPSHOT[%SNAPSHOT]]] [--json]",
+     "what occupies space, why, and which deletion would give back how much", NEEDS_LOOK, false,
+     false, 1, 1, json_options, cmd_du, .ranges = true, .either = true},
     {"diff", "POOL/DISK[@SNAPSHOT|@{MOMENT}] [--from @SNAPSHOT|@{MOMENT}] [--json]",
      "which ranges differ", NEEDS_LOOK, false, false, 1, 1, from_options, cmd_diff,
      .moments = true},
@@ -117,7 +123,7 @@ const struct command cvd_commands[] = {
     {"bisect", "POOL/DISK@A @B [--json] -- PROBE [ARGUMENT...]",
      "find the first state in which a probe fails", NEEDS_DATA, false, false, 3, 60, json_options,
      cmd_bisect, .moments = true},
-    {"guest", "POOL/DISK... --socket PATH [--every TIME]",
+    {"guest", "POOL/DISK... --socket PATH [--every TIME] [--json]",
      "answer what a VM asks for through its port", NEEDS_NOTHING, false, false, 1, 30,
      guest_options, cmd_guest},
     {"send",
@@ -194,6 +200,8 @@ const struct dt_param cvd_option_table[] = {
      .help = "Write to a new file instead of standard output."},
     {"resume", DT_PARAM_BOOL, FIELD(resume), .help = "Go on with what broke off."},
     {"status", DT_PARAM_BOOL, FIELD(status), .help = "Receive nothing: tell how far it got."},
+    {"newer", DT_PARAM_BOOL, FIELD(newer),
+     .help = "Delete the snapshots that are newer; also written -r, as zfs has it."},
     {"policy", DT_PARAM_STRING, FIELD(policy),
      .help =
          "At the quota, writes wait (hold, until told otherwise), fail with an I/O error (fail), "
@@ -261,10 +269,22 @@ int command_run(const struct command *c, struct target *t, const struct cvd_opti
     return ret;
 }
 
+/* There are no short options but this one, which whoever knows zfs will write. */
+static void write_out(const struct command *c, char **argv)
+{
+    static char newer[] = "--newer";
+
+    for (; takes(c, "newer") && *argv && strcmp(*argv, "--"); argv++)
+        if (strcmp(*argv, "-r") == 0)
+            *argv = newer;
+}
+
 int command_parse(const struct command *c, struct cvd_options *o, char **argv, int *argc,
                   struct dt_error *err)
 {
     int ret = check_options_taken(c, argv, err);
+
+    write_out(c, argv);
 
     ret = ret ?: options_parse(groups, o, argv, err);
     for (*argc = 0; ret == 0 && argv[*argc];)

@@ -16,16 +16,28 @@
 
 static bool drawn;
 
-void progress(const char *what, uint64_t done, uint64_t total)
+static bool is_due(void)
 {
     static uint64_t last;
     uint64_t now = dt_clock_ns();
 
-    if (!isatty(STDERR_FILENO) || now - last < DT_MS(200) || total == 0)
-        return;
+    if (!isatty(STDERR_FILENO) || now - last < DT_MS(200))
+        return false;
     last = now;
     drawn = true;
-    fprintf(stderr, "\r%s: %llu %%", what, (unsigned long long)(done * 100 / total));
+    return true;
+}
+
+void progress(const char *what, uint64_t done, uint64_t total)
+{
+    if (total && is_due())
+        fprintf(stderr, "\r%s: %llu %%", what, (unsigned long long)(done * 100 / total));
+}
+
+void progress_amount(const char *what, uint64_t bytes)
+{
+    if (is_due())
+        fprintf(stderr, "\r%s: %s\033[K", what, human_bytes(bytes));
 }
 
 void progress_end(void)
@@ -130,6 +142,19 @@ static int run(const struct command *c, char **argv)
     return ret < 0 ? (int)exit_status_of(ret) : ret;
 }
 
+/* There is no such command. */
+static int refuse(char **argv)
+{
+    bool pool = strcmp(argv[0], "pool") == 0;
+
+    if (pool && !argv[1])
+        fputs("cvd pool: what about it? create, open, info, check ... (see cvd --help)\n", stderr);
+    else
+        fprintf(stderr, "cvd: no command is named '%.40s%s%.40s' (see cvd --help)\n", argv[0],
+                pool ? " " : "", pool ? argv[1] : "");
+    return STATUS_USAGE;
+}
+
 int main(int argc, char **argv)
 {
     const struct command *c;
@@ -159,13 +184,8 @@ int main(int argc, char **argv)
         return STATUS_USAGE;
     }
     c = command_find(&argv);
-    if (!c) {
-        bool pool = strcmp(argv[0], "pool") == 0 && argv[1];
-
-        fprintf(stderr, "cvd: no command is named '%.40s%s%.40s' (see cvd --help)\n", argv[0],
-                pool ? " " : "", pool ? argv[1] : "");
-        return STATUS_USAGE;
-    }
+    if (!c)
+        return refuse(argv);
     for (char **a = argv; *a; a++)
         if (strcmp(*a, "--help") == 0) {
             command_help(c);

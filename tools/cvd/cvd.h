@@ -9,7 +9,7 @@
 
 /** struct cvd_options - the options of all commands; each names those that it takes. */
 struct cvd_options {
-    bool json, data, repair, background, all, zstd, resume, status;
+    bool json, data, repair, background, all, zstd, resume, status, newer;
     unsigned sandbox, share, preallocation;
     bool now;
     uint64_t rate, memory, size, sector, journal, count, first, cache, data_cache, depth, every,
@@ -39,7 +39,7 @@ struct target {
     int sock;
     bool live;
     char *path, *name;
-    uint32_t slot;
+    uint32_t slot, first;
     uint64_t moment;
     FILE *out;
 };
@@ -50,6 +50,8 @@ struct target {
  * @whole_pool: its first argument is a POOL, not POOL/DISK.
  * @makes:      its first argument need not exist.
  * @moments:    its first argument may be DISK@{MOMENT}.
+ * @ranges:     its first argument may be DISK@A%B.
+ * @either:     its first argument is a POOL or a POOL/DISK.
  * @names_new:  what follows @ in its arguments is a snapshot's name to be.
  * @plain:      it prints nothing, so --json says what was done to what.
  * @options:    names of the options that it takes, ended by NULL.
@@ -62,7 +64,7 @@ struct command {
     const char *const *options;
     int (*run)(struct target *t, const struct cvd_options *o, int argc, char **argv,
                struct dt_error *err);
-    bool moments, names_new;
+    bool moments, names_new, ranges, either;
     bool plain;
 };
 extern const struct command cvd_commands[];
@@ -93,6 +95,14 @@ int target_served_by(const char *path, struct dt_error *err);
 /** target_ask() - cvd_ask() of that process, by a connection for this alone. -ENOENT: there is none. */
 int target_ask(const char *path, json_t *request, int timeout_ms, json_t **result,
                struct dt_error *err);
+/** target_pin() - have the process that @t->sock is connected to keep a root for us, for @what; it is in @root. */
+int target_pin(struct target *t, const char *what, struct px_root *root, struct dt_error *err);
+/** target_look_pinned() - open it anew, as of a root that is pinned, where it is served: 1; 0: that cannot be, and it is as it was. */
+int target_look_pinned(struct target *t, struct dt_error *err);
+/** pool_pin_ask() - who has a root of the pool at @path pinned, and what of the free space waits for that; NULL: nobody. Only the
+ * process that serves the pool knows, which may have no time for us. pool_pin_print(): in a line. */
+json_t *pool_pin_ask(const char *path);
+void pool_pin_print(const json_t *pin);
 /** target_data() - reads and writes become possible. */
 int target_data(struct target *t, struct dt_error *err);
 /** target_turn() - wait for something to happen on the loop. */
@@ -123,7 +133,11 @@ bool is_visible(const struct px_record *r, enum px_kind kind);
 
 /** progress() - how far a long job is, on a terminal. */
 void progress(const char *what, uint64_t done, uint64_t total);
+/** progress_amount() - the same where nobody knows how much there will be. */
+void progress_amount(const char *what, uint64_t bytes);
 void progress_end(void);
+/** reclaim_all() - have given back what was deleted, with progress, where nobody serves the pool. */
+int reclaim_all(struct target *t, struct dt_error *err);
 
 int cmd_pool_create(struct target *t, const struct cvd_options *o, int argc, char **argv,
                     struct dt_error *err);
@@ -131,6 +145,8 @@ int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char 
                   struct dt_error *err);
 int cmd_pool_close(struct target *t, const struct cvd_options *o, int argc, char **argv,
                    struct dt_error *err);
+int cmd_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
+             struct dt_error *err);
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err);
 int cmd_pool_check(struct target *t, const struct cvd_options *o, int argc, char **argv,
@@ -149,6 +165,8 @@ int cmd_pool_data_cache(struct target *t, const struct cvd_options *o, int argc,
 json_t *data_cache_ask(const char *path);
 /** share_choices - who looks for equal blocks, by enum px_share. */
 extern const char *const share_choices[];
+/** policies - what happens at a quota, by enum px_policy. */
+extern const char *const policies[];
 /** preallocation_choices - by enum px_preallocation. */
 extern const char *const preallocation_choices[];
 int cmd_create(struct target *t, const struct cvd_options *o, int argc, char **argv,

@@ -27,6 +27,7 @@ struct port {
     char **disks;
     const char *path;
     uint64_t every, next; /* ns between requests on average; when the next would be due */
+    bool json; /* tell what was asked and answered, a line for each, on standard output */
     int fd;
     char input[INPUT_SIZE];
     size_t filled;
@@ -53,10 +54,26 @@ static int answer(struct port *p, json_t *json)
     return 0;
 }
 
+/* As it is answered, with what was asked, if that is known. */
+static void tell(const struct port *p, const char *what, json_t *json)
+{
+    json_t *line;
+
+    if (!p->json)
+        return;
+    line = json_pack("{ss ss*}", "socket", p->path, "do", what);
+    json_object_update(line, json);
+    print_json_line(line);
+    fflush(stdout);
+}
+
 static int answer_error(struct port *p, json_int_t id, const char *text)
 {
+    json_t *json = json_pack("{sI ss}", "id", id, "error", text);
+
     fprintf(stderr, "cvd: %s: refused: %s\n", p->path, text);
-    return answer(p, json_pack("{sI ss}", "id", id, "error", text));
+    tell(p, NULL, json);
+    return answer(p, json);
 }
 
 /* ---- Requests ---- */
@@ -119,6 +136,7 @@ static int take_request(struct port *p, const struct guest_request *r)
         json_object_set_new(done, "snapshots", json_loads(output ?: "[]", 0, NULL) ?: json_array());
     json_decref(result);
     fprintf(stderr, "cvd: %s: %s\n", p->path, r->verb == GUEST_SYNC ? "sync" : "snapshot");
+    tell(p, r->verb == GUEST_SYNC ? "sync" : "snapshot", done);
     return answer(p, done);
 }
 
@@ -210,7 +228,8 @@ static int check_disks(struct port *p, struct dt_error *err)
 int cmd_guest(struct target *t, const struct cvd_options *o, int argc, char **argv,
               struct dt_error *err)
 {
-    struct port p = {.target = t, .disks = argv, .path = o->socket, .every = o->every};
+    struct port p = {
+        .target = t, .disks = argv, .path = o->socket, .every = o->every, .json = o->json};
     bool said = false;
     int ret;
 

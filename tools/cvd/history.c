@@ -84,7 +84,7 @@ int cmd_history(struct target *t, const struct cvd_options *o, int argc, char **
     ret = ret ?: pool_history(t->pool, t->slot, (uint32_t)(ns / DT_S(1)), most, err);
     /* Where the pool is served, what is not kept any longer comes back in the background. */
     if (ret == 0 && ns == 0 && !t->live)
-        ret = pool_sync(t->pool, err) ?: pool_reclaim_all(t->pool, err);
+        ret = reclaim_all(t, err);
     return ret == 0 && o->json ? tell_history(t, true, err) : ret;
 }
 
@@ -113,6 +113,10 @@ int history_usage(struct target *t, struct table *table, json_t *list, struct dt
     table_cell(table, "-");
     table_cell(table, "%s", human_bytes(past.held << PX_BLOCK_SHIFT));
     table_cell(table, "%s", human_bytes(past.maps << PX_BLOCK_SHIFT));
+    if (past.most)
+        table_cell(table, "%s counted of %s", human_bytes(past.counted), human_bytes(past.most));
+    else
+        table_cell(table, "-");
     return 0;
 }
 

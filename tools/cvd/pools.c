@@ -66,9 +66,18 @@ int cmd_pool_open(struct target *t, const struct cvd_options *o, int argc, char 
     const struct pool_open_options open = {.cache = o->cache,
                                            .data_cache = o->data_cache,
                                            .background = o->background,
-                                           .sandbox = o->sandbox};
+                                           .sandbox = o->sandbox,
+                                           .json = o->json && !o->background};
+    int ret = pool_supervise(t->path, &open, err);
 
-    return pool_supervise(t->path, &open, err);
+    if (ret == 0 && o->json && o->background) { /* by whoever is in the background, to nobody */
+        _cleanup_free_ char *full = realpath(t->path, NULL);
+        _cleanup_free_ char *socket = cvd_socket(full ?: t->path);
+
+        print_json_line(
+            json_pack("{ss ss ss}", "done", "pool open", "to", full ?: t->path, "socket", socket));
+    }
+    return ret;
 }
 
 /* Returns when it has let go of the pool. */
@@ -111,34 +120,10 @@ static void print_cache(const json_t *cache)
            from + told(cache, "misses"), told(cache, "misses"));
 }
 
-/* What is free but for a pin, only the process that serves the pool knows; it may have no time for us. */
-static json_t *ask_pinned(const struct target *t)
-{
-    struct dt_error ignored;
-    json_t *pin = NULL;
-
-    target_ask(t->path, json_pack("{ss}", "verb", "pinned"), ANSWER_MS, &pin, &ignored);
-    if (json_object_get(pin, "owner"))
-        return pin;
-    json_decref(pin);
-    return NULL;
-}
-
-static void print_pinned(const json_t *pin)
-{
-    const json_t *owner = json_object_get(pin, "owner");
-    char since[64];
-
-    print_time((uint64_t)json_integer_value(json_object_get(pin, "since")), since, sizeof(since));
-    printf("held       %s of what is free, for %s since %s\n",
-           human_bytes((uint64_t)json_integer_value(json_object_get(pin, "held"))),
-           json_string_value(owner), since);
-}
-
 int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char **argv,
                   struct dt_error *err)
 {
-    json_t *pin = ask_pinned(t);
+    json_t *pin = pool_pin_ask(t->path);
     struct pool_share share;
     struct pool_info i;
     char uuid[UUID_TEXT];
@@ -150,10 +135,11 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
     cache = data_cache_ask(t->path);
     if (o->json) {
         print_json(json_pack(
-            "{ss sI sI sI sI sI sI sI sI ss sI ss sI sI so* so*}", "uuid", uuid, "size",
+            "{ss sI sI sI sI sI sI sI sI sI ss sI ss sI sI so* so*}", "uuid", uuid, "size",
             (json_int_t)(i.blocks << PX_BLOCK_SHIFT), "used",
             (json_int_t)(i.used << PX_BLOCK_SHIFT), "free", (json_int_t)(i.free << PX_BLOCK_SHIFT),
-            "disks", (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
+            "reserve", (json_int_t)(MIN(i.reserve, i.free) << PX_BLOCK_SHIFT), "disks",
+            (json_int_t)i.disks, "snapshots", (json_int_t)i.snapshots, "being-deleted",
             (json_int_t)i.dying, "journal", (json_int_t)(i.journal << PX_BLOCK_SHIFT), "roots",
             (json_int_t)i.root_seq, "share", share_choices[share.share], "saved",
             (json_int_t)(share.shared << PX_BLOCK_SHIFT), "preallocation",
@@ -166,7 +152,7 @@ int cmd_pool_info(struct target *t, const struct cvd_options *o, int argc, char 
            human_bytes(i.blocks << PX_BLOCK_SHIFT), human_bytes(i.used << PX_BLOCK_SHIFT),
            human_bytes(i.free << PX_BLOCK_SHIFT));
     if (pin)
-        print_pinned(pin);
+        pool_pin_print(pin);
     json_decref(pin);
     printf("disks      %" PRIu64 "\nsnapshots  %" PRIu64 "\n", i.disks, i.snapshots);
     if (share.share || share.shared)

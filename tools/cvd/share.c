@@ -39,18 +39,31 @@ static int print(const struct target *t, bool json)
     return 0;
 }
 
+/* Of each disk's own blocks: so many are looked at in a round. */
+static uint64_t to_look_at(const struct pool *pool)
+{
+    uint64_t blocks = 0;
+
+    for (uint32_t slot = 0; slot < pool_slots(pool); slot++)
+        if (is_visible(pool_record(pool, slot), PX_DISK))
+            blocks += pool_record(pool, slot)->charged;
+    return blocks;
+}
+
 static int share_now(struct target *t, struct dt_error *err)
 {
+    uint64_t total = to_look_at(t->pool);
+    struct pool_share s;
     int ret;
 
-    if (t->live)
-        return dt_fail(err, -EBUSY,
-                       "it is being served: its process does this in the background, at --rate");
     while ((ret = pool_share_now(t->pool, PIECE)) > 0) {
+        pool_share(t->pool, &s);
+        progress("share", MIN(s.counters.looked, total), total);
         /* What was freed can be used after a root; and nodes that wait for one take memory. */
         if (pool_checkpoint(t->pool, err) < 0)
             return -EIO;
     }
+    progress_end();
     if (ret == -EROFS)
         return dt_fail(err, -EINVAL,
                        "it does not share blocks: 'cvd pool share POOL on' begins that");
@@ -66,6 +79,9 @@ int cmd_pool_share(struct target *t, const struct cvd_options *o, int argc, char
 
     pool_share(t->pool, &s);
     share = s.share;
+    if (o->now && t->live)
+        return dt_fail(err, -EBUSY,
+                       "it is being served: its process does this in the background, at --rate");
     if (argc > 1)
         for (share = 0; share_choices[share] && strcmp(share_choices[share], argv[1]);)
             share++;

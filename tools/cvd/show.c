@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* show.c - the commands of cvd that only look: list, snaps, du, diff. */
+/* show.c - the commands of cvd that only look: list, snaps, diff. */
 #include "tools/cvd/cvd.h"
 
 #include <inttypes.h>
@@ -94,69 +94,7 @@ int cmd_snaps(struct target *t, const struct cvd_options *o, int argc, char **ar
     return 0;
 }
 
-/* ---- Space ---- */
-
-/* What the disk is charged for, with its snapshots. */
-static void add_charge(json_t *row, const struct px_record *r)
-{
-    json_object_set_new(row, "charged", json_integer((json_int_t)(r->charged << PX_BLOCK_SHIFT)));
-    json_object_set_new(row, "quota", json_integer((json_int_t)(r->quota << PX_BLOCK_SHIFT)));
-}
-
-static int add_usage(struct table *table, json_t *list, struct target *t, uint32_t slot,
-                     struct dt_error *err)
-{
-    struct disk_usage u;
-    char name[2 * PX_NAME];
-    int ret = pool_usage(t->pool, slot, &u, err);
-
-    if (ret < 0)
-        return ret;
-    pool_full_name(t->pool, slot, name);
-    if (list) {
-        json_t *row = json_pack("{ss sI sI sI sI}", "name", name, "mapped",
-                                (json_int_t)(u.mapped << PX_BLOCK_SHIFT), "shared",
-                                (json_int_t)(u.shared << PX_BLOCK_SHIFT), "held",
-                                (json_int_t)(u.held << PX_BLOCK_SHIFT), "held-maps",
-                                (json_int_t)(u.held_nodes << PX_BLOCK_SHIFT));
-
-        if (pool_record(t->pool, slot)->kind == PX_DISK)
-            add_charge(row, pool_record(t->pool, slot));
-        json_array_append_new(list, row);
-        return 0;
-    }
-    table_cell(table, "%s", name);
-    table_cell(table, "%s", human_bytes(u.mapped << PX_BLOCK_SHIFT));
-    table_cell(table, "%s", human_bytes(u.shared << PX_BLOCK_SHIFT));
-    table_cell(table, "%s", human_bytes(u.held << PX_BLOCK_SHIFT));
-    table_cell(table, "%s", human_bytes(u.held_nodes << PX_BLOCK_SHIFT));
-    return 0;
-}
-
-int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
-           struct dt_error *err)
-{
-    struct table *table = table_new("NAME >MAPPED >SHARED >HELD >MAPS");
-    json_t *list = o->json ? json_array() : NULL;
-    int ret = 0;
-
-    for (uint32_t slot = t->slot; slot != NO_SLOT && ret == 0;
-         slot = pool_snapshot_before(t->pool, slot))
-        ret = add_usage(table, list, t, slot, err);
-    ret = ret ?: history_usage(t, table, list, err);
-    if (ret == 0) {
-        const struct px_record *r = pool_record(t->pool, t->slot);
-
-        finish_rows(table, list);
-        if (!list && r->kind == PX_DISK)
-            printf("charged %s of %s\n", human_bytes(r->charged << PX_BLOCK_SHIFT),
-                   r->quota ? human_bytes(r->quota << PX_BLOCK_SHIFT) : "no quota");
-        return 0;
-    }
-    json_decref(list);
-    table_free(table);
-    return ret;
-}
+/* ---- What differs ---- */
 
 static int print_range(void *arg, uint64_t index, uint64_t count, bool mapped)
 {

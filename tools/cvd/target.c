@@ -5,6 +5,7 @@
 #include "tools/cvd/cvd.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #define WAIT_NS DT_MS(500)
@@ -53,14 +54,26 @@ static char *pool_of(const char *text)
     return whole;
 }
 
+/* Not a POOL/DISK: there is such a file, or what stands before the name is a folder, so that it names a pool that is not there. */
+static bool is_pool(const char *text)
+{
+    const char *slash = strrchr(text, '/');
+    _cleanup_free_ char *before = slash ? xasprintf("%.*s", (int)(slash - text), text) : NULL;
+    struct stat st;
+
+    if (!slash || (stat(text, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))))
+        return true;
+    return stat(*before ? before : "/", &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 int target_name(struct target *t, const struct command *c, const char *text, struct dt_error *err)
 {
     int ret;
 
-    t->slot = NO_SLOT;
+    t->slot = t->first = NO_SLOT;
     t->moment = PRESENT;
-    if (c->whole_pool) {
-        t->path = c->makes ? find_pool(xstrdup(text)) : pool_of(text);
+    if (c->whole_pool || (c->either && is_pool(text))) {
+        t->path = c->makes || c->either ? find_pool(xstrdup(text)) : pool_of(text);
         return 0;
     }
     ret = target_split(text, &t->path, &t->name, err);
@@ -189,10 +202,29 @@ int target_look(struct target *t, struct dt_error *err)
     return ret ?: target_find(t, &look, err);
 }
 
+/* DISK@A%B, as zfs has it: no name has such a sign. */
+static int find_range(struct target *t, const char *percent, struct dt_error *err)
+{
+    _cleanup_free_ char *first = xasprintf("%.*s", (int)(percent - t->name), t->name);
+    const char *at = strchr(first, '@');
+    _cleanup_free_ char *last =
+        xasprintf("%.*s@%s", (int)(at ? at - first : 0), first, percent + 1);
+
+    if (!at || !percent[1])
+        return dt_fail(err, -EINVAL, "snapshots from A to B are DISK@A%%B, not %s", t->name);
+    t->first = pool_find(t->pool, first, err);
+    t->slot = t->first == NO_SLOT ? NO_SLOT : pool_find(t->pool, last, err);
+    return t->slot == NO_SLOT ? -ENOENT : 0;
+}
+
 int target_find(struct target *t, const struct command *c, struct dt_error *err)
 {
+    const char *percent = t->name ? strchr(t->name, '%') : NULL;
+
     if (!t->name || c->makes)
         return 0;
+    if (percent && c->ranges)
+        return find_range(t, percent, err);
     if (strstr(t->name, "@{") && !c->moments)
         return dt_fail(err, -EINVAL, "what a disk was can be looked at and copied, and no more: %s",
                        t->name);

@@ -20,10 +20,10 @@
 
 #define REQUEST_MAX ((size_t)64 << 10)
 
-/** struct pool_open_options - of `cvd pool open`. */
+/** struct pool_open_options - of `cvd pool open`. @json: say on standard output when it serves. */
 struct pool_open_options {
     uint64_t cache, data_cache;
-    bool background, sandbox;
+    bool background, sandbox, json;
 };
 
 /** struct pool_server - in the worker. */

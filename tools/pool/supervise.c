@@ -37,6 +37,11 @@ static void on_ready(void *arg)
     struct supervise *s = arg;
 
     fprintf(stderr, "cvd: serving %s at %s\n", s->path, s->socket);
+    if (s->o->json) {
+        print_json_line(
+            json_pack("{ss ss ss}", "done", "pool open", "to", s->path, "socket", s->socket));
+        fflush(stdout);
+    }
     notify_manager("READY=1");
     if (s->ready < 0)
         return;
