@@ -299,7 +299,8 @@ void rig_check_root(const struct rig_store *r, const struct px_root *root)
 {
     struct rig_store view = {.bytes = r->bytes};
     struct pool_options o = {.read_only = true, .root = root, .cache = 64 * 4200};
-    struct pool_check check = {.say = print, .data = true, .memory = 512};
+    /* Little memory, so that it takes several passes: some 16, whatever the size of the pool. */
+    struct pool_check check = {.say = print, .data = true, .memory = r->s.blocks};
     struct dt_error err = {""};
     struct pool *pool;
 
