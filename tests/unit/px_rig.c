@@ -376,15 +376,19 @@ static void land(struct rig_store *into, const struct rig_write *w, struct dt_rn
 void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_store *from,
                uint64_t at, enum rig_crash kind, struct dt_rng *rng)
 {
-    uint64_t durable = 0;
+    /* What a flush was for that failed, no later one is for: from @certain to @doubted. */
+    uint64_t durable = 0, certain = 0, doubted = 0;
     unsigned keep = (unsigned)dt_rng_below(rng, 5); /* quarters of what is not durable */
 
     memcpy(into->bytes, base, into->s.blocks * PX_BLOCK);
     for (uint64_t i = 0; i < at; i++) {
-        if (from->log[i].failed)
+        if (from->log[i].failed) {
             kind = RIG_POWER;
-        else if (from->log[i].count == 0)
+            certain = durable;
+            doubted = i;
+        } else if (from->log[i].count == 0) {
             durable = MAX(durable, from->log[i].issued);
+        }
     }
     for (uint64_t i = 0; i < from->log_n; i++) {
         const struct rig_write *w = &from->log[i];
@@ -393,7 +397,7 @@ void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_sto
         if (w->count == 0 || !begun)
             continue;
         /* What a killed process has begun still lands; so do parts of it when the power fails. */
-        if (before && (kind == RIG_KILL || i < durable))
+        if (before && (kind == RIG_KILL || (i < durable && (i < certain || i >= doubted))))
             land(into, w, rng, false);
         else if (kind == RIG_KILL || dt_rng_below(rng, 4) < keep)
             land(into, w, rng, kind == RIG_POWER && dt_rng_below(rng, 3) == 0);
