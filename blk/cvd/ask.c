@@ -13,9 +13,12 @@
 #define ANSWER_MAX   ((size_t)64 << 20) /* a table of all disks of a pool */
 #define ANSWER_FIRST ((size_t)64 << 10)
 
+/* Beside the pool, not beside a link to it: whoever serves it may have been told another. */
 char *cvd_socket(const char *path)
 {
-    return xasprintf("%s.sock", path);
+    _cleanup_free_ char *full = realpath(path, NULL);
+
+    return xasprintf("%s.sock", full ?: path);
 }
 
 /* 1: @events; 0: try again; -errno. */

@@ -6,7 +6,7 @@
 #include <devtap/base.h>
 #include <jansson.h>
 
-/** cvd_socket() - where the process that serves the pool at @path listens; owned by the caller. */
+/** cvd_socket() - where the process that serves the pool at @path listens, whatever link @path is; owned by the caller. */
 char *cvd_socket(const char *path);
 /**
  * cvd_ask() - send @request (a reference is taken over) over a connected socket, and wait for the answer.

@@ -28,14 +28,26 @@ static uint64_t name_hash(const char *name)
     return hash;
 }
 
-static uint64_t hash_content(const char *name, const uint32_t *sector, unsigned n, uint64_t quota)
+static uint64_t hash_size(uint64_t id, uint64_t blocks, bool wide)
 {
-    uint64_t id = name_hash(name), hash = mix(id, 1, 1) ^ mix(id, UINT32_MAX, quota);
+    return mix(id, UINT32_MAX - 1, 2 * blocks + wide);
+}
 
-    for (unsigned i = 0; i < n; i++)
+static uint64_t hash_content(const char *name, const uint32_t *sector, uint64_t blocks, bool wide,
+                             uint64_t quota)
+{
+    uint64_t id = name_hash(name);
+    uint64_t hash = hash_size(id, blocks, wide) ^ mix(id, UINT32_MAX, quota);
+
+    for (unsigned i = 0; i < RIG_SECTORS; i++)
         if (sector[i])
             hash ^= mix(id, i, sector[i]);
     return hash;
+}
+
+static uint64_t hash_thing(const struct rig_thing *t)
+{
+    return hash_content(t->name, t->sector, t->blocks, t->wide, t->quota);
 }
 
 /* A new state of the model. */
@@ -91,6 +103,27 @@ void model_set_sector(struct rig *rig, struct rig_thing *t, unsigned i, uint32_t
         rig->hash ^= mix(id, i, stamp);
 }
 
+void model_set_size(struct rig *rig, struct rig_thing *t, unsigned blocks)
+{
+    uint64_t id = name_hash(t->name);
+
+    for (unsigned i = blocks * 8; i < RIG_SECTORS; i++)
+        model_set_sector(rig, t, i, 0);
+    rig->hash ^= hash_size(id, t->blocks, t->wide) ^ hash_size(id, blocks, t->wide);
+    t->blocks = blocks;
+}
+
+unsigned model_sectors(const struct rig_thing *t)
+{
+    return MIN(t->blocks, RIG_BLOCKS) * 8;
+}
+
+bool model_did(struct rig *rig, int ret)
+{
+    CHECK(ret == 0 || rig->store->flush_failed);
+    return ret == 0;
+}
+
 uint32_t model_slot(struct rig *rig, unsigned t)
 {
     struct dt_error err;
@@ -120,6 +153,7 @@ struct rig_req {
     struct rig *rig;
     unsigned thing;
     uint32_t stamp;
+    bool may_fail;   /* for its disk's quota */
     uint64_t states; /* flush: before it was begun */
 };
 
@@ -155,8 +189,14 @@ static void done(struct disk_req *req)
     struct rig *rig = q->rig;
 
     rig->in_flight--;
-    if (req->error) {
+    rig->busy[q->thing]--;
+    rig->counts.wide += req->op == DISK_WRITE && rig->things[q->thing].wide && !req->error;
+    if (req->error == -ENOSPC && q->may_fail) {
+        rig->counts.refused++; /* all of it */
+    } else if (req->error && (!rig->store->flush_failed || req->op == DISK_READ)) {
         rig->errors++;
+    } else if (req->error && req->op == DISK_FLUSH) {
+        ; /* nothing is promised */
     } else if (req->op == DISK_FLUSH) {
         model_promise(rig, q->states);
     } else if (req->op == DISK_READ) {
@@ -178,19 +218,24 @@ void model_set_quota(struct rig *rig, unsigned t, uint64_t blocks, enum px_polic
         return;
     rig->hash ^= mix(id, UINT32_MAX, rig->things[t].quota) ^ mix(id, UINT32_MAX, blocks);
     rig->things[t].quota = blocks;
+    rig->things[t].policy = policy;
     model_push(rig);
 }
 
 /* Nothing moves any more: all that is under way waits for quotas. */
 static void lift_quotas(struct rig *rig)
 {
-    CHECK(rig->over);
     for (unsigned t = 0; t < RIG_THINGS; t++)
         if (rig->things[t].used && rig->things[t].quota)
             model_set_quota(rig, t, 0, PX_HOLD);
     model_turn(rig);
     rig->over = false;
     rig->lifted++;
+}
+
+static bool waits(const struct rig *rig)
+{
+    return rig->over || pool_is_full(rig->pool);
 }
 
 void model_run(struct rig *rig)
@@ -204,10 +249,15 @@ void model_run(struct rig *rig)
 
         if (!moved || dt_rng_below(&rig->rng, 2))
             model_turn(rig);
-        stuck = moved || rig->in_flight != before || !rig->over ? 0 : stuck + 1;
+        stuck = moved || rig->in_flight != before || !waits(rig) ? 0 : stuck + 1;
         before = rig->in_flight;
-        if (stuck == 4)
+        if (stuck < 4)
+            continue;
+        stuck = 0;
+        if (rig->over)
             lift_quotas(rig);
+        else
+            model_make_room(rig);
     }
     for (; drops < rig->drops_n; drops++)
         rig->drops[drops].until = rig->states;
@@ -219,6 +269,7 @@ void model_submit(struct rig *rig, unsigned thing, enum disk_op op, unsigned sec
 
     q->rig = rig;
     q->thing = thing;
+    q->may_fail = rig->things[thing].quota && rig->things[thing].policy == PX_FAIL;
     q->states = rig->states;
     q->req = (struct disk_req){
         .op = op, .offset = (uint64_t)sector << 9, .length = (uint64_t)n << 9, .done = done};
@@ -233,6 +284,7 @@ void model_submit(struct rig *rig, unsigned thing, enum disk_op op, unsigned sec
         q->req.buf = xaligned(PX_BLOCK, ALIGN_UP((size_t)n * 512, (size_t)PX_BLOCK));
     }
     rig->in_flight++;
+    rig->busy[thing]++;
     disk_submit(rig->disks[thing], &q->req);
 }
 
@@ -257,14 +309,14 @@ void model_add(struct rig *rig, unsigned t, const struct rig_thing *thing)
 {
     rig->things[t] = *thing;
     rig->things[t].used = true;
-    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota);
+    rig->hash ^= hash_thing(thing);
 }
 
 void model_drop(struct rig *rig, unsigned t)
 {
     struct rig_thing *thing = &rig->things[t];
 
-    rig->hash ^= hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota);
+    rig->hash ^= hash_thing(thing);
     thing->used = false;
 }
 
@@ -284,8 +336,8 @@ static void now_durable(struct pool_waiter *waiter, int error)
 
     struct durable **at = &d->rig->waiting;
 
-    CHECK(error == 0);
-    model_promise(d->rig, d->states);
+    if (model_did(d->rig, error))
+        model_promise(d->rig, d->states);
     while (*at != d)
         at = &(*at)->next;
     *at = d->next;
@@ -310,8 +362,8 @@ void model_make_durable(struct rig *rig)
     struct dt_error err;
 
     if (dt_rng_below(&rig->rng, 2)) {
-        CHECK(pool_sync(rig->pool, &err) == 0);
-        model_promise(rig, rig->states);
+        if (model_did(rig, pool_sync(rig->pool, &err)))
+            model_promise(rig, rig->states);
         return;
     }
     d = xcalloc(1, sizeof(*d));
@@ -325,7 +377,7 @@ void model_make_durable(struct rig *rig)
 
 void model_settle(struct rig *rig)
 {
-    while (!pool_idle(rig->pool)) {
+    while (!pool_idle(rig->pool) && !rig->store->flush_failed) {
         rig_turn(rig->store);
         model_turn(rig);
     }
@@ -339,10 +391,8 @@ static void note_drop(struct rig *rig, const struct rig_thing *thing)
     if (!rig->store->logging || !rig->in_flight)
         return;
     CHECK(rig->drops_n < ARRAY_SIZE(rig->drops));
-    rig->drops[rig->drops_n++] = (struct rig_drop){
-        .hash = hash_content(thing->name, thing->sector, RIG_SECTORS, thing->quota),
-        .at = rig->states,
-        .until = UINT64_MAX};
+    rig->drops[rig->drops_n++] =
+        (struct rig_drop){.hash = hash_thing(thing), .at = rig->states, .until = UINT64_MAX};
 }
 
 /* The model learns of a snapshot that a quota cost at the moment when it happens. */
@@ -352,7 +402,9 @@ static void said(void *arg, uint32_t slot, const char *event, const char *text)
     size_t n = strcspn(text, " ");
 
     if (strcmp(event, "quota") == 0)
-        rig->over = true;
+        rig->over |= pool_record(rig->pool, slot)->policy != PX_FAIL;
+    else if (strcmp(event, "full") == 0)
+        rig->counts.full++;
     else if (strcmp(event, "dropped") == 0)
         for (unsigned t = 0; t < RIG_THINGS; t++) {
             const struct rig_thing *thing = &rig->things[t];
@@ -413,6 +465,7 @@ void rig_reopen(struct rig *rig, bool crash)
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
         model_unmount(rig, t);
+    rig->store->flush_failed = false;
     if (crash) {
         rig->store->pending_n = 0;
         forget_waiting(rig);
@@ -459,13 +512,14 @@ static int read_thing(struct rig_store *store, struct pool *pool, uint32_t slot,
                       uint32_t *sector, struct dt_error *err)
 {
     static _Alignas(4096) uint32_t words[RIG_BLOCKS * PX_BLOCK / 4];
-    struct look look = {
-        .req = {.op = DISK_READ, .length = RIG_BLOCKS * PX_BLOCK, .buf = words, .done = looked}};
+    struct look look = {.req = {.op = DISK_READ, .buf = words, .done = looked}};
     struct disk *disk;
     int ret = disk_open_at(&disk, pool, slot, number, "look", err);
 
     if (ret < 0)
         return ret;
+    memset(words, 0, sizeof(words));
+    look.req.length = MIN(pool_record(pool, disk_slot(disk))->size, sizeof(words));
     disk_submit(disk, &look.req);
     while (!look.done)
         if (!rig_turn(store))
@@ -496,7 +550,7 @@ uint64_t rig_hash_pool(struct rig_store *store, struct pool *pool, struct dt_err
         if (read_thing(store, pool, slot, PRESENT, sector, err) < 0)
             return 0;
         pool_full_name(pool, slot, name);
-        hash ^= hash_content(name, sector, RIG_SECTORS, r->quota);
+        hash ^= hash_content(name, sector, r->size >> PX_BLOCK_SHIFT, r->sector != 512, r->quota);
     }
     return hash;
 }

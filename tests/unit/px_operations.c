@@ -21,7 +21,7 @@ static unsigned pick(struct rig *rig, bool snapshot)
     return RIG_THINGS;
 }
 
-static unsigned empty(struct rig *rig)
+unsigned model_empty(struct rig *rig)
 {
     unsigned t = 0;
 
@@ -32,8 +32,10 @@ static unsigned empty(struct rig *rig)
 
 static void op_writes(struct rig *rig, unsigned t)
 {
-    unsigned n = 1 + (unsigned)dt_rng_below(&rig->rng, 4);
+    unsigned n = 1 + (unsigned)dt_rng_below(&rig->rng, 4), sectors = model_sectors(&rig->things[t]);
 
+    if (rig->store->fail_flush)
+        n = 1; /* whether those were done that fail with it nobody knows: of several, not which */
     while (n--) {
         unsigned kind = (unsigned)dt_rng_below(&rig->rng, 10), first, length;
         enum disk_op op = kind < 7   ? DISK_WRITE
@@ -41,17 +43,17 @@ static void op_writes(struct rig *rig, unsigned t)
                           : kind < 9 ? DISK_DISCARD
                                      : DISK_FLUSH;
 
-        if (dt_rng_below(&rig->rng, 3)) { /* whole blocks */
-            first = 8 * (unsigned)dt_rng_below(&rig->rng, RIG_BLOCKS);
+        if (rig->things[t].wide || dt_rng_below(&rig->rng, 3)) { /* whole blocks */
+            first = 8 * (unsigned)dt_rng_below(&rig->rng, sectors / 8);
             length = 8 * (1 + (unsigned)dt_rng_below(&rig->rng, 6));
         } else if (op == DISK_ZERO) { /* within a block: several records make no states of ours */
-            first = (unsigned)dt_rng_below(&rig->rng, RIG_SECTORS);
+            first = (unsigned)dt_rng_below(&rig->rng, sectors);
             length = 1 + (unsigned)dt_rng_below(&rig->rng, 8 - first % 8);
         } else {
-            first = (unsigned)dt_rng_below(&rig->rng, RIG_SECTORS);
+            first = (unsigned)dt_rng_below(&rig->rng, sectors);
             length = 1 + (unsigned)dt_rng_below(&rig->rng, 20);
         }
-        model_submit(rig, t, op, first, MIN(length, RIG_SECTORS - first));
+        model_submit(rig, t, op, first, MIN(length, sectors - first));
     }
     model_run(rig);
 }
@@ -64,8 +66,9 @@ static void op_reads(struct rig *rig)
 
     rig->store->spoil_reads = dt_rng_below(&rig->rng, 4) == 0;
     for (unsigned t = 0; t < RIG_THINGS; t++)
-        if (rig->things[t].used && rig->disks[t])
-            model_submit(rig, t, DISK_READ, first, MIN(length, RIG_SECTORS - first));
+        if (rig->things[t].used && rig->disks[t] && model_sectors(&rig->things[t]) > first)
+            model_submit(rig, t, DISK_READ, first,
+                         MIN(length, model_sectors(&rig->things[t]) - first));
     model_run(rig);
     rig->store->spoil_reads = 0;
 }
@@ -77,22 +80,15 @@ static void op_cache(struct rig *rig)
     CHECK(pool_set_data_cache(rig->pool, dt_rng_below(&rig->rng, 4) * DATA_CACHE_LEAST, &err) == 0);
 }
 
-static void op_quota(struct rig *rig, unsigned t)
+void op_create(struct rig *rig, unsigned t)
 {
-    uint64_t charged = pool_record(rig->pool, model_slot(rig, t))->charged;
-    uint64_t more = dt_rng_below(&rig->rng, 20);
-
-    model_set_quota(rig, t, more ? charged + more : 0,
-                    dt_rng_below(&rig->rng, 2) ? PX_HOLD : PX_DROP_OLDEST);
-}
-
-static void op_create(struct rig *rig, unsigned t)
-{
-    struct rig_thing thing = {0};
+    struct rig_thing thing = {.blocks = model_any_size(rig),
+                              .wide = dt_rng_below(&rig->rng, 4) == 0};
     struct dt_error err;
 
     snprintf(thing.name, sizeof(thing.name), "d%u", ++rig->stamp);
-    if (pool_create_disk(rig->pool, thing.name, RIG_BLOCKS * PX_BLOCK, 512, &err) < 0)
+    if (pool_create_disk(rig->pool, thing.name, (uint64_t)thing.blocks * PX_BLOCK,
+                         thing.wide ? 4096 : 512, &err) < 0)
         return;
     model_add(rig, t, &thing);
     model_push(rig);
@@ -152,7 +148,7 @@ static void op_clone(struct rig *rig, unsigned snapshot, unsigned t)
     model_mount(rig, t);
 }
 
-static bool has_clones(const struct rig *rig, unsigned snapshot)
+bool model_has_clones(const struct rig *rig, unsigned snapshot)
 {
     for (unsigned t = 0; t < RIG_THINGS; t++)
         if (rig->things[t].used && !rig->things[t].snapshot &&
@@ -172,25 +168,25 @@ static unsigned newest(const struct rig *rig, unsigned disk)
     return best;
 }
 
-static void op_delete_snapshot(struct rig *rig, unsigned t)
+void op_delete_snapshot(struct rig *rig, unsigned t)
 {
     struct dt_error err;
     int ret;
 
-    if (rig->things[t].labelled && !has_clones(rig, t) &&
+    if (rig->things[t].labelled && !model_has_clones(rig, t) &&
         pool_unlabel(rig->pool, model_slot(rig, t), &err) == 0)
         rig->things[t].labelled = false;
     ret = pool_delete_snapshot(rig->pool, model_slot(rig, t), &err);
-    if (ret == -EAGAIN)
+    if (ret == -EAGAIN || (ret < 0 && rig->store->flush_failed))
         return;
-    CHECK((ret < 0) == (rig->things[t].labelled || has_clones(rig, t)));
+    CHECK((ret < 0) == (rig->things[t].labelled || model_has_clones(rig, t)));
     if (ret == 0) {
         model_drop(rig, t);
         model_push(rig);
     }
 }
 
-static void op_delete_disk(struct rig *rig, unsigned t)
+void op_delete_disk(struct rig *rig, unsigned t)
 {
     struct dt_error err;
     uint32_t slot = model_slot(rig, t);
@@ -202,7 +198,8 @@ static void op_delete_disk(struct rig *rig, unsigned t)
         return;
     }
     model_drop(rig, t);
-    while ((s = newest(rig, t)) < RIG_THINGS && !rig->things[s].labelled && !has_clones(rig, s))
+    while ((s = newest(rig, t)) < RIG_THINGS && !rig->things[s].labelled &&
+           !model_has_clones(rig, s))
         model_drop(rig, s);
     model_push(rig);
     if (s < RIG_THINGS)
@@ -212,7 +209,7 @@ static void op_delete_disk(struct rig *rig, unsigned t)
 }
 
 /* A deleted disk without snapshots is gone for good. */
-static void op_bury(struct rig *rig)
+void op_bury(struct rig *rig)
 {
     struct dt_error err;
 
@@ -269,6 +266,7 @@ static void op_rollback(struct rig *rig, unsigned t)
         return;
     drop_newer(rig, t, s, true);
     rig->branches += pool_record(rig->pool, model_slot(rig, t))->past_keep > 0;
+    model_set_size(rig, &rig->things[t], rig->things[s].blocks);
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[t], i, rig->things[s].sector[i]);
     model_push(rig);
@@ -298,14 +296,14 @@ static void op_share(struct rig *rig)
 
     if (dt_rng_below(&rig->rng, 8) == 0 && rig->store->pending_n == 0) {
         model_settle(rig);
-        CHECK(pool_set_share(rig->pool, PX_SHARE_OFF, SHARE_LEAST_RATE, &err) == 0);
-        CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
-        model_promise(rig, rig->states);
+        if (model_did(rig, pool_set_share(rig->pool, PX_SHARE_OFF, SHARE_LEAST_RATE, &err)) &&
+            model_did(rig, pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err)))
+            model_promise(rig, rig->states);
     }
     do
         ret = pool_share_now(rig->pool, (1 + dt_rng_below(&rig->rng, 20)) * 2 * PX_BLOCK);
     while (ret > 0 && all);
-    CHECK(ret >= 0);
+    CHECK(ret >= 0 || rig->store->flush_failed);
 }
 
 void rig_share(struct rig *rig)
@@ -317,6 +315,15 @@ void rig_share(struct rig *rig)
     CHECK(pool_set_share(rig->pool, PX_SHARE_WRITES, SHARE_LEAST_RATE, &err) == 0);
 }
 
+static void op_root(struct rig *rig)
+{
+    struct dt_error err;
+
+    model_settle(rig);
+    if (model_did(rig, pool_checkpoint(rig->pool, &err)))
+        model_promise(rig, rig->states);
+}
+
 /* ---- Preallocation ---- */
 
 /* It begins, ends, and begins again; the store destroys what it works on. */
@@ -325,11 +332,11 @@ static void op_preallocate(struct rig *rig)
     struct dt_error err;
 
     model_settle(rig);
-    CHECK(pool_set_preallocation(rig->pool,
-                                 (enum px_preallocation)dt_rng_below(&rig->rng, PX_PREALLOCATIONS),
-                                 &err) == 0);
-    CHECK(pool_checkpoint(rig->pool, &err) == 0);
-    model_promise(rig, rig->states);
+    if (model_did(rig,
+                  pool_set_preallocation(
+                      rig->pool, (enum px_preallocation)dt_rng_below(&rig->rng, PX_PREALLOCATIONS),
+                      &err)))
+        op_root(rig);
 }
 
 /* ---- Pins ---- */
@@ -358,7 +365,8 @@ static void op_pin(struct rig *rig)
 
     if (rig->pinned == RIG_FREE) {
         rig->pin = (struct pool_pin){.owner = "a check", .held = pin_held, .lost = pin_lost};
-        CHECK(pool_pin(rig->pool, &rig->pin, &err) == 0);
+        if (!model_did(rig, pool_pin(rig->pool, &rig->pin, &err)))
+            return;
         rig->pinned = RIG_PINNING;
         rig->pins++;
     } else if (rig->pinned == RIG_PINNED) {
@@ -377,11 +385,8 @@ static void what_arrives(struct rig *rig, struct pool_received *what, unsigned b
 {
     const struct px_record *r = pool_record(rig->pool, model_slot(rig, base));
 
-    *what = (struct pool_received){.size = RIG_BLOCKS * PX_BLOCK,
-                                   .created = 1,
-                                   .sector = 512,
-                                   .name = name,
-                                   .base_name = r->name};
+    *what = (struct pool_received){
+        .size = r->size, .created = 1, .sector = r->sector, .name = name, .base_name = r->name};
     snprintf(name, PX_NAME, "r%u", ++rig->stamp);
     memcpy(what->snapshot, &rig->stamp, sizeof(rig->stamp));
     memcpy(what->base, r->uuid, sizeof(what->base));
@@ -404,6 +409,7 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
         return;
     }
     rig->branches += pool_record(rig->pool, model_slot(rig, disk))->past_keep > 0;
+    model_set_size(rig, &rig->things[disk], rig->things[staged].blocks);
     for (unsigned i = 0; i < RIG_SECTORS; i++)
         model_set_sector(rig, &rig->things[disk], i, rig->things[staged].sector[i]);
     model_drop(rig, staged);
@@ -415,7 +421,7 @@ static void end_receiving(struct rig *rig, unsigned disk, unsigned staged, unsig
 /* What arrives is written to a disk of its own, which sometimes stays as it is when a stream breaks off. */
 static void op_receive(struct rig *rig, unsigned disk)
 {
-    unsigned base = empty(rig), staged, t;
+    unsigned base = model_empty(rig), staged, t;
     struct pool_received what;
     struct rig_thing thing;
     char name[PX_NAME];
@@ -428,33 +434,38 @@ static void op_receive(struct rig *rig, unsigned disk)
     model_turn(rig);
     if (!rig->things[base].used)
         return;
-    staged = empty(rig);
+    staged = model_empty(rig);
     if (staged == RIG_THINGS)
         return;
     what_arrives(rig, &what, base, name);
+    if (dt_rng_below(&rig->rng, 3) == 0)
+        what.size = (uint64_t)model_any_size(rig) * PX_BLOCK;
     if (pool_receive_begin(rig->pool, rig->things[disk].name, &what, false, &position, &err) < 0)
         return;
     thing = rig->things[base];
     thing.snapshot = false;
     thing.origin = base + 1;
     snprintf(thing.name, sizeof(thing.name), "%.60s~", rig->things[disk].name);
+    thing.quota = 0;
     model_add(rig, staged, &thing);
+    rig->counts.resized += thing.blocks != what.size >> PX_BLOCK_SHIFT;
+    model_set_size(rig, &rig->things[staged], (unsigned)(what.size >> PX_BLOCK_SHIFT));
     model_push(rig);
     model_turn(rig); /* as rig_step() does: from here on it outlives the process */
     model_mount(rig, staged);
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < 3 && rig->disks[staged]; i++) {
         op_writes(rig, staged);
         if (dt_rng_below(&rig->rng, 2))
             pool_receive_progress(rig->pool, rig->things[disk].name, (i + 1) * PX_BLOCK, &err);
     }
-    t = empty(rig);
-    if (t < RIG_THINGS && dt_rng_below(&rig->rng, 4))
+    t = model_empty(rig);
+    if (t < RIG_THINGS && rig->disks[disk] && rig->disks[staged] && dt_rng_below(&rig->rng, 4))
         end_receiving(rig, disk, staged, t, &what);
 }
 
 static void op_on_snapshots(struct rig *rig, unsigned what)
 {
-    unsigned disk = pick(rig, false), snapshot = pick(rig, true), t = empty(rig);
+    unsigned disk = pick(rig, false), snapshot = pick(rig, true), t = model_empty(rig);
 
     if (what < 5 && disk < RIG_THINGS && t < RIG_THINGS)
         op_snapshot(rig, disk, t);
@@ -476,13 +487,12 @@ static void op_on_snapshots(struct rig *rig, unsigned what)
 
 void rig_step(struct rig *rig)
 {
-    unsigned what = (unsigned)dt_rng_below(&rig->rng, 40), disk = pick(rig, false);
-    struct dt_error err;
+    unsigned what = (unsigned)dt_rng_below(&rig->rng, 44), disk = pick(rig, false);
 
     rig->now += DT_S(1);
     if (disk == RIG_THINGS || what == 0) {
-        if (empty(rig) < RIG_THINGS)
-            op_create(rig, empty(rig));
+        if (model_empty(rig) < RIG_THINGS)
+            op_create(rig, model_empty(rig));
         model_turn(rig);
     } else if (what < 15) {
         op_on_snapshots(rig, what - 1);
@@ -508,9 +518,12 @@ void rig_step(struct rig *rig)
     } else if (what == 26 && rig->store->pending_n == 0) {
         op_preallocate(rig);
     } else if (what == 16 && rig->store->pending_n == 0) {
-        model_settle(rig);
-        CHECK(pool_checkpoint(rig->pool, &err) == 0);
-        model_promise(rig, rig->states);
+        op_root(rig);
+    } else if (what == 27 || what == 28) {
+        op_resize(rig, disk);
+        model_turn(rig);
+    } else if (what == 29 && rig->store->pending_n == 0) {
+        op_grow(rig);
     } else {
         op_writes(rig, disk);
     }

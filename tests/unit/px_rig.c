@@ -22,7 +22,11 @@ static void append(struct rig_store *r, const void *data, uint64_t addr, unsigne
         CHECK(r->log);
     }
     w = &r->log[r->log_n++];
-    *w = (struct rig_write){addr, count, issued, r->states ? *r->states : 0, NULL};
+    *w = (struct rig_write){.addr = addr,
+                            .count = count,
+                            .issued = issued,
+                            .blocks = r->s.blocks,
+                            .states = r->states ? *r->states : 0};
     if (count) {
         w->data = xcalloc(count, PX_BLOCK);
         memcpy(w->data, data, (size_t)count * PX_BLOCK);
@@ -44,8 +48,12 @@ static void queue(struct rig_store *r, struct store_io *sio, void *buf, uint64_t
     CHECK(r->pending_n < ARRAY_SIZE(r->pending));
     CHECK(addr + count <= r->s.blocks);
     CHECK(((uintptr_t)buf & (PX_BLOCK - 1)) == 0);
-    r->pending[r->pending_n++] =
-        (struct rig_pending){sio, buf, addr, r->log_n, count, (unsigned)kind};
+    r->pending[r->pending_n++] = (struct rig_pending){.sio = sio,
+                                                      .buf = buf,
+                                                      .addr = addr,
+                                                      .issued = r->log_n,
+                                                      .count = count,
+                                                      .kind = (unsigned)kind};
 }
 
 static void rig_read(struct store *s, struct store_io *sio, void *buf, uint64_t addr,
@@ -151,10 +159,22 @@ static int give_space(struct rig_store *r, uint64_t addr, uint64_t count, uint64
     return 0;
 }
 
-static int flush_outcome(struct rig_store *r, uint64_t issued)
+/* Each open file hears of what could not be written, and nothing is written again: so all flushes fail that are under way. */
+static int flush_fails(struct rig_store *r, uint64_t issued)
 {
-    if (r->fail_flush && --r->fail_flush == 0)
-        return -EIO;
+    for (unsigned i = 0; i < r->pending_n; i++)
+        r->pending[i].fails |= r->pending[i].kind == RIG_FLUSH;
+    r->flush_failed = true;
+    append(r, NULL, 0, 0, issued);
+    if (r->logging)
+        r->log[r->log_n - 1].failed = true;
+    return -EIO;
+}
+
+static int flush_outcome(struct rig_store *r, uint64_t issued, bool fails)
+{
+    if (fails || (r->fail_flush && --r->fail_flush == 0))
+        return flush_fails(r, issued);
     append(r, NULL, 0, 0, issued);
     return 0;
 }
@@ -190,7 +210,7 @@ bool rig_turn(struct rig_store *r)
     } else if (p.kind == RIG_ALLOCATE) {
         result = give_space(r, p.addr, p.count, p.issued);
     } else {
-        result = flush_outcome(r, p.issued);
+        result = flush_outcome(r, p.issued, p.fails);
     }
     p.sio->done(p.sio, result);
     return true;
@@ -214,7 +234,7 @@ static int rig_put(struct store *s, const void *buf, uint64_t addr, unsigned cou
 
 static int rig_sync(struct store *s)
 {
-    return flush_outcome(of(s), of(s)->log_n);
+    return flush_outcome(of(s), of(s)->log_n, false);
 }
 
 static void rig_prefetch(struct store *s, uint64_t addr, uint64_t count)
@@ -279,6 +299,25 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed)
     return r;
 }
 
+void rig_extend(struct rig_store *r, uint64_t more)
+{
+    uint64_t blocks = r->s.blocks + more;
+    uint8_t *bytes = xaligned(PX_BLOCK, blocks * PX_BLOCK);
+
+    CHECK(r->pending_n == 0); /* they may point there */
+    memcpy(bytes, r->bytes, r->s.blocks * PX_BLOCK);
+    memset(bytes + r->s.blocks * PX_BLOCK, 0, more * PX_BLOCK);
+    free(r->bytes);
+    r->bytes = bytes;
+    if (r->has) {
+        r->has = realloc(r->has, blocks);
+        CHECK(r->has);
+        memset(r->has + r->s.blocks, 0, more);
+        r->room += more;
+    }
+    r->s.blocks = blocks;
+}
+
 void rig_store_free(struct rig_store *r)
 {
     rig_log_clear(r);
@@ -299,7 +338,8 @@ void rig_check_root(const struct rig_store *r, const struct px_root *root)
 {
     struct rig_store view = {.bytes = r->bytes};
     struct pool_options o = {.read_only = true, .root = root, .cache = 64 * 4200};
-    struct pool_check check = {.say = print, .data = true, .memory = 512};
+    /* Little memory, so that it takes several passes: some 16, whatever the size of the pool. */
+    struct pool_check check = {.say = print, .data = true, .memory = r->s.blocks};
     struct dt_error err = {""};
     struct pool *pool;
 
@@ -336,13 +376,20 @@ static void land(struct rig_store *into, const struct rig_write *w, struct dt_rn
 void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_store *from,
                uint64_t at, enum rig_crash kind, struct dt_rng *rng)
 {
-    uint64_t durable = 0;
+    /* What a flush was for that failed, no later one is for: from @certain to @doubted. */
+    uint64_t durable = 0, certain = 0, doubted = 0;
     unsigned keep = (unsigned)dt_rng_below(rng, 5); /* quarters of what is not durable */
 
-    memcpy(into->bytes, base, from->s.blocks * PX_BLOCK);
-    for (uint64_t i = 0; i < at; i++)
-        if (from->log[i].count == 0)
+    memcpy(into->bytes, base, into->s.blocks * PX_BLOCK);
+    for (uint64_t i = 0; i < at; i++) {
+        if (from->log[i].failed) {
+            kind = RIG_POWER;
+            certain = durable;
+            doubted = i;
+        } else if (from->log[i].count == 0) {
             durable = MAX(durable, from->log[i].issued);
+        }
+    }
     for (uint64_t i = 0; i < from->log_n; i++) {
         const struct rig_write *w = &from->log[i];
         bool before = i < at, begun = w->issued < at;
@@ -350,7 +397,7 @@ void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_sto
         if (w->count == 0 || !begun)
             continue;
         /* What a killed process has begun still lands; so do parts of it when the power fails. */
-        if (before && (kind == RIG_KILL || i < durable))
+        if (before && (kind == RIG_KILL || (i < durable && (i < certain || i >= doubted))))
             land(into, w, rng, false);
         else if (kind == RIG_KILL || dt_rng_below(rng, 4) < keep)
             land(into, w, rng, kind == RIG_POWER && dt_rng_below(rng, 3) == 0);

@@ -8,17 +8,19 @@
 
 #include "parallax/parallax.h"
 
-/** struct rig_write - one entry of the log: a write that landed, or a flush that succeeded. */
+/** struct rig_write - one entry of the log: a write that landed, or a flush. */
 struct rig_write {
     uint64_t addr;
     uint32_t count;  /* 0: a flush */
+    bool failed;     /* it was one that did */
     uint64_t issued; /* entries of the log when it was begun */
     uint64_t states; /* of the model, that were kept when it landed */
+    uint64_t blocks; /* that the store had then */
     uint8_t *data;
 };
 
 /** struct rig_store - @rng: decides the order in which I/O lands. @punches: pieces that were. @fail_flush: that many flushes
- * on. @allocated: blocks that got space, @full: of which by being written. @fail_allocate: as @fail_flush. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
+ * on, with all that are under way then; @flush_failed: one has. @allocated: blocks that got space, @full: of which by being written. @fail_allocate: as @fail_flush. @reads: blocks that were read as data. @spoil_reads, @fail_reads: so many of the next ones bring something else, or an
  * error. */
 struct rig_store {
     struct store s;
@@ -27,6 +29,7 @@ struct rig_store {
     uint64_t log_n, log_room, fetched;
     bool logging;
     int fail_flush, fail_allocate;
+    bool flush_failed;
     uint64_t allocated, full;
     uint64_t reads;
     unsigned spoil_reads, fail_reads;
@@ -39,6 +42,7 @@ struct rig_store {
         void *buf;
         uint64_t addr, issued;
         uint64_t count;
+        bool fails;
         enum { RIG_READ, RIG_WRITE, RIG_FLUSH, RIG_PUNCH, RIG_ALLOCATE } kind;
     } pending[512];
     unsigned pending_n;
@@ -50,6 +54,8 @@ struct rig_store *rig_store_new(uint64_t blocks, uint64_t seed);
 void rig_store_free(struct rig_store *r);
 /** rig_limit() - it has holes from now on, and space for @blocks of them. @room may be changed at any time. */
 void rig_limit(struct rig_store *r, uint64_t blocks);
+/** rig_extend() - it has @more blocks. */
+void rig_extend(struct rig_store *r, uint64_t more);
 void rig_log_clear(struct rig_store *r);
 /** rig_turn() - let one I/O land, chosen by chance. False: none was under way. */
 bool rig_turn(struct rig_store *r);
@@ -59,7 +65,8 @@ void rig_check_root(const struct rig_store *r, const struct px_root *root);
 
 /** enum rig_crash - the process is killed, or the power fails. */
 enum rig_crash { RIG_KILL, RIG_POWER };
-/** rig_crash() - @into gets what a crash before entry @at of @from's log leaves of @base. */
+/** rig_crash() - @into, which is as large, gets what a crash before entry @at of @from's log leaves of @base. After a flush
+ * that failed what was not durable may be lost without a loss of power. */
 void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_store *from,
                uint64_t at, enum rig_crash kind, struct dt_rng *rng);
 
@@ -70,9 +77,12 @@ void rig_crash(struct rig_store *into, const uint8_t *base, const struct rig_sto
 #define RIG_THINGS  24u
 
 /** struct rig_thing - a disk or snapshot: for each sector, what was written to it last; 0 = zeroes.
+ * @blocks: its size; what lies behind RIG_BLOCKS is never written. @wide: its sectors have 4096 bytes.
  */
 struct rig_thing {
-    bool used, snapshot, labelled, headless;
+    bool used, snapshot, labelled, headless, wide;
+    unsigned blocks;
+    enum px_policy policy;
     unsigned disk;   /* of a snapshot */
     unsigned origin; /* of a clone, plus 1 */
     uint64_t quota;  /* in blocks */
@@ -82,7 +92,17 @@ struct rig_thing {
 };
 
 /**
+ * struct rig_counts - what has happened. @larger, @smaller: disks that were resized; @grown: and pools. @resized: streams that brought
+ * another size. @refused: writes that a quota has failed. @wide: writes to disks with sectors of 4096 bytes. @full: times
+ * that writes waited for space; @made: things that were deleted for it.
+ */
+struct rig_counts {
+    uint64_t larger, smaller, grown, resized, refused, wide, full, made;
+};
+
+/**
  * struct rig - a pool beside its model.
+ * @most: blocks that it may grow to.
  * @hashes: of all states of the model, in the order in which they came about.
  * @branches: times that a disk with a history was rolled back or received.
  * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
@@ -107,7 +127,9 @@ struct rig {
     unsigned drops_n;
     uint32_t stamp;
     uint64_t hash, order;
-    unsigned in_flight, errors;
+    unsigned in_flight, errors, busy[RIG_THINGS];
+    uint64_t most;
+    struct rig_counts counts;
     bool over; /* something waits for a quota */
     bool shares;
     uint64_t lifted, dropped, histories, branches;
@@ -123,6 +145,8 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed);
 void rig_free(struct rig *rig);
 /** rig_share() - the pool shares blocks from now on, and steps include its janitor. */
 void rig_share(struct rig *rig);
+/** rig_fill() - disks are written until the pool has less than @leave blocks free. */
+void rig_fill(struct rig *rig, uint64_t leave);
 /** rig_step() - one random operation, or a few writes at once; the model follows. */
 void rig_step(struct rig *rig);
 void rig_reopen(struct rig *rig, bool crash);

@@ -20,14 +20,29 @@ static uint64_t steps(uint64_t initial)
 }
 
 static uint64_t lifted, dropped, holes, merged, fetched;
+static struct rig_counts counts;
+
+static void add_counts(const struct rig_counts *more)
+{
+    counts.larger += more->larger;
+    counts.smaller += more->smaller;
+    counts.grown += more->grown;
+    counts.resized += more->resized;
+    counts.refused += more->refused;
+    counts.wide += more->wide;
+    counts.full += more->full;
+    counts.made += more->made;
+}
 
 /* What is not mapped holds zeroes. */
 static void compare_map(const struct rig_thing *thing, struct disk *d)
 {
-    for (uint64_t at = 0, run = 0; at < RIG_BLOCKS; at += run) {
-        int mapped = disk_map(d, at, RIG_BLOCKS - at, &run);
+    uint64_t blocks = MIN(thing->blocks, RIG_BLOCKS);
 
-        assert_true(mapped >= 0 && run > 0 && run <= RIG_BLOCKS - at);
+    for (uint64_t at = 0, run = 0; at < blocks; at += run) {
+        int mapped = disk_map(d, at, blocks - at, &run);
+
+        assert_true(mapped >= 0 && run > 0 && run <= blocks - at);
         for (uint64_t i = at * 8; !mapped && i < (at + run) * 8; i++)
             assert_int_equal(thing->sector[i], 0);
         holes += mapped ? 0 : run;
@@ -41,13 +56,16 @@ static void compare_maps(const struct rig *rig)
             compare_map(&rig->things[i], rig->disks[i]);
 }
 
-static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, bool share)
+/* @more: blocks by which the pool may grow. */
+static void play(uint64_t blocks, uint64_t more, uint64_t journal, uint64_t seed, uint64_t n,
+                 bool share)
 {
     struct pool_share told;
     struct dt_error err;
     struct rig rig;
 
     rig_new(&rig, blocks, journal, seed);
+    rig.most = blocks + more;
     if (share)
         rig_share(&rig);
     for (uint64_t i = 0; i < n; i++) {
@@ -72,26 +90,31 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, b
     lifted += rig.lifted;
     dropped += rig.dropped;
     fetched += rig.store->fetched;
+    add_counts(&rig.counts);
     rig_free(&rig);
 }
 
 static void like_a_model(void **state)
 {
     for (uint64_t seed = 1; seed <= 4; seed++)
-        play(4096, 0, seed, steps(2000), seed % 2);
+        play(4096, 600, 0, seed, steps(2000), seed % 2);
     assert_true(lifted > 0 && dropped > 0); /* quotas were reached */
     assert_true(holes > 0);
+    assert_true(counts.larger > 50 && counts.smaller > 50 && counts.grown > 10);
+    assert_true(counts.resized > 0 && counts.refused > 50 && counts.wide > 500);
     assert_true(fetched > 1000); /* requests waited for maps, which others changed meanwhile */
 }
 
 static void with_a_short_journal(void **state)
 {
-    play(4096, PX_JOURNAL_MIN, 11, steps(2000), false);
+    play(4096, 0, PX_JOURNAL_MIN, 11, steps(2000), false);
 }
 
 static void across_groups(void **state)
 {
-    play(PX_GROUP_BLOCKS + 700, 0, 21, steps(800), true);
+    counts.grown = 0;
+    play(PX_GROUP_BLOCKS - 100, 800, 0, 21, steps(800), true);
+    assert_true(counts.grown > 3); /* into the second */
 }
 
 /* Little space, so that addresses are used again while pointers to them are forwarded. */
@@ -99,7 +122,7 @@ static void sharing(void **state)
 {
     merged = 0;
     for (uint64_t seed = 31; seed <= 34; seed++)
-        play(640, PX_JOURNAL_MIN, seed, steps(1500), true);
+        play(640, 0, PX_JOURNAL_MIN, seed, steps(1500), true);
     assert_true(merged > 100);
 }
 

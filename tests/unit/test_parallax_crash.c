@@ -7,7 +7,8 @@
  * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
  * open, its check must find nothing, and what it holds must be one of the states that the model
  * went through: none before the last flush, and when the process was killed, none before the last
- * completed request. Some recoveries are crashed, too. Every other pool shares blocks. The clock goes on by chance as well, slowly
+ * completed request. Some recoveries are crashed, too. Every other pool shares blocks, half of them are nearly full, others grow, and in
+ * a third a flush fails in the end, after which nothing is promised that was not before. The clock goes on by chance as well, slowly
  * or fast, so an episode can be had again by its seed alone.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
@@ -21,21 +22,25 @@
 #include <cmocka.h>
 
 #define BLOCKS  512u
+#define MOST    (BLOCKS + 160u) /* that it grows to */
 #define JOURNAL PX_JOURNAL_MIN
 #define STEPS   60u
 #define STATES  100u  /* of each episode */
 #define ENOUGH  5000u /* of all, for chance to have tried everything */
 
+/* What is counted of states: @wrapped, @failed: where the journal had wrapped, or a flush had failed. @wraps: episodes with any of the
+ * first. @resized to @full: as in struct rig_counts. */
 struct crash {
     struct rig *rig;
     struct rig_store *into;
     uint8_t *base, *before;
     struct dt_rng rng;
-    uint64_t at, least, most;
+    uint64_t at, least, most, blocks;
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
     uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches;
+    uint64_t wrapped, wraps, failed, resized, grown, refused, wide, full;
 };
 
 static struct {
@@ -141,15 +146,33 @@ static void open_and_judge(struct crash *c)
     pool_abandon(pool);
 }
 
+/* Between the root and the crash the journal went from the end of its place to the beginning. */
+static bool wrapped(const struct crash *c, uint64_t journal)
+{
+    uint64_t from = 0, to = 0, first = PX_JOURNAL_AT;
+
+    for (uint64_t i = 0; i < c->at; i++) {
+        const struct rig_write *w = &c->rig->store->log[i];
+        const struct px_journal *block = (const void *)w->data;
+        const struct px_root *root = (const void *)w->data;
+
+        if (w->count && w->addr >= PX_ROOT_AT && w->addr < PX_ROOT_AT + 2 * PX_ROOT_SLOTS)
+            from = root->journal_seq;
+        else if (w->count && w->addr >= first && w->addr < first + journal)
+            to = block->seq;
+    }
+    return from && to > from && from / journal != to / journal;
+}
+
 /* The recovery is crashed in its turn. */
 static void crash_recovery(struct crash *c)
 {
     struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
-    struct rig_store *second = rig_store_new(BLOCKS, 7);
+    struct rig_store *second = rig_store_new(c->into->s.blocks, 7);
     struct dt_error err = {""};
     struct pool *pool;
 
-    memcpy(c->before, c->into->bytes, BLOCKS * PX_BLOCK);
+    memcpy(c->before, c->into->bytes, c->into->s.blocks * PX_BLOCK);
     c->into->logging = true;
     if (pool_open(&pool, &c->into->s, &o, &err) < 0)
         refuse(c, err.text);
@@ -159,9 +182,27 @@ static void crash_recovery(struct crash *c)
     rig_crash(second, c->before, c->into, dt_rng_below(&c->rng, c->into->log_n + 1),
               dt_rng_below(&c->rng, 2) ? RIG_KILL : RIG_POWER, &c->rng);
     rig_log_clear(c->into);
-    memcpy(c->into->bytes, second->bytes, BLOCKS * PX_BLOCK);
+    memcpy(c->into->bytes, second->bytes, c->into->s.blocks * PX_BLOCK);
     rig_store_free(second);
     c->deep++;
+}
+
+/* The store's size at the crash. What was added to it may be there before anything was written to it. */
+static uint64_t size_then(struct crash *c)
+{
+    const struct rig_store *r = c->rig->store;
+    uint64_t before = c->at ? r->log[c->at - 1].blocks : c->blocks;
+    uint64_t after = c->at < r->log_n ? r->log[c->at].blocks : r->s.blocks;
+
+    return dt_rng_below(&c->rng, 2) ? before : after;
+}
+
+static bool flush_failed(const struct crash *c)
+{
+    for (uint64_t i = 0; i < c->at; i++)
+        if (c->rig->store->log[i].failed)
+            return true;
+    return false;
 }
 
 static void one_state(struct crash *c)
@@ -169,7 +210,15 @@ static void one_state(struct crash *c)
     struct rig *rig = c->rig;
 
     c->at = dt_rng_below(&c->rng, rig->store->log_n + 1);
+    if (rig->store->flush_failed && dt_rng_below(&c->rng, 4) == 0)
+        c->at = rig->store->log_n; /* much is lost, and people look at it then */
     c->kind = dt_rng_below(&c->rng, 4) == 0 ? RIG_KILL : RIG_POWER;
+    if (flush_failed(c)) {
+        c->kind = RIG_POWER;
+        c->failed++;
+    }
+    c->wrapped += wrapped(c, JOURNAL);
+    c->into->s.blocks = size_then(c);
     c->least = rig_durable_at(rig, c->at);
     if (c->kind == RIG_KILL && c->at)
         c->least = MAX(c->least, rig->store->log[c->at - 1].states);
@@ -184,8 +233,19 @@ static void one_state(struct crash *c)
     open_and_judge(c);
 }
 
+static void add_counts(struct crash *c, const struct rig_counts *more)
+{
+    c->resized += more->larger + more->smaller;
+    c->grown += more->grown;
+    c->refused += more->refused;
+    c->wide += more->wide;
+    c->full += more->full;
+}
+
 static void episode(struct crash *c, uint64_t seed, uint64_t states)
 {
+    bool full = seed / 4 % 2, fails = seed / 8 % 3 == 1;
+    uint64_t before;
     struct rig rig;
 
     c->seed = seed;
@@ -197,20 +257,33 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
         rig_share(&rig);
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
         rig_step(&rig);
+    if (full)
+        rig_fill(&rig, 30);
+    else
+        rig.most = MOST;
     rig_reopen(&rig, false);
     c->rig = &rig;
-    memcpy(c->base, rig.store->bytes, BLOCKS * PX_BLOCK);
+    c->blocks = rig.store->s.blocks;
+    memset(c->base, 0, MOST * PX_BLOCK);
+    memcpy(c->base, rig.store->bytes, c->blocks * PX_BLOCK);
+    rig.counts = (struct rig_counts){0};
     rig.store->logging = true;
     rig.marks_n = 0;
     rig.drops_n = 0;
     rig.hashes[0] = rig.hash;
     rig.states = rig.kept = 1;
     rig.durable = 1;
-    for (unsigned i = 0; i < STEPS; i++)
+    for (unsigned i = 0; i < STEPS && !rig.store->flush_failed; i++) {
+        if (fails && i == STEPS / 2)
+            rig.store->fail_flush = 1 + (int)dt_rng_below(&c->rng, 6);
         rig_step(&rig);
+    }
     assert_int_equal(rig.errors, 0);
+    add_counts(c, &rig.counts);
+    before = c->wrapped;
     for (uint64_t i = 0; i < states; i++)
         one_state(c);
+    c->wraps += c->wrapped > before;
     c->pins_checked += rig.pins_checked;
     rig_free(&rig);
 }
@@ -222,27 +295,44 @@ static uint64_t wanted(const char *name, uint64_t initial)
     return text ? strtoull(text, NULL, 10) : initial;
 }
 
+/* Of what an episode need not have come to. @least: so many. */
+static void happened(const char *what, uint64_t times, uint64_t least)
+{
+    if (times < least)
+        fail_msg("%s: %llu times, and %llu are the least", what, (unsigned long long)times,
+                 (unsigned long long)least);
+}
+
 /* Else the states were none worth trying. */
 static void judge_chance(const struct crash *c, uint64_t n)
 {
-    assert_true(c->replayed > n / 4 && c->deep > n / 10);
-    assert_true(c->shared > n / 8 && c->merged > n / 8);
-    if (c->pins_checked <= n / STATES / 2)
-        fail_msg("%llu pinned roots were read in %llu episodes",
-                 (unsigned long long)c->pins_checked, (unsigned long long)(n / STATES));
-    if (c->pasts < n / 32 || c->branches < n / 32)
-        fail_msg("%llu states of histories were read, and %llu branches were there",
-                 (unsigned long long)c->pasts, (unsigned long long)c->branches);
+    uint64_t episodes = n / STATES;
+
+    happened("a journal was replayed", c->replayed, n / 4);
+    happened("a recovery was crashed", c->deep, n / 10);
+    happened("blocks were shared", c->shared, n / 8);
+    happened("blocks were merged", c->merged, n / 8);
+    happened("a pinned root was checked", c->pins_checked, episodes / 2);
+    happened("a history was read", c->pasts, n / 50);
+    happened("a history had a branch", c->branches, n / 50);
+    happened("the journal wrapped before a crash", c->wrapped, n / 20);
+    happened("it did so in an episode", c->wraps, episodes / 4);
+    happened("a flush failed before a crash", c->failed, n / 60);
+    happened("a disk got another size", c->resized, episodes);
+    happened("a pool grew", c->grown, episodes / 10);
+    happened("a quota failed a write", c->refused, episodes / 5);
+    happened("sectors of 4096 bytes were written", c->wide, episodes * 4);
+    happened("a pool was full", c->full, episodes / 10);
 }
 
 static void every_crash_leaves_a_pool(void **state)
 {
-    struct crash c = {.base = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK),
-                      .before = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK)};
-    struct rig_store *const into[] = {rig_store_new(BLOCKS, 3), rig_store_new(BLOCKS, 3)};
+    struct crash c = {.base = xaligned(PX_BLOCK, MOST * PX_BLOCK),
+                      .before = xaligned(PX_BLOCK, MOST * PX_BLOCK)};
+    struct rig_store *const into[] = {rig_store_new(MOST, 3), rig_store_new(MOST, 3)};
     uint64_t n = wanted("PARALLAX_CRASHES", 5000), seed = wanted("PARALLAX_SEED", 100);
 
-    rig_limit(into[1], BLOCKS);
+    rig_limit(into[1], MOST);
     for (uint64_t done = 0; done < n; seed++, done += STATES) {
         c.into = into[seed / 2 % 2];
         episode(&c, seed, MIN(n - done, (uint64_t)STATES));
