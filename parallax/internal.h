@@ -246,6 +246,10 @@ struct pool {
     uint32_t past_due;  /* the disk, plus 1, whose history got a page more and has a limit; or 0 */
     int failed;    /* a flush or the pool's own structures failed: nothing is changed any more */
     uint64_t lost; /* nodes that were left out when something was given back, since it was opened */
+    struct pool_damage {
+        uint64_t second;
+        unsigned told, left_out; /* events, in this second */
+    } damage;
     bool recovered, replaying, kicked, full, resuming;
 
     struct checkpoint ckpt;

@@ -13,7 +13,8 @@
 #include <stdio.h>
 #include <sys/random.h>
 
-#define ROOT_MAGIC "PXroot\0"
+#define ROOT_MAGIC  "PXroot\0"
+#define DAMAGE_MOST 64u /* events of it in a second */
 
 uint64_t pool_random(void)
 {
@@ -23,15 +24,44 @@ uint64_t pool_random(void)
     return n;
 }
 
-static void say(struct pool *pool, uint32_t slot, const char *event, const char *fmt, va_list args)
+static void tell(const struct pool *pool, uint32_t slot, const char *event, const char *text)
 {
-    char text[256];
-
-    vsnprintf(text, sizeof(text), fmt, args);
     if (pool->o.event)
         pool->o.event(pool->o.arg, slot, event, text);
     else
         log_warning("%s", text);
+}
+
+/* A guest may read a damaged place as often as it likes, and must not fill the host's log, or push out what is told of others. */
+static bool may_say_damage(struct pool *pool)
+{
+    struct pool_damage *d = &pool->damage;
+    uint64_t second = dt_clock_ns() / DT_S(1);
+    char text[256];
+
+    if (second != d->second) {
+        snprintf(text, sizeof(text), "%s: what was told of damage then stood for %u more",
+                 pool->store->name, d->left_out);
+        if (d->left_out)
+            tell(pool, NO_SLOT, "damage", text);
+        *d = (struct pool_damage){.second = second};
+    }
+    if (d->told == DAMAGE_MOST) {
+        d->left_out++;
+        return false;
+    }
+    d->told++;
+    return true;
+}
+
+static void say(struct pool *pool, uint32_t slot, const char *event, const char *fmt, va_list args)
+{
+    char text[256];
+
+    if (strcmp(event, "damage") == 0 && !may_say_damage(pool))
+        return;
+    vsnprintf(text, sizeof(text), fmt, args);
+    tell(pool, slot, event, text);
 }
 
 void pool_say(struct pool *pool, const char *event, const char *fmt, ...)

@@ -163,6 +163,8 @@ int pool_set_preallocation(struct pool *pool, enum px_preallocation how, struct 
 {
     struct prealloc *p = &pool->space.prealloc;
     struct px_root *root = &pool->root;
+    uint64_t mark = root->preallocated;
+    uint8_t was = root->preallocation;
     int ret = prealloc_judge(pool->store, how, err);
 
     if (ret < 0)
@@ -171,17 +173,23 @@ int pool_set_preallocation(struct pool *pool, enum px_preallocation how, struct 
         return dt_fail(err, -EROFS, "%s was opened read-only", pool->store->name);
     p->error = 0;
     pool_kick(pool);
-    if (how == root->preallocation)
+    if (how == was)
         return 0;
-    p->forgotten = p->count > 0;
     /* What was written has been allocated. What is given back is behind the mark. */
-    if (how != PX_THIN && root->preallocation != PX_FULL)
+    if (how != PX_THIN && was != PX_FULL)
         root->preallocated = 0;
-    if (how != PX_THIN)
-        punch_never(&pool->space);
     root->preallocation = (uint8_t)how;
     pool->changes++;
-    return pool_checkpoint(pool, err);
+    ret = pool_checkpoint(pool, err);
+    if (ret < 0) { /* or who tries again would be told that it is done, and no root tells it */
+        root->preallocation = was;
+        root->preallocated = mark;
+        return ret;
+    }
+    p->forgotten = p->count > 0;
+    if (how != PX_THIN)
+        punch_never(&pool->space);
+    return 0;
 }
 
 /* A device or a file system that is full, or cannot, is the most likely reason. */

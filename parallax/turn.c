@@ -72,12 +72,13 @@ bool pool_is_full(const struct pool *pool)
     return pool->full;
 }
 
+/* A root that waits for space may be left, once the store has nothing of it any more. */
 bool pool_idle(const struct pool *pool)
 {
     return pool->in_flight == 0 && !io_flushing(pool) && !pool->wait_next &&
            (pool->ckpt.state == CKPT_IDLE || checkpoint_waits(pool)) &&
-           pool->space.punch.count == 0 && pool->space.prealloc.count == 0 &&
-           pool->space.spare.count == 0;
+           !checkpoint_under_way(pool) && pool->space.punch.count == 0 &&
+           pool->space.prealloc.count == 0 && pool->space.spare.count == 0;
 }
 
 int pool_sync(struct pool *pool, struct dt_error *err)

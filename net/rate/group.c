@@ -3,7 +3,8 @@
  * group.c - limits that several cards share: words in a file that all of them map.
  *
  * There is no lock that a card could die with, and nothing in the file that could be wrong but the words themselves, which are judged
- * whenever they are read (base/meter.h). Who maps it may use up or forgive what the group has, and can do no more.
+ * whenever they are read (base/meter.h). Who maps it may use up or forgive what the group has, and can do no more; but who can
+ * open it can cut it short, and the next look of those who map it is a SIGBUS. So it is its owner's alone (0600).
  * Times are the host's since it was started, so a file from before that says nothing.
  */
 #include "net/rate/rate.h"
@@ -22,6 +23,7 @@ struct group {
     struct rate_words words;
 };
 
+/* Of another size it is somebody else's, and stays as it is. */
 static int map(int fd, struct group **group)
 {
     struct stat st;
@@ -30,10 +32,22 @@ static int map(int fd, struct group **group)
         return -errno;
     if (!S_ISREG(st.st_mode))
         return -EINVAL;
-    if (st.st_size < (off_t)sizeof(**group) && ftruncate(fd, sizeof(**group)) < 0)
+    if (st.st_size != 0 && st.st_size != (off_t)sizeof(**group))
+        return -EMEDIUMTYPE;
+    if (st.st_size == 0 && ftruncate(fd, sizeof(**group)) < 0)
         return -errno;
     *group = mmap(NULL, sizeof(**group), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     return *group == MAP_FAILED ? -errno : 0;
+}
+
+/* False: it is another's. */
+static bool stamp(struct group *group)
+{
+    uint64_t seen = 0;
+
+    return __atomic_compare_exchange_n(&group->magic, &seen, MAGIC, false, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED) ||
+           seen == MAGIC;
 }
 
 int rate_group_open(const char *path, struct rate_words **words, struct dt_error *err)
@@ -41,21 +55,20 @@ int rate_group_open(const char *path, struct rate_words **words, struct dt_error
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK, 0600),
         ret;
     struct group *group;
-    uint64_t seen = 0;
 
     if (fd < 0)
         return dt_fail(err, -errno, "group=%s: %s", path, strerror(errno));
     ret = map(fd, &group);
     close(fd);
-    if (ret < 0)
-        return dt_fail(err, ret, "group=%s: %s", path,
-                       ret == -EINVAL ? "it is no file" : strerror(-ret));
-    if (!__atomic_compare_exchange_n(&group->magic, &seen, MAGIC, false, __ATOMIC_RELAXED,
-                                     __ATOMIC_RELAXED) &&
-        seen != MAGIC) {
+    if (ret == 0 && !stamp(group)) {
         munmap(group, sizeof(*group));
-        return dt_fail(err, -EINVAL, "group=%s: this is another kind of file", path);
+        ret = -EMEDIUMTYPE;
     }
+    if (ret < 0)
+        return dt_fail(err, ret == -EMEDIUMTYPE ? -EINVAL : ret, "group=%s: %s", path,
+                       ret == -EMEDIUMTYPE ? "this is another kind of file"
+                       : ret == -EINVAL    ? "it is no file"
+                                           : strerror(-ret));
     *words = &group->words;
     return 0;
 }

@@ -258,6 +258,11 @@ def test_chains(t):
     os.kill(first, signal.SIGKILL)
     wait_for("a successor", lambda: again(switch) not in (None, first))
     t.equal(switch.parameters("uplink", "nat")["forward"], "tcp:8080:10.0.2.15:80", "what was set before")
+    switch.devtap("set", "uplink", "nat", "forward=")
+    second = again(switch)
+    os.kill(second, signal.SIGKILL)
+    wait_for("a successor", lambda: again(switch) not in (None, second))
+    t.equal(switch.parameters("uplink", "nat")["forward"], "", "what was set to nothing")
     os.kill(again(switch), signal.SIGKILL)  # and in the pause before the next one
     switch.child.terminate()
     t.equal(switch.child.wait(120), 0, "status")

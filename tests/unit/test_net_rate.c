@@ -268,6 +268,29 @@ static void test_group_refused(void **state)
     rig_refuses(cases, ARRAY_SIZE(cases));
 }
 
+/* A name that was mistaken costs nobody his file: neither notes of a few words nor a disk's image, which begins with zeroes. */
+static void test_group_of_another(void **state)
+{
+    static const size_t sizes[] = {5, 4096};
+    char path[] = "/tmp/devtap-rate-other-XXXXXX", chain[96];
+    int fd = mkstemp(path);
+
+    assert_true(fd >= 0);
+    snprintf(chain, sizeof(chain), "rate group=%s | wire", path);
+    for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+        const struct rig_refusal refusal = {chain, "another kind of file"};
+        char bytes[4096] = {1}, zeroes[4096] = {0};
+
+        assert_int_equal(ftruncate(fd, (off_t)sizes[i]), 0);
+        rig_refuses(&refusal, 1);
+        assert_int_equal(lseek(fd, 0, SEEK_END), (off_t)sizes[i]);
+        assert_int_equal(pread(fd, bytes, sizes[i], 0), (ssize_t)sizes[i]);
+        assert_memory_equal(bytes, zeroes, sizes[i]);
+    }
+    close(fd);
+    unlink(path);
+}
+
 #define THREADS 4u
 #define TAKES   200000u
 
@@ -338,12 +361,19 @@ static int remove_group(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact),          cmocka_unit_test(test_packets),
-        cmocka_unit_test(test_super_frames),   cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_changed),        cmocka_unit_test(test_slower),
-        cmocka_unit_test(test_group),          cmocka_unit_test(test_group_outlives),
-        cmocka_unit_test(test_group_nonsense), cmocka_unit_test(test_group_refused),
-        cmocka_unit_test(test_threads),        cmocka_unit_test(test_has),
+        cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_packets),
+        cmocka_unit_test(test_super_frames),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_changed),
+        cmocka_unit_test(test_slower),
+        cmocka_unit_test(test_group),
+        cmocka_unit_test(test_group_outlives),
+        cmocka_unit_test(test_group_nonsense),
+        cmocka_unit_test(test_group_refused),
+        cmocka_unit_test(test_group_of_another),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_has),
     };
 
     test_clock = DT_S(1000);

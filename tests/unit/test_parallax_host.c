@@ -398,11 +398,10 @@ static void verbs_refuse(void **state)
     end(w);
 }
 
-/* Where nothing can be allocated ahead, the root waits, and nothing fails. */
-static void a_root_waits(void **state)
+/* Nothing can be allocated ahead; some writes, and then there is no space. */
+static struct world *begin_without_spare(void)
 {
     struct world *w = begin(6, 3000);
-    struct dt_error err = {""};
     struct spare *sp = &w->u.pool->space.spare;
     uint64_t addr;
 
@@ -418,6 +417,15 @@ static void a_root_waits(void **state)
         assert_int_equal(px_finish(io), 0);
     }
     w->u.store->room = 0;
+    return w;
+}
+
+/* The root waits, and nothing fails. */
+static void a_root_waits(void **state)
+{
+    struct world *w = begin_without_spare();
+    struct dt_error err = {""};
+
     assert_int_equal(pool_checkpoint(w->u.pool, &err), -ENOSPC);
     assert_non_null(strstr(err.text, "the file system of memory is full"));
     assert_int_equal(w->u.pool->failed, 0);
@@ -431,6 +439,27 @@ static void a_root_waits(void **state)
     assert_int_equal(w->u.resumed, 1);
     assert_int_equal(pool_checkpoint(w->u.pool, &err), 0);
     compare(w);
+    end(w);
+}
+
+/* Of what the store has of a root, one piece finds no space, while others are still under way. */
+static void a_root_that_waits_is_not_idle_yet(void **state)
+{
+    struct world *w = begin_without_spare();
+
+    while (checkpoint_turn(w->u.pool, true))
+        ;
+    assert_true(w->u.store->pending_n > 1);
+    assert_true(rig_turn(w->u.store));
+    assert_true(checkpoint_waits(w->u.pool) > 0);
+    assert_false(pool_idle(w->u.pool));
+    while (rig_turn(w->u.store))
+        ;
+    assert_true(pool_idle(w->u.pool));
+    give_room(w, 200);
+    assert_int_equal(w->u.pool->ckpt.state, CKPT_IDLE);
+    compare(w);
+    rig_check(w->u.pool);
     end(w);
 }
 
@@ -601,6 +630,7 @@ int main(void)
         cmocka_unit_test(opens_when_full),
         cmocka_unit_test(verbs_refuse),
         cmocka_unit_test(a_root_waits),
+        cmocka_unit_test(a_root_that_waits_is_not_idle_yet),
         cmocka_unit_test(whatever_happens),
     };
 

@@ -276,6 +276,28 @@ static void it_is_given_up(void **state)
     free(w);
 }
 
+/* A root is being written: who is told to try again has changed nothing, and when he is told that it is done, a crash keeps it. */
+static void asked_for_again(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+    struct dt_error err;
+
+    begin(w, POOL);
+    write_now(w, 0, 64);
+    while (checkpoint_turn(w->u.pool, true))
+        ;
+    assert_true(checkpoint_under_way(w->u.pool));
+    assert_int_equal(pool_set_preallocation(w->u.pool, PX_FALLOC, &err), -EAGAIN);
+    assert_int_equal(info(w).preallocation, PX_THIN);
+    set(w, PX_FALLOC);
+    reopen(w);
+    assert_int_equal(info(w).preallocation, PX_FALLOC);
+    until(w, POOL);
+    compare(w);
+    end(w);
+    free(w);
+}
+
 /* ---- Back to a thin pool ---- */
 
 /* What is free is found, and given back. */
@@ -382,15 +404,11 @@ static void no_turns_in_vain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_that_is_free),
-        cmocka_unit_test(never_what_is_used),
-        cmocka_unit_test(it_goes_on),
-        cmocka_unit_test(all_at_once),
-        cmocka_unit_test(it_is_given_up),
-        cmocka_unit_test(given_back),
-        cmocka_unit_test(told_otherwise_meanwhile),
-        cmocka_unit_test(impossible_roots),
-        cmocka_unit_test(no_turns_in_vain),
+        cmocka_unit_test(all_that_is_free), cmocka_unit_test(never_what_is_used),
+        cmocka_unit_test(it_goes_on),       cmocka_unit_test(all_at_once),
+        cmocka_unit_test(it_is_given_up),   cmocka_unit_test(asked_for_again),
+        cmocka_unit_test(given_back),       cmocka_unit_test(told_otherwise_meanwhile),
+        cmocka_unit_test(impossible_roots), cmocka_unit_test(no_turns_in_vain),
     };
 
     log_set_level(DT_LOG_ERROR);

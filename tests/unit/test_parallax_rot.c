@@ -3,6 +3,7 @@
  * test_parallax_rot.c - bits rot in the pool's own structures, and nobody turns them back: what needs them fails or is told, and
  * all else goes on, now and after the pool was opened again.
  */
+#include "parallax/internal.h"
 #include "px_use.h"
 
 #include <setjmp.h>
@@ -129,6 +130,30 @@ static void a_leaf(void **state)
     others_go_on(&u);
     assert_int_equal(pool_record(u.pool, px_slot(&u, "a"))->damaged, 0);
     assert_int_equal(check(&u).damaged, 1);
+    px_end(&u);
+}
+
+/* A guest that reads it all the time is told each time; people are told that it did. */
+static void again_and_again(void **state)
+{
+    uint64_t begun = dt_clock_ns(), seconds;
+    struct disk *a;
+    struct px_use u;
+
+    begin(&u);
+    flip(&u, node_of(&u, "a", 300, 1));
+    a = px_open(&u, "a");
+    for (unsigned i = 0; i < 2000; i++)
+        assert_int_equal(px_do(&u, a, DISK_READ, 300, 8), -EIO);
+    seconds = (dt_clock_ns() - begun) / DT_S(1) + 2;
+    assert_in_range(u.others, 2, 65 * seconds);
+    u.pool->damage.second = 0; /* as if it was over */
+    u.pool->damage.left_out = 7;
+    u.others = 0;
+    assert_int_equal(px_do(&u, a, DISK_READ, 300, 8), -EIO);
+    assert_true(u.others >= 3);
+    disk_close(a);
+    others_go_on(&u);
     px_end(&u);
 }
 
@@ -637,12 +662,19 @@ static void leaks_given_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_leaf),         cmocka_unit_test(between),
-        cmocka_unit_test(deleted),        cmocka_unit_test(snapshot_deleted),
-        cmocka_unit_test(replayed),       cmocka_unit_test(healed),
-        cmocka_unit_test(history),        cmocka_unit_test(history_rolled_back),
-        cmocka_unit_test(maps_made_anew), cmocka_unit_test(leaks_given_back),
-        cmocka_unit_test(free_map),       cmocka_unit_test(in_use),
+        cmocka_unit_test(a_leaf),
+        cmocka_unit_test(again_and_again),
+        cmocka_unit_test(between),
+        cmocka_unit_test(deleted),
+        cmocka_unit_test(snapshot_deleted),
+        cmocka_unit_test(replayed),
+        cmocka_unit_test(healed),
+        cmocka_unit_test(history),
+        cmocka_unit_test(history_rolled_back),
+        cmocka_unit_test(maps_made_anew),
+        cmocka_unit_test(leaks_given_back),
+        cmocka_unit_test(free_map),
+        cmocka_unit_test(in_use),
     };
 
     log_set_level(DT_LOG_ERROR);

@@ -61,19 +61,17 @@ int cmd_dup(struct target *t, const struct cvd_options *o, int argc, char **argv
     return 0;
 }
 
-/* POOL/DISK@NAME, as rbd and zfs have it, or --name for all. @text loses the name, which is in its memory. */
-static int take_snapshot_name(char *text, const char *for_all, const char **name,
+/* POOL/DISK@NAME, as rbd and zfs have it, or --name for all. @text stays as it is: who is told to try again comes with it once more.
+ * @disk: owned by the caller. */
+static int take_snapshot_name(const char *text, const char *for_all, char **disk, const char **name,
                               struct dt_error *err)
 {
-    char *at = strchr(text, '@');
+    const char *at = strchr(text, '@');
 
-    *name = for_all;
-    if (!at)
-        return 0;
-    if (for_all)
+    if (at && for_all)
         return dt_fail(err, -EINVAL, "two names: '%s' and --name", at + 1);
-    *at = '\0';
-    *name = at + 1;
+    *name = at ? at + 1 : for_all;
+    *disk = xasprintf("%.*s", (int)strcspn(text, "@"), text);
     return 0;
 }
 
@@ -86,8 +84,10 @@ int cmd_snap(struct target *t, const struct cvd_options *o, int argc, char **arg
     int ret = 0;
 
     for (int i = 0; i < argc && ret == 0; i++) {
-        ret = take_snapshot_name(argv[i], o->name, &names[i], err);
-        ret = ret ?: target_other(t, argv[i], &disks[i], err);
+        _cleanup_free_ char *disk = NULL;
+
+        ret = take_snapshot_name(argv[i], o->name, &disk, &names[i], err);
+        ret = ret ?: target_other(t, disk, &disks[i], err);
         if (ret == 0 && !names[i] != !names[0])
             ret =
                 dt_fail(err, -EINVAL, "a name for each of them, or for none: --name gives all one");

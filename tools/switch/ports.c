@@ -17,10 +17,12 @@
 #define PATIENCE_MS 5000
 #define MAX_VALUES  1024u /* that are kept: more are no person's */
 
-/* The words of a port, each with its zero; the name alone of one that goes; port, layer, parameter and value. @ret: of an answer, with an error's text. */
+/* @words, each with its zero, for one may be empty: those of a port; the name alone of one that goes; port, layer, parameter and
+ * value. @ret: of an answer, with an error's text. */
 struct message {
     enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_SET, MESSAGE_ANSWER } what;
     int ret;
+    unsigned words;
     char text[2048];
 };
 
@@ -42,16 +44,17 @@ static int make_socket(const struct switch_config *c, const char *name, struct d
 static bool split(const struct message *m, const char **words)
 {
     const char *at = m->text, *end = m->text + sizeof(m->text);
-    unsigned n = 0;
 
-    while (at < end && *at && n < SWITCH_WORDS) {
-        words[n++] = at;
+    if (m->words > SWITCH_WORDS)
+        return false;
+    for (unsigned i = 0; i < m->words; i++) {
+        words[i] = at;
         at = memchr(at, 0, (size_t)(end - at));
         if (!at++)
             return false;
     }
-    words[n] = NULL;
-    return at < end && !*at;
+    words[m->words] = NULL;
+    return true;
 }
 
 static int answer_add(struct switch_config *c, const struct message *m, struct dt_error *err)
@@ -182,6 +185,7 @@ static int put_words(struct message *m, const char *const *words, struct dt_erro
         if (n >= sizeof(m->text) - (size_t)(at - m->text))
             return dt_fail(err, -E2BIG, "too many words");
         at = mempcpy(at, *words, n);
+        m->words++;
     }
     return 0;
 }
@@ -198,10 +202,9 @@ static void give_up_socket(const struct switch_ports *s, const char *name)
 {
     struct message m = {.what = MESSAGE_REMOVE};
     struct dt_error err;
-    int fd;
+    int fd, ret = put_words(&m, (const char *[]){name, NULL}, &err);
 
-    snprintf(m.text, sizeof(m.text), "%s", name);
-    if (ask(s, &m, &fd, &err) < 0)
+    if (ret < 0 || ask(s, &m, &fd, &err) < 0)
         log_warning("port %s: %s", name, err.text);
 }
 
