@@ -236,7 +236,7 @@ static bool drop_newer(struct rig *rig, unsigned disk, unsigned s, bool drop)
         if (!rig->things[t].used || !rig->things[t].snapshot || rig->things[t].disk != disk ||
             rig->things[t].order <= rig->things[s].order)
             continue;
-        if (!drop && (rig->things[t].labelled || has_clones(rig, t)))
+        if (!drop && (rig->things[t].labelled || model_has_clones(rig, t)))
             return false;
         if (drop)
             model_drop(rig, t);
