@@ -219,9 +219,7 @@ static int check_rollback(struct pool *pool, const struct px_change *c, struct d
         return dt_fail(err, -EBADMSG, "a rollback that keeps no history, or one that is not there");
     if (c->count)
         return past_branch_check(pool, c->head.slot, c->slot2, (uint32_t)c->count - 1, err);
-    /* Deleted ones may stand between the two (rollback.c). */
-    if (!change_live(pool, c->slot2, PX_SNAPSHOT) ||
-        pool_snapshot_before(pool, c->head.slot) != c->slot2)
+    if (r->prev != c->slot2 + 1 || !change_live(pool, c->slot2, PX_SNAPSHOT))
         return dt_fail(err, -EINVAL, "that is not the newest snapshot of '%s'", r->name);
     return 0;
 }

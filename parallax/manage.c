@@ -75,11 +75,8 @@ int change_commit(struct pool *pool, struct px_change *changes, unsigned n, stru
     uint64_t seq;
     int ret = writable(pool, err);
 
-    for (unsigned i = 0; ret == 0 && i < n; i++) {
-        if (i == 0 || changes[i].op != PX_ROLLBACK) /* after deletions: see rollback.c */
-            ret = change_check(pool, &changes[i], err);
-        ret = ret ?: has_spare(pool, &changes[i], n, err);
-    }
+    for (unsigned i = 0; ret == 0 && i < n; i++)
+        ret = change_check(pool, &changes[i], err) ?: has_spare(pool, &changes[i], n, err);
     if (ret == 0 && !journal_has_room(pool, bytes, 1) && !checkpoint_under_way(pool))
         ret = pool_checkpoint(pool, err);
     if (ret < 0)

@@ -289,7 +289,7 @@ int pool_delete_disk(struct pool *pool, uint32_t disk, struct dt_error *err);
  * is mounted. What it was stays in its history, if it has one. */
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 /** pool_rollback_past() - the same, with later snapshots deleted, as pool_delete_snapshot() would; where one of them cannot be, nothing
- * is done. A crash leaves all or nothing where they are 30 at most; of more, some may be deleted and the disk be as it was. */
+ * is done. After a crash the disk is as it was, or as it was to be, and may have fewer of them. */
 int pool_rollback_past(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err);
 
 /* ---- What a disk was: its history ---- */

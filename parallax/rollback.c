@@ -2,19 +2,18 @@
 /*
  * rollback.c - a disk becomes one of its snapshots again.
  *
- * Theory of operation: the disk's tree becomes that of the snapshot, which must be the newest one in its line. Later ones go before,
- * if that is wanted: their deletion and the rollback are records in one block of the journal, so a crash leaves all of it or nothing.
- * Where they are too many for a block, the newest go first, in blocks of their own: a crash leaves fewer snapshots, and either the
- * old contents or the new ones.
+ * Theory of operation: the disk's tree becomes that of the snapshot, which must be the newest one in its line. Later ones are deleted
+ * before, if that is wanted, the newest first, some of them in each block of the journal. A crash leaves fewer of them, and either the old
+ * contents or the new ones.
  *
- * What is deleted may still be in the line when the disk returns: deleted snapshots between the two change nothing, as each is given
- * back by comparison with what follows it, and that is the older tree now.
+ * Later ones that are being deleted are still in the line. That they are gone is in no journal, so a root has to tell it before the journal
+ * can say that the snapshot is the newest. Where there is a history they are hidden, and become a branch.
  */
 #include "parallax/change.h"
 
 #include <stdio.h>
 
-#define AT_ONCE (sizeof(((struct px_journal *)0)->records) / sizeof(struct px_change) - 1)
+#define AT_ONCE (sizeof(((struct px_journal *)0)->records) / sizeof(struct px_change))
 #define NAMED   4u
 
 /* "'c', 'b' and 3 more": the snapshots after @snapshot. */
@@ -87,18 +86,20 @@ static void add_return(struct pool *pool, uint32_t disk, uint32_t snapshot, stru
 
 int pool_rollback_past(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err)
 {
-    struct px_change c[AT_ONCE + 1];
+    struct px_change c[AT_ONCE];
     int ret = judge(pool, disk, snapshot, err);
-    unsigned n = 0;
+    unsigned n;
 
-    if (ret == 0 && catalog_record(pool, disk)->past_keep)
-        ret = past_allow_branches(pool, err);
-    while (ret == 0 && (n = add_later(pool, disk, snapshot, c, AT_ONCE)) == AT_ONCE)
+    while (ret == 0 && (n = add_later(pool, disk, snapshot, c, AT_ONCE)) > 0)
         ret = change_commit(pool, c, n, err);
+    if (ret == 0)
+        ret = catalog_record(pool, disk)->past_keep
+                  ? past_allow_branches(pool, err)
+                  : pool_reclaim_all(pool, err) ?: pool_checkpoint(pool, err);
     if (ret < 0)
         return ret;
-    add_return(pool, disk, snapshot, &c[n]);
-    return change_commit(pool, c, n + 1, err);
+    add_return(pool, disk, snapshot, c);
+    return change_commit(pool, c, 1, err);
 }
 
 int pool_rollback(struct pool *pool, uint32_t disk, uint32_t snapshot, struct dt_error *err)

@@ -262,9 +262,14 @@ static void op_rollback(struct rig *rig, unsigned t)
         CHECK(ret == -EBUSY);
         return;
     }
+    /* They go before, and stay away where it cannot go on. */
+    if (s != newest(rig, t) &&
+        pool_find(rig->pool, rig->things[newest(rig, t)].name, &err) == NO_SLOT) {
+        drop_newer(rig, t, s, true);
+        model_push(rig);
+    }
     if (ret < 0)
         return;
-    drop_newer(rig, t, s, true);
     rig->branches += pool_record(rig->pool, model_slot(rig, t))->past_keep > 0;
     model_set_size(rig, &rig->things[t], rig->things[s].blocks);
     for (unsigned i = 0; i < RIG_SECTORS; i++)
