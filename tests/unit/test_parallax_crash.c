@@ -258,7 +258,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
         rig_step(&rig);
     if (full)
-        rig_fill(&rig, 30);
+        rig_fill(&rig, 20);
     else
         rig.most = MOST;
     rig_reopen(&rig, false);
@@ -274,6 +274,8 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     rig.states = rig.kept = 1;
     rig.durable = 1;
     for (unsigned i = 0; i < STEPS && !rig.store->flush_failed; i++) {
+        if (full && i == STEPS / 3) /* again, after what was deleted meanwhile */
+            rig_fill(&rig, 20);
         if (fails && i == STEPS / 2)
             rig.store->fail_flush = 1 + (int)dt_rng_below(&c->rng, 6);
         rig_step(&rig);
@@ -322,7 +324,7 @@ static void judge_chance(const struct crash *c, uint64_t n)
     happened("a pool grew", c->grown, episodes / 10);
     happened("a quota failed a write", c->refused, episodes / 5);
     happened("sectors of 4096 bytes were written", c->wide, episodes * 4);
-    happened("a pool was full", c->full, episodes / 10);
+    happened("a pool was full", c->full, episodes);
 }
 
 static void every_crash_leaves_a_pool(void **state)
