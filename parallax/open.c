@@ -338,6 +338,9 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
     ret = ret ?: read_root(pool, err);
     if (ret == 0) {
         space_init(pool, pool->root.blocks, pool->root.used);
+        /* Where nodes were given out last: to find a free block from elsewhere on, all maps on the way are read. */
+        if (!ptr_hole(pool->root.catalog))
+            pool->space.node_at = ptr_addr(pool->root.catalog);
         forward_begin(pool);
         journal_init(pool, pool->root.generation, pool->root.journal_seq);
         ret = catalog_load(pool, err);

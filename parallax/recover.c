@@ -222,15 +222,19 @@ static void prefetch_wanted(struct replay *r)
     r->wanted_n = 0;
 }
 
+/* Of where it was written, and of what the disk alone had there: that is given back. */
 static void want_free_maps(struct replay *r, const struct tree *t, const struct px_write *w)
 {
     struct tree space = pool_space_tree(r->pool);
     struct px_ptr old[PX_FANOUT];
 
-    if (w->head.type != PX_WRITE || tree_lookup(r->pool, t, w->index, w->count, old) < 0)
+    if (w->head.type != PX_WRITE)
+        return;
+    want(r, &space, w->addr >> PX_GROUP_SHIFT, 0);
+    if (tree_lookup(r->pool, t, w->index, w->count, old) < 0)
         return;
     for (uint32_t i = 0; i < w->count; i++)
-        if (!ptr_hole(old[i]))
+        if (!ptr_hole(old[i]) && tree_owned(t, ptr_birth(old[i]), w->index + i + 1))
             want(r, &space, ptr_addr(old[i]) >> PX_GROUP_SHIFT, 0);
 }
 
