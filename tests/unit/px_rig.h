@@ -86,6 +86,7 @@ struct rig_thing {
  * @hashes: of all states of the model, in the order in which they came about.
  * @branches: times that a disk with a history was rolled back or received.
  * @lifted: times that quotas had to be, for anything to go on; @dropped: snapshots that they cost.
+ * @lazy:   it is opened so (struct pool_options). @again: times that a recovery was itself ended by a crash, before its root.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
 struct rig {
@@ -102,7 +103,8 @@ struct rig {
     uint64_t hash, order;
     unsigned in_flight, errors;
     bool over; /* something waits for a quota */
-    bool shares;
+    bool shares, lazy;
+    uint64_t again;
     uint64_t lifted, dropped, histories, branches;
     uint64_t now; /* the pool's clock: each step takes a second */
     struct pool_pin pin;

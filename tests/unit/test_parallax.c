@@ -19,7 +19,7 @@ static uint64_t steps(uint64_t initial)
     return text ? strtoull(text, NULL, 10) : initial;
 }
 
-static uint64_t lifted, dropped, holes, merged, fetched;
+static uint64_t lifted, dropped, holes, merged, fetched, again;
 
 /* What is not mapped holds zeroes. */
 static void compare_map(const struct rig_thing *thing, struct disk *d)
@@ -41,6 +41,17 @@ static void compare_maps(const struct rig *rig)
             compare_map(&rig->things[i], rig->disks[i]);
 }
 
+/* It is killed, and once more before there is a root. */
+static void kill_twice(struct rig *rig)
+{
+    rig->lazy = true;
+    rig_reopen(rig, true);
+    rig_compare(rig);
+    rig_step(rig);
+    rig_reopen(rig, true);
+    rig->lazy = false;
+}
+
 static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, bool share)
 {
     struct pool_share told;
@@ -59,7 +70,10 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, b
         if (i % 211 == 210) {
             pool_share(rig.pool, &told);
             merged += told.counters.merged;
-            rig_reopen(&rig, i % 422 == 421);
+            if (i % 422 == 421)
+                kill_twice(&rig);
+            else
+                rig_reopen(&rig, false);
             rig_compare(&rig);
             rig_check(rig.pool);
         }
@@ -72,6 +86,7 @@ static void play(uint64_t blocks, uint64_t journal, uint64_t seed, uint64_t n, b
     lifted += rig.lifted;
     dropped += rig.dropped;
     fetched += rig.store->fetched;
+    again += rig.again;
     rig_free(&rig);
 }
 
@@ -81,6 +96,7 @@ static void like_a_model(void **state)
         play(4096, 0, seed, steps(2000), seed % 2);
     assert_true(lifted > 0 && dropped > 0); /* quotas were reached */
     assert_true(holes > 0);
+    assert_true(again > 0);      /* a journal of two generations was replayed */
     assert_true(fetched > 1000); /* requests waited for maps, which others changed meanwhile */
 }
 

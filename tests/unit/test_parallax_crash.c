@@ -7,7 +7,8 @@
  * failing, with any subset of what was not flushed, and of some of it only some sectors. It must
  * open, its check must find nothing, and what it holds must be one of the states that the model
  * went through: none before the last flush, and when the process was killed, none before the last
- * completed request. Some recoveries are crashed, too. Every other pool shares blocks.
+ * completed request. Some recoveries are crashed, too. Every other pool shares blocks. Every third is killed and
+ * opened a few times meanwhile, and used before the root that ends its recovery is there; so are some that are judged.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
  */
@@ -23,6 +24,7 @@
 #define JOURNAL PX_JOURNAL_MIN
 #define STEPS   60u
 #define STATES  100u /* of each episode */
+#define KILLS   20u  /* steps between them */
 
 struct crash {
     struct rig *rig;
@@ -33,7 +35,7 @@ struct crash {
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
-    uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches;
+    uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches, again;
 };
 
 static void refuse(const struct crash *c, const char *why)
@@ -84,10 +86,18 @@ static void look_back(struct crash *c, struct pool *pool)
     rig_check(pool);
 }
 
+static struct pool_options options(const struct crash *c)
+{
+    return (struct pool_options){.lazy = c->rig->lazy && c->at % 2,
+                                 .cache = 64 * 4200,
+                                 .data_cache = DATA_CACHE_LEAST,
+                                 .slice = 4};
+}
+
 /* Opens what a crash left, and judges it. */
 static void open_and_judge(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
+    struct pool_options o = options(c);
     struct dt_error err = {""};
     struct pool_share told;
     struct pool_info info;
@@ -98,6 +108,7 @@ static void open_and_judge(struct crash *c)
         refuse(c, err.text);
     pool_info(pool, &info);
     c->replayed += info.recovered;
+    c->again += info.again;
     pool_share(pool, &told);
     c->shared += told.shared > 0;
     hash = rig_hash_pool(c->into, pool, &err);
@@ -120,10 +131,10 @@ static void open_and_judge(struct crash *c)
     pool_abandon(pool);
 }
 
-/* The recovery is crashed in its turn. */
+/* The recovery is crashed in its turn; or what is left to do of it, while it is served. */
 static void crash_recovery(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
+    struct pool_options o = options(c);
     struct rig_store *second = rig_store_new(BLOCKS, 7);
     struct dt_error err = {""};
     struct pool *pool;
@@ -132,6 +143,9 @@ static void crash_recovery(struct crash *c)
     c->into->logging = true;
     if (pool_open(&pool, &c->into->s, &o, &err) < 0)
         refuse(c, err.text);
+    for (uint64_t i = o.lazy ? dt_rng_below(&c->rng, 60) : 0; i > 0; i--)
+        if (!rig_turn(c->into))
+            pool_turn(pool);
     c->into->pending_n = 0;
     pool_abandon(pool);
     c->into->logging = false;
@@ -171,6 +185,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     dt_rng_seed(&c->rng, seed);
     dt_rng_seed(&c->into->rng, seed + 2); /* so that an episode can be had again, alone */
     rig_new(&rig, BLOCKS, JOURNAL, seed);
+    rig.lazy = seed % 3 == 0;
     if (seed % 2)
         rig_share(&rig);
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
@@ -183,8 +198,11 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     rig.hashes[0] = rig.hash;
     rig.states = 1;
     rig.durable = 1;
-    for (unsigned i = 0; i < STEPS; i++)
+    for (unsigned i = 0; i < STEPS; i++) {
+        if (rig.lazy && i % KILLS == KILLS - 1)
+            rig_reopen(&rig, true);
         rig_step(&rig);
+    }
     assert_int_equal(rig.errors, 0);
     for (uint64_t i = 0; i < states; i++)
         one_state(c);
@@ -214,7 +232,9 @@ static void every_crash_leaves_a_pool(void **state)
     /* Else the states were none worth trying. */
     assert_true(c.replayed > n / 4 && c.deep > n / 10);
     assert_true(c.shared > n / 8 && c.merged > n / 8);
-    assert_true(c.pins_checked > n / STATES);
+    assert_true(c.pins_checked > n / STATES / 2);
+    if (c.again < n / 32)
+        fail_msg("%llu journals of two generations were replayed", (unsigned long long)c.again);
     if (c.pasts < n / 32 || c.branches < n / 32)
         fail_msg("%llu states of histories were read, and %llu branches were there",
                  (unsigned long long)c.pasts, (unsigned long long)c.branches);
