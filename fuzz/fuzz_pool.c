@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fuzz_pool.c - changes to a good pool, as they are and with the checksums of journal, root, label and
- * all trees repaired, so that what they say is followed; then it is opened, checked, read, written, repaired and deleted.
+ * all trees repaired, so that what they say is followed; then it is opened, checked, read, written, repaired and deleted. The same
+ * changes are made to what is left of this pool when it was opened, and killed before the root that ends its recovery.
  *
  * An input is a list of changes: 2 bytes of block, 2 bytes of offset in it, 1 byte of value each. From 0x8000 on blocks are
  * those of which the newest root's trees are made, in the order in which they are reached: the rest is mostly data.
@@ -15,7 +16,7 @@
 #define STEPS  80u
 #define DATA   16u /* of a level: below it is data */
 
-static uint8_t *good;
+static uint8_t *good, *reopened;
 static uint64_t nodes[BLOCKS]; /* of its newest root's trees */
 static unsigned nodes_n;
 
@@ -96,6 +97,27 @@ static void make_good(void)
     noting = true;
     repair_root(good, newest);
     noting = false;
+}
+
+/* The journal goes on in another generation, which tells of one disk more. */
+static void make_reopened(void)
+{
+    const struct pool_options o = {.lazy = true, .event = quiet};
+    struct rig_store *store = rig_store_new(BLOCKS, 1);
+    struct pool_info info;
+    struct dt_error err;
+    struct pool *pool;
+
+    memcpy(store->bytes, good, BLOCKS * PX_BLOCK);
+    CHECK(pool_open(&pool, &store->s, &o, &err) == 0);
+    CHECK(pool_create_disk(pool, "late", PX_BLOCK, 512, &err) == 0);
+    CHECK(pool_sync(pool, &err) == 0);
+    pool_info(pool, &info);
+    CHECK(info.rootless);
+    reopened = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK);
+    memcpy(reopened, store->bytes, BLOCKS * PX_BLOCK);
+    pool_abandon(pool);
+    rig_store_free(store);
 }
 
 /* No mutation would ever find a checksum. */
@@ -210,6 +232,7 @@ static void try_open(const uint8_t *bytes, bool read_only, bool repair)
 {
     struct pool_check what = {.say = ignore};
     struct pool_options o = {.read_only = read_only,
+                             .lazy = !repair,
                              .event = quiet,
                              .cache = 64 * 4200,
                              .repair = repair ? &what : NULL};
@@ -229,15 +252,9 @@ static void try_open(const uint8_t *bytes, bool read_only, bool repair)
     rig_store_free(store);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
+static void change(uint8_t *bytes, const uint8_t *pool, const uint8_t *input, size_t size)
 {
-    _cleanup_free_ uint8_t *bytes = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK);
-
-    log_set_level(DT_LOG_ERROR);
-    if (!good)
-        make_good();
-    memcpy(bytes, good, BLOCKS * PX_BLOCK);
+    memcpy(bytes, pool, BLOCKS * PX_BLOCK);
     for (; size >= 5; input += 5, size -= 5) {
         unsigned number = input[0] | (unsigned)input[1] << 8;
         uint64_t block = number < 0x8000 ? number % BLOCKS : nodes[number % nodes_n];
@@ -245,6 +262,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 
         bytes[(size_t)block * PX_BLOCK + offset] = input[4];
     }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
+{
+    _cleanup_free_ uint8_t *bytes = xaligned(PX_BLOCK, BLOCKS * PX_BLOCK);
+
+    log_set_level(DT_LOG_ERROR);
+    if (!good) {
+        make_good();
+        make_reopened();
+    }
+    change(bytes, reopened, input, size);
+    repair(bytes);
+    try_open(bytes, false, false);
+    change(bytes, good, input, size);
     try_open(bytes, true, false);
     try_open(bytes, false, false);
     repair(bytes);

@@ -15,7 +15,7 @@
  * 5. Release: what the old root alone reached may be given out again.
  *
  * A crash before the second flush has ended finds the old root and the journal since, which nothing of this
- * touched; after it, the new one. Recovery knows nothing of slices.
+ * touched; after it, the new one. Recovery knows nothing of slices. The root that ends one is made in this way, too (reopen.c).
  *
  * Where the store has no space for a node, or for the root itself, which spare.c is to prevent, the root waits and tries
  * that again. Nothing is lost meanwhile: the journal has all.
@@ -163,7 +163,7 @@ static int freeze(struct pool *pool)
     node_freeze(pool);
     *root = pool->root;
     memcpy(root->magic, ROOT_MAGIC, sizeof(root->magic));
-    root->version = root->branched   ? PX_ROOT_VERSION
+    root->version = root->branched   ? PX_ROOT_BRANCH
                     : root->features ? PX_ROOT_SHARES
                                      : PX_ROOT_PLAIN;
     memcpy(root->uuid, pool->uuid, sizeof(root->uuid));
@@ -266,15 +266,21 @@ static void fail(struct pool *pool, int error, const char *what)
     pool->ckpt.waits = false;
 }
 
-static int put_root(struct pool *pool)
+int checkpoint_put(struct pool *pool)
 {
     struct px_root *root = &pool->ckpt.root;
-    int ret;
 
     root->crc = 0;
     root->crc = crc32c(0, root, sizeof(*root));
     pool->root.seq = root->seq;
-    ret = pool->store->commit(pool->store, root, root->seq);
+    return pool->store->commit(pool->store, root, root->seq);
+}
+
+static int put_root(struct pool *pool)
+{
+    const struct px_root *root = &pool->ckpt.root;
+    int ret = checkpoint_put(pool);
+
     if (store_is_full(ret)) {
         pool->ckpt.state = CKPT_LAND;
         wait_for_space(pool);
@@ -293,6 +299,7 @@ static void root_durable(struct pool *pool)
     pool->journal.flushed = MAX(pool->journal.flushed, c->journal);
     pool->times.root = MAX(pool->times.root, dt_clock_ns() - c->begun);
     c->state = CKPT_RELEASE;
+    pool->recovery.rootless = false;
 }
 
 static void flushed(struct store_io *sio, int result)
@@ -356,8 +363,8 @@ static bool is_time(const struct pool *pool)
     const struct journal *j = &pool->journal;
 
     if (j->seq - j->start > j->blocks / 2 || pool->nodes.dirty_count > dirty_limit(pool) ||
-        pool->space.pin == PIN_WANTED || pool->space.pending > most_pending(pool) ||
-        (spare_tight(pool) && pool->changes))
+        pool->space.pin == PIN_WANTED || pool->recovery.rootless ||
+        pool->space.pending > most_pending(pool) || (spare_tight(pool) && pool->changes))
         return true;
     return pool->changes && dt_clock_ns() - pool->ckpt.begun > INTERVAL_NS;
 }

@@ -11,7 +11,9 @@
 #define PX_FAN_SHIFT    8u
 #define PX_MAX_LEVELS   6u
 #define PX_VERSION      1u /* of the label */
-#define PX_ROOT_VERSION 4u /* and all versions before it can be read */
+#define PX_ROOT_VERSION 5u /* and all versions before it can be read */
+#define PX_ROOT_REOPEN  5u /* whose journal goes on in another generation */
+#define PX_ROOT_BRANCH  4u /* the first with branches */
 #define PX_ROOT_SHARES  3u /* the first with features */
 #define PX_ROOT_PLAIN   2u /* of a pool without features and without branches */
 #define PX_NAME         64u
@@ -111,9 +113,14 @@ struct px_root {
     uint64_t shared, share_rate, relived;
     uint64_t preallocated; /* of all versions */
     uint8_t preallocation; /* likewise */
-    uint8_t reserved[3927];
+    uint8_t reserved[7];
+    uint64_t next_generation; /* of version 5, and so is what follows */
+    uint32_t closed_blocks;   /* of the journal's first generation, and... */
+    uint16_t closed_bytes;    /* ...of records in the last of them */
+    uint8_t reserved2[3906];
 };
 _Static_assert(sizeof(struct px_root) == PX_BLOCK, "");
+_Static_assert(offsetof(struct px_root, next_generation) == 176, "");
 
 enum px_feature { PX_SHARED = 1, PX_FEATURES = PX_SHARED };
 enum px_share { PX_SHARE_OFF, PX_SHARE_ON, PX_SHARE_WRITES, PX_SHARES };

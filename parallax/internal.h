@@ -222,6 +222,17 @@ struct schedule {
     bool known;
 };
 
+/**
+ * struct recovery - what the opening found, and what is left to do of it.
+ * @blocks, @bytes: of the journal that was replayed: so many blocks count, and so much of the last of them.
+ * @again:    it was of two generations already. @damage: something could not be read meanwhile.
+ * @rootless: the root that ends it is not durable yet (reopen.c).
+ */
+struct recovery {
+    uint32_t blocks, bytes;
+    bool again, damage, rootless;
+};
+
 struct pool {
     uint32_t magic;
     struct store *store;
@@ -252,6 +263,7 @@ struct pool {
     } damage;
     bool recovered, replaying, kicked, full, resuming;
 
+    struct recovery recovery;
     struct checkpoint ckpt;
     uint64_t changes; /* since the last root was begun */
     struct flush flushes[POOL_FLUSHES];
@@ -316,6 +328,8 @@ bool checkpoint_turn(struct pool *pool, bool now);
 bool checkpoint_under_way(const struct pool *pool);
 /** checkpoint_waits() - for space in the store: it tries again in so many ns; 0: it does not. */
 uint64_t checkpoint_waits(const struct pool *pool);
+/** checkpoint_put() - the root that is told becomes the newest on the store. Blocks. */
+int checkpoint_put(struct pool *pool);
 void checkpoint_fini(struct pool *pool);
 
 /* repair.c */
@@ -324,6 +338,12 @@ int repair(struct pool *pool, struct dt_error *err);
 
 /* recover.c */
 int recover(struct pool *pool, struct dt_error *err);
+
+/* reopen.c */
+/** reopen_possible() - may the pool be served before the root that ends its recovery? */
+bool reopen_possible(const struct pool *pool);
+/** reopen_pool() - from now on: all that was replayed is durable, and the journal goes on behind it. Blocks. */
+int reopen_pool(struct pool *pool);
 
 /* io.c */
 void pool_times_flush(struct pool *pool, uint64_t begun);

@@ -3,9 +3,9 @@
  * open.c - making, opening and closing a pool; mounts of its disks.
  *
  * Opening reads the label, the newest root and the catalogue, and replays the journal. A pool
- * opened for writing gets a new root with a new generation of the journal before anything else, so
+ * opened for writing gets a root with a new generation of the journal before anything else, so
  * that what a crash left in the ring behind the journal's end can never be taken for its
- * continuation.
+ * continuation. That root has what was replayed, or is the old one and tells where the journal goes on (reopen.c).
  */
 #include "parallax/internal.h"
 
@@ -58,8 +58,11 @@ static void say(struct pool *pool, uint32_t slot, const char *event, const char 
 {
     char text[256];
 
-    if (strcmp(event, "damage") == 0 && !may_say_damage(pool))
-        return;
+    if (strcmp(event, "damage") == 0) {
+        pool->recovery.damage = true;
+        if (!may_say_damage(pool))
+            return;
+    }
     vsnprintf(text, sizeof(text), fmt, args);
     tell(pool, slot, event, text);
 }
@@ -231,6 +234,14 @@ static bool features_possible(const struct px_root *root)
            root->share_rate <= SHARE_MOST_RATE;
 }
 
+/* Where its journal goes on in another generation. */
+static bool reopen_told(const struct pool *pool, const struct px_root *root)
+{
+    return root->next_generation && root->closed_blocks &&
+           root->closed_blocks < pool->journal.blocks && root->closed_bytes &&
+           root->closed_bytes <= sizeof(((struct px_journal *)0)->records);
+}
+
 /* The newest one, or the one that is wanted, which may not be on the store any more. */
 static void find_root(struct pool *pool)
 {
@@ -259,8 +270,10 @@ static int read_root(struct pool *pool, struct dt_error *err)
                        pool->store->name, best->version, PX_ROOT_VERSION);
     if (best->version <= PX_ROOT_PLAIN)
         forget_features(&pool->root);
-    if (best->version < PX_ROOT_VERSION)
+    if (best->version < PX_ROOT_BRANCH)
         pool->root.branched = 0;
+    if (best->version < PX_ROOT_REOPEN)
+        pool->root.next_generation = pool->root.closed_blocks = pool->root.closed_bytes = 0;
     if (best->features & ~PX_FEATURES)
         return dt_fail(err, -ENOTSUP,
                        "%s has features (0x%x) that this program does not know: use a newer one",
@@ -275,7 +288,7 @@ static int read_root(struct pool *pool, struct dt_error *err)
         best->spacemap_levels > PX_MAX_LEVELS || best->journal_seq >> 60 || best->seq >> 39 ||
         best->preallocation >= PX_PREALLOCATIONS || best->preallocated > best->blocks ||
         tree_span(best->spacemap_levels) << PX_GROUP_SHIFT < best->blocks ||
-        !features_possible(best))
+        !features_possible(best) || (best->version >= PX_ROOT_REOPEN && !reopen_told(pool, best)))
         return dt_fail(err, -EBADMSG, "%s is damaged: its root", pool->store->name);
     return 0;
 }
@@ -291,6 +304,24 @@ static void tell_holder(struct pool *pool)
     pool->store->put(pool->store, text, PX_HOLDER_AT, 1); /* for people: it may fail */
 }
 
+/* What is written from now on follows on what was found. */
+static int begin(struct pool *pool, struct dt_error *err)
+{
+    uint64_t flushed = pool->journal.seq;
+    int ret;
+
+    tell_holder(pool);
+    if (reopen_possible(pool)) {
+        ret = reopen_pool(pool);
+        if (ret == 0 || !store_is_full(ret))
+            return ret < 0 ? dt_fail(err, ret, "%s cannot be written: %s", pool->store->name,
+                                     strerror(-ret))
+                           : 0;
+    }
+    journal_init(pool, pool_random(), flushed);
+    return pool_checkpoint(pool, err);
+}
+
 int pool_open(struct pool **out, struct store *store, const struct pool_options *o,
               struct dt_error *err)
 {
@@ -301,6 +332,9 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
     ret = ret ?: read_root(pool, err);
     if (ret == 0) {
         space_init(pool, pool->root.blocks, pool->root.used);
+        /* Where nodes were given out last: to find a free block from elsewhere on, all maps on the way are read. */
+        if (!ptr_hole(pool->root.catalog))
+            pool->space.node_at = ptr_addr(pool->root.catalog);
         forward_begin(pool);
         journal_init(pool, pool->root.generation, pool->root.journal_seq);
         ret = catalog_load(pool, err);
@@ -311,13 +345,8 @@ int pool_open(struct pool **out, struct store *store, const struct pool_options 
         ret = space_begin(pool, err);
     if (ret == 0 && !o->root)
         ret = recover(pool, err);
-    if (ret == 0 && !o->read_only) {
-        uint64_t flushed = pool->journal.seq;
-
-        tell_holder(pool);
-        journal_init(pool, pool_random(), flushed);
-        ret = pool_checkpoint(pool, err) ?: pool_set_data_cache(pool, o->data_cache, err);
-    }
+    if (ret == 0 && !o->read_only)
+        ret = begin(pool, err) ?: pool_set_data_cache(pool, o->data_cache, err);
     if (ret < 0) {
         unmake(pool);
         return ret;
@@ -338,7 +367,8 @@ int pool_close(struct pool *pool, struct dt_error *err)
           pool->space.prealloc.count == 0 && pool->space.spare.count == 0);
     if (pool->failed)
         ret = dt_fail(err, -EIO, "%s has failed before", store->name);
-    else if (!pool->o.read_only && (pool->changes || pool->ckpt.state != CKPT_IDLE))
+    else if (!pool->o.read_only &&
+             (pool->changes || pool->recovery.rootless || pool->ckpt.state != CKPT_IDLE))
         ret = pool_checkpoint(pool, err);
     if (ret == 0 && !pool->o.read_only) {
         spare_keep(pool);

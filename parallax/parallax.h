@@ -36,13 +36,14 @@ int pool_create(struct store *store, const struct pool_create_options *o, struct
  * @cache: bytes of nodes to keep in memory; 0 = 256 MiB. @data_cache: as in pool_set_data_cache().
  * @dirty: a root is begun when so many nodes have changed; 0 = 16384. @slice: of these, how many are written in a turn;
  * 0 = as many as take about 100 us. For tests.
+ * @lazy: what a crash left is replayed, but the root that ends that is made in turns, while the pool is used already. For who serves it.
  * @holder: who has the pool open, for others who would; NULL = this process. Stays in place.
  * @repair: find out what is in use, and write the free maps and charges anew. Its @say tells what was wrong. Else NULL.
  * @root: with @read_only: the pool as this root reaches it, which somebody has pinned, and no journal is looked at.
  * NULL: as it is now.
  */
 struct pool_options {
-    bool read_only;
+    bool read_only, lazy;
     const struct px_root *root;
     struct pool_check *repair;
     void (*kick)(void *arg);
@@ -115,7 +116,10 @@ struct pool_info {
     uint64_t stale, punched, lost, lost_maps, damaged, preallocated;
     enum px_preallocation preallocation;
     struct pool_times times;
-    bool recovered; /* the last opening replayed a journal */
+    bool recovered; /* the last opening replayed a journal... */
+    bool
+        again; /* ...of which a part had been replayed before, by who served the pool and made no root */
+    bool rootless; /* and the root that ends that is not durable yet */
 };
 void pool_info(const struct pool *pool, struct pool_info *info);
 

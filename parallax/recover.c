@@ -20,9 +20,11 @@ struct replay {
     struct pool *pool;
     struct px_journal *blocks;
     uint64_t n, room;
-    uint64_t flushed; /* all below this number are durable */
-    uint64_t end_n;   /* the journal ends in this block... */
-    uint32_t end_at;  /* ...before this byte */
+    uint64_t generation; /* of the block that is read next */
+    uint64_t closed;     /* so many are durable, and followed by another generation */
+    uint64_t flushed;    /* all below this number are durable */
+    uint64_t end_n;      /* the journal ends in this block... */
+    uint32_t end_at;     /* ...before this byte */
     uint64_t records;
     struct past_note note; /* of the last stamp */
     uint64_t *wanted;      /* blocks that will be read soon */
@@ -46,7 +48,7 @@ static int look_ahead(struct replay *r, uint64_t end, struct dt_error *err)
     for (uint64_t i = 1; i < MIN(j->blocks - r->n, (uint64_t)LOOK_AHEAD); i++) {
         int ret = get_block(r, end + i, block);
 
-        if (ret == 0 && journal_judge(block, j->generation, end + i) && block->flushed > end)
+        if (ret == 0 && journal_judge(block, r->generation, end + i) && block->flushed > end)
             return dt_fail(err, -EBADMSG,
                            "%s is damaged: block %llu of its journal was flushed and is not there; "
                            "what was written after it would be lost",
@@ -55,37 +57,91 @@ static int look_ahead(struct replay *r, uint64_t end, struct dt_error *err)
     return 0;
 }
 
-static int read_journal(struct replay *r, struct dt_error *err)
+/* For another block. */
+static void make_room(struct replay *r)
+{
+    size_t room = MAX(2 * r->room, (uint64_t)16);
+    struct px_journal *blocks;
+
+    if (r->n < r->room)
+        return;
+    blocks = xaligned(PX_BLOCK, room * PX_BLOCK);
+    if (r->n)
+        memcpy(blocks, r->blocks, r->n * PX_BLOCK);
+    free(r->blocks);
+    r->blocks = blocks;
+    r->room = room;
+}
+
+/* Does it follow the one before it? Else what is there of that is an earlier form of it. The first of a generation
+ * follows none. */
+static bool follows(const struct replay *r, uint64_t n)
+{
+    uint32_t before = n == r->closed ? 0 : r->blocks[n - 1].crc;
+
+    return r->blocks[n].previous == before;
+}
+
+/* Blocks up to @end, or to the first that is not one; -errno. */
+static int read_blocks(struct replay *r, uint64_t end, struct dt_error *err)
 {
     const struct journal *j = &r->pool->journal;
-    uint64_t missing;
 
-    for (; r->n < j->blocks; r->n++) {
+    for (; r->n < end; r->n++) {
         int ret;
 
-        if (r->n == r->room) {
-            size_t room = MAX(2 * r->room, (uint64_t)16);
-            struct px_journal *blocks = xaligned(PX_BLOCK, room * PX_BLOCK);
-
-            if (r->n)
-                memcpy(blocks, r->blocks, r->n * PX_BLOCK);
-            free(r->blocks);
-            r->blocks = blocks;
-            r->room = room;
-        }
+        make_room(r);
         ret = get_block(r, j->start + r->n, &r->blocks[r->n]);
         if (ret < 0)
             return dt_fail(err, ret, "%s: its journal cannot be read: %s", r->pool->store->name,
                            strerror(-ret));
-        if (!journal_judge(&r->blocks[r->n], j->generation, j->start + r->n))
+        if (!journal_judge(&r->blocks[r->n], r->generation, j->start + r->n) ||
+            (r->n && !follows(r, r->n)))
             break;
-        if (r->n && r->blocks[r->n].previous != r->blocks[r->n - 1].crc)
-            break; /* what is there of the block before is an earlier form of it */
         r->flushed = MAX(r->flushed, r->blocks[r->n].flushed);
     }
+    return 0;
+}
+
+/* Of the generation that the root before the last process was there has, all is durable that counts (reopen.c). */
+static int read_closed(struct replay *r, struct dt_error *err)
+{
+    struct pool *pool = r->pool;
+    struct px_root *root = &pool->root;
+    uint64_t count = root->closed_blocks;
+    int ret = read_blocks(r, count, err);
+
+    if (ret < 0)
+        return ret;
+    if (r->n < count || r->blocks[count - 1].used < root->closed_bytes)
+        return dt_fail(err, -EBADMSG,
+                       "%s is damaged: block %llu of its journal was flushed and is not there; "
+                       "what was written after it would be lost",
+                       pool->store->name,
+                       (unsigned long long)(pool->journal.start + MIN(r->n, count - 1)));
+    r->blocks[count - 1].used = root->closed_bytes;
+    r->closed = count;
+    r->flushed = pool->journal.start + count;
+    r->generation = root->next_generation;
+    pool->recovery.again = true;
+    root->next_generation = 0;
+    root->closed_blocks = root->closed_bytes = 0;
+    return 0;
+}
+
+static int read_journal(struct replay *r, struct dt_error *err)
+{
+    const struct journal *j = &r->pool->journal;
+    uint64_t missing;
+    int ret = r->pool->root.next_generation ? read_closed(r, err) : 0;
+
+    ret = ret ?: read_blocks(r, j->blocks, err);
+    if (ret < 0)
+        return ret;
     r->end_n = r->n;
     missing = j->start + r->n;
-    if (r->n && r->n < j->blocks && journal_judge(&r->blocks[r->n], j->generation, missing))
+    if (r->n > r->closed && r->n < j->blocks &&
+        journal_judge(&r->blocks[r->n], r->generation, missing))
         missing--;
     return look_ahead(r, missing, err);
 }
@@ -222,15 +278,19 @@ static void prefetch_wanted(struct replay *r)
     r->wanted_n = 0;
 }
 
+/* Of where it was written, and of what the disk alone had there: that is given back. */
 static void want_free_maps(struct replay *r, const struct tree *t, const struct px_write *w)
 {
     struct tree space = pool_space_tree(r->pool);
     struct px_ptr old[PX_FANOUT];
 
-    if (w->head.type != PX_WRITE || tree_lookup(r->pool, t, w->index, w->count, old) < 0)
+    if (w->head.type != PX_WRITE)
+        return;
+    want(r, &space, w->addr >> PX_GROUP_SHIFT, 0);
+    if (tree_lookup(r->pool, t, w->index, w->count, old) < 0)
         return;
     for (uint32_t i = 0; i < w->count; i++)
-        if (!ptr_hole(old[i]))
+        if (!ptr_hole(old[i]) && tree_owned(t, ptr_birth(old[i]), w->index + i + 1))
             want(r, &space, ptr_addr(old[i]) >> PX_GROUP_SHIFT, 0);
 }
 
@@ -380,9 +440,21 @@ static int replay_all(struct replay *r, struct dt_error *err)
     return 0;
 }
 
+/* How much of the journal was carried out. */
+static void tell_end(const struct replay *r)
+{
+    struct recovery *told = &r->pool->recovery;
+    bool part = r->end_n < r->n && r->end_at;
+    uint64_t blocks = r->end_n + part;
+
+    told->blocks = (uint32_t)blocks;
+    told->bytes = part ? r->end_at : blocks ? r->blocks[blocks - 1].used : 0;
+}
+
 int recover(struct pool *pool, struct dt_error *err)
 {
-    struct replay r = {.pool = pool, .flushed = pool->journal.start};
+    struct replay r = {
+        .pool = pool, .generation = pool->journal.generation, .flushed = pool->journal.start};
     int ret = read_journal(&r, err);
 
     pool->replaying = true;
@@ -392,6 +464,7 @@ int recover(struct pool *pool, struct dt_error *err)
     ret = ret ?: replay_all(&r, err);
     pool->replaying = false;
     pool->recovered = r.records > 0;
+    tell_end(&r);
     if (ret == 0 && r.end_n < r.n)
         log_info("%s: the last writes had not reached the store when it was last used; they were "
                  "not flushed either",

@@ -140,7 +140,9 @@ void pool_info(const struct pool *pool, struct pool_info *info)
                                .preallocation = pool->root.preallocation,
                                .preallocated = pool->root.preallocated,
                                .times = pool->times,
-                               .recovered = pool->recovered};
+                               .recovered = pool->recovered,
+                               .again = pool->recovery.again,
+                               .rootless = pool->recovery.rootless};
     memcpy(info->uuid, pool->uuid, sizeof(info->uuid));
     for (uint32_t slot = 0; slot < pool->catalog.slots; slot++) {
         const struct px_record *r = catalog_record(pool, slot);

@@ -200,7 +200,8 @@ int shared_get(struct shared **out, const char *path, struct dt_error *err)
 int shared_lock(struct shared *s, size_t cache, uint64_t data_cache, uint64_t deadline,
                 struct dt_error *err)
 {
-    struct pool_options o = {.kick = kick,
+    struct pool_options o = {.lazy = true,
+                             .kick = kick,
                              .event = pool_event,
                              .arg = s,
                              .cache = cache,

@@ -428,7 +428,8 @@ static uint64_t now(void *arg)
 
 static struct pool_options options(struct rig *rig, uint64_t chance)
 {
-    return (struct pool_options){.cache = CACHE,
+    return (struct pool_options){.lazy = rig->lazy,
+                                 .cache = CACHE,
                                  .data_cache = DATA_CACHE_LEAST,
                                  .dirty = 4,
                                  .slice = 1 + (unsigned)(chance % 3),
@@ -440,10 +441,11 @@ static struct pool_options options(struct rig *rig, uint64_t chance)
 void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 {
     struct pool_create_options create = {.journal = journal};
-    struct pool_options open = options(rig, seed);
+    struct pool_options open;
     struct dt_error err;
 
     memset(rig, 0, sizeof(*rig));
+    open = options(rig, seed);
     rig->now = DT_S(1000);
     dt_rng_seed(&rig->rng, seed);
     rig->store = rig_store_new(blocks, seed + 1);
@@ -461,6 +463,7 @@ void rig_new(struct rig *rig, uint64_t blocks, uint64_t journal, uint64_t seed)
 void rig_reopen(struct rig *rig, bool crash)
 {
     struct pool_options open = options(rig, dt_rng_below(&rig->rng, 3));
+    struct pool_info info;
     struct dt_error err;
 
     for (unsigned t = 0; t < RIG_THINGS; t++)
@@ -479,6 +482,8 @@ void rig_reopen(struct rig *rig, bool crash)
         log_error("%s", err.text);
         CHECK(!"a pool opens again");
     }
+    pool_info(rig->pool, &info);
+    rig->again += info.again;
     for (unsigned t = 0; t < RIG_THINGS; t++)
         if (rig->things[t].used)
             model_mount(rig, t);

@@ -109,6 +109,7 @@ struct rig_counts {
  * @kept: how many of these states outlive the process; the later ones tell of what the next turn puts into the journal.
  * @drops: snapshots that quotas cost while requests were under way, which may have been entered before. @hash: of the snapshot;
  * @at: the first state without it; @until: the first that all these requests were done in.
+ * @lazy:   it is opened so (struct pool_options). @again: times that a recovery was itself ended by a crash, before its root.
  * @durable: how many of them the pool has promised to keep, whatever happens.
  */
 struct rig {
@@ -131,7 +132,8 @@ struct rig {
     uint64_t most;
     struct rig_counts counts;
     bool over; /* something waits for a quota */
-    bool shares;
+    bool shares, lazy;
+    uint64_t again;
     uint64_t lifted, dropped, histories, branches;
     uint64_t now; /* the pool's clock: each step takes a second */
     struct pool_pin pin;

@@ -11,7 +11,7 @@
 /**
  * struct px_use - how often each event was said; @last: the text of the last, @about: its slot. @now: the pool's clock;
  * 0: the system's. @dirty, @slice, @cache: as in struct pool_options; with @slice the cache is small, too. @kicks: turns
- * that the pool asked for.
+ * that the pool asked for. @lazy: as in struct pool_options.
  */
 struct px_use {
     struct rig_store *store;
@@ -22,6 +22,7 @@ struct px_use {
     uint64_t now;
     unsigned dirty, slice, kicks;
     size_t cache;
+    bool lazy;
 };
 
 static inline void px_said(void *arg, uint32_t slot, const char *event, const char *text)
@@ -59,6 +60,7 @@ static inline void px_kick(void *arg)
 static inline void px_reopen(struct px_use *u)
 {
     struct pool_options o = {.cache = u->slice ? 64 * 4200 : u->cache,
+                             .lazy = u->lazy,
                              .dirty = u->dirty,
                              .slice = u->slice,
                              .kick = px_kick,

@@ -8,8 +8,9 @@
  * open, its check must find nothing, and what it holds must be one of the states that the model
  * went through: none before the last flush, and when the process was killed, none before the last
  * completed request. Some recoveries are crashed, too. Every other pool shares blocks, half of them are nearly full, others grow, and in
- * a third a flush fails in the end, after which nothing is promised that was not before. The clock goes on by chance as well, slowly
- * or fast, so an episode can be had again by its seed alone.
+ * a third a flush fails in the end, after which nothing is promised that was not before. Every third is killed and
+ * opened a few times meanwhile, and used before the root that ends its recovery is there; so are some that are judged. The clock
+ * goes on by chance as well, slowly or fast, so an episode can be had again by its seed alone.
  *
  * PARALLAX_CRASHES sets how many states are tried: 5,000 otherwise, 100,000 before a release.
  */
@@ -27,6 +28,7 @@
 #define STEPS   60u
 #define STATES  100u  /* of each episode */
 #define ENOUGH  5000u /* of all, for chance to have tried everything */
+#define KILLS   20u   /* steps between them */
 
 /* What is counted of states: @wrapped, @failed: where the journal had wrapped, or a flush had failed. @wraps: episodes with any of the
  * first. @resized to @full: as in struct rig_counts. */
@@ -39,7 +41,7 @@ struct crash {
     enum rig_crash kind;
     const char *what;
     uint64_t seed; /* of the episode: PARALLAX_SEED begins there */
-    uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches;
+    uint64_t replayed, deep, merged, shared, pins_checked, pasts, branches, again;
     uint64_t wrapped, wraps, failed, resized, grown, refused, wide, full;
 };
 
@@ -110,10 +112,18 @@ static void look_back(struct crash *c, struct pool *pool)
     rig_check(pool);
 }
 
+static struct pool_options options(const struct crash *c)
+{
+    return (struct pool_options){.lazy = c->rig->lazy && c->at % 2,
+                                 .cache = 64 * 4200,
+                                 .data_cache = DATA_CACHE_LEAST,
+                                 .slice = 4};
+}
+
 /* Opens what a crash left, and judges it. */
 static void open_and_judge(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
+    struct pool_options o = options(c);
     struct dt_error err = {""};
     struct pool_share told;
     struct pool_info info;
@@ -124,6 +134,7 @@ static void open_and_judge(struct crash *c)
         refuse(c, err.text);
     pool_info(pool, &info);
     c->replayed += info.recovered;
+    c->again += info.again;
     pool_share(pool, &told);
     c->shared += told.shared > 0;
     hash = rig_hash_pool(c->into, pool, &err);
@@ -164,10 +175,10 @@ static bool wrapped(const struct crash *c, uint64_t journal)
     return from && to > from && from / journal != to / journal;
 }
 
-/* The recovery is crashed in its turn. */
+/* The recovery is crashed in its turn; or what is left to do of it, while it is served. */
 static void crash_recovery(struct crash *c)
 {
-    struct pool_options o = {.cache = 64 * 4200, .data_cache = DATA_CACHE_LEAST};
+    struct pool_options o = options(c);
     struct rig_store *second = rig_store_new(c->into->s.blocks, 7);
     struct dt_error err = {""};
     struct pool *pool;
@@ -176,6 +187,9 @@ static void crash_recovery(struct crash *c)
     c->into->logging = true;
     if (pool_open(&pool, &c->into->s, &o, &err) < 0)
         refuse(c, err.text);
+    for (uint64_t i = o.lazy ? dt_rng_below(&c->rng, 60) : 0; i > 0; i--)
+        if (!rig_turn(c->into))
+            pool_turn(pool);
     c->into->pending_n = 0;
     pool_abandon(pool);
     c->into->logging = false;
@@ -253,6 +267,7 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
     dt_rng_seed(&c->into->rng, seed + 2);
     set_clock(seed + 3);
     rig_new(&rig, BLOCKS, JOURNAL, seed);
+    rig.lazy = seed % 3 == 0;
     if (seed % 2)
         rig_share(&rig);
     for (unsigned i = 0; i < dt_rng_below(&c->rng, 60); i++)
@@ -278,6 +293,8 @@ static void episode(struct crash *c, uint64_t seed, uint64_t states)
             rig_fill(&rig, 20);
         if (fails && i == STEPS / 2)
             rig.store->fail_flush = 1 + (int)dt_rng_below(&c->rng, 6);
+        if (rig.lazy && i % KILLS == KILLS - 1)
+            rig_reopen(&rig, true);
         rig_step(&rig);
     }
     assert_int_equal(rig.errors, 0);
@@ -312,6 +329,7 @@ static void judge_chance(const struct crash *c, uint64_t n)
 
     happened("a journal was replayed", c->replayed, n / 4);
     happened("a recovery was crashed", c->deep, n / 10);
+    happened("a journal of two generations was replayed", c->again, n / 32);
     happened("blocks were shared", c->shared, n / 8);
     happened("blocks were merged", c->merged, n / 8);
     happened("a pinned root was checked", c->pins_checked, episodes / 2);
