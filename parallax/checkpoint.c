@@ -302,11 +302,13 @@ static void root_durable(struct pool *pool)
     pool->recovery.rootless = false;
 }
 
+/* What another flush was for that failed is lost, though it may have been told to that one alone: a node perhaps. */
 static void flushed(struct store_io *sio, int result)
 {
     struct pool *pool = container_of(sio, struct pool, ckpt.io);
 
     pool_times_flush(pool, pool->ckpt.flush_begun);
+    result = pool->failed ?: result;
     if (result == 0 && pool->ckpt.state == CKPT_ROOT) {
         root_durable(pool);
     } else if (result == 0 && store_is_full(result = put_root(pool))) {
@@ -328,8 +330,8 @@ static void landed(struct pool *pool)
 
     if (c->blocking)
         return;
-    if (c->error) {
-        fail(pool, c->error, "a root's nodes cannot be written");
+    if (c->error || pool->failed) {
+        fail(pool, c->error ?: pool->failed, "a root's nodes cannot be written");
         return;
     }
     c->state = CKPT_BODY;
