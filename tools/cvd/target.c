@@ -58,11 +58,12 @@ static char *pool_of(const char *text)
 static bool is_pool(const char *text)
 {
     const char *slash = strrchr(text, '/');
-    _cleanup_free_ char *before = slash ? xasprintf("%.*s", (int)(slash - text), text) : NULL;
+    _cleanup_free_ char *before = NULL;
     struct stat st;
 
     if (!slash || (stat(text, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))))
         return true;
+    before = xasprintf("%.*s", (int)(slash - text), text);
     return stat(*before ? before : "/", &st) == 0 && S_ISDIR(st.st_mode);
 }
 
