@@ -4,7 +4,7 @@
  *
  * That is the largest packet and the offloads. Of these core does what a chain lacks, so only a chain that takes smaller
  * packets is refused; and what one has beyond them the guest is not told, nor the keeper, who would refuse
- * a worker that promises anything else.
+ * a worker with another largest packet.
  */
 #include "core/net.h"
 

@@ -290,8 +290,7 @@ uint32_t dt_packet_flow(struct dt_packet *p)
     } else {
         hash = mix_pair(hash, load64(p->data) << 16, load64(p->data + 4) >> 16 << 16);
     }
-    /* Later fragments have no ports, so the first one is without them, too. */
-    if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT))
+    if (dt_packet_has_ports(p, h))
         hash = mix_pair(hash, load_be16(l4), load_be16(l4 + 2));
     return (uint32_t)(hash ^ hash >> 32);
 }

@@ -175,7 +175,7 @@ static void cross_finished(struct crossing *x, struct dt_packet **packets, unsig
     for (unsigned i = 0; i < n; i++) {
         uint32_t left = packets[i]->needs & ~takes;
 
-        if (left & DT_OFFLOAD_FETCH)
+        if (left) /* also what @to would fetch itself: it gets something else */
             dt_packet_fetch(packets[i]);
         if (left & DT_OFFLOAD_SUPER) {
             hold(x->from, first - i);

@@ -148,6 +148,17 @@ static inline void dt_packet_changed(struct dt_packet *p)
 DT_PUBLIC unsigned dt_packet_segments(struct dt_packet *p);
 /** dt_packet_wire_bytes() - the bytes of all these frames, each with its headers. */
 DT_PUBLIC uint64_t dt_packet_wire_bytes(struct dt_packet *p);
+/**
+ * dt_packet_has_ports() - is its flow told by ports? Fragments have none, the first one either, so that all of a packet are one flow;
+ * and so has a datagram that is to be cut into fragments: what answers it may come as such.
+ * @p: with these headers.
+ */
+static inline bool dt_packet_has_ports(const struct dt_packet *p, const struct dt_headers *h)
+{
+    return h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT) &&
+           !(p->needs & DT_OFFLOAD_UFO);
+}
+
 /** dt_packet_flow() - a hash of its addresses, protocol and ports; the same in both directions. */
 DT_PUBLIC uint32_t dt_packet_flow(struct dt_packet *p);
 

@@ -98,7 +98,7 @@ static uint64_t hash_of(const struct limits *l, const struct dt_packet *p,
 
     for (unsigned i = 0; i < 2; i++) {
         memcpy(ends[i].address, from + i * bytes, bytes);
-        if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT))
+        if (dt_packet_has_ports(p, h))
             memcpy(ends[i].port, p->data + h->l4 + i * 2, 2);
     }
     order = memcmp(&ends[0], &ends[1], sizeof(ends[0])) > 0;

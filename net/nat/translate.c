@@ -217,6 +217,8 @@ static enum dt_net_verdict first_out(struct nat *n, struct dt_packet *p, const u
     nat_rewrite(p, true, n->outer.address, m->outer);
     if (f)
         nat_rewrite_id(p, f->new_id);
+    else if (p->needs & DT_OFFLOAD_UFO) /* its fragments are made of it below */
+        nat_rewrite_id(p, n->next_id++);
     nat_ether(p, hop, n->outer.mac);
     return DT_ACCEPT;
 }

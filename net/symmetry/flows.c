@@ -67,7 +67,7 @@ static void identify(const struct symmetry *s, const struct dt_packet *p,
     copy_address(both, local, ends.bytes);
     copy_address(both + 16, remote, ends.bytes);
     flow.pair = t->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
-    if (h->flags & (DT_HDR_TCP | DT_HDR_UDP) && !(h->flags & DT_HDR_FRAGMENT)) {
+    if (dt_packet_has_ports(p, h)) {
         const uint8_t *ports = p->data + h->l4;
 
         memcpy(flow.ports, way == DT_TX ? ports : ports + 2, 2);
@@ -208,11 +208,11 @@ void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *le
 enum { IN_A_ROW4 = 12, ENDS4 = 12, IN_A_ROW6 = 36, ENDS6 = 8 };
 
 /* Of the kind that has its addresses and ports in a row, with nothing in between: how many bytes. Else 0. */
-static inline unsigned in_a_row(const struct dt_headers *h)
+static inline unsigned in_a_row(const struct dt_packet *p, const struct dt_headers *h)
 {
     unsigned below = h->flags & ~(unsigned)(DT_HDR_TCP | DT_HDR_UDP);
 
-    if (unlikely(below == h->flags || h->vlans))
+    if (unlikely(below == h->flags || h->vlans || p->needs & DT_OFFLOAD_UFO))
         return 0;
     return below == DT_HDR_IPV4 ? IN_A_ROW4 : below == DT_HDR_IPV6 ? IN_A_ROW6 : 0;
 }
@@ -221,7 +221,7 @@ static inline unsigned in_a_row(const struct dt_headers *h)
 static inline bool goes_on(const struct train *t, struct dt_packet *p)
 {
     const struct dt_headers *h = dt_headers(p);
-    unsigned bytes = in_a_row(h);
+    unsigned bytes = in_a_row(p, h);
     const uint8_t *ends = p->data + h->l3;
 
     if (unlikely(t->bytes != bytes || t->protocol != h->protocol))
@@ -235,7 +235,7 @@ static void begin_train(struct symmetry *s, struct train *t, struct dt_packet *p
                         enum dt_direction way)
 {
     const struct dt_headers *h = dt_headers(p);
-    unsigned bytes = in_a_row(h);
+    unsigned bytes = in_a_row(p, h);
 
     identify(s, p, h, way, t);
     t->exempt = is_exempt(s, p, way);

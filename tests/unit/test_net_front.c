@@ -106,13 +106,13 @@ static const struct {
     {"segments without a checksum", {0, 1, 54, 1000, 34, 16, 0}, 0},
     {"segments of the other protocol", {1, 4, 54, 1000, 34, 16, 0}, 0},
     {"segments of another transport", {1, 5, 54, 1000, 34, 16, 0}, 0},
-    {"UFO, which is not offered", {1, 3, 54, 1000, 34, 16, 0}, 0},
+    {"a datagram in pieces, of another transport", {1, 3, 54, 1000, 34, 16, 0}, 0},
     {"no such kind of segments", {1, 77, 54, 1000, 34, 16, 0}, 0},
     {"segments without a size", {1, 1, 54, 0, 34, 16, 0}, 0},
     {"segments of a byte", {1, 1, 54, 1, 34, 16, 0}, 0},
     {"segments that nobody offered to cut",
      {1, 1, 54, 1000, 34, 16, 0},
-     BIT(VIRTIO_NET_F_HOST_TSO4)},
+     BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_GSO)},
     {"segments around another checksum", {1, 1, 54, 1000, 36, 16, 0}, 0},
 };
 

@@ -218,6 +218,17 @@ static void learn(struct rig_list *list, const struct dt_vnet_header *v)
     rig_stop();
 }
 
+/* What fragments of IPv6 are told apart by is anybody's guess, and another one each time. */
+static void expect_piece(struct hand *h, const struct rig_frame *e)
+{
+    const uint8_t *taken = hand_take_frame(h, e->length);
+    unsigned ip = e->data[12] == 0x81 ? 18 : 14;
+
+    if (e->data[ip] >> 4 == 6 && e->data[ip + 6] == IPPROTO_FRAGMENT)
+        memcpy(e->data + ip + 44, taken + ip + 44, 4);
+    assert_memory_equal(taken, e->data, e->length);
+}
+
 /* There is no plain text without a checksum, and none of which only the beginning fits: every kind of packet goes to the
  * peers as it would go to a wire that takes no offloads; and one that comes from a peer has none. */
 static void test_kinds(void **state)
@@ -242,8 +253,8 @@ static void test_kinds(void **state)
             const struct rig_frame *e = &expected[kind].frames[i];
 
             assert_true(frame_sums_right(e->data, e->length));
-            hand_expect_frame(&a, e->data, e->length);
-            hand_expect_frame(&b, e->data, e->length);
+            expect_piece(&a, e);
+            expect_piece(&b, e);
         }
         frame_kind(&f, kind, 80);
         f.bytes[11] = MAC_A; /* not the guest's own */

@@ -172,13 +172,20 @@ void hand_frame(struct hand *h, const void *frame, size_t n)
     hand_send(h, message, hand_seal(h, message, frame, n));
 }
 
-void hand_expect_frame(struct hand *h, const void *frame, size_t n)
+const uint8_t *hand_take_frame(struct hand *h, size_t n)
 {
     do {
         hand_expect(h, WG_TRANSPORT);
     } while (n && h->n == WG_OVERHEAD); /* a sign of life */
     assert_int_equal(h->n, n + WG_OVERHEAD);
     assert_int_equal(wg_session_open(h->cipher, &h->session, h->bytes, h->n), n);
+    return h->bytes + WG_HEADER;
+}
+
+void hand_expect_frame(struct hand *h, const void *frame, size_t n)
+{
+    const uint8_t *taken = hand_take_frame(h, n);
+
     if (n)
-        assert_memory_equal(h->bytes + WG_HEADER, frame, n);
+        assert_memory_equal(taken, frame, n);
 }

@@ -55,6 +55,8 @@ void hand_take_response(struct hand *h);
 size_t hand_seal(struct hand *h, uint8_t *message, const void *frame, size_t n);
 /** hand_frame() - send a frame. */
 void hand_frame(struct hand *h, const void *frame, size_t n);
+/** hand_take_frame() - one of @n bytes came. Return: its content, until the next message. */
+const uint8_t *hand_take_frame(struct hand *h, size_t n);
 /** hand_expect_frame() - one with exactly this content came. */
 void hand_expect_frame(struct hand *h, const void *frame, size_t n);
 
