@@ -350,15 +350,18 @@ int pool_receive_progress(struct pool *pool, const char *disk, uint64_t position
     return change_commit(pool, &c, 1, err);
 }
 
-/* Like a rollback, it depends on the newest snapshot being that in the record, too; or in a history,
- * on branches. */
+/* Like a rollback, it depends on the newest snapshot being that in the record, too, as the root has it: the end of a deletion is
+ * in no journal. Or in a history, on branches. */
 static int settle_line(struct pool *pool, uint32_t disk, uint32_t base, struct dt_error *err)
 {
+    int ret;
+
     if (disk != NO_SLOT && catalog_record(pool, disk)->past_keep)
         return past_allow_branches(pool, err);
-    if (disk == NO_SLOT || catalog_record(pool, disk)->prev == base + 1)
+    if (disk == NO_SLOT)
         return 0;
-    return pool_reclaim_all(pool, err) ?: pool_checkpoint(pool, err);
+    ret = catalog_record(pool, disk)->prev == base + 1 ? 0 : pool_reclaim_all(pool, err);
+    return ret ?: pool_checkpoint(pool, err);
 }
 
 int pool_receive_end(struct pool *pool, const char *disk, const struct pool_received *what,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_parallax_rollback.c - a disk returns to a snapshot, and newer ones go with what it was. */
+#include "parallax/receive.h"
 #include "px_use.h"
 
 #include <setjmp.h>
@@ -177,6 +178,42 @@ static void a_kill_leaves_either(void **state)
         }
 }
 
+/* What arrives is based on the newest snapshot that is left, and the process ends before a root tells that the newer one has gone. */
+static void one_that_arrives_outlives_a_kill(void **state)
+{
+    struct pool_received what = {.size = BLOCKS * PX_BLOCK,
+                                 .created = 1,
+                                 .sector = 512,
+                                 .snapshot = {7},
+                                 .name = "r",
+                                 .base_name = "s0"};
+    struct disk *disk;
+    struct dt_error err;
+    struct px_use u;
+    uint64_t hash, at;
+
+    px_begin(&u, 16384);
+    disk = px_create(&u, "a", BLOCKS);
+    assert_int_equal(px_do(&u, disk, DISK_WRITE, 0, 4), 0);
+    disk_close(disk);
+    hash = hash_of(&u, "a");
+    px_snapshot(&u, "a", "s0");
+    px_snapshot(&u, "a", "s1");
+    assert_int_equal(pool_checkpoint(u.pool, &err), 0);
+    assert_int_equal(pool_delete_snapshot(u.pool, px_slot(&u, "a@s1"), &err), 0);
+    for (unsigned i = 0; i < 100; i++)
+        pool_turn(u.pool);
+    memcpy(what.base, pool_record(u.pool, px_slot(&u, "a@s0"))->uuid, sizeof(what.base));
+    assert_int_equal(pool_receive_begin(u.pool, "a", &what, false, &at, &err), 0);
+    assert_int_equal(pool_receive_end(u.pool, "a", &what, &err), 0);
+    pool_turn(u.pool);
+    px_reopen(&u);
+    assert_true(hash_of(&u, "a") == hash && hash_of(&u, "a@r") == hash);
+    assert_int_equal(snapshots(&u), 2);
+    rig_check(u.pool);
+    px_end(&u);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -184,6 +221,7 @@ int main(void)
         cmocka_unit_test(newer_ones_go),
         cmocka_unit_test(all_or_nothing),
         cmocka_unit_test(a_kill_leaves_either),
+        cmocka_unit_test(one_that_arrives_outlives_a_kill),
     };
 
     return cmocka_run_group_tests_name("parallax rollback", tests, NULL, NULL);
