@@ -342,7 +342,8 @@ int recover(struct pool *pool, struct dt_error *err);
 /* reopen.c */
 /** reopen_possible() - may the pool be served before the root that ends its recovery? */
 bool reopen_possible(const struct pool *pool);
-/** reopen_pool() - from now on: all that was replayed is durable, and the journal goes on behind it. Blocks. */
+/** reopen_pool() - from now on: all that was replayed is durable, and the journal goes on behind it. Blocks.
+ * 1: there is no space to say so, and nothing has changed. */
 int reopen_pool(struct pool *pool);
 
 /* io.c */

@@ -315,25 +315,28 @@ static bool comes_before(const struct pool *pool, uint32_t parent, uint32_t chil
 
 int pool_delete_range(struct pool *pool, uint32_t first, uint32_t last, struct dt_error *err)
 {
-    uint32_t slot, next = first;
+    struct px_change c[2];
+    uint32_t slot;
+    unsigned n = 0;
     int ret = 0;
 
     if (first != last && !comes_before(pool, first, last))
         return dt_fail(err, -EINVAL, "the second is not a later snapshot in the line of the first");
     /* All are looked at first: all or nothing. */
     for (slot = last; slot != NO_SLOT && ret == 0; slot = pool_snapshot_before(pool, slot)) {
-        struct px_change c = {.head.slot = slot, .op = PX_DELETE};
-
+        c[0] = (struct px_change){.head.slot = slot, .op = PX_DELETE};
         ret = change_not_mounted(pool, slot, err);
-        ret = ret ?: change_check(pool, &c, err);
+        ret = ret ?: change_check(pool, &c[0], err);
         if (slot == first)
             break;
     }
-    for (slot = last; ret == 0 && slot != NO_SLOT; slot = slot == first ? NO_SLOT : next) {
-        next = pool_snapshot_before(pool, slot);
+    /* Both ends last and at once: who is told to try again names them once more. */
+    while (ret == 0 && first != last && (slot = pool_snapshot_before(pool, last)) != first)
         ret = pool_delete_snapshot(pool, slot, err);
-    }
-    return ret;
+    change_begin(&c[n++], PX_DELETE, last);
+    if (first != last)
+        change_begin(&c[n++], PX_DELETE, first);
+    return ret ?: change_commit(pool, c, n, err);
 }
 
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err)

@@ -313,7 +313,7 @@ static int begin(struct pool *pool, struct dt_error *err)
     tell_holder(pool);
     if (reopen_possible(pool)) {
         ret = reopen_pool(pool);
-        if (ret == 0 || !store_is_full(ret))
+        if (ret <= 0)
             return ret < 0 ? dt_fail(err, ret, "%s cannot be written: %s", pool->store->name,
                                      strerror(-ret))
                            : 0;

@@ -283,7 +283,8 @@ int pool_set_quota(struct pool *pool, uint32_t disk, uint64_t bytes, enum px_pol
 /** pool_delete_snapshot(), pool_collapse(), pool_delete_disk() - space comes back in the
  * background. */
 int pool_delete_snapshot(struct pool *pool, uint32_t snapshot, struct dt_error *err);
-/** pool_delete_range() - snapshots @first to @last of a line, the older first; all or none, but for a crash on the way. */
+/** pool_delete_range() - snapshots @first to @last of a line, the older first; all or none, but for a crash on the way, and -EAGAIN: then those between them may be
+ * gone, and it can be asked for again. */
 int pool_delete_range(struct pool *pool, uint32_t first, uint32_t last, struct dt_error *err);
 /** pool_collapse() - all from @parent on, up to and without @child. */
 int pool_collapse(struct pool *pool, uint32_t parent, uint32_t child, struct dt_error *err);

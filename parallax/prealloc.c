@@ -184,6 +184,7 @@ int pool_set_preallocation(struct pool *pool, enum px_preallocation how, struct 
     if (ret < 0) { /* or who tries again would be told that it is done, and no root tells it */
         root->preallocation = was;
         root->preallocated = mark;
+        pool->changes++; /* where a root with it waits for space, another one follows */
         return ret;
     }
     p->forgotten = p->count > 0;

@@ -21,7 +21,7 @@ bool reopen_possible(const struct pool *pool)
 {
     const struct recovery *r = &pool->recovery;
 
-    return pool->o.lazy && r->bytes && !r->again && !r->damage &&
+    return pool->o.lazy && !pool->o.repair && r->bytes && !r->again && !r->damage &&
            r->blocks + JOURNAL_SPARE < pool->journal.blocks;
 }
 
@@ -44,8 +44,12 @@ int reopen_pool(struct pool *pool)
     struct store *store = pool->store;
     int ret = store->sync(store); /* what is said to be there */
 
+    if (ret < 0)
+        return ret;
     tell(pool, generation);
-    ret = ret ?: checkpoint_put(pool);
+    ret = checkpoint_put(pool);
+    if (store_is_full(ret))
+        return 1;
     ret = ret ?: store->sync(store);
     if (ret < 0)
         return ret;

@@ -267,6 +267,8 @@ static void merge_spans(struct count *c)
 {
     uint32_t n = 0;
 
+    if (c->spans_n == 0)
+        return;
     for (uint32_t i = 0; i < c->spans_n; i++)
         if (narrow(c, &c->spans[i]))
             c->spans[n++] = c->spans[i];

@@ -472,9 +472,12 @@ static int du(struct target *t, const struct cvd_options *o, struct dt_error *er
 int cmd_du(struct target *t, const struct cvd_options *o, int argc, char **argv,
            struct dt_error *err)
 {
-    int ret = du(t, o, err);
+    int ret = du(t, o, err), pinned;
 
-    if (ret != -EBADMSG || target_look_pinned(t, err) <= 0)
+    if (ret != -EBADMSG)
         return ret;
-    return du(t, o, err);
+    pinned = target_look_pinned(t, err);
+    if (pinned < 0)
+        return pinned;
+    return pinned ? du(t, o, err) : ret;
 }

@@ -54,8 +54,10 @@ int target_look_pinned(struct target *t, struct dt_error *err)
     if (ret <= 0)
         return 0;
     t->sock = ret;
-    if (target_pin(t, "du", &root, &why) < 0 || store_file_open(&store, t->path, &file, &why) < 0)
-        return 0;
+    ret = target_pin(t, "du", &root, err);
+    ret = ret ?: store_file_open(&store, t->path, &file, err);
+    if (ret < 0)
+        return ret;
     if (t->pool)
         (void)pool_close(t->pool, &why);
     t->pool = NULL;
