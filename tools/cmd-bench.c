@@ -15,7 +15,7 @@
 
 #define TICK_MS      10
 #define ANSWER_MS    10000
-#define DRAIN_NS     DT_S(60) /* without anything that comes back: then it is lost */
+#define LOST_NS      DT_S(60) /* without anything that comes back: then it is lost */
 #define RECONNECT_NS DT_S(60)
 #define VERIFY_SPARE 4u /* blocks per request in flight, so that free ones are found soon */
 
@@ -274,21 +274,40 @@ static void catch_interrupts(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
-/* Is the time over, or somebody's patience, and enough done? */
-static bool is_over(const struct bench *b, uint64_t end)
+/** struct moves - when the last of so many requests came back. */
+struct moves {
+    uint64_t done, at;
+};
+
+/* Has nothing come back for so long that nothing will? */
+static bool stands_still(const struct bench *b, struct moves *m)
 {
-    return (dt_clock_ns() >= end || interrupted) && total_done(b) >= b->options->min_requests;
+    uint64_t done = total_done(b), now = dt_clock_ns();
+
+    if (done != m->done)
+        *m = (struct moves){done, now};
+    return now - m->at > LOST_NS;
+}
+
+/* Is the time over, or somebody's patience, and enough done? */
+static bool is_over(const struct bench *b, uint64_t end, struct moves *m)
+{
+    bool still = stands_still(b, m);
+
+    return (dt_clock_ns() >= end || interrupted) &&
+           (still || total_done(b) >= b->options->min_requests);
 }
 
 static int measure(struct bench *b, struct dt_error *err)
 {
+    struct moves moves = {.at = dt_clock_ns()};
     uint64_t end;
     int ret = 0;
 
     b->started = b->shown_at = dt_clock_ns();
     end = b->started + b->time_ns;
     worker_ask(b->workers, b->load.threads, WORKER_RUN);
-    while (ret == 0 && !is_over(b, end) && !any_quit(b)) {
+    while (ret == 0 && !is_over(b, end, &moves) && !any_quit(b)) {
         doze_ms(TICK_MS);
         show_progress(b);
         ret = watch(b, WORKER_RUN, err);
@@ -301,18 +320,13 @@ static int measure(struct bench *b, struct dt_error *err)
 /* What is in flight still, as long as some of it comes back now and then. */
 static int drain(struct bench *b, struct dt_error *err)
 {
-    uint64_t moved = dt_clock_ns(), done = total_done(b);
+    struct moves moves = {.at = dt_clock_ns()};
     int ret = 0;
 
     worker_ask(b->workers, b->load.threads, WORKER_DRAIN);
-    while (ret == 0 && !worker_wait(b->workers, b->load.threads, WORKER_QUIT, TICK_MS)) {
+    while (ret == 0 && !stands_still(b, &moves) &&
+           !worker_wait(b->workers, b->load.threads, WORKER_QUIT, TICK_MS))
         ret = watch(b, WORKER_DRAIN, err);
-        if (total_done(b) != done)
-            moved = dt_clock_ns();
-        else if (dt_clock_ns() - moved > DRAIN_NS)
-            break;
-        done = total_done(b);
-    }
     return ret;
 }
 
