@@ -9,6 +9,7 @@ import subprocess
 from devtap_test import paths, wait_for
 from devtap_test.card import INIT, Card, Namespace, arguments, ping, require
 from devtap_test.case import limit
+from devtap_test.change import change
 from devtap_test.idle import Driver
 
 MIB = 1 << 20
@@ -84,3 +85,56 @@ def test_first_start(t):
                            "--disk", "b", "--socket", t.folder / "b.sock", f"file path={image}.no"], check=False, timeout=30,
                           stderr=subprocess.PIPE, text=True, env=dict(os.environ, DEVTAP_RUNTIME_DIR=str(t.folder)))
     assert done.returncode and done.stderr.count("\n") == 1, done.stderr
+
+
+def told(disk, kind):
+    """The devices of the events of that kind, in order."""
+    return [event.get("device") for event in events(disk, kind)]
+
+
+def out(disk, names):
+    """Kills the worker and waits until all of these are told to be left out, and another worker serves."""
+    before = disk.kill_worker()
+    wait_for("the worker to leave them out", lambda: sorted(told(disk, "left-out")) == sorted(names))
+    wait_for("another worker", lambda: (disk.answer() or {}).get("worker") not in (None, 0, before))
+
+
+def three(t):
+    """Disks vm1, a and b, of which a and b are out: their images have gone away."""
+    images = {name: t.sparse_file(MIB, f"{name}.img") for name in ("vm1", "a", "b")}
+    disk = t.soft_disk(f"file path={images['vm1']}", more={name: f"file path={images[name]}" for name in "ab"})
+    for name in "ab":
+        os.rename(images[name], f"{images[name]}.away")
+    out(disk, "ab")
+    return disk, images
+
+
+def come_back(disk, images, name, before):
+    """The image is there again, and so is its disk."""
+    os.rename(f"{images[name]}.away", images[name])
+    wait_for(f"{name} to be served again", lambda: told(disk, "served-again") == [*before, name], 120, 0.2)
+
+
+@limit(240)
+def test_one_by_one(t):
+    """The worker that takes over for one that came back is no reason to give up the other; nor is a second time."""
+    disk, images = three(t)
+    come_back(disk, images, "a", [])
+    come_back(disk, images, "b", ["a"])
+    t.equal(sorted(told(disk, "left-out")), ["a", "b"], "left out")
+    os.rename(images["a"], f"{images['a']}.away")
+    out(disk, "aab")
+    come_back(disk, images, "a", ["a", "b"])
+
+
+@limit(240)
+def test_changes_meanwhile(t):
+    """Neither are workers that take over for other reasons."""
+    disk, images = three(t)
+    outcome = change(disk, "insert", "top", f"trace out={t.folder}/t")
+    t.equal(outcome["outside"], "trace")
+    disk.devtap("upgrade", "vm1")
+    t.equal(sorted(told(disk, "left-out")), ["a", "b"], "told once")
+    come_back(disk, images, "b", [])
+    change(disk, "remove", "trace")
+    come_back(disk, images, "a", ["b"])
