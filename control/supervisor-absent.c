@@ -7,7 +7,7 @@
  * is no reason for a VM to lose all of them. Its keeper keeps the VM's connection, whose requests wait.
  *
  * A worker is confined by the time it serves, and can open nothing any more. So a process of its own tries, at growing
- * intervals, whether one of those that are missing can be opened, and does nothing else. If so, another worker takes
+ * intervals, whether one of those that are missing can be opened and locked, and does nothing else. If so, another worker takes
  * over in good order (supervisor-upgrade.c), which pauses the others once; and never for an attempt that fails. Where the attempt
  * works and the worker still cannot, as with saved state that is damaged, it is left alone until the next worker's death.
  *
@@ -102,12 +102,16 @@ static void run_tried(struct dt_watch *watch, uint32_t poll_events)
     set_timer(s);
 }
 
+/* In the place of a worker: what it starts to open a disk is confined as a worker's is. */
 static int start_attempt(struct absence *a)
 {
     struct supervisor *s = a->s;
     const char **argv = super_role_argv(s->config.worker_argv, NULL);
     char role[32];
-    struct spawn spawn = {.program = s->program, .argv = argv, .cgroup = -1};
+    struct spawn spawn = {.program = s->program,
+                          .argv = argv,
+                          .isolate = s->config.sandbox,
+                          .cgroup = s->config.cgroup ?: -1};
     siginfo_t info;
     struct dt_error err;
     int ret;

@@ -3,10 +3,11 @@ again is served again."""
 
 import json
 import os
+import pathlib
 import struct
 import subprocess
 
-from devtap_test import paths, wait_for
+from devtap_test import StorageDaemon, paths, wait_for
 from devtap_test.card import INIT, Card, Namespace, arguments, ping, require
 from devtap_test.case import limit
 from devtap_test.change import change
@@ -109,6 +110,19 @@ def three(t):
     return disk, images
 
 
+def attempts(t, number):
+    """The processes that try to open the disk of that number."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if words[1:2] == [f"attempt-{number}".encode()] and any(str(t.folder).encode() in word for word in words):
+            found.append(path)
+    return found
+
+
 def come_back(disk, images, name, before):
     """The image is there again, and so is its disk."""
     os.rename(f"{images[name]}.away", images[name])
@@ -138,3 +152,20 @@ def test_changes_meanwhile(t):
     come_back(disk, images, "b", [])
     change(disk, "remove", "trace")
     come_back(disk, images, "a", ["b"])
+
+
+@limit(240)
+def test_locked(t):
+    """An image that another program has locked is there, and cannot be opened: no worker takes over for it."""
+    disk, images = three(t)
+    worker = disk.worker()
+    with StorageDaemon(f"{images['a']}.away", t.folder):
+        os.rename(f"{images['a']}.away", images["a"])
+        for _ in range(2):
+            wait_for("an attempt with it", lambda: attempts(t, 1))
+            wait_for("the attempt's end", lambda: not attempts(t, 1))
+        t.equal(disk.worker(), worker, "the worker after attempts in vain")
+        come_back(disk, images, "b", [])
+        t.equal(len(told(disk, "upgrade-begun")), 1, "workers that took over")
+    wait_for("a to be served again", lambda: told(disk, "served-again") == ["b", "a"], 120, 0.2)
+    t.equal(len(told(disk, "upgrade-begun")), 2, "workers that took over")
