@@ -4,6 +4,8 @@ again is served again."""
 import json
 import os
 import pathlib
+import re
+import shutil
 import struct
 import subprocess
 
@@ -110,16 +112,32 @@ def three(t):
     return disk, images
 
 
-def attempts(t, number):
-    """The processes that try to open the disk of that number."""
+def processes(fits):
+    """The folders in /proc of processes whose words fit."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = path.read_bytes().split(b"\0")
+            if fits(path.read_text(encoding="utf-8", errors="replace").split("\0")):
+                found.append(path.parent)
         except OSError:  # it has ended
+            pass
+    return found
+
+
+def attempts(t, number):
+    """Processes that try to open the disk of that number."""
+    return processes(lambda words: words[1:2] == [f"attempt-{number}"] and any(str(t.folder) in word for word in words))
+
+
+def users(program):
+    """Those of the processes that run it."""
+    found = set()
+    for folder in processes(lambda words: str(program) in words):
+        try:
+            status = (folder / "status").read_text(encoding="ascii", errors="replace")
+        except OSError:
             continue
-        if words[1:2] == [f"attempt-{number}".encode()] and any(str(t.folder).encode() in word for word in words):
-            found.append(path)
+        found.add(int(re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE).group(1)))
     return found
 
 
@@ -169,3 +187,31 @@ def test_locked(t):
         t.equal(len(told(disk, "upgrade-begun")), 1, "workers that took over")
     wait_for("a to be served again", lambda: told(disk, "served-again") == ["b", "a"], 120, 0.2)
     t.equal(len(told(disk, "upgrade-begun")), 2, "workers that took over")
+
+
+@limit(240)
+def test_extension_confined(t):
+    """The program of an extension that an attempt starts has a user of its own, as one that a worker starts."""
+    if os.geteuid():
+        t.skip("not root")
+    build = pathlib.Path(paths.devtap()).resolve().parents[1]
+    os.environ["PYTHONPATH"] = str(paths.SOURCE / "python")
+    os.environ["DEVTAP_CHANNEL_LIBRARY"] = str(build / "channel/libdevtap-channel.so")
+    extension = shutil.copy(paths.SOURCE / "examples/fault.py", t.folder)
+    for folder in (t.folder, *t.folder.parents):  # which users of their own are to look into
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755)
+    image = t.sparse_file(MIB, "a.img")
+    disk = t.soft_disk(f"file path={t.sparse_file(MIB)}", more={"a": f"{extension} deadline=120s | file path={image}"})
+    wait_for("the worker's extension", lambda: users(extension))
+    os.rename(image, f"{image}.away")
+    out(disk, "a")
+    wait_for("its end", lambda: not users(extension))
+    with StorageDaemon(f"{image}.away", t.folder):
+        os.rename(f"{image}.away", image)
+        seen = set()
+        for _ in range(2):
+            wait_for("an attempt with it", lambda: attempts(t, 1))
+            while attempts(t, 1):
+                seen |= users(extension)
+    assert seen and 0 not in seen, seen
