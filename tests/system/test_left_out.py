@@ -1,11 +1,13 @@
 """A worker that takes the place of a dead one leaves out what it cannot open, says so once, and serves the others; what can be opened
 again is served again."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -187,6 +189,27 @@ def test_locked(t):
         t.equal(len(told(disk, "upgrade-begun")), 1, "workers that took over")
     wait_for("a to be served again", lambda: told(disk, "served-again") == ["b", "a"], 120, 0.2)
     t.equal(len(told(disk, "upgrade-begun")), 2, "workers that took over")
+
+
+@limit(240)
+def test_stuck_attempt(t):
+    """An attempt that gets nowhere is given up, so that others are made; and is in nobody's way at the end."""
+    disk, images = three(t)
+
+    def stop_one():
+        """Return: is an attempt with disk a at a halt?"""
+        for folder in attempts(t, 1):
+            with contextlib.suppress(OSError):  # it has ended
+                os.kill(int(folder.name), signal.SIGSTOP)
+                return re.search(r"^State:\s+T", (folder / "status").read_text(encoding="ascii"), re.MULTILINE)
+        return None
+
+    with StorageDaemon(f"{images['a']}.away", t.folder):
+        os.rename(f"{images['a']}.away", images["a"])
+        wait_for("an attempt that hangs", stop_one)
+        come_back(disk, images, "b", [])
+        wait_for("another", stop_one)
+        t.equal(disk.stop(), 0, "the status of one that is told to end")
 
 
 @limit(240)
