@@ -42,21 +42,30 @@ struct spare {
     unsigned count, skip;
 };
 
-/** struct absence - of one disk: the present worker has left it out; the one before had; and so had that although the attempt
- *  before it had worked. */
+/**
+ * struct absence - of one disk.
+ * @allowed: the present worker may leave it out. @now: it has.
+ * @told: that it is left out, and not yet that it is served again.
+ * @futile: a worker left it out although the attempt before it had worked.
+ * @attempt: a process that tries to open it, or the kernel does not let end. @wait: between two, ns. @due: the next.
+ */
 struct absence {
-    bool now, before, futile;
+    struct supervisor *s;
+    bool allowed, now, told, futile;
+    struct child attempt;
+    struct dt_watch ended;
+    uint64_t wait, due;
 };
 
-/** struct absences - @attempt: a process that tries disk @turn; @wait: until the next one, ns. @undisturbed: the present worker
- *  began while there was none, which might have held what it wanted. */
+/**
+ * struct absences - @retry: until the next attempt, or the end of our patience with that of @trying.
+ * @opened: the attempt with it worked, and began the present upgrade. @undisturbed: the present worker began
+ * while there was no attempt, which might have held what it wanted.
+ */
 struct absences {
     struct absence *disks;
     struct dt_timer retry;
-    uint64_t wait;
-    struct child attempt;
-    struct dt_watch ended;
-    unsigned turn;
+    const struct absence *trying, *opened;
     bool undisturbed;
 };
 
@@ -140,7 +149,8 @@ void spare_drop(struct supervisor *s);
 const char **super_role_argv(const char *const *argv, const char *role);
 
 /* supervisor-absent.c: what a worker cannot open */
-/** absent_new_worker() - one is about to get its links. */
+void absent_init(struct supervisor *s);
+/** absent_new_worker() - one is about to be started; more than once, if that fails. */
 void absent_new_worker(struct supervisor *s);
 /** absent_heard() - the worker leaves @disk out. */
 void absent_heard(struct supervisor *s, unsigned disk, const char *why);

@@ -119,6 +119,7 @@ int supervisor_upgrade(struct supervisor *s, const char *path, const char *const
     s->next_program = fd;
     s->next_argv = argv;
     s->upgrade_failed = false;
+    s->absences.opened = NULL;
     s->reason[0] = '\0';
     spare_start(s, s->next_program, argv ?: s->config.worker_argv, true);
     if (argv) {

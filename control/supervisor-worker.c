@@ -262,6 +262,7 @@ void super_start_worker(struct supervisor *s)
     struct dt_error err;
     int ret = 0;
 
+    absent_new_worker(s); /* it reads what it may leave out as soon as it runs */
     if (!spare_take(s, &born))
         ret = super_spawn(s, s->program, s->config.worker_argv, &born, &err);
     s->worker = born.child;
@@ -284,7 +285,6 @@ void super_start_worker(struct supervisor *s)
         restart_later(s, false);
         return;
     }
-    absent_new_worker(s);
     if (s->config.ops->started)
         s->config.ops->started(s->config.arg, s->control);
     for (unsigned i = 0; i < s->config.count; i++) {

@@ -101,9 +101,7 @@ int supervisor_new(struct supervisor **out, const struct supervisor_config *conf
     CHECK(config->count <= SUPERVISED_DISKS);
     s->config = *config;
     s->guards = keepers_new(s);
-    s->absences.disks = xcalloc(config->count, sizeof(*s->absences.disks));
-    s->absences.attempt.pidfd = -1;
-    s->absences.retry.fire = absent_run_retry;
+    absent_init(s);
     s->supply_watch.fd = s->state_fd = -1;
     s->control = s->supply = s->next_program = s->old_program = -1;
     s->worker.pidfd = s->spare.born.child.pidfd = -1;

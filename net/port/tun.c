@@ -11,7 +11,7 @@
 #define TUN_F_USO6 0x40
 #endif
 
-#define BUSY_TRIES 100u /* a second */
+#define BUSY_TRIES 200u /* two seconds */
 /* Of the rest of a packet: Linux's drivers have 18, and memory regions may part some. */
 #define PIECES 24u
 

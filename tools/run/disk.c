@@ -311,9 +311,11 @@ char **server_rear(struct server *server, unsigned index)
 /* What can be said of one that is left out. */
 static json_t *name_alone(const struct disk *d)
 {
+    const struct disk_options *o = &d->config->options;
+
     return json_pack("{ss si ss sb so ss?}", "name", d->config->name, "pid", (int)getpid(), "kind",
                      d->config->kind == DEVICE_NET ? "net" : "disk", "attached", false, "chain",
-                     json_array(), "socket", d->config->options.socket);
+                     json_array(), "socket", o->socket ?: o->connect);
 }
 
 static json_t *list_served(struct server *server, unsigned index)

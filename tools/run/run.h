@@ -132,7 +132,7 @@ struct worker;
 int server_run(const struct verb *verb, struct run_config *config, struct worker *worker);
 /** server_quit() - end in good order, from the main thread. */
 void server_quit(struct server *server);
-/** server_try() - open disk @index, and close it again. Return: an exit status; nothing is said. */
+/** server_try() - open and lock disk @index, and close it again. Return: an exit status; nothing is said. */
 int server_try(struct run_config *config, unsigned index);
 unsigned server_disks(const struct server *server);
 const char *server_name(const struct server *server, unsigned index);

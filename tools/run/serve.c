@@ -209,14 +209,13 @@ int server_try(struct run_config *config, unsigned index)
     struct dt_error err;
     int ret;
 
-    sandbox_raise_limits();
     free((char *)o->state); /* what is saved there is not ours to replace */
     o->state = NULL;
     init_disks(&s);
     ret = server_new_loops(&s, &err);
     ret = ret ?: disk_open_device(&s.disks[index], &err);
-    if (ret == 0)
-        device_free(TAKE_PTR(s.disks[index].dev));
+    ret = ret ?: disk_fence(&s.disks[index], &err); /* locks are a part of opening it */
+    device_free(TAKE_PTR(s.disks[index].dev));
     server_free_loops(&s);
     free(s.disks);
     return ret < 0 ? STATUS_FAILED : STATUS_DONE;

@@ -236,6 +236,14 @@ static void supervisor_gone(void *arg)
     server_quit(arg);
 }
 
+/* Extensions are programs of others: none is started with our rights. */
+static int start_launcher(const struct run_config *config, uid_t uid, struct dt_error *err)
+{
+    if (!config->process.sandbox)
+        return 0;
+    return launcher_start(uid ? EXTENSION_UID(uid) : 0, ext_host_main, err) < 0 ? -EAGAIN : 0;
+}
+
 int worker_open(struct worker *w, struct dt_error *err)
 {
     struct server *s = w->server;
@@ -248,9 +256,9 @@ int worker_open(struct worker *w, struct dt_error *err)
         return dt_fail(err, -errno, "cannot map the layers' state: %s", strerror(errno));
     close(SPAWN_FIRST_FD + WORKER_STATE);
     w->page = (void *)(s->state + size);
-    if (s->config->process.sandbox &&
-        launcher_start(w->uid ? EXTENSION_UID(w->uid) : 0, ext_host_main, err) < 0)
-        return -EAGAIN;
+    ret = start_launcher(s->config, w->uid, err);
+    if (ret < 0)
+        return ret;
     worker_hears = w;
     device_events(on_event);
     ret = control_adopt(&s->control, s->loop, SPAWN_FIRST_FD + WORKER_CONTROL, &server_protocol, s,
@@ -367,13 +375,20 @@ int attempt_main(char **argv, const char *disk)
 {
     struct run_config config;
     unsigned index = (unsigned)strtoul(disk, NULL, 10);
+    struct dt_error err;
     int ret;
 
     run_config_init(&config);
+    signal(SIGABRT, on_abort);
     log_set_level(DT_LOG_ERROR);
     ret = read_config(&config, argv);
+    if (ret == 0 && index >= config.count)
+        ret = STATUS_USAGE;
+    sandbox_raise_limits();
+    if (ret == 0 && start_launcher(&config, (uid_t)strtoul(argv[0], NULL, 10), &err) < 0)
+        ret = STATUS_FAILED;
     if (ret == 0)
-        ret = index < config.count ? server_try(&config, index) : STATUS_USAGE;
+        ret = server_try(&config, index);
     run_config_free(&config);
     return ret;
 }
