@@ -41,9 +41,10 @@ static uint64_t next_time(const struct mirror *m)
     return m->copy_started + m->copied * DT_MS(1) / MAX(m->resync_rate / 1000, 1u);
 }
 
+/* It waits for its rate, or it rests: nobody else would call it. */
 void resync_hurry(struct mirror *m)
 {
-    if (m->resync_rate && m->copy_timer.heap_index)
+    if (!m->copy_busy && (m->resync_rate || !m->copy_timer.heap_index))
         go_on(m, dt_now(m->c));
 }
 
