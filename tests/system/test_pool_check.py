@@ -108,7 +108,7 @@ def test_how_it_ends(t):
     child = begin_slowly(pool)
     os.kill(process.worker(), signal.SIGKILL)
     text = child.communicate(timeout=120)
-    t.equal(child.returncode, 1, text)
+    t.equal(child.returncode, 1, str(text))
     assert "started again" in text[1], text
     t.equal(text[0], "")
     check(pool)  # by the next worker
@@ -119,7 +119,7 @@ def test_how_it_ends(t):
     child = begin_slowly(pool)
     load = Load(t, disk, 3600, "--sleep", "--rw", "write", "--size", "64K")
     text = child.communicate(timeout=120)
-    t.equal(child.returncode, 1, text)
+    t.equal(child.returncode, 1, str(text))
     assert "nearly full" in text[1], text
     no_pin(pool)
     load.stop(t)
@@ -129,7 +129,7 @@ def test_how_it_ends(t):
     child = begin_slowly(pool)
     cvd("pool", "close", pool)
     text = child.communicate(timeout=120)
-    t.equal(child.returncode, 1, text)
+    t.equal(child.returncode, 1, str(text))
     check(pool)
 
 

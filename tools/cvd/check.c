@@ -183,8 +183,8 @@ static int read_pool(struct check *c, const struct cvd_options *o, struct dt_err
     else
         ret = pool_check(c->t->pool, &p, err);
     progress_end();
-    if (ret < 0 && !holds(c))
-        dt_fail(err, ret, "the check of %s ended: %s", c->t->path, c->why);
+    if (ret < 0 && !holds(c)) /* what it found then may be what was written there since */
+        ret = dt_fail(err, -ECANCELED, "the check of %s ended: %s", c->t->path, c->why);
     if (ret == 0 || (*c->why && c->n))
         print(c, &p);
     return ret;
