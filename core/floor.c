@@ -83,6 +83,32 @@ uint64_t floor_chain_hash(const struct device *dev)
     return XXH3_64bits(text, strlen(text));
 }
 
+int floor_write(struct device *dev, int64_t (*fill)(void *arg, void *bytes, size_t room),
+                struct dt_error *err)
+{
+    int64_t n = 0;
+
+    if (dev->blobs)
+        n = blob_write(dev->blobs, BLOB_FLOOR, "floor", FLOOR_VERSION, fill, dev);
+    return n < 0 ? dt_fail(err, (int)n, "its floor cannot be kept: %s", strerror((int)-n)) : 0;
+}
+
+int floor_read(const struct device *dev, void *record, size_t size, struct dt_error *err)
+{
+    _cleanup_free_ void *bytes = NULL;
+    char name[BLOB_NAME];
+    uint32_t version;
+    size_t length;
+    int ret = blob_read(dev->blobs, BLOB_FLOOR, name, &version, &bytes, &length);
+
+    if (ret == -ENOENT)
+        return ret;
+    if (ret < 0 || version != FLOOR_VERSION || length != size)
+        return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
+    memcpy(record, bytes, size);
+    return 0;
+}
+
 static int64_t fill(void *arg, void *bytes, size_t room)
 {
     const struct device *dev = arg;
@@ -112,27 +138,16 @@ static int64_t fill(void *arg, void *bytes, size_t room)
 
 int floor_keep(struct device *dev, struct dt_error *err)
 {
-    int64_t n = 0;
-
-    if (dev->blobs)
-        n = blob_write(dev->blobs, BLOB_FLOOR, "floor", FLOOR_VERSION, fill, dev);
-    return n < 0 ? dt_fail(err, (int)n, "its floor cannot be kept: %s", strerror((int)-n)) : 0;
+    return floor_write(dev, fill, err);
 }
 
 static int read_floor(const struct device *dev, struct dt_block_info *floor, struct dt_error *err)
 {
-    _cleanup_free_ void *bytes = NULL;
     struct floor_record r;
-    char name[BLOB_NAME];
-    uint32_t version;
-    size_t length;
-    int ret = blob_read(dev->blobs, BLOB_FLOOR, name, &version, &bytes, &length);
+    int ret = floor_read(dev, &r, sizeof(r), err);
 
-    if (ret == -ENOENT)
+    if (ret < 0)
         return ret;
-    if (ret < 0 || version != FLOOR_VERSION || length != sizeof(r))
-        return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
-    memcpy(&r, bytes, sizeof(r));
     *floor = (struct dt_block_info){
         .sectors = r.chain == floor_chain_hash(dev) ? dev->chain_info.sectors : r.sectors,
         .logical_block = r.logical_block,

@@ -331,6 +331,11 @@ int floor_settle(struct device *dev, struct dt_error *err);
 int floor_keep(struct device *dev, struct dt_error *err);
 /** floor_chain_hash() - of the chain as it is written: the same one, or another? */
 uint64_t floor_chain_hash(const struct device *dev);
+/** floor_write() - a floor of either kind, as @fill makes it of the device; floor_read() - what there is of it, as long as expected. -ENOENT: nothing.
+ */
+int floor_write(struct device *dev, int64_t (*fill)(void *arg, void *bytes, size_t room),
+                struct dt_error *err);
+int floor_read(const struct device *dev, void *record, size_t size, struct dt_error *err);
 /** net_floor_judge() and so on - the same of cards (net-floor.c): of @dev->net_info. */
 int net_floor_judge(const struct device *dev, const struct dt_net_info *now, struct dt_error *err);
 int net_floor_settle(struct device *dev, struct dt_error *err);

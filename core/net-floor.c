@@ -8,8 +8,6 @@
  */
 #include "core/net.h"
 
-#define FLOOR_VERSION 1u
-
 /* As it is kept. */
 struct floor_record {
     uint64_t chain;
@@ -37,26 +35,15 @@ static int64_t fill(void *arg, void *bytes, size_t room)
 
 int net_floor_keep(struct device *dev, struct dt_error *err)
 {
-    int64_t n = 0;
-
-    if (dev->blobs)
-        n = blob_write(dev->blobs, BLOB_FLOOR, "floor", FLOOR_VERSION, fill, dev);
-    return n < 0 ? dt_fail(err, (int)n, "its floor cannot be kept: %s", strerror((int)-n)) : 0;
+    return floor_write(dev, fill, err);
 }
 
 static int read_floor(const struct device *dev, struct floor_record *r, struct dt_error *err)
 {
-    _cleanup_free_ void *bytes = NULL;
-    char name[BLOB_NAME];
-    uint32_t version;
-    size_t length;
-    int ret = blob_read(dev->blobs, BLOB_FLOOR, name, &version, &bytes, &length);
+    int ret = floor_read(dev, r, sizeof(*r), err);
 
-    if (ret == -ENOENT)
+    if (ret < 0)
         return ret;
-    if (ret < 0 || version != FLOOR_VERSION || length != sizeof(*r))
-        return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
-    memcpy(r, bytes, sizeof(*r));
     if (r->mtu > UINT16_MAX || r->offloads & ~(uint32_t)DT_OFFLOAD_ALL)
         return dt_fail(err, -EBADMSG, "what its guest was promised is damaged");
     return 0;
