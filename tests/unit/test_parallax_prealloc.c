@@ -6,23 +6,11 @@
  * given out before, is found out.
  */
 #include "parallax/internal.h"
-#include "px_use.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-
-#include <cmocka.h>
+#include "px_world.h"
 
 #define POOL  65536u /* two groups */
 #define DISK  4096u
 #define TURNS 2000u
-
-/** struct world - a disk, and what each of its blocks was filled with. */
-struct world {
-    struct px_use u;
-    struct disk *disk;
-    uint8_t now[DISK];
-};
 
 static void begin(struct world *w, uint64_t pool)
 {
@@ -69,39 +57,9 @@ static void make_root(struct world *w)
     assert_int_equal(pool_checkpoint(w->u.pool, &err), 0);
 }
 
-static struct px_io *write_at(struct world *w, uint64_t block, unsigned count)
-{
-    struct px_io *io = px_submit(w->disk, DISK_WRITE, block, count);
-
-    for (unsigned i = 0; i < count; i++)
-        w->now[block + i] = ((const uint8_t *)io->req.buf)[(size_t)i * PX_BLOCK];
-    return io;
-}
-
-static void write_now(struct world *w, uint64_t block, unsigned count)
-{
-    struct px_io *io = write_at(w, block, count);
-
-    px_run(&w->u);
-    assert_int_equal(px_finish(io), 0);
-}
-
-static void discard(struct world *w, uint64_t block, unsigned count)
-{
-    assert_int_equal(px_do(&w->u, w->disk, DISK_DISCARD, block, count), 0);
-    memset(&w->now[block], 0, count);
-}
-
 static void compare(struct world *w)
 {
-    for (uint64_t at = 0; at < DISK; at += 64) {
-        struct px_io *io = px_submit(w->disk, DISK_READ, at, 64);
-
-        px_run(&w->u);
-        for (unsigned i = 0; i < 64; i++)
-            assert_int_equal(((const uint8_t *)io->req.buf)[i * PX_BLOCK + 77], w->now[at + i]);
-        assert_int_equal(px_finish(io), 0);
-    }
+    world_compare(w, DISK);
     rig_check(w->u.pool);
 }
 
@@ -139,7 +97,7 @@ static void all_that_is_free(void **state)
 
     begin(w, POOL);
     for (unsigned i = 0; i < 8; i++)
-        write_now(w, i * 64, 64);
+        world_write_now(w, i * 64, 64);
     set(w, PX_FULL);
     until(w, POOL);
     free_blocks = info(w).free;
@@ -148,7 +106,7 @@ static void all_that_is_free(void **state)
     assert_in_range(touched, free_blocks - 64, free_blocks + 64); /* roots move some nodes */
     assert_int_equal(w->u.store->full, w->u.store->allocated);
     compare(w);
-    discard(w, 0, 512);
+    world_discard(w, 0, 512);
     make_root(w);
     make_root(w);
     assert_int_equal(info(w).stale, 0);
@@ -178,7 +136,7 @@ static void never_what_is_used(void **state)
         dt_rng_seed(&w->u.store->rng, seed);
         set(w, seed % 2 ? PX_FALLOC : PX_FULL);
         for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
-            io[i] = write_at(w, i * 64 + seed % 7, 48);
+            io[i] = world_write(w, i * 64 + seed % 7, 48);
             rig_turn(w->u.store);
             pool_turn(w->u.pool);
             during += w->u.pool->space.prealloc.count > 0;
@@ -241,7 +199,7 @@ static void all_at_once(void **state)
     int ret;
 
     begin(w, POOL);
-    write_now(w, 100, 64);
+    world_write_now(w, 100, 64);
     px_run(&w->u);
     assert_int_equal(pool_set_preallocation(w->u.pool, PX_FULL, &err), 0);
     while ((ret = pool_preallocate(w->u.pool, &err)) > 0)
@@ -267,7 +225,7 @@ static void it_is_given_up(void **state)
     assert_int_equal(w->u.others, 1);
     assert_non_null(strstr(w->u.last, "does not go on: No space left"));
     assert_int_equal(prealloc_wait(w->u.pool), UINT64_MAX);
-    write_now(w, 0, 64);
+    world_write_now(w, 0, 64);
     assert_int_equal(w->u.others, 1);
     set(w, PX_FALLOC);
     until(w, POOL);
@@ -283,7 +241,7 @@ static void asked_for_again(void **state)
     struct dt_error err;
 
     begin(w, POOL);
-    write_now(w, 0, 64);
+    world_write_now(w, 0, 64);
     while (checkpoint_turn(w->u.pool, true))
         ;
     assert_true(checkpoint_under_way(w->u.pool));
@@ -308,7 +266,7 @@ static void given_back(void **state)
 
     begin(w, POOL);
     for (unsigned i = 0; i < 4; i++)
-        write_now(w, i * 64, 64);
+        world_write_now(w, i * 64, 64);
     set(w, PX_FULL);
     until(w, POOL);
     px_run(&w->u);

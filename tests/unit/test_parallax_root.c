@@ -6,24 +6,11 @@
  * at any later moment, so what is written into it before that is found out.
  */
 #include "parallax/internal.h"
-#include "px_use.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-
-#include <cmocka.h>
+#include "px_world.h"
 
 #define LEAF 256u /* blocks that one leaf maps */
 #define WORD 64u
-#define MOST (64u * LEAF)
-
-/** struct world - a disk, and what each of its blocks was filled with. */
-struct world {
-    struct px_use u;
-    struct disk *disk;
-    uint8_t now[MOST];
-    struct dt_rng rng;
-};
+#define MOST WORLD_BLOCKS
 
 static void begin(struct world *w, uint64_t pool, uint64_t disk, uint64_t seed)
 {
@@ -49,42 +36,6 @@ static void reopen(struct world *w, unsigned dirty, unsigned slice)
     w->u.slice = slice;
     px_reopen(&w->u);
     w->disk = px_open(&w->u, "disk");
-}
-
-static struct px_io *write_at(struct world *w, uint64_t block, unsigned count)
-{
-    struct px_io *io = px_submit(w->disk, DISK_WRITE, block, count);
-
-    for (unsigned i = 0; i < count; i++)
-        w->now[block + i] = ((const uint8_t *)io->req.buf)[(size_t)i * PX_BLOCK];
-    return io;
-}
-
-static void write_now(struct world *w, uint64_t block, unsigned count)
-{
-    struct px_io *io = write_at(w, block, count);
-
-    px_run(&w->u);
-    assert_int_equal(px_finish(io), 0);
-}
-
-static void discard(struct world *w, uint64_t block, unsigned count)
-{
-    assert_int_equal(px_do(&w->u, w->disk, DISK_DISCARD, block, count), 0);
-    memset(&w->now[block], 0, count);
-}
-
-static void compare(struct world *w, uint64_t blocks)
-{
-    for (uint64_t at = 0; at < blocks; at += WORD) {
-        struct px_io *io = px_submit(w->disk, DISK_READ, at, WORD);
-        const uint8_t *got = io->req.buf;
-
-        px_run(&w->u);
-        for (unsigned i = 0; i < WORD; i++)
-            assert_int_equal(got[(size_t)i * PX_BLOCK + 77], w->now[at + i]);
-        assert_int_equal(px_finish(io), 0);
-    }
 }
 
 static struct pool_info info(struct world *w)
@@ -115,11 +66,11 @@ static void requests_go_on(void **state)
 
         begin(w, 4096, MOST, seed);
         for (unsigned leaf = 0; leaf < 64; leaf++)
-            write_now(w, leaf * LEAF, 1);
+            world_write_now(w, leaf * LEAF, 1);
         reopen(w, 60, 1);
         root = info(w).root_seq;
         for (unsigned i = 0; info(w).root_seq < root + 2; i++) {
-            struct px_io *io = write_at(w, i % 64 * LEAF + i / 64 % 8, 1);
+            struct px_io *io = world_write(w, i % 64 * LEAF + i / 64 % 8, 1);
 
             while (!io->done) {
                 rig_turn(w->u.store);
@@ -136,7 +87,7 @@ static void requests_go_on(void **state)
             assert_int_equal(px_do(&w->u, w->disk, DISK_FLUSH, 0, 0), 0);
             reopen(w, 60, 1);
         }
-        compare(w, MOST);
+        world_compare(w, MOST);
         rig_check(w->u.pool);
         end(w);
         free(w);
@@ -153,7 +104,7 @@ static void snapshots_meanwhile(void **state)
     begin(w, 2048, MOST, 3);
     reopen(w, 12, 1);
     for (unsigned i = 0; i < 900; i++) {
-        struct px_io *io = write_at(w, (i * 7) % 64 * LEAF + i % 5, 1);
+        struct px_io *io = world_write(w, (i * 7) % 64 * LEAF + i % 5, 1);
         uint32_t slot = px_slot(&w->u, "disk");
 
         snprintf(name, sizeof(name), "s%u", i);
@@ -174,7 +125,7 @@ static void snapshots_meanwhile(void **state)
         }
     }
     px_run(&w->u);
-    compare(w, MOST);
+    world_compare(w, MOST);
     rig_check(w->u.pool);
     end(w);
     free(w);
@@ -192,7 +143,7 @@ static void half_made(void **state)
         begin(w, 4096, MOST, turns);
         reopen(w, 8, 1);
         for (unsigned leaf = 0; leaf < 20; leaf++) {
-            struct px_io *io = write_at(w, leaf * LEAF, 1);
+            struct px_io *io = world_write(w, leaf * LEAF, 1);
 
             while (!io->done) /* the data lands; the root hardly moves */
                 if (!rig_turn(w->u.store))
@@ -207,7 +158,7 @@ static void half_made(void **state)
         if (pool_checkpoint(w->u.pool, &err) == 0)
             assert_true(info(w).root_seq > root && info(w).dirty_nodes == 0);
         rig_check(w->u.pool);
-        compare(w, MOST);
+        world_compare(w, MOST);
         end(w);
     }
     free(w);
@@ -221,10 +172,10 @@ static void half_deleted(void **state)
 
     begin(w, 4096, MOST, 1);
     for (unsigned leaf = 0; leaf < 40; leaf++)
-        write_now(w, leaf * LEAF, 1);
+        world_write_now(w, leaf * LEAF, 1);
     px_snapshot(&w->u, "disk", "s");
     for (unsigned leaf = 0; leaf < 40; leaf++)
-        write_now(w, leaf * LEAF, 1);
+        world_write_now(w, leaf * LEAF, 1);
     assert_int_equal(pool_delete_snapshot(
                          w->u.pool, pool_snapshot_before(w->u.pool, px_slot(&w->u, "disk")), &err),
                      0);
@@ -235,7 +186,7 @@ static void half_deleted(void **state)
     reopen(w, 0, 0);
     px_run(&w->u);
     assert_int_equal(info(w).dying, 0);
-    compare(w, MOST);
+    world_compare(w, MOST);
     rig_check(w->u.pool);
     end(w);
     free(w);
@@ -250,10 +201,10 @@ static void failed_at_rest(void **state)
 
     begin(w, 4096, MOST, 1);
     for (unsigned leaf = 0; leaf < 40; leaf++)
-        write_now(w, leaf * LEAF, 1);
+        world_write_now(w, leaf * LEAF, 1);
     px_snapshot(&w->u, "disk", "s");
     for (unsigned leaf = 0; leaf < 40; leaf++)
-        write_now(w, leaf * LEAF, 1);
+        world_write_now(w, leaf * LEAF, 1);
     assert_int_equal(pool_delete_snapshot(
                          w->u.pool, pool_snapshot_before(w->u.pool, px_slot(&w->u, "disk")), &err),
                      0);
@@ -298,7 +249,7 @@ static void one_flush_each(void **state)
     struct world *w = xcalloc(1, sizeof(*w));
 
     begin(w, 1024, 64, 1);
-    write_now(w, 0, 4);
+    world_write_now(w, 0, 4);
     for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
         all[i].waiter.done = now_durable;
         pool_when_durable(w->u.pool, &all[i].waiter);
@@ -322,19 +273,19 @@ static void written_again(void **state)
     struct px_io *io;
 
     begin(w, 65536, 4096, 1);
-    io = write_at(w, 0, 64);
+    io = world_write(w, 0, 64);
     first = w->u.store->pending[0].addr;
     px_run(&w->u);
     assert_int_equal(px_finish(io), 0);
-    write_now(w, 64, 64);
-    write_now(w, 128, 64);
+    world_write_now(w, 64, 64);
+    world_write_now(w, 128, 64);
     make_root(w);
-    discard(w, 0, 192);
+    world_discard(w, 0, 192);
     make_root(w);
     before = info(w).stale;
     assert_true(before >= 128 && before <= 192);
     for (unsigned i = 0; i < 2; i++) {
-        io = write_at(w, 1024 + i * 64, 64);
+        io = world_write(w, 1024 + i * 64, 64);
         for (unsigned k = 0; k < w->u.store->pending_n; k++)
             most = MAX(most, w->u.store->pending[k].addr);
         px_run(&w->u);
@@ -343,7 +294,7 @@ static void written_again(void **state)
     assert_true(most < first + 256);
     assert_true(info(w).stale + 128 <= before);
     assert_int_equal(w->u.store->punches, 0);
-    compare(w, 4096);
+    world_compare(w, 4096);
     end(w);
     free(w);
 }
@@ -359,13 +310,13 @@ static void never_what_is_used(void **state)
 
         begin(w, 4096, 1024, seed);
         for (unsigned i = 0; i < 16; i++)
-            write_now(w, i * 64, 64);
-        discard(w, 0, 1024);
+            world_write_now(w, i * 64, 64);
+        world_discard(w, 0, 1024);
         make_root(w);
         pool_turn(w->u.pool);
         w->u.pool->space.hole_at = w->u.pool->space.run_at = 0;
         for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
-            io[i] = write_at(w, i * 16, 12 + (unsigned)dt_rng_below(&w->rng, 5));
+            io[i] = world_write(w, i * 16, 12 + (unsigned)dt_rng_below(&w->rng, 5));
             if (dt_rng_below(&w->rng, 4) == 0)
                 rig_turn(w->u.store);
             pool_turn(w->u.pool);
@@ -374,7 +325,7 @@ static void never_what_is_used(void **state)
         for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
             assert_int_equal(px_finish(io[i]), 0);
         punches += w->u.store->punches;
-        compare(w, 1024);
+        world_compare(w, 1024);
         rig_check(w->u.pool);
         end(w);
         free(w);
@@ -391,7 +342,7 @@ static void waiting_at_rest(void **state)
 
     begin(w, 512, 1024, 1);
     for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
-        io[i] = write_at(w, i * 32, 32);
+        io[i] = world_write(w, i * 32, 32);
     px_run(&w->u);
     assert_true(io_stalled(w->u.pool));
     assert_int_equal(w->u.others, 1); /* that it is full */
@@ -403,10 +354,10 @@ static void waiting_at_rest(void **state)
     assert_int_equal(w->u.kicks, 0);
     assert_true(pool_wait(w->u.pool) > 0);
     assert_int_equal(disk_counters(w->disk)->held, held);
-    discard(w, 0, 256);
+    world_discard(w, 0, 256);
     for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
         assert_int_equal(px_finish(io[i]), 0);
-    compare(w, 512);
+    world_compare(w, 512);
     end(w);
     free(w);
 }
@@ -418,8 +369,8 @@ static void no_turns_in_vain(void **state)
 
     begin(w, 4096, 1024, 1);
     for (unsigned i = 0; i < 16; i++)
-        write_now(w, i * 64, 64);
-    discard(w, 0, 1024);
+        world_write_now(w, i * 64, 64);
+    world_discard(w, 0, 1024);
     make_root(w);
     assert_int_equal(pool_wait(w->u.pool), 0); /* more than a part of the pool */
     w->u.pool->space.promised += info(w).free;
@@ -442,9 +393,9 @@ static void closing_punches(void **state)
 
     begin(w, 65536, 4096, 1);
     for (unsigned i = 0; i < 8; i++)
-        write_now(w, i * 64, 64);
+        world_write_now(w, i * 64, 64);
     make_root(w);
-    discard(w, 0, 512);
+    world_discard(w, 0, 512);
     px_run(&w->u);
     assert_int_equal(w->u.store->punches, 0);
     disk_close(w->disk);
@@ -457,7 +408,7 @@ static void closing_punches(void **state)
     assert_true(destroyed >= 448);
     px_reopen(&w->u);
     w->disk = px_open(&w->u, "disk");
-    compare(w, 4096);
+    world_compare(w, 4096);
     rig_check(w->u.pool);
     end(w);
     free(w);
