@@ -35,14 +35,14 @@ void net_join(struct dt_ctx *a, struct dt_ctx *b)
     free(other);
 }
 
-static bool pass_one(struct lane *from, struct lane *to, struct packet *p)
+/* @p for a free packet of the same size; its slot is left to the caller. */
+static inline bool pass_one(struct lane *from, struct lane *to, struct packet *p)
 {
     struct packet *other = net_pool_take(net_pool_of(to->net, p), to);
 
     if (unlikely(!other))
         return false;
-    if (p->slot)
-        net_give_back(from, p);
+    p->slot = NULL;
     p->lane = to;
     p->pub.flags &=
         DT_PACKET_PARSED; /* what a guest says of its checksum means nothing to another */
@@ -55,23 +55,30 @@ static bool pass_one(struct lane *from, struct lane *to, struct packet *p)
 unsigned net_pass(struct dt_ctx *c, struct dt_ctx *other, struct dt_packet **packets, unsigned n)
 {
     struct ctx *from = ctx_of(c), *to = ctx_of(other);
-    unsigned passed = 0;
+    struct lane *lane = from->lane, *there = to->lane;
+    unsigned passed, nslots = 0;
+    void *slots[NET_BURST];
 
-    for (; passed < n; passed++) {
+    CHECK(n <= NET_BURST);
+    for (passed = 0; passed < n; passed++) {
         struct packet *p = packet_of(packets[passed]);
+        void *slot = p->slot;
 
         if (unlikely(p->holder != from || p->pub.needs & DT_OFFLOAD_FETCH))
             net_violated(from, p, "passed on");
-        if (unlikely(!pass_one(from->lane, to->lane, p)))
+        if (unlikely(!pass_one(lane, there, p)))
             break;
         p->holder = to;
+        if (slot)
+            slots[nslots++] = slot;
     }
+    lane->front_ops->sent(lane, slots, nslots);
     hold(from, -passed);
     hold(to, passed);
-    set_relaxed(&from->lane->in_flight, from->lane->in_flight - passed);
-    set_relaxed(&to->lane->in_flight, to->lane->in_flight + passed);
-    if (unlikely(from->lane->quiescing))
-        lane_drained(from->lane);
+    set_relaxed(&lane->in_flight, lane->in_flight - passed);
+    set_relaxed(&there->in_flight, there->in_flight + passed);
+    if (unlikely(lane->quiescing))
+        lane_drained(lane);
     return passed;
 }
 

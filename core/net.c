@@ -27,6 +27,8 @@ void net_violated(const struct ctx *c, const struct packet *p, const char *what)
 static void leave(struct ctx *ctx, struct dt_packet **packets, unsigned n, const char *what)
 {
     struct lane *lane = ctx->lane;
+    void *slots[NET_BURST];
+    unsigned nslots = 0;
 
     hold(ctx, -n);
     set_relaxed(&lane->in_flight, lane->in_flight - n);
@@ -36,8 +38,17 @@ static void leave(struct ctx *ctx, struct dt_packet **packets, unsigned n, const
         if (unlikely(p->holder != ctx))
             net_violated(ctx, p, what);
         p->holder = NULL;
-        net_packet_free(lane, p);
+        if (p->slot)
+            slots[nslots++] = p->slot;
+        p->slot = NULL;
+        net_pool_put(net_pool_of(lane->net, p), p, lane);
+        if (nslots == NET_BURST) {
+            lane->front_ops->sent(lane, slots, nslots);
+            nslots = 0;
+        }
     }
+    if (nslots)
+        lane->front_ops->sent(lane, slots, nslots);
     if (unlikely(lane->quiescing))
         lane_drained(lane);
 }

@@ -170,7 +170,7 @@ static inline void net_give_back(struct lane *lane, struct packet *p)
     void *slot = p->slot;
 
     p->slot = NULL;
-    lane->front_ops->sent(lane, slot);
+    lane->front_ops->sent(lane, &slot, 1);
 }
 
 static inline struct packet *net_packet_new(struct lane *lane, uint32_t length)

@@ -34,7 +34,7 @@ static uint64_t entered(const struct virtq *vq, uint16_t id)
     const struct log_split *split = vq->config.inflight;
     const struct log_packed *packed = vq->config.inflight;
 
-    return vq->config.packed ? READ_ONCE(packed->desc[virtq_slot(vq, id)->log_first_].counter)
+    return vq->config.packed ? READ_ONCE(packed->desc[vq->entered[id].first].counter)
                              : READ_ONCE(split->desc[id].counter);
 }
 
@@ -58,6 +58,8 @@ unsigned virtq_put_back(struct virtq *vq)
     if (n == 0)
         return 0;
     CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0);
+    tail_enter(vq);
+    tail_mark(vq, vq->used, vq->used_wrap);
     sort_by_age(vq);
     vq->config.packed ? packed_put_back(vq) : split_put_back(vq);
     vq->returned_count = 0;

@@ -114,7 +114,7 @@ void log_fill(void *mem, uint16_t queue_size, bool packed)
     struct log_split *s = mem;
 
     memset((uint8_t *)mem + head, 0, inflight_queue_size(queue_size, packed) - head);
-    s->features = 0;
+    s->tail = 0;
     if (!packed) {
         s->desc_num = queue_size;
         return;
@@ -125,7 +125,7 @@ void log_fill(void *mem, uint16_t queue_size, bool packed)
     p->lists.desc_num = queue_size;
 }
 
-static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, uint16_t size,
+static int judge_header(uint64_t tail, uint16_t version, uint16_t desc_num, uint16_t size,
                         struct dt_error *err)
 {
     if (version == LOG_SPOILED)
@@ -133,11 +133,11 @@ static int judge_header(uint64_t features, uint16_t version, uint16_t desc_num, 
             err, -EBADMSG,
             "the ring was served by somebody who keeps no in-flight log: what he had of it "
             "is lost");
-    if (version != LOG_VERSION || features != 0)
+    if (version != LOG_VERSION || (tail != 0 && (tail & ~(uint64_t)UINT16_MAX) != LOG_TAIL))
         return dt_fail(err, -EBADMSG,
                        "in-flight log of version %u with features 0x%" PRIx64
                        "; this program knows version %u without features",
-                       version, features, LOG_VERSION);
+                       version, tail, LOG_VERSION);
     if (desc_num != size)
         return dt_fail(err, -EBADMSG, "in-flight log for %u descriptors, but the queue has %u",
                        desc_num, size);
@@ -177,6 +177,14 @@ void virtq_charge(const struct virtq *vq, struct virtq_chain *chain, uint8_t *at
 
 /* ---- Split ---------------------------------------------------------------------------- */
 
+/* How many there are in the tail, which begins at @first; a mark behind that is an old one. */
+static uint16_t split_tail(const struct log_split *copy, uint16_t first, unsigned room)
+{
+    uint16_t n = (uint16_t)((uint16_t)copy->tail - first);
+
+    return copy->tail && n <= room ? n : 0;
+}
+
 /* Clear the published batch in @copy; @batch gets its heads. */
 static int split_judge_batch(struct log_split *copy, uint16_t size, uint16_t n, uint16_t *batch,
                              struct dt_error *err)
@@ -198,20 +206,41 @@ static int split_judge_batch(struct log_split *copy, uint16_t size, uint16_t n, 
     return 0;
 }
 
-static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used, uint16_t *batch,
-                       struct log_age *ages, struct log_found *found, struct dt_error *err)
+/* Nothing was in flight: where the ring stands now need not be where it stood then. A VMM keeps the log while a
+ * back end without one serves the ring. */
+static bool split_idle(const struct log_split *copy, uint16_t size)
+{
+    for (uint16_t i = 0; i < size; i++)
+        if (copy->desc[i].word.inflight)
+            return false;
+    return true;
+}
+
+/* How many of the last batch's list the driver has seen, or -EBADMSG. */
+static int split_batch_size(const struct log_split *copy, uint16_t size, uint16_t ring_used,
+                            struct dt_error *err)
 {
     uint16_t n = (uint16_t)(ring_used - copy->used_idx);
-    int r = judge_header(copy->features, copy->version, copy->desc_num, size, err);
+    int r = judge_header(copy->tail, copy->version, copy->desc_num, size, err);
 
     if (r < 0)
         return r;
+    if (split_idle(copy, size))
+        return 0;
     if (n > size)
         return dt_fail(err, -EBADMSG,
                        "in-flight log: used index %u, but the ring's is %u: more than the %u "
                        "descriptors apart",
                        copy->used_idx, ring_used, size);
-    r = split_judge_batch(copy, size, n, batch, err);
+    return copy->tail && copy->last_batch_head == LOG_NO_BATCH ? 0 : n;
+}
+
+static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used, uint16_t *batch,
+                       struct log_age *ages, struct log_found *found, struct dt_error *err)
+{
+    int n = split_batch_size(copy, size, ring_used, err);
+    int r = n < 0 ? n : split_judge_batch(copy, size, (uint16_t)n, batch, err);
+
     if (r < 0)
         return r;
     for (uint16_t i = 0; i < size; i++) {
@@ -224,17 +253,8 @@ static int split_judge(struct log_split *copy, uint16_t size, uint16_t ring_used
             ages[found->count++] = (struct log_age){e->counter, i};
     }
     sort_found(ages, found);
-    return 0;
-}
-
-/* Nothing was in flight: where the ring stands now need not be where it stood then. A VMM keeps the log while a
- * back end without one serves the ring. */
-static bool split_idle(const struct log_split *copy, uint16_t size)
-{
-    for (uint16_t i = 0; i < size; i++)
-        if (copy->desc[i].word.inflight)
-            return false;
-    return true;
+    found->tail = split_tail(copy, (uint16_t)(ring_used + found->count), size - found->count);
+    return n;
 }
 
 int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
@@ -244,20 +264,14 @@ int log_split_recover(struct log_split *log, uint16_t size, uint16_t ring_used,
     _cleanup_free_ struct log_split *copy = xcalloc(1, bytes);
     _cleanup_free_ struct log_age *ages = xcalloc(size, sizeof(*ages));
     _cleanup_free_ uint16_t *batch = xcalloc(size, sizeof(*batch));
-    uint16_t n;
-    int r;
+    int n;
 
     memcpy(copy, log, bytes);
     __asm__ volatile("" ::: "memory"); /* the copy is made now and only once */
-    n = (uint16_t)(ring_used - copy->used_idx);
-    r = judge_header(copy->features, copy->version, copy->desc_num, size, err);
-    if (r == 0 && split_idle(copy, size))
-        n = 0;
-    else
-        r = r ?: split_judge(copy, size, ring_used, batch, ages, found, err);
-    if (r < 0)
-        return r;
-    for (unsigned i = 0; i < n; i++)
+    n = split_judge(copy, size, ring_used, batch, ages, found, err);
+    if (n < 0)
+        return n;
+    for (int i = 0; i < n; i++)
         log->desc[batch[i]].word.inflight = 0;
     RING_STEP();
     log->used_idx = ring_used;
@@ -357,12 +371,32 @@ static int packed_claim(const struct log_packed *copy, uint16_t size, uint16_t h
     return 0;
 }
 
+/* The tail, which began where the log's last chain ends, and of which the driver may have got the first ones. */
+static void packed_find_tail(struct log_packed *copy, uint16_t size,
+                             const struct vring_packed_desc *ring, struct log_found *found)
+{
+    unsigned at = copy->used.used_idx + (copy->used.used_wrap ? size : 0);
+    unsigned end = (copy->tail & 0x7fff) + (copy->tail >> 15 & 1 ? size : 0);
+    unsigned n = (end + 2u * size - at - found->descs) % (2u * size);
+    uint16_t used = copy->used.used_idx;
+    bool wrap = copy->used.used_wrap;
+
+    /* A mark behind the beginning is an old one. */
+    if (!copy->tail || (copy->tail & 0x7fff) >= size || n + found->descs > size)
+        return;
+    for (; n > 0 && !!(READ_ONCE(ring[used].flags) & PACKED_USED) == wrap; n--)
+        ring_advance(&used, &wrap, 1, size);
+    copy->used.used_idx = copy->used.old_used_idx = used;
+    copy->used.used_wrap = copy->used.old_used_wrap = wrap;
+    found->tail = (uint16_t)n;
+}
+
 static int packed_judge(struct log_packed *copy, uint16_t size,
                         const struct vring_packed_desc *ring, bool *claimed, struct log_age *ages,
                         struct log_found *found, struct dt_error *err)
 {
     _cleanup_free_ bool *ids = xcalloc(size, sizeof(*ids));
-    int r = judge_header(copy->features, copy->lists.version, copy->lists.desc_num, size, err);
+    int r = judge_header(copy->tail, copy->lists.version, copy->lists.desc_num, size, err);
 
     if (r == 0)
         r = packed_settle(copy, size, ring, err);
@@ -375,6 +409,7 @@ static int packed_judge(struct log_packed *copy, uint16_t size,
     if (r == 0) {
         sort_found(ages, found);
         found->counter = inflight_next(copy, size);
+        packed_find_tail(copy, size, ring, found);
     }
     return r;
 }

@@ -89,8 +89,28 @@ struct log_split_entry {
     uint64_t counter;
 };
 
+/*
+ * The first word of both layouts. The specification has no use for it yet and wants it to be 0; in ours it may say that there
+ * is a tail (tail.c), and up to which place of the ring.
+ */
+#define LOG_TAIL     (1ull << 63)
+#define LOG_NO_BATCH 0xffffu /* split, with a tail: what was published last was of the tail */
+
+static inline void log_set_tail(void *log, uint16_t end)
+{
+    WRITE_ONCE(*(uint64_t *)log, LOG_TAIL | end);
+    RING_STEP();
+}
+
+/* From here on it is a log as others know it. */
+static inline void log_end_tail(void *log)
+{
+    WRITE_ONCE(*(uint64_t *)log, 0);
+    RING_STEP();
+}
+
 struct log_split {
-    uint64_t features;
+    uint64_t tail;
     uint16_t version;
     uint16_t desc_num;
     uint16_t last_batch_head;
@@ -140,7 +160,7 @@ union log_packed_used {
 };
 
 struct log_packed {
-    uint64_t features;
+    uint64_t tail;
     union log_packed_lists lists;
     union log_packed_used used;
     uint64_t pad;
@@ -171,6 +191,7 @@ _Static_assert(sizeof(struct log_packed) == 32 && sizeof(struct log_packed_entry
  *        in flight links to itself.
  * @descs: packed: ring descriptors in flight.
  * @free_head, @used_idx, @used_wrap: packed: where log and ring stand.
+ * @tail: chains that were taken after those, and which only the ring tells.
  */
 struct log_found {
     uint16_t *order;
@@ -181,6 +202,7 @@ struct log_found {
     uint16_t free_head;
     uint16_t used_idx;
     bool used_wrap;
+    uint16_t tail;
 };
 
 /* Is there a log at all? A buffer that was never formatted is zero. */
@@ -252,6 +274,37 @@ static inline struct virtq_chain *virtq_slot(const struct virtq *vq, uint16_t id
 {
     return (struct virtq_chain *)((char *)vq->config.slots + id * vq->config.slot_stride);
 }
+
+/* ---- The tail (tail.c) ---- */
+
+/** tail_place() - of the @i-th of the tail. */
+static inline unsigned tail_place(const struct virtq *vq, unsigned i)
+{
+    unsigned size = vq->config.size, at = vq->last_avail;
+
+    if (!vq->config.packed)
+        return (at - vq->ntail + i) & (size - 1);
+    at = at + size - vq->ntail + i;
+    return at < size ? at : at - size;
+}
+static inline void tail_mark(struct virtq *vq, uint16_t at, bool wrap)
+{
+    if (vq->tail)
+        log_set_tail(vq->config.inflight, (uint16_t)(at | (vq->config.packed ? wrap << 15 : 0)));
+}
+/** tail_taken() - chains were taken: a successor is to know. */
+static inline void tail_taken(struct virtq *vq)
+{
+    tail_mark(vq, vq->last_avail, vq->avail_wrap);
+}
+/** tail_begin() - the log is as it should be; from here on there may be a tail, or is not to be one. */
+void tail_begin(struct virtq *vq);
+/** tail_is_done() - are the chains to be published the tail's first? Then they are in its order now. */
+bool tail_is_done(struct virtq *vq);
+/** tail_enter() - enter all of the tail in the log; then there is none. */
+void tail_enter(struct virtq *vq);
+void split_enter(struct virtq *vq, uint16_t place, uint16_t id);
+void packed_enter(struct virtq *vq, uint16_t place, uint16_t id);
 
 int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);
 unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max);
@@ -498,29 +551,30 @@ static inline struct nearby walk_nearby(const struct virtq *vq)
     return (struct nearby){r->gpa, r->size, r->host};
 }
 
+#define SHAPE_READ  (1ull | 1ull << 32) /* one descriptor and vector, to be read; */
+#define SHAPE_WRITE (1ull | 1ull << 48) /* or to be written */
+_Static_assert(offsetof(struct virtq_chain, nread) == 4 &&
+                   offsetof(struct virtq_chain, nwrite) == 6,
+               "of virtq_chain.shape_");
+
 /*
  * A chain of one ordinary descriptor in that region, as those of packets mostly are: judged as walk_add() and walk_end() do, without
- * what only others need. False: nothing was done, and the walk has to.
+ * what only others need. @d has neither NEXT nor INDIRECT. False: nothing was done, and the walk has to.
  */
 static inline bool walk_single(const struct nearby *near, struct virtq_chain *chain,
                                struct ring_desc d, uint16_t id)
 {
+    uint64_t off = d.addr - near->gpa, len = d.len;
     bool write = d.flags & VRING_DESC_F_WRITE;
-    uint64_t off = d.addr - near->gpa;
 
-    if (unlikely(d.flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) || d.len == 0 ||
-                 off >= near->size || d.len > near->size - off))
+    if (unlikely(off >= near->size || off + len > near->size || len == 0))
         return false;
     chain->id = id;
-    chain->ndesc = 1;
-    chain->attempts = 0;
-    chain->replayed = false;
-    chain->nread = !write;
-    chain->nwrite = write;
-    chain->read_len = write ? 0 : d.len;
-    chain->write_len = write ? d.len : 0;
+    chain->shape_ = write ? SHAPE_WRITE : SHAPE_READ;
+    chain->read_len = write ? 0 : len;
+    chain->write_len = write ? len : 0;
     chain->iov = chain->inline_iov;
-    chain->inline_iov[0] = (struct iovec){near->host + off, d.len};
+    chain->inline_iov[0] = (struct iovec){near->host + off, len};
     __builtin_prefetch(near->host + off);
     return true;
 }

@@ -58,6 +58,47 @@ static inline void log_set_used(struct virtq *vq, uint16_t idx, bool wrap, uint1
     RING_STEP();
 }
 
+/* ---- Log ------------------------------------------------------------------------------ */
+
+/* Enter the chain of these descriptors in the log; from its first word on a successor will return it. */
+static inline void packed_log_take(struct virtq *vq, uint16_t id, const struct ring_desc *descs,
+                                   unsigned n)
+{
+    struct log_packed *log = packed_log(vq);
+    const uint16_t *next = vq->log_next;
+    uint16_t first = vq->log_free, last = first, at = first;
+
+    for (unsigned i = 0; i < n; i++) {
+        struct log_packed_entry *e = &log->desc[at];
+
+        e->id = descs[i].next;
+        e->flags = descs[i].flags;
+        e->len = descs[i].len;
+        e->addr = descs[i].addr;
+        last = at;
+        at = next[at];
+    }
+    log->desc[first].counter = vq->counter++;
+    vq->entered[id] = (struct virtq_entered){first, last};
+    RING_STEP();
+    WRITE_ONCE(log->desc[first].word.whole, log_packed_taken(next[first], last, (uint16_t)n));
+    RING_STEP();
+    vq->log_free = at;
+    log_set_lists(vq, at, at);
+}
+
+/* Of the tail, whose chains have one descriptor each: it is still where the driver put it, and judged anew by whoever takes it
+ * from the log. */
+void packed_enter(struct virtq *vq, uint16_t place, uint16_t id)
+{
+    const struct vring_packed_desc *ring = vq->desc_area;
+    struct ring_desc d = desc_packed(READ_ONCE(ring[place].addr), ring_load(desc_word(vq, place)));
+
+    d.next = id;
+    d.flags &= (uint16_t)~VRING_DESC_F_NEXT;
+    packed_log_take(vq, id, &d, 1);
+}
+
 /* ---- Starting ------------------------------------------------------------------------- */
 
 /* Positions in flight must not look used, or the driver takes them for completions. */
@@ -97,6 +138,44 @@ static int packed_start_fresh(struct virtq *vq, uint32_t base, struct dt_error *
     return 0;
 }
 
+/* Whose buffer ids are in chains that the log has. */
+static void packed_mark_logged(const struct virtq *vq, bool *seen)
+{
+    const struct log_packed *log = packed_log(vq);
+
+    for (unsigned i = 0; i < vq->replay_count; i++) {
+        uint16_t at = vq->replay[i];
+
+        while (vq->log_next[at] != at)
+            at = vq->log_next[at];
+        seen[READ_ONCE(log->desc[at].id) % vq->config.size] = true;
+    }
+}
+
+/* The process before had taken @n more than the log has: their descriptors are where the driver put them. */
+static int packed_take_over(struct virtq *vq, unsigned n, struct dt_error *err)
+{
+    _cleanup_free_ bool *seen = xcalloc(vq->config.size, sizeof(*seen));
+
+    packed_mark_logged(vq, seen);
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t place = vq->last_avail, id = (uint16_t)(ring_load(desc_word(vq, place)) >> 32);
+
+        if (id >= vq->config.size || seen[id])
+            return dt_fail(err, -EBADMSG, "descriptor %u: buffer id %u, which was taken, is %s now",
+                           place, id,
+                           id >= vq->config.size ? "outside the ring" : "in flight twice");
+        seen[id] = true;
+        packed_enter(vq, place, id);
+        vq->replay[vq->replay_count] = vq->entered[id].first;
+        vq->log_next[vq->replay[vq->replay_count]] = vq->replay[vq->replay_count];
+        vq->replay_count++;
+        vq->descs++;
+        ring_advance(&vq->last_avail, &vq->avail_wrap, 1, vq->config.size);
+    }
+    return 0;
+}
+
 int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err)
 {
     struct log_found found = {.order = vq->replay};
@@ -104,6 +183,7 @@ int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error 
     int r;
 
     vq->copy = ring_array(size, sizeof(*vq->copy));
+    vq->entered = ring_array(size, sizeof(*vq->entered));
     vq->log_next = found.next = ring_array(size, sizeof(*vq->log_next));
     if (!recover)
         return packed_start_fresh(vq, base, err);
@@ -118,10 +198,15 @@ int packed_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error 
     vq->used_wrap = vq->avail_wrap = found.used_wrap;
     ring_advance(&vq->last_avail, &vq->avail_wrap, found.descs, size);
     packed_unmark(vq, found.descs);
-    return 0;
+    return packed_take_over(vq, found.tail, err);
 }
 
 /* ---- Taking --------------------------------------------------------------------------- */
+
+bool packed_pending(struct virtq *vq)
+{
+    return word_available(ring_load(desc_word(vq, vq->last_avail)), vq->avail_wrap);
+}
 
 /* Copy the chain whose first word is @word; its descriptors, or -EPROTO. */
 static int packed_copy(struct virtq *vq, uint64_t word)
@@ -178,57 +263,7 @@ static int packed_walk(struct virtq *vq, unsigned n, unsigned from, uint8_t atte
     return walk_end(&w, id, n, attempts);
 }
 
-/* Enter the chain of these descriptors in the log; from its first word on a successor will return it. */
-static inline void packed_log_take(struct virtq *vq, struct virtq_chain *chain,
-                                   const struct ring_desc *descs, unsigned n)
-{
-    struct log_packed *log = packed_log(vq);
-    const uint16_t *next = vq->log_next;
-    uint16_t first = vq->log_free, last = first, at = first;
-
-    for (unsigned i = 0; i < n; i++) {
-        struct log_packed_entry *e = &log->desc[at];
-
-        e->id = descs[i].next;
-        e->flags = descs[i].flags;
-        e->len = descs[i].len;
-        e->addr = descs[i].addr;
-        last = at;
-        at = next[at];
-    }
-    log->desc[first].counter = vq->counter++;
-    chain->log_first_ = first;
-    chain->log_last_ = last;
-    RING_STEP();
-    WRITE_ONCE(log->desc[first].word.whole, log_packed_taken(next[first], last, (uint16_t)n));
-    RING_STEP();
-    vq->log_free = at;
-    log_set_lists(vq, at, at);
-}
-
-/* The chain whose first word is @word, of one descriptor; false: judge it the long way. */
-static inline bool packed_take_single(struct virtq *vq, const struct nearby *near, uint64_t word,
-                                      struct virtq_chain **out)
-{
-    const struct vring_packed_desc *ring = vq->desc_area;
-    unsigned size = vq->config.size;
-    struct ring_desc d;
-
-    if (unlikely(vq->descs == size || word >> 48 & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)))
-        return false;
-    d = desc_packed(READ_ONCE(ring[vq->last_avail].addr), word);
-    if (unlikely(d.next >= size || vq->state[d.next] != VIRTQ_ID_FREE))
-        return false;
-    *out = virtq_slot(vq, d.next);
-    if (unlikely(!walk_single(near, *out, d, d.next)))
-        return false;
-    vq->state[d.next] = VIRTQ_ID_TAKEN;
-    packed_log_take(vq, *out, &d, 1);
-    vq->descs++;
-    ring_advance(&vq->last_avail, &vq->avail_wrap, 1, (uint16_t)size);
-    return true;
-}
-
+/* The next chain, whatever it is. */
 static bool packed_take_chain(struct virtq *vq, uint64_t word, struct virtq_chain **out)
 {
     int n = packed_copy(vq, word);
@@ -236,30 +271,107 @@ static bool packed_take_chain(struct virtq *vq, uint64_t word, struct virtq_chai
     if (n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, out) < 0)
         return false;
     vq->state[(*out)->id] = VIRTQ_ID_TAKEN;
-    packed_log_take(vq, *out, vq->copy, (unsigned)n);
+    tail_enter(vq);
+    packed_log_take(vq, (*out)->id, vq->copy, (unsigned)n);
     vq->descs = (uint16_t)(vq->descs + n);
     ring_advance(&vq->last_avail, &vq->avail_wrap, (unsigned)n, vq->config.size);
     return true;
 }
 
+/* The flags of a chain of one ordinary descriptor, and what they are while it is available. */
+#define SINGLE_MASK (PACKED_AVAIL | PACKED_USED | VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)
+static inline unsigned single_flags(bool wrap)
+{
+    return wrap ? PACKED_AVAIL : PACKED_USED;
+}
+
+/*
+ * Up to @max chains of one ordinary descriptor; ends before any other. What the burst has in common is in variables, which
+ * stores leave alone.
+ */
+static inline __attribute__((always_inline)) unsigned take_singles(struct virtq *vq,
+                                                                   struct virtq_chain **out,
+                                                                   unsigned max, uint16_t *tail)
+{
+    struct vring_packed_desc *ring = vq->desc_area;
+    const unsigned size = vq->config.size;
+    const struct vring_packed_desc *at = ring + vq->last_avail, *ring_end = ring + size;
+    struct virtq_chain **to = out, **end = out + MIN(max, size - vq->descs);
+    const struct nearby near = walk_nearby(vq);
+    char *slots = vq->config.slots;
+    size_t stride = vq->config.slot_stride;
+    unsigned flags = single_flags(vq->avail_wrap);
+    uint8_t *state = vq->state;
+
+    for (; to < end; to++) {
+        uint64_t word = ring_load_acquire((const uint64_t *)(const void *)&at->len);
+        struct ring_desc d = desc_packed(READ_ONCE(at->addr), word);
+        struct virtq_chain *chain;
+
+        if ((d.flags & SINGLE_MASK) != flags || unlikely(d.next >= size || state[d.next]))
+            break;
+        chain = (struct virtq_chain *)(slots + d.next * stride);
+        if (unlikely(!walk_single(&near, chain, d, d.next)))
+            break;
+        state[d.next] = VIRTQ_ID_TAKEN;
+        if (tail)
+            tail[at - ring] = d.next;
+        else
+            packed_log_take(vq, d.next, &d, 1);
+        *to = chain;
+        if (unlikely(++at == ring_end)) {
+            at = ring;
+            flags ^= PACKED_AVAIL | PACKED_USED;
+        }
+    }
+    vq->last_avail = (uint16_t)(at - ring);
+    vq->avail_wrap = flags == single_flags(true);
+    vq->descs = (uint16_t)(vq->descs + (to - out));
+    return (unsigned)(to - out);
+}
+
+/* Each by itself, for the registers of their loops. */
+static __attribute__((noinline)) unsigned take_to_log(struct virtq *vq, struct virtq_chain **out,
+                                                      unsigned max)
+{
+    return take_singles(vq, out, max, NULL);
+}
+
+static __attribute__((noinline)) unsigned take_to_tail(struct virtq *vq, struct virtq_chain **out,
+                                                       unsigned max)
+{
+    uint16_t *tail = vq->tail;
+    unsigned n;
+
+    if (!tail)
+        __builtin_unreachable();
+    n = take_singles(vq, out, max, tail);
+    vq->ntail = (uint16_t)(vq->ntail + n);
+    return n;
+}
+
+static unsigned packed_take_singles(struct virtq *vq, struct virtq_chain **out, unsigned max)
+{
+    return vq->tail ? take_to_tail(vq, out, max) : take_to_log(vq, out, max);
+}
+
 unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 {
-    struct nearby near = walk_nearby(vq);
+    unsigned n = 0;
 
-    for (unsigned i = 0; i < max; i++) {
+    if (!packed_pending(vq))
+        return 0;
+    packed_prefetch(desc_word(vq, vq->last_avail));
+    while ((n += packed_take_singles(vq, out + n, max - n)) < max) {
         uint64_t word = ring_load_acquire(desc_word(vq, vq->last_avail));
 
-        if (!word_available(word, vq->avail_wrap))
-            return i;
-        if (i == 0)
-            packed_prefetch(desc_word(vq, vq->last_avail));
-        if (likely(packed_take_single(vq, &near, word, &out[i])))
-            continue;
-        if (!packed_take_chain(vq, word, &out[i]))
-            return i;
-        near = walk_nearby(vq);
+        if (!word_available(word, vq->avail_wrap) || !packed_take_chain(vq, word, &out[n]))
+            break;
+        n++;
     }
-    return max;
+    if (n > 0)
+        tail_taken(vq);
+    return n;
 }
 
 /* A chain of the log, whose links recovery judged; its content is judged like the ring's. */
@@ -282,15 +394,9 @@ int packed_retake(struct virtq *vq, uint16_t entry, struct virtq_chain **out)
     if (r < 0)
         return r;
     vq->state[(*out)->id] = VIRTQ_ID_TAKEN;
-    (*out)->log_first_ = entry;
-    (*out)->log_last_ = at;
+    vq->entered[(*out)->id] = (struct virtq_entered){entry, at};
     virtq_charge(vq, *out, &log->desc[entry].word.attempts);
     return 0;
-}
-
-bool packed_pending(struct virtq *vq)
-{
-    return word_available(ring_load(desc_word(vq, vq->last_avail)), vq->avail_wrap);
 }
 
 /* ---- Publishing ----------------------------------------------------------------------- */
@@ -311,9 +417,11 @@ static void packed_log_batch(struct virtq *vq, uint16_t used, bool used_wrap)
     const struct virtq_done *done = vq->done, *end = done + vq->done_count;
 
     for (; done < end; done++) {
-        WRITE_ONCE(log->desc[done->log_last].word.next, head);
-        next[done->log_last] = head;
-        head = done->log_first;
+        struct virtq_entered e = vq->entered[done->id];
+
+        WRITE_ONCE(log->desc[e.last].word.next, head);
+        next[e.last] = head;
+        head = e.first;
     }
     vq->log_free = head;
     RING_STEP();
@@ -329,7 +437,7 @@ static void packed_log_done(struct virtq *vq, uint16_t used, bool used_wrap)
     uint8_t *state = vq->state;
 
     for (; done < end; done++) {
-        WRITE_ONCE(log->desc[done->log_first].word.inflight, 0);
+        WRITE_ONCE(log->desc[vq->entered[done->id].first].word.inflight, 0);
         state[done->id] = VIRTQ_ID_FREE;
         RING_STEP();
     }
@@ -378,21 +486,58 @@ static void packed_dirty(struct virtq *vq, const void *host, uint64_t len)
         dirtylog_mark(vq->config.dirty, gpa, len);
 }
 
+/* The tail's first chains: the ring itself says how far this went. */
+static void packed_write_tail(struct virtq *vq, uint16_t *at, bool *wrap)
+{
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
+    struct vring_packed_desc *ring = vq->desc_area, *to = ring + *at;
+    const struct vring_packed_desc *ring_end = ring + vq->config.size;
+    uint8_t *state = vq->state;
+    bool turn = *wrap;
+
+    vq->ntail = (uint16_t)(vq->ntail - vq->done_count);
+    for (; done < end; done++) {
+        state[done->id] = VIRTQ_ID_FREE;
+        ring_store_release((uint64_t *)(void *)&to->len, used_word(done, turn));
+        if (unlikely(++to == ring_end)) {
+            to = ring;
+            turn = !turn;
+        }
+        RING_STEP();
+    }
+    *at = (uint16_t)(to - ring);
+    *wrap = turn;
+    log_set_used(vq, *at, turn, *at, turn);
+}
+
+/* Any chains that were taken: in the log first. */
+static void packed_write_batch(struct virtq *vq, uint16_t *at, bool *wrap)
+{
+    unsigned descs = 0;
+
+    tail_enter(vq);
+    for (unsigned i = 0; i < vq->done_count; i++)
+        descs += vq->done[i].ndesc;
+    ring_advance(at, wrap, descs, vq->config.size);
+    packed_log_batch(vq, *at, *wrap);
+    *at = vq->used;
+    *wrap = vq->used_wrap;
+    packed_write_used(vq, at, wrap);
+    packed_log_done(vq, *at, *wrap);
+}
+
 bool packed_publish(struct virtq *vq)
 {
     struct vring_packed_desc *ring = vq->desc_area;
     uint16_t at = vq->used;
     bool wrap = vq->used_wrap;
-    unsigned descs = 0;
+    unsigned descs;
 
-    for (unsigned i = 0; i < vq->done_count; i++)
-        descs += vq->done[i].ndesc;
-    ring_advance(&at, &wrap, descs, vq->config.size);
-    packed_log_batch(vq, at, wrap);
-    at = vq->used;
-    wrap = vq->used_wrap;
-    packed_write_used(vq, &at, &wrap);
-    packed_log_done(vq, at, wrap);
+    if (tail_is_done(vq))
+        packed_write_tail(vq, &at, &wrap);
+    else
+        packed_write_batch(vq, &at, &wrap);
+    descs = at - vq->used + (wrap != vq->used_wrap ? vq->config.size : 0u);
     if (unlikely(vq->config.dirty != NULL)) {
         unsigned run = MIN(descs, vq->config.size - (unsigned)vq->used);
 
@@ -413,7 +558,7 @@ static void packed_offer_again(struct virtq *vq, const struct virtq_chain *chain
 {
     struct vring_packed_desc *ring = vq->desc_area;
     const struct log_packed *log = packed_log(vq);
-    uint16_t entry = chain->log_first_, first = *at;
+    uint16_t entry = vq->entered[chain->id].first, first = *at;
     uint64_t first_word = 0;
 
     for (unsigned i = 0; i < chain->ndesc; i++, entry = vq->log_next[entry]) {
@@ -450,13 +595,13 @@ void packed_put_back(struct virtq *vq)
     CHECK(at == vq->last_avail && wrap == vq->avail_wrap);
     packed_dirty(vq, vq->desc_area, 16 * (uint64_t)vq->config.size);
     for (unsigned i = vq->returned_count; i-- > 0;) {
-        const struct virtq_chain *chain = virtq_slot(vq, vq->returned[i]);
+        struct virtq_entered e = vq->entered[vq->returned[i]];
 
-        WRITE_ONCE(log->desc[chain->log_last_].word.next, vq->log_free);
-        vq->log_next[chain->log_last_] = vq->log_free;
-        vq->log_free = chain->log_first_;
-        ring_store_release(&log->desc[chain->log_first_].word.inflight, 0);
-        vq->state[chain->id] = VIRTQ_ID_FREE;
+        WRITE_ONCE(log->desc[e.last].word.next, vq->log_free);
+        vq->log_next[e.last] = vq->log_free;
+        vq->log_free = e.first;
+        ring_store_release(&log->desc[e.first].word.inflight, 0);
+        vq->state[vq->returned[i]] = VIRTQ_ID_FREE;
         RING_STEP();
     }
     log_set_lists(vq, vq->log_free, vq->log_free);

@@ -226,22 +226,28 @@ uint64_t inflight_next(const void *mem, uint16_t queue_size);
  * @replayed: an earlier process left it. It may already
  *            have been executed.
  * @awaited:  the caller's: the VMM takes back memory that it may use, and waits for its end.
+ * @copied, @owner: the caller's.
  * @nread, @nwrite: entries of @iov the device may read, followed by those it may write.
  * @read_len, @write_len: their bytes.
  * @iov: points to @inline_iov, or to a long list of the pool until virtq_push().
  */
 struct virtq_chain {
+    union {
+        struct {
+            uint16_t ndesc;
+            uint8_t attempts;
+            bool replayed;
+            uint16_t nread;
+            uint16_t nwrite;
+        };
+        uint64_t shape_; /* private: all of these in one store */
+    };
     uint16_t id;
-    uint16_t ndesc;
-    uint8_t attempts;
-    bool replayed;
-    uint16_t nread;
-    uint16_t nwrite;
-    uint16_t log_first_; /* private: its first and last entry in a packed in-flight log */
-    uint16_t log_last_;
     bool awaited;
+    bool copied;
     uint64_t read_len;
     uint64_t write_len;
+    void *owner;
     struct iovec *iov;
     struct iovec inline_iov[VIRTQ_INLINE_IOV];
 };
@@ -259,6 +265,8 @@ void iovpool_free(struct iovpool *pool);
  * @slots, @slot_stride: the caller's array of @size slots; each begins with a virtq_chain.
  * @inflight: this queue's log; never NULL.
  * @innocent: the process before did not die of what it did: charge its requests with nothing.
+ * @tail: chains that are answered in the order in which they were taken need not be entered in the log (tail.c). For devices
+ *         that mostly do so, and where nobody but virtq_start() reads the log of one that was killed.
  * @log_used: dirty-log address of the used ring, where @log_used_valid.
  */
 struct virtq_config {
@@ -267,6 +275,7 @@ struct virtq_config {
     bool event_idx;
     bool indirect;
     bool innocent;
+    bool tail;
     uint64_t desc, driver, device;
     const struct memmap *map;
     struct iovpool *iovs;
@@ -288,8 +297,10 @@ struct virtq_done {
     uint16_t id;
     uint16_t ndesc;
     uint32_t len;
-    uint16_t log_first;
-    uint16_t log_last;
+};
+/* A chain's first and last entry in a packed in-flight log. */
+struct virtq_entered {
+    uint16_t first, last;
 };
 enum virtq_id { VIRTQ_ID_FREE, VIRTQ_ID_TAKEN, VIRTQ_ID_PUSHED, VIRTQ_ID_RETURNED };
 
@@ -300,18 +311,23 @@ struct virtq {
     bool polling;      /* notifications are off: the device looks by itself */
     bool notify_known; /* the shared notification word is as @polling and @armed_at say */
     bool avail_wrap, used_wrap;
-    bool signalled_valid;   /* EVENT_IDX: @signalled means something */
-    uint16_t last_avail;    /* next available entry to take; packed: ring offset */
-    uint16_t used;          /* next used entry to publish; packed: ring offset */
-    uint16_t avail_shadow;  /* split: driver's avail idx as last read */
-    uint16_t armed_at;      /* EVENT_IDX: the event index the driver was given */
-    uint16_t signalled;     /* EVENT_IDX: used index at the last call decision */
-    uint16_t in_flight;     /* taken and not yet pushed */
-    uint16_t descs;         /* packed: ring descriptors taken and not yet published */
-    uint16_t log_free;      /* packed: head of the in-flight log's free list */
-    uint16_t *log_next;     /* packed: private copy of that list's links */
-    struct ring_desc *copy; /* packed: the chain being judged */
-    uint8_t *state;         /* by id: enum virtq_id */
+    bool signalled_valid;          /* EVENT_IDX: @signalled means something */
+    uint16_t last_avail;           /* next available entry to take; packed: ring offset */
+    uint16_t used;                 /* next used entry to publish; packed: ring offset */
+    uint16_t avail_shadow;         /* split: driver's avail idx as last read */
+    uint16_t armed_at;             /* EVENT_IDX: the event index the driver was given */
+    uint16_t signalled;            /* EVENT_IDX: used index at the last call decision */
+    uint16_t in_flight;            /* taken and not yet pushed */
+    uint16_t descs;                /* packed: ring descriptors taken and not yet published */
+    uint16_t log_free;             /* packed: head of the in-flight log's free list */
+    uint16_t *log_next;            /* packed: private copy of that list's links */
+    struct virtq_entered *entered; /* packed: by id: where the log has it */
+    uint16_t *
+        tail; /* by place in the ring (split: the available ring): the ids of the tail; else NULL */
+    uint16_t *tail_rank;                         /* by id: scratch */
+    uint16_t ntail;                              /* taken last, and not entered in the log */
+    struct ring_desc *copy;                      /* packed: the chain being judged */
+    uint8_t *state;                              /* by id: enum virtq_id */
     void *desc_area, *driver_area, *device_area; /* where the three areas are here */
     struct virtq_done *done;                     /* pushed and not yet published */
     unsigned done_count;
@@ -391,8 +407,6 @@ static inline void virtq_push(struct virtq *vq, struct virtq_chain *chain, uint3
         .id = chain->id,
         .ndesc = chain->ndesc,
         .len = written,
-        .log_first = chain->log_first_,
-        .log_last = chain->log_last_,
     };
     vq->in_flight--;
 }

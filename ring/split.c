@@ -48,6 +48,39 @@ static inline struct log_split *split_log(const struct virtq *vq)
     return vq->config.inflight;
 }
 
+/* Enter a head in the log, as number @counter; from the last store on a successor will return it. */
+static inline void split_log_take(struct log_split_entry *e, uint64_t counter)
+{
+    WRITE_ONCE(e->counter, counter);
+    RING_STEP();
+    WRITE_ONCE(e->word.whole, (union log_split_word){{.inflight = 1}}.whole);
+    RING_STEP();
+}
+
+void split_enter(struct virtq *vq, uint16_t place, uint16_t id)
+{
+    split_log_take(&split_log(vq)->desc[id], vq->counter++);
+}
+
+/* The process before had taken @n more than the log has: their heads are where the driver put them. */
+static int split_take_over(struct virtq *vq, unsigned n, struct dt_error *err)
+{
+    const struct log_split *log = split_log(vq);
+
+    for (unsigned i = 0; i < n; i++, vq->last_avail++) {
+        uint16_t place = vq->last_avail & (vq->config.size - 1u);
+        uint16_t head = READ_ONCE(avail_ring(vq)->ring[place]);
+
+        if (head >= vq->config.size || READ_ONCE(log->desc[head].word.inflight))
+            return dt_fail(err, -EBADMSG, "available entry %u: head %u, which was taken, is %s now",
+                           place, head,
+                           head >= vq->config.size ? "outside the ring" : "in flight twice");
+        split_enter(vq, place, head);
+        vq->replay[vq->replay_count++] = head;
+    }
+    return 0;
+}
+
 int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err)
 {
     struct log_found found = {.order = vq->replay};
@@ -70,8 +103,10 @@ int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *
         return r;
     vq->replay_count = found.count;
     vq->counter = found.counter;
-    vq->last_avail = vq->avail_shadow = (uint16_t)(vq->used + found.count);
-    return 0;
+    vq->last_avail = (uint16_t)(vq->used + found.count);
+    r = split_take_over(vq, found.tail, err);
+    vq->avail_shadow = vq->last_avail;
+    return r;
 }
 
 /* ---- Taking --------------------------------------------------------------------------- */
@@ -126,15 +161,6 @@ static int split_walk(struct virtq *vq, uint16_t head, uint8_t attempts, struct 
     return walk_end(&w, head, ndesc, attempts);
 }
 
-/* Enter a head in the log, as number @counter; from the last store on a successor will return it. */
-static inline void split_log_take(struct log_split_entry *e, uint64_t counter)
-{
-    WRITE_ONCE(e->counter, counter);
-    RING_STEP();
-    WRITE_ONCE(e->word.whole, (union log_split_word){{.inflight = 1}}.whole);
-    RING_STEP();
-}
-
 static int split_judge_head(struct virtq *vq, uint16_t at, uint16_t head)
 {
     if (head >= vq->config.size)
@@ -143,40 +169,79 @@ static int split_judge_head(struct virtq *vq, uint16_t at, uint16_t head)
     return virtq_fault(vq, "available entry %u: head %u is in flight already", at, head);
 }
 
+/* The chain of @head, if it is of one ordinary descriptor; or whatever it is. */
+static __attribute__((noinline)) bool take_chain(struct virtq *vq, uint16_t head,
+                                                 struct nearby *near)
+{
+    if (split_walk(vq, head, 0, virtq_slot(vq, head)) < 0)
+        return false;
+    *near = walk_nearby(vq);
+    return true;
+}
+
 /* The heads that @heads names, until one is at fault. What the burst has in common is in variables, which stores leave alone. */
-static unsigned split_take_heads(struct virtq *vq, const uint16_t *heads, struct virtq_chain **out,
-                                 unsigned n)
+static inline __attribute__((always_inline)) unsigned take_heads(struct virtq *vq,
+                                                                 const uint16_t *heads,
+                                                                 struct virtq_chain **out,
+                                                                 unsigned n, uint16_t *tail)
 {
     const struct vring_desc *table = vq->desc_area;
-    struct log_split_entry *entries = split_log(vq)->desc;
     struct nearby near = walk_nearby(vq);
     char *slots = vq->config.slots;
     size_t stride = vq->config.slot_stride;
     unsigned size = vq->config.size, i;
+    struct log_split_entry *entries = split_log(vq)->desc;
     uint64_t counter = vq->counter;
+    uint16_t at = vq->last_avail;
     uint8_t *state = vq->state;
 
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; i++, at++) {
         uint16_t head = heads[i];
         struct virtq_chain *chain;
+        struct ring_desc d;
 
-        if (unlikely(head >= size || state[head] != VIRTQ_ID_FREE)) {
-            split_judge_head(vq, (uint16_t)((vq->last_avail + i) & (size - 1)), head);
+        if (unlikely(head >= size || state[head])) {
+            split_judge_head(vq, at & (size - 1), head);
             break;
         }
         chain = (struct virtq_chain *)(slots + head * stride);
-        if (unlikely(!walk_single(&near, chain, desc_read_split(&table[head]), head))) {
-            if (split_walk(vq, head, 0, chain) < 0)
-                break;
-            near = walk_nearby(vq);
-        }
+        d = desc_read_split(&table[head]);
+        if (unlikely(d.flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) ||
+                     !walk_single(&near, chain, d, head)) &&
+            !take_chain(vq, head, &near))
+            break;
         state[head] = VIRTQ_ID_TAKEN;
-        split_log_take(&entries[head], counter++);
+        if (tail)
+            tail[at & (size - 1)] = head;
+        else
+            split_log_take(&entries[head], counter++);
         out[i] = chain;
     }
-    vq->counter = counter;
-    vq->last_avail = (uint16_t)(vq->last_avail + i);
+    if (!tail)
+        vq->counter = counter;
+    vq->last_avail = at;
     return i;
+}
+
+/* Each by itself, for the registers of their loops. */
+static __attribute__((noinline)) unsigned take_to_log(struct virtq *vq, const uint16_t *heads,
+                                                      struct virtq_chain **out, unsigned n)
+{
+    return take_heads(vq, heads, out, n, NULL);
+}
+
+static __attribute__((noinline)) unsigned take_to_tail(struct virtq *vq, const uint16_t *heads,
+                                                       struct virtq_chain **out, unsigned n)
+{
+    uint16_t *tail = vq->tail;
+
+    if (!tail)
+        __builtin_unreachable();
+    n = take_heads(vq, heads, out, n, tail);
+    vq->ntail = (uint16_t)(vq->ntail + n);
+    if (n > 0)
+        tail_taken(vq);
+    return n;
 }
 
 unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
@@ -191,7 +256,7 @@ unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
         heads[i] = READ_ONCE(avail->ring[(at + i) & mask]);
         __builtin_prefetch(&table[heads[i] & mask]);
     }
-    return split_take_heads(vq, heads, out, n);
+    return vq->tail ? take_to_tail(vq, heads, out, n) : take_to_log(vq, heads, out, n);
 }
 
 /* A head of the log; recovery found it in range, once, and in flight. */
@@ -271,34 +336,69 @@ static bool split_wants_call(struct virtq *vq)
     return !valid || vring_need_event(ring_load(used_event(vq)), vq->used, old);
 }
 
-bool split_publish(struct virtq *vq)
+/* The list of what is published, whose head a successor must know. */
+static uint16_t split_log_batch(struct virtq *vq)
+{
+    struct log_split *log = split_log(vq);
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
+    uint16_t head = log->last_batch_head;
+
+    for (; done < end; done++) {
+        WRITE_ONCE(log->desc[done->id].word.next, head);
+        head = done->id;
+    }
+    RING_STEP();
+    return head;
+}
+
+static void split_log_done(struct virtq *vq)
+{
+    struct log_split *log = split_log(vq);
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
+
+    for (; done < end; done++) {
+        WRITE_ONCE(log->desc[done->id].word.inflight, 0);
+        RING_STEP();
+    }
+}
+
+static void split_write_used(struct virtq *vq, uint16_t from)
 {
     struct vring_used *used = used_ring(vq);
-    struct log_split *log = split_log(vq);
     const struct virtq_done *done = vq->done;
     unsigned n = vq->done_count, mask = vq->config.size - 1u;
-    uint16_t from = vq->used, head = log->last_batch_head;
-    uint8_t *state = vq->state;
 
     for (unsigned i = 0; i < n; i++) {
         struct vring_used_elem *e = &used->ring[(from + i) & mask];
 
         WRITE_ONCE(e->id, done[i].id);
         WRITE_ONCE(e->len, done[i].len);
-        WRITE_ONCE(log->desc[done[i].id].word.next, head);
-        head = done[i].id;
     }
-    RING_STEP();
-    WRITE_ONCE(log->last_batch_head, head);
+}
+
+bool split_publish(struct virtq *vq)
+{
+    struct log_split *log = split_log(vq);
+    const struct virtq_done *done = vq->done;
+    unsigned n = vq->done_count;
+    uint16_t from = vq->used;
+    bool tail = tail_is_done(vq);
+    uint8_t *state = vq->state;
+
+    if (tail)
+        vq->ntail = (uint16_t)(vq->ntail - n);
+    else
+        tail_enter(vq);
+    split_write_used(vq, from);
+    WRITE_ONCE(log->last_batch_head, tail ? LOG_NO_BATCH : split_log_batch(vq));
     RING_STEP();
     vq->used = (uint16_t)(from + n);
-    ring_store_release(&used->idx, vq->used);
+    ring_store_release(&used_ring(vq)->idx, vq->used);
     RING_STEP();
-    for (unsigned i = 0; i < n; i++) {
-        WRITE_ONCE(log->desc[done[i].id].word.inflight, 0);
+    if (!tail)
+        split_log_done(vq);
+    for (unsigned i = 0; i < n; i++)
         state[done[i].id] = VIRTQ_ID_FREE;
-        RING_STEP();
-    }
     WRITE_ONCE(log->used_idx, vq->used);
     RING_STEP();
     split_dirty_used(vq, from, n);

@@ -109,6 +109,9 @@ static void virtq_release(struct virtq *vq)
     free(vq->replay);
     free(vq->spans);
     free(vq->log_next);
+    free(vq->entered);
+    free(vq->tail);
+    free(vq->tail_rank);
     free(vq->copy);
     *vq = (struct virtq){.stats = stats};
 }
@@ -135,6 +138,8 @@ static int start(struct virtq *vq, uint32_t base, bool recover, struct dt_error 
     if (!recover)
         log_format(c->inflight, c->size, c->packed);
     r = c->packed ? packed_start(vq, base, recover, err) : split_start(vq, base, recover, err);
+    if (r == 0)
+        tail_begin(vq);
     /* Only now does the log say something: a successor of a process that died within this
      * function starts afresh too. */
     if (r == 0 && !recover)
@@ -152,9 +157,11 @@ static int start_loose(struct virtq *vq, struct dt_error *err)
         return r;
     log_fill(vq->config.inflight, vq->config.size, true);
     r = packed_start(vq, base, false, err);
-    if (r == 0)
-        log_commit(vq->config.inflight);
-    return r;
+    if (r < 0)
+        return r;
+    tail_begin(vq);
+    log_commit(vq->config.inflight);
+    return 0;
 }
 
 int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t base, bool recover,
@@ -180,6 +187,10 @@ int virtq_start(struct virtq *vq, const struct virtq_config *config, uint32_t ba
     vq->replay = xcalloc(size, sizeof(*vq->replay));
     if (config->map->iotlb)
         vq->spans = virtq_spans_new(size);
+    if (config->tail) {
+        vq->tail = ring_array(size, sizeof(*vq->tail));
+        vq->tail_rank = xcalloc(size, sizeof(*vq->tail_rank));
+    }
     recover = recover && log_present(config->inflight);
     if (recover && config->packed && log_loose(config->inflight))
         r = start_loose(vq, err);
@@ -203,6 +214,7 @@ uint32_t virtq_stop(struct virtq *vq)
     if (vq->config.packed)
         base |= (uint32_t)vq->avail_wrap << 15 | (uint32_t)vq->used << 16 |
                 (uint32_t)vq->used_wrap << 31;
+    log_end_tail(vq->config.inflight);
     virtq_release(vq);
     return base;
 }

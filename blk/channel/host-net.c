@@ -98,12 +98,14 @@ static void back_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
     dt_sent(c, packets, n);
 }
 
-/* It ended on its way: the extension dropped it. */
-static void front_sent(struct lane *lane, void *slot)
+/* They ended on their way: the extension dropped them. */
+static void front_sent(struct lane *lane, void *const *slots, unsigned n)
 {
-    const struct host_packet *h = slot;
+    for (unsigned i = 0; i < n; i++) {
+        const struct host_packet *h = slots[i];
 
-    say(h->l, &(struct dt_channel_verdict){.id = h->id, .decision = DT_CHANNEL_DROP});
+        say(h->l, &(struct dt_channel_verdict){.id = h->id, .decision = DT_CHANNEL_DROP});
+    }
 }
 
 static void front_wake(struct lane *lane)

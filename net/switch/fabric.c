@@ -21,13 +21,15 @@ static void receive(struct lane *lane, struct dt_packet **packets, unsigned n)
             net_packet_free(lane, packet_of(packets[i]));
 }
 
-static void sent(struct lane *lane, void *slot)
+static void sent(struct lane *lane, void *const *slots, unsigned n)
 {
-    struct fabric_port *port = slot;
+    for (unsigned i = 0; i < n; i++) {
+        struct fabric_port *port = slots[i];
 
-    port->outstanding--;
-    if (port->nwaiting)
-        loop_defer(port->fabric->loop, &port->drain);
+        port->outstanding--;
+        if (port->nwaiting)
+            loop_defer(port->fabric->loop, &port->drain);
+    }
 }
 
 static void wake(struct lane *lane)

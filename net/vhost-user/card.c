@@ -202,6 +202,7 @@ const struct front_class card_front = {
     .size = sizeof(struct card_front),
     .slot_size = sizeof(struct card_slot),
     .rings_per_queue = 2,
+    .in_order = true,
     .translates = true,
     .uses = card_uses,
     .ahead = ahead,

@@ -15,21 +15,20 @@
 #define CARD_CHAINS  64u   /* buffers that one packet may be spread over */
 #define CARD_FLOWS   1024u /* flows, by hash, of which the queue is remembered */
 
-/** struct card_slot - @copied: of a packet that the guest sends: all of it; its memory is not looked at again. */
+/** struct card_slot - a chain. Of a packet that the guest sends @owner is the ring, and @copied says that all of it was: its memory is
+ *  not looked at again. What a chain of one descriptor needs is in the first cache line. */
 struct card_slot {
     struct virtq_chain chain;
-    bool copied;
-    struct front_queue *queue;
 } CACHE_ALIGNED;
+_Static_assert(offsetof(struct virtq_chain, inline_iov[1]) <= CACHE_LINE, "a slot's first line");
 
 /**
  * struct card_ring - what a receive ring has beyond what all have.
- * @stash: buffers taken from the ring for a packet that needs more of them than there were.
+ * @stash: buffers taken from the ring and not yet filled, from @at on.
  */
 struct card_ring {
     struct virtq_chain *stash[CARD_CHAINS];
     unsigned nstash, at;
-    uint64_t stash_bytes;
 };
 
 enum card_drops { DROP_BACKLOG, DROP_TOO_BIG, DROP_HEADER, DROP_LENGTH, CARD_DROPS };
@@ -59,6 +58,23 @@ struct card_front {
 };
 #define CARD(f) container_of(f, struct card_front, front)
 
+/*
+ * Between a packet and a guest's buffer. Most packets are small, and a call is what would cost most of their copy: two pieces that
+ * may overlap are as many moves for all lengths from one piece to two.
+ */
+static inline void card_copy(uint8_t *restrict to, const uint8_t *restrict from, uint32_t n)
+{
+    if (n - 32 <= 64 - 32) {
+        memcpy(to, from, 32);
+        memcpy(to + n - 32, from + n - 32, 32);
+    } else if (n - 64 <= 128 - 64) {
+        memcpy(to, from, 64);
+        memcpy(to + n - 64, from + n - 64, 64);
+    } else {
+        memcpy(to, from, n);
+    }
+}
+
 static inline struct card_lane *card_lane(struct front_lane *fl)
 {
     return &CARD(fl->front)->lanes[lane_thread(fl->lane)];
@@ -72,7 +88,7 @@ static inline bool card_serves(const struct front_queue *q)
 
 /* tx.c: from the guest. */
 unsigned card_tx_poll(struct front_queue *q);
-void card_sent(struct lane *lane, void *slot);
+void card_sent(struct lane *lane, void *const *slots, unsigned n);
 /** card_uses(), card_let_go() - see front_class. */
 bool card_uses(const struct virtq_chain *chain);
 void card_let_go(struct front_lane *fl);

@@ -45,17 +45,23 @@ static int take_buffers(struct front_queue *q)
                          n < 0 ? q->vq.fault : "guest memory was truncated");
     if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
         front_mark_dirty(q);
-    for (int i = 0; i < n; i++)
-        r->stash_bytes += r->stash[r->nstash++]->write_len;
+    if (n > 0)
+        r->nstash += (unsigned)n;
     return n;
 }
 
 static struct virtq_chain *next_buffer(struct card_ring *r)
 {
-    struct virtq_chain *chain = r->stash[r->at++];
+    return r->stash[r->at++];
+}
 
-    r->stash_bytes -= chain->write_len;
-    return chain;
+static bool stash_holds(const struct card_ring *r, uint64_t bytes)
+{
+    uint64_t room = 0;
+
+    for (unsigned i = r->at; i < r->nstash && room < bytes; i++)
+        room += r->stash[i]->write_len;
+    return room >= bytes;
 }
 
 static inline void give_buffer(struct front_queue *q, struct virtq_chain *chain, uint32_t written)
@@ -118,23 +124,27 @@ static inline struct dt_vnet_header make_header(const struct card_front *card, s
 static inline bool fill_one(struct front_queue *q, const struct card_front *card,
                             struct card_ring *r, struct dt_packet *p)
 {
-    const uint32_t header = sizeof(struct dt_vnet_header);
+    static const struct dt_vnet_header plain = {.num_buffers = 1};
+    const uint32_t header = sizeof(plain), length = p->length;
     struct virtq_chain *chain;
-    struct dt_vnet_header v;
     uint8_t *to;
 
     if (unlikely(r->at == r->nstash || card->header != header))
         return false;
     chain = r->stash[r->at];
-    if (unlikely(chain->nwrite != 1 || chain->write_len < header + (uint64_t)p->length))
+    if (unlikely(chain->nwrite != 1 || chain->write_len < header + (uint64_t)length))
         return false;
     to = chain->iov[chain->nread].iov_base;
     r->at++;
-    r->stash_bytes -= chain->write_len;
-    v = make_header(card, p, 1);
-    memcpy(to, &v, header);
-    memcpy(to + header, p->data, p->length);
-    give_buffer(q, chain, header + p->length);
+    if (likely(!(p->needs | (p->flags & DT_PACKET_CSUM_VALID)))) {
+        memcpy(to, &plain, header);
+    } else {
+        struct dt_vnet_header v = make_header(card, p, 1);
+
+        memcpy(to, &v, header);
+    }
+    card_copy(to + header, p->data, length);
+    give_buffer(q, chain, header + length);
     return true;
 }
 
@@ -183,7 +193,7 @@ static int deliver(struct front_queue *q, struct dt_packet *p)
         if (!card->mergeable && r->at < r->nstash &&
             r->stash[r->at]->write_len < card->header + (uint64_t)p->length)
             break;
-        if (r->at < r->nstash && r->stash_bytes >= card->header + (uint64_t)p->length) {
+        if (stash_holds(r, card->header + (uint64_t)p->length)) {
             fill(q, r, p);
             net_packet_free(lane, packet_of(p));
             return 1;

@@ -20,53 +20,59 @@
 /* Below this two copies cost more than they may spare. */
 #define PEEK_LEAST 512u
 
-static void give_back(struct card_slot *slot)
+static inline void give_back(struct virtq_chain *chain)
 {
-    struct front_queue *q = slot->queue;
+    struct front_queue *q = chain->owner;
 
-    virtq_push(&q->vq, &slot->chain, 0);
+    virtq_push(&q->vq, chain, 0);
     front_mark_dirty(q);
-    if (unlikely(slot->chain.awaited))
-        front_iommu_answered(q, &slot->chain);
+    if (unlikely(chain->awaited))
+        front_iommu_answered(q, chain);
+}
+
+static uint32_t header_of(const struct virtq_chain *chain)
+{
+    const struct front_queue *q = chain->owner;
+
+    return CARD(q->front)->header;
 }
 
 /* What was copied already was judged, and is not read again. */
 void card_fetch(struct lane *lane, void *arg, struct dt_packet *p)
 {
-    struct card_slot *slot = arg;
-    const struct virtq_chain *chain = &slot->chain;
+    struct virtq_chain *chain = arg;
 
-    slot->copied = true;
-    dt_iov_read(chain->iov, chain->nread, CARD(slot->queue->front)->header + DT_PEEK_BYTES,
-                p->data + DT_PEEK_BYTES, p->length - DT_PEEK_BYTES);
+    chain->copied = true;
+    dt_iov_read(chain->iov, chain->nread, header_of(chain) + DT_PEEK_BYTES, p->data + DT_PEEK_BYTES,
+                p->length - DT_PEEK_BYTES);
 }
 
 unsigned card_pieces(void *arg, uint32_t length, struct iovec *iov, unsigned most)
 {
-    const struct card_slot *slot = arg;
-    const struct virtq_chain *chain = &slot->chain;
-    uint32_t skip = CARD(slot->queue->front)->header + DT_PEEK_BYTES;
+    const struct virtq_chain *chain = arg;
+    uint32_t skip = header_of(chain) + DT_PEEK_BYTES;
 
     return (unsigned)MAX(dt_iov_slice(chain->iov, chain->nread, skip, length, iov, most), 0);
 }
 
-void card_sent(struct lane *lane, void *slot)
+void card_sent(struct lane *lane, void *const *slots, unsigned n)
 {
-    give_back(slot);
+    for (unsigned i = 0; i < n; i++)
+        give_back(slots[i]);
 }
 
 /* ---- Behind a vIOMMU: the guest takes memory back ---- */
 
 bool card_uses(const struct virtq_chain *chain)
 {
-    return !container_of(chain, const struct card_slot, chain)->copied;
+    return !chain->copied;
 }
 
 static bool is_awaited(const void *arg)
 {
-    const struct card_slot *slot = arg;
+    const struct virtq_chain *chain = arg;
 
-    return slot->chain.awaited || front_iommu_drains(slot->queue);
+    return chain->awaited || front_iommu_drains(chain->owner);
 }
 
 void card_let_go(struct front_lane *fl)
@@ -104,11 +110,41 @@ static void learn_queue(struct card_lane *cl, struct dt_packet *p)
         cl->flow_queue[dt_packet_flow(p) % CARD_FLOWS] = (uint8_t)(p->queue + 1);
 }
 
-/* The packet in @slot, or NULL where there is none that may be sent. */
-static struct dt_packet *take(struct card_front *card, struct card_lane *cl, struct card_slot *slot)
+static inline void hand_out(struct card_lane *cl, struct front_queue *q, struct virtq_chain *chain,
+                            struct packet *p)
 {
-    const struct virtq_chain *chain = &slot->chain;
-    struct front_queue *q = slot->queue;
+    p->pub.queue = (uint16_t)(q->index / 2);
+    p->slot = chain;
+    learn_queue(cl, &p->pub);
+}
+
+/* The packet in @chain, if it is a small one in one piece with nothing left to do, as most are; or NULL: judge it the long way. */
+static inline struct packet *take_plain(const struct card_front *card, struct front_queue *q,
+                                        struct virtq_chain *chain)
+{
+    const uint32_t header = card->header, most = NET_SMALL - sizeof(struct packet);
+    const uint8_t *from = chain->inline_iov[0].iov_base;
+    uint32_t length = (uint32_t)chain->read_len - header;
+    struct packet *p;
+    uint16_t asked; /* flags and gso_type */
+
+    if (unlikely(chain->nread != 1 || chain->attempts ||
+                 length - LEAST_FRAME > most - LEAST_FRAME || net_peeks(q->lane->lane)))
+        return NULL;
+    memcpy(&asked, from, sizeof(asked));
+    if (asked)
+        return NULL;
+    p = net_packet_new(q->lane->lane, length);
+    CHECK(p); /* net_admit() has seen it */
+    card_copy(p->pub.data, from + header, length);
+    chain->copied = true;
+    return p;
+}
+
+/* Whatever is in @chain; NULL where there is nothing that may be sent. */
+static struct packet *take(struct card_front *card, struct card_lane *cl, struct front_queue *q,
+                           struct virtq_chain *chain)
+{
     struct dt_vnet_header v = {0};
     struct packet *p;
     bool peeked;
@@ -124,7 +160,7 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
     peeked = unlikely(net_peeks(q->lane->lane)) && p->pub.length >= PEEK_LEAST;
     copy_in(chain, &v, card->header, p->pub.data, peeked ? DT_PEEK_BYTES : p->pub.length);
     if (unlikely(peeked) && !net_peekable(&p->pub, &v)) {
-        card_fetch(q->lane->lane, slot, &p->pub);
+        card_fetch(q->lane->lane, chain, &p->pub);
         dt_packet_changed(&p->pub);
         peeked = false;
     }
@@ -133,13 +169,10 @@ static struct dt_packet *take(struct card_front *card, struct card_lane *cl, str
         net_packet_free(q->lane->lane, p);
         return NULL;
     }
-    slot->copied = !peeked;
+    chain->copied = !peeked;
     if (unlikely(peeked))
         p->pub.needs |= DT_OFFLOAD_FETCH;
-    p->pub.queue = (uint16_t)(q->index / 2);
-    p->slot = slot;
-    learn_queue(cl, &p->pub);
-    return &p->pub;
+    return p;
 }
 
 /* Each is a line that the guest's core has: they come while the first ones are judged. Those that chains begin with were
@@ -176,15 +209,17 @@ unsigned card_tx_poll(struct front_queue *q)
         front_mark_dirty(q);
     prefetch(chains, (unsigned)n);
     for (int i = 0; i < n; i++) {
-        struct card_slot *slot = container_of(chains[i], struct card_slot, chain);
-        struct dt_packet *p;
+        struct virtq_chain *chain = chains[i];
+        struct packet *p;
 
-        slot->queue = q;
-        p = take(card, cl, slot);
-        if (likely(p))
-            packets[npackets++] = p;
-        else
-            give_back(slot);
+        chain->owner = q;
+        p = take_plain(card, q, chain) ?: take(card, cl, q, chain);
+        if (unlikely(!p)) {
+            give_back(chain);
+            continue;
+        }
+        hand_out(cl, q, chain, p);
+        packets[npackets++] = &p->pub;
     }
     if (npackets)
         net_transmit(q->lane->lane, packets, npackets);

@@ -6,7 +6,8 @@
  * would survive, ring and log, gives the copy to a successor and compares with what the driver
  * knows: every chain is either used or returned, in the order of its offering, never both and
  * never twice; chains that were handed out before come back marked; and the successor goes on
- * for laps without upsetting the driver. Within its recovery the successor dies everywhere too.
+ * for laps without upsetting the driver. Within its recovery the successor dies everywhere too. All of that without and with
+ * a tail (tail.c), where successors may know of tails or not.
  */
 #include "ring_common.h"
 
@@ -19,8 +20,10 @@ static struct world {
     struct rig heir[2]; /* its successor, and the successor of one that died in recovery */
     struct dt_rng rng;
     unsigned level; /* who runs: 0 the first process, 1 or 2 an heir; 3: nobody may die */
-    uint64_t serial[MAX_SIZE], next_serial; /* by id: when it was offered */
-    bool held[MAX_SIZE];                    /* by id: virtq_take() returned it */
+    struct chains {
+        uint64_t serial[MAX_SIZE], next_serial; /* by id: when it was offered */
+        bool held[MAX_SIZE];                    /* by id: virtq_take() returned it */
+    } offered;
     uint64_t crashes;
 } w;
 
@@ -72,10 +75,10 @@ static unsigned heir_takes(struct rig *heir, unsigned level, const bool *out,
             bool replay = n < heir->vq.stats.replayed - replayed;
 
             assert_true(c->id < heir->config.size && out[c->id]);
-            assert_true(n == 0 || w.serial[c->id] > last);
-            last = w.serial[c->id];
+            assert_true(n == 0 || w.offered.serial[c->id] > last);
+            last = w.offered.serial[c->id];
             assert_ptr_equal(c->iov[0].iov_base, memmap_host(&heir->map, buffer_of(last), 64));
-            if (w.held[c->id])
+            if (w.offered.held[c->id])
                 assert_true(replay);
             assert_true(replay ? c->attempts >= 1 && c->attempts <= level : c->attempts == 0);
         }
@@ -106,11 +109,31 @@ static void heir_lives_on(struct rig *heir)
             taken += (unsigned)r;
         assert_int_equal(r, 0);
         assert_int_equal(taken, offered);
-        while (taken > 0)
-            virtq_push(&heir->vq, c[--taken], 0);
+        for (unsigned i = 0; i < taken; i++)
+            virtq_push(&heir->vq, c[lap % 2 ? i : taken - 1 - i], 0);
         virtq_publish(&heir->vq);
         assert_int_equal(reap_all(heir, out), offered);
     }
+}
+
+/* The driver does not stand still when the device dies: it takes what was returned and offers as much again. */
+static unsigned driver_goes_on(struct rig *heir, bool *out)
+{
+    unsigned n = 0;
+    int id;
+
+    for (;; n++) {
+        struct virtq_buffer buf = {buffer_of(w.offered.next_serial), 64};
+
+        id = virtq_driver_add(&heir->driver, &buf, 1, 0);
+        if (id < 0)
+            break;
+        w.offered.serial[id] = w.offered.next_serial++;
+        w.offered.held[id] = false;
+        out[id] = true;
+    }
+    virtq_driver_publish(&heir->driver);
+    return n;
 }
 
 static void succeed(const struct rig *dead, unsigned level)
@@ -120,6 +143,7 @@ static void succeed(const struct rig *dead, unsigned level)
     bool out[MAX_SIZE], rest[MAX_SIZE];
     unsigned expected = 0, taken;
     struct dt_error err = {{0}};
+    struct chains before;
 
     copy_survivors(heir, dead);
     for (unsigned id = 0; id < dead->config.size; id++) {
@@ -127,8 +151,12 @@ static void succeed(const struct rig *dead, unsigned level)
         expected += out[id];
     }
     expected -= reap_all(heir, out);
+    before = w.offered;
+    if (w.crashes % 2)
+        expected += driver_goes_on(heir, out);
     memcpy(rest, out, sizeof(rest));
 
+    heir->config.tail = w.rig.config.tail && w.crashes % 4 != 3;
     w.level = level;
     if (virtq_start(&heir->vq, &heir->config, 0x12345678, true, &err) < 0)
         fail_msg("recovery: %s", err.text);
@@ -136,10 +164,11 @@ static void succeed(const struct rig *dead, unsigned level)
     taken = heir_takes(heir, level, out, chains);
     assert_int_equal(taken, expected);
     while (taken > 0) {
-        unsigned which = (unsigned)(w.crashes * 7 % taken);
+        unsigned which = w.crashes % 3 ? (unsigned)(w.crashes * 7 % taken) : 0;
 
         virtq_push(&heir->vq, chains[which], 0);
-        chains[which] = chains[--taken];
+        taken--;
+        memmove(&chains[which], &chains[which + 1], (taken - which) * sizeof(*chains));
         if (taken % 3 == 0) {
             virtq_publish(&heir->vq);
             reap_all(heir, rest);
@@ -150,6 +179,7 @@ static void succeed(const struct rig *dead, unsigned level)
     assert_int_equal(heir->driver.free_count, heir->config.size);
     heir_lives_on(heir);
     virtq_stop(&heir->vq);
+    w.offered = before;
 }
 
 void ring_test_step(void)
@@ -165,18 +195,18 @@ void ring_test_step(void)
 
 /* ---- The first process ---------------------------------------------------------------- */
 
-static void offer_some(void)
+static void offer_some(unsigned most)
 {
     for (uint64_t n = dt_rng_below(&w.rng, 6); n > 0; n--) {
-        uint64_t at = buffer_of(w.next_serial);
+        uint64_t at = buffer_of(w.offered.next_serial);
         struct virtq_buffer bufs[3] = {{at, 64}, {at, 64}, {at, 64}};
-        unsigned parts = 1 + (unsigned)dt_rng_below(&w.rng, 3);
+        unsigned parts = 1 + (unsigned)dt_rng_below(&w.rng, most);
         int id = virtq_driver_add(&w.rig.driver, bufs, 1, parts - 1);
 
         if (id < 0)
             break;
-        w.serial[id] = w.next_serial++;
-        w.held[id] = false;
+        w.offered.serial[id] = w.offered.next_serial++;
+        w.offered.held[id] = false;
     }
     virtq_driver_publish(&w.rig.driver);
 }
@@ -186,7 +216,7 @@ static void put_back(struct virtq_chain **held, unsigned count)
 {
     virtq_publish(&w.rig.vq);
     for (unsigned i = 0; i < count; i++) {
-        w.held[held[i]->id] = false;
+        w.offered.held[held[i]->id] = false;
         virtq_return(&w.rig.vq, held[i]);
     }
     w.level = 0;
@@ -196,32 +226,40 @@ static void put_back(struct virtq_chain **held, unsigned count)
     assert_int_equal(w.rig.vq.last_avail, w.rig.vq.used);
 }
 
-static void run_process(uint16_t size, bool packed, unsigned turns)
+static void run_process(uint16_t size, bool packed, bool tail, unsigned turns)
 {
     struct virtq_chain *held[MAX_SIZE + 8];
-    unsigned count = 0;
+    unsigned count = 0, tails = 0;
     uint16_t id;
 
     w = (struct world){.level = 3};
     dt_rng_seed(&w.rng, size * 2u + packed);
-    rig_open(&w.rig, size, packed, false);
+    rig_prepare(&w.rig, size, packed, false, 8);
+    w.rig.config.tail = tail;
+    rig_start(&w.rig);
     rig_prepare(&w.heir[0], size, packed, false, 4);
     rig_prepare(&w.heir[1], size, packed, false, 4);
     for (unsigned turn = 0; turn < turns; turn++) {
-        offer_some();
+        bool in_order = tail && turn % 32 < 24;
+
+        offer_some(in_order && turn % 64 < 32 ? 1 : 3);
         w.level = 0;
         int n = virtq_take(&w.rig.vq, held + count, 1 + (unsigned)dt_rng_below(&w.rng, 8));
         w.level = 3;
         assert_true(n >= 0);
         for (int i = 0; i < n; i++)
-            w.held[held[count + (unsigned)i]->id] = true;
+            w.offered.held[held[count + (unsigned)i]->id] = true;
         count += (unsigned)n;
         for (uint64_t k = dt_rng_below(&w.rng, count + 1); k > 0; k--) {
-            unsigned which = (unsigned)dt_rng_below(&w.rng, count);
+            /* The first ones, in their order or not; or any. */
+            unsigned which = in_order ? (turn % 5 || count == 1 ? 0 : k % 2)
+                                      : (unsigned)dt_rng_below(&w.rng, count);
 
             virtq_push(&w.rig.vq, held[which], 0);
-            held[which] = held[--count];
+            count--;
+            memmove(&held[which], &held[which + 1], (count - which) * sizeof(*held));
         }
+        tails += tail_is_done(&w.rig.vq) && w.rig.vq.done_count > 0;
         w.level = 0;
         if (dt_rng_below(&w.rng, 4))
             virtq_publish(&w.rig.vq);
@@ -234,6 +272,7 @@ static void run_process(uint16_t size, bool packed, unsigned turns)
             ;
     }
     assert_true(w.crashes > turns);
+    assert_true(tail ? tails > turns / 8 : tails == 0);
     rig_close(&w.rig);
     rig_close(&w.heir[0]);
     rig_close(&w.heir[1]);
@@ -241,15 +280,25 @@ static void run_process(uint16_t size, bool packed, unsigned turns)
 
 static void test_crash_anywhere(void **state)
 {
-    run_process(2, false, 100);
-    run_process(4, false, 200);
-    run_process(16, false, 200);
-    for (uint16_t size = 1; size < 6; size++)
-        run_process(size, true, 150);
-    run_process(16, true, 200);
+    for (int tail = 0; tail < 2; tail++) {
+        run_process(2, false, tail, 100);
+        run_process(4, false, tail, 200);
+        run_process(16, false, tail, 600);
+        for (uint16_t size = 1; size < 6; size++)
+            run_process(size, true, tail, 150);
+        run_process(16, true, tail, 600);
+    }
 }
 
 /* ---- What is counted, and what is refused --------------------------------------------- */
+
+/* Split or packed, without or with a tail. */
+static void open_kind(struct rig *rig, unsigned kind)
+{
+    rig_prepare(rig, 8, kind & 1, false, 8);
+    rig->config.tail = kind >> 1 & 1;
+    rig_start(rig);
+}
 
 static void restart(struct rig *rig)
 {
@@ -263,13 +312,13 @@ static void restart(struct rig *rig)
 static void test_attempts(void **state)
 {
     w.level = 3;
-    for (int packed = 0; packed < 2; packed++) {
+    for (int kind = 0; kind < 4; kind++) {
         struct virtq_buffer buf = {RIG_PART, 64};
         struct virtq_chain *c;
         struct rig rig;
         uint16_t id;
 
-        rig_open(&rig, 8, packed, false);
+        open_kind(&rig, kind);
         virtq_driver_add(&rig.driver, &buf, 1, 0);
         virtq_driver_publish(&rig.driver);
         assert_int_equal(rig_take1(&rig, &c), 1);
@@ -464,14 +513,17 @@ static void test_random_logs(void **state)
         struct rig rig;
         int n;
 
-        rig_open(&rig, 8, turn & 1, false);
+        open_kind(&rig, turn & 3);
         for (unsigned i = 0; i < 3; i++)
             virtq_driver_add(&rig.driver, bufs, 1, i);
         virtq_driver_publish(&rig.driver);
         virtq_take(&rig.vq, c, 3);
         virtq_abandon(&rig.vq);
         for (uint64_t k = 1 + dt_rng_below(&rng, 6); k > 0; k--) {
-            uint8_t *byte = (uint8_t *)rig.log + 12 + dt_rng_below(&rng, rig.log_bytes - 12);
+            uint8_t *byte = rig.log;
+
+            byte += turn & 2 && k % 2 ? dt_rng_below(&rng, 2)
+                                      : 12 + dt_rng_below(&rng, rig.log_bytes - 12);
 
             *byte = (uint8_t)(dt_rng_below(&rng, 2) ? dt_rng_below(&rng, 9) : dt_rng_next(&rng));
         }

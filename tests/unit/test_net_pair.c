@@ -55,9 +55,10 @@ static void guest_receive(struct lane *lane, struct dt_packet **packets, unsigne
         let_go(card);
 }
 
-static void guest_sent(struct lane *lane, void *slot)
+static void guest_sent(struct lane *lane, void *const *slots, unsigned n)
 {
-    ((struct card *)slot)->sent++;
+    for (unsigned i = 0; i < n; i++)
+        ((struct card *)slots[i])->sent++;
 }
 
 static void guest_wake(struct lane *lane)

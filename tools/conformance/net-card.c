@@ -64,10 +64,8 @@ static void guest_receive(struct lane *lane, struct dt_packet **packets, unsigne
     card.received += n;
 }
 
-static void guest_sent(struct lane *lane, void *slot)
+static void take_back(struct card_slot *s)
 {
-    struct card_slot *s = slot;
-
     if (!s->busy)
         bench_fail("a descriptor came back that the chain did not have");
     if (card.log)
@@ -76,6 +74,12 @@ static void guest_sent(struct lane *lane, void *slot)
     s->next = card.free;
     card.free = s;
     card.outstanding--;
+}
+
+static void guest_sent(struct lane *lane, void *const *slots, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        take_back(slots[i]);
 }
 
 static void guest_fetch(struct lane *lane, void *slot, struct dt_packet *p)
