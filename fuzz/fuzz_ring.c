@@ -121,7 +121,8 @@ static void push(unsigned which)
         return;
     which %= m.held_count;
     virtq_push(&m.vq, m.held[which], which * 100);
-    m.held[which] = m.held[--m.held_count];
+    m.held_count--;
+    memmove(&m.held[which], &m.held[which + 1], (m.held_count - which) * sizeof(m.held[0]));
 }
 
 /* The process died: its successor gets ring and log as they are. */
@@ -191,6 +192,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     m.config.packed = kind & 1;
     m.config.event_idx = kind & 2;
     m.config.indirect = kind & 4;
+    m.config.tail = kind & 32;
     m.config.size = kind & 1 ? 1 + byte(&in) % MAX_SIZE : 1u << byte(&in) % 6;
     base = byte(&in);
     base |= base << 16 | (kind & 16 ? 0x80008000u : 0);

@@ -366,6 +366,11 @@ static void bad_version(void *log)
     ((struct log_split *)log)->version = 2;
 }
 
+static void bad_tail(void *log)
+{
+    ((struct log_split *)log)->tail = LOG_TAIL | 1u << 16;
+}
+
 static void bad_size(void *log)
 {
     ((struct log_split *)log)->desc_num = 9;
@@ -458,6 +463,8 @@ static void test_refused_logs(void **state)
     } cases[] = {
         {false, bad_version, "version 2"},
         {true, bad_version, "version 2"},
+        {false, bad_tail, "features 0x8000000000010000"},
+        {true, bad_tail, "features 0x8000000000010000"},
         {false, bad_size, "for 9 descriptors, but the queue has 8"},
         {true, bad_size, "for 9 descriptors, but the queue has 8"},
         {false, split_far, "more than the 8 descriptors apart"},
@@ -495,6 +502,41 @@ static void test_refused_logs(void **state)
         if (r != -EBADMSG || !strstr(err.text, cases[i].text))
             fail_msg("%d \"%s\" instead of \"%s\"", r, err.text, cases[i].text);
         assert_false(rig.vq.started);
+        rig_close(&rig);
+    }
+}
+
+/* What was taken is told by the ring alone, and that is the guest's: it must not say that something is in flight twice. */
+static void test_refused_tails(void **state)
+{
+    static const struct {
+        uint16_t head;
+        const char *text;
+    } cases[] = {{9, "9, which was taken, is outside the ring now"},
+                 {0, "0, which was taken, is in flight twice now"}};
+
+    w.level = 3;
+    for (unsigned i = 0; i < 2 * ARRAY_SIZE(cases); i++) {
+        struct virtq_buffer buf = {RIG_PART, 64};
+        uint16_t head = cases[i / 2].head;
+        struct dt_error err = {{0}};
+        struct virtq_chain *c[2];
+        struct rig rig;
+        int r;
+
+        open_kind(&rig, 2 + i % 2);
+        virtq_driver_add(&rig.driver, &buf, 1, 0);
+        virtq_driver_add(&rig.driver, &buf, 1, 0);
+        virtq_driver_publish(&rig.driver);
+        assert_int_equal(virtq_take(&rig.vq, c, 2), 2);
+        virtq_abandon(&rig.vq);
+        if (rig.config.packed)
+            rig_packed(&rig)[1].id = head;
+        else
+            ((struct vring_avail *)rig_at(&rig, rig.config.driver, 8))->ring[1] = head;
+        r = virtq_start(&rig.vq, &rig.config, 0, true, &err);
+        if (r != -EBADMSG || !strstr(err.text, cases[i / 2].text))
+            fail_msg("%d \"%s\" instead of \"%s\"", r, err.text, cases[i / 2].text);
         rig_close(&rig);
     }
 }
@@ -546,7 +588,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_crash_anywhere), cmocka_unit_test(test_attempts),
         cmocka_unit_test(test_blank_log),      cmocka_unit_test(test_refused_logs),
-        cmocka_unit_test(test_random_logs),
+        cmocka_unit_test(test_refused_tails),  cmocka_unit_test(test_random_logs),
     };
 
     return cmocka_run_group_tests_name("inflight", tests, NULL, NULL);
