@@ -350,24 +350,29 @@ static __attribute__((noinline)) unsigned take_to_tail(struct virtq *vq, struct 
     return n;
 }
 
-static unsigned packed_take_singles(struct virtq *vq, struct virtq_chain **out, unsigned max)
+/* Some chains from @word on, which is available; 0 if the next one is at fault, or cannot be reached now. */
+static unsigned packed_take_some(struct virtq *vq, uint64_t word, struct virtq_chain **out,
+                                 unsigned max)
 {
-    return vq->tail ? take_to_tail(vq, out, max) : take_to_log(vq, out, max);
+    unsigned n = 0;
+
+    if (!(word >> 48 & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)))
+        n = vq->tail ? take_to_tail(vq, out, max) : take_to_log(vq, out, max);
+    return n ?: packed_take_chain(vq, word, out);
 }
 
 unsigned packed_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 {
-    unsigned n = 0;
+    unsigned n = 0, some = 1;
 
-    if (!packed_pending(vq))
-        return 0;
-    packed_prefetch(desc_word(vq, vq->last_avail));
-    while ((n += packed_take_singles(vq, out + n, max - n)) < max) {
+    if (packed_pending(vq))
+        packed_prefetch(desc_word(vq, vq->last_avail));
+    for (; n < max && some > 0; n += some) {
         uint64_t word = ring_load_acquire(desc_word(vq, vq->last_avail));
 
-        if (!word_available(word, vq->avail_wrap) || !packed_take_chain(vq, word, &out[n]))
+        if (!word_available(word, vq->avail_wrap))
             break;
-        n++;
+        some = packed_take_some(vq, word, out + n, max - n);
     }
     if (n > 0)
         tail_taken(vq);
@@ -533,7 +538,7 @@ bool packed_publish(struct virtq *vq)
     bool wrap = vq->used_wrap;
     unsigned descs;
 
-    if (tail_is_done(vq))
+    if (vq->tail && tail_is_done(vq))
         packed_write_tail(vq, &at, &wrap);
     else
         packed_write_batch(vq, &at, &wrap);

@@ -336,72 +336,76 @@ static bool split_wants_call(struct virtq *vq)
     return !valid || vring_need_event(ring_load(used_event(vq)), vq->used, old);
 }
 
-/* The list of what is published, whose head a successor must know. */
-static uint16_t split_log_batch(struct virtq *vq)
+static inline void split_write_used(struct vring_used_elem *e, const struct virtq_done *done)
 {
-    struct log_split *log = split_log(vq);
-    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
-    uint16_t head = log->last_batch_head;
+    WRITE_ONCE(e->id, done->id);
+    WRITE_ONCE(e->len, done->len);
+}
 
-    for (; done < end; done++) {
-        WRITE_ONCE(log->desc[done->id].word.next, head);
-        head = done->id;
+/* From here the driver has them. */
+static void split_show_used(struct virtq *vq, uint16_t batch_head)
+{
+    WRITE_ONCE(split_log(vq)->last_batch_head, batch_head);
+    RING_STEP();
+    vq->used = (uint16_t)(vq->used + vq->done_count);
+    ring_store_release(&used_ring(vq)->idx, vq->used);
+    RING_STEP();
+}
+
+/* The tail's first chains: the used index says all. */
+static void split_publish_tail(struct virtq *vq)
+{
+    struct vring_used_elem *ring = used_ring(vq)->ring;
+    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
+    unsigned at = vq->used, mask = vq->config.size - 1u;
+    uint8_t *state = vq->state;
+
+    vq->ntail = (uint16_t)(vq->ntail - vq->done_count);
+    for (; done < end; done++, at++) {
+        state[done->id] = VIRTQ_ID_FREE;
+        split_write_used(&ring[at & mask], done);
     }
     RING_STEP();
-    return head;
+    split_show_used(vq, LOG_NO_BATCH);
 }
 
-static void split_log_done(struct virtq *vq)
+/* Any chains that were taken: in the log first. */
+static void split_publish_batch(struct virtq *vq)
 {
+    struct vring_used_elem *ring = used_ring(vq)->ring;
     struct log_split *log = split_log(vq);
-    const struct virtq_done *done = vq->done, *end = done + vq->done_count;
-
-    for (; done < end; done++) {
-        WRITE_ONCE(log->desc[done->id].word.inflight, 0);
-        RING_STEP();
-    }
-}
-
-static void split_write_used(struct virtq *vq, uint16_t from)
-{
-    struct vring_used *used = used_ring(vq);
     const struct virtq_done *done = vq->done;
-    unsigned n = vq->done_count, mask = vq->config.size - 1u;
+    unsigned n = vq->done_count, from = vq->used, mask = vq->config.size - 1u;
+    uint16_t head = log->last_batch_head;
+    uint8_t *state = vq->state;
 
+    if (vq->tail)
+        tail_enter(vq);
     for (unsigned i = 0; i < n; i++) {
-        struct vring_used_elem *e = &used->ring[(from + i) & mask];
-
-        WRITE_ONCE(e->id, done[i].id);
-        WRITE_ONCE(e->len, done[i].len);
+        split_write_used(&ring[(from + i) & mask], &done[i]);
+        WRITE_ONCE(log->desc[done[i].id].word.next, head);
+        head = done[i].id;
+    }
+    RING_STEP();
+    split_show_used(vq, head);
+    for (unsigned i = 0; i < n; i++) {
+        WRITE_ONCE(log->desc[done[i].id].word.inflight, 0);
+        state[done[i].id] = VIRTQ_ID_FREE;
+        RING_STEP();
     }
 }
 
 bool split_publish(struct virtq *vq)
 {
-    struct log_split *log = split_log(vq);
-    const struct virtq_done *done = vq->done;
-    unsigned n = vq->done_count;
     uint16_t from = vq->used;
-    bool tail = tail_is_done(vq);
-    uint8_t *state = vq->state;
 
-    if (tail)
-        vq->ntail = (uint16_t)(vq->ntail - n);
+    if (vq->tail && tail_is_done(vq))
+        split_publish_tail(vq);
     else
-        tail_enter(vq);
-    split_write_used(vq, from);
-    WRITE_ONCE(log->last_batch_head, tail ? LOG_NO_BATCH : split_log_batch(vq));
+        split_publish_batch(vq);
+    WRITE_ONCE(split_log(vq)->used_idx, vq->used);
     RING_STEP();
-    vq->used = (uint16_t)(from + n);
-    ring_store_release(&used_ring(vq)->idx, vq->used);
-    RING_STEP();
-    if (!tail)
-        split_log_done(vq);
-    for (unsigned i = 0; i < n; i++)
-        state[done[i].id] = VIRTQ_ID_FREE;
-    WRITE_ONCE(log->used_idx, vq->used);
-    RING_STEP();
-    split_dirty_used(vq, from, n);
+    split_dirty_used(vq, from, vq->done_count);
     return split_wants_call(vq);
 }
 

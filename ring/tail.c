@@ -73,7 +73,7 @@ bool tail_is_done(struct virtq *vq)
     const uint16_t *tail = vq->tail;
     unsigned n = vq->done_count, size = vq->config.size, place;
 
-    if (!tail || n > vq->ntail)
+    if (n > vq->ntail)
         return false;
     place = tail_place(vq, 0);
     for (unsigned i = 0; i < n; i++) {

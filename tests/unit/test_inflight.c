@@ -259,7 +259,7 @@ static void run_process(uint16_t size, bool packed, bool tail, unsigned turns)
             count--;
             memmove(&held[which], &held[which + 1], (count - which) * sizeof(*held));
         }
-        tails += tail_is_done(&w.rig.vq) && w.rig.vq.done_count > 0;
+        tails += tail && w.rig.vq.done_count > 0 && tail_is_done(&w.rig.vq);
         w.level = 0;
         if (dt_rng_below(&w.rng, 4))
             virtq_publish(&w.rig.vq);
