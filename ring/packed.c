@@ -21,6 +21,8 @@
  * publish, so a successor can always tell an unfinished batch from an unfinished take. A crash
  * among the ring stores leaves used marks that the driver does not see yet but would take for
  * real as soon as it gets there: packed_unmark() takes them back.
+ *
+ * Chains of the tail are not in the log, and go out one used descriptor after the other (tail.c).
  */
 #include "ring/internal.h"
 

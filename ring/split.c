@@ -15,7 +15,7 @@
  *
  * That order is what recovery relies on: if the process dies before the index is stored, the
  * whole batch is still in flight; if it dies after, the two used indices tell how many heads of
- * the batch list to clear.
+ * the batch list to clear. Chains of the tail are not in the log, and need neither list nor marks (tail.c).
  *
  * Notifications: with EVENT_IDX each side names the index at which it wants to be told. To poll
  * we just leave ours where it is: the driver passes it once every 65,536 chains.

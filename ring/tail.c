@@ -17,7 +17,7 @@
  *
  * A packed ring has no used index: there the used descriptors of tail chains are written one after the other, in order, each in one store, and
  * a successor looks from where the log says how far they went. It could not look past chains of several descriptors,
- * since their used descriptor is one; so in packed rings these are always entered.
+ * since their used descriptor is one; so in packed rings all but those of one ordinary descriptor are entered at once.
  *
  * An attempt is charged as for those in the log: a successor enters the tail and then takes it from there.
  */
