@@ -159,16 +159,30 @@ void device_stop(struct device *dev)
     stop_lanes(dev);
 }
 
+static void nothing(void *arg)
+{
+}
+
+/* Layers with threads of their own may say something to the last. */
+static void be_told_nothing(struct device *dev)
+{
+    __atomic_store_n(&dev->closing, true, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&dev->info_told, __ATOMIC_SEQ_CST))
+        loop_call(dev->loops[0], nothing, NULL);
+}
+
 void device_free(struct device *dev)
 {
     if (!dev)
         return;
     CHECK_MAGIC(dev, DEVICE_MAGIC);
     CHECK(!dev->started);
+    be_told_nothing(dev);
     for (unsigned i = 1; i <= dev->nlayers; i++)
         if (dev->layers[i]->loaded)
             state_save(dev->layers[i]);
     chain_close(dev);
+    be_told_nothing(dev);
     device_set_memory(dev, NULL, 0);
     dev->magic = 0;
     pthread_mutex_destroy(&dev->asking);
@@ -185,8 +199,10 @@ static void run_info_changed(struct loop_message *message)
     struct dt_error err;
 
     __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
+    if (__atomic_load_n(&dev->closing, __ATOMIC_SEQ_CST))
+        return;
     if (device_gather_info(dev, false, &err) < 0)
-        log_error("%s: change of the disk ignored: %s", dev->name, err.text);
+        log_error("%s: change of the device ignored: %s", dev->name, err.text);
     else if (dev->class->keep(dev, &err) < 0)
         log_error("%s: %s", dev->name, err.text);
     else if (dev->started && dev->front_ops->info_changed)
@@ -199,6 +215,7 @@ void dt_layer_info_changed(struct dt_layer *layer)
 
     if (__atomic_exchange_n(&dev->info_pending, true, __ATOMIC_ACQ_REL))
         return;
+    __atomic_store_n(&dev->info_told, true, __ATOMIC_SEQ_CST);
     dev->info_message.run = run_info_changed;
     loop_post(dev->loops[0], &dev->info_message);
 }

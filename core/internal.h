@@ -282,7 +282,8 @@ struct device {
     uint64_t fence_ns, deadline;
     bool started, fenced;
     struct loop_message info_message;
-    bool info_pending;
+    bool info_pending, info_told;  /* a message is under way; there was one */
+    bool closing;                  /* what layers say now changes nothing any more */
     pthread_mutex_t asking;        /* recursive: one thread at a time asks for status */
     struct device_region *regions; /* of guest memory; their descriptors are ours */
     unsigned nregions;

@@ -63,7 +63,8 @@ int net_floor_settle(struct device *dev, struct dt_error *err)
         return net_floor_keep(dev, err);
     if (ret < 0)
         return ret;
-    dev->net_info = (struct dt_net_info){.mtu = (uint16_t)floor.mtu, .offloads = floor.offloads};
+    dev->net_info.mtu = (uint16_t)floor.mtu;
+    dev->net_info.offloads = floor.offloads;
     ret = net_floor_judge(dev, &now, err);
     if (ret < 0 && floor.chain == floor_chain_hash(dev)) {
         log_warning("%s: %s", dev->name, err->text);

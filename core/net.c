@@ -7,6 +7,8 @@
  */
 #include "core/net.h"
 
+#include "base/bytes.h"
+
 #define LEAST_MTU  68u /* RFC 791 */
 #define USUAL_RING 256u
 
@@ -434,20 +436,55 @@ static int layer_info(struct dt_layer *layer, struct dt_error *err)
     return ask(layer, &layer->net_info, err);
 }
 
+/* The link, and the address that goes with it: what guests are not promised, and may change. */
+static void set_link(struct device *dev, const struct dt_net_info *now)
+{
+    struct dt_layer *back = dev->layers[dev->nlayers];
+    uint8_t before = dev->net_info.link;
+
+    memcpy(dev->net_info.mac, now->mac, sizeof(now->mac));
+    __atomic_store_n(&dev->net_info.link, now->link, __ATOMIC_RELAXED);
+    if (now->link != before && now->link == DT_LINK_DOWN)
+        dt_layer_event(back, "link-down", "the link is down");
+    else if (now->link != before && before == DT_LINK_DOWN)
+        dt_layer_event(back, "link-up", "the link is up again");
+}
+
 static int opened(struct device *dev, struct dt_error *err)
 {
-    dev->net_info = dev->layers[1]->net_info;
+    const struct dt_net_info *now = &dev->layers[1]->net_info;
+
+    dev->net_info = (struct dt_net_info){.mtu = now->mtu, .offloads = now->offloads};
+    set_link(dev, now);
     return net_floor_settle(dev, err);
+}
+
+/* Other threads read what is not the link, unless all of it may have changed. */
+static void set_info(struct dt_net_info *to, const struct dt_net_info *from, bool all)
+{
+    if (all)
+        *to = *from;
+    else
+        __atomic_store_n(&to->link, from->link, __ATOMIC_RELAXED);
 }
 
 static int gather(struct device *dev, bool all, struct dt_error *err)
 {
+    struct dt_net_info infos[CHAIN_MAX_LAYERS], info = nothing;
+
     for (unsigned i = dev->nlayers; i > 0; i--) {
-        int ret = layer_info(dev->layers[i], err);
+        int ret = ask(dev->layers[i], &info, err);
 
         if (ret < 0)
             return ret;
+        infos[i - 1] = info;
     }
+    for (unsigned i = dev->nlayers; i > 0; i--)
+        set_info(&dev->layers[i]->net_info, &infos[i - 1], all);
+    if (all &&
+        infos[0].link != dev->net_info.link) /* of another chain: nobody tells the front yet */
+        dt_layer_info_changed(dev->layers[1]);
+    set_link(dev, &infos[0]);
     return 0;
 }
 
@@ -470,14 +507,20 @@ static int judge(const struct device *dev, struct dt_layer *const *layers, unsig
 
 static void show(const struct device *dev, json_t *show)
 {
+    static const char *const links[] = {
+        [DT_LINK_UNKNOWN] = "unknown", [DT_LINK_UP] = "up", [DT_LINK_DOWN] = "down"};
     const struct dt_net_info *i = &dev->net_info;
+    char mac[MAC_TEXT];
 
     json_object_set_new(
         show, "card",
-        json_pack("{si sb sb sb sb sb}", "mtu", i->mtu, "checksum",
+        json_pack("{si ss sb sb sb sb sb}", "mtu", i->mtu, "link", links[i->link], "checksum",
                   !!(i->offloads & DT_OFFLOAD_CSUM), "tso4", !!(i->offloads & DT_OFFLOAD_TSO4),
                   "tso6", !!(i->offloads & DT_OFFLOAD_TSO6), "uso",
                   !!(i->offloads & DT_OFFLOAD_USO4), "ufo", !!(i->offloads & DT_OFFLOAD_UFO4)));
+    if (!mac_is_zero(i->mac))
+        json_object_set_new(json_object_get(show, "card"), "mac",
+                            json_string(mac_text(mac, i->mac)));
 }
 
 /* A layer that packets pass without stopping was crossed by what the next one counted. */

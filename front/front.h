@@ -41,6 +41,7 @@ struct front_keeper {
  * @packed:  offer packed rings.
  * @few_regions: without CONFIGURE_MEM_SLOTS. A VMM then gives at most 8 regions of memory, and may go on with
  *           a back end that takes fewer than we do: it refuses one that offers fewer slots than it saw before.
+ * @config_space: of a card: offer the VMM a configuration space with the state of the link. Disks always have one.
  * @iommu:   offer ACCESS_PLATFORM: the VMM's vIOMMU says what of the guest's memory may be used. Only where the
  *           class can (front_class.translates).
  */
@@ -58,6 +59,7 @@ struct front_config {
     bool packed;
     bool iommu;
     bool few_regions;
+    bool config_space;
 };
 
 struct front;

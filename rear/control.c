@@ -123,6 +123,8 @@ void rear_lose(struct rear *rear, const char *reason, bool lied)
     rear->retry_ms = lied ? RETRY_LIE_MS : RETRY_MS;
     rear->complained = false;
     end(rear); /* said when it is so: no thread sends anything there any more */
+    rear->changed |= rear->class->shows_loss;
+    tell_of_change(rear);
     dt_layer_event(rear->layer, lied ? "rear-broken" : "rear-lost", "%s: %s: %s", rear->path,
                    reason, rear->class->while_lost(rear));
     if (p)

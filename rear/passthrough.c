@@ -234,6 +234,7 @@ static int give_rings(struct rear *rear, struct passthrough *p, struct dt_error 
     struct vhost_frontend *f = rear->session.frontend;
     int ret;
 
+    features |= rear->session.features & rear->class->telling;
     vhost_frontend_batch(f);
     ret = vhost_frontend_set_features(f, features, err);
     if (ret == 0 && rear->class->give)

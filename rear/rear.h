@@ -86,6 +86,12 @@ struct rear_session {
     const struct rear_map *shared;
 };
 
+/** rear_session_begun() - does it have memory and rings? */
+static inline bool rear_session_begun(const struct rear_session *s)
+{
+    return s->memory;
+}
+
 /** enum rear_order - from the control thread to a device's thread. */
 enum rear_order {
     REAR_NONE,
@@ -114,6 +120,8 @@ struct rear_lane {
  * struct rear_class - what is peculiar to a class of devices.
  * @features: virtio features wanted of the rear, beside VERSION_1, which is needed. @protocol: protocol features.
  * @optional: of the guest's features, those that the rear can do without when it has the guest's rings.
+ * @telling: of @features, those that only say what its configuration space has: it may come back without, or with others.
+ * @shows_loss: without a rear the device is another one, so core is told when it goes.
  * @queue_rings: virtqueues that make one queue, as GET_QUEUE_NUM counts them.
  * @shares_memory: the rear gets the guest's memory always; else only while it has the guest's rings.
  * @keeps_log: the rear may keep an in-flight log, and then loses nothing. A class without may lose what was under
@@ -122,8 +130,9 @@ struct rear_lane {
  * @part_bytes: of shared memory that a part takes; whole MiBs.
  * @part_init: lay a zeroed part out, whose place is known: all of its rings, with their eventfds (rear_ring_init()).
  * @part_fini: what the class has besides rings.
- * @agreed: features are agreed on: learn what the device is. @again: it must be what it was; rear.changed says
- *          that the guest has to be told all the same.
+ * @agreed: features are agreed on, or the configuration space of a rear that serves changed (rear_session_begun()):
+ *          learn what the device is. @again: it must be what it was; rear.changed says that the guest has to be told
+ *          all the same.
  * @parameters_changed: on each of the device's threads. May be NULL.
  * @obey: carry an order out, on the device's thread. @map: what of the guest's memory the rear knows.
  * @while_lost: what happens to what the guest wants while the rear is gone, for people.
@@ -133,9 +142,9 @@ struct rear_lane {
  * @give: tell the rear what else it has to know to serve the guest's rings. May be NULL.
  */
 struct rear_class {
-    uint64_t features, protocol, optional;
+    uint64_t features, protocol, optional, telling;
     unsigned queue_rings;
-    bool shares_memory, keeps_log;
+    bool shares_memory, keeps_log, shows_loss;
     size_t part_size;
     size_t (*part_bytes)(const struct rear *rear);
     int (*part_init)(struct rear *rear, uint64_t features, struct rear_part *part,

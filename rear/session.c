@@ -21,8 +21,10 @@ static int agree(struct rear *rear, struct rear_session *s, bool again, struct d
         rear->class->promised(rear, &features, &needed);
     if (rear->packed)
         needed |= REAR_BIT(VIRTIO_F_RING_PACKED);
-    if (again && !rear->listen)
-        features = needed = rear->features;
+    if (again && !rear->listen) {
+        features = rear->features | rear->class->telling;
+        needed = rear->features & ~rear->class->telling;
+    }
     vhost_frontend_queue_rings(s->frontend, rear->class->queue_rings);
     ret = vhost_frontend_negotiate(s->frontend, &features, &s->protocol, needed, &queues, err);
     if (ret == -ENOTSUP && rear->packed && !again)

@@ -131,7 +131,7 @@ static void print_show(json_t *show)
     puts("chain, from the guest down");
     json_array_foreach(json_object_get(show, "chain"), i, layer) print_layer(layer);
     print_object("disk, as the guest sees it", json_object_get(show, "disk"));
-    print_object("card, as the guest sees it", json_object_get(show, "card"));
+    print_object("card", json_object_get(show, "card"));
     print_object("front", json_object_get(show, "front"));
     print_queues(json_object_get(json_object_get(show, "front"), "queues"));
     print_stuck(json_object_get(json_object_get(show, "front"), "stuck"));

@@ -152,6 +152,9 @@ int vhost_frontend_get_config(struct vhost_frontend *f, void *buf, uint32_t offs
 
     if (rc == 0)
         rc = frontend_query(f, &m, VHOST_CONFIG_HEADER + len, 0, err);
+    if (rc == 0 && (m.config.offset != offset || m.config.size != len))
+        return dt_fail(err, -EPROTO, "GET_CONFIG: asked for %u bytes at %u, and got %u bytes at %u",
+                       len, offset, m.config.size, m.config.offset);
     if (rc == 0)
         memcpy(buf, m.config.data, len);
     return rc;

@@ -36,6 +36,7 @@ int vhost_frontend_negotiate(struct vhost_frontend *f, uint64_t *features, uint6
  *  them; 1, unless told: 2 for a network card. */
 void vhost_frontend_queue_rings(struct vhost_frontend *f, unsigned rings);
 int vhost_frontend_offered(const struct vhost_frontend *f, uint64_t *features, uint64_t *protocol);
+/** vhost_frontend_get_config() - @len bytes at @offset. Return: 0; -EIO where the back end refuses them; another -errno. */
 int vhost_frontend_get_config(struct vhost_frontend *f, void *buf, uint32_t offset, uint32_t len,
                               struct dt_error *err);
 int vhost_frontend_set_config(struct vhost_frontend *f, const void *buf, uint32_t offset,

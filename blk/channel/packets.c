@@ -327,7 +327,8 @@ static int info(struct dt_layer *layer, struct dt_net_info *info, struct dt_erro
         if (ret < 0)
             return ret;
     }
-    *info = p->net_info;
+    info->mtu = p->net_info.mtu; /* the link is the back's */
+    info->offloads = p->net_info.offloads;
     return 0;
 }
 

@@ -388,8 +388,6 @@ DT_PUBLIC void dt_status_below(struct dt_layer *layer, struct dt_extent *extent)
 /** dt_layer_exclusive() - within `status`: run @fn while none of the device's threads does anything, so keep it
  *  short. */
 DT_PUBLIC void dt_layer_exclusive(struct dt_layer *layer, void (*fn)(void *arg), void *arg);
-/** dt_layer_info_changed() - the back grew or shrank: core asks all layers again and tells the guest. */
-DT_PUBLIC void dt_layer_info_changed(struct dt_layer *layer);
 
 #ifdef __cplusplus
 }

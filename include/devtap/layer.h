@@ -109,6 +109,9 @@ DT_PUBLIC int dt_layer_state_dir(struct dt_layer *layer, struct dt_error *err);
 /** dt_layer_state_changed() - what save() would give now is worth having after a crash: it is kept
  *  soon. From any thread. */
 DT_PUBLIC void dt_layer_state_changed(struct dt_layer *layer);
+/** dt_layer_info_changed() - what `info` says is another: core asks all layers again, and tells the guest. Of a disk its size
+ *  may change, of a card its link. From any thread. */
+DT_PUBLIC void dt_layer_info_changed(struct dt_layer *layer);
 /** dt_layer_event() - something a person or a manager should know: one line on the log, at most
  *  20 a second from each layer; what is beyond is counted. */
 DT_PUBLIC void dt_layer_event(struct dt_layer *layer, const char *event, const char *fmt, ...)

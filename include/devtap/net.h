@@ -303,14 +303,21 @@ static inline struct dt_packet *dt_pending_take(struct dt_pending *l, struct dt_
 
 /* ---- Description ---- */
 
+/** enum dt_link - does the wire carry anything? */
+enum dt_link { DT_LINK_UNKNOWN, DT_LINK_UP, DT_LINK_DOWN };
+
 /**
  * struct dt_net_info - what a card is. The back fills it; extensions may change it on the way up (`info`).
  * @mtu:      largest network packet, without the Ethernet header; 68 to 65,535.
  * @offloads: enum dt_offload bits that the guest may leave to us; all, unless a layer takes some away.
+ * @link:     enum dt_link. It alone may change while the card runs: a back then calls dt_layer_info_changed().
+ * @mac:      the address that what is behind the back takes for the card's; zero = nobody says.
  */
 struct dt_net_info {
     uint16_t mtu;
     uint32_t offloads;
+    uint8_t link;
+    uint8_t mac[6];
 };
 
 /** enum dt_net_verdict - what a callback for each packet decided. DT_DROP comes from dt_drop_as(). */

@@ -4,6 +4,7 @@
 #ifndef NET_PACKET_INTERNAL_H
 #define NET_PACKET_INTERNAL_H
 
+#include "net/port/carrier.h"
 #include "net/port/port.h"
 
 #define THREADS_MAX 64u
@@ -42,6 +43,7 @@ struct raw {
     unsigned nfds;
     bool away, known;
     struct dt_error why;
+    struct carrier carrier;
     struct xdp xdp;
     struct xdp_queue *queues[THREADS_MAX]; /* NULL: this thread has the packet socket alone */
 };

@@ -124,6 +124,7 @@ void raw_close(struct dt_layer *layer)
     struct raw *r = dt_layer_data(layer);
 
     xdp_close(r);
+    carrier_close(&r->carrier);
     for (unsigned i = 0; i < r->nfds; i++)
         close(r->fds[i]);
 }
@@ -146,6 +147,7 @@ int raw_open(struct dt_layer *layer, struct dt_error *err)
     int ret = 0;
 
     r->xdp = (struct xdp){.map = -1, .program = -1, .link = -1};
+    r->carrier.fd = -1;
     if (strlen(r->ifname) >= IFNAMSIZ || !*r->ifname)
         return dt_fail(err, -EINVAL, "ifname '%.40s' has not 1 to %d characters", r->ifname,
                        IFNAMSIZ - 1);
@@ -157,6 +159,8 @@ int raw_open(struct dt_layer *layer, struct dt_error *err)
     ret = ret ?: open_xdp(layer, r, err);
     if (ret < 0)
         raw_close(layer);
+    else if (!r->away)
+        carrier_open(&r->carrier, r->ifname);
     return ret;
 }
 
@@ -169,6 +173,7 @@ int raw_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *
         return -ENODEV;
     }
     info->mtu = r->mtu;
+    info->link = r->away ? DT_LINK_DOWN : carrier_state(&r->carrier);
     return 0;
 }
 

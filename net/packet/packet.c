@@ -260,8 +260,10 @@ static void raw_quiesce(struct dt_ctx *c, uint64_t deadline)
 
 static void raw_stop(struct dt_ctx *c)
 {
+    struct raw *r = c->layer_data;
     struct raw_ctx *rc = c->data;
 
+    carrier_stop(&r->carrier, c);
     port_in_close(&rc->in);
     if (rc->xq)
         xq_stop(rc->xq);
@@ -279,7 +281,7 @@ static void throw_away(int fd)
 
 static int raw_start(struct dt_ctx *c, struct dt_error *err)
 {
-    const struct raw *r = c->layer_data;
+    struct raw *r = c->layer_data;
     struct raw_ctx *rc = c->data;
     int fd = r->fds[c->thread];
 
@@ -293,8 +295,11 @@ static int raw_start(struct dt_ctx *c, struct dt_error *err)
         (struct port_out){.write = rc->xq ? raw_write_xdp : raw_write, .c = c, .full = TX_FULL};
     throw_away(fd);
     if (port_out_open(&rc->out, rc->xq ? -1 : fd) == 0 && port_in_open(&rc->in, fd) == 0 &&
-        (!rc->xq || xq_start(rc->xq, c, &rc->out, ended) == 0))
+        (!rc->xq || xq_start(rc->xq, c, &rc->out, ended) == 0)) {
+        if (c->thread == 0)
+            carrier_start(&r->carrier, c);
         return 0;
+    }
     port_in_close(&rc->in);
     port_out_close(&rc->out);
     return dt_fail(err, -EIO, "cannot watch %s", r->ifname);

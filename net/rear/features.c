@@ -29,7 +29,7 @@ static void describe(struct card_rear *cr, uint64_t features)
 void card_rear_promised(const struct rear *rear, uint64_t *wanted, uint64_t *needed)
 {
     const uint64_t rings = REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |
-                           REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU);
+                           REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | CARD_TELLING;
     uint64_t offloads = card_rear(rear)->offloads ? CARD_OFFLOADS : 0;
 
     *wanted = rings | offloads;
@@ -38,23 +38,8 @@ void card_rear_promised(const struct rear *rear, uint64_t *wanted, uint64_t *nee
 
 void card_rear_promise(struct card_rear *cr)
 {
+    cr->mtu = card_rear_mtu(cr, 0);
     describe(cr, cr->offloads ? CARD_OFFLOADS : 0);
-}
-
-/* Few rears have a configuration space: over vhost-user it is the VMM's. */
-static int judge_mtu(const struct card_rear *cr, struct rear_session *s, struct dt_error *err)
-{
-    uint16_t mtu;
-    int ret;
-
-    if (!(s->protocol & REAR_BIT(VHOST_F_CONFIG)) || !(s->features & REAR_BIT(VIRTIO_NET_F_MTU)))
-        return 0;
-    ret = vhost_frontend_get_config(s->frontend, &mtu, offsetof(struct virtio_net_config, mtu),
-                                    sizeof(mtu), err);
-    if (ret == 0 && mtu < cr->mtu)
-        ret = dt_fail(err, -EINVAL, "the back end takes packets of %u bytes at most: say mtu=%u",
-                      mtu, mtu);
-    return ret;
 }
 
 static int tell_mtu(const struct card_rear *cr, struct rear_session *s, struct dt_error *err)
@@ -62,9 +47,9 @@ static int tell_mtu(const struct card_rear *cr, struct rear_session *s, struct d
     int ret = 0;
 
     if (s->protocol & REAR_BIT(VHOST_F_MTU))
-        ret = vhost_frontend_set_mtu(s->frontend, (uint16_t)cr->mtu, err);
+        ret = vhost_frontend_set_mtu(s->frontend, cr->mtu, err);
     if (ret == -EIO)
-        dt_fail_prefix(err, "the back end takes no packets of %u bytes (mtu=)", (unsigned)cr->mtu);
+        dt_fail_prefix(err, "the back end takes no packets of %u bytes (mtu=)", cr->mtu);
     return ret;
 }
 
@@ -72,9 +57,11 @@ int card_rear_agreed(struct rear *rear, struct rear_session *s, bool again, stru
 {
     struct card_rear *cr = card_rear(rear);
     uint64_t features = sensible(s->features);
-    int ret = judge_mtu(cr, s, err);
+    int ret = card_rear_learn(cr, s, again, err);
 
-    if (ret == 0 && features != s->features)
+    if (ret < 0 || rear_session_begun(s))
+        return ret;
+    if (features != s->features)
         ret = vhost_frontend_set_features(s->frontend, features, err);
     ret = ret ?: tell_mtu(cr, s, err);
     if (ret < 0)

@@ -40,8 +40,10 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
     (REAR_BIT(VIRTIO_NET_F_GUEST_TSO4) | REAR_BIT(VIRTIO_NET_F_GUEST_TSO6) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_USO4) | REAR_BIT(VIRTIO_NET_F_GUEST_USO6) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_UFO))
+/* These say what its configuration space has. */
+#define CARD_TELLING (REAR_BIT(VIRTIO_NET_F_MAC) | REAR_BIT(VIRTIO_NET_F_STATUS))
 #define CARD_FEATURES                                                                        \
-    (REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |                  \
+    (CARD_TELLING | REAR_BIT(VIRTIO_RING_F_EVENT_IDX) | REAR_BIT(VIRTIO_NET_F_MRG_RXBUF) |   \
      REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | REAR_BIT(VIRTIO_NET_F_CSUM) |  \
      REAR_BIT(VIRTIO_NET_F_HOST_ECN) | CARD_HOST_SUPER | REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | \
      REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER)
@@ -56,7 +58,7 @@ enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, R
     (REAR_BIT(VIRTIO_NET_F_GUEST_CSUM) | REAR_BIT(VIRTIO_NET_F_GUEST_ECN) | CARD_GUEST_SUPER | \
      REAR_BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | REAR_BIT(VIRTIO_NET_F_CTRL_VQ) |                  \
      REAR_BIT(VIRTIO_NET_F_CTRL_RX) | REAR_BIT(VIRTIO_NET_F_MQ) | REAR_BIT(VIRTIO_NET_F_MTU) | \
-     REAR_BIT(VIRTIO_F_ANY_LAYOUT))
+     REAR_BIT(VIRTIO_F_ANY_LAYOUT) | CARD_TELLING)
 #define CARD_PROTOCOL                                                                     \
     (REAR_BIT(VHOST_F_MQ) | REAR_BIT(VHOST_F_REPLY_ACK) | REAR_BIT(VHOST_F_BACKEND_REQ) | \
      REAR_BIT(VHOST_F_MTU) | REAR_BIT(VHOST_F_CONFIG) | REAR_BIT(VHOST_F_CONFIGURE_MEM_SLOTS))
@@ -96,6 +98,7 @@ struct card_ctx {
     struct card_rings *rings; /* NULL = no session, or the rear has the guest's rings */
     bool broken;              /* the rear lied: nothing is taken from its rings any more */
     bool starved;             /* there is no memory for packets now */
+    bool compares;            /* the next packet's source with the address that the rear says */
     struct port_out out;
     struct loop_poller poller;
     struct loop_deferred publish;
@@ -109,10 +112,24 @@ struct card_ctx {
     unsigned at, n;
 };
 
-/** struct card_rear - the layer's data. @takes: what may be left to the rear; @gives: what it may leave to us. */
+/** struct card_told - what the rear's configuration space says. @mtu 0, @mac zero: nothing. */
+struct card_told {
+    uint16_t mtu;
+    uint8_t mac[6];
+    enum dt_link link;
+};
+
+/**
+ * struct card_rear - the layer's data.
+ * @wanted_mtu: the parameter; 0 = what the rear says. @mtu: what holds for the life of the layer.
+ * @takes: what may be left to the rear; @gives: what it may leave to us.
+ * @told: under rear.lock.
+ */
 struct card_rear {
     struct rear rear;
-    uint64_t mtu;
+    uint64_t wanted_mtu;
+    uint16_t mtu;
+    struct card_told told;
     bool offloads;
     uint32_t takes, gives;
     bool mergeable, ecn;
@@ -128,6 +145,19 @@ void card_rear_promised(const struct rear *rear, uint64_t *wanted, uint64_t *nee
 /** card_rear_promise() - before one is there: describe it. */
 void card_rear_promise(struct card_rear *cr);
 int card_rear_agreed(struct rear *rear, struct rear_session *s, bool again, struct dt_error *err);
+
+/* config.c: what the rear says of the card. */
+/** card_rear_learn() - read the configuration space, and judge it; @again as in rear_class.agreed. */
+int card_rear_learn(struct card_rear *cr, struct rear_session *s, bool again, struct dt_error *err);
+/** card_rear_mtu() - what it is with a rear that says @says, 0 = nothing. */
+static inline uint16_t card_rear_mtu(const struct card_rear *cr, uint16_t says)
+{
+    return cr->wanted_mtu ? (uint16_t)cr->wanted_mtu : says ? says : 1500;
+}
+/** card_rear_told() - what it said last; while it is gone, that the link is down. From any thread. */
+struct card_told card_rear_told(struct card_rear *cr);
+/** card_rear_compare() - a packet of the guest's: does it come from the address that the rear says? */
+void card_rear_compare(struct card_ctx *cc, const struct dt_packet *p);
 
 /* rings.c: a thread's part of the session's region. */
 size_t card_rings_bytes(const struct rear *rear);

@@ -114,6 +114,7 @@ static void come_up(struct card_ctx *cc, struct card_rings *rings)
         let_go(cc);
     cc->rings = rings;
     cc->broken = cc->starved = false;
+    cc->compares = true;
     cc->at = cc->n = cc->frame.buffers = 0;
     watch_calls(cc);
     for (unsigned i = 0; i < REAR_MAX_RINGS; i++)

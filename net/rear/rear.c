@@ -10,12 +10,12 @@ static const struct dt_param params[] = {
      .help = "Socket of a vhost-user-net back end that listens; or ours, with listen=on."},
     {.name = "mtu",
      .type = DT_PARAM_UINT,
-     .offset = offsetof(struct card_rear, mtu),
-     .initial = "1500",
+     .offset = offsetof(struct card_rear, wanted_mtu),
      .unit = "bytes",
      .min = 68,
      .max = 65535,
-     .help = "Largest network packet; the back end is told of it, where it can be."},
+     .help = "Largest network packet; default: what the back end says, or 1500. It is told of it, "
+             "where it can be."},
     REAR_PARAM_QUEUE_SIZE(64),
     REAR_PARAM_PACKED,
     REAR_PARAMS_LISTEN,
@@ -61,6 +61,8 @@ static const struct rear_class class = {
     .features = CARD_FEATURES,
     .protocol = CARD_PROTOCOL,
     .optional = CARD_OPTIONAL,
+    .telling = CARD_TELLING,
+    .shows_loss = true,
     .queue_rings = 2,
     .part_size = sizeof(struct card_rings),
     .part_bytes = card_rings_bytes,
@@ -93,10 +95,13 @@ static int card_open(struct dt_layer *layer, struct dt_error *err)
 /* What the guest may leave to the card the rear has to take, too, when it has the guest's rings. */
 static int card_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
 {
-    const struct card_rear *cr = dt_layer_data(layer);
+    struct card_rear *cr = dt_layer_data(layer);
+    const struct card_told told = card_rear_told(cr);
 
-    info->mtu = (uint16_t)cr->mtu;
+    info->mtu = cr->mtu;
     info->offloads &= cr->takes;
+    info->link = told.link;
+    memcpy(info->mac, told.mac, sizeof(info->mac));
     return 0;
 }
 

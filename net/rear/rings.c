@@ -8,7 +8,7 @@
 static uint32_t rx_size(const struct card_rear *cr)
 {
     return cr->mergeable ? CARD_BUFFER
-                         : MAX(CARD_BUFFER, ALIGN_UP(CARD_HEADER + 22 + (uint32_t)cr->mtu, 64u));
+                         : MAX(CARD_BUFFER, ALIGN_UP(CARD_HEADER + 22 + cr->mtu, 64u));
 }
 
 size_t card_rings_bytes(const struct rear *rear)

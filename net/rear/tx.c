@@ -57,6 +57,8 @@ unsigned card_rear_write(struct port_out *out, struct dt_packet **packets, unsig
     struct card_ctx *cc = container_of(out, struct card_ctx, out);
     unsigned done = 0;
 
+    if (unlikely(cc->compares) && n > 0)
+        card_rear_compare(cc, packets[0]);
     if (cc->rings && cc->rings->ntx_free < cc->rings->size / 2)
         card_rear_reap(cc);
     if (cc->rings && !cc->broken)

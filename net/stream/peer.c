@@ -127,6 +127,16 @@ static void drop_connection(struct stream_ctx *sc)
         close(TAKE_FD(sc->fd));
 }
 
+static void set_link(struct stream_ctx *sc, enum dt_link link)
+{
+    struct stream *s = sc->c->layer_data;
+
+    if (s->link == link)
+        return;
+    s->link = link;
+    dt_layer_info_changed(sc->c->layer);
+}
+
 static void come_up(struct stream_ctx *sc, int fd)
 {
     sc->fd = fd;
@@ -141,6 +151,7 @@ static void come_up(struct stream_ctx *sc, int fd)
     sc->complained = false;
     dt_count(sc->c, CONNECTS, 1);
     dt_layer_event(sc->c->layer, "connected", "%s: there is a peer", address_of(sc));
+    set_link(sc, DT_LINK_UP);
 }
 
 void wire_lost(struct stream_ctx *sc, int error)
@@ -151,6 +162,7 @@ void wire_lost(struct stream_ctx *sc, int error)
                    error == EPROTO       ? "the peer sent a length that no frame has"
                    : error == ECONNRESET ? "the peer ended the connection"
                                          : strerror(error));
+    set_link(sc, DT_LINK_DOWN);
     if (dt_clock_ns() - sc->since >= LASTED)
         sc->backoff = BACKOFF_LEAST;
     look_later(sc);
@@ -185,6 +197,7 @@ static void run_connected(struct dt_connect *op, int result)
         dt_layer_event(sc->c->layer, "unreachable", "%s: %s; it is tried again", address_of(sc),
                        strerror(-result));
     sc->complained = true;
+    set_link(sc, DT_LINK_DOWN);
     look_later(sc);
 }
 

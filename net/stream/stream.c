@@ -63,6 +63,7 @@ static int stream_info(struct dt_layer *layer, struct dt_net_info *info, struct 
     const struct stream *s = dt_layer_data(layer);
 
     info->mtu = (uint16_t)s->mtu;
+    info->link = s->link;
     return 0;
 }
 

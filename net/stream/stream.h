@@ -32,12 +32,13 @@ struct stream_bytes {
 
 enum stream_counter { TX_DOWN, TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY, CONNECTS };
 
-/** struct stream - of the layer. @listener: -1 = we connect. */
+/** struct stream - of the layer. @listener: -1 = we connect. @link: is there a peer? Unknown until one came, or could not. */
 struct stream {
     const char *address;
     bool listen, vnet;
     uint64_t mtu;
     int listener;
+    enum dt_link link;
 };
 
 struct stream_ctx {

@@ -12,6 +12,7 @@
  * drops there as a card's would. Writing does not wait: what the kernel has no memory for is dropped
  * and counted.
  */
+#include "net/port/carrier.h"
 #include "net/port/port.h"
 #include "net/port/tun.h"
 
@@ -26,6 +27,7 @@ struct tap {
     int fds[THREADS_MAX];
     unsigned nfds;
     int control; /* a socket, to ask for the MTU */
+    struct carrier carrier;
 };
 
 struct tap_ctx {
@@ -61,6 +63,7 @@ static void close_all(struct tap *t)
         close(t->fds[i]);
     if (t->control >= 0)
         close(t->control);
+    carrier_close(&t->carrier);
 }
 
 static int tap_open(struct dt_layer *layer, struct dt_error *err)
@@ -69,7 +72,7 @@ static int tap_open(struct dt_layer *layer, struct dt_error *err)
     unsigned threads = dt_layer_threads(layer);
     int ret = 0;
 
-    t->control = -1;
+    t->control = t->carrier.fd = -1;
     ret = port_tun_name(t->name, t->ifname, err);
     for (unsigned i = 0; ret == 0 && i < threads; i++) {
         int fd = port_tun_open(layer, t->name, IFF_TAP, threads > 1, err);
@@ -82,6 +85,8 @@ static int tap_open(struct dt_layer *layer, struct dt_error *err)
         t->control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (ret < 0)
         close_all(t);
+    else
+        carrier_open(&t->carrier, t->name);
     return ret;
 }
 
@@ -98,6 +103,7 @@ static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_
     memcpy(request.ifr_name, t->name, IFNAMSIZ);
     if (t->control >= 0 && ioctl(t->control, SIOCGIFMTU, &request) == 0)
         info->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
+    info->link = carrier_state(&t->carrier);
     return 0;
 }
 
@@ -145,20 +151,24 @@ static void tap_resume(struct dt_ctx *c)
 
 static int tap_start(struct dt_ctx *c, struct dt_error *err)
 {
-    const struct tap *t = c->layer_data;
+    struct tap *t = c->layer_data;
     struct tap_ctx *tc = c->data;
 
     dt_peek(c, true);
     tc->in = (struct port_in){.read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY};
-    return port_in_open(&tc->in, t->fds[c->thread]) == 0
-               ? 0
-               : dt_fail(err, -EIO, "cannot watch %s", t->name);
+    if (port_in_open(&tc->in, t->fds[c->thread]) < 0)
+        return dt_fail(err, -EIO, "cannot watch %s", t->name);
+    if (c->thread == 0)
+        carrier_start(&t->carrier, c);
+    return 0;
 }
 
 static void tap_stop(struct dt_ctx *c)
 {
+    struct tap *t = c->layer_data;
     struct tap_ctx *tc = c->data;
 
+    carrier_stop(&t->carrier, c);
     port_in_close(&tc->in);
 }
 

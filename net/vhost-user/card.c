@@ -4,7 +4,9 @@
  *
  * The device configuration space (MAC address, link status, queue pairs) and the control queue are the VMM's: over
  * vhost-user they never reach a back end, which is told of the queues it is to serve by enabling
- * their rings. So nothing here believes a guest about its address.
+ * their rings. So nothing here believes a guest about its address. Some VMMs, and taps, read a space of ours (protocol feature
+ * CONFIG), and give the guest of it what they see fit: the link, the largest packet, and how many queues there are. It has no
+ * address: that has to stay the guest's for its life, and a back's may be another tomorrow.
  */
 #include "net/vhost-user/internal.h"
 
@@ -30,6 +32,11 @@ static void card_init(struct front *front, const struct front_config *config)
     /* Core does what the guest does not. */
     front->offered |= virtio_offload_features(info->offloads, DT_OFFLOAD_ALL);
     front->offered |= BIT(VIRTIO_NET_F_GUEST_ECN);
+    if (config->config_space) {
+        card->config_space = true;
+        front->protocol_features |= BIT(VHOST_F_CONFIG);
+        front->offered |= BIT(VIRTIO_NET_F_STATUS);
+    }
     if (info->offloads & DT_OFFLOAD_TSO4)
         front->offered |= BIT(VIRTIO_NET_F_HOST_ECN);
     card->rings = xcalloc(front->nqueues, sizeof(*card->rings));
@@ -76,12 +83,42 @@ static int card_set_mtu(void *dev, uint16_t mtu)
     return mtu <= device_net_info(((struct front *)dev)->dev)->mtu ? 0 : -EINVAL;
 }
 
-/* The keeper judges NET_SET_MTU by it; drivers never see it. */
+static void fill_config(struct front *front, uint8_t space[VHOST_MAX_CONFIG])
+{
+    const struct dt_net_info *info = device_net_info(front->dev);
+    struct virtio_net_config config = {.mtu = info->mtu};
+
+    if (CARD(front)->config_space) {
+        config.status = info->link == DT_LINK_DOWN ? 0 : VIRTIO_NET_S_LINK_UP;
+        config.max_virtqueue_pairs = (uint16_t)(front->nqueues / 2);
+    }
+    memset(space, 0, VHOST_MAX_CONFIG);
+    memcpy(space, &config, sizeof(config));
+}
+
+static int card_get_config(void *dev, void *buf, uint32_t offset, uint32_t len)
+{
+    uint8_t space[VHOST_MAX_CONFIG];
+
+    if (offset > sizeof(space) || len > sizeof(space) - offset)
+        return -EINVAL;
+    fill_config(dev, space);
+    memcpy(buf, space + offset, len);
+    return 0;
+}
+
+static int card_set_config(void *dev, const void *buf, uint32_t offset, uint32_t len)
+{
+    return -EINVAL;
+}
+
+/* The keeper judges NET_SET_MTU by it, whether a VMM reads it or not. */
 static void card_floor(struct front *front, struct link_floor *floor)
 {
-    const struct virtio_net_config config = {.mtu = device_net_info(front->dev)->mtu};
-
-    memcpy(floor->config, &config, sizeof(config));
+    fill_config(front, floor->config);
+    if (CARD(front)->config_space)
+        memset(floor->writable + offsetof(struct virtio_net_config, status), LINK_CONFIG_LIVE,
+               sizeof(uint16_t));
 }
 
 /* The rear has none of our rings while it has the guest's: it gets the packet with them, in a moment. */
@@ -160,9 +197,17 @@ static void wake(struct lane *lane)
     net_resume(lane);
 }
 
-/* Guests that run keep what they were told. */
-static void info_changed(void *front)
+/* Guests that run keep what they were told, but of the link. */
+static void info_changed(void *arg)
 {
+    struct front *front = arg;
+
+    if (!CARD(front)->config_space)
+        return;
+    if (front->remote)
+        vhost_remote_config_changed(front->remote);
+    else if (front->session)
+        vhost_session_notify_config(front->session);
 }
 
 static void show(struct front *front, json_t *show)
@@ -214,6 +259,8 @@ const struct front_class card_front = {
     .device_ops = &device_ops,
     .features = card_features,
     .set_features = card_set_features,
+    .get_config = card_get_config,
+    .set_config = card_set_config,
     .send_rarp = card_send_rarp,
     .set_mtu = card_set_mtu,
     .init = card_init,

@@ -52,7 +52,8 @@ struct card_front {
     uint32_t allowed; /* enum dt_offload that the driver may leave to us */
     uint32_t takes;   /* and we to it */
     bool mergeable, ecn;
-    uint16_t header; /* bytes of the virtio header */
+    bool config_space; /* offered to the VMM */
+    uint16_t header;   /* bytes of the virtio header */
     struct card_ring *rings;
     struct card_lane *lanes;
 };

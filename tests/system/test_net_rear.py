@@ -1,10 +1,11 @@
 """The back `vhost-user` of a card: a guest on a tap before another back end, our own or DPDK's."""
 
+import json
 import os
 import shutil
 import time
 
-from devtap_test import wait_for
+from devtap_test import paths, wait_for
 from devtap_test.card import INIT, Card, Namespace, arguments, ping, require, transfer
 from devtap_test.case import Skip, limit
 from devtap_test.openvswitch import OpenVSwitch
@@ -157,6 +158,64 @@ def test_modes(t):
     mode(tap, "interpose")
     ping(guest)
     t.equal(complaints(guest), "")
+
+
+def follow(t, card, guest):
+    """Takes the guest's card down and up as the events of `card` say, as its manual page shows."""
+    heard = t.use(Process([paths.devtap(), "events", "--follow", "--json", card.card], t.folder, name="events",
+                          env=card.environment))
+    seen = 0
+
+    def carry():
+        nonlocal seen
+        lines = [json.loads(line) for line in heard.output().splitlines() if line.endswith("}")]
+        for event in lines[seen:]:
+            if event["event"] in ("link-down", "link-up"):
+                guest.qmp.command("set_link", name="nic0", up=event["event"] == "link-up")
+        seen = len(lines)
+    return carry
+
+
+def told_of(card, link):
+    """Waits until the link is said to be so."""
+    wait_for(f"{card.card}'s link to be {link}", lambda: card.show()["card"]["link"] == link)
+
+
+@limit(150)
+def test_link(t):
+    """A rear with a configuration space: its largest packet is the card's, and its link the guest's, in both modes."""
+    require()
+    space = t.use(Namespace(t.folder))
+    space.run("ip", "link", "set", "card0", "mtu", "3000")
+    rear = t.use(Card("tap ifname=card0", t.folder, space.enter, ("--config-space", "on"), card="rear"))
+    tap = t.use(Card(f"vhost-user path={rear.socket}", t.folder, options=("--config-space", "on"), card="tap"))
+    t.equal([card.show()["card"]["mtu"] for card in (rear, tap)], [3000, 3000], "largest packet")
+    guest = t.guest(root="initramfs", extra=arguments(tap, mtu=3000, extra=",id=nic0"))
+    guest.check(INIT)
+    ping(guest)
+    t.equal(guest.check("cat /sys/class/net/eth0/mtu").strip(), "3000", "largest packet in the guest")
+    guest.check("ping -c 1 -W 30 -s 2900 10.77.0.1")
+    carry = follow(t, tap, guest)
+    for wanted in ("interpose", "passthrough"):
+        mode(tap, wanted)
+        for link, carrier in (("down", 0), ("up", 1)):
+            space.run("ip", "link", "set", "card0", link)
+            told_of(rear, link)
+            told_of(tap, link)
+
+            def guest_sees(carrier=carrier):
+                carry()
+                return guest.check("cat /sys/class/net/eth0/carrier").strip() == str(carrier)
+            wait_for("the guest's card", guest_sees)
+        answers(guest)
+    rear.kill_worker()
+    told_of(tap, "up")
+    tap.kill_worker()
+    told_of(tap, "up")
+    rear.stop()
+    told_of(tap, "down")
+    t.equal(tap.counters("vhost-user")["rear-lies"], 0)
+    assert "event=link-down" in tap.output()
 
 
 class Testpmd(Process):

@@ -43,10 +43,26 @@ static void far_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned 
     dt_sent(c, packets, n);
 }
 
+static uint8_t far_link;
+
 static int far_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
 {
     info->mtu = 1500;
+    info->link = __atomic_load_n(&far_link, __ATOMIC_RELAXED);
     return 0;
+}
+
+void wire_link(struct soft_disk *soft, enum dt_link link)
+{
+    __atomic_store_n(&far_link, (uint8_t)link, __ATOMIC_RELAXED);
+    if (soft)
+        dt_layer_info_changed(soft->dev->layers[soft->dev->nlayers]);
+}
+
+/* To the last: nobody listens any more. */
+static void far_close(struct dt_layer *layer)
+{
+    dt_layer_info_changed(layer);
 }
 
 static const struct dt_net_ext far = {
@@ -56,6 +72,7 @@ static const struct dt_net_ext far = {
     .flags = DT_BACK | DT_SELF_CONTAINED,
     .takes = DT_OFFLOAD_ALL,
     .transmit = far_transmit,
+    .close = far_close,
     .info = far_info,
 };
 
@@ -162,15 +179,21 @@ void card_guest_detach(struct card_guest *g)
     }
 }
 
-void card_guest_start(struct card_guest *g)
+void card_serve(struct soft_disk *soft)
 {
     static bool registered;
     struct dt_error err = {""};
 
     must(registered || registry_add_net(&far, &err) == 0, err.text);
     registered = true;
-    g->soft = (struct soft_disk){.card = &card_front};
-    soft_disk_start(&g->soft, "far-end");
+    soft->card = &card_front;
+    soft_disk_start(soft, "far-end");
+}
+
+void card_guest_start(struct card_guest *g)
+{
+    g->soft = (struct soft_disk){0};
+    card_serve(&g->soft);
     card_guest_attach(g);
 }
 

@@ -43,6 +43,10 @@ struct card_guest {
     int memory_fd, kick[CARD_RINGS], call[CARD_RINGS];
 };
 
+/** card_serve() - a card whose chain is the wire alone. */
+void card_serve(struct soft_disk *soft);
+/** wire_link() - what the wire says of its link from now on; the card @soft is told, NULL = none. */
+void wire_link(struct soft_disk *soft, enum dt_link link);
 /** card_guest_start() - serve a card whose chain is the wire alone, and attach. Ends the program with a message when it cannot. */
 void card_guest_start(struct card_guest *g);
 void card_guest_stop(struct card_guest *g);

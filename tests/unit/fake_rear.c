@@ -277,7 +277,11 @@ static bool answer(struct fake_rear *r, struct vhost_message *m)
     case VHOST_GET_CONFIG:
         m->header.size = VHOST_CONFIG_HEADER + m->config.size;
         memset(m->config.data, 0, sizeof(m->config.data));
-        memcpy(m->config.data, &r->disk, sizeof(r->disk));
+        if (r->net)
+            memcpy(m->config.data, &r->card, sizeof(r->card));
+        else
+            memcpy(m->config.data, &r->disk, sizeof(r->disk));
+        r->asked = m->config.size;
         return true;
     case VHOST_GET_VRING_BASE:
         m->header.size = sizeof(m->vring);
@@ -436,13 +440,29 @@ void fake_rear_stop(struct fake_rear *r)
     unlink(r->path);
 }
 
-void fake_rear_resize(struct fake_rear *r, uint64_t sectors)
+static bool tell(struct fake_rear *r)
 {
     struct vhost_message m = {
         .header = {.request = VHOST_BACKEND_CONFIG_CHANGE_MSG, .flags = VHOST_VERSION}};
 
+    return r->events >= 0 && vhost_send(r->events, &m, 1000) == 0;
+}
+
+void fake_rear_resize(struct fake_rear *r, uint64_t sectors)
+{
     pthread_mutex_lock(&r->busy);
     r->disk.capacity = sectors;
-    CHECK(vhost_send(r->events, &m, 1000) == 0);
+    CHECK(tell(r));
     pthread_mutex_unlock(&r->busy);
+}
+
+bool fake_rear_say(struct fake_rear *r, const struct virtio_net_config *card)
+{
+    bool heard;
+
+    pthread_mutex_lock(&r->busy);
+    r->card = *card;
+    heard = tell(r);
+    pthread_mutex_unlock(&r->busy);
+    return heard;
 }

@@ -53,7 +53,8 @@ struct fake_ring {
 };
 
 /**
- * struct fake_rear - set @features, @protocol and @disk before fake_rear_start().
+ * struct fake_rear - set @features, @protocol and @disk or @card before fake_rear_start().
+ * @asked: bytes of the configuration space that were last asked for.
  * @net: a network card, with ring 0 for packets to the front end and 1 for those from it. @frame: the last of these,
  *       with its header. @mute: it takes nothing from ring 1. @mtu: what it was told.
  * @lie: may be set at any time.
@@ -66,6 +67,8 @@ struct fake_rear {
     char path[64];
     uint64_t features, protocol;
     struct virtio_blk_config disk;
+    struct virtio_net_config card;
+    uint32_t asked;
     int lie;
     bool (*mangle)(struct fake_rear *rear, struct vhost_message *m);
     void (*mangle_used)(struct fake_rear *rear, uint32_t *id, uint32_t *len, uint16_t *idx);
@@ -95,5 +98,7 @@ void fake_rear_settle(struct fake_rear *rear);
 bool fake_rear_send(struct fake_rear *rear, const void *bytes, uint32_t n, uint32_t each);
 /** fake_rear_resize() - and tell the front end. */
 void fake_rear_resize(struct fake_rear *rear, uint64_t sectors);
+/** fake_rear_say() - the card's configuration space is @card from now on; tell the front end. Return: false if none is there. */
+bool fake_rear_say(struct fake_rear *rear, const struct virtio_net_config *card);
 
 #endif

@@ -38,13 +38,25 @@ static void must(int ret, const struct dt_error *err)
     }
 }
 
+/* The front comes after the device has started. */
+static void info_changed(void *arg)
+{
+    const struct soft_disk *disk = arg;
+
+    if (disk->front)
+        front_class_ops(disk->card ?: &disk_front)->info_changed(disk->front);
+}
+
 void soft_disk_start(struct soft_disk *disk, const char *chain)
 {
     static unsigned serial;
     struct loop_config loop_config = {.spin_ns = DT_US(50)};
     const struct front_class *class = disk->card ?: &disk_front;
-    struct front_config front_config = {
-        .class = class, .session_fd = -1, .packed = true, .iommu = disk->iommu};
+    struct front_config front_config = {.class = class,
+                                        .session_fd = -1,
+                                        .packed = true,
+                                        .iommu = disk->iommu,
+                                        .config_space = disk->config_space};
     struct chain_spec spec;
     struct dt_error err;
 
@@ -60,7 +72,9 @@ void soft_disk_start(struct soft_disk *disk, const char *chain)
                     &err),
          &err);
     chain_spec_free(&spec);
-    must(device_start(disk->dev, front_class_ops(class), NULL, &err), &err);
+    disk->ops = *front_class_ops(class);
+    disk->ops.info_changed = info_changed;
+    must(device_start(disk->dev, &disk->ops, disk, &err), &err);
     front_config.dev = disk->dev;
     front_config.listen_fd = listen_at(disk->socket);
     must(front_new(&disk->front, &front_config, &err), &err);
@@ -86,7 +100,9 @@ static void stop_front(void *arg)
 
 static void free_front(void *arg)
 {
-    front_free(((struct soft_disk *)arg)->front);
+    struct soft_disk *disk = arg;
+
+    front_free(TAKE_PTR(disk->front));
 }
 
 /* Layers stop on the thread that they ran on: the loop's. */

@@ -9,7 +9,7 @@
 
 /**
  * struct soft_disk - all of it.
- * @iommu: offer ACCESS_PLATFORM.
+ * @iommu: offer ACCESS_PLATFORM. @config_space: a card's.
  * @card: it is one, of this class; NULL = a disk.
  * @turned: no thread serves it: the caller turns its loop, and does not stop it.
  * @on_thread: called on the serving thread before it serves; may be NULL.
@@ -21,8 +21,9 @@ struct soft_disk {
     pthread_t thread;
     char socket[64];
     const struct front_class *card;
+    struct front_ops ops;
     void (*on_thread)(void);
-    bool iommu, turned, stopped;
+    bool iommu, config_space, turned, stopped;
 };
 
 /** soft_disk_start() - serve @chain; ends the program with a message when it cannot. */

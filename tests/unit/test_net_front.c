@@ -374,6 +374,53 @@ static void no_buffers(void **state)
     stop();
 }
 
+/* ---- The configuration space ---- */
+
+/* Until the front end is told that the space changed; then it says of the link @status. */
+static void expect_status(struct vhost_frontend *front, uint16_t status)
+{
+    uint64_t end = dt_clock_ns() + DT_S(60);
+    struct virtio_net_config config;
+    struct dt_error err;
+    bool changed = false;
+
+    while (!changed && dt_clock_ns() < end)
+        assert_int_equal(vhost_frontend_events(front, &changed), 0);
+    assert_true(changed);
+    assert_int_equal(vhost_frontend_get_config(front, &config, 0, sizeof(config), &err), 0);
+    assert_int_equal(config.status, status);
+}
+
+static void configuration_space(void **state)
+{
+    uint64_t protocol = 1ull << VHOST_F_CONFIG | 1ull << VHOST_F_BACKEND_REQ;
+    uint64_t features = 1ull << VIRTIO_NET_F_STATUS | 1ull << VHOST_FEATURE_PROTOCOL;
+    struct soft_disk soft = {.config_space = true};
+    struct virtio_net_config config;
+    struct vhost_frontend *front;
+    struct dt_error err;
+    unsigned queues;
+
+    wire_link(NULL, DT_LINK_UP);
+    card_serve(&soft);
+    assert_int_equal(vhost_frontend_connect(&front, soft.socket, CARD_WAIT_MS, &err), 0);
+    assert_int_equal(vhost_frontend_negotiate(front, &features, &protocol, features, &queues, &err),
+                     0);
+    assert_true(protocol & 1ull << VHOST_F_CONFIG);
+    assert_int_equal(vhost_frontend_get_config(front, &config, 0, sizeof(config), &err), 0);
+    assert_int_equal(config.status, VIRTIO_NET_S_LINK_UP);
+    assert_int_equal(config.max_virtqueue_pairs, FRONT_QUEUES);
+    assert_int_equal(config.mtu, 1500);
+    assert_memory_equal(config.mac, "\0\0\0\0\0\0", 6); /* the address is the VMM's */
+    wire_link(&soft, DT_LINK_DOWN);
+    expect_status(front, 0);
+    wire_link(&soft, DT_LINK_UNKNOWN); /* for who does not know, it is up */
+    expect_status(front, VIRTIO_NET_S_LINK_UP);
+    assert_int_equal(vhost_frontend_get_config(front, &config, VHOST_MAX_CONFIG, 1, &err), -EIO);
+    vhost_frontend_free(front);
+    soft_disk_stop(&soft);
+}
+
 int main(void)
 {
     static const struct card_test tests[] = {
@@ -389,6 +436,7 @@ int main(void)
         {"too many buffers", too_many_buffers},
         {"one buffer that is too short", one_buffer_that_is_too_short},
         {"no buffers", no_buffers},
+        {"configuration space", configuration_space},
     };
 
     return run_card_tests(tests, ARRAY_SIZE(tests));

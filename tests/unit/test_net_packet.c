@@ -322,6 +322,30 @@ static void test_xdp_is_refused(void **state)
     assert_int_equal(system("ethtool -K card0 rxvlan off"), 0);
 }
 
+/* It is there while both ends are up. */
+static void test_link(void **state)
+{
+    const struct dt_net_info *info;
+
+    start();
+    info = device_net_info(rig.dev);
+    assert_int_equal(info->link, DT_LINK_UP);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(system(i < 2 ? "ip link set far0 down" : "ip link set card0 down"), 0);
+        TURN_UNTIL(info->link == DT_LINK_DOWN);
+        assert_int_equal(system("ip link set far0 up && ip link set card0 up"), 0);
+        TURN_UNTIL(info->link == DT_LINK_UP);
+    }
+    rig_stop();
+    assert_int_equal(system("ip link set card0 down"), 0); /* as it is at the start */
+    start();
+    info = device_net_info(rig.dev);
+    assert_int_equal(info->link, DT_LINK_DOWN);
+    assert_int_equal(system("ip link set card0 up"), 0);
+    TURN_UNTIL(info->link == DT_LINK_UP);
+    rig_stop();
+}
+
 static void test_bad_parameters(void **state)
 {
     static const struct rig_refusal cases[] = {
@@ -360,6 +384,7 @@ int main(void)
         TEST_XDP(test_xdp_completes_checksums),
         TEST_XDP(test_xdp_rings_go_round),
         cmocka_unit_test(test_xdp_is_refused),
+        TEST(test_link),
         cmocka_unit_test(test_bad_parameters),
     };
 

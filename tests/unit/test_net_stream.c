@@ -334,13 +334,16 @@ static void test_peer_comes_late(void **state)
         rig_turn();
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     assert_int_equal(rig_counter("stream", "tx-down"), 1);
+    TURN_UNTIL(device_net_info(rig.dev)->link == DT_LINK_DOWN);
     listener = peer_bind("late", SOCK_STREAM);
     fd = peer_accept(listener);
     TURN_UNTIL(rig_counter("stream", "connects") == 1);
+    TURN_UNTIL(device_net_info(rig.dev)->link == DT_LINK_UP);
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     expect_frame(fd, f.bytes, f.n);
-    rig_stop();
     close(fd);
+    TURN_UNTIL(device_net_info(rig.dev)->link == DT_LINK_DOWN);
+    rig_stop();
     close(listener);
 }
 

@@ -66,6 +66,8 @@ const struct dt_param disk_params[] = {
      .help = "Offer the VMM many regions of memory; off: 8."},
     {DISK("iommu", DT_PARAM_ENUM, iommu), .initial = "off", .choices = off_on,
      .help = "Offer ACCESS_PLATFORM: reach only what the guest's IOMMU maps."},
+    {DISK("config-space", DT_PARAM_ENUM, config_space), .initial = "off", .choices = off_on,
+     .help = "Of a network card: offer the VMM one, with the state of the link; few read it."},
     {DISK("state", DT_PARAM_PATH, state),
      .help = "Directory where layers keep what must outlive the process."},
     {DISK("threads-per-disk", DT_PARAM_UINT, threads), .initial = "1", .min = 1,

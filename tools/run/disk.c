@@ -106,6 +106,7 @@ static int start_front(struct disk *d, struct dt_error *err)
                    .queues = (unsigned)o->queues,
                    .packed = o->packed,
                    .iommu = o->iommu,
+                   .config_space = o->config_space,
                    .few_regions = !o->memory_slots},
     };
 
@@ -219,9 +220,12 @@ static void device_quiet(void *arg, const char *late)
     sem_post(&d->stopped);
 }
 
+/* On its thread, where a layer may still say that the device changed. */
 static void free_front(void *arg)
 {
-    front_free(arg);
+    struct disk *d = arg;
+
+    front_free(TAKE_PTR(d->front));
 }
 
 /* Nothing more can be done in good order: what is in flight is the next process's to repeat. */
@@ -246,7 +250,7 @@ void disk_stop(struct disk *d)
 {
     if (d->front) {
         wait_stopped(d, "requests of the VM are still in flight");
-        loop_call(disk_loop(d), free_front, d->front);
+        loop_call(disk_loop(d), free_front, d);
     }
     if (d->started) {
         device_quiesce(d->dev, dt_clock_ns() + DT_S(QUIESCE_SECONDS), device_quiet, d);

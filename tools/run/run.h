@@ -32,7 +32,7 @@ struct disk_options {
     const char *connect, *fd, *serial, *state;
     uint64_t queues, threads, deadline;
     unsigned packed;
-    unsigned iommu, memory_slots;
+    unsigned iommu, memory_slots, config_space;
 };
 
 /**

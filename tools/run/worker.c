@@ -82,6 +82,7 @@ static void make_front(struct disk *d, int fd)
                                         .queues = (unsigned)o->queues,
                                         .packed = o->packed,
                                         .iommu = o->iommu,
+                                        .config_space = o->config_space,
                                         .few_regions = !o->memory_slots};
     struct dt_error err;
 

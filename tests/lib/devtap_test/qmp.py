@@ -20,7 +20,7 @@ class Qmp:
         json.loads(self.stream.readline())
         self.command("qmp_capabilities")
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         """Runs a command and returns its value; events seen meanwhile go to .events.
 
         Underscores in argument names become hyphens, as QMP spells most of them.
