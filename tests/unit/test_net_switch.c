@@ -685,7 +685,7 @@ static void test_bad_ports(void **state)
     expect_refused(configs, FABRIC_PORTS + 1, "at most");
     configure(configs);
     configs[A].chain = "nonsense";
-    expect_refused(configs, PORTS, "port a: ");
+    expect_refused(configs, PORTS, "a: no extension or back");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
