@@ -68,7 +68,23 @@ def start(t, group=True):
     for number, guest in enumerate(guests):
         guest.wait_for_shell()
         guest.check(init(number + 2))
+    apart(t, switch, cards, guests)
     return space, switch, guests
+
+
+def memories(pid):
+    """The inodes of the VMs' memory that a process maps."""
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
+        return {line.split()[4] for line in maps if "/memfd:memory-backend" in line}
+
+
+def apart(t, switch, cards, guests):
+    """The worker of a card maps the memory of its own VM, and no other's; the switch maps nobody's."""
+    own = [memories(guest.process.pid) for guest in guests]
+    t.equal([len(each) for each in own], [1, 1], "memories of a VMM")
+    assert own[0] != own[1], own
+    t.equal([memories(card.show()["worker"]) for card in cards], own, "memory that the workers map")
+    t.equal(memories(switch.show("a")["pid"]), set(), "memory that the switch maps")
 
 
 def ping(guest, address, count=3):
