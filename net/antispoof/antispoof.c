@@ -69,7 +69,8 @@ static const struct dt_counter counters[] = {
     [TRICK_FRAGMENT] = COUNTER("fragment", "ICMPv6 in fragments."),
     [TRICK_DHCP_SERVER] = COUNTER("dhcp-server", "sent as a DHCP or DHCPv6 server."),
     [TRICK_DHCP] = COUNTER("dhcp", "to DHCP servers in another's name, or as a relay."),
-    [TRICK_ROUTER] = COUNTER("router", "router advertisements, redirects, and unknown ICMPv6."),
+    [TRICK_ROUTER] =
+        COUNTER("router", "router advertisements, redirects, queries for groups, unknown ICMPv6."),
     [TRICK_NEIGHBOUR] = COUNTER("neighbour", "neighbour discovery that names others."),
     [STAMPED] = {"stamped", "packets", "Had another address, and were given the card's (stamp)."},
     {NULL},

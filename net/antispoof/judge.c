@@ -25,6 +25,8 @@ enum {
     NEIGHBOUR_ADVERTISEMENT = 136,
     MLD2_REPORT = 143,
 };
+enum { ICMP_REDIRECT = 5, ICMP_ROUTER_ADVERTISEMENT = 9 };
+enum { IGMP_REPORT = 0x12, IGMP2_REPORT = 0x16, IGMP2_LEAVE = 0x17, IGMP3_REPORT = 0x22 };
 
 static bool all_zero(const uint8_t *p, unsigned n)
 {
@@ -115,6 +117,27 @@ static enum trick judge_dhcp(const struct identity *id, struct dt_packet *p, uns
                : TRICK_DHCP;
 }
 
+/* Redirects and router advertisements (RFC 792, 1256). */
+static bool icmp_leads(uint8_t type)
+{
+    return type == ICMP_REDIRECT || type == ICMP_ROUTER_ADVERTISEMENT;
+}
+
+/* What a host says of groups (RFC 1112, 2236, 3376); who asks is taken for the router that all of them go to (RFC 4541). */
+static bool igmp_is_hosts(uint8_t type)
+{
+    return type == IGMP_REPORT || type == IGMP2_REPORT || type == IGMP2_LEAVE ||
+           type == IGMP3_REPORT;
+}
+
+static bool leads_others(const struct dt_headers *h, const uint8_t *data)
+{
+    if (h->flags & DT_HDR_ICMP)
+        return icmp_leads(data[h->l4]);
+    return h->protocol == IPPROTO_IGMP && !(h->flags & DT_HDR_LATER) &&
+           (h->end <= h->l4 || !igmp_is_hosts(data[h->l4]));
+}
+
 static enum trick judge_ipv4(const struct identity *id, struct dt_packet *p)
 {
     const struct dt_headers *h = dt_headers(p);
@@ -128,6 +151,8 @@ static enum trick judge_ipv4(const struct identity *id, struct dt_packet *p)
     if (!prefixes_contain(&id->ip4, ip + 12) &&
         !(all_zero(ip + 12, 4) && is_dhcp_request(id, h, data)))
         return TRICK_IP;
+    if (leads_others(h, data))
+        return TRICK_ROUTER;
     return udp && to_port(h, data, DHCP_SERVER) ? judge_dhcp(id, p, 4) : HONEST;
 }
 
@@ -302,6 +327,8 @@ static inline bool plainly_honest(const struct identity *id, struct dt_packet *p
         memcmp(data + 6, id->mac_ipv4, sizeof(id->mac_ipv4)) != 0 || for_bridges(data))
         return false;
     if (transport == DT_HDR_UDP && (is_dhcp_port(data + h->l4) || is_dhcp_port(data + h->l4 + 2)))
+        return false;
+    if (transport == DT_HDR_ICMP && icmp_leads(data[h->l4]))
         return false;
     return prefixes_contain(&id->ip4, data + h->l3 + 12);
 }

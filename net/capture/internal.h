@@ -42,8 +42,8 @@ struct capture {
     int fd;
     bool fifo;
     uint64_t offset;              /* of a file */
-    bool begun;                   /* FIFO: this reader has the header; */
-    struct capture_ring *halfway; /* and half a block of this one */
+    bool begun;                   /* the file, or the FIFO's reader, has the section's header */
+    struct capture_ring *halfway; /* FIFO: the reader has half a block of this one */
     bool failing;                 /* the last write failed, and that was told */
     bool ended;                   /* the limit was reached */
 };

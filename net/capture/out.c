@@ -3,7 +3,8 @@
  * out.c - capture's file or FIFO.
  *
  * A file is locked, and gets a section of its own behind what it has; a block that a killed process left half
- * written is cut off first. A write that failed half-way is overwritten by the next one.
+ * written is cut off first. A write that failed half-way is overwritten by the next one. Where not even the section's header can be
+ * written, it stands before the first block that can.
  *
  * A FIFO has a reader or not. What comes while there is none is lost; each new reader gets a section first, and
  * blocks that are whole: a ring of which half a block is written goes on before any other does. Nobody waits for a
@@ -39,6 +40,19 @@ static size_t make_header(const struct capture *w, uint8_t header[PCAPNG_HEADER_
                          (uint32_t)w->snaplen);
 }
 
+/* Of a file: once before its first block, as soon as the file takes it. */
+static int begin_section(struct capture *w)
+{
+    uint8_t header[PCAPNG_HEADER_MAX];
+    uint64_t offset = w->offset;
+    int ret = w->begun ? 0 : write_file(w, header, make_header(w, header));
+
+    w->begun = ret == 0;
+    if (ret < 0)
+        w->offset = offset;
+    return ret;
+}
+
 /* ---- Rings ---- */
 
 /* Tells once that the file takes no more, and once that it does again. */
@@ -56,6 +70,8 @@ static bool may_write(struct capture *w, uint64_t bytes)
 {
     if (w->ended)
         return false;
+    if (!w->begun)
+        bytes += PCAPNG_HEADER_MAX;
     if (!w->limit || w->offset + bytes <= w->limit)
         return true;
     w->ended = true;
@@ -89,17 +105,19 @@ static void pass(struct capture_ring *ring, uint64_t head, bool lost)
 static void drain_to_file(struct capture *w, struct capture_ring *ring, uint64_t head)
 {
     uint64_t at = ring->tail % ring->size, first = MIN(head - ring->tail, ring->size - at);
-    uint64_t offset = w->offset;
-    bool may = may_write(w, head - ring->tail);
     int ret = -EFBIG;
 
-    if (may) {
-        ret = write_file(w, ring->bytes + at, first);
+    if (may_write(w, head - ring->tail)) {
+        uint64_t offset;
+
+        ret = begin_section(w);
+        offset = w->offset;
+        ret = ret ?: write_file(w, ring->bytes + at, first);
         ret = ret ?: write_file(w, ring->bytes, head - ring->tail - first);
+        if (ret < 0)
+            w->offset = offset;
         note_outcome(w, ret);
     }
-    if (ret < 0)
-        w->offset = offset;
     pass(ring, head, ret < 0);
 }
 
@@ -180,11 +198,26 @@ static int open_fifo(struct capture *w, struct dt_error *err)
                      : 0;
 }
 
+/* A file that takes no more is no reason to have no card, of which this may be the second worker: it is told of, as later. */
+static int begin_file(struct capture *w)
+{
+    int ret;
+
+    if (ftruncate(w->fd, (off_t)w->offset) < 0)
+        return -errno;
+    if (!may_write(w, 0))
+        return 0;
+    ret = begin_section(w);
+    if (ret != -ENOSPC && ret != -EDQUOT && ret != -EFBIG)
+        return ret;
+    note_outcome(w, ret);
+    return 0;
+}
+
 /* An existing file is continued only if it is a capture; any other is somebody's data. */
 static int open_file(struct capture *w, struct dt_error *err)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    uint8_t header[PCAPNG_HEADER_MAX];
     int64_t whole;
     int ret;
 
@@ -198,10 +231,7 @@ static int open_file(struct capture *w, struct dt_error *err)
     if (whole < 0)
         return dt_fail(err, (int)whole, "cannot read %s: %s", w->out, strerror((int)-whole));
     w->offset = (uint64_t)whole;
-    if (w->limit && w->offset + PCAPNG_HEADER_MAX > w->limit)
-        return dt_fail(err, -EFBIG, "%s already has the %llu bytes of limit=", w->out,
-                       (unsigned long long)w->limit);
-    ret = ftruncate(w->fd, whole) < 0 ? -errno : write_file(w, header, make_header(w, header));
+    ret = begin_file(w);
     return ret < 0 ? dt_fail(err, ret, "cannot write %s: %s", w->out, strerror(-ret)) : 0;
 }
 

@@ -62,6 +62,7 @@ void packets_destroy(struct packet_link *l)
         close(l->kick_up);
     channel_detach(&l->map);
     free(TAKE_PTR(l->slots));
+    l->late = l->out[DT_TX] = l->out[DT_RX] = 0; /* nobody has any more */
 }
 
 bool packets_send(struct packet_link *l, struct dt_packet *p, enum dt_direction way, uint64_t now)

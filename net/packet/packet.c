@@ -290,7 +290,8 @@ static int raw_start(struct dt_ctx *c, struct dt_error *err)
         dt_layer_event(c->layer, "interface-gone", "%s: nothing is sent or received any more",
                        r->why.text);
     rc->xq = r->queues[c->thread];
-    rc->in = (struct port_in){.read = raw_read, .ended = ended, .c = c, .memory = RX_MEMORY};
+    rc->in = (struct port_in){
+        .read = raw_read, .ended = ended, .c = c, .memory = RX_MEMORY, .interface = true};
     rc->out =
         (struct port_out){.write = rc->xq ? raw_write_xdp : raw_write, .c = c, .full = TX_FULL};
     throw_away(fd);

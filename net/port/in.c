@@ -7,6 +7,9 @@
 /* Below this a packet is copied out of the large buffer that it was read into, so that few of these are in use. */
 #define COPY_BELOW 1536u
 #define RETRY_NS   DT_MS(1)
+/* Without buffers of the guest's: when an interface is looked after, first and at last. */
+#define LOOK_FIRST DT_S(1)
+#define LOOK_LAST  DT_S(30)
 /* Bytes that are handed on before more are read: they are still in the cache when the guest gets them. */
 #define TOGETHER (128u << 10)
 #define DOUBT    63u /* answers that are not looked for at once, after one that was not there */
@@ -39,6 +42,7 @@ static void stop_reading(struct port_in *in, int error)
         again_at(in, dt_now(in->c) + RETRY_NS);
         return;
     }
+    dt_timer_cancel(in->c, &in->look);
     in->open = false;
     in->ended(in, error);
 }
@@ -66,6 +70,34 @@ static int read_some(struct port_in *in, unsigned room, unsigned *tries)
     return error;
 }
 
+/* Whether the guest takes something or not: an error comes before what waits. */
+static void read_error(struct port_in *in)
+{
+    struct dt_packet *p = in->read(in);
+    int error = errno;
+
+    if (p) /* it was read by somebody already */
+        dt_sent(in->c, &p, 1);
+    else if (error != EBADMSG && error != EINTR && error != EAGAIN)
+        stop_reading(in, error);
+}
+
+/* What can be read stays where it is, and would be told of in each turn. */
+static void wait_for_room(struct port_in *in)
+{
+    unwatch(in);
+    if (!in->interface || in->look.heap_index)
+        return;
+    dt_timer_set(in->c, &in->look, dt_now(in->c) + in->pause);
+    in->pause = MIN(2 * in->pause, LOOK_LAST);
+}
+
+/* An interface that was deleted meanwhile says so when it is watched again. */
+static void run_look(struct dt_timer *timer)
+{
+    watch(container_of(timer, struct port_in, look));
+}
+
 static void run(struct port_in *in)
 {
     unsigned tries = PORT_BURST;
@@ -75,7 +107,7 @@ static void run(struct port_in *in)
         unsigned room = MIN(dt_room(in->c), PORT_BURST);
 
         if (room == 0) {
-            unwatch(in);
+            wait_for_room(in);
             return;
         }
         error = read_some(in, room, &tries);
@@ -88,7 +120,12 @@ static void run(struct port_in *in)
 
 static void run_readable(struct dt_watch *watch_, uint32_t events)
 {
-    run(container_of(watch_, struct port_in, watch));
+    struct port_in *in = container_of(watch_, struct port_in, watch);
+
+    if (unlikely(in->interface && events & EPOLLERR))
+        read_error(in);
+    if (in->watching)
+        run(in);
 }
 
 static void run_again(struct dt_timer *timer)
@@ -113,6 +150,8 @@ int port_in_open(struct port_in *in, int fd)
 {
     in->watch = (struct dt_watch){.ready = run_readable, .fd = fd, .events = EPOLLIN};
     in->again.fire = run_again;
+    in->look.fire = run_look;
+    in->pause = LOOK_FIRST;
     in->buffered = false;
     in->open = true;
     return watch(in);
@@ -122,14 +161,17 @@ void port_in_close(struct port_in *in)
 {
     unwatch(in);
     dt_timer_cancel(in->c, &in->again);
+    dt_timer_cancel(in->c, &in->look);
     in->open = false;
 }
 
 /* Not at once: whoever made room may be in the middle of something. */
 void port_in_resume(struct port_in *in)
 {
-    if (in->open)
-        again_at(in, dt_now(in->c));
+    if (!in->open)
+        return;
+    in->pause = LOOK_FIRST;
+    again_at(in, dt_now(in->c));
 }
 
 struct dt_packet *port_fit(struct dt_ctx *c, struct dt_packet *p, uint32_t length)

@@ -32,6 +32,8 @@ FIFO(packet_fifo, dt_packet)
  *          ENOBUFS there is no memory for packets now; anything else is the end.
  * @ended:  reading has come to its end, with that error. May call port_in_close().
  * @memory: counter of the layer: how often reading stopped for want of memory.
+ * @interface: it is that of an interface, which may be deleted while the guest takes nothing: so it is looked after then, ever
+ *          more seldom.
  * @buffered: set by @read: it has bytes that the descriptor will not tell of again.
  */
 struct port_in {
@@ -39,12 +41,13 @@ struct port_in {
     void (*ended)(struct port_in *in, int error);
     struct dt_ctx *c;
     unsigned memory;
-    bool buffered;
+    bool interface, buffered;
     bool open, watching;
     uint64_t reads; /* packets that came */
     unsigned rest;  /* how often port_in_expect() does nothing */
     struct dt_watch watch;
-    struct dt_timer again;
+    struct dt_timer again, look;
+    uint64_t pause; /* of @look */
 };
 
 /** port_in_open() - begin to read @fd, which is non-blocking and stays the caller's. Return: 0 or -errno. */

@@ -285,8 +285,8 @@ static int route_start(struct dt_ctx *c, struct dt_error *err)
     const struct route *r = c->layer_data;
     struct route_ctx *rc = c->data;
 
-    rc->in =
-        (struct port_in){.read = route_read, .ended = route_ended, .c = c, .memory = RX_MEMORY};
+    rc->in = (struct port_in){
+        .read = route_read, .ended = route_ended, .c = c, .memory = RX_MEMORY, .interface = true};
     return port_in_open(&rc->in, r->fds[c->thread]) == 0
                ? 0
                : dt_fail(err, -EIO, "cannot watch %s", r->name);

@@ -65,13 +65,13 @@ static int open_port(struct fabric *f, struct fabric_port *port, const char *cha
     struct chain_spec spec;
     int ret = chain_parse(&spec, chain, err);
 
-    if (ret == 0) {
-        device.chain = &spec;
-        ret = device_new(&port->dev, &device, err);
-        chain_spec_free(&spec);
+    if (ret < 0) {
+        dt_fail_prefix(err, "%s", port->config.name);
+        return ret;
     }
-    if (ret < 0)
-        dt_fail_prefix(err, "port %s", port->config.name);
+    device.chain = &spec;
+    ret = device_new(&port->dev, &device, err);
+    chain_spec_free(&spec);
     return ret;
 }
 
@@ -137,7 +137,7 @@ static int add_port(struct fabric *f, const struct fabric_config *config, struct
         fabric_queue_init(&port->from[i].queue);
     bucket_set(&port->broadcast, config->broadcast, BURST_NS, dt_clock_ns());
     ret = fabric_know(f, err);
-    ret = ret ?: open_port(f, port, config->chain, err);
+    ret = ret ?: open_port(f, port, config->away ? "null" : config->chain, err);
     if (ret == 0)
         return index;
     forget(port);
@@ -325,6 +325,8 @@ json_t *fabric_show(const struct fabric_port *port)
     json_t *show = device_show(port->dev), *front = json_object();
 
     json_object_set_new(front, "port", json_string(port->config.uplink ? "uplink" : "card"));
+    if (port->config.away)
+        json_object_set_new(front, "away", json_true());
     show_macs(&port->config, front);
     show_vlans(&port->config, front);
     if (port->config.group)

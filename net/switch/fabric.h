@@ -49,10 +49,11 @@
  * @uplink: it has no @macs and @group; without @vlan and @trunk it has all VLANs that no other uplink has.
  * @trunk: a bit for each VLAN whose frames have their tag.
  * @broadcast: frames to a group a second that it may send; 0 = any number.
+ * @away: an uplink whose @chain cannot be opened now: it leads nowhere.
  */
 struct fabric_config {
     const char *name, *chain;
-    bool uplink;
+    bool uplink, away;
     uint8_t macs[FABRIC_MACS][6];
     unsigned nmacs;
     uint16_t vlan;

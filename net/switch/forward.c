@@ -80,7 +80,7 @@ static void flood(struct fabric_port *port, struct dt_packet *p)
         drop(port, p, FABRIC_BROADCAST);
         return;
     }
-    bucket_take(&port->broadcast, 1);
+    bucket_take(&port->broadcast, dt_packet_segments(p));
     for (unsigned i = 0; i < f->top; i++) {
         struct fabric_port *to = f->ports[i];
         struct dt_packet *copy;

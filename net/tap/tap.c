@@ -155,7 +155,8 @@ static int tap_start(struct dt_ctx *c, struct dt_error *err)
     struct tap_ctx *tc = c->data;
 
     dt_peek(c, true);
-    tc->in = (struct port_in){.read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY};
+    tc->in = (struct port_in){
+        .read = tap_read, .ended = tap_ended, .c = c, .memory = RX_MEMORY, .interface = true};
     if (port_in_open(&tc->in, t->fds[c->thread]) < 0)
         return dt_fail(err, -EIO, "cannot watch %s", t->name);
     if (c->thread == 0)

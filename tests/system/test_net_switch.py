@@ -1,6 +1,7 @@
 """`devtap switch`: two guests and a hostile card in one switch, with the host's own stack at its uplink."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -67,7 +68,23 @@ def start(t, group=True):
     for number, guest in enumerate(guests):
         guest.wait_for_shell()
         guest.check(init(number + 2))
+    apart(t, switch, cards, guests)
     return space, switch, guests
+
+
+def memories(pid):
+    """The inodes of the VMs' memory that a process maps."""
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
+        return {line.split()[4] for line in maps if "/memfd:memory-backend" in line}
+
+
+def apart(t, switch, cards, guests):
+    """The worker of a card maps the memory of its own VM, and no other's; the switch maps nobody's."""
+    own = [memories(guest.process.pid) for guest in guests]
+    t.equal([len(each) for each in own], [1, 1], "memories of a VMM")
+    assert own[0] != own[1], own
+    t.equal([memories(card.show()["worker"]) for card in cards], own, "memory that the workers map")
+    t.equal(memories(switch.show("a")["pid"]), set(), "memory that the switch maps")
 
 
 def ping(guest, address, count=3):
@@ -269,12 +286,52 @@ def test_chains(t):
     assert not list(t.folder.glob("*.sock")), list(t.folder.glob("*.sock"))
 
 
+def shown(switch, port, none):
+    """What is told of a port; `none` while there is no process to ask."""
+    try:
+        return switch.show(port)
+    except subprocess.CalledProcessError:
+        return none
+
+
 def again(switch):
     """The process of the switch; None while there is none."""
-    try:
-        return switch.show("a")["pid"]
-    except subprocess.CalledProcessError:
-        return None
+    return shown(switch, "a", {}).get("pid")
+
+
+@limit(180)
+def test_uplink_vanishes(t):
+    """An uplink's interface is deleted and the switch's process dies: the cards reach each other all the same, and when the interface is
+    there again, so is the uplink."""
+    require()
+    space = t.use(Namespace(t.folder))
+    link = "ip link add card1 type veth peer name far1; ip link set card1 up; ip link set far1 up"
+    space.run("sh", "-ec", link)
+    ports = [word for name in "ab" for word in ("--port", name, "--mac", MAC[name], "--group", "web")]
+    switch = t.use(Switch(t.folder, ports, "packet ifname=card1", space.enter))
+    space.run("ip", "link", "del", "card1")
+    os.kill(again(switch), signal.SIGKILL)
+    wait_for("a successor without it", lambda: "the switch goes on without it" in switch.output() and again(switch))
+    assert "'card1': No such device" in switch.output(), switch.output()
+    t.equal(switch.show("uplink")["away"], True)
+    assert "uplink-away" in switch.devtap("events", "uplink").stdout
+    peers = {name: Peer(t.folder / f"{name}.sock") for name in "ab"}
+    frame = octets(MAC["b"]) + octets(MAC["a"]) + b"\x88\xb5" + bytes(100)
+    peers["a"].send(frame)
+    wait_for("a's frame at b", lambda: frame in peers["b"].frames())
+
+    space.run("sh", "-ec", link)
+    wait_for("the uplink", lambda: "away" not in shown(switch, "uplink", {"away": True}))
+    peer = Peer(t.folder / "a.sock")
+    frame = octets("02:00:00:00:00:99") + octets(MAC["a"]) + b"\x88\xb5" + bytes(1000)
+
+    def arrives():
+        peer.send(frame)
+        [far] = json.loads(space.run("ip", "-s", "-j", "link", "show", "far1"))
+        return far["stats64"]["rx"]["bytes"] >= len(frame)
+    wait_for("a frame at the other end", arrives)
+    switch.child.terminate()
+    t.equal(switch.child.wait(120), 0, "status")
 
 
 @limit(60)

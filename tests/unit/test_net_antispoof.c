@@ -447,6 +447,60 @@ MAKE(dhcp6_server)
 {
     udp6(OWN_LL, 547, 546);
 }
+/* Of ICMP or IGMP. */
+static void message4(uint8_t protocol, uint8_t type)
+{
+    frame_ether(&f, 0x0800);
+    frame_ipv4(&f, protocol, "192.0.2.7", "224.0.0.1");
+    frame_bytes(&f, (uint8_t[]){type, 0, 0, 0, 1, 2, 0, 30}, 8);
+    frame_end(&f);
+}
+MAKE(ping4)
+{
+    message4(1, 8);
+}
+MAKE(igmp_report)
+{
+    message4(2, 0x16);
+}
+MAKE(igmp3_report)
+{
+    message4(2, 0x22);
+}
+MAKE(igmp_later_fragment)
+{
+    message4(2, 0x11);
+    store_be16(f.bytes + 20, 100);
+    frame_end(&f);
+}
+MAKE(redirect4)
+{
+    message4(1, 5);
+}
+MAKE(router_advertisement4)
+{
+    message4(1, 9);
+}
+MAKE(router_advertisement4_first_fragment)
+{
+    message4(1, 9);
+    store_be16(f.bytes + 20, 0x2000);
+    frame_end(&f);
+}
+MAKE(igmp_query)
+{
+    message4(2, 0x11);
+}
+MAKE(igmp_router_discovery)
+{
+    message4(2, 0x30);
+}
+MAKE(igmp_empty)
+{
+    message4(2, 0x16);
+    f.n = 14 + 20;
+    frame_end(&f);
+}
 MAKE(router_advertisement)
 {
     icmp6(OWN_LL, 134, NULL, 1, own_mac);
@@ -545,6 +599,10 @@ static const struct row {
     OK(advertise),
     OK(dad),
     OK(router_solicit),
+    OK(ping4),
+    OK(igmp_report),
+    OK(igmp3_report),
+    OK(igmp_later_fragment),
     OK(mld),
     OK(rarp),
     OK(router_alert_option),
@@ -597,6 +655,12 @@ static const struct row {
     BAD(link_local_of_other, "ip"),
     BAD(nobody6, "ip"),
     BAD(dhcp6_server, "dhcp-server"),
+    BAD(redirect4, "router"),
+    BAD(router_advertisement4, "router"),
+    BAD(router_advertisement4_first_fragment, "router"),
+    BAD(igmp_query, "router"),
+    BAD(igmp_router_discovery, "router"),
+    BAD(igmp_empty, "router"),
     BAD(router_advertisement, "router"),
     BAD(redirect, "router"),
     BAD(mld_query, "router"),

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cmocka.h>
@@ -289,6 +290,49 @@ static void test_limit(void **state)
     assert_true(count(path) < 100);
 }
 
+/* A file at its limit is not written, and its card is served all the same: this may be a dead worker's successor. */
+static void test_limit_before(void **state)
+{
+    struct stat before, after;
+
+    udp(53, 100);
+    start("");
+    for (unsigned i = 0; i < 30; i++)
+        assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    rig_stop();
+    assert_int_equal(stat(path, &before), 0);
+    start("limit=4K");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig.wire.n, 1);
+    rig_stop();
+    assert_int_equal(stat(path, &after), 0);
+    assert_int_equal(after.st_size, before.st_size);
+    assert_int_equal(count(path), 30);
+}
+
+/* So it is where the file system has no space; when it has some again, that is recorded which comes then. */
+static void test_no_space_before(void **state)
+{
+    struct rlimit all, none;
+
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &all), 0);
+    none = (struct rlimit){0, all.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    udp(53, 100);
+    start("");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    for (unsigned tries = 0; rig_counter("capture", "unwritten") < 1; tries++) {
+        assert_true(tries < 60000);
+        usleep(1000);
+    }
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &all), 0);
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    assert_int_equal(rig.wire.n, 2);
+    rig_stop();
+    assert_int_equal(count(path), 1);
+}
+
 static int fresh(void **state)
 {
     static unsigned serial;
@@ -308,9 +352,10 @@ static int gone(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_choice),    TEST(test_full),
-                                       TEST(test_fifo),  TEST(test_continued), TEST(test_refused),
-                                       TEST(test_limit)};
+    const struct CMUnitTest tests[] = {
+        TEST(test_kinds), TEST(test_choice),       TEST(test_full),
+        TEST(test_fifo),  TEST(test_continued),    TEST(test_refused),
+        TEST(test_limit), TEST(test_limit_before), TEST(test_no_space_before)};
 
     signal(SIGPIPE, SIG_IGN); /* as the program has it */
     CHECK(registry_add_net(&net_capture, &rig.err) == 0);

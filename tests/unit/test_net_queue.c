@@ -180,6 +180,22 @@ static void test_bounds(void **state)
 
 /* ---- Without a program ---- */
 
+/* As `devtap do CARD queue status` tells them. */
+static void expect_waiting(unsigned tx, unsigned rx, unsigned late)
+{
+    json_t *reply = NULL;
+    json_int_t told[3];
+
+    assert_int_equal(device_do(rig.dev, "queue", "status", 0, NULL, &reply, &rig.err), 0);
+    assert_int_equal(json_unpack(reply, "{sI sI sI}", "waiting-tx", &told[0], "waiting-rx",
+                                 &told[1], "late", &told[2]),
+                     0);
+    json_decref(reply);
+    assert_int_equal(told[0], tx);
+    assert_int_equal(told[1], rx);
+    assert_int_equal(told[2], late);
+}
+
 static void test_hold(void **state)
 {
     struct dt_queue_packet p[8];
@@ -194,7 +210,9 @@ static void test_hold(void **state)
     assert_true(rig.woken > 0);
     assert_true(send_numbered(10));
     assert_int_equal(read_some(q, p, 8), 5);
+    expect_waiting(1, 4, 0);
     leave(q); /* it dies with five */
+    expect_waiting(1, 4, 0);
     assert_non_null(strstr(last_event, "program-lost: process"));
     assert_non_null(strstr(last_event, "it had 5 packets; packets wait for the next one"));
     assert_false(send_numbered(11));
@@ -207,6 +225,7 @@ static void test_hold(void **state)
     heard(q);
     leave(q); /* and the next one: nobody gets the other four again */
     assert_int_equal(counter("lost"), 4);
+    expect_waiting(0, 0, 0);
     assert_int_equal(rig.sent, 1);
     assert_int_equal(counter("programs"), 2);
     q = attach();

@@ -336,6 +336,44 @@ static void test_broadcast_limit(void **state)
     expect_at(A, frame(A, 100), UP, frame(A, 100)); /* nor are A's other frames */
 }
 
+/* Datagrams of UDP for all, @segments of 48 bytes, as one frame of @port's. */
+static void pass_in_super(unsigned port, uint16_t segments)
+{
+    const uint16_t payload = (uint16_t)(segments * 48);
+    struct frame_of f = to_all(port);
+    struct dt_packet *p = dt_packet_new(fars[port].c, 42u + payload);
+
+    assert_non_null(p);
+    memset(p->data, 0, p->length);
+    store_be16(f.bytes + 12, 0x0800);
+    f.bytes[14] = 0x45;
+    store_be16(f.bytes + 16, (uint16_t)(28 + payload));
+    f.bytes[23] = 17;
+    store_be16(f.bytes + 38, (uint16_t)(8 + payload));
+    memcpy(p->data, f.bytes, 42);
+    p->needs = DT_OFFLOAD_CSUM | DT_OFFLOAD_USO4;
+    p->segment = 48;
+    assert_int_equal(dt_packet_segments(p), segments);
+    dt_receive_one(fars[port].c, p);
+    turn();
+}
+
+/* A super-frame is as many frames as its segments: what it is beyond the limit is paid for first. */
+static void test_broadcast_limit_of_super_frames(void **state)
+{
+    static struct fabric_config configs[PORTS];
+
+    tear_down(state);
+    configure(configs);
+    configs[A].broadcast = 100;
+    start_with(configs, PORTS);
+    fabric->ports[A]->broadcast.level = (__int128)10 * 1000000000; /* ten frames may come at once */
+    for (unsigned i = 0; i < 3; i++)
+        pass_in_super(A, 1000);
+    assert_int_equal(fars[UP].n, 1);
+    assert_int_equal(counter(A, FABRIC_BROADCAST), 2);
+}
+
 static void test_vlans(void **state)
 {
     expect_at(D, frame(D, 100), UP, tagged(frame(D, 100), 0x8100, 10));
@@ -647,7 +685,7 @@ static void test_bad_ports(void **state)
     expect_refused(configs, FABRIC_PORTS + 1, "at most");
     configure(configs);
     configs[A].chain = "nonsense";
-    expect_refused(configs, PORTS, "port a: ");
+    expect_refused(configs, PORTS, "a: no extension or back");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -661,6 +699,7 @@ int main(void)
         TEST(test_reserved),
         TEST(test_broadcast),
         TEST(test_broadcast_limit),
+        TEST(test_broadcast_limit_of_super_frames),
         TEST(test_vlans),
         TEST(test_vlan_hopping),
         TEST(test_short_tagged),

@@ -283,6 +283,16 @@ static void test_restart(void **state)
     from_hand(&a, MAC_A, GUEST);
     expect_guest();
     rig_stop();
+
+    /* A clone of the guest begins with the same state: its numbers are the same, and its keys are not. */
+    first = a.session;
+    rig_start(chain_of(""));
+    assert_int_equal(
+        net_vpn.load(rig.dev->layers[rig.dev->nlayers], state_bytes, (size_t)size, 1, &err), 0);
+    hand_answer(&a);
+    assert_memory_not_equal(first.keys.receive, a.session.keys.receive, WG_KEY);
+    assert_memory_not_equal(first.keys.send, a.session.keys.send, WG_KEY);
+    rig_stop();
 }
 
 /* ---- Floods ---- */

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #define PATIENCE_MS 5000
+#define RETRY_MS    1000  /* between tries of an uplink that is away */
 #define MAX_VALUES  1024u /* that are kept: more are no person's */
 
 /* @words, each with its zero, for one may be empty: those of a port; the name alone of one that goes; port, layer, parameter and
@@ -123,7 +124,7 @@ static int answer(struct switch_config *c, const struct message *m, struct dt_er
     }
 }
 
-void switch_ports_answer(int sock, struct switch_config *config)
+bool switch_ports_answer(int sock, struct switch_config *config)
 {
     struct message m, reply;
     int fd, got;
@@ -132,10 +133,11 @@ void switch_ports_answer(int sock, struct switch_config *config)
         struct pollfd p = {.fd = sock, .events = POLLIN};
         struct dt_error err = {""};
 
-        poll(&p, 1, -1);
+        if (poll(&p, 1, switch_away_any(config) ? RETRY_MS : -1) == 0 && switch_away_back(config))
+            return true;
         got = packet_receive(sock, &m, sizeof(m), &fd);
         if (got < 0)
-            return;
+            return false;
         if (got == 0)
             continue;
         if (fd >= 0)
@@ -289,10 +291,12 @@ void switch_ports_restore(struct switch_ports *s)
     json_object_foreach(s->config->values, key, entry)
     {
         const char *words[5] = {NULL};
+        const struct fabric_port *port;
         struct dt_error err;
 
         json_unpack(entry, "[ssss]", &words[0], &words[1], &words[2], &words[3]);
-        if (fabric_find(s->fabric, words[0]) && set(s, words, &err) < 0)
+        port = fabric_find(s->fabric, words[0]);
+        if (port && !port->config.away && set(s, words, &err) < 0)
             log_warning("%s is lost: %s", key, err.text);
     }
 }

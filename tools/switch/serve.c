@@ -24,6 +24,8 @@
 #include <time.h>
 
 #define PAUSE_NS 100000000l /* before a process that died is started again */
+/* That may fail to begin, one after the other, though each uplink can be opened: a dead one may still have something. */
+#define SUCCESSORS 3u
 
 struct serving {
     struct switch_ports ports;
@@ -182,6 +184,10 @@ static int begin(struct serving *s, const char *control, uid_t uid, struct dt_er
     ret = ret ?: fabric_start(s->ports.fabric, err);
     if (ret == 0)
         switch_ports_restore(&s->ports);
+    for (unsigned i = 0; ret == 0 && i < s->ports.config->count; i++)
+        if (s->ports.config->ports[i].away)
+            events_add(s->events, s->ports.config->ports[i].name, "uplink-away", NULL,
+                       "it cannot be opened: what is for it goes nowhere");
     return ret;
 }
 
@@ -277,9 +283,10 @@ static int await(pid_t pid)
     return status;
 }
 
-/* A process from its start to its end. Return: its status as of waitpid(), or -1 where there was none. */
+/* A process from its start to its end. @anew: we ended it, for another one. Return: its status as of waitpid(), or -1 where there was
+ * none. */
 static int run_once(const struct verb *verb, struct switch_config *config, const char *control,
-                    uid_t uid)
+                    uid_t uid, bool *anew)
 {
     pid_t parent = getpid();
     int pair[2], status;
@@ -296,8 +303,9 @@ static int run_once(const struct verb *verb, struct switch_config *config, const
     }
     hold_signals(false);
     close(pair[1]);
-    if (child > 0)
-        switch_ports_answer(pair[0], config); /* until it is gone */
+    *anew = child > 0 && switch_ports_answer(pair[0], config); /* else it is gone */
+    if (*anew)
+        kill(child, SIGKILL);
     close(pair[0]);
     status = child > 0 ? await(child) : -1;
     child = 0;
@@ -309,6 +317,8 @@ int switch_serve(const struct verb *verb, struct switch_config *config)
     const struct sigaction forward = {.sa_handler = forward_signal};
     _cleanup_free_ char *control = control_path();
     uid_t uid = supervisor_uid();
+    unsigned failures = 0;
+    bool again = false, anew;
     int status;
 
     signal(SIGPIPE, SIG_IGN);
@@ -317,10 +327,19 @@ int switch_serve(const struct verb *verb, struct switch_config *config)
     sigaction(SIGTERM, &forward, NULL);
     sigaction(SIGINT, &forward, NULL);
     do {
-        status = run_once(verb, config, control, uid);
-        if (status < 0 || WIFEXITED(status) || stopping)
+        status = run_once(verb, config, control, uid, &anew);
+        if (status < 0 || stopping)
             break;
-        log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
+        if (WIFEXITED(status)) {
+            if (WEXITSTATUS(status) == STATUS_DONE || !again ||
+                (!switch_away_look(config) && ++failures == SUCCESSORS))
+                break;
+            continue; /* without what cannot be opened any more; or all of it could be now */
+        }
+        again = true;
+        failures = 0;
+        if (!anew)
+            log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
     } while (!stopping);
     remove_sockets(config, control);

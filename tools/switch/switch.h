@@ -64,8 +64,18 @@ int switch_ports_do(struct switch_ports *ports, const char *device, const char *
 int switch_ports_set(struct switch_ports *ports, const char *const *words, struct dt_error *err);
 /** switch_ports_restore() - in a new process: what was set before. */
 void switch_ports_restore(struct switch_ports *ports);
-/** switch_ports_answer() - on the other end of @sock: do what the confined process asks for, as long as it lives. */
-void switch_ports_answer(int sock, struct switch_config *config);
+/** switch_ports_answer() - on the other end of @sock: do what the confined process asks for, as long as it lives. Return: true if it
+ *  lives, and another one could open what it could not. */
+bool switch_ports_answer(int sock, struct switch_config *config);
+
+/* ---- Uplinks that cannot be opened (away.c) ---- */
+
+/** switch_away_look() - try all that are not away already, and leave out those that cannot be opened. Return: how many. */
+unsigned switch_away_look(struct switch_config *config);
+/** switch_away_any() - is one left out? */
+bool switch_away_any(const struct switch_config *config);
+/** switch_away_back() - try those that are away. Return: can one be opened, which is no more away then? */
+bool switch_away_back(struct switch_config *config);
 
 /** switch_change() - the verbs `add-port` and `remove-port`, argv[0]. Return: an exit status. */
 int switch_change(const struct verb *verb, char **argv);
