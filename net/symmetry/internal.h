@@ -117,6 +117,7 @@ enum {
     DELAYED_NS,
     EXCESS,
     AT_REST,
+    LATE,
     EXEMPT,
     LIMITED, /* and the next two: by level */
     FLOWS_FORGOTTEN = LIMITED + LEVELS,

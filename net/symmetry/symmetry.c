@@ -42,7 +42,9 @@ static const struct dt_param params[] = {
      .initial = "2048ms",
      .min = DT_MS(1),
      .max = DT_S(4),
-     .help = "Longest delay of one packet; a guest's driver is alarmed after five seconds."},
+     .help =
+         "Longest delay between one packet and the next; none waits for more than four seconds in "
+         "all."},
     {.name = "excess",
      .type = DT_PARAM_ENUM,
      .flags = DT_PARAM_LIVE,
@@ -77,6 +79,7 @@ static const struct dt_counter counters[] = {
     [EXCESS] = {"excess", "packets",
                 "Dropped because their flow or pair had its share of the ring waiting already."},
     [AT_REST] = {"at-rest", "packets", "Dropped while they waited because the chain came to rest."},
+    [LATE] = {"late", "packets", "Dropped because they had waited for four seconds."},
     [EXEMPT] = {"exempt", "packets", "Packets to exempt hosts."},
     [LIMITED + FLOW] = {"limited-flows", "times", "How often a flow began to be limited."},
     [LIMITED + PAIR] = {"limited-pairs", "times", "How often a pair of hosts did."},
