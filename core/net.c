@@ -123,9 +123,9 @@ static void look_for_peek(struct lane *lane)
 {
     const struct ctx *c = lane->front->net->next[DT_TX];
 
-    while (c && c->net->takes & DT_OFFLOAD_FETCH && !c->net->peek)
+    while (c && c->net->takes[DT_TX] & DT_OFFLOAD_FETCH && !c->net->peek)
         c = c->net->next[DT_TX];
-    lane->net->peeks = c && c->net->takes & DT_OFFLOAD_FETCH && lane->front_ops->fetch;
+    lane->net->peeks = c && c->net->takes[DT_TX] & DT_OFFLOAD_FETCH && lane->front_ops->fetch;
 }
 
 void dt_peek(struct dt_ctx *c, bool on)
@@ -182,7 +182,7 @@ static void cut(struct crossing *x, struct dt_packet *p)
 /* The same packets in the same order, with nothing left to do that @to does not take. */
 static void cross_finished(struct crossing *x, struct dt_packet **packets, unsigned n)
 {
-    uint32_t takes = x->to->net->takes;
+    uint32_t takes = x->to->net->takes[x->way];
     unsigned first = 0;
 
     for (unsigned i = 0; i < n; i++) {
@@ -234,7 +234,7 @@ static void edge(struct ctx *from, enum dt_direction way, struct dt_packet **pac
         needs |= p->pub.needs;
         bytes += p->pub.length;
     }
-    if (unlikely(needs & ~to->net->takes)) {
+    if (unlikely(needs & ~to->net->takes[way])) {
         edge_finishing(from, to, way, packets, n);
         return;
     }
@@ -365,7 +365,7 @@ void net_resume(struct lane *lane)
 
 void net_guest_takes(struct lane *lane, uint32_t takes)
 {
-    lane->front->net->takes = takes;
+    lane->front->net->takes[DT_RX] = takes;
 }
 
 /* ---- The class ---- */
@@ -376,7 +376,7 @@ static void choose_callbacks(struct ctx *c)
 
     c->net->handle[DT_TX] = ext->transmit ? ext->transmit : ext->tx ? transmit_each : NULL;
     c->net->handle[DT_RX] = ext->receive ? ext->receive : ext->rx ? receive_each : NULL;
-    c->net->takes = c->pub.layer->takes;
+    memcpy(c->net->takes, c->pub.layer->takes, sizeof(c->net->takes));
 }
 
 /* Each context knows the next with a callback, down and up; the front's is for all that comes up. */
@@ -584,5 +584,19 @@ const struct dt_net_info *dt_layer_net_info(const struct dt_layer *layer)
 
 void dt_layer_takes(struct dt_layer *layer, uint32_t takes)
 {
-    layer->takes &= takes;
+    layer->takes[DT_TX] &= takes;
+    layer->takes[DT_RX] &= takes;
+}
+
+void dt_layer_takes_now(struct dt_layer *layer, enum dt_direction way, uint32_t takes)
+{
+    layer->takes[way] = registry_net(layer->ext)->takes & takes;
+    for (unsigned t = 0; t < layer->dev->threads; t++) {
+        struct ctx *c = layer->ctxs[t];
+
+        if (!c || !c->net)
+            continue; /* it is not linked yet */
+        c->net->takes[way] = layer->takes[way];
+        look_for_peek(c->lane);
+    }
 }

@@ -91,7 +91,7 @@ bool net_takes(struct dt_ctx *c);
 struct net_ctx {
     void (*handle[2])(struct dt_ctx *c, struct dt_packet **packets, unsigned n);
     struct ctx *next[2];
-    uint32_t takes;
+    uint32_t takes[2];
     bool peek; /* dt_peek() */
     uint64_t packets[2], bytes[2], dropped[2];
 };

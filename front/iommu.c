@@ -19,7 +19,8 @@
  *
  * Network cards copy what a guest sends, so such a chain is waited for only while part of it was not copied, or its ring
  * goes: and then it is answered at once, though a layer holds the packet still (front_class.let_go). So a
- * guest that takes its memory back every few milliseconds, as Linux does, makes no limiter let go of anything. The buffers
+ * guest that takes its memory back every few milliseconds, as Linux does, makes no limiter let go of anything, and nobody looks
+ * at the packets that are under way unless one of them is waited for. The buffers
  * that were taken ahead for packets go back to their ring, which closes for a moment.
  *
  *     RUNNING --- range has the ring, or it takes too long ---> UNMAPPED, in flight
@@ -212,16 +213,26 @@ static bool drains(const struct front_queue *q, const struct front_lane *fl)
     return q->lane == fl && front_iommu_drains(q);
 }
 
+/* Is anything still to be answered, so that the range and its rings can go? */
+static bool is_used(const struct front_lane *fl)
+{
+    const struct front *front = fl->front;
+
+    if (fl->iommu->awaited)
+        return true;
+    for (unsigned i = 0; i < front->nqueues; i++)
+        if (drains(&front->queues[i], fl) &&
+            (front->queues[i].vq.in_flight || front->queues[i].dirty))
+            return true;
+    return false;
+}
+
 void front_iommu_settle(struct front_lane *fl)
 {
     struct front *front = fl->front;
 
-    if (!fl->invalidating || fl->iommu->awaited)
+    if (!fl->invalidating || is_used(fl))
         return;
-    for (unsigned i = 0; i < front->nqueues; i++)
-        if (drains(&front->queues[i], fl) &&
-            (front->queues[i].vq.in_flight || front->queues[i].dirty))
-            return;
     fl->invalidating = false;
     for (unsigned i = 0; i < front->nqueues; i++) {
         struct front_queue *q = &front->queues[i];
@@ -277,9 +288,10 @@ static bool must_close(const struct front_queue *q, unsigned users,
                                          (users && class->ahead && class->ahead(q)));
 }
 
+/* A class may look at all that is under way: only where somebody waits for some of it. */
 static void let_go(struct front_lane *fl)
 {
-    if (fl->front->class->let_go)
+    if (fl->front->class->let_go && is_used(fl))
         fl->front->class->let_go(fl);
     front_take_aside(fl);
 }

@@ -11,6 +11,11 @@
  * headers. A bucket goes into debt by it and lets nothing through until that is paid, so the average is
  * exact whatever the packets' sizes.
  *
+ * A guest's driver has to see its ring go on: in Linux within five seconds. Where a super-frame could be a debt of more than two
+ * (slow limits) the guest is offered none. It may have been offered them before, by the same layer with another limit or by another
+ * worker; then core cuts them before they come here, and of their segments those that would make the debt longer end here: the
+ * guest's TCP then sends less at once.
+ *
  * All threads of a card share the buckets, and so may the cards of a group, in other processes, too (group.c). A bucket is one word
  * (base/meter.h), which a batch changes once; so nobody leases tokens from it, and nobody who dies has any.
  */
@@ -18,12 +23,16 @@
 
 /* A shorter wait would cost more in timers than it gains: tokens accumulate meanwhile. */
 #define LEAST_PAUSE DT_US(20)
-/* A guest's driver gives up on a super-frame that is under way for five seconds; at this rate it takes two. */
-#define LEAST_SUPER 262144u
+/* A super-frame, in bits and in segments; those of the least size that core lets pass are as many. */
 #define LARGEST     (65536u * 8)
-
-/* Segments of one, and more. */
-#define MOST_FRAMES 256u
+#define MOST_FRAMES 1366u
+/* Below these it is a longer debt than this. */
+#define MOST_DEBT           DT_S(2)
+#define LEAST_SUPER         (LARGEST / 2)
+#define LEAST_SUPER_PACKETS (MOST_FRAMES / 2)
+/* A packet's bits at least, for who has to know before it is there; and where it would be a long debt. */
+#define LEAST_TYPICAL 512u
+#define FULL_FRAME    (1518u * 8)
 
 #define PACKETS(way) ((way) == DT_TX ? TX_PACKETS : RX_PACKETS)
 #define BITS(way)    ((way) == DT_TX ? TX_BITS : RX_BITS)
@@ -32,7 +41,7 @@ struct rate {
     uint64_t rates[LIMITS];
     uint64_t burst, overhead, queue;
     const char *group;
-    bool limited[2], offers_super;
+    bool limited[2], slow;
     struct meter meters[LIMITS];
     struct rate_words own, *words; /* those of the group, or its own */
 };
@@ -95,10 +104,12 @@ static const struct dt_param params[] = {
     {NULL},
 };
 
-enum { TX_STOPS, TX_STOPPED_NS, RX_DELAYED, RX_DROPPED };
+enum { TX_STOPS, TX_STOPPED_NS, TX_DROPPED, RX_DELAYED, RX_DROPPED };
 static const struct dt_counter counters[] = {
     [TX_STOPS] = {"tx-stops", "times", "How often the limit closed the intake."},
     [TX_STOPPED_NS] = {"tx-stopped-ns", "ns", "Time during which the intake was closed."},
+    [TX_DROPPED] = {"tx-dropped", "packets",
+                    "Segments of super-frames that a slow limit did not bear."},
     [RX_DELAYED] = {"rx-delayed", "packets", "Packets to the guest that waited for the limit."},
     [RX_DROPPED] = {"rx-dropped", "packets", "Packets to the guest for which the queue was full."},
     {NULL},
@@ -140,12 +151,19 @@ static void charge(const struct rate *r, enum dt_direction way, struct cost cost
 
 /* ---- To the wire ---- */
 
+static uint64_t likely_bits(const struct rate_ctx *rc)
+{
+    const struct rate *r = rc->c->layer_data;
+
+    return r->slow ? MAX(rc->typical, FULL_FRAME) : rc->typical;
+}
+
 /* So many that no bucket goes into debt by more than about one packet. */
 static unsigned grant(const struct rate_ctx *rc, unsigned want, uint64_t now)
 {
     const struct rate *r = rc->c->layer_data;
     uint64_t packets = meter_tokens(&r->meters[TX_PACKETS], now);
-    uint64_t bits = meter_tokens(&r->meters[TX_BITS], now) / rc->typical;
+    uint64_t bits = meter_tokens(&r->meters[TX_BITS], now) / likely_bits(rc);
 
     return (unsigned)MIN((uint64_t)want, MIN(MAX(packets, 1u), MAX(bits, 1u)));
 }
@@ -160,7 +178,7 @@ static unsigned rate_admit(struct dt_ctx *c, unsigned want)
         return want;
     now = dt_now(c);
     if (likely(!rc->stopped_at && meter_has(&r->meters[TX_PACKETS], want, now) &&
-               meter_has(&r->meters[TX_BITS], want * rc->typical, now)))
+               meter_has(&r->meters[TX_BITS], want * likely_bits(rc), now)))
         return want;
     when = wait_until(r, DT_TX, now);
     want = when ? 0 : grant(rc, want, now);
@@ -183,17 +201,41 @@ static void fire_tx(struct dt_timer *timer)
     dt_wake(container_of(timer, struct rate_ctx, tx_timer)->c);
 }
 
+static void charge_sent(struct rate_ctx *rc, struct dt_packet **packets, unsigned n)
+{
+    const struct rate *r = rc->c->layer_data;
+    struct cost cost = cost_of(r, packets, n);
+
+    charge(r, DT_TX, cost, dt_now(rc->c));
+    rc->typical = MAX((rc->typical * 7 + cost.bits / n) / 8, LEAST_TYPICAL);
+}
+
+/* Each by itself: what a limit that is slow cannot bear ends here. */
+static void transmit_slowly(struct rate_ctx *rc, struct dt_packet **packets, unsigned n)
+{
+    struct dt_ctx *c = rc->c;
+    uint64_t now = dt_now(c);
+
+    for (unsigned i = 0; i < n; i++) {
+        if (wait_until(c->layer_data, DT_TX, now) > now + MOST_DEBT) {
+            dt_drop_one(c, packets[i], TX_DROPPED);
+            continue;
+        }
+        charge_sent(rc, &packets[i], 1);
+        dt_transmit_one(c, packets[i]);
+    }
+}
+
 static void rate_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
     const struct rate *r = c->layer_data;
-    struct rate_ctx *rc = c->data;
 
-    if (r->limited[DT_TX]) {
-        struct cost cost = cost_of(r, packets, n);
-
-        charge(r, DT_TX, cost, dt_now(c));
-        rc->typical = MAX((rc->typical * 7 + cost.bits / n) / 8, 512u);
+    if (unlikely(r->slow)) {
+        transmit_slowly(c->data, packets, n);
+        return;
     }
+    if (r->limited[DT_TX])
+        charge_sent(c->data, packets, n);
     dt_transmit(c, packets, n);
 }
 
@@ -289,8 +331,14 @@ static void rate_quiesce(struct dt_ctx *c, uint64_t deadline)
 
 /* ---- Life ---- */
 
-static void apply(struct rate *r)
+static bool is_below(uint64_t rate, uint64_t least)
 {
+    return rate && rate < least;
+}
+
+static void apply(struct dt_layer *layer)
+{
+    struct rate *r = dt_layer_data(layer);
     uint64_t now = dt_clock_ns();
 
     for (unsigned i = 0; i < LIMITS; i++)
@@ -298,11 +346,9 @@ static void apply(struct rate *r)
                   i == TX_BITS || i == RX_BITS ? LARGEST : MOST_FRAMES, now);
     r->limited[DT_TX] = r->rates[TX_PACKETS] || r->rates[TX_BITS];
     r->limited[DT_RX] = r->rates[RX_PACKETS] || r->rates[RX_BITS];
-}
-
-static bool is_slow(const struct rate *r)
-{
-    return r->rates[TX_BITS] && r->rates[TX_BITS] < LEAST_SUPER;
+    r->slow = is_below(r->rates[TX_BITS], LEAST_SUPER) ||
+              is_below(r->rates[TX_PACKETS], LEAST_SUPER_PACKETS);
+    dt_layer_takes_now(layer, DT_TX, r->slow ? ~(uint32_t)DT_OFFLOAD_SUPER : ~0u);
 }
 
 static int rate_open(struct dt_layer *layer, struct dt_error *err)
@@ -318,8 +364,7 @@ static int rate_open(struct dt_layer *layer, struct dt_error *err)
     }
     for (unsigned i = 0; i < LIMITS; i++)
         meter_init(&r->meters[i], &r->words->limit[i]);
-    r->offers_super = !is_slow(r);
-    apply(r);
+    apply(layer);
     return 0;
 }
 
@@ -334,15 +379,7 @@ static void rate_close(struct dt_layer *layer)
 /* No thread is inside the layer now; whoever waits for what the old limit allowed looks again. */
 static int rate_set(struct dt_layer *layer, unsigned index, struct dt_error *err)
 {
-    struct rate *r = dt_layer_data(layer);
-
-    if (r->offers_super && is_slow(r))
-        return dt_fail(
-            err, -EINVAL,
-            "the guest was offered segmentation, and would wait too long for a super-frame "
-            "below %u: start the card with such a limit",
-            LEAST_SUPER);
-    apply(r);
+    apply(layer);
     for (unsigned i = 0; i < dt_layer_threads(layer); i++) {
         struct dt_ctx *c = dt_layer_ctx(layer, i);
         struct rate_ctx *rc = c ? c->data : NULL;
@@ -359,7 +396,7 @@ static int rate_info(struct dt_layer *layer, struct dt_net_info *info, struct dt
 {
     const struct rate *r = dt_layer_data(layer);
 
-    if (is_slow(r))
+    if (r->slow)
         info->offloads &= ~(uint32_t)DT_OFFLOAD_SUPER;
     return 0;
 }

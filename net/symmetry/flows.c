@@ -6,7 +6,8 @@
  * by a keyed hash of these, the same in both directions. Fragments have no ports, the first one either, so that
  * all of a packet are one flow. An ARP packet speaks for the IPv4 addresses within, so a reply answers a request.
  *
- * Packets come in trains: one with the same ends as that before it is the same flow's, and nothing is looked up for it.
+ * Packets come in trains: one with the same ends as that before it is the same flow's, and nothing is looked up for it. Where a burst
+ * is of several, all are hashed first and the memory of their flows and pairs is asked for, so that it comes while others are looked up.
  *
  * Every packet counts for its flow, its pair and the card at once. So when a flow is forgotten its pair has its
  * counts already; what remains to be handed up is how far the penalty had grown.
@@ -51,7 +52,7 @@ static inline void copy_address(uint8_t to[16], const uint8_t *from, uint32_t by
 }
 
 static void identify(const struct symmetry *s, const struct dt_packet *p,
-                     const struct dt_headers *h, enum dt_direction way, struct train *t)
+                     const struct dt_headers *h, enum dt_direction way, struct run *run)
 {
     struct ends ends = ends_of(p, h);
     const uint8_t *local = way == DT_TX ? ends.from : ends.to;
@@ -66,14 +67,14 @@ static void identify(const struct symmetry *s, const struct dt_packet *p,
 
     copy_address(both, local, ends.bytes);
     copy_address(both + 16, remote, ends.bytes);
-    flow.pair = t->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
+    flow.pair = run->pair = XXH3_64bits_withSeed(both, sizeof(both), seed);
     if (dt_packet_has_ports(p, h)) {
         const uint8_t *ports = p->data + h->l4;
 
         memcpy(flow.ports, way == DT_TX ? ports : ports + 2, 2);
         memcpy(flow.ports + 2, way == DT_TX ? ports + 2 : ports, 2);
     }
-    t->flow = XXH3_64bits_withSeed(&flow, sizeof(flow), s->seed);
+    run->flow = XXH3_64bits_withSeed(&flow, sizeof(flow), s->seed);
 }
 
 unsigned sym_other(struct dt_packet *p, enum dt_direction way, const uint8_t **address)
@@ -217,50 +218,102 @@ static inline unsigned in_a_row(const struct dt_packet *p, const struct dt_heade
     return below == DT_HDR_IPV4 ? IN_A_ROW4 : below == DT_HDR_IPV6 ? IN_A_ROW6 : 0;
 }
 
-/* Has @p the ends of @t? */
-static inline bool goes_on(const struct train *t, struct dt_packet *p)
-{
-    const struct dt_headers *h = dt_headers(p);
-    unsigned bytes = in_a_row(p, h);
-    const uint8_t *ends = p->data + h->l3;
+/** struct row - what has the same ends has the same @bytes at @ends. */
+struct row {
+    const uint8_t *ends;
+    unsigned bytes, protocol;
+};
 
-    if (unlikely(t->bytes != bytes || t->protocol != h->protocol))
+static inline struct row row_of(const struct dt_packet *p, const struct dt_headers *h)
+{
+    unsigned bytes = in_a_row(p, h);
+
+    return (struct row){p->data + h->l3 + (bytes == IN_A_ROW6 ? ENDS6 : ENDS4), bytes, h->protocol};
+}
+
+static inline bool same_ends(const struct row *a, const struct row *b)
+{
+    if (unlikely(a->bytes != b->bytes || a->protocol != b->protocol))
         return false;
-    if (likely(bytes == IN_A_ROW4))
-        return memcmp(t->ends, ends + ENDS4, IN_A_ROW4) == 0;
-    return bytes && memcmp(t->ends, ends + ENDS6, IN_A_ROW6) == 0;
+    if (likely(a->bytes == IN_A_ROW4))
+        return memcmp(a->ends, b->ends, IN_A_ROW4) == 0;
+    return a->bytes && memcmp(a->ends, b->ends, IN_A_ROW6) == 0;
 }
 
-static void begin_train(struct symmetry *s, struct train *t, struct dt_packet *p,
-                        enum dt_direction way)
+/* The lines of entries are known when those of the heads are there, and those that hang on an entry when that is. */
+static void ask_for(const struct symmetry *s, const struct run *runs, unsigned n)
 {
-    const struct dt_headers *h = dt_headers(p);
-    unsigned bytes = in_a_row(p, h);
+    uint32_t flows[SYM_BATCH];
 
-    identify(s, p, h, way, t);
-    t->exempt = is_exempt(s, p, way);
-    t->bytes = (uint8_t)bytes;
-    t->protocol = h->protocol;
-    if (likely(bytes == IN_A_ROW4))
-        memcpy(t->ends, p->data + h->l3 + ENDS4, IN_A_ROW4);
-    else if (bytes)
-        memcpy(t->ends, p->data + h->l3 + ENDS6, IN_A_ROW6);
+    for (unsigned i = 0; i < n; i++) {
+        flows[i] = 0;
+        if (runs[i].goes_on)
+            continue;
+        flows[i] = table_ask_entry(&s->flows, runs[i].flow);
+        table_ask_entry(&s->pairs, runs[i].pair);
+    }
+    for (unsigned i = 0; i < n; i++)
+        if (flows[i])
+            table_ask_neighbours(&s->flows, flows[i]);
 }
 
-const struct train *sym_whose(struct symmetry *s, struct dt_packet **packets, unsigned n,
-                              enum dt_direction way, unsigned *run)
+unsigned sym_runs(struct symmetry *s, struct dt_packet **packets, unsigned n, enum dt_direction way,
+                  struct run *runs)
+{
+    const struct train *t = &s->trains[way];
+    struct row last = {t->ends, t->bytes, t->protocol};
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        const struct dt_headers *h = dt_headers(packets[i]);
+        struct row row = row_of(packets[i], h);
+        bool same = same_ends(&last, &row);
+        struct run *run = &runs[count];
+
+        if (same && count) {
+            runs[count - 1].n++;
+            continue;
+        }
+        last = row;
+        run->n = 1;
+        run->goes_on = same;
+        if (!same) {
+            identify(s, packets[i], h, way, run);
+            table_ask(&s->flows, run->flow);
+            table_ask(&s->pairs, run->pair);
+        }
+        count++;
+    }
+    if (count > 1)
+        ask_for(s, runs, count);
+    return count;
+}
+
+static void begin_train(struct symmetry *s, struct train *t, const struct run *run,
+                        struct dt_packet *p, enum dt_direction way)
+{
+    struct row row = row_of(p, dt_headers(p));
+
+    t->flow = run->flow;
+    t->pair = run->pair;
+    t->exempt = is_exempt(s, p, way);
+    t->bytes = (uint8_t)row.bytes;
+    t->protocol = (uint8_t)row.protocol;
+    if (likely(row.bytes == IN_A_ROW4))
+        memcpy(t->ends, row.ends, IN_A_ROW4);
+    else if (row.bytes)
+        memcpy(t->ends, row.ends, IN_A_ROW6);
+}
+
+const struct train *sym_whose(struct symmetry *s, const struct run *run, struct dt_packet *p,
+                              enum dt_direction way)
 {
     struct train *t = &s->trains[way];
-    bool other = !goes_on(t, packets[0]);
-    unsigned same = 1;
 
-    if (other)
-        begin_train(s, t, packets[0], way);
-    if ((other || t->tick != s->tick || t->forgotten != s->forgotten) && !t->exempt)
+    if (!run->goes_on)
+        begin_train(s, t, run, p, way);
+    if ((!run->goes_on || t->tick != s->tick || t->forgotten != s->forgotten) && !t->exempt)
         find(s, t);
-    while (same < n && goes_on(t, packets[same]))
-        same++;
-    *run = same;
     return t;
 }
 

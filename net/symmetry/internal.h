@@ -12,6 +12,8 @@
 /* Packets that wait, at most: all that a lane's pool has. Each may be of a flow and a pair of its own. */
 #define WAITING_MAX 4352u
 #define WAITS       (2 * WAITING_MAX + 2)
+/* Packets that are looked at together. */
+#define SYM_BATCH 64u
 
 /**
  * struct entity - what has a symmetry: a flow, a host pair, the card.
@@ -83,6 +85,17 @@ struct train {
     struct levels levels;
 };
 
+/**
+ * struct run - packets one after the other that have the same ends.
+ * @goes_on: those of the packet before, so that nothing is to be looked for.
+ * @flow, @pair: hashes, else.
+ */
+struct run {
+    uint64_t flow, pair;
+    uint16_t n;
+    bool goes_on;
+};
+
 struct symmetry {
     /* Parameters. */
     const char *threshold_text, *exempt_text;
@@ -117,6 +130,7 @@ enum {
     DELAYED_NS,
     EXCESS,
     AT_REST,
+    LATE,
     EXEMPT,
     LIMITED, /* and the next two: by level */
     FLOWS_FORGOTTEN = LIMITED + LEVELS,
@@ -124,13 +138,16 @@ enum {
 };
 
 /* flows.c: whose it is. */
+/** sym_runs() - make @runs of @n packets, at most SYM_BATCH; there is room for as many. The memory that sym_whose() will look at is
+ *  asked for. Return: how many. */
+unsigned sym_runs(struct symmetry *s, struct dt_packet **packets, unsigned n, enum dt_direction way,
+                  struct run *runs);
 /**
- * sym_whose() - of the first of these @n packets, with its entities, made if they are not there; brought to now. Holds until it
- * is asked for the next ones of that direction.
- * @run: how many of the first ones it is of.
+ * sym_whose() - of @run, which begins with @p, with its entities, made if they are not there; brought to now. To be asked of each run in its
+ * turn, and holds until then.
  */
-const struct train *sym_whose(struct symmetry *s, struct dt_packet **packets, unsigned n,
-                              enum dt_direction way, unsigned *run);
+const struct train *sym_whose(struct symmetry *s, const struct run *run, struct dt_packet *p,
+                              enum dt_direction way);
 /** sym_flow_levels() - those of a flow that has packets waiting. */
 void sym_flow_levels(struct symmetry *s, const struct wait *w, struct levels *levels);
 /** sym_other() - the IP address of the host that @p comes from or goes to. Return: its bytes; 0 = it has none. */

@@ -21,7 +21,6 @@
 #include <math.h>
 #include <sys/random.h>
 
-#define BATCH        64u
 #define FLOWS_LEAST  8192u /* more than can wait, so there is always one to forget */
 #define FLOWS_A_PAIR 20u
 
@@ -42,7 +41,9 @@ static const struct dt_param params[] = {
      .initial = "2048ms",
      .min = DT_MS(1),
      .max = DT_S(4),
-     .help = "Longest delay of one packet; a guest's driver is alarmed after five seconds."},
+     .help =
+         "Longest delay between one packet and the next; none waits for more than four seconds in "
+         "all."},
     {.name = "excess",
      .type = DT_PARAM_ENUM,
      .flags = DT_PARAM_LIVE,
@@ -77,6 +78,7 @@ static const struct dt_counter counters[] = {
     [EXCESS] = {"excess", "packets",
                 "Dropped because their flow or pair had its share of the ring waiting already."},
     [AT_REST] = {"at-rest", "packets", "Dropped while they waited because the chain came to rest."},
+    [LATE] = {"late", "packets", "Dropped because they had waited for four seconds."},
     [EXEMPT] = {"exempt", "packets", "Packets to exempt hosts."},
     [LIMITED + FLOW] = {"limited-flows", "times", "How often a flow began to be limited."},
     [LIMITED + PAIR] = {"limited-pairs", "times", "How often a pair of hosts did."},
@@ -88,29 +90,50 @@ static const struct dt_counter counters[] = {
 
 /* ---- Packets ---- */
 
+static void transmit_batch(struct symmetry *s, struct dt_packet **packets, unsigned n)
+{
+    struct dt_packet *pass[SYM_BATCH];
+    struct run runs[SYM_BATCH];
+    unsigned nruns = sym_runs(s, packets, n, DT_TX, runs), npass = 0;
+
+    for (const struct run *run = runs; run < runs + nruns; packets += run++->n) {
+        const struct train *t = sym_whose(s, run, packets[0], DT_TX);
+
+        if (unlikely(t->exempt)) {
+            dt_count(s->c, EXEMPT, run->n);
+            memcpy(pass + npass, packets, run->n * sizeof(*packets));
+            npass += run->n;
+        } else {
+            npass += sym_send(s, packets, run->n, &t->levels, pass + npass);
+        }
+    }
+    dt_transmit(s->c, pass, npass);
+}
+
 static void transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 {
     struct symmetry *s = c->layer_data;
-    struct dt_packet *pass[BATCH];
-    unsigned npass = 0;
 
     sym_time(s);
-    for (unsigned i = 0, run; i < n; i += run) {
-        const struct train *t = sym_whose(s, packets + i, MIN(n - i, BATCH - npass), DT_TX, &run);
+    for (unsigned i = 0; i < n; i += SYM_BATCH)
+        transmit_batch(s, packets + i, MIN(n - i, SYM_BATCH));
+}
 
-        if (unlikely(t->exempt)) {
-            dt_count(c, EXEMPT, run);
-            memcpy(pass + npass, packets + i, run * sizeof(*packets));
-            npass += run;
-        } else {
-            npass += sym_send(s, packets + i, run, &t->levels, pass + npass);
-        }
-        if (npass == BATCH) {
-            dt_transmit(c, pass, npass);
-            npass = 0;
-        }
+static void receive_batch(struct symmetry *s, struct dt_packet **packets, unsigned n)
+{
+    struct run runs[SYM_BATCH];
+    unsigned nruns = sym_runs(s, packets, n, DT_RX, runs);
+
+    for (const struct run *run = runs; run < runs + nruns; packets += run++->n) {
+        const struct train *t = sym_whose(s, run, packets[0], DT_RX);
+        struct flow *flow = (struct flow *)t->levels.e[FLOW];
+
+        if (unlikely(t->exempt))
+            continue;
+        sym_count(s, &t->levels, false, sym_received(flow, packets, run->n));
+        if (unlikely(s->card.wait))
+            sym_unblock(s, &t->levels);
     }
-    dt_transmit(c, pass, npass);
 }
 
 static void receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
@@ -119,16 +142,8 @@ static void receive(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
 
     sym_time(s);
     s->kick = false;
-    for (unsigned i = 0, run; i < n; i += run) {
-        const struct train *t = sym_whose(s, packets + i, n - i, DT_RX, &run);
-        struct flow *flow = (struct flow *)t->levels.e[FLOW];
-
-        if (unlikely(t->exempt))
-            continue;
-        sym_count(s, &t->levels, false, sym_received(flow, packets + i, run));
-        if (unlikely(s->card.wait))
-            sym_unblock(s, &t->levels);
-    }
+    for (unsigned i = 0; i < n; i += SYM_BATCH)
+        receive_batch(s, packets + i, MIN(n - i, SYM_BATCH));
     if (unlikely(s->kick))
         dt_timer_set(c, &s->timer, s->now);
     dt_receive(c, packets, n);

@@ -11,7 +11,8 @@
  * Only what has gone on counts as sent. A penalty ends at once when the entity is symmetric again: by a packet that
  * it receives, or because what it sent is a second old.
  *
- * What waits is kept by flow, in order; flows take turns. Its descriptors stay outstanding, and its payload in the guest's
+ * What waits is kept by flow, in order; flows take turns. However many are before it, nothing waits for longer than WAIT_MOST:
+ * then it ends here. The guest's driver has its descriptor back in time, and what nobody answered is not sent for that. Its descriptors stay outstanding, and its payload in the guest's
  * memory (dt_peek()), so the guest bears the queue. A flow may have a quarter of the ring and a pair a half; beyond that its packets are dropped, or
  * with excess=hold the ring stops until the flow is within its share. All others are served meanwhile.
  */
@@ -20,8 +21,10 @@
 #include <arpa/inet.h>
 #include <sys/mman.h>
 
-#define CARD_WAIT  1u
-#define TURN       16u /* packets of one flow before the next has its turn */
+#define CARD_WAIT 1u
+#define TURN      16u /* packets of one flow before the next has its turn */
+/* Linux is alarmed when a full ring has had nothing back for five seconds, and all of one may be here. */
+#define WAIT_MOST  DT_S(4)
 #define TELL_EVERY DT_S(10)
 #define SAVE_EVERY DT_MS(200)
 
@@ -303,7 +306,21 @@ static struct dt_packet *take_head(struct symmetry *s, struct wait *w, const str
     return p;
 }
 
-/* A flow's turn. Returns when its next packet is due; UINT64_MAX = it has none. */
+/* Those of a flow that have waited for too long. They are not sent, so no penalty is over by it. Returns when the next one will
+ * have; UINT64_MAX = it has none. */
+static uint64_t drop_late(struct symmetry *s, struct wait *w, const struct levels *levels)
+{
+    while (levels->e[FLOW]->wait) {
+        uint64_t late = w->held.head->when + WAIT_MOST;
+
+        if (late > s->now)
+            return late;
+        dt_drop_one(s->c, take_head(s, w, levels), LATE);
+    }
+    return UINT64_MAX;
+}
+
+/* A flow's turn. Returns when its next packet is due, or late; UINT64_MAX = it has none. */
 static uint64_t take_turn(struct symmetry *s, struct wait *w)
 {
     struct dt_packet *batch[TURN];
@@ -324,6 +341,11 @@ static uint64_t take_turn(struct symmetry *s, struct wait *w)
     if (n && due != UINT64_MAX) { /* the others first */
         list_del(&w->node);
         list_add_tail(&s->waiting, &w->node);
+    }
+    if (due > s->now) {
+        uint64_t late = drop_late(s, w, &levels);
+
+        due = late == UINT64_MAX ? late : MIN(due, late);
     }
     dt_transmit(s->c, batch, n);
     return due;

@@ -2,8 +2,9 @@
 /*
  * window.h - packets sent and received in the last second, in eighths of it.
  *
- * What was sent up to an eighth of a second too early is forgotten: never does a window hold more than a second, so
- * who sends seven packets in each second is never delayed. Counts that would overflow are halved, all of them; their
+ * A window is the eighth that has begun and the seven before it: each packet is in it for more than 7/8 s and for no more than one. It never
+ * holds more than a second, so who sends seven packets in each second is never delayed; and it always holds 7/8 s, so what a second allows is
+ * allowed in that. Finer parts would be as many bytes more of each of a million flows. Counts that would overflow are halved, all of them; their
  * ratio stays.
  */
 #ifndef SYMMETRY_WINDOW_H

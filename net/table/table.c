@@ -138,4 +138,7 @@ void table_remove(struct table *t, uint32_t entry)
     n->chain = t->free;
     t->free = entry;
     t->count--;
+    if (t->oldest &&
+        at(t, t->oldest)->chain & CHAIN_END) /* who makes room for one does for the next */
+        __builtin_prefetch(&t->heads[at(t, t->oldest)->chain & ~CHAIN_END]);
 }

@@ -41,6 +41,38 @@ static inline void *table_at(const struct table *t, uint32_t entry)
 {
     return t->memory + (size_t)(entry - 1) * t->stride;
 }
+
+/* To ask for lines of memory a burst ahead, each when that before it is there. They change nothing. */
+
+/** table_ask() - for what leads to entries with @hash. */
+static inline void table_ask(const struct table *t, uint64_t hash)
+{
+    __builtin_prefetch(&t->heads[(uint32_t)hash & t->mask]);
+}
+/** table_ask_entry() - for the one that table_find() looks at first. Return: its number, or 0. */
+static inline uint32_t table_ask_entry(const struct table *t, uint64_t hash)
+{
+    uint32_t entry = t->heads[(uint32_t)hash & t->mask];
+
+    if (entry) {
+        const char *at = table_at(t, entry);
+
+        __builtin_prefetch(at);
+        __builtin_prefetch(at + t->stride - 1);
+    }
+    return entry;
+}
+/** table_ask_neighbours() - for those that table_touch() of @entry changes, too. */
+static inline void table_ask_neighbours(const struct table *t, uint32_t entry)
+{
+    const struct node *n = table_at(t, entry);
+
+    if (n->newer)
+        __builtin_prefetch(table_at(t, n->newer));
+    if (n->older)
+        __builtin_prefetch(table_at(t, n->older));
+}
+
 /** table_is() - is @entry, which once was that with @hash, still? Others that took its place are told apart by half of theirs. */
 static inline bool table_is(const struct table *t, uint32_t entry, uint64_t hash)
 {

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 
 from devtap_test import paths, wait_for
-from devtap_test.card import INIT, Card, Namespace, arguments, ping, require, start, transfer
+from devtap_test.card import INIT, SERVER, Card, Namespace, Server, arguments, ping, require, start, transfer
 from devtap_test.case import Skip, limit
 from devtap_test.idle import Driver
+from devtap_test.load import noise
 
 
 @limit(150)
@@ -127,6 +128,27 @@ def test_promised(t):
     done = subprocess.run([paths.devtap(), "change", card.card, "replace null null mtu=1000"], env=card.environment,
                           check=False, timeout=30, text=True, stderr=subprocess.PIPE)
     assert done.returncode and "1000 bytes only, and the guest knows 1500" in done.stderr, done
+
+
+@limit(180)
+def test_slow(t):
+    """A guest that was offered segmentation, and then has a limit so slow that a super-frame would take too long, sends what it has."""
+    space, card, guest = start(t)
+    ping(guest, 1)
+    card.devtap("change", card.card, "insert top rate tx-bits=200k")
+    card.kill_worker()
+    ping(guest, 1)
+    before = card.ops("tap", "transmit")
+    guest.check(f"{noise(1)} | head -c 400000 >/tmp/file")
+    own = guest.check("sha256sum < /tmp/file").split()[0]
+    with Server(space, SERVER) as server:
+        guest.check("nc 10.77.0.1 5001 < /tmp/file", timeout=120)
+        t.equal(server.line(), own, "what the host got")
+    after = card.ops("tap", "transmit")
+    sent = {key: after[key] - before[key] for key in ("bytes", "requests")}
+    t.log(f"{sent}, {card.counters('rate')}")
+    assert 400000 < sent["bytes"] <= 1514 * sent["requests"], "a super-frame came"
+    t.equal(guest.run("dmesg | grep -i 'NETDEV WATCHDOG\\|virtio.*error'")[0], 1, "complaints")
 
 
 @limit(60)

@@ -254,6 +254,52 @@ static void descriptors_may_be_rewritten_while_they_are_read(void **state)
     data_goes_there_and_back(state);
 }
 
+/* Two rings that always have something, and a limit that lets one through at a time: each ring has its turn. */
+static void a_limit_is_shared_by_rings(void **state)
+{
+    enum { DEPTH = 8 };
+    struct soft_disk limited = {0};
+    struct vblk_config config = {.queues = 2, .depth = DEPTH, .bytes = 4096, .timeout_ms = 60000};
+    unsigned done[2] = {0};
+    struct vblk *driver;
+    struct dt_error err;
+
+    soft_disk_start(&limited, "throttle iops=500 | mem size=1M");
+    config.path = limited.socket;
+    if (vblk_open(&driver, &config, &err) < 0)
+        fail_msg("%s", err.text);
+    for (unsigned i = 0; i < 2 * DEPTH; i++) {
+        struct vblk_queue *q = vblk_queue(driver, i % 2);
+        struct vblk_request *req = vblk_request(q, i / 2);
+
+        req->type = VIRTIO_BLK_T_IN;
+        req->bytes = 4096;
+        req->sector = 0;
+        vblk_submit(q, req);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        vblk_poll(vblk_queue(driver, i));
+        vblk_publish(vblk_queue(driver, i));
+    }
+    while (done[0] + done[1] < 200) {
+        for (unsigned i = 0; i < 2; i++) {
+            struct vblk_queue *q = vblk_queue(driver, i);
+            struct vblk_request *back[DEPTH];
+            int n = vblk_reap(q, back, DEPTH);
+
+            assert_true(n >= 0);
+            done[i] += (unsigned)n;
+            for (int k = 0; k < n; k++)
+                vblk_submit(q, back[k]);
+            vblk_publish(q);
+        }
+        usleep(100);
+    }
+    assert_true(done[0] >= 50 && done[1] >= 50);
+    vblk_close(driver);
+    soft_disk_stop(&limited);
+}
+
 int main(void)
 {
 #define FRONT_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -269,6 +315,7 @@ int main(void)
         FRONT_TEST(a_full_call_eventfd_blocks_nobody),
         FRONT_TEST(a_second_vm_is_refused),
         FRONT_TEST(descriptors_may_be_rewritten_while_they_are_read),
+        cmocka_unit_test(a_limit_is_shared_by_rings),
     };
 
     blk_register_builtin();

@@ -348,6 +348,47 @@ static void test_arp(void **state)
     rig_stop();
 }
 
+/* ---- The second, in eighths ---- */
+
+/* A packet counts for more than seven eighths of a second, whenever it comes, and for no more than one. */
+static void test_window(void **state)
+{
+    const uint64_t step = DT_MS(1) / 4, eighth = WINDOW_TICK;
+
+    for (uint64_t at = 0; at < eighth; at += step)
+        for (uint64_t age = 0; age < DT_S(10); age += age < DT_S(2) ? step : DT_MS(700)) {
+            struct window w = {{0}, {0}};
+            bool counts;
+
+            window_add(&w, true, 0, 1);
+            window_add(&w, false, 0, 1);
+            window_advance(&w, 0, (uint32_t)((at + age) / eighth));
+            counts = window_sum(w.tx);
+            assert_int_equal(counts, window_sum(w.rx));
+            assert_true(counts || age > 7 * eighth);
+            assert_true(!counts || age < DT_S(1));
+        }
+}
+
+/* What that is for a flood: in seven eighths of a second no more goes than by the definition in a second. */
+static void test_flood_by_eighths(void **state)
+{
+    const unsigned allowed = 7 + 9; /* and 1 + 2 + 4 + ... + 256 ms */
+
+    for (unsigned phase = 0; phase < 125; phase += 9) {
+        begin("symmetry | wire");
+        pass_time(DT_MS(phase));
+        for (unsigned ms = 0; ms < 6000; ms += 500) {
+            flood(40);
+            pass_time(DT_MS(500));
+        }
+        assert_in_range(rig.wire.n, 6 * 12, 6 * 15);
+        for (unsigned i = allowed; i < rig.wire.n; i++)
+            assert_true(rig.wire.frames[i].at - rig.wire.frames[i - allowed].at > 7 * WINDOW_TICK);
+        rig_stop();
+    }
+}
+
 /* ---- Scans, and bounded memory ---- */
 
 static void scan(unsigned n, bool hosts)
@@ -457,6 +498,34 @@ static void test_table(void **state)
         assert_int_equal(!!entry, i == 1 || i > 500001);
     }
     table_fini(&t);
+}
+
+/* ---- How long ---- */
+
+/* All of a ring waits for the card. Whatever is before it, a packet is back with the guest after four seconds; and what went by then is
+ * what went without the others. */
+static void test_late(void **state)
+{
+    static const char *const chains[] = {"symmetry | wire", "symmetry excess=hold | wire",
+                                         "symmetry max-delay=4s | wire"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(chains); i++) {
+        begin(chains[i]);
+        for (unsigned round = 1; round <= 3; round++) {
+            unsigned before = rig.wire.n;
+            uint64_t late = counter("late");
+
+            scan(200, true);
+            pass_time(DT_S(4) - DT_MS(1));
+            assert_in_range(rig.wire.n - before, 40, 16 * 4 + 7);
+            assert_int_equal(counter("late"), late);
+            pass_time(DT_MS(2));
+            assert_int_equal(status("waiting"), 0);
+            assert_int_equal(rig.sent, 200 * round);
+            assert_int_equal(counter("late"), rig.sent - rig.wire.n);
+        }
+        rig_stop();
+    }
 }
 
 /* ---- The ring held, and rest ---- */
@@ -576,11 +645,14 @@ int main(void)
         cmocka_unit_test(test_small_ring),
         cmocka_unit_test(test_exempt),
         cmocka_unit_test(test_arp),
+        cmocka_unit_test(test_window),
+        cmocka_unit_test(test_flood_by_eighths),
         cmocka_unit_test(test_scans),
         cmocka_unit_test(test_share_of_pair),
         cmocka_unit_test(test_oldest_forgotten),
         cmocka_unit_test(test_forgotten_not_forgiven),
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_late),
         cmocka_unit_test(test_hold),
         cmocka_unit_test(test_rest),
         cmocka_unit_test_setup_teardown(test_state, start_rig, stop_rig),

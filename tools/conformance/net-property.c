@@ -37,7 +37,7 @@ static bool counted_whole(const struct bench *b)
 {
     const struct dt_net_ext *ext = registry_net(b->exts[0]);
 
-    return (ext->transmit || ext->tx) && device_layer(card.dev, 1)->takes == DT_OFFLOAD_ALL;
+    return (ext->transmit || ext->tx) && device_layer(card.dev, 1)->takes[DT_TX] == DT_OFFLOAD_ALL;
 }
 
 void card_property_verdicts(struct bench *b)
