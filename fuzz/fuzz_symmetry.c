@@ -16,6 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct dt_layer *layer;
     int64_t n;
 
+    log_set_level(DT_LOG_ERROR);
     test_clock = DT_S(1000);
     rig_start("symmetry flows=8192 | wire");
     layer = rig.dev->layers[1];
