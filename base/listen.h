@@ -20,7 +20,7 @@ int bind_path(const char *path, int type, long owner, long group, unsigned mode,
 /** listen_at() - a Unix stream socket at @path, not listening yet: listen(2) opens it. See bind_path(). */
 int listen_at(const char *path, long owner, long group, unsigned mode, unsigned patience_ms,
               struct dt_error *err);
-#define LISTEN_PATIENCE_MS 1500u
+#define LISTEN_PATIENCE_MS 5000u
 /** socket_kind() - 1 = @fd is a listening Unix stream socket, 0 = a connected one, -errno. */
 int socket_kind(int fd);
 

@@ -129,20 +129,34 @@ def test_keepers(t):
         at_keeper_point(t, name, t.folder / name)
 
 
-@limit(900)
-def test_workers(t):
-    """Workers die at each point where dying matters."""
+def at_points(t, points):
+    """Workers die at each of these (name, count)."""
     need_kill_points(t)
     unreached = []
     memory = t.captive("memory")
-    for name in sorted(set(kill_points()) - set(KEEPER_POINTS)):
-        for count in (1, 50):
-            if count > 1 and name not in FLOWING:
-                continue
-            folder = t.folder / f"{name}-{count}"
-            folder.mkdir()
-            reached, died, upgraded = at_point(t, memory, name, count, folder)
-            t.log(f"{name}:{count}: {reached} killed there, {died} deaths, {upgraded} upgrades")
-            if reached != 2:
-                unreached.append((name, reached))
+    for name, count in points:
+        folder = t.folder / f"{name}-{count}"
+        folder.mkdir()
+        reached, died, upgraded = at_point(t, memory, name, count, folder)
+        t.log(f"{name}:{count}: {reached} killed there, {died} deaths, {upgraded} upgrades")
+        if reached != 2:
+            unreached.append((name, reached))
     t.equal(unreached, [])
+
+
+@limit(900)
+def test_workers(t):
+    """Workers die at each point where dying matters, but for those below."""
+    at_points(t, [(name, 1) for name in sorted(set(kill_points()) - set(KEEPER_POINTS) - set(FLOWING))])
+
+
+@limit(900)
+def test_workers_at_the_first_request(t):
+    """The same, at the points on a request's way."""
+    at_points(t, [(name, 1) for name in FLOWING])
+
+
+@limit(900)
+def test_workers_under_load(t):
+    """The same, with more requests in flight."""
+    at_points(t, [(name, 50) for name in FLOWING])

@@ -61,11 +61,17 @@ class Case:
         else:
             raise AssertionError(f"{chain} is served")
 
-    def wait(self, seconds):
-        """Sleeps for so long that another test may run meanwhile."""
+    @contextlib.contextmanager
+    def waiting(self):
+        """What is done with it takes so long, and so little work, that another test may run meanwhile."""
         self.tell("waits")
-        time.sleep(seconds)
+        yield
         self.tell("works")
+
+    def wait(self, seconds):
+        """Sleeps so long."""
+        with self.waiting():
+            time.sleep(seconds)
 
     def sparse_file(self, size, name="disk.img"):
         """A new file of `size` bytes without blocks."""
