@@ -1,6 +1,7 @@
 """The packet symmetry of a real guest: a flood of UDP is limited, and a transfer by TCP beside it is not."""
 
 import json
+import re
 import subprocess
 
 from devtap_test import wait_for
@@ -36,8 +37,10 @@ def test_flood_beside_transfer(t):
             transfer(t, space, guest, mib=2)
             before = card.counters("symmetry")
             t.equal(before["limited-flows"], 0, "flows limited by a transfer")
+            assert "event=limited" not in card.output(), card.output()
             guest.check(FLOOD)
             wait_for("the flood to be limited", lambda: card.counters("symmetry")["limited-flows"] > 0)
+            wait_for("the event", lambda: re.search(r"event=limited .*10\.77\.0\.1", card.output()))
             transfer(t, space, guest, mib=4)
             after = card.counters("symmetry")
             t.log(f"before {before}, after {after}, {status(card)}")
