@@ -138,7 +138,7 @@ struct front_ops {
     /* layer_set_passthrough(). On the device's first thread; @lane is its lane. May be NULL. */
     int (*set_passthrough)(struct lane *lane, bool on, struct dt_error *err);
     /* Network cards: packets for the guest, the front's from now on, while it is open (net_set_room()); and
-     * what the front had outstanding for @n packets that it sent is over (net.h). */
+     * what the front had outstanding for @n > 0 packets that it sent is over (net.h); wake() may come before that. */
     void (*receive)(struct lane *lane, struct dt_packet **packets, unsigned n);
     void (*sent)(struct lane *lane, void *const *slots, unsigned n);
     /* Copy the rest of a packet with DT_OFFLOAD_FETCH. May be NULL: there are none, then. */

@@ -72,7 +72,8 @@ unsigned net_pass(struct dt_ctx *c, struct dt_ctx *other, struct dt_packet **pac
         if (slot)
             slots[nslots++] = slot;
     }
-    lane->front_ops->sent(lane, slots, nslots);
+    if (nslots)
+        lane->front_ops->sent(lane, slots, nslots);
     hold(from, -passed);
     hold(to, passed);
     set_relaxed(&lane->in_flight, lane->in_flight - passed);

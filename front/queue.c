@@ -345,7 +345,7 @@ int front_queue_start(void *dev, unsigned index, struct dt_error *err)
     ring.config.slots = q->slots;
     ring.config.slot_stride = front->class->slot_size;
     ring.config.iovs = q->lane->iovs;
-    ring.config.tail = front->class->in_order;
+    ring.config.tail = front->class->tail;
     q->translated = front_translates(front);
     if (q->translated) {
         q->ring = ring;

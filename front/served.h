@@ -81,7 +81,7 @@ struct front_lane {
  * @size:      of the class's front, which begins with a struct front; zeroed.
  * @slot_size: of what it keeps for each descriptor chain.
  * @rings_per_queue: virtqueues that make one queue, as people and GET_QUEUE_NUM count them.
- * @in_order: answers mostly in the order of the ring (virtq_config.tail).
+ * @tail:      answers mostly in the order of the ring: virtq_config.tail.
  * @translates: answers requests with front_iommu_answered(), so that it can be offered a vIOMMU; @uses, @ahead and
  *           @let_go are for it alone, and may be NULL.
  * @init:      before any socket is opened: set @offered and what else is the class's.
@@ -100,7 +100,7 @@ struct front_lane {
 struct front_class {
     size_t size, slot_size;
     unsigned rings_per_queue;
-    bool in_order;
+    bool tail;
     bool translates;
     uint64_t protocol_features;
     const struct front_ops *device_ops;

@@ -138,7 +138,7 @@ static bool step(uint8_t op, uint8_t arg, uint32_t base, struct input *in)
 {
     struct vring_avail *avail = (void *)(m.memory + DRIVER);
 
-    switch (op % 11) {
+    switch (op % 12) {
     case 0:
         take(arg);
         break;
@@ -164,6 +164,12 @@ static bool step(uint8_t op, uint8_t arg, uint32_t base, struct input *in)
         break;
     case 8:
         avail->idx = (uint16_t)(avail->idx + arg % 40);
+        break;
+    case 11: /* what is held comes back unserved */
+        virtq_publish(&m.vq);
+        while (m.held_count > 0)
+            virtq_return(&m.vq, m.held[--m.held_count]);
+        virtq_put_back(&m.vq);
         break;
     case 10: /* somebody else served the ring, kept no log, and is gone */
         inflight_loosen(m.log);

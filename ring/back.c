@@ -8,11 +8,14 @@
  * never taken. We write such heads once more into the available ring, as its last entries that we
  * had taken, and step back before them; then base and used index agree, as they do after a stop with nothing in flight.
  *
+ * Requests of an earlier process that come back while others of them still wait go back to those, in the log.
+ *
  * It is the driver's ring, and the device should not write there (virtio 1.2, 2.7.6); but a driver does not read
  * it, and has no entries of its own there while the chains are outstanding.
  *
  * A packed ring is the device's to write to. Its outstanding chains have as many positions as lie between the next used
- * and the next available one; what lay there may be overwritten by completions, but the log has the descriptors.
+ * and the next available one; what lay there may be overwritten by completions, but the log has the descriptors,
+ * those of the tail once they were entered: as they are in the ring at that moment.
  */
 #include "ring/internal.h"
 
@@ -51,6 +54,26 @@ static void sort_by_age(struct virtq *vq)
         vq->returned[i] = ages[i].entry;
 }
 
+/* Nothing that is new is taken before all replays were: so these are some of them, the oldest, and wait in the log with the others. That
+ * they were taken is not charged to them. */
+static void replays_put_back(struct virtq *vq)
+{
+    struct log_split *split = vq->config.inflight;
+    struct log_packed *packed = vq->config.inflight;
+
+    for (unsigned i = vq->returned_count; i-- > 0;) {
+        uint16_t id = vq->returned[i], entry = vq->config.packed ? vq->entered[id].first : id;
+        const struct virtq_chain *chain = virtq_slot(vq, id);
+
+        if (!vq->config.innocent && chain->attempts > 0)
+            WRITE_ONCE(*(vq->config.packed ? &packed->desc[entry].word.attempts
+                                           : &split->desc[entry].word.attempts),
+                       (uint8_t)(chain->attempts - 1));
+        vq->replay[--vq->replay_next] = entry;
+        vq->state[id] = VIRTQ_ID_FREE;
+    }
+}
+
 unsigned virtq_put_back(struct virtq *vq)
 {
     unsigned n = vq->returned_count;
@@ -59,9 +82,13 @@ unsigned virtq_put_back(struct virtq *vq)
         return 0;
     CHECK(vq->started && vq->in_flight == 0 && vq->done_count == 0);
     tail_enter(vq);
-    tail_mark(vq, vq->used, vq->used_wrap);
     sort_by_age(vq);
-    vq->config.packed ? packed_put_back(vq) : split_put_back(vq);
+    if (vq->replay_next < vq->replay_count) {
+        replays_put_back(vq);
+    } else {
+        tail_mark(vq, vq->used, vq->used_wrap);
+        vq->config.packed ? packed_put_back(vq) : split_put_back(vq);
+    }
     vq->returned_count = 0;
     return n;
 }

@@ -136,7 +136,7 @@ static int judge_header(uint64_t tail, uint16_t version, uint16_t desc_num, uint
     if (version != LOG_VERSION || (tail != 0 && (tail & ~(uint64_t)UINT16_MAX) != LOG_TAIL))
         return dt_fail(err, -EBADMSG,
                        "in-flight log of version %u with features 0x%" PRIx64
-                       "; this program knows version %u without features",
+                       "; this program knows version %u, and of features its own alone",
                        version, tail, LOG_VERSION);
     if (desc_num != size)
         return dt_fail(err, -EBADMSG, "in-flight log for %u descriptors, but the queue has %u",

@@ -102,7 +102,6 @@ static inline void log_set_tail(void *log, uint16_t end)
     RING_STEP();
 }
 
-/* From here on it is a log as others know it. */
 static inline void log_end_tail(void *log)
 {
     WRITE_ONCE(*(uint64_t *)log, 0);
@@ -297,13 +296,15 @@ static inline void tail_taken(struct virtq *vq)
 {
     tail_mark(vq, vq->last_avail, vq->avail_wrap);
 }
-/** tail_begin() - the log is as it should be; from here on there may be a tail, or is not to be one. */
-void tail_begin(struct virtq *vq);
+/** tail_settle() - the log is as it should be, and has all; from here on there may be a tail, or is not to be one. */
+void tail_settle(struct virtq *vq);
+/** tail_end() - nothing is in flight: from here on the log is one as others know it. */
+void tail_end(struct virtq *vq);
 /** tail_is_done() - are the chains to be published the tail's first? Then they are in its order now. */
 bool tail_is_done(struct virtq *vq);
 /** tail_enter() - enter all of the tail in the log; then there is none. */
 void tail_enter(struct virtq *vq);
-void split_enter(struct virtq *vq, uint16_t place, uint16_t id);
+void split_enter(struct virtq *vq, uint16_t id);
 void packed_enter(struct virtq *vq, uint16_t place, uint16_t id);
 
 int split_start(struct virtq *vq, uint32_t base, bool recover, struct dt_error *err);

@@ -32,6 +32,7 @@ static void packed_unmark(struct virtq *vq, unsigned n)
 
         if (!!(flags & PACKED_AVAIL) == wrap && !!(flags & PACKED_USED) == wrap)
             WRITE_ONCE(ring[at].flags, flags ^ PACKED_USED);
+        RING_STEP();
         ring_advance(&at, &wrap, 1, vq->config.size);
     }
 }

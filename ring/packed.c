@@ -96,8 +96,13 @@ static bool packed_take_chain(struct virtq *vq, uint64_t word, struct virtq_chai
     if (n < 0 || packed_walk(vq, (unsigned)n, vq->last_avail, 0, out) < 0)
         return false;
     vq->state[(*out)->id] = VIRTQ_ID_TAKEN;
-    tail_enter(vq);
-    packed_log_take(vq, (*out)->id, vq->copy, (unsigned)n);
+    if (vq->tail && n == 1) {
+        vq->tail[vq->last_avail] = (*out)->id;
+        vq->ntail++;
+    } else {
+        tail_enter(vq);
+        packed_log_take(vq, (*out)->id, vq->copy, (unsigned)n);
+    }
     vq->descs = (uint16_t)(vq->descs + n);
     ring_advance(&vq->last_avail, &vq->avail_wrap, (unsigned)n, vq->config.size);
     return true;

@@ -57,7 +57,7 @@ static inline void split_log_take(struct log_split_entry *e, uint64_t counter)
     RING_STEP();
 }
 
-void split_enter(struct virtq *vq, uint16_t place, uint16_t id)
+void split_enter(struct virtq *vq, uint16_t id)
 {
     split_log_take(&split_log(vq)->desc[id], vq->counter++);
 }
@@ -75,7 +75,7 @@ static int split_take_over(struct virtq *vq, unsigned n, struct dt_error *err)
             return dt_fail(err, -EBADMSG, "available entry %u: head %u, which was taken, is %s now",
                            place, head,
                            head >= vq->config.size ? "outside the ring" : "in flight twice");
-        split_enter(vq, place, head);
+        split_enter(vq, head);
         vq->replay[vq->replay_count++] = head;
     }
     return 0;
@@ -169,7 +169,7 @@ static int split_judge_head(struct virtq *vq, uint16_t at, uint16_t head)
     return virtq_fault(vq, "available entry %u: head %u is in flight already", at, head);
 }
 
-/* The chain of @head, if it is of one ordinary descriptor; or whatever it is. */
+/* Any chain, the long way; afterwards another region may be @near. */
 static __attribute__((noinline)) bool take_chain(struct virtq *vq, uint16_t head,
                                                  struct nearby *near)
 {
@@ -263,8 +263,11 @@ unsigned split_take(struct virtq *vq, struct virtq_chain **out, unsigned max)
 int split_retake(struct virtq *vq, uint16_t head, struct virtq_chain **out)
 {
     uint8_t *attempts = &split_log(vq)->desc[head].word.attempts;
-    int r = split_walk(vq, head, READ_ONCE(*attempts), virtq_slot(vq, head));
+    int r;
 
+    if (vq->state[head] != VIRTQ_ID_FREE) /* the log is another's to write, too */
+        return split_judge_head(vq, head, head);
+    r = split_walk(vq, head, READ_ONCE(*attempts), virtq_slot(vq, head));
     if (r < 0)
         return r;
     vq->state[head] = VIRTQ_ID_TAKEN;
@@ -379,8 +382,7 @@ static void split_publish_batch(struct virtq *vq)
     uint16_t head = log->last_batch_head;
     uint8_t *state = vq->state;
 
-    if (vq->tail)
-        tail_enter(vq);
+    tail_enter(vq);
     for (unsigned i = 0; i < n; i++) {
         split_write_used(&ring[(from + i) & mask], &done[i]);
         WRITE_ONCE(log->desc[done[i].id].word.next, head);

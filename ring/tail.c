@@ -16,19 +16,31 @@
  * tail is entered first, and the log is used as it always was.
  *
  * A packed ring has no used index: there the used descriptors of tail chains are written one after the other, in order, each in one store, and
- * a successor looks from where the log says how far they went. It could not look past chains of several descriptors,
- * since their used descriptor is one; so in packed rings all but those of one ordinary descriptor are entered at once.
+ * a successor looks from where the log says how far they went. They go to the used position, as all do: what lies there is a chain of the log, whose
+ * descriptors the log has, or the tail's own first. It could not look past chains of several descriptors in the ring,
+ * since their used descriptor is one; so in packed rings these are entered at once.
  *
  * An attempt is charged as for those in the log: a successor enters the tail and then takes it from there.
  */
 #include "ring/internal.h"
 
-void tail_begin(struct virtq *vq)
+void tail_settle(struct virtq *vq)
 {
     if (vq->tail)
         tail_taken(vq);
     else
-        log_end_tail(vq->config.inflight);
+        tail_end(vq);
+}
+
+/* Others may index with the head of a batch without looking at how many there are. */
+void tail_end(struct virtq *vq)
+{
+    struct log_split *split = vq->config.inflight;
+
+    if (!vq->config.packed && READ_ONCE(split->last_batch_head) == LOG_NO_BATCH)
+        WRITE_ONCE(split->last_batch_head, 0);
+    RING_STEP();
+    log_end_tail(vq->config.inflight);
 }
 
 static uint16_t tail_id(const struct virtq *vq, unsigned i)
@@ -93,7 +105,7 @@ void tail_enter(struct virtq *vq)
         if (vq->config.packed)
             packed_enter(vq, place, vq->tail[place]);
         else
-            split_enter(vq, place, vq->tail[place]);
+            split_enter(vq, vq->tail[place]);
     }
     vq->ntail = 0;
 }

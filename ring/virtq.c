@@ -139,7 +139,7 @@ static int start(struct virtq *vq, uint32_t base, bool recover, struct dt_error 
         log_format(c->inflight, c->size, c->packed);
     r = c->packed ? packed_start(vq, base, recover, err) : split_start(vq, base, recover, err);
     if (r == 0)
-        tail_begin(vq);
+        tail_settle(vq);
     /* Only now does the log say something: a successor of a process that died within this
      * function starts afresh too. */
     if (r == 0 && !recover)
@@ -159,7 +159,7 @@ static int start_loose(struct virtq *vq, struct dt_error *err)
     r = packed_start(vq, base, false, err);
     if (r < 0)
         return r;
-    tail_begin(vq);
+    tail_settle(vq);
     log_commit(vq->config.inflight);
     return 0;
 }
@@ -214,7 +214,7 @@ uint32_t virtq_stop(struct virtq *vq)
     if (vq->config.packed)
         base |= (uint32_t)vq->avail_wrap << 15 | (uint32_t)vq->used << 16 |
                 (uint32_t)vq->used_wrap << 31;
-    log_end_tail(vq->config.inflight);
+    tail_end(vq);
     virtq_release(vq);
     return base;
 }

@@ -123,7 +123,7 @@ static inline struct packet *take_plain(const struct card_front *card, struct fr
                                         struct virtq_chain *chain)
 {
     const uint32_t header = card->header, most = NET_SMALL - sizeof(struct packet);
-    const uint8_t *from = chain->inline_iov[0].iov_base;
+    const uint8_t *from = chain->iov[0].iov_base;
     uint32_t length = (uint32_t)chain->read_len - header;
     struct packet *p;
     uint16_t asked; /* flags and gso_type */

@@ -116,6 +116,23 @@ static void heir_lives_on(struct rig *heir)
     }
 }
 
+/* Some are taken and come back unserved; no matter whether they were handed out before. */
+static void heir_returns(struct rig *heir, unsigned most)
+{
+    struct virtq_chain *c[MAX_SIZE];
+    int n = virtq_take(&heir->vq, c, most);
+
+    if (n < 0)
+        fail_msg("the heir: %s", heir->vq.fault);
+    for (int i = 0; i < n; i++)
+        virtq_return(&heir->vq, c[(i + 1) % n]);
+    assert_int_equal(virtq_put_back(&heir->vq), n);
+    assert_int_equal(heir->vq.in_flight, 0);
+    /* Back in the ring they are as new; back in the log they are not. */
+    for (int i = 0; i < n && heir->vq.replay_next == heir->vq.replay_count; i++)
+        w.offered.held[c[i]->id] = false;
+}
+
 /* The driver does not stand still when the device dies: it takes what was returned and offers as much again. */
 static unsigned driver_goes_on(struct rig *heir, bool *out)
 {
@@ -123,9 +140,10 @@ static unsigned driver_goes_on(struct rig *heir, bool *out)
     int id;
 
     for (;; n++) {
-        struct virtq_buffer buf = {buffer_of(w.offered.next_serial), 64};
+        uint64_t at = buffer_of(w.offered.next_serial);
+        struct virtq_buffer bufs[3] = {{at, 64}, {at, 64}, {at, 64}};
 
-        id = virtq_driver_add(&heir->driver, &buf, 1, 0);
+        id = virtq_driver_add(&heir->driver, bufs, 1, w.crashes / 2 % 3);
         if (id < 0)
             break;
         w.offered.serial[id] = w.offered.next_serial++;
@@ -161,6 +179,8 @@ static void succeed(const struct rig *dead, unsigned level)
     if (virtq_start(&heir->vq, &heir->config, 0x12345678, true, &err) < 0)
         fail_msg("recovery: %s", err.text);
     w.level = 3;
+    if (w.crashes % 7 < 3)
+        heir_returns(heir, 1 + (unsigned)(w.crashes % 5));
     taken = heir_takes(heir, level, out, chains);
     assert_int_equal(taken, expected);
     while (taken > 0) {
@@ -226,6 +246,20 @@ static void put_back(struct virtq_chain **held, unsigned count)
     assert_int_equal(w.rig.vq.last_avail, w.rig.vq.used);
 }
 
+/* A split ring whose indices are about to wrap. */
+static void begin_at(struct rig *rig, uint16_t at)
+{
+    struct virtq_driver *d = &rig->driver;
+    struct vring_avail *avail = rig_at(rig, rig->config.driver, 4);
+    struct vring_used *used = rig_at(rig, rig->config.device, 4);
+    struct dt_error err = {{0}};
+
+    avail->idx = used->idx = at;
+    d->avail = d->avail_published = d->used = d->used_shadow = at;
+    if (virtq_start(&rig->vq, &rig->config, at, false, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
 static void run_process(uint16_t size, bool packed, bool tail, unsigned turns)
 {
     struct virtq_chain *held[MAX_SIZE + 8];
@@ -236,7 +270,10 @@ static void run_process(uint16_t size, bool packed, bool tail, unsigned turns)
     dt_rng_seed(&w.rng, size * 2u + packed);
     rig_prepare(&w.rig, size, packed, false, 8);
     w.rig.config.tail = tail;
-    rig_start(&w.rig);
+    if (!packed)
+        begin_at(&w.rig, UINT16_MAX - 100);
+    else
+        rig_start(&w.rig);
     rig_prepare(&w.heir[0], size, packed, false, 4);
     rig_prepare(&w.heir[1], size, packed, false, 4);
     for (unsigned turn = 0; turn < turns; turn++) {
