@@ -6,8 +6,8 @@
  *     build/bench/flows-bench [CHAIN [FLOWS [PACKETS]]]
  *
  * CHAIN goes before a wire that answers every packet, and is by default `symmetry flows=1M`. No ring, no system call: what is
- * measured is the chain, beside the wire alone, in the thread's own time. Each flow sends one packet in its turn; the order is another one in each pass,
- * so what comes one after the other lies anywhere in memory, as with traffic. FLOWS are by default 1,024 and then 1,048,576;
+ * measured is the chain, beside the wire alone, in the thread's own time. Each flow sends one packet in its turn, by a constant stride, another one in each pass:
+ * what comes one after the other lies far apart in memory. FLOWS are by default 1,024 and then 1,048,576;
  * of PACKETS a few thousand are enough where instructions are counted (valgrind --tool=callgrind --toggle-collect=send_all).
  */
 #include "base/bytes.h"

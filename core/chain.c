@@ -54,7 +54,8 @@ struct dt_layer *layer_new(struct device *dev, const struct dt_block_ext *ext)
 
     layer->magic = LAYER_MAGIC;
     layer->ext = ext;
-    layer->takes[DT_TX] = layer->takes[DT_RX] = registry_net(ext) ? registry_net(ext)->takes : 0;
+    layer->may_take = registry_net(ext) ? registry_net(ext)->takes : 0;
+    layer->takes[DT_TX] = layer->takes[DT_RX] = layer->may_take;
     layer->dev = dev;
     layer->state_fd = layer->slot = -1;
     layer->data = xaligned(CACHE_LINE, MAX(ext->layer_size, (size_t)1));

@@ -48,7 +48,8 @@ struct dt_layer {
     bool open;
     struct dt_block_info info;        /* as this layer presents it to the one above */
     struct dt_net_info net_info;      /* the same, of a network card */
-    uint32_t takes[2];                /* the same: enum dt_offload, by direction */
+    uint32_t takes[2];                /* the same: enum dt_offload, by direction, now */
+    uint32_t may_take;                /* and at most */
     struct ctx **ctxs;                /* by thread; NULL before the start */
     int state_fd;                     /* its state directory, or -1 */
     bool state_changed;               /* since it was last saved to the device's blobs */

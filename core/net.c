@@ -584,13 +584,14 @@ const struct dt_net_info *dt_layer_net_info(const struct dt_layer *layer)
 
 void dt_layer_takes(struct dt_layer *layer, uint32_t takes)
 {
+    layer->may_take &= takes;
     layer->takes[DT_TX] &= takes;
     layer->takes[DT_RX] &= takes;
 }
 
 void dt_layer_takes_now(struct dt_layer *layer, enum dt_direction way, uint32_t takes)
 {
-    layer->takes[way] = registry_net(layer->ext)->takes & takes;
+    layer->takes[way] = layer->may_take & takes;
     for (unsigned t = 0; t < layer->dev->threads; t++) {
         struct ctx *c = layer->ctxs[t];
 

@@ -396,10 +396,10 @@ struct dt_net_ext {
         return &(ext);                                         \
     }
 
-/** dt_layer_takes() - from open(): this layer takes only these of the offloads it declares. */
+/** dt_layer_takes() - from open(): this layer takes only these of the offloads it declares, for as long as it is open. */
 DT_PUBLIC void dt_layer_takes(struct dt_layer *layer, uint32_t takes);
 /** dt_layer_takes_now() - from open() or set(): of packets of this direction it takes only these of the offloads it declares, until
- *  it says otherwise. */
+ *  it says otherwise; never what dt_layer_takes() left out. */
 DT_PUBLIC void dt_layer_takes_now(struct dt_layer *layer, enum dt_direction way, uint32_t takes);
 /** dt_layer_net_info() - the card as the layer below describes it (valid from open() on). */
 DT_PUBLIC const struct dt_net_info *dt_layer_net_info(const struct dt_layer *layer);

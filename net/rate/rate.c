@@ -13,8 +13,12 @@
  *
  * A guest's driver has to see its ring go on: in Linux within five seconds. Where a super-frame could be a debt of more than two
  * (slow limits) the guest is offered none. It may have been offered them before, by the same layer with another limit or by another
- * worker; then core cuts them before they come here, and of their segments those that would make the debt longer end here: the
- * guest's TCP then sends less at once.
+ * worker; then core cuts them before they come here, and of their segments those before which the debt is longer already end here: the
+ * guest's TCP then sends less at once. So does, at such limits, whatever else comes then: what a layer before this one releases by itself,
+ * or what another thread, or card of the group, was faster than.
+ *
+ * At limits up to 32 times that, a few super-frames together would be such a debt. There each packet is taken for one before it is there,
+ * whatever those before it were: no more are let in than the bucket bears.
  *
  * All threads of a card share the buckets, and so may the cards of a group, in other processes, too (group.c). A bucket is one word
  * (base/meter.h), which a batch changes once; so nobody leases tokens from it, and nobody who dies has any.
@@ -30,9 +34,12 @@
 #define MOST_DEBT           DT_S(2)
 #define LEAST_SUPER         (LARGEST / 2)
 #define LEAST_SUPER_PACKETS (MOST_FRAMES / 2)
-/* A packet's bits at least, for who has to know before it is there; and where it would be a long debt. */
+/* The same of as many as a front takes at once. */
+#define AT_ONCE            32u
+#define LEAST_MANY         (AT_ONCE * LEAST_SUPER)
+#define LEAST_MANY_PACKETS (AT_ONCE * LEAST_SUPER_PACKETS)
+/* A packet's bits at least, for who has to know before it is there. */
 #define LEAST_TYPICAL 512u
-#define FULL_FRAME    (1518u * 8)
 
 #define PACKETS(way) ((way) == DT_TX ? TX_PACKETS : RX_PACKETS)
 #define BITS(way)    ((way) == DT_TX ? TX_BITS : RX_BITS)
@@ -42,6 +49,8 @@ struct rate {
     uint64_t burst, overhead, queue;
     const char *group;
     bool limited[2], slow;
+    /* For which a packet to the wire is taken before it is there. */
+    uint64_t least_bits, least_packets;
     struct meter meters[LIMITS];
     struct rate_words own, *words; /* those of the group, or its own */
 };
@@ -109,7 +118,7 @@ static const struct dt_counter counters[] = {
     [TX_STOPS] = {"tx-stops", "times", "How often the limit closed the intake."},
     [TX_STOPPED_NS] = {"tx-stopped-ns", "ns", "Time during which the intake was closed."},
     [TX_DROPPED] = {"tx-dropped", "packets",
-                    "Segments of super-frames that a slow limit did not bear."},
+                    "Packets before which a slow limit's bucket owed more than two seconds."},
     [RX_DELAYED] = {"rx-delayed", "packets", "Packets to the guest that waited for the limit."},
     [RX_DROPPED] = {"rx-dropped", "packets", "Packets to the guest for which the queue was full."},
     {NULL},
@@ -155,14 +164,14 @@ static uint64_t likely_bits(const struct rate_ctx *rc)
 {
     const struct rate *r = rc->c->layer_data;
 
-    return r->slow ? MAX(rc->typical, FULL_FRAME) : rc->typical;
+    return MAX(rc->typical, r->least_bits);
 }
 
 /* So many that no bucket goes into debt by more than about one packet. */
 static unsigned grant(const struct rate_ctx *rc, unsigned want, uint64_t now)
 {
     const struct rate *r = rc->c->layer_data;
-    uint64_t packets = meter_tokens(&r->meters[TX_PACKETS], now);
+    uint64_t packets = meter_tokens(&r->meters[TX_PACKETS], now) / r->least_packets;
     uint64_t bits = meter_tokens(&r->meters[TX_BITS], now) / likely_bits(rc);
 
     return (unsigned)MIN((uint64_t)want, MIN(MAX(packets, 1u), MAX(bits, 1u)));
@@ -177,7 +186,7 @@ static unsigned rate_admit(struct dt_ctx *c, unsigned want)
     if (!r->limited[DT_TX] && !rc->stopped_at)
         return want;
     now = dt_now(c);
-    if (likely(!rc->stopped_at && meter_has(&r->meters[TX_PACKETS], want, now) &&
+    if (likely(!rc->stopped_at && meter_has(&r->meters[TX_PACKETS], want * r->least_packets, now) &&
                meter_has(&r->meters[TX_BITS], want * likely_bits(rc), now)))
         return want;
     when = wait_until(r, DT_TX, now);
@@ -210,7 +219,7 @@ static void charge_sent(struct rate_ctx *rc, struct dt_packet **packets, unsigne
     rc->typical = MAX((rc->typical * 7 + cost.bits / n) / 8, LEAST_TYPICAL);
 }
 
-/* Each by itself: what a limit that is slow cannot bear ends here. */
+/* Each by itself: what a limit that is slow cannot bear ends here, whatever it is. */
 static void transmit_slowly(struct rate_ctx *rc, struct dt_packet **packets, unsigned n)
 {
     struct dt_ctx *c = rc->c;
@@ -348,6 +357,8 @@ static void apply(struct dt_layer *layer)
     r->limited[DT_RX] = r->rates[RX_PACKETS] || r->rates[RX_BITS];
     r->slow = is_below(r->rates[TX_BITS], LEAST_SUPER) ||
               is_below(r->rates[TX_PACKETS], LEAST_SUPER_PACKETS);
+    r->least_bits = is_below(r->rates[TX_BITS], LEAST_MANY) ? LARGEST : 0;
+    r->least_packets = is_below(r->rates[TX_PACKETS], LEAST_MANY_PACKETS) ? MOST_FRAMES : 1;
     dt_layer_takes_now(layer, DT_TX, r->slow ? ~(uint32_t)DT_OFFLOAD_SUPER : ~0u);
 }
 

@@ -366,7 +366,7 @@ void sym_release(struct symmetry *s)
             break;
     }
     if (next != UINT64_MAX)
-        dt_timer_set(s->c, &s->timer, MIN(next, next_tick(s)));
+        set_timer(s, MIN(next, next_tick(s))); /* an answer to what was sent here may have set it */
     if (was_full && (!s->full || s->excess == EXCESS_DROP))
         dt_wake(s->c);
 }

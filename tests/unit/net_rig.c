@@ -39,6 +39,8 @@ static void wire_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned
     for (unsigned i = 0; i < n; i++)
         keep(&rig.wire, packets[i]);
     dt_sent(c, packets, n);
+    if (rig.answer)
+        rig.answer();
 }
 
 static int wire_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)

@@ -37,6 +37,7 @@ extern struct rig {
     unsigned sent;    /* descriptors that came back */
     unsigned fetched; /* packets of which the rest was copied */
     unsigned woken;
+    void (*answer)(void); /* when packets have reached the wire; NULL = nobody does */
     struct dt_error err;
 } rig;
 

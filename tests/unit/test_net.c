@@ -624,11 +624,59 @@ static void test_pending(void **state)
     assert_ptr_equal(dt_pending_peek(&l, NULL), &p[0]);
 }
 
+/* ---- What a layer takes ---- */
+
+static struct dt_layer *modest_layer;
+
+static int modest_open(struct dt_layer *layer, struct dt_error *err)
+{
+    modest_layer = layer;
+    dt_layer_takes(layer, DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4);
+    dt_layer_takes_now(layer, DT_TX, ~0u);
+    return 0;
+}
+
+static void modest_transmit(struct dt_ctx *c, struct dt_packet **packets, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(packets[i]->needs & ~(DT_OFFLOAD_CSUM | DT_OFFLOAD_TSO4), 0);
+    dt_transmit(c, packets, n);
+}
+
+static const struct dt_net_ext modest = {
+    DT_NET_EXT_HEADER,       .name = "modest",    .summary = "takes less than it declares",
+    .takes = DT_OFFLOAD_ALL, .open = modest_open, .transmit = modest_transmit,
+};
+
+static unsigned frames_of_super(bool v6)
+{
+    struct dt_vnet_header v = said(v6, true, 1440);
+
+    rig_clear();
+    build(v6, true, 14400);
+    assert_true(rig_send(f.bytes, f.n, &v, DT_OFFLOAD_ALL));
+    return rig.wire.n;
+}
+
+/* What it takes now is less than what open() left, or that again; never more. */
+static void test_takes(void **state)
+{
+    rig_start("modest | wire");
+    assert_int_equal(frames_of_super(false), 1);
+    assert_int_equal(frames_of_super(true), 10);
+    dt_layer_takes_now(modest_layer, DT_TX, DT_OFFLOAD_CSUM);
+    assert_int_equal(frames_of_super(false), 10);
+    dt_layer_takes_now(modest_layer, DT_TX, ~0u);
+    assert_int_equal(frames_of_super(false), 1);
+    assert_int_equal(frames_of_super(true), 10);
+    rig_stop();
+}
+
 static int setup(void **state)
 {
     struct dt_error err;
 
-    return registry_add_net(&sieve, &err);
+    return registry_add_net(&sieve, &err) ?: registry_add_net(&modest, &err);
 }
 
 int main(void)
@@ -651,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_change),
         cmocka_unit_test(test_pending),
+        cmocka_unit_test(test_takes),
     };
 
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -234,12 +234,12 @@ static void test_slow_after_super(void **state)
     }
 }
 
-/* What is not a super-frame is not dropped, also where small packets were usual and much was saved up. */
-static void test_slow_ordinary(void **state)
+/* What is not a super-frame is not dropped, also where small packets were usual and much was saved up. @bytes: of large ones. */
+static void check_slow_ordinary(const char *chain, uint32_t bytes)
 {
-    rig_start("rate tx-bits=20k burst=5s | wire");
+    rig_start(chain);
     for (unsigned round = 0; round < 20; round++) {
-        make_frame(round % 2 ? BYTES : 60);
+        make_frame(round % 2 ? bytes : 60);
         for (unsigned i = 0; i < 100; i++) {
             rig_gather();
             for (unsigned n = net_admit(rig.lane, NET_BURST); n > 0; n--)
@@ -255,6 +255,64 @@ static void test_slow_ordinary(void **state)
     }
     assert_int_equal(rig_counter("rate", "tx-dropped"), 0);
     rig_stop();
+}
+
+static void test_slow_ordinary(void **state)
+{
+    check_slow_ordinary("rate tx-bits=20k burst=5s | wire", BYTES);
+    check_slow_ordinary("rate tx-bits=120k burst=5s | wire", 9014);
+}
+
+/* As many as are let in now, at once. How long is the intake closed then? */
+static uint64_t closed_by_burst(const struct dt_vnet_header *v)
+{
+    uint64_t began = test_clock;
+    unsigned n = net_admit(rig.lane, NET_BURST);
+
+    assert_true(n > 0);
+    rig_gather();
+    while (n-- > 0)
+        assert_true(rig_send(f.bytes, f.n, v, DT_OFFLOAD_ALL));
+    rig_let_go();
+    while (net_admit(rig.lane, 1) == 0) {
+        test_clock += DT_MS(1);
+        rig_turn();
+    }
+    return test_clock - began;
+}
+
+/* Above the slow limits: small packets are usual, and then come super-frames, each as large as it can be. */
+static void test_small_then_super(void **state)
+{
+    static const struct {
+        const char *limit;
+        uint16_t segment;
+    } cases[] = {{"tx-bits=263k", 1448},          {"tx-bits=1M", 1448},
+                 {"tx-bits=1M burst=5s", 1448},   {"tx-bits=8388607", 1448},
+                 {"tx-bits=8388608", 1448},       {"tx-bits=3M", 1448},
+                 {"tx-packets=10k", 48},          {"tx-packets=700", 48},
+                 {"tx-packets=700 burst=5s", 48}, {"tx-packets=21855 burst=2ms", 48},
+                 {"tx-packets=21856", 48}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct dt_vnet_header v = tso;
+        char chain[64];
+
+        v.gso_size = cases[i].segment;
+        snprintf(chain, sizeof(chain), "rate %s | wire", cases[i].limit);
+        rig_start(chain);
+        make_frame(60);
+        for (unsigned k = 0; k < 200; k++)
+            closed_for(NULL);
+        test_clock += DT_S(10);
+        rig_turn();
+        make_super(44);
+        if (closed_by_burst(&v) > DT_MS(2200))
+            fail_msg("%s: closed for longer than two seconds", cases[i].limit);
+        assert_int_equal(rig.wire.frames[rig.wire.n - 1].segment, cases[i].segment);
+        assert_int_equal(rig_counter("rate", "tx-dropped"), 0);
+        rig_stop();
+    }
 }
 
 /* ---- Groups ---- */
@@ -433,13 +491,21 @@ static int remove_group(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact),          cmocka_unit_test(test_packets),
-        cmocka_unit_test(test_super_frames),   cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_changed),        cmocka_unit_test(test_slow_after_super),
-        cmocka_unit_test(test_slow_ordinary),  cmocka_unit_test(test_group),
-        cmocka_unit_test(test_group_outlives), cmocka_unit_test(test_group_nonsense),
-        cmocka_unit_test(test_group_refused),  cmocka_unit_test(test_group_of_another),
-        cmocka_unit_test(test_threads),        cmocka_unit_test(test_has),
+        cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_packets),
+        cmocka_unit_test(test_super_frames),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_changed),
+        cmocka_unit_test(test_slow_after_super),
+        cmocka_unit_test(test_slow_ordinary),
+        cmocka_unit_test(test_small_then_super),
+        cmocka_unit_test(test_group),
+        cmocka_unit_test(test_group_outlives),
+        cmocka_unit_test(test_group_nonsense),
+        cmocka_unit_test(test_group_refused),
+        cmocka_unit_test(test_group_of_another),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_has),
     };
 
     test_clock = DT_S(1000);

@@ -150,6 +150,27 @@ static void test_answer(void **state)
     rig_stop();
 }
 
+static void answer_five(void)
+{
+    rig.answer = NULL;
+    answers(5);
+}
+
+/* Also one that comes while what waits is handed on: not when the next eighth of a second begins. */
+static void test_answer_at_once(void **state)
+{
+    begin("symmetry | wire");
+    flood(20);
+    pass_time(DT_MS(130)); /* 1 + 2 + ... + 64: the one of 128 ms is on, until 255 */
+    assert_int_equal(rig.wire.n, 14);
+    rig.answer = answer_five;
+    pass_time(DT_MS(
+        126)); /* answered when the next one goes, which is in the middle of its part of the second */
+    assert_null(rig.answer);
+    assert_int_equal(rig.wire.n, 20);
+    rig_stop();
+}
+
 static void test_threshold(void **state)
 {
     struct dt_error err;
@@ -506,8 +527,7 @@ static void test_table(void **state)
  * what went without the others. */
 static void test_late(void **state)
 {
-    static const char *const chains[] = {"symmetry | wire", "symmetry excess=hold | wire",
-                                         "symmetry max-delay=4s | wire"};
+    static const char *const chains[] = {"symmetry | wire", "symmetry max-delay=4s | wire"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(chains); i++) {
         begin(chains[i]);
@@ -526,6 +546,29 @@ static void test_late(void **state)
         }
         rig_stop();
     }
+}
+
+/* A flow behind a scan's packets has the ring held, and none of its own is due before the four seconds are over. */
+static void test_late_goes_on(void **state)
+{
+    begin("symmetry excess=hold | wire");
+    for (unsigned round = 1; round <= 3; round++) {
+        unsigned woken = rig.woken, sent;
+
+        scan(150, true);
+        udp(GUEST, PEER, 1000, 54, 100);
+        for (sent = 0; rig_send(f.bytes, f.n, NULL, 0);)
+            assert_true(++sent <= 64);
+        assert_int_equal(sent, 64);
+        assert_int_equal(rig.woken, woken);
+        pass_time(DT_S(4) + DT_MS(1));
+        assert_true(rig.woken > woken);
+        assert_true(rig_send(f.bytes, f.n, NULL, 0));
+        assert_int_equal(counter("excess"), 0);
+        pass_time(DT_S(5));
+        rig_clear();
+    }
+    rig_stop();
 }
 
 /* ---- The ring held, and rest ---- */
@@ -637,6 +680,7 @@ int main(void)
         cmocka_unit_test(test_seven_a_second),
         cmocka_unit_test(test_ratio),
         cmocka_unit_test(test_answer),
+        cmocka_unit_test(test_answer_at_once),
         cmocka_unit_test(test_threshold),
         cmocka_unit_test(test_gro_peer),
         cmocka_unit_test(test_repeated_segments),
@@ -653,6 +697,7 @@ int main(void)
         cmocka_unit_test(test_forgotten_not_forgiven),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_late),
+        cmocka_unit_test(test_late_goes_on),
         cmocka_unit_test(test_hold),
         cmocka_unit_test(test_rest),
         cmocka_unit_test_setup_teardown(test_state, start_rig, stop_rig),
