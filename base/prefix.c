@@ -18,10 +18,12 @@ static int add(char *word, struct prefixes *v4, struct prefixes *v6, struct dt_e
         *slash++ = '\0';
         bits = strtoul(slash, &end, 10);
     }
-    if ((slash && (end == slash || *end || bits > most || *slash == '-')) ||
-        inet_pton(six ? AF_INET6 : AF_INET, word, prefix->bytes) != 1)
+    if (inet_pton(six ? AF_INET6 : AF_INET, word, prefix->bytes) != 1)
         return dt_fail(err, -EINVAL, "'%.60s' is no %s address or prefix", word,
                        six ? "IPv6" : "IPv4");
+    if (slash && (end == slash || *end || bits > most || *slash == '-'))
+        return dt_fail(err, -EINVAL, "'%.60s/%.20s': an %s prefix has 0 to %lu bits", word, slash,
+                       six ? "IPv6" : "IPv4", most);
     prefix->bits = (uint8_t)bits;
     prefix->mask = bits == 0 ? 0 : htonl(UINT32_MAX << (bits < 32 ? 32 - bits : 0));
     to->n++;

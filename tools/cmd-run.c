@@ -17,6 +17,7 @@ static int serve(const struct verb *verb, struct run_config *config)
     if (ret < 0)
         return verb_fail(verb, ret, &err);
     signal(SIGPIPE, SIG_IGN); /* a log or a client that went away must not end the disks */
+    signal(SIGXFSZ, SIG_IGN); /* nor a file that has grown too large: whoever writes it is told */
     log_set_level((enum dt_log_level)config->process.log_level);
     return config->process.single ? server_run(verb, config, NULL) : supervise_run(verb, config);
 }

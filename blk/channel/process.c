@@ -77,6 +77,7 @@ _Noreturn static void become(int sock, char *const *argv, char *const *envp, uin
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
     /* 2 -> 1: what a program prints belongs to the log. */
     if (null < 0 || dup2(null, 0) < 0 || dup2(2, 1) < 0)
         _exit(127);

@@ -198,24 +198,24 @@ static int open_fifo(struct capture *w, struct dt_error *err)
                      : 0;
 }
 
-/* A file that takes no more is no reason to have no card, of which this may be the second worker: it is told of, as later. */
-static int begin_file(struct capture *w)
+/* A file that takes no more is no reason to have no card, of which this may be the second worker: it is told of, as later. Nor is any
+ * other @error of one that was there before. */
+static int begin_file(struct capture *w, bool made, int error)
 {
-    int ret;
+    int ret = error;
 
-    if (ftruncate(w->fd, (off_t)w->offset) < 0)
-        return -errno;
-    if (!may_write(w, 0))
-        return 0;
-    ret = begin_section(w);
-    if (ret != -ENOSPC && ret != -EDQUOT && ret != -EFBIG)
+    if (ret == 0 && ftruncate(w->fd, (off_t)w->offset) < 0)
+        ret = -errno;
+    if (ret == 0 && may_write(w, 0))
+        ret = begin_section(w);
+    if (made && ret != -ENOSPC && ret != -EDQUOT && ret != -EFBIG)
         return ret;
     note_outcome(w, ret);
     return 0;
 }
 
 /* An existing file is continued only if it is a capture; any other is somebody's data. */
-static int open_file(struct capture *w, struct dt_error *err)
+static int open_file(struct capture *w, bool made, int error, struct dt_error *err)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int64_t whole;
@@ -231,22 +231,32 @@ static int open_file(struct capture *w, struct dt_error *err)
     if (whole < 0)
         return dt_fail(err, (int)whole, "cannot read %s: %s", w->out, strerror((int)-whole));
     w->offset = (uint64_t)whole;
-    ret = begin_file(w);
+    ret = begin_file(w, made, error);
     return ret < 0 ? dt_fail(err, ret, "cannot write %s: %s", w->out, strerror(-ret)) : 0;
 }
 
 static int open_out(struct capture *w, struct dt_error *err)
 {
+    const int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    bool made = false;
     struct stat st;
+    int error = 0;
 
-    w->fd = open(w->out, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+    w->fd = open(w->out, O_RDWR | flags);
+    if (w->fd < 0 && errno == ENOENT) {
+        made = true;
+        w->fd = open(w->out, O_RDWR | O_CREAT | flags, 0640);
+    } else if (w->fd < 0 && errno == EROFS) { /* as file systems become after errors */
+        error = -EROFS;
+        w->fd = open(w->out, O_RDONLY | flags);
+    }
     if (w->fd < 0 || fstat(w->fd, &st) < 0)
         return dt_fail(err, -errno, "cannot open %s: %s", w->out, strerror(errno));
     if (S_ISFIFO(st.st_mode))
         return open_fifo(w, err);
     if (!S_ISREG(st.st_mode))
         return dt_fail(err, -EINVAL, "%s is neither a file nor a FIFO", w->out);
-    return open_file(w, err);
+    return open_file(w, made, error, err);
 }
 
 int capture_out_open(struct capture *w, struct dt_error *err)

@@ -77,9 +77,14 @@ static int open_port(struct fabric *f, struct fabric_port *port, const char *cha
 
 static int judge(const struct fabric *f, const struct fabric_config *config, struct dt_error *err)
 {
+    static const uint8_t none[6];
+
     for (unsigned i = 0; i < config->nmacs; i++)
         if (config->macs[i][0] & 1)
             return dt_fail(err, -EINVAL, "port %s: its address is that of a group", config->name);
+        else if (memcmp(config->macs[i], none, sizeof(none)) == 0)
+            return dt_fail(err, -EINVAL, "port %s: 00:00:00:00:00:00 is no card's address",
+                           config->name);
     if (!config->uplink && (config->nmacs == 0 || config->nmacs > FABRIC_MACS))
         return dt_fail(err, -EINVAL, "port %s: it has %u addresses", config->name, config->nmacs);
     if (fabric_find(f, config->name))

@@ -7,7 +7,7 @@ import struct
 import subprocess
 
 from devtap_test import wait_for
-from devtap_test.card import ping, start
+from devtap_test.card import Card, large_capture, ping, start
 from devtap_test.case import Skip, limit
 
 
@@ -35,6 +35,18 @@ def test_ping_and_kill(t):
     t.equal(text.count("echo request"), 6, "requests")
     t.equal(len(re.findall(r"10\.77\.0\.2 > 10\.77\.0\.1: ICMP echo request", text)), 6, "the guest's")
     t.equal(card.counters("capture")["dropped"], 0, "dropped")
+
+
+@limit(120)
+def test_file_too_large(t):
+    """The file has the largest size that the worker may write: the card is served all the same. In a namespace of its own a worker
+    would not die of the signal in any case."""
+    path, frames = t.folder / "card.pcapng", t.folder / "frames.pcap"
+    size = large_capture(path)
+    write_pcap(frames, 1)
+    card = t.use(Card(f"capture out={path} | pcap in={frames}", t.folder, ["prlimit", f"--fsize={size}"], ["--sandbox=off"]))
+    assert "capture-failed" in card.devtap("events", "card")
+    t.equal(path.stat().st_size, size, "bytes")
 
 
 @limit(120)

@@ -5,10 +5,13 @@
 
 #include <fcntl.h>
 #include <pcap/pcap.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -333,6 +336,61 @@ static void test_no_space_before(void **state)
     assert_int_equal(count(path), 1);
 }
 
+/* A packet passes that is not recorded. */
+static void lose_one(void)
+{
+    start("");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    for (unsigned tries = 0; rig_counter("capture", "unwritten") < 1; tries++) {
+        assert_true(tries < 60000);
+        usleep(1000);
+    }
+    assert_int_equal(rig.wire.n, 1);
+    rig_stop();
+}
+
+/* Whatever is wrong with a file that was there before is told of, and its card is served. */
+static void test_broken_before(void **state)
+{
+    int fd = memfd_create("capture", MFD_ALLOW_SEALING);
+
+    assert_true(fd >= 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    udp(53, 100);
+    start("");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    rig_stop();
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+    lose_one();
+    assert_int_equal(count(path), 1);
+    close(fd);
+}
+
+/* So is one whose file system has become read-only; a new one is not made there. */
+static void test_read_only_before(void **state)
+{
+    char folder[] = "capture-XXXXXX";
+
+    assert_non_null(mkdtemp(folder));
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", folder, "tmpfs", 0, NULL) < 0) {
+        rmdir(folder);
+        skip();
+    }
+    snprintf(path, sizeof(path), "%s/file", folder);
+    udp(53, 100);
+    start("");
+    assert_true(rig_send(f.bytes, f.n, NULL, 0));
+    rig_stop();
+    assert_int_equal(mount("none", folder, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+    lose_one();
+    assert_int_equal(count(path), 1);
+    snprintf(chain, sizeof(chain), "capture out=%s/other | wire", folder);
+    assert_int_equal(rig_try(chain), -EROFS);
+    umount2(folder, MNT_DETACH);
+    rmdir(folder);
+}
+
 static int fresh(void **state)
 {
     static unsigned serial;
@@ -353,9 +411,10 @@ static int gone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_kinds), TEST(test_choice),       TEST(test_full),
-        TEST(test_fifo),  TEST(test_continued),    TEST(test_refused),
-        TEST(test_limit), TEST(test_limit_before), TEST(test_no_space_before)};
+        TEST(test_kinds),         TEST(test_choice),          TEST(test_full),
+        TEST(test_fifo),          TEST(test_continued),       TEST(test_refused),
+        TEST(test_limit),         TEST(test_limit_before),    TEST(test_no_space_before),
+        TEST(test_broken_before), TEST(test_read_only_before)};
 
     signal(SIGPIPE, SIG_IGN); /* as the program has it */
     CHECK(registry_add_net(&net_capture, &rig.err) == 0);

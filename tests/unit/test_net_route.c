@@ -331,6 +331,18 @@ static void test_state(void **state)
     rig_stop();
 }
 
+static void test_addresses(void **state)
+{
+    static const struct rig_refusal cases[] = {
+        {"route address=10.0.0.5/33", "'10.0.0.5/33': an IPv4 prefix has 0 to 32 bits"},
+        {"route address=10.0.0.5/-1", "'10.0.0.5/-1': an IPv4 prefix has 0 to 32 bits"},
+        {"route address=2001:db8::5/129", "'2001:db8::5/129': an IPv6 prefix has 0 to 128 bits"},
+        {"route address=10.0.0.256/32", "'10.0.0.256' is no IPv4 address"},
+        {"route address=10.0.0.5/0", "a guest cannot have all addresses"}};
+
+    rig_refuses(cases, ARRAY_SIZE(cases));
+}
+
 static int drain(void **state)
 {
     uint8_t rest[64];
@@ -351,6 +363,7 @@ int main(void)
         cmocka_unit_test_teardown(test_datagram_in_fragments, drain),
         cmocka_unit_test_teardown(test_refused, drain),
         cmocka_unit_test_teardown(test_state, drain),
+        cmocka_unit_test(test_addresses),
     };
 
     if (!made_namespace())

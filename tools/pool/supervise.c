@@ -167,6 +167,7 @@ static int supervise(char *path, const struct pool_open_options *o, int ready, s
 
     snprintf(s.data_cache, sizeof(s.data_cache), "%llu", (unsigned long long)o->data_cache);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     log_set_level(DT_LOG_INFO);
     activation_init(&s.activation);
     ret = start(&s, words, err);

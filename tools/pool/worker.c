@@ -157,6 +157,7 @@ int pool_worker_main(char **argv)
         return STATUS_USAGE;
     signal(SIGABRT, on_abort);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     sandbox_raise_limits();
     log_set_level(DT_LOG_INFO);
     s.path = argv[2];

@@ -406,6 +406,7 @@ int ext_host_main(const char *name)
 {
     static const struct placed_config config = {.confine_host = confine_host};
 
+    signal(SIGXFSZ, SIG_IGN); /* as in a worker */
     placed_init(&config);
     return placed_host(name);
 }

@@ -180,6 +180,7 @@ static struct fabric_config *next_place(struct switch_config *c, struct dt_error
         return NULL;
     }
     c->ports[at] = (struct fabric_config){0};
+    c->port_options[at] = (struct switch_port_options){0};
     options_defaults(switch_port_params, &c->port_options[at]);
     c->port_options[at].broadcast = UINT64_MAX;
     return &c->ports[c->count];

@@ -15,15 +15,14 @@
 #include <sys/socket.h>
 
 #define PATIENCE_MS 5000
-#define RETRY_MS    1000  /* between tries of an uplink that is away */
 #define MAX_VALUES  1024u /* that are kept: more are no person's */
 
 /* @words, each with its zero, for one may be empty: those of a port; the name alone of one that goes; port, layer, parameter and
- * value. @ret: of an answer, with an error's text. */
+ * value. @number: of a question, and of its answer. @ret: of an answer, with an error's text. MESSAGE_READY has none. */
 struct message {
-    enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_SET, MESSAGE_ANSWER } what;
+    enum { MESSAGE_ADD, MESSAGE_REMOVE, MESSAGE_SET, MESSAGE_READY, MESSAGE_ANSWER } what;
     int ret;
-    unsigned words;
+    unsigned number, words;
     char text[2048];
 };
 
@@ -124,55 +123,81 @@ static int answer(struct switch_config *c, const struct message *m, struct dt_er
     }
 }
 
+static void send_answer(int sock, struct switch_config *config, const struct message *m)
+{
+    struct dt_error err = {""};
+    int fd = answer(config, m, &err);
+    struct message reply = {
+        .what = MESSAGE_ANSWER, .number = m->number, .ret = err.text[0] ? fd : 0};
+
+    snprintf(reply.text, sizeof(reply.text), "%s", err.text);
+    if (packet_send(sock, &reply, sizeof(reply), MAX(fd, -1)) < 0)
+        log_warning("the switch does not take an answer");
+    if (fd >= 0)
+        close(fd);
+}
+
 bool switch_ports_answer(int sock, struct switch_config *config)
 {
-    struct message m, reply;
+    struct switch_try try = {.pidfd = -1};
+    struct message m;
     int fd, got;
 
     for (;;) {
-        struct pollfd p = {.fd = sock, .events = POLLIN};
-        struct dt_error err = {""};
+        struct pollfd p[] = {{.fd = sock, .events = POLLIN}, {.fd = try.pidfd, .events = POLLIN}};
 
-        if (poll(&p, 1, switch_away_any(config) ? RETRY_MS : -1) == 0 && switch_away_back(config))
+        poll(p, ARRAY_SIZE(p), switch_try_ms(&try, config));
+        if (switch_try_step(&try, config))
             return true;
         got = packet_receive(sock, &m, sizeof(m), &fd);
         if (got < 0)
-            return false;
+            break;
         if (got == 0)
             continue;
         if (fd >= 0)
             close(fd);
-        fd = answer(config, &m, &err);
-        reply = (struct message){.what = MESSAGE_ANSWER, .ret = err.text[0] ? fd : 0};
-        snprintf(reply.text, sizeof(reply.text), "%s", err.text);
-        if (packet_send(sock, &reply, sizeof(reply), MAX(fd, -1)) < 0)
-            log_warning("the switch does not take an answer");
-        if (fd >= 0)
-            close(fd);
+        if (m.what == MESSAGE_READY)
+            switch_try_serving(&try, config);
+        else
+            send_answer(sock, config, &m);
     }
+    switch_try_end(&try);
+    return false;
 }
 
 /* ---- The switch ---- */
 
-/* Return: 0 with the descriptor that came, -1 where none did; or -errno. */
-static int ask(const struct switch_ports *s, const struct message *question, int *fd,
-               struct dt_error *err)
+void switch_ports_ready(const struct switch_ports *s)
 {
+    const struct message m = {.what = MESSAGE_READY};
+
+    if (packet_send(s->parent, &m, sizeof(m), -1) < 0)
+        log_warning("uplinks that are away are not tried again");
+}
+
+/* Return: 0 with the descriptor that came, -1 where none did; or -errno. */
+static int ask(struct switch_ports *s, struct message *question, int *fd, struct dt_error *err)
+{
+    uint64_t deadline = dt_clock_ns() + DT_MS(PATIENCE_MS), now;
     struct pollfd p = {.fd = s->parent, .events = POLLIN};
     struct message answer;
     int ret;
 
-    /* Too late for its question. */
-    while (packet_receive(s->parent, &answer, sizeof(answer), fd) > 0)
-        if (*fd >= 0)
-            close(TAKE_FD(*fd));
+    *fd = -1;
+    question->number = ++s->asked;
     ret = packet_send(s->parent, question, sizeof(*question), -1);
-    if (ret == 0 && poll(&p, 1, PATIENCE_MS) <= 0)
-        ret = -ETIMEDOUT;
-    if (ret == 0)
+    while (ret == 0 && (now = dt_clock_ns()) < deadline) {
+        poll(&p, 1, (int)((deadline - now) / DT_MS(1)) + 1);
         ret = packet_receive(s->parent, &answer, sizeof(answer), fd);
+        if (ret <= 0 || answer.number == question->number)
+            continue;
+        if (*fd >= 0) /* it comes too late for its question */
+            close(TAKE_FD(*fd));
+        ret = 0;
+    }
     if (ret <= 0)
-        return dt_fail(err, ret ?: -EPIPE, "the process that keeps the sockets does not answer");
+        return dt_fail(err, ret ?: -ETIMEDOUT,
+                       "the process that keeps the sockets does not answer");
     answer.text[sizeof(answer.text) - 1] = '\0';
     return answer.ret < 0 ? dt_fail(err, answer.ret, "%s", answer.text) : 0;
 }
@@ -192,7 +217,7 @@ static int put_words(struct message *m, const char *const *words, struct dt_erro
     return 0;
 }
 
-static int ask_for_socket(const struct switch_ports *s, const char *const *words, int *sock,
+static int ask_for_socket(struct switch_ports *s, const char *const *words, int *sock,
                           struct dt_error *err)
 {
     struct message m = {.what = MESSAGE_ADD};
@@ -200,7 +225,18 @@ static int ask_for_socket(const struct switch_ports *s, const char *const *words
     return put_words(&m, words, err) ?: ask(s, &m, sock, err);
 }
 
-static void give_up_socket(const struct switch_ports *s, const char *name)
+/* Of a port that was asked for, and may still be made: nobody waits for that any more. */
+static void disown(const struct switch_ports *s, const char *name)
+{
+    struct message m = {.what = MESSAGE_REMOVE};
+    struct dt_error err;
+
+    if (put_words(&m, (const char *[]){name, NULL}, &err) < 0 ||
+        packet_send(s->parent, &m, sizeof(m), -1) < 0)
+        log_warning("port %s may come back with the next process", name);
+}
+
+static void give_up_socket(struct switch_ports *s, const char *name)
 {
     struct message m = {.what = MESSAGE_REMOVE};
     struct dt_error err;
@@ -228,6 +264,8 @@ static int add(struct switch_ports *s, const char *const *words, struct dt_error
     if (index < 0)
         return index;
     ret = ask_for_socket(s, words, &sock, err);
+    if (ret == -ETIMEDOUT)
+        disown(s, s->config->ports[index].name);
     if (ret == 0) {
         ret = open_port(s, (unsigned)index, sock, err);
         if (ret < 0)

@@ -206,6 +206,7 @@ static int serve(const struct verb *verb, const struct switch_ports *ports, cons
     if (ret == 0) {
         fprintf(stderr, "devtap: ready\n");
         notify_manager("READY=1");
+        switch_ports_ready(&s.ports);
         loop_run(s.loop);
     }
     if (s.loop)
@@ -322,6 +323,7 @@ int switch_serve(const struct verb *verb, struct switch_config *config)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a layer's file that has grown too large must not end the switch */
     net_register_builtin();
     sandbox_raise_limits();
     sigaction(SIGTERM, &forward, NULL);
@@ -331,15 +333,17 @@ int switch_serve(const struct verb *verb, struct switch_config *config)
         if (status < 0 || stopping)
             break;
         if (WIFEXITED(status)) {
+            /* Without what cannot be opened any more; or all of it could be now. */
             if (WEXITSTATUS(status) == STATUS_DONE || !again ||
-                (!switch_away_look(config) && ++failures == SUCCESSORS))
+                (!switch_away_again(config) && !switch_away_look(config) &&
+                 ++failures == SUCCESSORS))
                 break;
-            continue; /* without what cannot be opened any more; or all of it could be now */
+        } else {
+            again = true;
+            failures = 0;
+            if (!anew)
+                log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
         }
-        again = true;
-        failures = 0;
-        if (!anew)
-            log_error("the switch died of signal %d, and is started again", WTERMSIG(status));
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
     } while (!stopping);
     remove_sockets(config, control);

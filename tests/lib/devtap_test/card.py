@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 
 from . import paths
@@ -131,6 +132,18 @@ class Switch(Process):
         """Those of a layer of the port's chain, as they are now."""
         show = json.loads(self.devtap("show", "--json", port).stdout)
         return next(each["parameters"] for each in show["chain"] if each["name"] == layer)
+
+
+def large_capture(path, blocks=256):
+    """A pcapng file with a section, and blocks of 1 MiB that no reader knows, which take no space; its size."""
+    with open(path, "wb") as to:
+        to.write(struct.pack("<IIIHHqI", 0x0a0d0d0a, 28, 0x1a2b3c4d, 1, 0, -1, 28))
+        for at in range(28, 28 + (blocks << 20), 1 << 20):
+            to.seek(at)
+            to.write(struct.pack("<II", 0x80000000, 1 << 20))
+            to.seek(at + (1 << 20) - 4)
+            to.write(struct.pack("<I", 1 << 20))
+    return os.stat(path).st_size
 
 
 def require():
