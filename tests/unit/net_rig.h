@@ -37,6 +37,8 @@ extern struct rig {
     unsigned sent;    /* descriptors that came back */
     unsigned fetched; /* packets of which the rest was copied */
     unsigned woken;
+    unsigned changed;        /* times that the front was told */
+    struct blob_area *blobs; /* where the card's floor is kept; NULL = nowhere */
     struct dt_error err;
 } rig;
 
