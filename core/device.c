@@ -159,16 +159,25 @@ void device_stop(struct device *dev)
     stop_lanes(dev);
 }
 
+/** struct info_message - what a device is has changed. @dev: NULL = it is gone. */
+struct info_message {
+    struct loop_message message;
+    struct device *dev;
+};
+
 static void nothing(void *arg)
 {
 }
 
-/* Layers with threads of their own may say something to the last. */
-static void be_told_nothing(struct device *dev)
+/* Layers with threads of their own may say something to the last. @last: there is none any more. */
+static void be_told_nothing(struct device *dev, bool last)
 {
     __atomic_store_n(&dev->closing, true, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&dev->info_told, __ATOMIC_SEQ_CST))
         loop_call(dev->loops[0], nothing, NULL);
+    /* Where the loop is our own, or has no thread yet, one may still lie there. */
+    if (last && dev->info_message)
+        dev->info_message->dev = NULL;
 }
 
 void device_free(struct device *dev)
@@ -177,12 +186,12 @@ void device_free(struct device *dev)
         return;
     CHECK_MAGIC(dev, DEVICE_MAGIC);
     CHECK(!dev->started);
-    be_told_nothing(dev);
+    be_told_nothing(dev, false);
     for (unsigned i = 1; i <= dev->nlayers; i++)
         if (dev->layers[i]->loaded)
             state_save(dev->layers[i]);
     chain_close(dev);
-    be_told_nothing(dev);
+    be_told_nothing(dev, true);
     device_set_memory(dev, NULL, 0);
     dev->magic = 0;
     pthread_mutex_destroy(&dev->asking);
@@ -195,9 +204,14 @@ void device_free(struct device *dev)
 
 static void run_info_changed(struct loop_message *message)
 {
-    struct device *dev = container_of(message, struct device, info_message);
+    struct info_message *m = container_of(message, struct info_message, message);
+    struct device *dev = m->dev;
     struct dt_error err;
 
+    free(m);
+    if (!dev)
+        return;
+    dev->info_message = NULL;
     __atomic_store_n(&dev->info_pending, false, __ATOMIC_RELEASE);
     if (__atomic_load_n(&dev->closing, __ATOMIC_SEQ_CST))
         return;
@@ -212,12 +226,15 @@ static void run_info_changed(struct loop_message *message)
 void dt_layer_info_changed(struct dt_layer *layer)
 {
     struct device *dev = layer->dev;
+    struct info_message *m;
 
     if (__atomic_exchange_n(&dev->info_pending, true, __ATOMIC_ACQ_REL))
         return;
     __atomic_store_n(&dev->info_told, true, __ATOMIC_SEQ_CST);
-    dev->info_message.run = run_info_changed;
-    loop_post(dev->loops[0], &dev->info_message);
+    m = xcalloc(1, sizeof(*m));
+    *m = (struct info_message){.message.run = run_info_changed, .dev = dev};
+    dev->info_message = m;
+    loop_post(dev->loops[0], &m->message);
 }
 
 /* ---- Questions ---- */

@@ -282,11 +282,11 @@ struct device {
     size_t copy_bytes;
     uint64_t fence_ns, deadline;
     bool started, fenced;
-    struct loop_message info_message;
-    bool info_pending, info_told;  /* a message is under way; there was one */
-    bool closing;                  /* what layers say now changes nothing any more */
-    pthread_mutex_t asking;        /* recursive: one thread at a time asks for status */
-    struct device_region *regions; /* of guest memory; their descriptors are ours */
+    struct info_message *info_message; /* under way: the loop's, and may outlive the device */
+    bool info_pending, info_told;      /* one is under way; there was one */
+    bool closing;                      /* what layers say now changes nothing any more */
+    pthread_mutex_t asking;            /* recursive: one thread at a time asks for status */
+    struct device_region *regions;     /* of guest memory; their descriptors are ours */
     unsigned nregions;
     bool want_passthrough;
     bool in_passthrough; /* the guest's rings are at the back, or on their way */

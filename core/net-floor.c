@@ -22,6 +22,11 @@ int net_floor_judge(const struct device *dev, const struct dt_net_info *now, str
     return 0;
 }
 
+uint16_t net_promised_mtu(const struct dt_layer *layer)
+{
+    return layer->dev->net_info.mtu;
+}
+
 static int64_t fill(void *arg, void *bytes, size_t room)
 {
     const struct device *dev = arg;

@@ -71,6 +71,8 @@ void net_resume(struct lane *lane);
 /** net_guest_takes() - what may be left to do on packets that reach this front: enum dt_offload. */
 void net_guest_takes(struct lane *lane, uint32_t takes);
 const struct dt_net_info *device_net_info(const struct device *dev);
+/** net_promised_mtu() - the largest packet that the guest of the layer's card knows of; from start() on. */
+uint16_t net_promised_mtu(const struct dt_layer *layer);
 
 /* ---- For backs that lead to another card of the same thread (net-pass.c) ---- */
 

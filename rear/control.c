@@ -16,6 +16,7 @@
 
 #define RETRY_MS     100
 #define RETRY_LIE_MS 300 /* what lied once will lie again, and each time costs a session */
+#define TELL_MS      100 /* between changes of the device: others on its thread pay, too */
 
 /* ---- Orders to the device's threads --------------------------------------------------------- */
 
@@ -75,9 +76,21 @@ static void take_memory(struct rear *rear)
 
 static void tell_of_change(struct rear *rear)
 {
-    if (rear->changed)
-        dt_layer_info_changed(rear->layer);
+    if (!rear->changed)
+        return;
     rear->changed = false;
+    rear->told_at = dt_clock_ns();
+    dt_layer_info_changed(rear->layer);
+}
+
+/* How long a change has to wait that the rear speaks of while it serves: 0 = no longer, -1 = there is none. */
+static int until_told(const struct rear *rear)
+{
+    uint64_t since = dt_clock_ns() - rear->told_at;
+
+    if (!rear->changed)
+        return -1;
+    return since < DT_MS(TELL_MS) ? (int)((DT_MS(TELL_MS) - since) / DT_MS(1)) + 1 : 0;
 }
 
 static int begin(struct rear *rear, struct dt_error *err)
@@ -197,8 +210,6 @@ static void on_event(struct rear *rear)
         return;
     if (rear->class->agreed(rear, &rear->session, true, &err) < 0)
         rear_lose(rear, err.text, true);
-    else
-        tell_of_change(rear);
 }
 
 static void on_wish(struct rear *rear)
@@ -252,7 +263,7 @@ static void serve(struct rear *rear)
                           [2] = {.fd = vhost_frontend_backend_fd(f), .events = POLLIN},
                           [3] = {.fd = rear->heard ? rear->aside : -1, .events = POLLIN}};
 
-    if (!wait_for(rear, p, 4, -1))
+    if (!wait_for(rear, p, 4, until_told(rear)))
         return;
     if (p[3].revents)
         rear->heard(rear);
@@ -262,6 +273,8 @@ static void serve(struct rear *rear)
         rear_lose(rear, "it spoke without being asked", true);
     else if (p[1].revents || p[2].revents)
         on_event(rear);
+    if (until_told(rear) == 0)
+        tell_of_change(rear);
     if (rear->session.frontend)
         on_memory(rear);
     on_wish(rear);

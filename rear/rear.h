@@ -193,7 +193,8 @@ struct rear {
     struct passthrough *passthrough; /* the guest's rings, while the rear has them */
     uint64_t lost_at;
     int retry_ms;
-    bool changed; /* what the guest was told of the device; the control thread's */
+    bool changed;     /* what the guest was told of the device; the control thread's */
+    uint64_t told_at; /* when core was told of it last */
     bool lied;
     bool complained; /* why it does not come back was logged */
     bool quit;

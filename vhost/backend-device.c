@@ -208,6 +208,9 @@ int vhost_backend_notify_config(struct vhost_backend *s)
     if (s->events < 0 || (s->state->protocol_features & needed) != needed)
         return -ENOTSUP;
     rc = vhost_send(s->events, &m, 0);
+    /* Full: whoever reads the earlier ones asks for what is there then. */
+    if (rc == -EAGAIN)
+        return 0;
     if (rc < 0)
         close_fd(&s->events);
     return rc;

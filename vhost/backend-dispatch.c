@@ -73,7 +73,7 @@ static void reply(struct vhost_backend *s, struct vhost_message *m)
     rc = vhost_send(s->stream.sock, m, 0);
     if (rc == -EPIPE || rc == -ECONNRESET)
         vhost_backend_close(s);
-    else if (rc == -ETIMEDOUT)
+    else if (rc == -EAGAIN || rc == -ETIMEDOUT)
         vhost_backend_break(s, "%s: the front end does not read its replies",
                             vhost_request_name(m->header.request));
     else if (rc < 0)

@@ -64,7 +64,7 @@ void vhost_backend_paused(struct vhost_backend *s);
 bool vhost_backend_faulted(const struct vhost_backend *s);
 /**
  * vhost_backend_notify_config() - the device's configuration changed: tell the driver.
- * Return: 0, -ENOTSUP where the front end opened no channel for it, or what sending gave.
+ * Return: 0, also where earlier ones fill the channel; -ENOTSUP where the front end opened none, or what sending gave.
  */
 int vhost_backend_notify_config(struct vhost_backend *s);
 /** vhost_backend_iotlb_done(), _iotlb_miss() - as vhost_session_iotlb_done() and _miss(). */

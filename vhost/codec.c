@@ -212,6 +212,8 @@ int vhost_send(int sock, const struct vhost_message *m, int timeout_ms)
             done += (size_t)n;
             continue;
         }
+        if (n == -EAGAIN && done == 0 && timeout_ms == 0)
+            return -EAGAIN;
         if (n == -EAGAIN) {
             struct pollfd p = {.fd = sock, .events = POLLOUT};
             uint64_t now = dt_clock_ns();

@@ -16,6 +16,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define EVENTS_PER_CALL 64
+
 /* ---- Making and freeing ---- */
 
 int vhost_frontend_new(struct vhost_frontend **out, int sock, int timeout_ms, struct dt_error *err)
@@ -250,6 +252,7 @@ int frontend_event(struct vhost_frontend *f, bool *config_changed)
     return vhost_send(f->events.sock, m, 0);
 }
 
+/* Not all: who never stops sending must not keep the caller from what else it has to do. */
 int vhost_frontend_events(struct vhost_frontend *f, bool *config_changed)
 {
     struct pollfd p = {.fd = f->stream.sock};
@@ -257,7 +260,7 @@ int vhost_frontend_events(struct vhost_frontend *f, bool *config_changed)
 
     CHECK_MAGIC(f, FRONTEND_MAGIC);
     *config_changed = false;
-    while (f->events.sock >= 0 && rc == 0) {
+    for (unsigned n = 0; n < EVENTS_PER_CALL && f->events.sock >= 0 && rc == 0; n++) {
         rc = vhost_stream_read(&f->events, NULL);
         if (rc <= 0)
             break;

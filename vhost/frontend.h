@@ -85,8 +85,8 @@ int vhost_frontend_set_status(struct vhost_frontend *f, uint8_t status, struct d
 /** vhost_frontend_set_mtu() - the largest packet of a network card; only with protocol feature MTU. */
 int vhost_frontend_set_mtu(struct vhost_frontend *f, uint16_t mtu, struct dt_error *err);
 int vhost_frontend_reset(struct vhost_frontend *f, struct dt_error *err);
-/** vhost_frontend_events() - read the back end's own requests without waiting; sets
- *  @config_changed if it announced a change. Returns -ECONNRESET when it is gone. */
+/** vhost_frontend_events() - read the back end's own requests without waiting, some at a time: the descriptor stays
+ *  readable while there are more. Sets @config_changed if it announced a change. Returns -ECONNRESET when it is gone. */
 int vhost_frontend_events(struct vhost_frontend *f, bool *config_changed);
 /** vhost_frontend_iotlb() - give a translation, or take it away: when it returns, it is no longer used. */
 int vhost_frontend_iotlb(struct vhost_frontend *f, const struct vhost_iotlb *change,

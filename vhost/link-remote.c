@@ -14,6 +14,7 @@
 
 #define LINK_WAIT_MS  2000
 #define LINK_PER_TURN 64
+#define CONFIG_PAUSE  DT_MS(100)
 
 void vremote_end(struct vhost_remote *r, const char *reason)
 {
@@ -22,6 +23,7 @@ void vremote_end(struct vhost_remote *r, const char *reason)
     r->ending = true;
     snprintf(r->reason, sizeof(r->reason), "%.*s", (int)sizeof(r->reason) - 1, reason);
     loop_watch_remove(r->config.loop, &r->watch);
+    loop_timer_cancel(r->config.loop, &r->config_pause);
     loop_defer(r->config.loop, &r->end);
 }
 
@@ -112,6 +114,33 @@ static void run_readable(struct dt_watch *watch, uint32_t events)
     }
 }
 
+/*
+ * The newest is what counts, and a device's back may change it as often as it likes: ten a second at most, and a keeper that
+ * reads none just now gets it later. Nobody waits for that.
+ */
+static void send_config(struct vhost_remote *r)
+{
+    struct link_message m = {.type = LINK_CONFIG_CHANGED};
+    int rc;
+
+    m.config.size = VHOST_MAX_CONFIG;
+    r->config.ops->get_config(r->config.dev, m.config.data, 0, VHOST_MAX_CONFIG);
+    rc = link_send(r->config.sock, &m, 0);
+    r->config_due = rc == -ETIMEDOUT;
+    if (rc < 0 && !r->config_due)
+        vremote_end(r, "the keeper is gone");
+    else
+        loop_timer_set(r->config.loop, &r->config_pause, dt_clock_ns() + CONFIG_PAUSE);
+}
+
+static void run_config_pause(struct dt_timer *timer)
+{
+    struct vhost_remote *r = container_of(timer, struct vhost_remote, config_pause);
+
+    if (r->config_due)
+        send_config(r);
+}
+
 /* ---- From outside ---------------------------------------------------------------------------- */
 
 int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config *config,
@@ -133,6 +162,7 @@ int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config
     for (unsigned q = 0; q < VHOST_MAX_QUEUES; q++)
         r->queues[q].kick = r->queues[q].call = r->queues[q].old_kick = -1;
     r->end.run = run_end;
+    r->config_pause.fire = run_config_pause;
     r->watch = (struct dt_watch){.ready = run_readable, .fd = config->sock, .events = EPOLLIN};
     m.floor.version = LINK_VERSION;
     m.floor.queues = config->queues;
@@ -148,12 +178,13 @@ int vhost_remote_new(struct vhost_remote **out, const struct vhost_remote_config
 
 void vhost_remote_config_changed(struct vhost_remote *r)
 {
-    struct link_message m = {.type = LINK_CONFIG_CHANGED};
-
     CHECK_MAGIC(r, REMOTE_MAGIC);
-    m.config.size = VHOST_MAX_CONFIG;
-    r->config.ops->get_config(r->config.dev, m.config.data, 0, VHOST_MAX_CONFIG);
-    vremote_send(r, &m);
+    if (r->ending)
+        return;
+    if (r->config_pause.heap_index)
+        r->config_due = true;
+    else
+        send_config(r);
 }
 
 void vhost_remote_free(struct vhost_remote *r)
@@ -165,6 +196,7 @@ void vhost_remote_free(struct vhost_remote *r)
     if (!r->ending)
         loop_watch_remove(r->config.loop, &r->watch);
     loop_defer_cancel(r->config.loop, &r->end);
+    loop_timer_cancel(r->config.loop, &r->config_pause);
     close_fd(&r->config.sock);
     r->magic = 0;
     free(r);

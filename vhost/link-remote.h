@@ -39,6 +39,9 @@ struct vhost_remote {
     bool pausing, paused;
     bool translating; /* the device was told of a translation, and has not yet answered */
 
+    struct dt_timer config_pause; /* set: a CONFIG_CHANGED was sent just now */
+    bool config_due;              /* another one follows */
+
     bool ending, faulted;
     struct loop_deferred end;
     char reason[256];

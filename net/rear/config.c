@@ -62,6 +62,10 @@ static int judge_mtu(struct card_rear *cr, unsigned mtu, bool again, bool begun,
         cr->mtu = card_rear_mtu(cr, (uint16_t)mtu);
     if (mtu >= cr->mtu)
         return 0;
+    if (again && !begun)
+        return dt_fail(err, -EINVAL,
+                       "the back end takes packets of %u bytes at most, and the guest was told %u",
+                       mtu, cr->mtu);
     if (!begun)
         return dt_fail(err, -EINVAL,
                        "the back end takes packets of %u bytes at most, and the card has %u: say "
@@ -114,6 +118,7 @@ int card_rear_learn(struct card_rear *cr, struct rear_session *s, bool again, st
     struct card_told told = {0};
     uint32_t bytes = bytes_of(s);
     int ret = 0;
+    bool other;
 
     if (!again)
         cr->mtu = card_rear_mtu(cr, 0);
@@ -129,9 +134,11 @@ int card_rear_learn(struct card_rear *cr, struct rear_session *s, bool again, st
     if (ret < 0)
         return ret;
     pthread_mutex_lock(&cr->rear.lock);
+    other = told.mtu != cr->told.mtu || told.link != cr->told.link ||
+            memcmp(told.mac, cr->told.mac, sizeof(told.mac)) != 0;
     cr->told = told;
     pthread_mutex_unlock(&cr->rear.lock);
-    cr->rear.changed = true;
+    cr->rear.changed |= again && (other || rear_gone(&cr->rear));
     return 0;
 }
 

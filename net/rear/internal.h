@@ -28,6 +28,7 @@
 #define CARD_BUFFERS 33u /* that the largest packet takes, with its header */
 _Static_assert(CARD_BUFFERS *CARD_BUFFER >= PORT_LARGEST + CARD_HEADER, "");
 #define CARD_PENDING 64u
+#define CARD_MTU     9216u /* what a rear may choose: buffers are made for it */
 
 enum card_ring { CARD_RX, CARD_TX };
 enum card_counter { TX_LOST = REAR_OWN_COUNTERS, TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY };
@@ -121,7 +122,7 @@ struct card_told {
 
 /**
  * struct card_rear - the layer's data.
- * @wanted_mtu: the parameter; 0 = what the rear says. @mtu: what holds for the life of the layer.
+ * @wanted_mtu: the parameter; 0 = what the rear says. @mtu: what the chain can have, and from start() on what the guest was promised.
  * @takes: what may be left to the rear; @gives: what it may leave to us.
  * @told: under rear.lock.
  */
@@ -152,7 +153,7 @@ int card_rear_learn(struct card_rear *cr, struct rear_session *s, bool again, st
 /** card_rear_mtu() - what it is with a rear that says @says, 0 = nothing. */
 static inline uint16_t card_rear_mtu(const struct card_rear *cr, uint16_t says)
 {
-    return cr->wanted_mtu ? (uint16_t)cr->wanted_mtu : says ? says : 1500;
+    return cr->wanted_mtu ? (uint16_t)cr->wanted_mtu : says ? MIN(says, CARD_MTU) : 1500;
 }
 /** card_rear_told() - what it said last; while it is gone, that the link is down. From any thread. */
 struct card_told card_rear_told(struct card_rear *cr);

@@ -2,6 +2,8 @@
 /* rear.c - the back `vhost-user` of a network card: its description, and its life. See internal.h. */
 #include "net/rear/internal.h"
 
+#include "core/net.h"
+
 static const struct dt_param params[] = {
     {.name = "path",
      .type = DT_PARAM_PATH,
@@ -111,6 +113,9 @@ static int card_start(struct dt_ctx *c, struct dt_error *err)
     int ret;
 
     card_ctx_init(cc, c);
+    /* Whatever the rear said when the layer was opened. The control thread, who uses it, comes later. */
+    if (c->thread == 0)
+        cc->rear->mtu = net_promised_mtu(c->layer);
     port_out_open(&cc->out, -1);
     port_out_block(&cc->out);
     ret = rear_lane_start(&cc->lane, c, err);

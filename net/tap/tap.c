@@ -26,7 +26,7 @@ struct tap {
     char name[IFNAMSIZ];
     int fds[THREADS_MAX];
     unsigned nfds;
-    int control; /* a socket, to ask for the MTU */
+    uint16_t mtu; /* as it was then: who is confined may not ask */
     struct carrier carrier;
 };
 
@@ -61,9 +61,19 @@ static void close_all(struct tap *t)
 {
     for (unsigned i = 0; i < t->nfds; i++)
         close(t->fds[i]);
-    if (t->control >= 0)
-        close(t->control);
     carrier_close(&t->carrier);
+}
+
+static int find_mtu(struct tap *t, struct dt_error *err)
+{
+    _cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq request = {0};
+
+    memcpy(request.ifr_name, t->name, IFNAMSIZ);
+    if (fd < 0 || ioctl(fd, SIOCGIFMTU, &request) < 0)
+        return dt_fail(err, -errno, "interface '%s': %s", t->name, strerror(errno));
+    t->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
+    return 0;
 }
 
 static int tap_open(struct dt_layer *layer, struct dt_error *err)
@@ -72,7 +82,7 @@ static int tap_open(struct dt_layer *layer, struct dt_error *err)
     unsigned threads = dt_layer_threads(layer);
     int ret = 0;
 
-    t->control = t->carrier.fd = -1;
+    t->carrier.fd = -1;
     ret = port_tun_name(t->name, t->ifname, err);
     for (unsigned i = 0; ret == 0 && i < threads; i++) {
         int fd = port_tun_open(layer, t->name, IFF_TAP, threads > 1, err);
@@ -81,8 +91,7 @@ static int tap_open(struct dt_layer *layer, struct dt_error *err)
             t->fds[t->nfds++] = fd;
         ret = MIN(fd, 0);
     }
-    if (ret == 0)
-        t->control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ret = ret ?: find_mtu(t, err);
     if (ret < 0)
         close_all(t);
     else
@@ -98,11 +107,8 @@ static void tap_close(struct dt_layer *layer)
 static int tap_info(struct dt_layer *layer, struct dt_net_info *info, struct dt_error *err)
 {
     const struct tap *t = dt_layer_data(layer);
-    struct ifreq request = {0};
 
-    memcpy(request.ifr_name, t->name, IFNAMSIZ);
-    if (t->control >= 0 && ioctl(t->control, SIOCGIFMTU, &request) == 0)
-        info->mtu = (uint16_t)MIN(request.ifr_mtu, 65535);
+    info->mtu = t->mtu;
     info->link = carrier_state(&t->carrier);
     return 0;
 }

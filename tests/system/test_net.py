@@ -130,6 +130,20 @@ def test_promised(t):
     assert done.returncode and "1000 bytes only, and the guest knows 1500" in done.stderr, done
 
 
+@limit(60)
+def test_large_packets(t):
+    """A TAP interface of 9000 bytes is one for a confined worker, too: when the chain changes, and in a successor."""
+    require()
+    space = t.use(Namespace(t.folder))
+    space.run("ip", "link", "set", "card0", "mtu", "9000")
+    card = t.use(Card("tap ifname=card0", t.folder, space.enter))
+    for step in ("insert top rate tx-bits=1G", "remove rate"):
+        card.devtap("change", card.card, step)
+        t.equal(card.show()["card"]["mtu"], 9000, step)
+        card.kill_worker()
+        t.equal(card.show()["card"]["mtu"], 9000, f"{step}: of the successor")
+
+
 @limit(180)
 def test_slow(t):
     """A guest that was offered segmentation, and then has a limit so slow that a super-frame would take too long, sends what it has."""

@@ -8,10 +8,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/** TURN_UNTIL() - turn the rig's loop until @cond is true, at most five seconds of real time. */
+/** TURN_UNTIL() - turn the rig's loop until @cond is true, at most a minute of real time. */
 #define TURN_UNTIL(cond)                                  \
     do {                                                  \
-        uint64_t end_ = real_now() + DT_S(5);             \
+        uint64_t end_ = real_now() + DT_S(60);            \
                                                           \
         while (!(cond)) {                                 \
             if (real_now() >= end_)                       \

@@ -92,8 +92,16 @@ static void guest_wake(struct lane *lane)
     rig.woken++;
 }
 
-static const struct front_ops ops = {
-    .receive = guest_receive, .sent = guest_sent, .fetch = guest_fetch, .wake = guest_wake};
+static void guest_changed(void *front)
+{
+    rig.changed++;
+}
+
+static const struct front_ops ops = {.receive = guest_receive,
+                                     .sent = guest_sent,
+                                     .fetch = guest_fetch,
+                                     .wake = guest_wake,
+                                     .info_changed = guest_changed};
 
 static uint8_t segmented_as(unsigned kind)
 {
@@ -143,6 +151,7 @@ int rig_try(const char *chain)
                          &(struct device_config){.kind = DEVICE_NET,
                                                  .name = "card",
                                                  .chain = &spec,
+                                                 .blobs = rig.blobs,
                                                  .loops = &rig.loop,
                                                  .threads = 1},
                          &rig.err);
@@ -155,7 +164,7 @@ int rig_try(const char *chain)
         return ret;
     }
     rig.lane = device_lane(rig.dev, 0);
-    rig.sent = rig.woken = rig.fetched = 0;
+    rig.sent = rig.woken = rig.fetched = rig.changed = 0;
     net_set_room(rig.lane, true, 256);
     net_guest_takes(rig.lane, DT_OFFLOAD_ALL);
     return 0;

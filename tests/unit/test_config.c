@@ -117,6 +117,8 @@ static void test_errors_name_the_line(void **state)
     FAILS("[net a]\nchain = null\n[disk a]\n", "a card named 'a' is there already");
     FAILS("[net a]\nserial = x\nchain = null\n", "net a: serial: a network card has none");
     FAILS("[net a]\ndeadline = 1s\nchain = null\n", "net a: deadline: only the requests of disks");
+    FAILS("[disk a]\nconfig-space = on\nchain = null\n",
+          "disk a: config-space: a disk always has one");
     FAILS("nonsense\n", "f.conf:1: KEY = VALUE");
     FAILS("= 3\n", "f.conf:1: KEY = VALUE");
     FAILS("  indented\n", "continues a value");

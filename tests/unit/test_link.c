@@ -238,6 +238,50 @@ static void test_lying_keeper(void **state)
     close(null);
 }
 
+static unsigned configs(int fd)
+{
+    struct link_message m;
+    struct dt_error err;
+    unsigned n = 0;
+
+    while (link_receive(fd, &m, true, &err) == 1)
+        n += m.type == LINK_CONFIG_CHANGED;
+    return n;
+}
+
+/* A back that never rests neither floods a keeper nor waits for one: the newest is what counts. */
+static void test_changes_without_end(void **state)
+{
+    struct link_message floor = true_floor();
+    struct link_device device;
+    struct dt_error err;
+    unsigned filled = 0;
+    int fds[2];
+
+    pair(fds);
+    assert_int_equal(link_device_new(&device, loop, fds[0], &err), 0);
+    for (unsigned i = 0; i < 1000; i++)
+        vhost_remote_config_changed(device.remote);
+    assert_int_equal(configs(fds[1]), 1);
+    while (configs(fds[1]) == 0)
+        loop_turn(loop, true);
+    while (link_send(fds[0], &floor, 0) == 0) /* it reads nothing */
+        filled++;
+    assert_in_range(filled, 1, 100000);
+    vhost_remote_config_changed(device.remote);
+    for (unsigned i = 0; i < 3; i++)
+        loop_turn(loop, true);
+    assert_int_equal(device.lost, 0);
+    assert_int_equal(configs(fds[1]), 0);
+    while (configs(fds[1]) == 0)
+        loop_turn(loop, true);
+    assert_int_equal(device.lost, 0);
+    close(fds[1]);
+    turn();
+    assert_int_equal(device.lost, 1);
+    vhost_remote_free(device.remote);
+}
+
 static void test_packets(void **state)
 {
     struct link_message m = {.type = LINK_QUEUE_STOP}, got;
@@ -268,6 +312,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_packets),
+        TEST(test_changes_without_end),
         TEST(test_answers_without_worker),
         TEST(test_successor_recovers),
         TEST(test_release),

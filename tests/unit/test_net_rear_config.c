@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -216,6 +217,123 @@ static void test_shrinks(void **state)
     end();
 }
 
+static void make_floor(void)
+{
+    rig.blobs = mmap(NULL, blob_area_size(), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(rig.blobs, MAP_FAILED);
+}
+
+static void drop_floor(void)
+{
+    munmap(rig.blobs, blob_area_size());
+    rig.blobs = NULL;
+}
+
+static void comes_back_with(uint16_t mtu)
+{
+    unsigned before = sessions();
+
+    fake_rear_stop(&rear);
+    TURN_UNTIL(card()->link == DT_LINK_DOWN);
+    rear.card.mtu = mtu;
+    fake_rear_start(&rear);
+    TURN_UNTIL(sessions() > before);
+}
+
+/* What counts is what the guest was told, not what the rear said when this worker began. */
+static void test_promised_less(void **state)
+{
+    struct virtio_net_config small = usual;
+
+    make_floor();
+    small.mtu = 1500;
+    begin(TELLS, &small, "");
+    end();
+    begin(TELLS, &usual, ""); /* the successor */
+    assert_int_equal(card()->mtu, 1500);
+    comes_back_with(1500);
+    TURN_UNTIL(card()->link == DT_LINK_UP);
+    assert_int_equal(rear.mtu, 1500);
+    end();
+    drop_floor();
+}
+
+static void test_promised_more(void **state)
+{
+    struct virtio_net_config small = usual;
+
+    make_floor();
+    begin(TELLS, &usual, "");
+    end();
+    small.mtu = 1500;
+    begin(TELLS, &small, ""); /* with a warning: cards without a rear serve nobody */
+    assert_int_equal(card()->mtu, 9000);
+    comes_back_with(1500);
+    TURN_UNTIL(sessions() >= 3);
+    fake_rear_settle(&rear);
+    assert_int_equal(card()->link, DT_LINK_DOWN);
+    rear.card.mtu = 9000;
+    TURN_UNTIL(card()->link == DT_LINK_UP);
+    end();
+    drop_floor();
+}
+
+/* Buffers are made for the largest packet, so how many bytes that may be is not a stranger's to say. */
+static void test_says_too_much(void **state)
+{
+    struct virtio_net_config large = usual;
+
+    large.mtu = 65535;
+    begin(TELLS, &large, "");
+    assert_int_equal(card()->mtu, 9216);
+    assert_int_equal(rear.mtu, 9216);
+    end();
+    begin(TELLS, &large, "mtu=65535");
+    assert_int_equal(card()->mtu, 65535);
+    end();
+}
+
+/* It costs whoever shares the thread: nothing is told that is not new, and news ten times a second. */
+static void test_repeats_itself(void **state)
+{
+    uint64_t start;
+    unsigned asked;
+
+    begin(TELLS, &usual, "");
+    for (unsigned i = 0; i < 20; i++) {
+        asked = __atomic_exchange_n(&rear.asked, 0, __ATOMIC_SEQ_CST);
+        assert_true(asked > 0);
+        say(VIRTIO_NET_S_LINK_UP, 1, 9000);
+        TURN_UNTIL(__atomic_load_n(&rear.asked, __ATOMIC_SEQ_CST) > 0);
+    }
+    assert_int_equal(rig.changed, 0);
+    start = real_now();
+    for (unsigned i = 0; i < 200; i++) {
+        __atomic_store_n(&rear.asked, 0, __ATOMIC_SEQ_CST);
+        say(i % 2 ? VIRTIO_NET_S_LINK_UP : 0, 1, 9000);
+        TURN_UNTIL(__atomic_load_n(&rear.asked, __ATOMIC_SEQ_CST) > 0);
+    }
+    assert_in_range(rig.changed, 1, 2 + (real_now() - start) / DT_MS(100));
+    say(0, 1, 9000);
+    TURN_UNTIL(card()->link == DT_LINK_DOWN);
+    end();
+}
+
+/* A device that is not served after all: what its rear's thread still said lies in the loop, which lives on. */
+static void test_freed_before_it_is_told(void **state)
+{
+    begin(TELLS, &usual, "");
+    dt_layer_info_changed(rig.dev->layers[1]);
+    device_stop(rig.dev);
+    device_free(rig.dev);
+    loop_turn(rig.loop, false);
+    assert_int_equal(rig.changed, 0);
+    loop_free(rig.loop);
+    rig_clear();
+    fake_rear_stop(&rear);
+}
+
 /* What only says something may be other, or gone, when it comes back. */
 static void test_comes_back_with_another_address(void **state)
 {
@@ -385,7 +503,7 @@ static void test_answers_wrongly(void **state)
     send_from(usual.mac);
     end();
     for (how = SHORT; how <= SILENT; how++) {
-        assert_true(try_with(TELLS, &usual, "timeout=100ms") < 0);
+        assert_true(try_with(TELLS, &usual, how == SILENT ? "timeout=100ms" : "") < 0);
         if (!strstr(rig.err.text, says[how]))
             fail_msg("%s", rig.err.text);
         fake_rear_stop(&rear);
@@ -402,6 +520,11 @@ int main(void)
         cmocka_unit_test(test_link),
         cmocka_unit_test(test_gone),
         cmocka_unit_test(test_shrinks),
+        cmocka_unit_test(test_promised_less),
+        cmocka_unit_test(test_promised_more),
+        cmocka_unit_test(test_says_too_much),
+        cmocka_unit_test(test_repeats_itself),
+        cmocka_unit_test(test_freed_before_it_is_told),
         cmocka_unit_test(test_comes_back_with_another_address),
         cmocka_unit_test(test_listens),
         cmocka_unit_test(test_other_source),

@@ -66,6 +66,15 @@ static void rear_notify(struct loop_message *m)
     vhost_backend_notify_config(container_of(m, struct rear, notify)->toy->session);
 }
 
+static bool notified;
+
+static void rear_notify_often(struct loop_message *m)
+{
+    for (unsigned i = 0; i < 150; i++)
+        rear_notify(m);
+    __atomic_store_n(&notified, true, __ATOMIC_RELEASE);
+}
+
 #define WANTED (F_V1 | F_PACKED)
 
 static int guest_memory(uint8_t **mem)
@@ -290,6 +299,31 @@ static void events_arrive(void **state)
     rear_close(&r, f);
 }
 
+/* One that never stops sending must not keep the caller for ever: some are read, and the rest stays. */
+static void events_without_end(void **state)
+{
+    uint64_t features = WANTED, protocol = PROTOCOL_ALL;
+    struct dt_error err = {""};
+    struct rear r = {0};
+    struct vhost_frontend *f = rear_open(&r, PROTOCOL_ALL);
+    struct pollfd p;
+    unsigned queues, calls = 0;
+    bool changed = true;
+
+    assert_int_equal(vhost_frontend_negotiate(f, &features, &protocol, 0, &queues, &err), 0);
+    r.notify.run = rear_notify_often;
+    loop_post(r.loop, &r.notify);
+    while (!__atomic_load_n(&notified, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    p = (struct pollfd){.fd = vhost_frontend_backend_fd(f), .events = POLLIN};
+    for (; poll(&p, 1, 0) == 1; calls++) {
+        assert_int_equal(vhost_frontend_events(f, &changed), 0);
+        assert_true(changed);
+    }
+    assert_in_range(calls, 2, 150);
+    rear_close(&r, f);
+}
+
 /* ---- Back ends that do not know how ---- */
 
 /* Answers the first question with these bytes, and perhaps a descriptor. */
@@ -365,6 +399,7 @@ int main(void)
         cmocka_unit_test(a_refusal_leaves_the_session_in_step),
         cmocka_unit_test(a_batch_is_one_round_trip),
         cmocka_unit_test(events_arrive),
+        cmocka_unit_test(events_without_end),
         cmocka_unit_test(wrong_answers),
         cmocka_unit_test(paths),
     };

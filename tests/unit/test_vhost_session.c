@@ -252,6 +252,27 @@ static void a_config_change_reaches_the_front_end(void **state)
     assert_true(peer_alive(p));
 }
 
+/* Who reads one of them later asks for what is there then; the channel has to live until it does. */
+static void a_full_channel_stays(void **state)
+{
+    struct peer *p = *state;
+    struct vhost_header h[64];
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(peer_ack(p, VHOST_SET_BACKEND_REQ_FD, NULL, 0, &pair[1], 1), 0);
+    close(pair[1]);
+    for (unsigned i = 0; i < 5000; i++)
+        assert_int_equal(vhost_backend_notify_config(p->toy->session), 0);
+    while (recv(pair[0], h, sizeof(h), MSG_DONTWAIT) > 0)
+        ;
+    assert_int_equal(errno, EAGAIN);
+    assert_int_equal(vhost_backend_notify_config(p->toy->session), 0);
+    assert_int_equal(recv(pair[0], h, sizeof(h), MSG_DONTWAIT), sizeof(h[0]));
+    close(pair[0]);
+    assert_true(peer_alive(p));
+}
+
 static void the_configuration_can_be_written(void **state)
 {
     struct peer *p = *state;
@@ -329,6 +350,7 @@ int main(void)
         SESSION(a_parked_session_reads_nothing),
         SESSION(breaking_waits_for_a_pause),
         SESSION(breaking_signals_the_error_eventfd),
+        SESSION(a_full_channel_stays),
         SESSION(closing_drains_and_gives_no_reason),
         SESSION(hanging_up_is_no_fault),
         SESSION(a_ring_that_cannot_start_breaks_the_session),

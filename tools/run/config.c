@@ -273,11 +273,13 @@ static int judge_numbers(struct disk_config *d, struct dt_error *err)
     return 0;
 }
 
-/* Options of a disk that nobody would act on. */
+/* Options that nobody would act on. */
 static int judge_kind(const struct disk_config *d, struct dt_error *err)
 {
     const struct disk_options *o = &d->options;
 
+    if (d->kind == DEVICE_DISK && o->config_space)
+        return dt_fail(err, -EINVAL, "config-space: a disk always has one");
     if (d->kind == DEVICE_DISK)
         return 0;
     if (o->serial)
