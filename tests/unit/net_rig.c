@@ -142,6 +142,7 @@ int rig_try(const char *chain)
                                                  .name = "card",
                                                  .chain = &spec,
                                                  .loops = &rig.loop,
+                                                 .blobs = rig.blobs,
                                                  .threads = 1},
                          &rig.err);
         chain_spec_free(&spec);

@@ -37,6 +37,7 @@ extern struct rig {
     unsigned sent;    /* descriptors that came back */
     unsigned fetched; /* packets of which the rest was copied */
     unsigned woken;
+    struct blob_area *blobs; /* the card's, of whoever starts it from now on */
     struct dt_error err;
 } rig;
 
