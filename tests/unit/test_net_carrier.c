@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -94,6 +95,7 @@ static void test_moves(void **state)
     assert_int_equal(pipe(ready), 0);
     elsewhere = fork();
     if (elsewhere == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* where the test fails */
         if (unshare(CLONE_NEWNET) < 0 || write(ready[1], "", 1) != 1)
             _exit(1);
         pause();
