@@ -338,7 +338,8 @@ uint64_t floor_chain_hash(const struct device *dev);
 int floor_write(struct device *dev, int64_t (*fill)(void *arg, void *bytes, size_t room),
                 struct dt_error *err);
 int floor_read(const struct device *dev, void *record, size_t size, struct dt_error *err);
-/** net_floor_judge() and so on - the same of cards (net-floor.c): of @dev->net_info. */
+/** net_floor_judge() and so on - the same of cards (net-floor.c): of @dev->net_info. net_floor_settle() returns 1 where a process
+ *  before this one has served the card. */
 int net_floor_judge(const struct device *dev, const struct dt_net_info *now, struct dt_error *err);
 int net_floor_settle(struct device *dev, struct dt_error *err);
 int net_floor_keep(struct device *dev, struct dt_error *err);

@@ -77,5 +77,6 @@ int net_floor_settle(struct device *dev, struct dt_error *err)
     }
     if (ret < 0)
         dt_fail_prefix(err, "the chain cannot serve its guest");
-    return ret ?: net_floor_keep(dev, err);
+    ret = ret ?: net_floor_keep(dev, err);
+    return ret ?: 1;
 }

@@ -425,6 +425,8 @@ static int ask(struct dt_layer *layer, struct dt_net_info *info, struct dt_error
 
     if (ret == 0 && info->mtu < LEAST_MTU)
         ret = dt_fail(err, -EINVAL, "a largest packet of %u bytes is not possible", info->mtu);
+    if (ret == 0 && info->link > DT_LINK_DOWN)
+        ret = dt_fail(err, -EINVAL, "%s: %u is no state of a link", layer->name, info->link);
     return ret;
 }
 
@@ -436,27 +438,39 @@ static int layer_info(struct dt_layer *layer, struct dt_error *err)
     return ask(layer, &layer->net_info, err);
 }
 
+static void tell_link(struct device *dev)
+{
+    struct dt_layer *back = dev->layers[dev->nlayers];
+
+    if (dev->net_info.link == DT_LINK_DOWN)
+        dt_layer_event(back, "link-down", "the link is down");
+    else
+        dt_layer_event(back, "link-up", "%s",
+                       dev->net_info.link == DT_LINK_UP ? "the link is up"
+                                                        : "nobody knows of the link being down");
+}
+
 /* The link, and the address that goes with it: what guests are not promised, and may change. */
 static void set_link(struct device *dev, const struct dt_net_info *now)
 {
-    struct dt_layer *back = dev->layers[dev->nlayers];
     uint8_t before = dev->net_info.link;
 
     memcpy(dev->net_info.mac, now->mac, sizeof(now->mac));
     __atomic_store_n(&dev->net_info.link, now->link, __ATOMIC_RELAXED);
-    if (now->link != before && now->link == DT_LINK_DOWN)
-        dt_layer_event(back, "link-down", "the link is down");
-    else if (now->link != before && before == DT_LINK_DOWN)
-        dt_layer_event(back, "link-up", "the link is up again");
+    if (now->link != before)
+        tell_link(dev);
 }
 
+/* The process before may have told otherwise, and what happened to the link since then nobody was told. */
 static int opened(struct device *dev, struct dt_error *err)
 {
-    const struct dt_net_info *now = &dev->layers[1]->net_info;
+    int ret;
 
-    dev->net_info = (struct dt_net_info){.mtu = now->mtu, .offloads = now->offloads};
-    set_link(dev, now);
-    return net_floor_settle(dev, err);
+    dev->net_info = dev->layers[1]->net_info;
+    ret = net_floor_settle(dev, err);
+    if (ret > 0 || (ret == 0 && dev->net_info.link != DT_LINK_UNKNOWN))
+        tell_link(dev);
+    return MIN(ret, 0);
 }
 
 /* Other threads read what is not the link, unless all of it may have changed. */

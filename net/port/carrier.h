@@ -6,12 +6,13 @@
 #include "base/base.h"
 #include <devtap/net.h>
 
-/** struct carrier - of one interface, by a netlink socket. @fd: -1 = nobody tells. @state: enum dt_link; atomic. */
+/** struct carrier - of one interface, by a netlink socket. @fd: -1 = nobody tells. @state: enum dt_link; atomic. @overrun: the
+ *  kernel had more to say than there was room for. */
 struct carrier {
     int fd;
     int index;
     uint8_t state;
-    bool watching;
+    bool watching, overrun;
     struct dt_watch watch;
     struct dt_ctx *c;
 };

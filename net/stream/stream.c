@@ -46,6 +46,7 @@ static int stream_open(struct dt_layer *layer, struct dt_error *err)
         ret = dt_layer_may_connect(layer, s->address, err); /* which judges it, too */
     if (ret < 0 || !s->listen)
         return ret;
+    s->link = DT_LINK_DOWN;
     s->listener = wire_bind(s->address, err);
     return MIN(s->listener, 0);
 }

@@ -32,7 +32,8 @@ struct stream_bytes {
 
 enum stream_counter { TX_DOWN, TX_FULL, RX_SHORT, RX_HEADER, RX_MEMORY, CONNECTS };
 
-/** struct stream - of the layer. @listener: -1 = we connect. @link: is there a peer? Unknown until one came, or could not. */
+/** struct stream - of the layer. @listener: -1 = we connect. @link: is there a peer? Who connects does not know
+ *  until one came, or could not. */
 struct stream {
     const char *address;
     bool listen, vnet;

@@ -153,6 +153,7 @@ int rig_try(const char *chain)
                                                  .chain = &spec,
                                                  .blobs = rig.blobs,
                                                  .loops = &rig.loop,
+                                                 .blobs = rig.blobs,
                                                  .threads = 1},
                          &rig.err);
         chain_spec_free(&spec);

@@ -116,7 +116,8 @@ static void test_says_all(void **state)
     assert_int_equal(card()->link, DT_LINK_UP);
     assert_memory_equal(card()->mac, usual.mac, 6);
     assert_int_equal(rear.mtu, 9000);
-    assert_int_equal(told("link-up") + told("link-down"), 0);
+    assert_int_equal(told("link-up"), 1); /* what a process before this one told may be otherwise */
+    assert_int_equal(told("link-down"), 0);
     show = device_show(rig.dev);
     assert_int_equal(json_unpack(show, "{s{ssss}}", "card", "mac", &mac, "link", &link), 0);
     assert_string_equal(mac, "52:54:00:01:02:03");
@@ -172,7 +173,7 @@ static void test_link(void **state)
         send_from(usual.mac); /* whether it goes anywhere is the rear's business */
         say(VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE, 1, 9000);
         TURN_UNTIL(card()->link == DT_LINK_UP);
-        assert_int_equal(told("link-up"), i);
+        assert_int_equal(told("link-up"), 1 + i);
     }
     assert_int_equal(sessions(), 1);
     end();
@@ -189,7 +190,7 @@ static void test_gone(void **state)
         fake_rear_start(&rear);
         TURN_UNTIL(card()->link == (i ? DT_LINK_UNKNOWN : DT_LINK_UP));
         assert_int_equal(told("link-down"), 1);
-        assert_int_equal(told("link-up"), 1);
+        assert_int_equal(told("link-up"), 2 - i);
         end();
     }
 }
@@ -398,8 +399,8 @@ static void test_other_source(void **state)
     send_from(other);
     send_from(other);
     assert_int_equal(told("rear-mac"), 1);
-    assert_non_null(strstr(heard[0].text, "52:54:00:01:02:03"));
-    assert_non_null(strstr(heard[0].text, "52:54:00:07:07:07"));
+    assert_non_null(strstr(heard[1].text, "52:54:00:01:02:03"));
+    assert_non_null(strstr(heard[1].text, "52:54:00:07:07:07"));
     end();
     begin(0, &usual, "");
     send_from(other);

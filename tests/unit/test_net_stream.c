@@ -300,12 +300,14 @@ static void test_listens(void **state)
     int first, second;
 
     start("l", "listen=on");
+    assert_int_equal(device_net_info(rig.dev)->link, DT_LINK_DOWN);
     peer_frame(&f, 60, 5);
     assert_true(rig_send(f.bytes, f.n, NULL, 0));
     assert_int_equal(rig_counter("stream", "tx-down"), 1);
     first = peer_connect("l", SOCK_STREAM);
     send_framed(first, f.bytes, f.n);
     peer_expect_guest(0, &f);
+    TURN_UNTIL(device_net_info(rig.dev)->link == DT_LINK_UP);
     second = peer_connect("l", SOCK_STREAM);
     send_framed(second, f.bytes, f.n);
     for (unsigned i = 0; i < 20; i++)
