@@ -153,7 +153,6 @@ int rig_try(const char *chain)
                                                  .chain = &spec,
                                                  .blobs = rig.blobs,
                                                  .loops = &rig.loop,
-                                                 .blobs = rig.blobs,
                                                  .threads = 1},
                          &rig.err);
         chain_spec_free(&spec);

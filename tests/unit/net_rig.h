@@ -37,7 +37,7 @@ extern struct rig {
     unsigned sent;    /* descriptors that came back */
     unsigned fetched; /* packets of which the rest was copied */
     unsigned woken;
-    void (*answer)(void); /* when packets have reached the wire; NULL = nobody does */
+    void (*answer)(void);    /* when packets have reached the wire; NULL = nobody does */
     unsigned changed;        /* times that the front was told */
     struct blob_area *blobs; /* where the card's floor is kept; NULL = nowhere */
     struct dt_error err;
