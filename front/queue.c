@@ -144,21 +144,17 @@ static bool submit_aside(struct front_lane *fl)
     return !fl->front->class->submit_aside || fl->front->class->submit_aside(fl);
 }
 
-/* Who is woken first may have all that a limit lets through: next time it is the one behind it. */
+/* Who is woken first may have all that a limit lets through, so it is the ring behind the one that took something last; not
+ * behind the one woken last, which may have met another limit. */
 void front_wake(struct lane *lane)
 {
     struct front_lane *fl = lane_front(lane);
     struct front *front = fl->front;
-    unsigned first = fl->turn;
-    bool any = false;
 
     for (unsigned i = 0; i < front->nqueues; i++) {
-        struct front_queue *q = &front->queues[(first + i) % front->nqueues];
+        struct front_queue *q = &front->queues[(fl->turn + i) % front->nqueues];
 
         if (q->lane == fl && q->blocked) {
-            if (!any)
-                fl->turn = q->index + 1;
-            any = true;
             q->blocked = false;
             loop_poller_wake(lane_loop(lane), &q->poller);
         }

@@ -65,7 +65,7 @@ struct front_lane {
     struct iovpool *iovs;
     struct front_queue *dirty;
     unsigned suspects; /* queues of it that are suspect */
-    unsigned turn;     /* the queue that front_wake() looks at first */
+    unsigned turn;     /* the queue that front_wake() looks at first: behind who took last */
     struct loop_deferred publish;
     struct loop_message pause, paused, resume, release;
     struct dt_timer ask_again; /* while a stop, a pause or an invalidation waits for the layers */

@@ -115,6 +115,7 @@ struct loop {
     struct list pollers;         /* the active ones */
     struct list *cursor;         /* the next one to poll in this turn */
     struct loop_poller *current; /* being polled; NULL once it is removed */
+    struct loop_poller *first; /* found something first of all when all were polled last, or NULL */
     struct loop_deferred *deferred_head, **deferred_tail;
     unsigned deferred_count;
     struct timer_heap timers;

@@ -150,10 +150,17 @@ static bool poller_done(struct loop *loop, struct loop_poller *poller, unsigned 
                       : found == 1 && loop->spin_ns == 0 && loop->in_flight <= 1;
 }
 
+/*
+ * Pollers may share what a limit lets through, and the first may leave nothing for the others. So where one found nothing
+ * behind it, it is the last in the next turn. Who finds nothing is thus only ever moved forward, and those that all find
+ * something keep their order, and the time between two looks.
+ */
 static unsigned run_pollers(struct loop *loop)
 {
+    bool move = false;
     unsigned done = 0;
 
+    loop->first = NULL;
     for (struct list *node = loop->pollers.next; node != &loop->pollers; node = loop->cursor) {
         struct loop_poller *poller = list_entry(node, struct loop_poller, node);
         unsigned n;
@@ -164,20 +171,31 @@ static unsigned run_pollers(struct loop *loop)
         done += n;
         if (loop->current != poller)
             continue; /* it removed itself and may be gone */
-        if (n)
+        if (n) {
             poller->last_work = 0;
+            if (!loop->first)
+                loop->first = poller;
+        } else if (loop->first) {
+            move = true;
+        }
         if (poller->arm && poller_done(loop, poller, n))
             poller_arm(loop, poller);
     }
     loop->current = NULL;
+    if (move && loop->first) {
+        list_del(&loop->first->node);
+        list_add_tail(&loop->pollers, &loop->first->node);
+    }
     return done;
 }
 
+/* Between two turns: before the one that was the first to find something, or it would be again. */
 void loop_poller_wake(struct loop *loop, struct loop_poller *poller)
 {
     poller->last_work = 0;
     if (list_empty(&poller->node))
-        list_add_tail(&loop->pollers, &poller->node);
+        list_add_tail(loop->first && !loop->current ? &loop->first->node : &loop->pollers,
+                      &poller->node);
 }
 
 void loop_poller_remove(struct loop *loop, struct loop_poller *poller)
@@ -186,6 +204,8 @@ void loop_poller_remove(struct loop *loop, struct loop_poller *poller)
         loop->cursor = poller->node.next;
     if (loop->current == poller)
         loop->current = NULL;
+    if (loop->first == poller)
+        loop->first = NULL;
     list_del(&poller->node);
 }
 

@@ -7,7 +7,8 @@
  * and submits all new I/O in one system call. While any poller is active the loop spins; a
  * poller that found nothing for the spin time is asked to arm its notification (and looks
  * once more), and when none is active the loop sleeps in the kernel until a completion, an
- * eventfd, a message or a timer.
+ * eventfd, a message or a timer. Pollers that compete for something each have their turn to be
+ * the first.
  *
  * Two engines serve the same interface: io_uring, with a ring restricted to the few
  * operations below because io_uring escapes seccomp, and epoll with a small pool of I/O

@@ -336,6 +336,8 @@ unsigned front_queue_poll(struct loop_poller *poller)
     }
     if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
         front_mark_dirty(q);
+    if (n)
+        q->lane->turn = q->index + 1;
     for (int i = 0; i < n; i++) {
         struct slot *slot = container_of(chains[i], struct slot, chain);
         int status;

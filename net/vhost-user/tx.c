@@ -207,6 +207,8 @@ unsigned card_tx_poll(struct front_queue *q)
     }
     if (unlikely(q->translated) && n == 0 && front_iommu_blocked(q))
         front_mark_dirty(q);
+    if (n)
+        q->lane->turn = q->index + 1;
     prefetch(chains, (unsigned)n);
     for (int i = 0; i < n; i++) {
         struct virtq_chain *chain = chains[i];

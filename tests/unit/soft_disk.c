@@ -50,7 +50,7 @@ static void info_changed(void *arg)
 void soft_disk_start(struct soft_disk *disk, const char *chain)
 {
     static unsigned serial;
-    struct loop_config loop_config = {.spin_ns = DT_US(50)};
+    struct loop_config loop_config = {.spin_ns = disk->spin_ns ?: DT_US(50)};
     const struct front_class *class = disk->card ?: &disk_front;
     struct front_config front_config = {.class = class,
                                         .session_fd = -1,

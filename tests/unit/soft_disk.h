@@ -11,6 +11,7 @@
  * struct soft_disk - all of it.
  * @iommu: offer ACCESS_PLATFORM. @config_space: a card's.
  * @card: it is one, of this class; NULL = a disk.
+ * @spin_ns: for how long an idle ring is polled; 0 = 50 us.
  * @turned: no thread serves it: the caller turns its loop, and does not stop it.
  * @on_thread: called on the serving thread before it serves; may be NULL.
  */
@@ -22,6 +23,7 @@ struct soft_disk {
     char socket[64];
     const struct front_class *card;
     struct front_ops ops;
+    uint64_t spin_ns;
     void (*on_thread)(void);
     bool iommu, config_space, turned, stopped;
 };

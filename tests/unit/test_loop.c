@@ -309,6 +309,77 @@ static void test_poller_remove(void **state)
     loop_free(loop);
 }
 
+/* Two that share what a limit lets through, and one that nothing limits. */
+struct sharing_poller {
+    struct loop_poller poller;
+    unsigned *left, found;
+    int i, *turn;
+};
+
+static unsigned sharing_poll(struct loop_poller *poller)
+{
+    struct sharing_poller *p = container_of(poller, struct sharing_poller, poller);
+    unsigned n = MIN(*p->left, 4u);
+
+    *p->left -= n;
+    p->found += n;
+    if (n && p->turn)
+        *p->turn = !p->i;
+    return n;
+}
+
+static bool sharing_arm(struct loop_poller *poller)
+{
+    return true;
+}
+
+/* @grant in each of @every turns; whoever rests is woken again, in turn. How much each of the two found. */
+static void share(struct loop *loop, unsigned grant, unsigned every, unsigned found[2])
+{
+    unsigned left = 0, enough = UINT32_MAX;
+    struct sharing_poller p[3];
+    int next = 0;
+
+    for (int i = 0; i < 3; i++) {
+        p[i] = (struct sharing_poller){.left = i < 2 ? &left : &enough,
+                                       .i = i,
+                                       .turn = i < 2 ? &next : NULL,
+                                       .poller = {.poll = sharing_poll, .arm = sharing_arm}};
+        list_init(&p[i].poller.node);
+    }
+    for (unsigned turn = 0; turn < 4800; turn++) {
+        for (int i = 0; i < 3; i++)
+            loop_poller_wake(loop, &p[i < 2 ? i ^ next : i].poller);
+        left = turn % every ? 0 : grant;
+        loop_turn(loop, false);
+    }
+    for (int i = 0; i < 3; i++)
+        loop_poller_remove(loop, &p[i].poller);
+    found[0] = p[0].found;
+    found[1] = p[1].found;
+}
+
+/* The first takes all that there is: it must not be the first for good. */
+static void test_poller_fair(void **state)
+{
+    static const uint64_t spins[] = {0, DT_US(50), UINT64_MAX};
+    static const unsigned periods[] = {1, 2, 3, 16, 17, 48};
+    static const unsigned grants[] = {1, 4};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(spins) * ARRAY_SIZE(periods) * ARRAY_SIZE(grants); i++) {
+        struct loop *loop = make_loop(state, spins[i % 3]);
+        unsigned every = periods[i / 3 % ARRAY_SIZE(periods)];
+        unsigned grant = grants[i / 3 / ARRAY_SIZE(periods)], found[2], all;
+
+        share(loop, grant, every, found);
+        all = found[0] + found[1];
+        if (MIN(found[0], found[1]) < all / 4)
+            fail_msg("spin %lu, %u in %u turns: %u and %u", spins[i % 3], grant, every, found[0],
+                     found[1]);
+        loop_free(loop);
+    }
+}
+
 static void test_auto(void **state)
 {
     struct loop_config config = {.engine = LOOP_AUTO};
@@ -326,7 +397,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         BOTH(test_timer_many),    BOTH(test_timer_callbacks),      BOTH(test_timer_fair),
         BOTH(test_defer),         BOTH(test_poller_sleep_at_once), BOTH(test_poller_spin),
-        BOTH(test_poller_remove), cmocka_unit_test(test_auto),
+        BOTH(test_poller_remove), BOTH(test_poller_fair),          cmocka_unit_test(test_auto),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
