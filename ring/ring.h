@@ -322,8 +322,7 @@ struct virtq {
     uint16_t log_free;             /* packed: head of the in-flight log's free list */
     uint16_t *log_next;            /* packed: private copy of that list's links */
     struct virtq_entered *entered; /* packed: by id: where the log has it */
-    uint16_t *
-        tail; /* by place in the ring (split: the available ring): the ids of the tail; else NULL */
+    uint16_t *tail; /* the tail's ids, by place in the ring, split: in the available one; or NULL */
     uint16_t *tail_rank;                         /* by id: scratch */
     uint16_t ntail;                              /* taken last, and not entered in the log */
     struct ring_desc *copy;                      /* packed: the chain being judged */
