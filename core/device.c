@@ -175,9 +175,12 @@ static void be_told_nothing(struct device *dev, bool last)
     __atomic_store_n(&dev->closing, true, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&dev->info_told, __ATOMIC_SEQ_CST))
         loop_call(dev->loops[0], nothing, NULL);
-    /* Where the loop is our own, or has no thread yet, one may still lie there. */
-    if (last && dev->info_message)
-        dev->info_message->dev = NULL;
+    /* Where the loop is our own, or has no thread yet, one may still lie there, or run in this turn. */
+    if (!last || !dev->info_message)
+        return;
+    dev->info_message->dev = NULL;
+    if (loop_unpost(dev->loops[0], &dev->info_message->message))
+        free(dev->info_message);
 }
 
 void device_free(struct device *dev)

@@ -256,6 +256,21 @@ void loop_post(struct loop *loop, struct loop_message *message)
     loop_wake(loop);
 }
 
+/* Senders put messages before the first one and look at no other. */
+bool loop_unpost(struct loop *loop, struct loop_message *message)
+{
+    struct loop_message *at = message;
+
+    if (__atomic_compare_exchange_n(&loop->mailbox, &at, message->next, false, __ATOMIC_ACQUIRE,
+                                    __ATOMIC_ACQUIRE))
+        return true;
+    while (at && at->next != message)
+        at = at->next;
+    if (at)
+        at->next = message->next;
+    return at != NULL;
+}
+
 void loop_defer(struct loop *loop, struct loop_deferred *deferred)
 {
     if (deferred->pending)

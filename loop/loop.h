@@ -118,6 +118,9 @@ struct loop_message {
     struct loop_message *next;
 };
 void loop_post(struct loop *loop, struct loop_message *message);
+/** loop_unpost() - take back a message that was posted; on the loop's thread, or while it has none. Return: false where it runs in this
+ *  turn, or ran. */
+bool loop_unpost(struct loop *loop, struct loop_message *message);
 
 /** struct loop_stats - counters since the start, for `devtap stats`; read from any thread. */
 struct loop_stats {

@@ -136,12 +136,52 @@ static void test_stop(void **state)
     loop_free(loop);
 }
 
+struct letter {
+    struct loop_message message;
+    struct loop *loop;
+    struct letter *other; /* to be taken back when this one runs */
+    unsigned runs;
+    bool taken_back;
+};
+
+static void letter_run(struct loop_message *message)
+{
+    struct letter *l = container_of(message, struct letter, message);
+
+    l->runs++;
+    if (l->other)
+        l->taken_back = loop_unpost(l->loop, &l->other->message);
+}
+
+/* The newest, one in between, one that is no longer there, and one whose turn has begun. */
+static void test_unpost(void **state)
+{
+    struct loop *loop = make_loop(state, 0);
+    struct letter l[4] = {{.message.run = letter_run}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(l); i++) {
+        l[i] = (struct letter){.message.run = letter_run, .loop = loop};
+        loop_post(loop, &l[i].message);
+    }
+    assert_true(loop_unpost(loop, &l[3].message));
+    assert_true(loop_unpost(loop, &l[1].message));
+    assert_false(loop_unpost(loop, &l[1].message));
+    l[0].other = &l[2];
+    loop_turn(loop, false);
+    assert_false(l[0].taken_back);
+    for (unsigned i = 0; i < ARRAY_SIZE(l); i++)
+        assert_int_equal(l[i].runs, i % 2 == 0);
+    assert_false(loop_unpost(loop, &l[2].message));
+    loop_free(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         BOTH(test_messages),
         BOTH(test_ping_pong),
         BOTH(test_stop),
+        BOTH(test_unpost),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
